@@ -1,0 +1,281 @@
+"""The configuration: `config.toml` becomes frozen settings.
+
+Every field has its default here; the commented `config.toml` that ships with the package shows the
+same defaults, and a test holds the two together. An unknown key is an error with its path.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from nightschool_daemon import codec
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used; the message names file and key and says what to do."""
+
+
+class PromotionMode(StrEnum):
+    """How sure the exam must be before an alias moves."""
+
+    PROVEN = "proven"
+    PROVISIONAL = "provisional"
+    ASK = "ask"
+
+
+class SpecialtyMode(StrEnum):
+    """Whether each artifact type learns apart, or all types of a base together."""
+
+    PER_TYPE = "per_type"
+    POOLED = "pooled"
+
+
+class DeliveryChoice(StrEnum):
+    """In which form a lesson is delivered."""
+
+    AUTO = "auto"
+    SPLIT = "split"
+    FUSED = "fused"
+    ADAPTER = "adapter"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OllamaSettings:
+    """`[ollama]`"""
+
+    host: str = ""
+    """Empty: the environment's OLLAMA_HOST, else http://127.0.0.1:11434."""
+    allow_remote: bool = False
+    models_directory: Path | None = None
+    """Where the server keeps its blobs; None: OLLAMA_MODELS, then the usual places."""
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 600.0
+    """Loading a large model from a slow disk may take minutes."""
+    between_chunks_timeout_s: float = 120.0
+    poll_interval_s: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackSettings:
+    """`[feedback]`"""
+
+    directory: Path = Path("~/nightschool/feedback")
+    rescan_interval_s: float = 10.0
+    settle_s: float = 2.0
+    incomplete_after_s: float = 60.0
+    max_record_bytes: int = 4 * 1024 * 1024
+    keep_accepted_days: int = 30
+    """How long files that were taken in stay in `accepted/`; 0: they are removed at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSettings:
+    """`[state]`"""
+
+    directory: Path | None = None
+    """None: $STATE_DIRECTORY (set by systemd), else nightschool/ under the XDG state home."""
+    runtime_directory: Path | None = None
+    """None: $RUNTIME_DIRECTORY, else nightschool/ under $XDG_RUNTIME_DIR, else the state directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """`[schedule]`"""
+
+    enabled: bool = True
+    cron: str = "30 2 * * *"
+    """Five fields; weekdays as names or 0-7 with Sunday = 0 = 7, as cron counts."""
+    timezone: str = ""
+    """Empty: the machine's."""
+    idle_minutes: float = 0.0
+    """A run starts only when no model was in use in Ollama for so long; 0: at once."""
+    window_minutes: float = 240.0
+    """How long after the scheduled time a run may still wait for the machine to be idle."""
+    max_runs_per_night: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialtySettings:
+    """`[specialties]`"""
+
+    mode: SpecialtyMode = SpecialtyMode.PER_TYPE
+    default_base: Mapping[str, str] = field(default_factory=dict)
+    """`[specialties.default_base]`: artifact type (or `*`) -> Ollama name, for events without a model."""
+    ignore: tuple[str, ...] = ()
+    """Ollama names that never learn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """`[training]`"""
+
+    max_events: int = 2000
+    max_tokens: int = 400_000
+    time_limit_minutes: float = 480.0
+    threads: int = 0
+    """0: as many as there are cores."""
+    unload_models: bool = True
+    """Ask Ollama to unload idle models before training, to have the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliverySettings:
+    """`[delivery]`"""
+
+    form: DeliveryChoice = DeliveryChoice.AUTO
+    min_free_gb: float = 1.0
+    """Free disk that must remain in the state directory and in Ollama's store."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamSettings:
+    """`[exam]`"""
+
+    max_items: int = 60
+    """Held-out prompts that count for or against a candidate, a night."""
+    max_guard_items: int = 20
+    max_answer_tokens: int = 512
+    context_tokens: int = 4096
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    verify_positions: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromotionSettings:
+    """`[promotion]`"""
+
+    promote: PromotionMode = PromotionMode.PROVEN
+    keep_versions: int = 3
+    replace_base: bool = False
+    """Move the user's own tag too, after saving it under another name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginSettings:
+    """`[plugins]`: the host's own keys; each other table belongs to the plugin of its name."""
+
+    directory: Path | None = None
+    """Drop-in `*.py` files; None: plugins/ beside the configuration file."""
+    disabled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """`[log]`"""
+
+    level: str = "info"
+
+    def __post_init__(self) -> None:
+        if self.level not in ("debug", "info", "warning", "error"):
+            raise ValueError(f"level: one of debug, info, warning, error expected, not {self.level!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The whole configuration."""
+
+    ollama: OllamaSettings = field(default_factory=OllamaSettings)
+    feedback: FeedbackSettings = field(default_factory=FeedbackSettings)
+    state: StateSettings = field(default_factory=StateSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    specialties: SpecialtySettings = field(default_factory=SpecialtySettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    exam: ExamSettings = field(default_factory=ExamSettings)
+    promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    plugins: PluginSettings = field(default_factory=PluginSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    plugin_tables: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """`[plugins.<name>]` as read; each plugin's dataclass checks its own."""
+    file: Path | None = None
+    """Where it was read from; None: the defaults alone."""
+
+    @property
+    def state_directory(self) -> Path:
+        """The directory of ledger, runs and caches."""
+        if self.state.directory is not None:
+            return self.state.directory.expanduser()
+        if given := os.environ.get("STATE_DIRECTORY"):
+            return Path(given.split(":")[0])
+        home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+        return Path(home).expanduser() / "nightschool"
+
+    @property
+    def runtime_directory(self) -> Path:
+        """The directory of `control.sock`."""
+        if self.state.runtime_directory is not None:
+            return self.state.runtime_directory.expanduser()
+        if given := os.environ.get("RUNTIME_DIRECTORY"):
+            return Path(given.split(":")[0])
+        if given := os.environ.get("XDG_RUNTIME_DIR"):
+            return Path(given) / "nightschool"
+        return self.state_directory
+
+    @property
+    def feedback_directory(self) -> Path:
+        """The directory that applications drop feedback into."""
+        return self.feedback.directory.expanduser()
+
+    @property
+    def plugin_directory(self) -> Path | None:
+        """The directory of drop-in plugins."""
+        if self.plugins.directory is not None:
+            return self.plugins.directory.expanduser()
+        return self.file.parent / "plugins" if self.file is not None else None
+
+
+def default_locations() -> tuple[Path, ...]:
+    """Where a configuration is looked for, in order: the user's, then the system's."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    return (home / "nightschool" / "config.toml", Path("/etc/nightschool/config.toml"))
+
+
+def load(file: Path | None) -> Settings:
+    """Read `file`, else the first of `default_locations` that exists, else the defaults.
+
+    Raises `ConfigurationError`.
+    """
+    if file is None:
+        file = next((one for one in default_locations() if one.is_file()), None)
+    return parse(_read(file), file) if file is not None else Settings()
+
+
+def parse(text: str, file: Path | None) -> Settings:
+    """Turn TOML 1.1 into settings. Raises `ConfigurationError`."""
+    import tomli
+
+    where = str(file) if file is not None else "configuration"
+    try:
+        tables = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        raise ConfigurationError(f"{where}: not valid TOML: {error}") from error
+    plugins = tables.pop("plugins", {})
+    for reserved in ("plugin_tables", "file"):
+        if reserved in tables:
+            raise ConfigurationError(f"{where}: {reserved}: unknown key")
+    if not isinstance(plugins, dict):
+        raise ConfigurationError(f"{where}: plugins: a table expected")
+    try:
+        host_keys = {key: value for key, value in plugins.items() if not isinstance(value, dict)}
+        plugin_tables = {key: value for key, value in plugins.items() if isinstance(value, dict)}
+        tables["plugins"] = host_keys
+        return codec.build(Settings, tables | {"plugin_tables": plugin_tables, "file": file})
+    except codec.CodecError as error:
+        hint = "`nightschool config show` prints every key with its value."
+        raise ConfigurationError(f"{where}: {error}. {hint}") from error
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(f"{file} does not exist. `nightschool init` writes a configuration.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} cannot be read: {error}") from error

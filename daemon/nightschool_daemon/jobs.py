@@ -1,0 +1,268 @@
+"""What the daemon and its workers say to each other: a run's directory, and the result of each step.
+
+A run is a directory. Each step owns a sub-directory of it, reads the results of earlier steps, and as
+its last act renames `result.json` into place. A directory without `result.json` is a half-made step:
+it is removed before the step is repeated.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from nightschool_daemon import codec
+from nightschool_hookspecs.records import (
+    DeliveryPlan,
+    Event,
+    GuardResult,
+    Hyperparameters,
+    RunInfo,
+    ServerAbilities,
+    Side,
+    SideChoice,
+    Verdict,
+)
+
+T = TypeVar("T")
+
+
+class Step(StrEnum):
+    """The steps of a run, in order."""
+
+    PREPARE = "prepare"
+    SPLIT = "split"
+    SELECT = "select"
+    TRAIN = "train"
+    EXPORT = "export"
+    REGISTER = "register"
+    VERIFY = "verify"
+    EXAMINE = "examine"
+    JUDGE = "judge"
+    CONCLUDE = "conclude"
+    REPORT = "report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSnapshot:
+    """The base of a run as it was when the run began. A pin keeps it alive."""
+
+    name: str
+    tag_digest: str
+    weights_digest: str
+    architecture: str
+    capabilities: tuple[str, ...]
+    pin: str
+    gguf: Path
+    """The blob on disk, whose SHA-256 was compared with `weights_digest`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventRow:
+    """A line of `prepare/events.jsonl`: an event of the specialty as the ledger has it."""
+
+    event: Event
+    group: str
+    side: Side | None
+    trained_on: bool
+    arrival: int
+    """Order of arrival in the ledger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareResult:
+    """`prepare`: the base is pinned, the specialty's events are frozen."""
+
+    base: BaseSnapshot
+    incumbent: str
+    """Tag that sits the exam as incumbent: the alias's version, else the pin of the base."""
+    events: int
+    fresh: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitResult:
+    """`split`: sides of the groups that had none."""
+
+    choices: tuple[SideChoice, ...]
+    training_events: int
+    held_out_events: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """An event that the run does not learn from, and why."""
+
+    event_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectResult:
+    """`select`: `examples.jsonl` (TrainingText), `pairs.jsonl` (PreferencePair), `items.jsonl` (ExamItem)."""
+
+    examples: int
+    variants: int
+    pairs: int
+    items: int
+    guard_items: int
+    hyperparameters: Hyperparameters
+    closing: str
+    """Text of the token that ends an answer."""
+    learned_from: tuple[str, ...]
+    """`source/id` of every event that an example comes from."""
+    left_out: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveredFile:
+    """A GGUF to upload."""
+
+    name: str
+    """As it goes into `files` or `adapters` of Ollama's create."""
+    path: Path
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """`export`: the lesson as GGUF files, the one that identifies the version first."""
+
+    abilities: ServerAbilities
+    plan: DeliveryPlan
+    files: tuple[DeliveredFile, ...]
+    touched: tuple[str, ...]
+    """Names of the tensors that the lesson changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterResult:
+    """`register`: the candidate is a tag in Ollama, and its digests were read back."""
+
+    tag: str
+    number: int
+    tag_digest: str
+    weights_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyResult:
+    """`verify`: the served candidate is live and equals the trained network.
+
+    All figures in nats, over ids that are in both top-20 lists.
+    """
+
+    positions: int
+    pairs: int
+    """Compared (position, id) pairs."""
+    live: float
+    """Median |candidate - base| by the engine."""
+    expected: float
+    """Median |candidate - base| by our own forward pass."""
+    noise: float
+    """Median |base by engine - base by us|."""
+    disagreement: float
+    """Median |(candidate - base) by engine - (candidate - base) by us|."""
+    base_loss: float
+    """Nats per answer token on the held-out references, our own forward pass over the base."""
+    trained_loss: float
+    """The same with the trained adapter in full precision."""
+    delivered_loss: float
+    """The same over the blocks read back from the delivered file."""
+    prompts_equal: bool
+    """Base and candidate render the same prompts."""
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamineResult:
+    """`examine`: `answers.jsonl` (ExamAnswer)."""
+
+    answers: int
+    failed: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeResult:
+    """`judge`"""
+
+    guards: tuple[GuardResult, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFailure:
+    """`failure.json`: why a worker gave up."""
+
+    reason: str
+    """One sentence for the person, with what to do next."""
+    plugin: str | None = None
+    """The plugin at fault, for its strikes."""
+    traceback: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """`progress.json`: how far a step is, overwritten as it goes on."""
+
+    step: Step
+    done: int
+    total: int
+    text: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDirectory:
+    """Paths of a run, and how a step's result is written and read."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """The configuration, frozen when the run began."""
+        return self.path / "settings.json"
+
+    @property
+    def info(self) -> Path:
+        """`RunInfo`."""
+        return self.path / "run.json"
+
+    def step(self, step: Step) -> Path:
+        """The sub-directory of a step."""
+        return self.path / step.value
+
+    def read_info(self) -> RunInfo:
+        """Read `run.json`."""
+        return codec.from_json(self.info.read_bytes(), RunInfo)
+
+    def result(self, step: Step, kind: type[T]) -> T:
+        """Read the result of a finished step."""
+        return codec.from_json((self.step(step) / "result.json").read_bytes(), kind)
+
+    def is_done(self, step: Step) -> bool:
+        """Whether the step's last act took place."""
+        return (self.step(step) / "result.json").is_file()
+
+    def finish(self, step: Step, result: object) -> None:
+        """Write the result of a step, durably and as its last act."""
+        write_durably(self.step(step) / "result.json", codec.to_json(result))
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a file so that after a crash it is whole or not there: write, fsync, rename, fsync directory."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

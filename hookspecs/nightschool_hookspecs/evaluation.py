@@ -1,0 +1,44 @@
+"""Hooks of evaluation: who sits the exam, how answers are scored, who guards and who judges."""
+
+from nightschool_hookspecs.markers import hookspec
+from nightschool_hookspecs.records import AnswerScore, Exam, ExamItem, GuardResult, PromptGroup, SideChoice, Verdict
+from nightschool_hookspecs.services import Measure
+
+
+@hookspec(firstresult=True)
+def nightschool_select_held_out(groups: tuple[PromptGroup, ...], seed: int) -> tuple[SideChoice, ...] | None:
+    """Choose the side of every group of prompts that has none yet.
+
+    Called once at the start of each run, in the worker, with all groups of an artifact type. A side
+    that was decided never changes, and a group that was trained on is never held out: such choices
+    are refused. None: no opinion; the first answer counts. Where all say None, new groups go to the
+    training side.
+    """
+
+
+@hookspec(firstresult=True)
+def nightschool_validate_answer(item: ExamItem, answer: str, measure: Measure) -> AnswerScore | None:
+    """Score an answer to an exam item from 0 to 100.
+
+    Called for every answer of an exam, in the worker that examines. Never execute what is in the
+    answer. None: not an artifact type of yours; the first answer counts. Where all say None, the run
+    fails.
+    """
+
+
+@hookspec
+def nightschool_guard_promotion(exam: Exam) -> GuardResult | None:
+    """Look at one thing that must not get worse.
+
+    Called once in a run, in the worker, after the exam. One broken guard stops promotion, whatever
+    the gain. None: this guard has nothing to look at here.
+    """
+
+
+@hookspec(firstresult=True)
+def nightschool_judge_exam(exam: Exam, guards: tuple[GuardResult, ...], seed: int) -> Verdict | None:
+    """Judge whether the candidate is better.
+
+    Called once in a run, in the worker, after the guards. The same verdict for the same seed. None:
+    no opinion; the first answer counts. Where all say None, the run fails.
+    """

@@ -1,0 +1,646 @@
+"""Records that cross the boundary between the daemon and its plugins.
+
+All are frozen, keyword-only dataclasses of plain values, so that each can be written to a job file
+and read back in a worker. Collections are tuples. Times are aware datetimes in UTC. Scores run from
+0 to 100, shares and weights from 0 to 1, log-probabilities are natural logarithms.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+# --------------------------------------------------------------------------- feedback
+
+
+class FeedbackType(StrEnum):
+    """What happened to an answer."""
+
+    SUCCESS = "success"
+    EXPLICIT_POSITIVE = "explicit_positive"
+    USER_CORRECTION = "user_correction"
+    VALIDATION_FAILURE = "validation_failure"
+    EXPLICIT_NEGATIVE = "explicit_negative"
+
+
+class Role(StrEnum):
+    """Who speaks in a message, as Ollama's chat endpoint names it."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A piece of text that an application retrieved for a prompt."""
+
+    text: str
+    source: str | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the model was given besides `input_data`: what came before it, and what was retrieved."""
+
+    system: str | None = None
+    messages: tuple[Message, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+    extra_json: str | None = None
+    """Keys that the native format does not know, as canonical JSON: kept, never put into a prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """The reserved metadata keys of the native format."""
+
+    weak: bool = False
+    """A half-hearted signal: never a training target or a preference by itself."""
+    weight: float = 1.0
+    preference: bool = False
+    demonstration: bool = False
+    deleted: bool = False
+    source_id: str | None = None
+    source_version: str | None = None
+    user: str | None = None
+    reason: str | None = None
+    comment: str | None = None
+    tags: tuple[str, ...] = ()
+    fim_suffix: str | None = None
+    clock_flag: bool = False
+    """The timestamp lay outside 2000-01-01 .. now + 1 day: order by arrival instead."""
+    extra_json: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One piece of feedback, in the native format.
+
+    `(source, id)` is its identity. `artifact_type` is None until a `classify_event` hook has spoken;
+    `model` is the Ollama name that answered, or None.
+    """
+
+    id: str
+    timestamp: datetime
+    feedback_type: FeedbackType
+    input_data: str
+    artifact_type: str | None = None
+    model: str | None = None
+    context: Context = field(default_factory=Context)
+    ai_output: str | None = None
+    corrected_output: str | None = None
+    validation_score: float | None = None
+    """0..100, the quality of `ai_output`."""
+    retries: int = 0
+    source: str = "dropdir"
+    metadata: Metadata = field(default_factory=Metadata)
+
+    @property
+    def is_correction(self) -> bool:
+        """Whether a better text came with it, whatever its type says."""
+        return self.corrected_output is not None
+
+    @property
+    def target(self) -> str | None:
+        """The text worth learning: the correction, else an answer that was liked; None for the others."""
+        if self.corrected_output is not None:
+            return self.corrected_output
+        if self.feedback_type in (FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE):
+            return self.ai_output
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackFile:
+    """A file that was claimed from the feedback directory."""
+
+    path: Path
+    """Where its bytes can be read now."""
+    name: str
+    """What it was called when it was dropped."""
+    modified_at: datetime
+    settled: bool
+    """Nothing was written to it for the settle time. An unsettled file may still be in the writing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedRecord:
+    """A record that is not taken in, with a sentence that says why and what to do."""
+
+    reason: str
+    text: str
+    """The record as it was found, cut to a readable length."""
+    position: int | None = None
+    """Its line (JSONL) or index (JSON array), counted from 1."""
+    code: str = "invalid"
+    """A short word for statistics: invalid, incomplete, too_large, encoding, quality, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParsedFeedback:
+    """What a parser read from a file."""
+
+    events: tuple[Event, ...] = ()
+    refused: tuple[RefusedRecord, ...] = ()
+    incomplete: bool = False
+    """The file ends in the middle of a record. What was complete is in `events`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why an admission plugin does not let an event in."""
+
+    reason: str
+    code: str = "quality"
+
+
+# --------------------------------------------------------------------------- specialties and scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specialty:
+    """A pair that learns by itself: an Ollama base model and an artifact type."""
+
+    base: str
+    """Full Ollama name with its tag, `llama3.2:3b`."""
+    artifact_type: str
+
+    def __str__(self) -> str:
+        return f"{self.base} / {self.artifact_type}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peers:
+    """What a reward needs to know of the events beside the one that is scored."""
+
+    count_of_type: int
+    """Events of the same artifact type in the ledger."""
+    mean_count: float
+    """Mean number of events of an artifact type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardScore:
+    """`priority` orders and weighs and has no bounds; `reward` is the same clipped to -1..1, for people."""
+
+    priority: float
+    reward: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredEvent:
+    """An event of a specialty with what the scoring hooks said of it."""
+
+    event: Event
+    priority: float
+    reward: float
+    difficulty: float
+    """0 (easy) .. 1 (hard)."""
+    group: str
+    """Digest shared by near-duplicate prompts: they stand on the same side of every split."""
+    fresh: bool
+    """No version of the specialty was trained on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchStatistics:
+    """What is known of a specialty when its batch size is chosen."""
+
+    available: int
+    """Fresh events."""
+    corrections: int
+    """How many of the fresh ones carry a correction."""
+    average_quality: float
+    """Mean validation score of everything seen, 0..1; 0.5 where nothing was scored."""
+    total_seen: int
+    batches_made: int
+
+
+# --------------------------------------------------------------------------- learning material
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptGroup:
+    """Near-duplicate prompts of an artifact type, and the side they are on if that was decided."""
+
+    key: str
+    events: int
+    side: "Side | None" = None
+    trained_on: bool = False
+    """A version of the specialty has seen one of its events."""
+
+
+class Side(StrEnum):
+    """Which side of the split a group of prompts is on, for good."""
+
+    TRAINING = "training"
+    HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideChoice:
+    """A group and the side chosen for it."""
+
+    key: str
+    side: Side
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingExample:
+    """A conversation and the answer to be learned."""
+
+    event_id: str
+    """`source/id` of the event it comes from."""
+    messages: tuple[Message, ...]
+    """Everything up to the answer, in order."""
+    target: str
+    weight: float = 1.0
+    """Multiplies the example's loss. Above 0."""
+    difficulty: float = 0.5
+    group: str = ""
+    parent: str | None = None
+    """For an augmented variant: the `event_id` of its original."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferencePair:
+    """Two answers to one conversation, one better."""
+
+    event_id: str
+    messages: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    margin: float = 0.0
+    """Score gap / 100; 0 where a side has no score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much a run may learn from."""
+
+    events: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """A dense row-major matrix, shape (rows, columns), as a memoryview of 32-bit floats."""
+
+    values: memoryview
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarityMatrix:
+    """One metric's view of how alike texts are, in 0..1, with its weight in the combination."""
+
+    metric: str
+    weight: float
+    matrix: Matrix
+
+
+# --------------------------------------------------------------------------- training and delivery
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """Settings of one training, in PEFT's and transformers' names."""
+
+    learning_rate: float = 2e-4
+    batch_size: int = 16
+    """Examples an optimiser step."""
+    num_epochs: int = 3
+    warmup_ratio: float = 0.05
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    max_length: int = 2048
+    """Tokens of an example; longer ones are left out and counted, never cut."""
+
+
+class TrainingMethod(StrEnum):
+    """How the answer is learned."""
+
+    SFT = "sft"
+    DPO = "dpo"
+    KTO = "kto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """All that one training needs, self-contained: it can be handed to any process."""
+
+    base_gguf: Path
+    """The very file that Ollama serves."""
+    base_digest: str
+    """SHA-256 of that file, hex."""
+    architecture: str
+    dataset: Path
+    """`examples.jsonl`: one rendered `TrainingText` a line, frozen."""
+    output: Path
+    """Directory to fill: PEFT adapter, `metrics.jsonl`, checkpoints."""
+    examples: int
+    hyperparameters: Hyperparameters
+    seed: int
+    warm_start: Path | None = None
+    """A PEFT adapter directory to begin from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingText:
+    """An example after Ollama rendered its prompt: the text as the model will see it."""
+
+    event_id: str
+    prompt: str
+    completion: str
+    """The answer with its closing token's text."""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a training left behind."""
+
+    adapter: Path
+    """A directory that `PeftModel.from_pretrained` loads."""
+    steps: int
+    tokens: int
+    """Tokens seen, prompts included."""
+    examples: int
+    left_out: int
+    """Examples longer than `max_length`."""
+    base_loss: float
+    """Nats per answer token on the watched slice before training."""
+    trained_loss: float
+    """The same after it."""
+    seconds: float
+
+
+class DeliveryForm(StrEnum):
+    """How a lesson gets into Ollama."""
+
+    SPLIT = "split"
+    FUSED = "fused"
+    ADAPTER = "adapter"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerAbilities:
+    """What the running Ollama takes, as found by probing it, not by its version."""
+
+    version: str
+    split: bool
+    fused: bool
+    adapter: bool
+    architecture: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """A tensor of the base GGUF."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Rows first: (out_features, in_features)."""
+    type: str
+    """ggml's name: Q4_K, Q8_0, F16, ..."""
+    bytes: int
+    touched: bool
+    """The lesson changes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryTarget:
+    """What a delivery plugin decides on."""
+
+    server: ServerAbilities
+    tensors: tuple[TensorInfo, ...]
+    adapter_bytes: int
+    """Size of the lesson as a 16-bit LoRA adapter file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryPlan:
+    """A way to deliver a lesson, with its cost."""
+
+    form: DeliveryForm
+    tensor_type: str | None
+    """ggml type of the touched tensors; None where no tensor is rewritten."""
+    version_bytes: int
+    """Disk that this version adds to Ollama's store."""
+    shared_bytes: int
+    """Disk that is added once for a base, however many versions share it."""
+    reason: str
+    """One sentence for the report."""
+
+
+# --------------------------------------------------------------------------- exams
+
+
+class ItemRole(StrEnum):
+    """What an exam item can show."""
+
+    GAIN = "gain"
+    """Counts for or against the candidate."""
+    GUARD = "guard"
+    """Must not get worse; never counts as gain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamItem:
+    """A held-out prompt, with the reference an answer is scored against."""
+
+    id: str
+    event_id: str
+    artifact_type: str
+    role: ItemRole
+    messages: tuple[Message, ...]
+    reference: str | None = None
+    group: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerScore:
+    """A validator's verdict on one answer."""
+
+    score: float
+    """0..100."""
+    validator: str
+    detail: str = ""
+    """What was found wrong, in words; empty where nothing was."""
+
+
+class Sitting(StrEnum):
+    """One block of an exam: who answers. The incumbent sits twice, its difference is the noise floor."""
+
+    INCUMBENT = "incumbent"
+    CANDIDATE = "candidate"
+    INCUMBENT_AGAIN = "incumbent_again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamAnswer:
+    """What a model said to an item, and what it cost."""
+
+    item_id: str
+    sitting: Sitting
+    model: str
+    text: str
+    score: float
+    """0..100; 0 for a failed answer."""
+    detail: str
+    failed: bool
+    """The server gave no whole answer: an error line, or a stream without its end."""
+    latency_s: float
+    tokens: int
+    """Tokens generated."""
+    done_reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """A whole exam: items in order and every answer."""
+
+    specialty: Specialty
+    incumbent: str
+    candidate: str
+    items: tuple[ExamItem, ...]
+    answers: tuple[ExamAnswer, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardResult:
+    """Whether one thing that must not get worse held."""
+
+    guard: str
+    held: bool
+    reason: str
+    """One sentence with the figures."""
+
+
+class Outcome(StrEnum):
+    """What a judge finds."""
+
+    PROVEN = "proven"
+    PROVISIONAL = "provisional"
+    NOT_ENOUGH = "not_enough_to_tell"
+    WORSE = "worse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The judge's finding, with its numbers. Scores and gains in points of 0..100."""
+
+    outcome: Outcome
+    incumbent_mean: float
+    candidate_mean: float
+    gain: float
+    interval: tuple[float, float]
+    """95 % bootstrap interval of the mean gain."""
+    p_value: float
+    """One-sided: how often equal models would show this gain or more."""
+    noise: float
+    """Mean absolute difference between the incumbent's two sittings."""
+    items: int
+    items_needed: int | None
+    """For 'not enough to tell': items needed in all for the effect seen; None where no effect was seen."""
+    guards: tuple[GuardResult, ...]
+    reason: str
+    """One sentence for the report."""
+
+
+# --------------------------------------------------------------------------- models, versions, runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstalledModel:
+    """A tag in Ollama's registry, as the watcher saw it."""
+
+    name: str
+    digest: str
+    """SHA-256 of its manifest, hex."""
+    weights_digest: str
+    """SHA-256 of its (first) GGUF, hex."""
+    architecture: str
+    capabilities: tuple[str, ...] = ()
+    trainable: bool = True
+    """False for cloud models, embedding-only models and what has no GGUF."""
+
+
+class BaseChange(StrEnum):
+    """What happened to a watched base between two polls."""
+
+    APPEARED = "appeared"
+    CONFIGURATION_CHANGED = "configuration_changed"
+    """Same weights; template, parameters, system text or licence differ: rebuild and examine again."""
+    WEIGHTS_CHANGED = "weights_changed"
+    """New weights: train the specialty anew."""
+    VANISHED = "vanished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """A run as observers see it."""
+
+    id: str
+    specialty: Specialty
+    seed: int
+    started_at: datetime
+    reason: str
+    directory: Path
+
+
+class RunEnd(StrEnum):
+    """In which way a run ended; each run ends in exactly one."""
+
+    PROMOTED = "promoted"
+    WAITING = "waiting_for_approval"
+    NOT_ENOUGH = "not_enough_to_tell"
+    DISCARDED = "discarded"
+    ROLLED_BACK = "rolled_back"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """How a run went, for the observers of its end."""
+
+    run: RunInfo
+    end: RunEnd
+    reason: str
+    """One sentence: what happened, and what to do next where something is to be done."""
+    verdict: Verdict | None = None
+    alias: str | None = None
+    version: str | None = None
+
+
+class MoveKind(StrEnum):
+    """Why an alias points somewhere else."""
+
+    PROMOTE = "promote"
+    UNDO = "undo"
+    ROLL_BACK = "roll_back"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliasMove:
+    """An alias that was moved from one manifest to another."""
+
+    kind: MoveKind
+    alias: str
+    from_digest: str | None
+    to_digest: str | None
+    """None: the alias was removed, because nothing stood there before the first promotion."""
+    reason: str

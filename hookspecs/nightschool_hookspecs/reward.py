@@ -1,0 +1,16 @@
+"""Hooks of the reward: what an event is worth."""
+
+from datetime import datetime
+
+from nightschool_hookspecs.markers import hookspec
+from nightschool_hookspecs.records import Event, Peers, RewardScore
+
+
+@hookspec(firstresult=True)
+def nightschool_score_reward(event: Event, difficulty: float, peers: Peers, now: datetime) -> RewardScore | None:
+    """Score what an event is worth for learning.
+
+    Called for every event of a specialty when a run selects, in the worker. `difficulty` in 0..1
+    comes from `nightschool_score_difficulty`. Finite for any input, monotone in the event's
+    validation score. None: no opinion; the first answer counts. Where all say None, it is 0.
+    """

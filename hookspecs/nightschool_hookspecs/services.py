@@ -1,0 +1,86 @@
+"""Protocols of what a plugin may use. The daemon hands them in as hook parameters.
+
+Each has a fake in `nightschool_hookspecs.testing`, so that a plugin's tests need neither the daemon
+nor Ollama.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from nightschool_hookspecs.records import (
+    Chunk,
+    Hyperparameters,
+    Matrix,
+    Message,
+    TrainingJob,
+    TrainingMethod,
+    TrainingResult,
+)
+
+
+class Generate(Protocol):
+    """Asks a local model."""
+
+    def __call__(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
+        """Return the answer's text.
+
+        `max_tokens` counts generated tokens. Raises `GenerationError` where the model gave no whole
+        answer.
+        """
+        ...
+
+
+class GenerationError(RuntimeError):
+    """The local model gave no whole answer."""
+
+
+class Embed(Protocol):
+    """Turns texts into vectors with whatever embedding model this machine has."""
+
+    def __call__(self, texts: Sequence[str]) -> Matrix | None:
+        """Return an (n, d) matrix of unit vectors, or None where no embedding model is to be had."""
+        ...
+
+
+class Measure(Protocol):
+    """How alike texts are, by all similarity plugins together."""
+
+    def __call__(self, left: Sequence[str], right: Sequence[str]) -> Matrix:
+        """Return an (n, m) matrix of similarities in 0..1: the weighted mean over the metrics at hand."""
+        ...
+
+
+class Retrieve(Protocol):
+    """Searches the chunks that the specialty's own events brought along."""
+
+    def __call__(self, query: str, *, limit: int) -> tuple[Chunk, ...]:
+        """Return at most `limit` chunks, best first."""
+        ...
+
+
+class Store(Protocol):
+    """A small durable key-value space of the plugin's own. Values are JSON texts.
+
+    In a worker it is a snapshot; writes take effect when the daemon has accepted the worker's result.
+    """
+
+    def get(self, key: str) -> str | None: ...
+
+    def put(self, key: str, value: str) -> None: ...
+
+    def delete(self, key: str) -> None: ...
+
+
+class Train(Protocol):
+    """The training engine of the worker."""
+
+    def __call__(self, job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
+        """Train and return what was left in `job.output`.
+
+        Raises `TrainingError` where the architecture cannot be loaded or no example fits.
+        """
+        ...
+
+
+class TrainingError(RuntimeError):
+    """A training could not be done; the message says what to do next."""

@@ -1,0 +1,1 @@
+"""The built-in plugins, one a file, named `<stage>_<method>`."""
