@@ -1,0 +1,47 @@
+# Everything a developer runs. `make demo` and `make test` are the two to know.
+
+PYTHON ?= python3
+BIN := .venv/bin
+OLLAMA_VERSIONS := 0.34.3 0.34.0
+SOURCES := hookspecs plugins daemon tests
+
+.PHONY: environment ollama demo test lint types contracts pytest routes clean
+
+environment: .venv/.ready
+
+# uv installs torch in half a minute where pip needs several.
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[train]' --group dev
+	touch $@
+
+# A real Ollama server for tests, cached in .cache/ollama: the newest, and the last one that takes adapters.
+ollama: .venv/.ready
+	$(BIN)/python tests/tools/build_ollama.py $(OLLAMA_VERSIONS)
+
+demo: .venv/.ready
+	$(BIN)/python tests/demo/demo.py
+
+test: lint types contracts pytest
+
+lint: .venv/.ready
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check --quiet $(SOURCES)
+
+types: .venv/.ready
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+contracts: .venv/.ready
+	$(BIN)/lint-imports
+
+pytest: ollama
+	$(BIN)/pytest
+
+# Held-out score before and after on Gemma 3 270M, by each of the three ways of delivery.
+routes: ollama
+	$(BIN)/python tests/benchmarks/routes.py
+
+clean:
+	rm -rf build dist .venv .cache
