@@ -18,6 +18,7 @@ from nightschool_hookspecs.records import (
     Event,
     GuardResult,
     Hyperparameters,
+    RunEnd,
     RunInfo,
     ServerAbilities,
     Side,
@@ -195,6 +196,17 @@ class JudgeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConcludeResult:
+    """`conclude`: how the run ended, and what it left in Ollama."""
+
+    end: RunEnd
+    reason: str
+    alias: str | None
+    version: str | None
+    """The promoted version's tag, or the candidate's that waits for approval."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerFailure:
     """`failure.json`: why a worker gave up."""
 
@@ -202,6 +214,8 @@ class WorkerFailure:
     """One sentence for the person, with what to do next."""
     plugin: str | None = None
     """The plugin at fault, for its strikes."""
+    server_unreachable: bool = False
+    """Ollama went away: the step is repeated when it is back."""
     traceback: str = ""
 
 

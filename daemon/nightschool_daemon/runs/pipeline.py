@@ -1,0 +1,222 @@
+"""Takes a run through its steps, and through them again after a crash.
+
+A step counts as done when the ledger says so and its result has the recorded digest. A step that was
+half made is cleared away and repeated; a step whose result was written but not yet recorded is only
+recorded. The last two steps are always taken, whatever happened before.
+"""
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Mapping
+
+from nightschool_daemon import codec
+from nightschool_daemon.hooks import PluginFailed
+from nightschool_daemon.jobs import (
+    JudgeResult,
+    PrepareResult,
+    SelectResult,
+    Step,
+    VerifyResult,
+    write_durably,
+)
+from nightschool_daemon.ledger import StepState
+from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
+from nightschool_daemon.runs import conclude, examine, prepare, rebuild, register, report, split
+from nightschool_daemon.runs.conclude import Ending, decide
+from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.errors import RunCancelled, StepFailed
+from nightschool_daemon.runs.worker_process import run_worker
+from nightschool_hookspecs.records import RunEnd, RunReport
+
+SERVER_WAIT_S = 600.0
+"""How long a run waits for an Ollama that went away. A service manager brings it back within seconds."""
+SERVER_POLL_S = 1.0
+
+WORK: tuple[Step, ...] = tuple(step for step in Step if step not in (Step.CONCLUDE, Step.REPORT))
+
+
+def _in_worker(step: Step) -> Callable[[StepContext], None]:
+    return lambda context: run_worker(context, step)
+
+
+PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
+    Step.PREPARE: prepare.perform,
+    Step.SPLIT: _in_worker(Step.SPLIT),
+    Step.SELECT: _in_worker(Step.SELECT),
+    Step.TRAIN: rebuild.train_or_reuse,
+    Step.EXPORT: _in_worker(Step.EXPORT),
+    Step.REGISTER: register.perform,
+    Step.VERIFY: _in_worker(Step.VERIFY),
+    Step.EXAMINE: _in_worker(Step.EXAMINE),
+    Step.JUDGE: _in_worker(Step.JUDGE),
+}
+
+ACCEPT: Mapping[Step, Callable[[StepContext], None]] = {
+    Step.SPLIT: split.accept,
+    Step.EXAMINE: examine.accept,
+    Step.JUDGE: examine.accept_verdict,
+}
+"""What the daemon does with a finished step's result before it is recorded as done. Idempotent."""
+
+KEEPS_ITS_WORK: frozenset[Step] = frozenset({Step.TRAIN, Step.EXAMINE})
+"""Steps that go on from their own checkpoints instead of starting over."""
+
+
+def execute(context: StepContext) -> RunReport:
+    """Take the run to its end and return how it ended.
+
+    Raises `RunInterrupted` where the service stops: the run goes on at the next start.
+    """
+    context.hooks.before_run(run=context.info)
+    ending = _recorded_ending(context)
+    if ending is None:
+        ending = _work(context)
+        _record_ending(context, ending)
+    _finish(context, Step.CONCLUDE, lambda: conclude.perform(context, ending))
+    _finish(context, Step.REPORT, lambda: report.perform(context))
+    result = report.report_of(context)
+    context.ledger.runs.finish(context.info.id, result.end, result.reason, context.clock())
+    context.hooks.after_run(report=result)
+    return result
+
+
+def _work(context: StepContext) -> Ending:
+    """Take the steps up to the verdict. Their failures are endings."""
+    for step in WORK:
+        try:
+            _take(context, step, lambda step=step: PERFORM[step](context))
+        except RunCancelled:
+            context.ledger.runs.fail_step(context.info.id, step, "cancelled", context.clock())
+            return Ending(end=RunEnd.CANCELLED, reason=f"The run was cancelled at the step '{step}'.")
+        except (StepFailed, OllamaError, PluginFailed, OSError) as error:
+            reason = _sentence(context, step, error)
+            context.ledger.runs.fail_step(context.info.id, step, reason, context.clock())
+            return Ending(end=RunEnd.FAILED, reason=reason)
+        if (early := _early_ending(context, step)) is not None:
+            return early
+    verdict = context.result(Step.JUDGE, JudgeResult).verdict
+    return decide(verdict, context.settings.promotion.promote, context.info.reason)
+
+
+def _sentence(context: StepContext, step: Step, error: Exception) -> str:
+    if isinstance(error, StepFailed) and error.plugin is not None:
+        context.hooks.record_failure(error.plugin, str(error))
+    return f"{step}: {error}"
+
+
+def _early_ending(context: StepContext, step: Step) -> Ending | None:
+    """Where it would be a waste to go on."""
+    if step is Step.PREPARE and context.result(step, PrepareResult).events == 0:
+        return Ending(end=RunEnd.NOT_ENOUGH, reason="There is no feedback to learn from yet.")
+    if step is Step.SELECT:
+        selected = context.result(step, SelectResult)
+        if selected.examples == 0:
+            return Ending(
+                end=RunEnd.NOT_ENOUGH,
+                reason=f"None of the feedback has an answer worth learning ({len(selected.left_out)} events left out). "
+                "Corrections and liked answers are what a model learns from.",
+            )
+        if selected.items == 0:
+            return Ending(
+                end=RunEnd.NOT_ENOUGH,
+                reason="There is too little feedback to hold any of it out for an exam, so nothing could be proven. "
+                "A few more corrections are needed.",
+            )
+    if step is Step.VERIFY and not (verified := context.result(step, VerifyResult)).passed:
+        return Ending(end=RunEnd.FAILED, reason=f"verify: {verified.reason}")
+    return None
+
+
+def _take(context: StepContext, step: Step, perform: Callable[[], None]) -> None:
+    """Perform a step unless it is done, and record it."""
+    identifier = context.info.id
+    if _is_recorded(context, step):
+        return
+    context.signals.check()
+    context.ledger.runs.begin_step(identifier, step, input_digest(context, step), context.clock())
+    context.listener.step_began(identifier, step)
+    context.hooks.before_step(run=context.info, step=step.value)
+    if not context.directory.is_done(step):
+        _repeat_while_server_is_away(context, step, perform)
+    if step in ACCEPT:
+        ACCEPT[step](context)
+    context.ledger.runs.finish_step(identifier, step, output_digest(context, step), context.clock())
+    context.listener.step_ended(identifier, step)
+    context.hooks.after_step(run=context.info, step=step.value)
+
+
+def _repeat_while_server_is_away(context: StepContext, step: Step, perform: Callable[[], None]) -> None:
+    """Perform a step; where Ollama goes away under it, wait until it is back and start the step again."""
+    deadline = time.monotonic() + SERVER_WAIT_S
+    while True:
+        _make_directory(context, step)
+        try:
+            perform()
+        except OllamaUnreachable as error:
+            if time.monotonic() > deadline:
+                raise
+            context.note(f"{step}: {error} Waiting for it to come back.")
+            _wait_for_server(context, deadline)
+        else:
+            return
+
+
+def _wait_for_server(context: StepContext, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        context.signals.wait(SERVER_POLL_S)
+        try:
+            context.ollama.version()
+        except OllamaUnreachable:
+            continue
+        return
+
+
+def _finish(context: StepContext, step: Step, perform: Callable[[], None]) -> None:
+    """Take one of the last two steps. A cancellation comes too late for them."""
+    context.signals.cancelled.clear()
+    _take(context, step, perform)
+
+
+def _make_directory(context: StepContext, step: Step) -> None:
+    directory = context.directory.step(step)
+    if step not in KEEPS_ITS_WORK:
+        shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "failure.json").unlink(missing_ok=True)
+
+
+def _is_recorded(context: StepContext, step: Step) -> bool:
+    row = next((one for one in context.ledger.runs.steps(context.info.id) if one.step is step), None)
+    return (
+        row is not None
+        and row.state is StepState.DONE
+        and context.directory.is_done(step)
+        and row.output_digest == output_digest(context, step)
+    )
+
+
+def input_digest(context: StepContext, step: Step) -> str:
+    """SHA-256 over the settings and the results of all earlier steps, hex."""
+    digest = hashlib.sha256(context.directory.settings.read_bytes())
+    for earlier in Step:
+        if earlier is step:
+            break
+        if context.directory.is_done(earlier):
+            digest.update(output_digest(context, earlier).encode())
+    return digest.hexdigest()
+
+
+def output_digest(context: StepContext, step: Step) -> str:
+    """SHA-256 of a step's result, which in turn holds the digests of the files beside it, hex."""
+    return hashlib.sha256((context.directory.step(step) / "result.json").read_bytes()).hexdigest()
+
+
+def _recorded_ending(context: StepContext) -> Ending | None:
+    file = context.directory.path / "ending.json"
+    return codec.from_json(file.read_bytes(), Ending) if file.is_file() else None
+
+
+def _record_ending(context: StepContext, ending: Ending) -> None:
+    """From here on the run only ever ends this way, however often it is killed."""
+    write_durably(context.directory.path / "ending.json", codec.to_json(ending))

@@ -1,0 +1,114 @@
+"""Which specialties there are, which are due, and what stands in the way of the others."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from nightschool_daemon.config import Settings, SpecialtyMode
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.ledger import Ledger, RunRow
+from nightschool_daemon.ollama import names
+from nightschool_daemon.runs.reasons import FRESH_FEEDBACK
+from nightschool_hookspecs.records import BatchStatistics, Specialty
+
+POOLED_TYPE = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """A specialty whose run should start."""
+
+    specialty: Specialty
+    reason: str
+    batch_size: int
+    statistics: BatchStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialtyState:
+    """A specialty as `status` shows it."""
+
+    specialty: Specialty
+    alias: str
+    serving: str | None
+    """Tag of the version that the alias holds; None: the alias does not exist or holds none of ours."""
+    fresh: int
+    total: int
+    batch_size: int
+    """0: not due yet."""
+    last_run: RunRow | None
+    problem: str | None
+    """One sentence: why nothing is learned at present."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """Reads the ledger and asks the batching plugins."""
+
+    settings: Settings
+    ledger: Ledger
+    hooks: Hooks
+
+    def specialties(self) -> tuple[Specialty, ...]:
+        """Every pair of a base and an artifact type that has feedback, in order of name."""
+        counts = self.ledger.events.count_by_specialty()
+        ignored = set(self.settings.specialties.ignore)
+        pooled = self.settings.specialties.mode is SpecialtyMode.POOLED
+        found = {
+            Specialty(base=one.base, artifact_type=POOLED_TYPE if pooled else one.artifact_type)
+            for one in counts
+            if one.base is not None and one.base not in ignored
+        }
+        return tuple(sorted(found, key=str))
+
+    def unassigned(self) -> int:
+        """Events that name no model while no base learns their type: they wait for a default base."""
+        counts = self.ledger.events.count_by_specialty()
+        taught = {one.artifact_type for one in counts if one.base is not None}
+        return sum(one.count for one in counts if one.base is None and one.artifact_type not in taught)
+
+    def find(self, text: str) -> Specialty | None:
+        """The specialty that a person means: its alias, a version of it, `base/type`, or a base with one type."""
+        known = self.specialties()
+        by_name = {names.alias_of(one): one for one in known} | {
+            f"{one.base}/{one.artifact_type}": one for one in known
+        }
+        by_name |= {str(one): one for one in known}
+        own = names.parse(names.normalise(text))
+        if text in by_name:
+            return by_name[text]
+        if own is not None and own.artifact_type is not None:
+            return next((one for one in known if _is_named_by(one, own)), None)
+        of_base = [one for one in known if one.base == names.normalise(text)]
+        return of_base[0] if len(of_base) == 1 else None
+
+    def statistics(self, specialty: Specialty) -> BatchStatistics:
+        """What the batching plugins decide on."""
+        return self.ledger.events.statistics(specialty, with_unassigned=True)
+
+    def due(self, now: datetime) -> tuple[Due, ...]:
+        """Specialties to run now: those whose base changed, then those with the most fresh feedback."""
+        found = []
+        for specialty in self.specialties():
+            if self.ledger.facts.get(problem_key(specialty.base)) is not None:
+                continue
+            statistics = self.statistics(specialty)
+            asked = self.ledger.facts.get(due_key(specialty))
+            size = self.hooks.choose_batch_size(specialty=specialty, statistics=statistics)
+            if asked is not None or size > 0:
+                reason = asked or FRESH_FEEDBACK
+                found.append(Due(specialty=specialty, reason=reason, batch_size=size, statistics=statistics))
+        return tuple(sorted(found, key=lambda one: (one.reason == FRESH_FEEDBACK, -one.statistics.available)))
+
+
+def _is_named_by(specialty: Specialty, own: names.OwnName) -> bool:
+    return own.base == specialty.base and own.artifact_type == specialty.artifact_type
+
+
+def due_key(specialty: Specialty) -> str:
+    """The fact that says why a specialty is due whatever its feedback; its value is the run's reason."""
+    return f"due:{specialty.base}/{specialty.artifact_type}"
+
+
+def problem_key(base: str) -> str:
+    """The fact that says why a base learns nothing at present."""
+    return f"problem:{base}"

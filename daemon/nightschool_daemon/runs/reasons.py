@@ -1,0 +1,6 @@
+"""Why a run was started, as it stands in the ledger."""
+
+FRESH_FEEDBACK = "fresh feedback"
+ASKED = "asked for"
+RETRAIN = "the base has new weights"
+REBUILD = "the base has a new template or new parameters"

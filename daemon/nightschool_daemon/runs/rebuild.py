@@ -1,0 +1,50 @@
+"""Step `train`: a new training, or, where only the base's template changed, the lesson there is."""
+
+import shutil
+
+from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step
+from nightschool_daemon.ledger import VersionRow
+from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.reasons import REBUILD
+from nightschool_daemon.runs.worker_process import run_worker
+from nightschool_hookspecs.records import TrainingResult
+
+
+def train_or_reuse(context: StepContext) -> None:
+    """Train in a worker; a rebuild takes the adapter of the serving version where it fits the base's weights."""
+    source = _lesson_to_reuse(context) if context.info.reason == REBUILD else None
+    if source is None:
+        run_worker(context, Step.TRAIN)
+        return
+    adapter = context.directory.step(Step.TRAIN) / "adapter"
+    earlier = source.result(Step.TRAIN, TrainingResult)
+    shutil.copytree(earlier.adapter, adapter, dirs_exist_ok=True)
+    context.directory.finish(
+        Step.TRAIN,
+        TrainingResult(
+            adapter=adapter,
+            steps=earlier.steps,
+            tokens=earlier.tokens,
+            examples=earlier.examples,
+            left_out=earlier.left_out,
+            base_loss=earlier.base_loss,
+            trained_loss=earlier.trained_loss,
+            seconds=0.0,
+        ),
+    )
+
+
+def _lesson_to_reuse(context: StepContext) -> RunDirectory | None:
+    prepared = context.result(Step.PREPARE, PrepareResult)
+    version = context.ledger.versions.get(prepared.incumbent)
+    if version is None or version.base_weights_digest != prepared.base.weights_digest:
+        return None
+    return _directory_of(context, version)
+
+
+def _directory_of(context: StepContext, version: VersionRow) -> RunDirectory | None:
+    run = context.ledger.runs.get(version.run_id)
+    if run is None:
+        return None
+    directory = RunDirectory(path=run.directory)
+    return directory if directory.is_done(Step.TRAIN) else None

@@ -1,0 +1,89 @@
+"""Step `register`: the candidate becomes a tag in Ollama, under a version number that is never used again."""
+
+from nightschool_daemon.jobs import ExportResult, PrepareResult, RegisterResult, Step
+from nightschool_daemon.ledger import DeliveredFileRow, VersionRow, VersionState
+from nightschool_daemon.ollama import names
+from nightschool_daemon.ollama.publish import Publication, publish
+from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.errors import StepFailed
+
+
+def perform(context: StepContext) -> None:
+    """Reserve a version, upload its files, create its tag, read it back."""
+    prepared = context.result(Step.PREPARE, PrepareResult)
+    export = context.result(Step.EXPORT, ExportResult)
+    version = reserve(context, prepared, export)
+    total = sum(file.bytes for file in export.files)
+    published = publish(
+        context.ollama,
+        Publication(
+            tag=version.tag,
+            form=export.plan.form,
+            files=export.files,
+            base_tag=prepared.base.pin,
+            models_directory=prepared.base.gguf.parent.parent,
+        ),
+        on_progress=lambda done: context.listener.progress(
+            context.info.id, Step.REGISTER, done, total, f"upload {version.tag}"
+        ),
+    )
+    context.ledger.versions.set_digests(version.tag, published.tag_digest, published.weights_digest)
+    _require_equal_capabilities(context, version.tag, prepared)
+    context.directory.finish(
+        Step.REGISTER,
+        RegisterResult(
+            tag=version.tag,
+            number=version.number,
+            tag_digest=published.tag_digest,
+            weights_digest=published.weights_digest,
+        ),
+    )
+
+
+def version_of_run(context: StepContext) -> VersionRow | None:
+    """The version that this run reserved, if it came so far."""
+    versions = context.ledger.versions.of_specialty(context.info.specialty)
+    return next((one for one in versions if one.run_id == context.info.id), None)
+
+
+def reserve(context: StepContext, prepared: PrepareResult, export: ExportResult) -> VersionRow:
+    """Write the version down before its tag exists, so that a crash leaves no tag that nobody knows."""
+    if (known := version_of_run(context)) is not None:
+        _remove_half_made(context, known.tag)
+        return known
+    specialty = context.info.specialty
+    number = context.ledger.versions.next_number(specialty)
+    version = VersionRow(
+        tag=names.version_of(specialty, number),
+        specialty=specialty,
+        number=number,
+        run_id=context.info.id,
+        form=export.plan.form,
+        tag_digest="",
+        weights_digest="",
+        base_tag_digest=prepared.base.tag_digest,
+        base_weights_digest=prepared.base.weights_digest,
+        state=VersionState.CANDIDATE,
+        created_at=context.clock(),
+        files=tuple(
+            DeliveredFileRow(name=file.name, path=file.path, digest=file.digest, bytes=file.bytes)
+            for file in export.files
+        ),
+    )
+    context.ledger.versions.add(version)
+    return version
+
+
+def _remove_half_made(context: StepContext, tag: str) -> None:
+    if any(entry.name == tag for entry in context.ollama.tags()):
+        context.ollama.delete(tag)
+
+
+def _require_equal_capabilities(context: StepContext, tag: str, prepared: PrepareResult) -> None:
+    found = set(context.ollama.show(tag).capabilities)
+    missing = set(prepared.base.capabilities) - found
+    if missing:
+        raise StepFailed(
+            f"The candidate {tag} lost {', '.join(sorted(missing))}, which {prepared.base.name} has. "
+            "It was discarded; please report this with `nightschool doctor --json`."
+        )

@@ -1,0 +1,245 @@
+"""The one door to runs: starting, executing, resuming, undoing, and what `status` wants to know."""
+
+import random
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from nightschool_daemon import codec
+from nightschool_daemon.config import Settings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.jobs import RunDirectory, write_durably
+from nightschool_daemon.ledger import Ledger, RunRow, VersionState
+from nightschool_daemon.ollama import names
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.runs import bases, conclude, pipeline, retention
+from nightschool_daemon.runs import undo as undoing
+from nightschool_daemon.runs.context import StepContext, StopSignals
+from nightschool_daemon.runs.errors import MoveFailed, RunRefused, UndoRefused
+from nightschool_daemon.runs.estimate import Estimate, estimate
+from nightschool_daemon.runs.listener import RunListener, SilentListener
+from nightschool_daemon.runs.moves import AliasMover
+from nightschool_daemon.runs.planner import Due, Planner, SpecialtyState, due_key, problem_key
+from nightschool_hookspecs.records import (
+    AliasMove,
+    BaseChange,
+    InstalledModel,
+    RunEnd,
+    RunInfo,
+    RunReport,
+    Specialty,
+)
+
+
+def _signals() -> StopSignals:
+    return StopSignals(cancelled=threading.Event(), interrupted=threading.Event())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Plans, executes and undoes runs. One run at a time; its caller sees to that."""
+
+    settings: Settings
+    ledger: Ledger
+    hooks: Hooks
+    ollama: OllamaHttp
+    clock: Callable[[], datetime]
+    signals: StopSignals = field(default_factory=_signals)
+
+    @property
+    def planner(self) -> Planner:
+        """Which specialties there are."""
+        return Planner(settings=self.settings, ledger=self.ledger, hooks=self.hooks)
+
+    @property
+    def mover(self) -> AliasMover:
+        """Moves aliases."""
+        return AliasMover(ledger=self.ledger, ollama=self.ollama, hooks=self.hooks, clock=self.clock)
+
+    def due(self, now: datetime) -> tuple[Due, ...]:
+        """Specialties whose run should start now, most urgent first."""
+        return self.planner.due(now)
+
+    def find(self, text: str) -> Specialty | None:
+        """The specialty that a person means by an alias, `base/type` or a base."""
+        return self.planner.find(text)
+
+    def start(self, specialty: Specialty, reason: str, now: datetime) -> str:
+        """Write a run down and return its id. Raises `RunRefused`."""
+        running = next((row for row in self.ledger.runs.unfinished() if row.specialty == specialty), None)
+        if running is not None:
+            raise RunRefused(f"A run of {specialty} is under way ({running.id}); it is finished first.")
+        identifier = f"{now:%Y%m%d-%H%M%S}-{random.SystemRandom().randrange(16**4):04x}"
+        directory = self.settings.state_directory / "runs" / identifier
+        directory.mkdir(parents=True, mode=0o700)
+        row = RunRow(
+            id=identifier,
+            specialty=specialty,
+            seed=random.SystemRandom().randrange(2**31),
+            reason=reason,
+            started_at=now,
+            finished_at=None,
+            end=None,
+            outcome_reason="",
+            directory=directory,
+        )
+        write_durably(directory / "settings.json", codec.to_json(self.settings))
+        write_durably(directory / "run.json", codec.to_json(_info(row)))
+        self.ledger.runs.create(row)
+        self.ledger.facts.delete(due_key(specialty))
+        return identifier
+
+    def execute(self, run_id: str, listener: RunListener | None = None) -> RunReport:
+        """Take a run to its end, from wherever it stopped. Raises `RunInterrupted` where the service stops."""
+        row = self.ledger.runs.get(run_id)
+        if row is None:
+            raise RunRefused(f"There is no run {run_id}. `nightschool history` lists them.")
+        self.signals.cancelled.clear()
+        return pipeline.execute(self._context(row, listener or SilentListener()))
+
+    def unfinished(self) -> tuple[str, ...]:
+        """Runs that a stop or a crash left in the middle, oldest first."""
+        return tuple(row.id for row in self.ledger.runs.unfinished())
+
+    def cancel(self, reason: str) -> bool:
+        """Ask the run under way to end. False: there is none."""
+        under_way = bool(self.ledger.runs.unfinished())
+        if under_way:
+            self.signals.cancelled.set()
+        return under_way
+
+    def interrupt(self) -> None:
+        """Ask the run under way to stop where it is, to go on at the next start."""
+        self.signals.interrupted.set()
+
+    def recover(self, now: datetime) -> tuple[str, ...]:
+        """Repair what a crash left: finish recorded moves, remove stray tags and directories.
+
+        Called at start, before anything else, with the server reachable. Returns a sentence for each deed.
+        """
+        sentences = self.mover.replay() + retention.sweep(self.ledger, self.ollama)
+        return sentences + self._remove_stray_directories()
+
+    def estimate(self, specialty: Specialty, now: datetime) -> Estimate:
+        """What a run would do, without doing any of it. Raises `RunRefused`."""
+        return estimate(specialty, settings=self.settings, ledger=self.ledger, ollama=self.ollama)
+
+    def undo(self, text: str, now: datetime) -> AliasMove:
+        """Put an alias back by one promotion, and with it the user's own tag. Raises `UndoRefused`."""
+        alias = self._alias(text)
+        promotion = self.ledger.moves.last_done(alias)
+        moved = undoing.undo(self.mover, alias)
+        base = self._base_of(alias)
+        if base is not None and promotion is not None and self._moved_together(base, promotion.run_id):
+            undoing.undo(self.mover, base)
+        return moved
+
+    def approve(self, text: str, now: datetime) -> AliasMove:
+        """Promote the candidate that waits for approval. Raises `UndoRefused` where none waits."""
+        alias = self._alias(text)
+        waiting = [
+            version
+            for version in self.ledger.versions.in_state(VersionState.CANDIDATE)
+            if names.alias_of(version.specialty) == alias
+        ]
+        if not waiting:
+            raise UndoRefused(f"No candidate of {alias} waits for approval. `nightschool status` shows what does.")
+        version = max(waiting, key=lambda one: one.number)
+        row = self.ledger.runs.get(version.run_id)
+        if row is None or row.end is not RunEnd.WAITING:
+            raise UndoRefused(f"The run of {version.tag} is not over yet.")
+        try:
+            conclude.promote(self._context(row, SilentListener()), version, "approved")
+        except MoveFailed as error:
+            raise UndoRefused(str(error)) from error
+        self.ledger.runs.finish(row.id, RunEnd.PROMOTED, "approved", now)
+        retention.retire_old_versions(self.ledger, self.ollama, self.settings, version.specialty)
+        moved = self.ledger.moves.last_done(alias)
+        if moved is None:
+            raise UndoRefused(f"{alias} was not moved.")
+        return AliasMove(
+            kind=moved.kind,
+            alias=alias,
+            from_digest=moved.from_digest,
+            to_digest=moved.to_digest,
+            reason=moved.reason,
+        )
+
+    def specialties(self) -> tuple[SpecialtyState, ...]:
+        """Every specialty with what serves it and what it waits for. Asks Ollama for the aliases."""
+        digests = {entry.name: entry.digest for entry in self.ollama.tags()}
+        return tuple(self._state(one, digests) for one in self.planner.specialties())
+
+    def on_base_change(self, change: BaseChange, model: InstalledModel, now: datetime) -> tuple[str, ...]:
+        """Follow a change that the registry watcher found. Returns a sentence for each deed."""
+        return bases.follow(change, model, now, ledger=self.ledger, hooks=self.hooks, planner=self.planner)
+
+    def _state(self, specialty: Specialty, digests: dict[str, str]) -> SpecialtyState:
+        alias = names.alias_of(specialty)
+        statistics = self.planner.statistics(specialty)
+        version = self.ledger.versions.by_digest(digests[alias]) if alias in digests else None
+        problem = self.ledger.facts.get(problem_key(specialty.base))
+        if problem is None and specialty.base not in digests:
+            problem = f"{specialty.base} is not in Ollama. `ollama pull {specialty.base}` brings it."
+        last = self.ledger.runs.latest(1, specialty)
+        return SpecialtyState(
+            specialty=specialty,
+            alias=alias,
+            serving=version.tag if version is not None else None,
+            fresh=statistics.available,
+            total=statistics.total_seen,
+            batch_size=self.hooks.choose_batch_size(specialty=specialty, statistics=statistics),
+            last_run=last[0] if last else None,
+            problem=problem,
+        )
+
+    def _context(self, row: RunRow, listener: RunListener) -> StepContext:
+        directory = RunDirectory(path=row.directory)
+        return StepContext(
+            info=_info(row),
+            directory=directory,
+            settings=codec.from_json(directory.settings.read_bytes(), Settings),
+            ledger=self.ledger,
+            ollama=self.ollama,
+            hooks=self.hooks,
+            listener=listener,
+            signals=self.signals,
+            clock=self.clock,
+        )
+
+    def _alias(self, text: str) -> str:
+        specialty = self.find(text)
+        if specialty is not None:
+            return names.alias_of(specialty)
+        if self.ledger.moves.last_done(names.normalise(text)) is not None:
+            return names.normalise(text)
+        raise UndoRefused(f"{text} is no alias or specialty that Night School knows. `nightschool status` lists them.")
+
+    def _base_of(self, alias: str) -> str | None:
+        own = names.parse(alias)
+        return own.base if own is not None else None
+
+    def _moved_together(self, base: str, run_id: str | None) -> bool:
+        last = self.ledger.moves.last_done(base)
+        return last is not None and run_id is not None and last.run_id == run_id
+
+    def _remove_stray_directories(self) -> tuple[str, ...]:
+        """A directory without a row in the ledger: the crash came between the two."""
+        runs = self.settings.state_directory / "runs"
+        strays = [one for one in runs.iterdir() if self.ledger.runs.get(one.name) is None] if runs.is_dir() else []
+        for stray in strays:
+            shutil.rmtree(stray)
+        return tuple(f"The directory {stray} of a run that never began was removed." for stray in strays)
+
+
+def _info(row: RunRow) -> RunInfo:
+    return RunInfo(
+        id=row.id,
+        specialty=row.specialty,
+        seed=row.seed,
+        started_at=row.started_at,
+        reason=row.reason,
+        directory=row.directory,
+    )

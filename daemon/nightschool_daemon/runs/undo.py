@@ -1,0 +1,55 @@
+"""Puts an alias back to what it held before its last promotion."""
+
+from nightschool_daemon.ledger import MoveRow
+from nightschool_daemon.runs.errors import MoveFailed, UndoRefused
+from nightschool_daemon.runs.moves import AliasMover, Destination
+from nightschool_hookspecs.records import AliasMove, MoveKind
+
+HISTORY = 1000
+
+
+def undo(mover: AliasMover, alias: str) -> AliasMove:
+    """Move `alias` back by one promotion. Raises `UndoRefused`."""
+    present = mover.digest_of(alias)
+    promotion = _promotion_to(mover, alias, present)
+    if promotion is None or promotion.from_tag is None or promotion.from_digest is None:
+        raise UndoRefused(f"There is no promotion of {alias} to undo. `nightschool history` lists what was moved.")
+    if present is None:
+        raise UndoRefused(f"{alias} is not in Ollama. `ollama cp {promotion.from_tag} {alias}` makes it anew.")
+    if present != promotion.to_digest:
+        raise UndoRefused(
+            f"{alias} was pointed at another model by hand, so it stays as it is. "
+            f"`ollama cp {promotion.from_tag} {alias}` puts the earlier one back."
+        )
+    if mover.digest_of(promotion.from_tag) != promotion.from_digest:
+        raise UndoRefused(
+            f"{promotion.from_tag} is no longer in Ollama, so {alias} stays as it is. "
+            "promotion.keep_versions says how many older versions are kept."
+        )
+    try:
+        return mover.move(
+            kind=MoveKind.UNDO,
+            alias=alias,
+            origin=Destination(tag=promotion.to_tag or alias, digest=present),
+            destination=Destination(tag=promotion.from_tag, digest=promotion.from_digest),
+            reason=f"undo of the promotion to {promotion.to_tag}",
+        )
+    except MoveFailed as error:
+        raise UndoRefused(str(error)) from error
+
+
+def _promotion_to(mover: AliasMover, alias: str, present: str | None) -> MoveRow | None:
+    """The promotion that brought the alias where it is; the last one at all where it is nowhere of ours."""
+    promotions = [
+        row
+        for row in mover.ledger.moves.history(alias, HISTORY)
+        if row.kind is MoveKind.PROMOTE and row.done_at is not None
+    ]
+    if present is not None and _was_undone(mover, alias, present):
+        return next((row for row in promotions if row.to_digest == present), None)
+    return next((row for row in promotions if row.to_digest == present), promotions[0] if promotions else None)
+
+
+def _was_undone(mover: AliasMover, alias: str, present: str) -> bool:
+    last = mover.ledger.moves.last_done(alias)
+    return last is not None and last.kind is MoveKind.UNDO and last.to_digest == present

@@ -1,0 +1,91 @@
+"""Starts the child process of a heavy step and watches over it."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from nightschool_daemon import codec
+from nightschool_daemon.jobs import Progress, Step, WorkerFailure
+from nightschool_daemon.ollama.errors import OllamaUnreachable
+from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
+
+POLL_S = 0.1
+GRACE_S = 20.0
+"""How long a worker may take to end after SIGTERM: a training writes its checkpoint."""
+
+
+def run_worker(context: StepContext, step: Step) -> None:
+    """Run a step in a child process and return when its result is there.
+
+    The child dies with this process. Raises `StepFailed` with the worker's reason, `OllamaUnreachable`
+    where the worker lost the server, `RunCancelled` and `RunInterrupted`.
+    """
+    directory = context.directory.step(step)
+    command = [sys.executable, "-m", "nightschool_daemon.learning", step.value, str(context.directory.path)]
+    with (directory / "worker.log").open("ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            _watch(process, context, step)
+        finally:
+            _end(process)
+    if process.returncode != 0 or not context.directory.is_done(step):
+        raise _failure(directory, process.returncode, step)
+
+
+def _watch(process: "subprocess.Popen[bytes]", context: StepContext, step: Step) -> None:
+    limit_s = context.settings.training.time_limit_minutes * 60
+    began = time.monotonic()
+    shown: str | None = None
+    while process.poll() is None:
+        try:
+            context.signals.wait(POLL_S)
+        except (RunCancelled, RunInterrupted):
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+            raise
+        shown = _report_progress(context, step, shown)
+        if time.monotonic() - began > limit_s:
+            raise StepFailed(
+                f"{step} took longer than {limit_s / 60:g} minutes and was ended. Raise training.time_limit_minutes, "
+                "or lower training.max_tokens."
+            )
+    _report_progress(context, step, shown)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _report_progress(context: StepContext, step: Step, shown: str | None) -> str | None:
+    """Tell the listener what `progress.json` says, if it says something new."""
+    try:
+        text = (context.directory.step(step) / "progress.json").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return shown
+    if text != shown:
+        progress = codec.from_json(text, Progress)
+        context.listener.progress(context.info.id, step, progress.done, progress.total, progress.text)
+    return text
+
+
+def _failure(directory: Path, code: int, step: Step) -> Exception:
+    log = directory / "worker.log"
+    try:
+        failure = codec.from_json((directory / "failure.json").read_bytes(), WorkerFailure)
+    except FileNotFoundError:
+        if code == -signal.SIGKILL:
+            return StepFailed(
+                f"{step} was killed, likely because memory ran out. Close what uses it, or lower "
+                "the batch size in [plugins.tuning_fixed]."
+            )
+        return StepFailed(f"{step} ended with code {code} and left no result. Its log is {log}.")
+    if failure.server_unreachable:
+        return OllamaUnreachable(failure.reason)
+    return StepFailed(failure.reason, plugin=failure.plugin)
