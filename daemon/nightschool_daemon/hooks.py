@@ -135,6 +135,8 @@ BUILT_IN: tuple[str, ...] = (
 BUILT_IN_PACKAGE = "nightschool_plugins"
 SETTINGS_HOOK = "nightschool_register_settings"
 MAX_STRIKES = 3
+ANYTHING: tuple[type[BaseException], ...] = (Exception, SystemExit)
+"""What a plugin may raise. KeyboardInterrupt and the like are not its own."""
 IMPORT_LIMIT_S = 20.0
 IMPORT_MEMORY_BYTES = 4 * 1024**3
 
@@ -427,8 +429,8 @@ class _Loader:
             self._register(source)
         except ConfigurationError:
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's plugin may raise anything
-            logger.error("The plugin %s cannot be loaded: %s", source.name, error)
+        except ANYTHING as error:
+            logger.warning("The plugin %s cannot be loaded: %s", source.name, error)
             self._note(source, PluginState.BROKEN, f"{type(error).__name__}: {error}")
 
     def _register(self, source: _Source) -> None:
@@ -470,7 +472,9 @@ class _Guard:
             returns = _answer_types(caller)
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is plugin:
-                    implementation.function = self._guarded(implementation, name, caller.name, returns)
+                    guarded = self._guarded(implementation, name, caller.name, returns)
+                    # pluggy declares the attribute final for type checkers; it is read anew at each call
+                    object.__setattr__(implementation, "function", guarded)
 
     def is_struck_out(self, name: str) -> bool:
         """Whether a plugin failed too often since it was last changed."""
@@ -500,7 +504,7 @@ class _Guard:
         def call(*arguments: object) -> object:
             try:
                 answer = function(*arguments)
-            except (Exception, SystemExit) as error:
+            except ANYTHING as error:
                 self._fail(name, hook, error)
                 return None
             if not observer and answer is not None and not isinstance(answer, returns):
@@ -519,12 +523,12 @@ class _Guard:
             except StopIteration:
                 self._fail(name, hook, "the wrapper did not yield")
                 return (yield)
-            except (Exception, SystemExit) as error:
+            except ANYTHING as error:
                 self._fail(name, hook, error)
                 return (yield)
             try:
                 result = yield
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - handed on to the wrapper, which decides
                 return _throw_into(inner, error)
             try:
                 inner.send(result)
@@ -532,7 +536,7 @@ class _Guard:
                 return stop.value
             except PluginFailed:
                 raise
-            except (Exception, SystemExit) as error:
+            except ANYTHING as error:
                 self._fail(name, hook, error)
                 return result
             self._fail(name, hook, "the wrapper yielded twice")
@@ -547,7 +551,7 @@ class _Guard:
             inner = function(*arguments)
             try:
                 next(inner)
-            except (Exception, SystemExit) as error:
+            except ANYTHING as error:
                 self._fail(name, hook, error)
                 yield
                 return
@@ -556,7 +560,7 @@ class _Guard:
                 inner.send(outcome)
             except StopIteration:
                 return
-            except (Exception, SystemExit) as error:
+            except ANYTHING as error:
                 self._fail(name, hook, error)
 
         return call
@@ -609,7 +613,7 @@ def _with_settings(
 ) -> object:
     """Fill the plugin's settings dataclass and return its instance; the plugin itself where it has none."""
     contribute = getattr(plugin, SETTINGS_HOOK, None)
-    if contribute is None or manager.parse_hookimpl_opts(cast(object, plugin), SETTINGS_HOOK) is None:
+    if contribute is None or manager.parse_hookimpl_opts(plugin, SETTINGS_HOOK) is None:
         if table:
             raise ConfigurationError(f"plugins.{name}: the plugin {name} has no settings, remove its table")
         return plugin
@@ -621,7 +625,7 @@ def _with_settings(
         for attribute in dir(plugin)
         if attribute.startswith(f"{PROJECT}_")
         and attribute != SETTINGS_HOOK
-        and manager.parse_hookimpl_opts(cast(object, plugin), attribute) is not None
+        and manager.parse_hookimpl_opts(plugin, attribute) is not None
     ]
     if stray:
         raise TypeError(f"{stray[0]} stands beside the settings class; make it a method of {kind.__name__}")
