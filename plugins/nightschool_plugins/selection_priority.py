@@ -1,0 +1,52 @@
+"""Which events a run learns from: those of the highest priority, as many as fit.
+
+tokens of an event = (len(input) + len(context) + len(target)) / 3
+
+The best event first; one that no longer fits into the token budget is passed over for smaller ones
+after it. Equal priorities go by `source/id`, so that the choice is always the same.
+"""
+
+import math
+from dataclasses import dataclass
+
+from nightschool_hookspecs import Budget, Event, Measure, ScoredEvent, hookimpl
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionPriority:
+    """`[plugins.selection_priority]`"""
+
+    characters_per_token: float = 3.0
+    """An estimate on the safe side: the tokenizer is not at hand here."""
+
+    def __post_init__(self) -> None:
+        if not self.characters_per_token > 0:
+            raise ValueError("characters_per_token must be above 0")
+
+    @hookimpl
+    def nightschool_select_events(
+        self, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, seed: int
+    ) -> tuple[str, ...]:
+        chosen: list[str] = []
+        tokens_left = budget.tokens
+        for scored in sorted(events, key=lambda one: (-one.priority, _key(one.event))):
+            tokens = self._tokens(scored.event)
+            if len(chosen) < budget.events and tokens <= tokens_left:
+                chosen.append(_key(scored.event))
+                tokens_left -= tokens
+        return tuple(chosen)
+
+    def _tokens(self, event: Event) -> int:
+        context = event.context
+        texts = [event.input_data, context.system or "", event.target or ""]
+        texts += [message.content for message in context.messages] + [chunk.text for chunk in context.chunks]
+        return math.ceil(sum(map(len, texts)) / self.characters_per_token)
+
+
+def _key(event: Event) -> str:
+    return f"{event.source}/{event.id}"
+
+
+@hookimpl
+def nightschool_register_settings() -> type[SelectionPriority]:
+    return SelectionPriority

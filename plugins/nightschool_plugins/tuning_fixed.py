@@ -1,0 +1,49 @@
+"""With which hyperparameters a run trains: always those of the settings."""
+
+from dataclasses import dataclass
+
+from nightschool_hookspecs import Hyperparameters, Specialty, Store, hookimpl
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningFixed:
+    """`[plugins.tuning_fixed]`"""
+
+    learning_rate: float = 5e-4
+    batch_size: int = 8
+    """Examples an optimiser step; with fewer examples than that, all of them."""
+    num_epochs: int = 3
+    warmup_ratio: float = 0.05
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    max_length: int = 2048
+    """Tokens of an example; longer ones are left out and counted, never cut."""
+
+    def __post_init__(self) -> None:
+        if min(self.batch_size, self.num_epochs, self.lora_r, self.lora_alpha, self.max_length) < 1:
+            raise ValueError("batch_size, num_epochs, lora_r, lora_alpha and max_length must be 1 or more")
+        if not self.learning_rate > 0:
+            raise ValueError("learning_rate must be above 0")
+        if not (0 <= self.warmup_ratio <= 1 and 0 <= self.lora_dropout < 1):
+            raise ValueError("warmup_ratio and lora_dropout must lie within 0..1, lora_dropout below 1")
+
+    @hookimpl
+    def nightschool_suggest_hyperparameters(
+        self, specialty: Specialty, examples: int, store: Store, seed: int
+    ) -> Hyperparameters:
+        return Hyperparameters(
+            learning_rate=self.learning_rate,
+            batch_size=max(1, min(self.batch_size, examples)),
+            num_epochs=self.num_epochs,
+            warmup_ratio=self.warmup_ratio,
+            lora_r=self.lora_r,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            max_length=self.max_length,
+        )
+
+
+@hookimpl
+def nightschool_register_settings() -> type[TuningFixed]:
+    return TuningFixed
