@@ -7,7 +7,7 @@ from nightschool_daemon.config import PromotionMode
 from nightschool_daemon.jobs import ConcludeResult, JudgeResult, PrepareResult, SelectResult, Step
 from nightschool_daemon.ledger import VersionRow, VersionState
 from nightschool_daemon.ollama import names
-from nightschool_daemon.runs import retention
+from nightschool_daemon.runs import prepare, retention
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import MoveFailed
 from nightschool_daemon.runs.moves import AliasMover, Destination
@@ -125,10 +125,11 @@ def _remember_what_was_learned(context: StepContext, version: VersionRow | None)
     """These events are no longer fresh, whatever the verdict: the next run waits for new ones."""
     if not context.directory.is_done(Step.JUDGE):
         return
-    context.ledger.events.mark_batched(context.info.specialty, context.info.id)
+    events, specialty = context.ledger.events, context.info.specialty
+    events.mark_batched(specialty, context.info.id, prepare.frozen_keys(context))
     selected = context.result_if_done(Step.SELECT, SelectResult)
     if version is not None and selected is not None:
-        context.ledger.events.mark_trained(selected.learned_from, version.tag)
+        events.mark_trained(specialty, context.info.id, selected.learned_from, version.tag)
 
 
 def _remove_work_files(context: StepContext) -> None:

@@ -1,0 +1,277 @@
+"""Feedback events: upserts by key, one training row a content, sides that never change."""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from nightschool_daemon import codec
+from nightschool_daemon.jobs import EventRow
+from nightschool_daemon.ledger.database import Database
+from nightschool_daemon.ledger.rows import AddResult, IncomingEvent, LedgerError, SpecialtyCount
+from nightschool_hookspecs.records import BatchStatistics, Event, Side, SideChoice, Specialty
+
+POOLED_TYPE = "all"
+"""The artifact type of a specialty that takes every type of its base."""
+
+
+def event_key(event: Event) -> str:
+    """What identifies an event."""
+    return f"{event.source}/{event.id}"
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    added: list[Event] = field(default_factory=list)
+    replaced: list[Event] = field(default_factory=list)
+    unchanged: int = 0
+    retracted: int = 0
+    conflicts: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRow:
+    """How far a JSONL file was read."""
+
+    name: str
+    inode: int
+    offset: int
+    head_digest: str
+
+
+class Events:
+    """Tables `events`, `sides`, `uses` and `files`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, events: Sequence[IncomingEvent]) -> AddResult:
+        """Store a batch in one transaction. When it returns, the batch is durable.
+
+        Same key and content: ignored. Same key, other content: the newer `source_version` wins, else
+        the later arrival. A tombstone retracts.
+        """
+        tally = _Tally()
+        with self._database.transaction() as connection:
+            for incoming in events:
+                _put(connection, incoming, tally)
+        return AddResult(
+            added=tuple(tally.added),
+            replaced=tuple(tally.replaced),
+            unchanged=tally.unchanged,
+            retracted=tally.retracted,
+            conflicts=tally.conflicts,
+        )
+
+    def of_specialty(self, specialty: Specialty, *, with_unassigned: bool) -> tuple[EventRow, ...]:
+        """Every event of a specialty in order of arrival, one a content.
+
+        `with_unassigned` adds the events that count to no base in particular.
+        """
+        rows = self._database.execute(
+            f"""
+            SELECT min(e.arrival) AS arrival, e.body, e.group_key, s.side,
+                   EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
+                           WHERE o.content_digest = e.content_digest AND u.base = ? AND u.artifact_type = ?
+                             AND u.version_tag IS NOT NULL) AS trained
+            FROM events e LEFT JOIN sides s ON s.artifact_type = ? AND s.group_key = e.group_key
+            WHERE {_OF_SPECIALTY} GROUP BY e.content_digest ORDER BY 1
+            """,  # noqa: S608 - the inserted text is a constant of this module
+            (specialty.base, specialty.artifact_type, specialty.artifact_type, *_scope(specialty, with_unassigned)),
+        )
+        return tuple(
+            EventRow(
+                event=codec.from_json(row["body"], Event),
+                group=row["group_key"],
+                side=Side(row["side"]) if row["side"] is not None else None,
+                trained_on=bool(row["trained"]),
+                arrival=row["arrival"],
+            )
+            for row in rows
+        )
+
+    def count_by_specialty(self) -> tuple[SpecialtyCount, ...]:
+        """How many events there are of each base and artifact type."""
+        rows = self._database.execute(
+            "SELECT base, artifact_type, count(*) AS n FROM events WHERE retracted = 0 GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        return tuple(
+            SpecialtyCount(base=row["base"], artifact_type=row["artifact_type"], count=row["n"]) for row in rows
+        )
+
+    def statistics(self, specialty: Specialty, *, with_unassigned: bool) -> BatchStatistics:
+        """What the batch size of the next run is chosen from. Fresh is what no run looked at yet."""
+        row = self._database.execute(
+            f"""
+            SELECT count(*) AS total, avg(e.score) AS quality, coalesce(sum(NOT used), 0) AS available,
+                   coalesce(sum(NOT used AND e.is_correction), 0) AS corrections
+            FROM (SELECT e.*, EXISTS (SELECT 1 FROM uses u WHERE u.arrival = e.arrival AND u.base = ?
+                                      AND u.artifact_type = ?) AS used
+                  FROM events e WHERE {_OF_SPECIALTY} GROUP BY e.content_digest) e
+            """,  # noqa: S608 - the inserted text is a constant of this module
+            (specialty.base, specialty.artifact_type, *_scope(specialty, with_unassigned)),
+        )[0]
+        batches = self._database.execute(
+            "SELECT count(DISTINCT run_id) AS n FROM uses WHERE base = ? AND artifact_type = ?",
+            (specialty.base, specialty.artifact_type),
+        )[0]["n"]
+        return BatchStatistics(
+            available=row["available"],
+            corrections=row["corrections"],
+            average_quality=0.5 if row["quality"] is None else row["quality"] / 100,
+            total_seen=row["total"],
+            batches_made=batches,
+        )
+
+    def set_sides(self, artifact_type: str, choices: Sequence[SideChoice]) -> None:
+        """Decide the sides of groups, for good. Raises `LedgerError` where one is decided otherwise."""
+        with self._database.transaction() as connection:
+            for choice in choices:
+                connection.execute(
+                    "INSERT INTO sides VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                    (artifact_type, choice.key, choice.side.value),
+                )
+                decided = connection.execute(
+                    "SELECT side FROM sides WHERE artifact_type = ? AND group_key = ?", (artifact_type, choice.key)
+                ).fetchone()["side"]
+                if decided != choice.side.value:
+                    raise LedgerError(f"group {choice.key} of {artifact_type} is on the {decided} side for good")
+
+    def mark_batched(self, specialty: Specialty, run_id: str, keys: Sequence[str]) -> None:
+        """Note that a run looked at these events: they are no longer fresh. Idempotent."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO uses SELECT arrival, ?, ?, ?, NULL FROM events WHERE key = ? ON CONFLICT DO NOTHING",
+                [(specialty.base, specialty.artifact_type, run_id, key) for key in keys],
+            )
+
+    def mark_trained(self, specialty: Specialty, run_id: str, keys: Sequence[str], version_tag: str) -> None:
+        """Note that a version learned these events. Idempotent."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO uses SELECT arrival, ?, ?, ?, ? FROM events WHERE key = ? "
+                "ON CONFLICT DO UPDATE SET version_tag = excluded.version_tag",
+                [(specialty.base, specialty.artifact_type, run_id, version_tag, key) for key in keys],
+            )
+
+    def get(self, key: str) -> EventRow | None:
+        """An event by its key, retracted or not."""
+        rows = self._database.execute(
+            "SELECT e.*, s.side, "
+            "EXISTS (SELECT 1 FROM uses u WHERE u.arrival = e.arrival AND u.version_tag IS NOT NULL) AS trained FROM events e LEFT JOIN sides s USING (artifact_type, group_key) WHERE key = ?",
+            (key,),
+        )
+        if not rows:
+            return None
+        row = rows[0]
+        return EventRow(
+            event=codec.from_json(row["body"], Event),
+            group=row["group_key"],
+            side=Side(row["side"]) if row["side"] is not None else None,
+            trained_on=bool(row["trained"]),
+            arrival=row["arrival"],
+        )
+
+    def total(self) -> int:
+        """Events that are not retracted."""
+        return int(self._database.execute("SELECT count(*) FROM events WHERE retracted = 0")[0][0])
+
+    def file(self, name: str) -> FileRow | None:
+        """How far a JSONL file was read."""
+        rows = self._database.execute("SELECT * FROM files WHERE name = ?", (name,))
+        return FileRow(**dict(rows[0])) if rows else None
+
+    def remember_file(self, row: FileRow) -> None:
+        """Note how far a JSONL file was read."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", (row.name, row.inode, row.offset, row.head_digest)
+            )
+
+
+_OF_SPECIALTY = "e.retracted = 0 AND (? OR e.artifact_type = ?) AND (e.base = ? OR (? AND e.base IS NULL))"
+
+
+def _scope(specialty: Specialty, with_unassigned: bool) -> tuple[object, ...]:
+    """Values for `_OF_SPECIALTY`."""
+    return (specialty.artifact_type == POOLED_TYPE, specialty.artifact_type, specialty.base, with_unassigned)
+
+
+def _put(connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally) -> None:
+    event = incoming.event
+    known = connection.execute(
+        "SELECT arrival, source_version, body_digest, retracted FROM events WHERE key = ?", (event_key(event),)
+    ).fetchone()
+    if event.metadata.deleted:
+        _retract(connection, known, tally)
+        return
+    body = codec.to_json(event)
+    digest = _sha256(body)
+    if known is None:
+        _insert(connection, incoming, body, digest)
+        tally.added.append(event)
+    elif known["body_digest"] == digest and not known["retracted"]:
+        tally.unchanged += 1
+    elif _is_older(event.metadata.source_version, known["source_version"]):
+        tally.conflicts += 1
+    else:
+        connection.execute("DELETE FROM uses WHERE arrival = ?", (known["arrival"],))
+        _replace(connection, known["arrival"], incoming, body, digest)
+        tally.conflicts += not known["retracted"]
+        tally.replaced.append(event)
+
+
+def _retract(connection: sqlite3.Connection, known: sqlite3.Row | None, tally: _Tally) -> None:
+    if known is None or known["retracted"]:
+        tally.unchanged += 1
+        return
+    connection.execute("UPDATE events SET retracted = 1 WHERE arrival = ?", (known["arrival"],))
+    tally.retracted += 1
+
+
+def _is_older(version: str | None, known: str | None) -> bool:
+    """Compare source versions: as numbers where both are, else as texts (ISO times order so)."""
+    if version is None or known is None:
+        return False
+    try:
+        return float(version) < float(known)
+    except ValueError:
+        return version < known
+
+
+def _columns(incoming: IncomingEvent, body: str, digest: str) -> dict[str, object]:
+    event = incoming.event
+    return {
+        "source_version": event.metadata.source_version,
+        "body": body,
+        "body_digest": digest,
+        "content_digest": _sha256(json.dumps([event.input_data, event.ai_output, event.corrected_output])),
+        "artifact_type": event.artifact_type or "other",
+        "base": incoming.base,
+        "answered_by": incoming.answered_by,
+        "group_key": incoming.group,
+        "is_correction": int(event.is_correction),
+        "score": event.validation_score,
+        "retracted": 0,
+        "arrived_at": incoming.arrived_at.isoformat(),
+    }
+
+
+def _insert(connection: sqlite3.Connection, incoming: IncomingEvent, body: str, digest: str) -> None:
+    columns = {"key": event_key(incoming.event)} | _columns(incoming, body, digest)
+    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+    connection.execute(f"INSERT INTO events ({names}) VALUES ({marks})", tuple(columns.values()))  # noqa: S608 - own column names
+
+
+def _replace(connection: sqlite3.Connection, arrival: int, incoming: IncomingEvent, body: str, digest: str) -> None:
+    columns = _columns(incoming, body, digest)
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    connection.execute(
+        f"UPDATE events SET {assignments} WHERE arrival = ?",  # noqa: S608 - own column names
+        (*columns.values(), arrival),
+    )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,158 @@
+"""The schema, as steps that are applied in order and never changed afterwards."""
+
+FIRST = """
+CREATE TABLE events (
+    arrival INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,           -- source/id
+    source_version TEXT,
+    body TEXT NOT NULL,                 -- the event as JSON
+    body_digest TEXT NOT NULL,
+    content_digest TEXT NOT NULL,       -- of input_data, ai_output, corrected_output
+    artifact_type TEXT NOT NULL,
+    base TEXT,
+    answered_by TEXT,
+    group_key TEXT NOT NULL,
+    is_correction INTEGER NOT NULL,
+    score REAL,
+    retracted INTEGER NOT NULL DEFAULT 0,
+    arrived_at TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_by_specialty ON events (artifact_type, base);
+CREATE INDEX events_by_content ON events (content_digest);
+
+CREATE TABLE sides (
+    artifact_type TEXT NOT NULL,
+    group_key TEXT NOT NULL,
+    side TEXT NOT NULL,
+    PRIMARY KEY (artifact_type, group_key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE uses (                     -- which run looked at an event, and which version learned it
+    arrival INTEGER NOT NULL REFERENCES events (arrival),
+    base TEXT NOT NULL,
+    artifact_type TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    version_tag TEXT,
+    PRIMARY KEY (arrival, base, artifact_type, run_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE files (                    -- how far a JSONL file was read
+    name TEXT PRIMARY KEY,
+    inode INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    head_digest TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY,
+    base TEXT NOT NULL,
+    artifact_type TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    finished_at TEXT,
+    end TEXT,
+    outcome_reason TEXT NOT NULL DEFAULT '',
+    directory TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE steps (
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    step TEXT NOT NULL,
+    state TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    input_digest TEXT NOT NULL,
+    output_digest TEXT,
+    started_at TEXT NOT NULL,
+    finished_at TEXT,
+    reason TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (run_id, step)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE versions (
+    tag TEXT PRIMARY KEY,
+    base TEXT NOT NULL,
+    artifact_type TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    run_id TEXT NOT NULL,
+    form TEXT,
+    tag_digest TEXT NOT NULL,
+    weights_digest TEXT NOT NULL,
+    base_tag_digest TEXT NOT NULL,
+    base_weights_digest TEXT NOT NULL,
+    state TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    files TEXT NOT NULL,
+    UNIQUE (base, artifact_type, number)
+) STRICT;
+CREATE INDEX versions_by_digest ON versions (tag_digest);
+
+CREATE TABLE moves (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    alias TEXT NOT NULL,
+    from_digest TEXT,
+    to_digest TEXT,
+    from_tag TEXT,
+    to_tag TEXT,
+    reason TEXT NOT NULL,
+    run_id TEXT,
+    intended_at TEXT NOT NULL,
+    done_at TEXT,
+    state TEXT NOT NULL
+) STRICT;
+CREATE INDEX moves_by_alias ON moves (alias, id);
+
+CREATE TABLE exam_items (
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    item_id TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (run_id, item_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE exam_answers (
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    item_id TEXT NOT NULL,
+    sitting TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    score REAL NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (run_id, item_id, sitting)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE verdicts (
+    run_id TEXT PRIMARY KEY REFERENCES runs (id),
+    body TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE bases (
+    name TEXT PRIMARY KEY,
+    body TEXT NOT NULL,
+    seen_at TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE strikes (
+    plugin TEXT NOT NULL,
+    content_digest TEXT NOT NULL,
+    strikes INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    last_at TEXT NOT NULL,
+    PRIMARY KEY (plugin, content_digest)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE plugin_store (
+    plugin TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (plugin, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE facts (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST,)
+"""Append; the number of a step is the schema version it leads to."""

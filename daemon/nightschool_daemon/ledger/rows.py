@@ -1,0 +1,157 @@
+"""The ledger's rows as the rest of the daemon sees them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from nightschool_daemon.jobs import Step
+from nightschool_hookspecs.records import DeliveryForm, Event, MoveKind, RunEnd, Specialty
+
+
+class LedgerError(Exception):
+    """The ledger cannot be used, or refuses what it was asked; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IncomingEvent:
+    """An admitted event on its way into the ledger. Its artifact type is set."""
+
+    event: Event
+    base: str | None
+    """The base model it counts to; None: every base trained for its type."""
+    answered_by: str | None
+    """The version of ours that gave the answer, if one did."""
+    group: str
+    arrived_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddResult:
+    """What became of a batch of events."""
+
+    added: tuple[Event, ...] = ()
+    replaced: tuple[Event, ...] = ()
+    unchanged: int = 0
+    retracted: int = 0
+    conflicts: int = 0
+    """Events whose key was known with other content: the newer one stays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialtyCount:
+    """Events of an artifact type that count to a base; `base` None: to none in particular."""
+
+    base: str | None
+    artifact_type: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """A run."""
+
+    id: str
+    specialty: Specialty
+    seed: int
+    reason: str
+    started_at: datetime
+    finished_at: datetime | None
+    end: RunEnd | None
+    outcome_reason: str
+    directory: Path
+
+
+class StepState(StrEnum):
+    """How far a step of a run is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRow:
+    """A step of a run. Digests are SHA-256, hex."""
+
+    step: Step
+    state: StepState
+    attempt: int
+    input_digest: str
+    output_digest: str | None
+    started_at: datetime
+    finished_at: datetime | None
+    reason: str
+
+
+class VersionState(StrEnum):
+    """What became of a version."""
+
+    CANDIDATE = "candidate"
+    PROMOTED = "promoted"
+    RETIRED = "retired"
+    """It was promoted once, and its tag was deleted since."""
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveredFileRow:
+    """A GGUF that belongs to a version."""
+
+    name: str
+    path: Path
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionRow:
+    """A version of a specialty. Digests are empty until its tag was read back."""
+
+    tag: str
+    specialty: Specialty
+    number: int
+    run_id: str
+    form: DeliveryForm | None
+    tag_digest: str
+    weights_digest: str
+    base_tag_digest: str
+    base_weights_digest: str
+    state: VersionState
+    created_at: datetime
+    files: tuple[DeliveredFileRow, ...] = ()
+
+
+class MoveState(StrEnum):
+    """How far the move of an alias is."""
+
+    INTENDED = "intended"
+    DONE = "done"
+    ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoveRow:
+    """A move of an alias. `id` is 0 until the ledger gave it one."""
+
+    id: int
+    kind: MoveKind
+    alias: str
+    from_digest: str | None
+    to_digest: str | None
+    from_tag: str | None
+    to_tag: str | None
+    reason: str
+    run_id: str | None
+    intended_at: datetime
+    done_at: datetime | None
+    state: MoveState
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisabledPlugin:
+    """A plugin that failed too often."""
+
+    name: str
+    strikes: int
+    reason: str
