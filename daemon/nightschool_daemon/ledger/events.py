@@ -158,8 +158,11 @@ class Events:
     def get(self, key: str) -> EventRow | None:
         """An event by its key, retracted or not."""
         rows = self._database.execute(
-            "SELECT e.*, s.side, "
-            "EXISTS (SELECT 1 FROM uses u WHERE u.arrival = e.arrival AND u.version_tag IS NOT NULL) AS trained FROM events e LEFT JOIN sides s USING (artifact_type, group_key) WHERE key = ?",
+            """
+            SELECT e.*, s.side,
+                   EXISTS (SELECT 1 FROM uses u WHERE u.arrival = e.arrival AND u.version_tag IS NOT NULL) AS trained
+            FROM events e LEFT JOIN sides s USING (artifact_type, group_key) WHERE key = ?
+            """,
             (key,),
         )
         if not rows:

@@ -1,0 +1,113 @@
+"""The names of Night School's tags. They parse from the right, because artifact types have no dot.
+
+    alias    <model>-nightschool:<base tag>.<type>          llama3.2-nightschool:3b.erd
+    version  <alias>.v<number>                              llama3.2-nightschool:3b.erd.v7
+    pin      <model>-nightschool:<base tag>.base-<12 hex>   keeps a base's weights alive
+    saved    <model>-nightschool:<base tag>.saved-<12 hex>  the user's own tag, before `replace_base` moved it
+
+Ollama folds case and takes 80 characters a part; a type that would go over is cut and gets six hex
+digits of its hash.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from nightschool_hookspecs.records import Specialty
+
+SUFFIX = "-nightschool"
+PROBE = "nightschool-probe"
+MAX_PART = 80
+VERSION_ROOM = 8
+"""Characters kept free behind an alias for `.v` and a number of six digits."""
+
+_TYPE = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
+_RESERVED_TYPE = re.compile(r"cloud|local|.*-cloud|v\d+|base-[0-9a-f]{12}|saved-[0-9a-f]{12}")
+
+
+class Kind(StrEnum):
+    """What a tag of ours is."""
+
+    ALIAS = "alias"
+    VERSION = "version"
+    PIN = "pin"
+    SAVED = "saved"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnName:
+    """A parsed tag of ours. A type that was cut is given as it stands in the tag."""
+
+    kind: Kind
+    base: str
+    artifact_type: str | None = None
+    number: int | None = None
+
+
+def normalise(name: str) -> str:
+    """Lower case, with the default tag written out."""
+    name = name.strip().lower()
+    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
+
+
+def type_problem(artifact_type: str) -> str | None:
+    """Why an artifact type cannot be part of a tag, or None where it can."""
+    if not _TYPE.fullmatch(artifact_type):
+        return f"artifact_type {artifact_type[:80]!r} is not allowed: use up to 64 of a-z, 0-9, _ and -"
+    if _RESERVED_TYPE.fullmatch(artifact_type):
+        return f"artifact_type {artifact_type!r} has a meaning of its own in Ollama's or our names: choose another"
+    return None
+
+
+def alias_of(specialty: Specialty) -> str:
+    """The alias that applications call."""
+    return _own(specialty.base, specialty.artifact_type)
+
+
+def version_of(specialty: Specialty, number: int) -> str:
+    """The tag of a version."""
+    return f"{alias_of(specialty)}.v{number}"
+
+
+def pin_of(base: str, weights_digest: str) -> str:
+    """The tag that keeps a base's weights alive."""
+    return _own(base, f"base-{weights_digest[:12]}")
+
+
+def saved_of(base: str, tag_digest: str) -> str:
+    """The tag under which the user's own is kept when `replace_base` moves it."""
+    return _own(base, f"saved-{tag_digest[:12]}")
+
+
+def is_probe(name: str) -> bool:
+    """Whether a tag was made to find out what the server takes."""
+    return name.startswith(f"{PROBE}:")
+
+
+def parse(name: str) -> OwnName | None:
+    """Read a tag of ours; None for every other name."""
+    model, _, tag = normalise(name).rpartition(":")
+    if not model.endswith(SUFFIX) or "." not in tag:
+        return None
+    rest, last = tag.rsplit(".", 1)
+    model = model.removesuffix(SUFFIX)
+    if re.fullmatch(r"base-[0-9a-f]{12}", last):
+        return OwnName(kind=Kind.PIN, base=f"{model}:{rest}")
+    if re.fullmatch(r"saved-[0-9a-f]{12}", last):
+        return OwnName(kind=Kind.SAVED, base=f"{model}:{rest}")
+    if re.fullmatch(r"v\d+", last) and "." in rest:
+        base_tag, artifact_type = rest.rsplit(".", 1)
+        return OwnName(kind=Kind.VERSION, base=f"{model}:{base_tag}", artifact_type=artifact_type, number=int(last[1:]))
+    if type_problem(last) is None:
+        return OwnName(kind=Kind.ALIAS, base=f"{model}:{rest}", artifact_type=last)
+    return None
+
+
+def _own(base: str, last: str) -> str:
+    model, _, tag = normalise(base).rpartition(":")
+    room = MAX_PART - VERSION_ROOM - len(tag) - 1
+    if len(last) > room:
+        digest = hashlib.sha256(last.encode()).hexdigest()[:6]
+        last = f"{last[: max(1, room - 7)]}-{digest}"
+    return f"{model}{SUFFIX}:{tag}.{last}"

@@ -1,0 +1,92 @@
+"""Finds a model's file on this machine. No endpoint returns a blob's content, so it must be read from disk."""
+
+import grp
+import hashlib
+import os
+from pathlib import Path
+
+from nightschool_daemon.config import OllamaSettings
+from nightschool_daemon.ollama.errors import BlobUnreadable
+from nightschool_daemon.ollama.http import ShownModel
+
+HASH_CHUNK_BYTES = 4 * 1024 * 1024
+USUAL_PLACES = ("/usr/share/ollama/.ollama/models", "/var/lib/ollama/.ollama/models", "/var/lib/ollama/models")
+
+
+def locate_blob(settings: OllamaSettings, shown: ShownModel) -> Path:
+    """The readable file of a model's weights. Raises `BlobUnreadable` with what exactly is missing."""
+    if not shown.weights_digest:
+        raise BlobUnreadable(f"{shown.name} has no GGUF of its own (is it a cloud model?), so it cannot be trained.")
+    candidates = [directory / "blobs" / f"sha256-{shown.weights_digest}" for directory in models_directories(settings)]
+    if shown.weights_path is not None:
+        candidates.insert(0, shown.weights_path)
+    for path in candidates:
+        if os.access(path, os.R_OK) and path.is_file():
+            return path
+    raise BlobUnreadable(_why_not(shown, candidates))
+
+
+def models_directories(settings: OllamaSettings) -> tuple[Path, ...]:
+    """Where blobs may lie: the configured directory, else the server's usual places."""
+    if settings.models_directory is not None:
+        return (settings.models_directory.expanduser(),)
+    found = [Path("~/.ollama/models").expanduser(), *map(Path, USUAL_PLACES)]
+    if given := os.environ.get("OLLAMA_MODELS"):
+        found.insert(0, Path(given))
+    return tuple(found)
+
+
+def check_digest(path: Path, digest: str) -> None:
+    """Compare a file with its name. Raises `BlobUnreadable` where the content differs."""
+    found = sha256_of(path)
+    if found != digest:
+        raise BlobUnreadable(
+            f"{path} is damaged: its content is not what its name says. Remove the model and pull it again."
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hex, in bounded memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _why_not(shown: ShownModel, candidates: list[Path]) -> str:
+    for path in candidates:
+        closed = _first_closed(path)
+        if closed is not None:
+            group = _group_of(closed)
+            return (
+                f"{path} cannot be read: {closed} is closed to this user. Add the user to the group '{group}' "
+                f"(`sudo usermod -aG {group} $USER`, then log in again), or run as the user that runs Ollama."
+            )
+    places = ", ".join(str(path.parent.parent) for path in candidates)
+    return (
+        f"The file of {shown.name} is not on this machine (looked in {places}). Where Ollama runs in a container, "
+        "mount its models directory read-only and set ollama.models_directory."
+    )
+
+
+def _first_closed(path: Path) -> Path | None:
+    """The first of a path's parts that exists and may not be entered or read."""
+    for part in [*reversed(path.parents), path]:
+        try:
+            part.stat()
+        except PermissionError:
+            return part.parent
+        except OSError:
+            return None
+        needed = os.X_OK if part != path else os.R_OK
+        if not os.access(part, needed):
+            return part
+    return None
+
+
+def _group_of(path: Path) -> str:
+    try:
+        return grp.getgrgid(path.stat().st_gid).gr_name
+    except (KeyError, OSError):
+        return "ollama"
