@@ -12,22 +12,24 @@ disable a plugin of the user's until its file changes; a built-in is never disab
 the loop would not be whole.
 """
 
+import functools
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
 import logging
+import math
 import stat
 import subprocess
 import sys
+import types
 import typing
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol, cast
 
 import pluggy
@@ -83,11 +85,20 @@ from nightschool_hookspecs.records import (
     TrainingResult,
     Verdict,
 )
-from nightschool_hookspecs.services import Embed, Generate, Measure, Retrieve, Store, Train
+from nightschool_hookspecs.services import (
+    Embed,
+    Generate,
+    GenerationError,
+    Measure,
+    Retrieve,
+    Store,
+    Train,
+    TrainingError,
+)
 
 logger = logging.getLogger(__name__)
 
-STAGES: tuple[ModuleType, ...] = (
+STAGES: tuple[types.ModuleType, ...] = (
     intake,
     reward,
     similarity,
@@ -137,8 +148,14 @@ SETTINGS_HOOK = "nightschool_register_settings"
 MAX_STRIKES = 3
 ANYTHING: tuple[type[BaseException], ...] = (Exception, SystemExit)
 """What a plugin may raise. KeyboardInterrupt and the like are not its own."""
+SHOWN = 80
+"""Characters of a wrong answer that are shown."""
 IMPORT_LIMIT_S = 20.0
 IMPORT_MEMORY_BYTES = 4 * 1024**3
+
+
+Steps = Generator[None, object, object]
+"""A wrapper in progress."""
 
 
 class PluginFailed(Exception):
@@ -151,6 +168,14 @@ class PluginFailed(Exception):
         super().__init__(
             f"the plugin {plugin} failed in {hook} ({what}). Mend it, or add '{plugin}' to plugins.disabled."
         )
+
+
+NOT_ITS_FAULT: tuple[type[BaseException], ...] = (PluginFailed, GenerationError, TrainingError)
+"""Raised by what the daemon handed to the plugin: another plugin, a model, the training engine."""
+
+
+class WrongAnswer(TypeError):
+    """An answer is not what the hook documents."""
 
 
 class StrikeBook(Protocol):
@@ -217,24 +242,24 @@ class Hooks:
         tables: Mapping[str, Mapping[str, object]],
         disabled: Collection[str] = (),
         strikes: StrikeBook | None = None,
-        clock: Callable[[], datetime] | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         safe_mode: bool = False,
         check_files: bool = True,
         built_in: Sequence[str] = BUILT_IN,
     ) -> "Hooks":
         """Load every plugin and fill its settings from `tables`.
 
-        `safe_mode` leaves out all but the built-ins. `check_files` imports drop-in files in a child
-        process first; a worker leaves that to the daemon. A broken plugin of the user's is reported by
+        `safe_mode` leaves out all but the built-ins. `check_files` imports the user's plugins in a
+        child process first; a worker leaves that to the daemon. A broken plugin of the user's is reported by
         `status`, the others still work. Raises `ConfigurationError` for a table or key that is unknown,
         and where a built-in cannot be loaded.
         """
         loader = _Loader(tables=tables, disabled=frozenset(disabled), strikes=strikes, clock=clock)
         loader.add([_built_in_source(name) for name in built_in])
         if not safe_mode:
-            loader.add(_installed_sources())
+            loader.add(_installed_sources(check=check_files))
             loader.add(_file_sources(plugin_directory, check=check_files))
-        loader.refuse_unknown_tables(safe_mode=safe_mode)
+        loader.refuse_unknown_names(safe_mode=safe_mode)
         return cls(loader.manager, loader.guard, loader.statuses)
 
     @property
@@ -388,7 +413,7 @@ class _Loader:
         tables: Mapping[str, Mapping[str, object]],
         disabled: frozenset[str],
         strikes: StrikeBook | None,
-        clock: Callable[[], datetime] | None,
+        clock: Callable[[], datetime],
     ) -> None:
         self.manager = pluggy.PluginManager(PROJECT)
         for stage in STAGES:
@@ -403,11 +428,15 @@ class _Loader:
         for source in sources:
             self._add_one(source)
 
-    def refuse_unknown_tables(self, *, safe_mode: bool) -> None:
-        """Raise for a `[plugins.<name>]` that belongs to nobody. In safe mode the user's plugins are not known."""
-        for name in self._tables:
-            if name not in self.statuses and not safe_mode:
-                raise ConfigurationError(f"plugins.{name}: {codec.unknown_key(name, list(self.statuses))}")
+    def refuse_unknown_names(self, *, safe_mode: bool) -> None:
+        """Raise for a `[plugins.<name>]` or a disabled name that is nobody's. In safe mode the user's are not known."""
+        if safe_mode:
+            return
+        for path, names in (("plugins.{}", self._tables), ("plugins.disabled: {}", sorted(self._disabled))):
+            for name in names:
+                if name not in self.statuses:
+                    hint = codec.unknown_key(name, list(self.statuses)).removeprefix("unknown key; ")
+                    raise ConfigurationError(f"{path.format(name)}: no plugin has this name; {hint}")
 
     def _add_one(self, source: _Source) -> None:
         if source.name in self.statuses:
@@ -434,7 +463,9 @@ class _Loader:
             self._note(source, PluginState.BROKEN, f"{type(error).__name__}: {error}")
 
     def _register(self, source: _Source) -> None:
-        plugin = _with_settings(self.manager, source.load(), self._tables.get(source.name), source.name)
+        module = source.load()
+        _refuse_unmarked(module)
+        plugin = _with_settings(self.manager, module, self._tables.get(source.name), source.name)
         self.manager.register(plugin, name=source.name)
         try:
             self.manager.check_pending()
@@ -456,9 +487,7 @@ class _Loader:
 class _Guard:
     """Wraps implementations so that one plugin's failure stays its own."""
 
-    def __init__(
-        self, manager: pluggy.PluginManager, book: StrikeBook | None, clock: Callable[[], datetime] | None
-    ) -> None:
+    def __init__(self, manager: pluggy.PluginManager, book: StrikeBook | None, clock: Callable[[], datetime]) -> None:
         self._manager = manager
         self._book = book
         self._clock = clock
@@ -469,7 +498,7 @@ class _Guard:
     def protect(self, plugin: object, name: str) -> None:
         """Guard every implementation of a plugin that was just registered."""
         for caller in self._manager.get_hookcallers(plugin) or []:
-            returns = _answer_types(caller)
+            returns = _answer_type(caller)
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is plugin:
                     guarded = self._guarded(implementation, name, caller.name, returns)
@@ -482,7 +511,7 @@ class _Guard:
 
     def strike(self, name: str, reason: str) -> None:
         """Count a failure; the third takes the plugin out."""
-        if self._book is None or self._clock is None or name in self.built_in:
+        if self._book is None or name in self.built_in:
             return
         count = self._book.strike(name, self.digests.get(name, ""), reason, self._clock())
         if count >= MAX_STRIKES and name not in self.struck_out:
@@ -491,82 +520,102 @@ class _Guard:
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
 
-    def _guarded(
-        self, implementation: pluggy.HookImpl, name: str, hook: str, returns: tuple[type, ...]
-    ) -> Callable[..., object]:
+    def _guarded(self, implementation: pluggy.HookImpl, name: str, hook: str, returns: object) -> Callable[..., object]:
         function = implementation.function
         if implementation.hookwrapper:
-            return self._guarded_old_wrapper(cast(Callable[..., Generator[None, object, None]], function), name, hook)
+            return self._guarded_old_wrapper(cast(Callable[..., Steps], function), name, hook, returns)
         if implementation.wrapper:
-            return self._guarded_wrapper(cast(Callable[..., Generator[None, object, object]], function), name, hook)
-        observer = is_observer(hook)
+            return self._guarded_wrapper(cast(Callable[..., Steps], function), name, hook, returns)
 
-        def call(*arguments: object) -> object:
+        def call(*arguments: object, **named: object) -> object:
             try:
-                answer = function(*arguments)
+                answer = function(*arguments, **named)
+                _check(hook, answer, returns)
             except ANYTHING as error:
                 self._fail(name, hook, error)
                 return None
-            if not observer and answer is not None and not isinstance(answer, returns):
-                self._fail(name, hook, f"answered {type(answer).__name__}, not {returns[0].__name__}")
             return answer
 
         return call
 
     def _guarded_wrapper(
-        self, function: Callable[..., Generator[None, object, object]], name: str, hook: str
-    ) -> Callable[..., Generator[None, object, object]]:
-        def call(*arguments: object) -> Generator[None, object, object]:
-            inner = function(*arguments)
-            try:
-                next(inner)
-            except StopIteration:
-                self._fail(name, hook, "the wrapper did not yield")
-                return (yield)
-            except ANYTHING as error:
-                self._fail(name, hook, error)
+        self, function: Callable[..., Steps], name: str, hook: str, returns: object
+    ) -> Callable[..., Steps]:
+        def call(*arguments: object, **named: object) -> Steps:
+            steps = self._begun(function, arguments, named, name, hook)
+            if steps is None:
                 return (yield)
             try:
                 result = yield
-            except BaseException as error:  # noqa: BLE001 - handed on to the wrapper, which decides
-                return _throw_into(inner, error)
-            try:
-                inner.send(result)
-            except StopIteration as stop:
-                return stop.value
-            except PluginFailed:
+            except GeneratorExit:
+                steps.close()
                 raise
+            except BaseException as inner:  # noqa: BLE001 - handed on to the wrapper, which may answer instead
+                return self._thrown(steps, inner, name, hook, returns)
+            try:
+                answer = _ended(lambda: steps.send(result))
+                _check(hook, answer, returns)
             except ANYTHING as error:
                 self._fail(name, hook, error)
                 return result
-            self._fail(name, hook, "the wrapper yielded twice")
-            return result
+            return answer
 
         return call
 
     def _guarded_old_wrapper(
-        self, function: Callable[..., Generator[None, object, None]], name: str, hook: str
-    ) -> Callable[..., Generator[None, object, None]]:
-        def call(*arguments: object) -> Generator[None, object, None]:
-            inner = function(*arguments)
-            try:
-                next(inner)
-            except ANYTHING as error:
-                self._fail(name, hook, error)
-                yield
-                return
+        self, function: Callable[..., Steps], name: str, hook: str, returns: object
+    ) -> Callable[..., Steps]:
+        def call(*arguments: object, **named: object) -> Steps:
+            steps = self._begun(function, arguments, named, name, hook)
             outcome = yield
+            if steps is None:
+                return None
             try:
-                inner.send(outcome)
-            except StopIteration:
-                return
+                _ended(lambda: steps.send(outcome))
+                if isinstance(outcome, pluggy.Result) and outcome.exception is None:
+                    _check(hook, outcome.get_result(), returns)
             except ANYTHING as error:
                 self._fail(name, hook, error)
+            return None
 
         return call
 
+    def _begun(
+        self,
+        function: Callable[..., Steps],
+        arguments: tuple[object, ...],
+        named: dict[str, object],
+        name: str,
+        hook: str,
+    ) -> Steps | None:
+        """Run a wrapper up to its yield; None where an observing one failed before it."""
+        try:
+            steps = function(*arguments, **named)
+            next(steps)
+        except StopIteration:
+            self._fail(name, hook, "the wrapper did not yield")
+            return None
+        except ANYTHING as error:
+            self._fail(name, hook, error)
+            return None
+        return steps
+
+    def _thrown(self, steps: Steps, inner: BaseException, name: str, hook: str, returns: object) -> object:
+        """Let a wrapper see what was raised inside it, as pluggy does: it may replace it by an answer."""
+        try:
+            answer = _ended(lambda: steps.throw(inner))
+            _check(hook, answer, returns)
+        except ANYTHING as error:
+            if error is inner:
+                raise
+            self._fail(name, hook, error)
+            raise inner from error
+        return answer
+
     def _fail(self, name: str, hook: str, cause: BaseException | str) -> None:
         """Apply the policy: an observer's failure is logged, a decider's ends the call."""
+        if isinstance(cause, NOT_ITS_FAULT):
+            raise cause
         failure = PluginFailed(name, hook, cause)
         error = cause if isinstance(cause, BaseException) else None
         logger.error("%s", failure, exc_info=error)
@@ -580,32 +629,63 @@ def is_observer(hook: str) -> bool:
     return hook.startswith(("nightschool_before_", "nightschool_after_"))
 
 
-def _throw_into(inner: Generator[None, object, object], error: BaseException) -> object:
-    """Let a wrapper see what was raised inside it, as pluggy does: it may replace it by a result."""
+def _ended(advance: Callable[[], object]) -> object:
+    """Run a wrapper to its end and return what it makes of the result."""
     try:
-        inner.throw(error)
-    except StopIteration as stop:
-        return stop.value
-    raise error
+        advance()
+    except StopIteration as end:
+        return end.value
+    raise WrongAnswer("the wrapper yielded twice")
 
 
-def _answer_types(caller: pluggy.HookCaller) -> tuple[type, ...]:
-    """The types that a hook's declaration allows as an answer, None aside."""
-    spec = caller.spec
-    if spec is None:
-        return (object,)
-    hint = typing.get_type_hints(spec.function)["return"]
-    found = [typing.get_origin(one) or one for one in (typing.get_args(hint) or (hint,))]
-    if typing.get_origin(hint) is not None and not _is_union(hint):
-        found = [cast(type, typing.get_origin(hint))]
-    types = tuple(cast(type, one) for one in found if one is not type(None))
-    return (float, int) if types == (float,) else types or (object,)
+def _answer_type(caller: pluggy.HookCaller) -> object:
+    """The type of one answer, as the hook's declaration says it."""
+    return typing.get_type_hints(caller.spec.function)["return"] if caller.spec is not None else object
 
 
-def _is_union(hint: object) -> bool:
-    import types
+def _check(hook: str, answer: object, returns: object) -> None:
+    """Raise `WrongAnswer` for what the hook's declaration does not allow. A list is the answers of a whole call."""
+    if answer is None or is_observer(hook):
+        return
+    for one in answer if isinstance(answer, list) else [answer]:
+        if one is not None and not fits(one, returns):
+            shown = repr(one) if isinstance(one, str | int | float) else type(one).__name__
+            raise WrongAnswer(f"it answered {shown[:SHOWN]}, the hook documents {_shown_type(returns)}")
 
-    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+
+def fits(answer: object, kind: object) -> bool:
+    """Whether an answer is of a type: a record, a scalar, a tuple of these, or a union.
+
+    A whole number serves as a float; NaN and infinities are no answers.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(answer, one) for one in arguments)
+    if origin is tuple:
+        return isinstance(answer, tuple) and _elements_fit(answer, arguments)
+    if kind is float:
+        return isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
+    if kind is int:
+        return isinstance(answer, int) and not isinstance(answer, bool)
+    return isinstance(answer, kind) if isinstance(kind, type) else True
+
+
+def _elements_fit(answer: tuple[object, ...], kinds: tuple[object, ...]) -> bool:
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return all(fits(one, kinds[0]) for one in answer)
+    return len(answer) == len(kinds) and all(fits(one, kind) for one, kind in zip(answer, kinds, strict=True))
+
+
+def _shown_type(kind: object) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("nightschool_hookspecs.records.", "")
+
+
+def _refuse_unmarked(plugin: object) -> None:
+    """Raise for a function that is named like a hook and would silently never be called."""
+    for name, value in vars(plugin).items():
+        own = inspect.isfunction(value) and value.__module__ == getattr(plugin, "__name__", None)
+        if own and name.startswith(f"{PROJECT}_") and not hasattr(value, f"{PROJECT}_impl"):
+            raise TypeError(f"{name} lacks its marker; put @hookimpl above it")
 
 
 def _with_settings(
@@ -644,17 +724,23 @@ def _built_in_source(name: str) -> _Source:
     )
 
 
-def _installed_sources() -> list[_Source]:
+def _installed_sources(*, check: bool) -> list[_Source]:
     found = importlib.metadata.entry_points(group=PROJECT)
     return [
         _Source(
             name=one.name,
             kind=PluginKind.INSTALLED,
-            load=one.load,
+            load=functools.partial(_load_installed, one, check=check),
             digest=f"{one.value} {one.dist.version if one.dist else ''}",
         )
         for one in sorted(found, key=lambda one: one.name)
     ]
+
+
+def _load_installed(entry_point: importlib.metadata.EntryPoint, *, check: bool) -> object:
+    if check:
+        _import_in_child("module", entry_point.module)
+    return entry_point.load()
 
 
 def _file_sources(directory: Path | None, *, check: bool) -> list[_Source]:
@@ -674,16 +760,16 @@ def _file_source(file: Path, *, check: bool) -> _Source:
     )
 
 
-def _load_file(file: Path, *, check: bool) -> ModuleType:
+def _load_file(file: Path, *, check: bool) -> types.ModuleType:
     mode = file.stat().st_mode
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(f"{file} can be written by others than its owner; `chmod go-w {file}`")
     if check:
-        _import_in_child(file)
+        _import_in_child("file", str(file))
     return _import_file(file)
 
 
-def _import_file(file: Path) -> ModuleType:
+def _import_file(file: Path) -> types.ModuleType:
     name = f"{PROJECT}_file_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -700,28 +786,56 @@ def _import_file(file: Path) -> ModuleType:
 
 
 _CHILD = """
-import resource, sys, importlib.util
-resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
-spec = importlib.util.spec_from_file_location("checked", sys.argv[1])
-module = importlib.util.module_from_spec(spec)
-sys.modules["checked"] = module
-spec.loader.exec_module(module)
-print("imported")
+import importlib, importlib.util, json, logging, os, pathlib, re, resource, sys, types, typing
+import nightschool_hookspecs
+
+def load(kind, name):
+    if kind == "module":
+        importlib.import_module(name)
+        return
+    spec = importlib.util.spec_from_file_location("checked", name)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["checked"] = module
+    spec.loader.exec_module(module)
+
+def replaced(before):
+    found = (f"{module}.{key}" for (module, key), value in before.items()
+             if getattr(sys.modules.get(module), key, None) is not value)
+    return ", ".join(list(found)[:3])
+
+kind, name, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
+report, nowhere, write, leave = os.dup(1), os.open(os.devnull, os.O_WRONLY), os.write, os._exit
+os.dup2(nowhere, 1)
+os.dup2(nowhere, 2)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+before = {(module, key): value for module, loaded in list(sys.modules.items())
+          for key, value in list(vars(loaded).items()) if isinstance(value, (types.FunctionType, type))}
+try:
+    load(kind, name)
+    names = replaced(before)
+    text = f"it replaces {names}, which others use too" if names else "imported"
+except BaseException as error:
+    text = f"{type(error).__name__}: {error}"
+write(report, text.encode("utf-8", "replace")[:2000])
+leave(0)
 """
 
 
-def _import_in_child(file: Path) -> None:
-    """Import a file in a process of its own first: one that hangs, exits or eats memory must not take us along."""
-    command = [sys.executable, "-c", _CHILD, str(file), str(IMPORT_MEMORY_BYTES)]
+def _import_in_child(kind: str, name: str) -> None:
+    """Import a file or a module in a process of its own first.
+
+    One that hangs, exits, eats memory or patches the standard library must not take us along. Whatever it
+    prints is dropped.
+    """
+    command = [sys.executable, "-c", _CHILD, kind, name, str(IMPORT_MEMORY_BYTES)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=IMPORT_LIMIT_S, stdin=subprocess.DEVNULL, check=False
         )
     except subprocess.TimeoutExpired:
         raise ImportError(f"importing it took longer than {IMPORT_LIMIT_S:g} s") from None
-    if done.returncode != 0 or not done.stdout.endswith("imported\n"):
-        lines = done.stderr.strip().splitlines()
-        raise ImportError(lines[-1] if lines else f"importing it ended the process with code {done.returncode}")
+    if done.stdout != "imported":
+        raise ImportError(done.stdout or f"importing it ended the process with code {done.returncode}")
 
 
 def signature_of(hook: str) -> inspect.Signature:
