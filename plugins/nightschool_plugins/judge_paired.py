@@ -139,16 +139,23 @@ class JudgePaired:
 
     def _interval(self, difference: "Scores", seed: int) -> tuple[float, float]:
         import numpy
-        from scipy import stats
 
         if len(difference) < 2 or numpy.ptp(difference) == 0:
             only = float(difference[0]) if len(difference) else 0.0
             return (only, only)
+        interval = self._bootstrap(difference, "BCa", seed)
+        # BCa has no answer where the bootstrap distribution is degenerate, as with one odd item out
+        return interval if all(map(math.isfinite, interval)) else self._bootstrap(difference, "percentile", seed)
+
+    def _bootstrap(self, difference: "Scores", method: str, seed: int) -> tuple[float, float]:
+        import numpy
+        from scipy import stats
+
         found = stats.bootstrap(
             (difference,),
             _mean,
             confidence_level=0.95,
-            method="BCa",
+            method=method,
             vectorized=True,
             n_resamples=self.resamples,
             rng=numpy.random.default_rng(seed),

@@ -1,0 +1,262 @@
+"""Step `examine`: incumbent, candidate and the incumbent again answer the same held-out prompts.
+
+Each sits its whole block before the next begins: tags of one base share a slot in Ollama, and a change
+of model for every item would load it every time. Every answer is on disk before the next question is
+asked, so that a killed exam goes on where it stopped.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from nightschool_daemon import codec
+from nightschool_daemon.config import ExamSettings, Settings
+from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, RunDirectory, Step, write_durably
+from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaUnreachable
+from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary, PinnedOptions
+from nightschool_hookspecs.records import AnswerScore, ExamAnswer, ExamItem, ItemRole, Message, RunInfo, Sitting
+from nightschool_hookspecs.services import Measure
+
+SERVER_WAIT_S = 120.0
+"""How long one question waits for an Ollama that went away; then the step is given back to the daemon."""
+SERVER_POLL_S = 1.0
+
+
+class ExamError(Exception):
+    """The exam cannot be held; the message says what to do next."""
+
+
+class ExamContext(Protocol):
+    """What the step needs of its worker."""
+
+    @property
+    def run(self) -> RunDirectory: ...
+
+    @property
+    def info(self) -> RunInfo: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def hooks(self) -> Hooks: ...
+
+    def progress(self, done: int, total: int, text: str) -> None: ...
+
+
+class Ask(Protocol):
+    """Asks a model by its name. Raises `OllamaInterrupted` and `OllamaUnreachable`."""
+
+    def __call__(self, name: str, messages: tuple[Message, ...]) -> ChatAnswer: ...
+
+
+Score = Callable[[ExamItem, str], AnswerScore]
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sitters:
+    """Who sits an exam. Answers of another candidate are of no use to this one."""
+
+    incumbent: str
+    candidate: str
+    candidate_digest: str
+
+    def blocks(self) -> tuple[tuple[Sitting, str], ...]:
+        """Sittings in order, each with the name of its model."""
+        return (
+            (Sitting.INCUMBENT, self.incumbent),
+            (Sitting.CANDIDATE, self.candidate),
+            (Sitting.INCUMBENT_AGAIN, self.incumbent),
+        )
+
+
+def run(context: ExamContext) -> None:
+    """Hold the exam of a run and leave `answers.jsonl`."""
+    registered = context.run.result(Step.REGISTER, RegisterResult)
+    sitters = Sitters(
+        incumbent=context.run.result(Step.PREPARE, PrepareResult).incumbent,
+        candidate=registered.tag,
+        candidate_digest=registered.tag_digest,
+    )
+    exam = context.settings.exam
+    items = choose_items(tuple(_read_items(context.run)), exam, context.info.seed)
+    directory = context.run.step(Step.EXAMINE)
+    _forget_other_sitters(directory, sitters)
+    library = OllamaLibrary(context.settings.ollama)
+    options = pinned_options(exam, context.info.seed)
+    measure = CombinedMeasure(context.hooks, no_embeddings)
+    began = time.monotonic()
+    answers = examine(
+        items,
+        sitters,
+        ask=lambda name, messages: library.chat(name, messages, options),
+        score=lambda item, text: score_answer(context.hooks, measure, item, text),
+        file=directory / "answers.jsonl",
+        report=context.progress,
+    )
+    context.run.finish(
+        Step.EXAMINE,
+        ExamineResult(
+            answers=len(answers),
+            failed=sum(answer.failed for answer in answers),
+            seconds=time.monotonic() - began,
+        ),
+    )
+
+
+def examine(
+    items: tuple[ExamItem, ...],
+    sitters: Sitters,
+    *,
+    ask: Ask,
+    score: Score,
+    file: Path,
+    report: Report,
+    pause: Callable[[float], None] = time.sleep,
+) -> tuple[ExamAnswer, ...]:
+    """Ask what is not answered in `file` yet, and return all answers in the order of asking."""
+    answers = list(_read_answers(file))
+    answered = {(answer.sitting, answer.item_id) for answer in answers}
+    questions = [(sitting, model, item) for sitting, model in sitters.blocks() for item in items]
+    for done, (sitting, model, item) in enumerate(questions):
+        if (sitting, item.id) not in answered:
+            report(done, len(questions), f"{model}: question {done % len(items) + 1} of {len(items)}")
+            answer = _sit(item, sitting, model, ask=ask, score=score, pause=pause)
+            _append(file, answer)
+            answers.append(answer)
+    report(len(questions), len(questions), "exam finished")
+    return tuple(answers)
+
+
+def choose_items(items: tuple[ExamItem, ...], exam: ExamSettings, seed: int) -> tuple[ExamItem, ...]:
+    """Choose at random, up to the caps of a night, and keep the order."""
+    caps = {ItemRole.GAIN: exam.max_items, ItemRole.GUARD: exam.max_guard_items}
+    chosen: set[str] = set()
+    for role, cap in caps.items():
+        identifiers = [item.id for item in items if item.role is role]
+        sample = random.Random(f"{seed}/{role}").sample(identifiers, min(cap, len(identifiers)))  # noqa: S311 - no secret
+        chosen.update(sample)
+    return tuple(item for item in items if item.id in chosen)
+
+
+def pinned_options(exam: ExamSettings, seed: int) -> PinnedOptions:
+    """The options that all sittings share. What a model stops at is its own, and the same for all of them."""
+    return PinnedOptions(
+        temperature=exam.temperature,
+        seed=seed % 2**31,
+        top_k=exam.top_k,
+        top_p=exam.top_p,
+        min_p=exam.min_p,
+        repeat_penalty=exam.repeat_penalty,
+        repeat_last_n=exam.repeat_last_n,
+        num_ctx=exam.context_tokens,
+        num_predict=exam.max_answer_tokens,
+    )
+
+
+def score_answer(hooks: Hooks, measure: Measure, item: ExamItem, text: str) -> AnswerScore:
+    """Have an answer scored. Raises `ExamError` where no validator knows the artifact type."""
+    score = hooks.validate_answer(item=item, answer=text, measure=measure)
+    if score is None:
+        raise ExamError(
+            f"No plugin scores answers of the type '{item.artifact_type}'. Take evaluation_text out of "
+            "plugins.disabled, or add a plugin for this type."
+        )
+    return score
+
+
+def _sit(
+    item: ExamItem,
+    sitting: Sitting,
+    model: str,
+    *,
+    ask: Ask,
+    score: Score,
+    pause: Callable[[float], None],
+) -> ExamAnswer:
+    try:
+        said = _ask_patiently(model, item.messages, ask, pause)
+    except OllamaInterrupted as error:
+        return ExamAnswer(
+            item_id=item.id,
+            sitting=sitting,
+            model=model,
+            text="",
+            score=0.0,
+            detail=str(error),
+            failed=True,
+            latency_s=0.0,
+            tokens=0,
+            done_reason=None,
+        )
+    found = score(item, said.text)
+    return ExamAnswer(
+        item_id=item.id,
+        sitting=sitting,
+        model=model,
+        text=said.text,
+        score=found.score,
+        detail=found.detail,
+        failed=False,
+        latency_s=said.latency_s,
+        tokens=said.tokens,
+        done_reason=said.done_reason,
+    )
+
+
+def _ask_patiently(model: str, messages: tuple[Message, ...], ask: Ask, pause: Callable[[float], None]) -> ChatAnswer:
+    """Ask until the server is there. An interruption gets a second chance: a restart interrupts just once."""
+    waited_s = 0.0
+    interrupted = False
+    while True:
+        try:
+            return ask(model, messages)
+        except OllamaInterrupted:
+            if interrupted:
+                raise
+            interrupted = True
+        except OllamaUnreachable:
+            if waited_s >= SERVER_WAIT_S:
+                raise
+            pause(SERVER_POLL_S)
+            waited_s += SERVER_POLL_S
+
+
+def _forget_other_sitters(directory: Path, sitters: Sitters) -> None:
+    file = directory / "sitters.json"
+    if not file.is_file() or codec.from_json(file.read_bytes(), Sitters) != sitters:
+        (directory / "answers.jsonl").unlink(missing_ok=True)
+        write_durably(file, codec.to_json(sitters))
+    (directory / "answers.jsonl").touch()
+
+
+def _read_items(run_directory: RunDirectory) -> Iterator[ExamItem]:
+    with (run_directory.step(Step.SELECT) / "items.jsonl").open(encoding="utf-8") as stream:
+        for line in stream:
+            yield codec.from_json(line, ExamItem)
+
+
+def _read_answers(file: Path) -> Iterator[ExamAnswer]:
+    """Read the answers that are whole, and cut off one that a kill left in the middle of its line."""
+    if not file.exists():
+        return
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(file, len(whole))
+    for line in whole.splitlines():
+        yield codec.from_json(line, ExamAnswer)
+
+
+def _append(file: Path, answer: ExamAnswer) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(codec.to_json(answer) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
