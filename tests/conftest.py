@@ -1,0 +1,32 @@
+"""Fixtures that need a real server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.ollama_server import OllamaServer
+from support.tiny_gguf import write_tiny_gguf
+
+CURRENT = "0.34.3"
+ADAPTER_ERA = "0.34.0"
+
+
+@pytest.fixture(scope="session")
+def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
+    """The newest Ollama, shared by the whole session."""
+    with OllamaServer(CURRENT, directory=tmp_path_factory.mktemp("ollama")) as server:
+        yield server
+
+
+@pytest.fixture
+def fresh_ollama(tmp_path: Path) -> Iterator[OllamaServer]:
+    """The newest Ollama, for one test alone."""
+    with OllamaServer(CURRENT, directory=tmp_path / "ollama") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's file."""
+    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")

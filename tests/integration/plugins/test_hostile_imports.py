@@ -1,0 +1,50 @@
+"""Plugins that do harm while they are imported stay outside, and the others work."""
+
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon import hooks as host
+from nightschool_daemon.hooks import Hooks, PluginState
+from nightschool_hookspecs.testing import sample_event
+
+GOOD = """
+from nightschool_hookspecs import hookimpl
+
+@hookimpl
+def nightschool_score_difficulty(event):
+    return 0.7
+"""
+
+HOSTILE = {
+    "exits": "import sys; sys.exit(0)",
+    "ends_the_process": "import os; os._exit(0)",
+    "kills_itself": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "allocates": "memory = bytearray(8 * 1024**3)",
+    "patches_json": "import json; json.loads = lambda *_: {}",
+    "floods": "for _ in range(200_000): print('x' * 100)\nraise ValueError('flooded')",
+    "syntax": "def (",
+}
+
+
+def drop(directory: Path, name: str, text: str) -> None:
+    file = directory / f"{name}.py"
+    file.write_text(text, encoding="utf-8")
+    file.chmod(0o600)
+
+
+@pytest.mark.parametrize("name", sorted(HOSTILE))
+def test_hostile_import_is_refused(tmp_path: Path, name: str) -> None:
+    drop(tmp_path, name, HOSTILE[name])
+    drop(tmp_path, "good", GOOD)
+    hooks = Hooks.load(plugin_directory=tmp_path, tables={}, built_in=())
+    assert {one.name: one.state for one in hooks.status()} == {"good": PluginState.ACTIVE, name: PluginState.BROKEN}
+    assert hooks.score_difficulty(event=sample_event()) == 0.7
+
+
+def test_hanging_import_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "IMPORT_LIMIT_S", 2.0)
+    drop(tmp_path, "hangs", "while True: pass")
+    (status,) = Hooks.load(plugin_directory=tmp_path, tables={}, built_in=()).status()
+    assert status.state is PluginState.BROKEN
+    assert "longer than 2 s" in status.reason
