@@ -1,0 +1,353 @@
+"""Step `select`: from the specialty's events to rendered training texts and exam items.
+
+The held-out side leaves first: nothing below that scores, selects, augments or retrieves for training
+ever sees it.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from nightschool_daemon import codec
+from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.jobs import (
+    EventRow,
+    LeftOut,
+    PrepareResult,
+    SelectResult,
+    SplitResult,
+    Step,
+    write_durably,
+)
+from nightschool_daemon.learning.rendering import CachedRenderer, find_closing, render_example
+from nightschool_daemon.learning.services import ChunkSearch, JournalStore, LocalModel, read_snapshot
+from nightschool_daemon.learning.split import group_rows, read_rows, sides_of
+from nightschool_daemon.learning.worker import WorkerContext
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.ollama.library import OllamaLibrary
+from nightschool_hookspecs.records import (
+    Budget,
+    Event,
+    ExamItem,
+    FeedbackType,
+    ItemRole,
+    Peers,
+    PreferencePair,
+    RunInfo,
+    ScoredEvent,
+    Side,
+    TrainingExample,
+    TrainingText,
+)
+from nightschool_hookspecs.services import Generate, Measure, Retrieve, Store
+
+LARGEST_GROWTH = 3
+"""Originals and variants together, as a multiple of the originals."""
+DISLIKED = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
+
+
+class DatasetError(Exception):
+    """A plugin broke a rule of the dataset; the message says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """What the stages of the dataset work with."""
+
+    hooks: Hooks
+    info: RunInfo
+    measure: Measure
+    generate: Generate
+    retrieve: Retrieve
+    store: Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is learned from, best first, and what is not."""
+
+    events: tuple[ScoredEvent, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The material of a run before it is rendered."""
+
+    examples: tuple[TrainingExample, ...]
+    pairs: tuple[PreferencePair, ...]
+    items: tuple[ExamItem, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def run(context: WorkerContext) -> None:
+    """Build the dataset, have its prompts rendered, and write `SelectResult`."""
+    rows = tuple(read_rows(context.run))
+    sides = sides_of(group_rows(rows), context.run.result(Step.SPLIT, SplitResult).choices)
+    base = context.run.result(Step.PREPARE, PrepareResult).base
+    workshop = _workshop(context, rows, sides, base.pin)
+    budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
+    dataset = build_dataset(workshop, rows, sides, budget)
+    http = OllamaHttp(context.settings.ollama)
+    try:
+        texts, closing = _rendered(context, http, base.pin, dataset.examples)
+    finally:
+        http.close()
+    _write(context, dataset, texts)
+    context.run.finish(Step.SELECT, _result(workshop, dataset, closing))
+
+
+def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[str, Side], budget: Budget) -> Dataset:
+    """Build everything that needs no server."""
+    training = _score(workshop, [row for row in rows if sides.get(row.group) is Side.TRAINING], rows)
+    held_out = _score(workshop, [row for row in rows if sides.get(row.group) is Side.HELD_OUT], rows)
+    selection = _select(workshop, training, budget)
+    examples = _arrange(workshop, _augment(workshop, _build_examples(workshop, selection.events)))
+    _require_no_leak(examples, sides)
+    undecided = (
+        _left_out(row.event, "its group has no side of the split yet") for row in rows if row.group not in sides
+    )
+    return Dataset(
+        examples=examples,
+        pairs=_pairs(workshop, selection.events, training),
+        items=_items(workshop, held_out),
+        left_out=(*selection.left_out, *undecided),
+    )
+
+
+# --------------------------------------------------------------------------- selection
+
+
+def _score(workshop: Workshop, wanted: Sequence[EventRow], rows: Sequence[EventRow]) -> tuple[ScoredEvent, ...]:
+    counts = Counter(row.event.artifact_type for row in rows)
+    mean_count = len(rows) / len(counts) if counts else 0.0
+    scored: list[ScoredEvent] = []
+    for row in wanted:
+        difficulty = workshop.hooks.score_difficulty(event=row.event)
+        peers = Peers(count_of_type=counts[row.event.artifact_type], mean_count=mean_count)
+        reward = workshop.hooks.score_reward(
+            event=row.event, difficulty=difficulty, peers=peers, now=workshop.info.started_at
+        )
+        if not math.isfinite(reward.priority):
+            raise DatasetError(f"A plugin gave the event {key_of(row.event)} a reward that is no finite number.")
+        scored.append(
+            ScoredEvent(
+                event=row.event,
+                priority=reward.priority,
+                reward=reward.reward,
+                difficulty=difficulty,
+                group=row.group,
+                fresh=not row.trained_on,
+            )
+        )
+    return tuple(scored)
+
+
+def _select(workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget) -> Selection:
+    objections = {key_of(one.event): _objection(one.event) for one in training}
+    learnable = {key_of(one.event): one for one in training if objections[key_of(one.event)] is None}
+    keys = workshop.hooks.select_events(
+        events=tuple(learnable.values()), budget=budget, measure=workshop.measure, seed=workshop.info.seed
+    )
+    unknown = [key for key in keys if key not in learnable]
+    if unknown:
+        raise DatasetError(f"A plugin selected the event {unknown[0]}, which was not offered to it.")
+    chosen = dict.fromkeys(keys)
+    return Selection(
+        events=tuple(learnable[key] for key in chosen),
+        left_out=tuple(
+            LeftOut(event_id=key, reason=objection or "it did not fit into this night's budget")
+            for key, objection in objections.items()
+            if key not in chosen
+        ),
+    )
+
+
+def _objection(event: Event) -> str | None:
+    """Why nothing can be learned from an event; None where something can."""
+    if event.metadata.deleted:
+        return "it was withdrawn"
+    if event.metadata.weak:
+        return "it is a weak signal, which is no target by itself"
+    if not (event.target or "").strip():
+        return "it has no answer worth learning"
+    return None
+
+
+# --------------------------------------------------------------------------- examples
+
+
+def _build_examples(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tuple[TrainingExample, ...]:
+    factors = dict(workshop.hooks.select_negatives(events=events, measure=workshop.measure, seed=workshop.info.seed))
+    built = ((scored, _build(workshop, scored)) for scored in events)
+    return tuple(
+        _weighted(example, factors.get(key_of(scored.event), 1.0)) for scored, example in built if example is not None
+    )
+
+
+def _build(workshop: Workshop, scored: ScoredEvent) -> TrainingExample | None:
+    event = scored.event
+    chunks = workshop.hooks.retrieve_context(event=event, query=event.input_data, retrieve=workshop.retrieve)
+    example = workshop.hooks.build_example(event=scored, chunks=chunks)
+    if example is None:
+        return None
+    return replace(example, event_id=key_of(event), group=scored.group, difficulty=scored.difficulty, parent=None)
+
+
+def _weighted(example: TrainingExample, factor: float) -> TrainingExample:
+    weight = example.weight * factor
+    if not (math.isfinite(weight) and weight > 0):
+        raise DatasetError(f"A plugin gave the example of {example.event_id} the weight {weight}; it must be above 0.")
+    return replace(example, weight=weight)
+
+
+def _augment(workshop: Workshop, originals: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
+    """The originals, then variants of known parents up to the bound. A variant stays in its parent's group."""
+    parents = {example.event_id: example for example in originals}
+    offered = workshop.hooks.augment_examples(
+        examples=originals, generate=workshop.generate, measure=workshop.measure, seed=workshop.info.seed
+    )
+    variants = [
+        replace(variant, event_id=variant.parent, group=parents[variant.parent].group)
+        for of_plugin in offered
+        for variant in of_plugin
+        if variant.parent in parents
+    ]
+    return (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)])
+
+
+def _arrange(workshop: Workshop, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
+    arranged = workshop.hooks.arrange_examples(examples=examples, store=workshop.store, seed=workshop.info.seed)
+    added = Counter(arranged) - Counter(examples)
+    if added:
+        raise DatasetError(f"A plugin of the curriculum added an example of {next(iter(added)).event_id}.")
+    return arranged
+
+
+def _require_no_leak(examples: Iterable[TrainingExample], sides: dict[str, Side]) -> None:
+    for example in examples:
+        if sides.get(example.group) is not Side.TRAINING:
+            raise DatasetError(
+                f"The example of {example.event_id} is not on the training side. Nothing was trained; "
+                "please report this, a plugin may have changed its group."
+            )
+
+
+def _pairs(
+    workshop: Workshop, selected: tuple[ScoredEvent, ...], training: tuple[ScoredEvent, ...]
+) -> tuple[PreferencePair, ...]:
+    """Pairs of the selected events, whose worse sides are disliked answers that are no targets themselves."""
+    worse = tuple(one for one in training if one.event.feedback_type in DISLIKED and one.event.target is None)
+    offered = workshop.hooks.build_preference_pairs(events=(*selected, *worse))
+    return tuple(dict.fromkeys(pair for of_plugin in offered for pair in of_plugin))
+
+
+# --------------------------------------------------------------------------- exam items
+
+
+def _items(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamItem, ...]:
+    """One item a group: near-duplicates would count one ability several times over."""
+    of_group: dict[str, ExamItem] = {}
+    for item in filter(None, (_item(workshop, scored) for scored in held_out)):
+        present = of_group.get(item.group)
+        # the latest event speaks for its group, but a liked answer never takes the place of a correction
+        if present is None or item.role is ItemRole.GAIN or present.role is ItemRole.GUARD:
+            of_group[item.group] = item
+    return tuple(of_group.values())
+
+
+def _item(workshop: Workshop, scored: ScoredEvent) -> ExamItem | None:
+    event = scored.event
+    if _objection(event) is not None:
+        return None
+    example = _build(workshop, scored)
+    if example is None:
+        return None
+    return ExamItem(
+        id=key_of(event),
+        event_id=key_of(event),
+        artifact_type=event.artifact_type or workshop.info.specialty.artifact_type,
+        role=_role(event),
+        messages=example.messages,
+        reference=example.target,
+        group=scored.group,
+    )
+
+
+def _role(event: Event) -> ItemRole:
+    """A liked answer says that it was good, not that another is worse: it can only guard."""
+    better_known = event.is_correction or event.metadata.demonstration or event.metadata.preference
+    return ItemRole.GAIN if better_known else ItemRole.GUARD
+
+
+# --------------------------------------------------------------------------- in the worker
+
+
+def key_of(event: Event) -> str:
+    """`source/id`, the identity of an event."""
+    return f"{event.source}/{event.id}"
+
+
+def _workshop(context: WorkerContext, rows: tuple[EventRow, ...], sides: dict[str, Side], pin: str) -> Workshop:
+    directory = context.run.step(Step.SELECT)
+    training = [row.event for row in rows if sides.get(row.group) is Side.TRAINING]
+    snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
+    return Workshop(
+        hooks=context.hooks,
+        info=context.info,
+        measure=CombinedMeasure(context.hooks, no_embeddings),
+        generate=LocalModel(OllamaLibrary(context.settings.ollama), pin, context.settings.exam),
+        retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
+        store=JournalStore(snapshot, directory / "store.jsonl"),
+    )
+
+
+def _rendered(
+    context: WorkerContext, http: OllamaHttp, pin: str, examples: tuple[TrainingExample, ...]
+) -> tuple[tuple[TrainingText, ...], str]:
+    if not examples:
+        return (), ""
+    render = CachedRenderer(lambda messages: http.render(pin, messages))
+    stops = [value for key, value in http.show(pin).modelfile.parameters if key.lower() == "stop"]
+    closing = find_closing(render, stops)
+    texts: list[TrainingText] = []
+    for done, example in enumerate(examples):
+        context.progress(done, len(examples), "Ollama renders the prompts")
+        texts.append(render_example(example, render, closing))
+    return tuple(texts), closing
+
+
+def _write(context: WorkerContext, dataset: Dataset, texts: tuple[TrainingText, ...]) -> None:
+    directory = context.run.step(Step.SELECT)
+    files: dict[str, Sequence[object]] = {
+        "examples.jsonl": texts,
+        "pairs.jsonl": dataset.pairs,
+        "items.jsonl": dataset.items,
+    }
+    for name, records in files.items():
+        write_durably(directory / name, "".join(codec.to_json(record) + "\n" for record in records))
+
+
+def _result(workshop: Workshop, dataset: Dataset, closing: str) -> SelectResult:
+    return SelectResult(
+        examples=len(dataset.examples),
+        variants=sum(example.parent is not None for example in dataset.examples),
+        pairs=len(dataset.pairs),
+        items=sum(item.role is ItemRole.GAIN for item in dataset.items),
+        guard_items=sum(item.role is ItemRole.GUARD for item in dataset.items),
+        hyperparameters=workshop.hooks.suggest_hyperparameters(
+            specialty=workshop.info.specialty,
+            examples=len(dataset.examples),
+            store=workshop.store,
+            seed=workshop.info.seed,
+        ),
+        closing=closing,
+        learned_from=tuple(dict.fromkeys(example.event_id for example in dataset.examples)),
+        left_out=dataset.left_out,
+    )
+
+
+def _left_out(event: Event, reason: str) -> LeftOut:
+    return LeftOut(event_id=key_of(event), reason=reason)
