@@ -19,12 +19,10 @@ import importlib.metadata
 import importlib.util
 import inspect
 import logging
-import math
 import stat
 import subprocess
 import sys
 import types
-import typing
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime
@@ -51,6 +49,7 @@ from nightschool_hookspecs import (
     training,
     tuning,
 )
+from nightschool_hookspecs.answers import answer_type, fits
 from nightschool_hookspecs.markers import PROJECT
 from nightschool_hookspecs.records import (
     AliasMove,
@@ -223,6 +222,14 @@ class _Source:
     load: Callable[[], object]
     digest: str
     file: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Declared:
+    """What a hook's declaration says of its answers."""
+
+    kind: object
+    first_result: bool
 
 
 class Hooks:
@@ -498,7 +505,7 @@ class _Guard:
     def protect(self, plugin: object, name: str) -> None:
         """Guard every implementation of a plugin that was just registered."""
         for caller in self._manager.get_hookcallers(plugin) or []:
-            returns = _answer_type(caller)
+            returns = _declared(caller)
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is plugin:
                     guarded = self._guarded(implementation, name, caller.name, returns)
@@ -520,7 +527,9 @@ class _Guard:
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
 
-    def _guarded(self, implementation: pluggy.HookImpl, name: str, hook: str, returns: object) -> Callable[..., object]:
+    def _guarded(
+        self, implementation: pluggy.HookImpl, name: str, hook: str, returns: _Declared
+    ) -> Callable[..., object]:
         function = implementation.function
         if implementation.hookwrapper:
             return self._guarded_old_wrapper(cast(Callable[..., Steps], function), name, hook, returns)
@@ -539,7 +548,7 @@ class _Guard:
         return call
 
     def _guarded_wrapper(
-        self, function: Callable[..., Steps], name: str, hook: str, returns: object
+        self, function: Callable[..., Steps], name: str, hook: str, returns: _Declared
     ) -> Callable[..., Steps]:
         def call(*arguments: object, **named: object) -> Steps:
             steps = self._begun(function, arguments, named, name, hook)
@@ -554,7 +563,7 @@ class _Guard:
                 return self._thrown(steps, inner, name, hook, returns)
             try:
                 answer = _ended(lambda: steps.send(result))
-                _check(hook, answer, returns)
+                _check_result(hook, answer, returns)
             except ANYTHING as error:
                 self._fail(name, hook, error)
                 return result
@@ -563,7 +572,7 @@ class _Guard:
         return call
 
     def _guarded_old_wrapper(
-        self, function: Callable[..., Steps], name: str, hook: str, returns: object
+        self, function: Callable[..., Steps], name: str, hook: str, returns: _Declared
     ) -> Callable[..., Steps]:
         def call(*arguments: object, **named: object) -> Steps:
             steps = self._begun(function, arguments, named, name, hook)
@@ -573,7 +582,7 @@ class _Guard:
             try:
                 _ended(lambda: steps.send(outcome))
                 if isinstance(outcome, pluggy.Result) and outcome.exception is None:
-                    _check(hook, outcome.get_result(), returns)
+                    _check_result(hook, outcome.get_result(), returns)
             except ANYTHING as error:
                 self._fail(name, hook, error)
             return None
@@ -600,11 +609,11 @@ class _Guard:
             return None
         return steps
 
-    def _thrown(self, steps: Steps, inner: BaseException, name: str, hook: str, returns: object) -> object:
+    def _thrown(self, steps: Steps, inner: BaseException, name: str, hook: str, returns: _Declared) -> object:
         """Let a wrapper see what was raised inside it, as pluggy does: it may replace it by an answer."""
         try:
             answer = _ended(lambda: steps.throw(inner))
-            _check(hook, answer, returns)
+            _check_result(hook, answer, returns)
         except ANYTHING as error:
             if error is inner:
                 raise
@@ -638,42 +647,26 @@ def _ended(advance: Callable[[], object]) -> object:
     raise WrongAnswer("the wrapper yielded twice")
 
 
-def _answer_type(caller: pluggy.HookCaller) -> object:
-    """The type of one answer, as the hook's declaration says it."""
-    return typing.get_type_hints(caller.spec.function)["return"] if caller.spec is not None else object
+def _declared(caller: pluggy.HookCaller) -> _Declared:
+    if caller.spec is None:
+        return _Declared(kind=object, first_result=False)
+    return _Declared(kind=answer_type(caller.spec.function), first_result=bool(caller.spec.opts["firstresult"]))
 
 
-def _check(hook: str, answer: object, returns: object) -> None:
-    """Raise `WrongAnswer` for what the hook's declaration does not allow. A list is the answers of a whole call."""
-    if answer is None or is_observer(hook):
+def _check(hook: str, answer: object, returns: _Declared) -> None:
+    """Raise `WrongAnswer` for what the hook's declaration does not allow."""
+    if answer is not None and not is_observer(hook) and not fits(answer, returns.kind):
+        shown = repr(answer) if isinstance(answer, str | int | float) else type(answer).__name__
+        raise WrongAnswer(f"it answered {shown[:SHOWN]}, the hook documents {_shown_type(returns.kind)}")
+
+
+def _check_result(hook: str, result: object, returns: _Declared) -> None:
+    """The same for what a wrapper makes of a whole call: one answer, or the list of all."""
+    if returns.first_result or not isinstance(result, list):
+        _check(hook, result, returns)
         return
-    for one in answer if isinstance(answer, list) else [answer]:
-        if one is not None and not fits(one, returns):
-            shown = repr(one) if isinstance(one, str | int | float) else type(one).__name__
-            raise WrongAnswer(f"it answered {shown[:SHOWN]}, the hook documents {_shown_type(returns)}")
-
-
-def fits(answer: object, kind: object) -> bool:
-    """Whether an answer is of a type: a record, a scalar, a tuple of these, or a union.
-
-    A whole number serves as a float; NaN and infinities are no answers.
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return any(fits(answer, one) for one in arguments)
-    if origin is tuple:
-        return isinstance(answer, tuple) and _elements_fit(answer, arguments)
-    if kind is float:
-        return isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
-    if kind is int:
-        return isinstance(answer, int) and not isinstance(answer, bool)
-    return isinstance(answer, kind) if isinstance(kind, type) else True
-
-
-def _elements_fit(answer: tuple[object, ...], kinds: tuple[object, ...]) -> bool:
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        return all(fits(one, kinds[0]) for one in answer)
-    return len(answer) == len(kinds) and all(fits(one, kind) for one, kind in zip(answer, kinds, strict=True))
+    for answer in result:
+        _check(hook, answer, returns)
 
 
 def _shown_type(kind: object) -> str:
