@@ -61,7 +61,11 @@ class ShownModel:
     template: str
     parameter_count: int
     embedding_parameters: int
-    """Weights of the token embedding, which no lesson touches."""
+    """Weights of the token embedding, which no lesson touches; 0 where the server does not tell."""
+    embedding_length: int
+    """Width of the residual stream."""
+    attention_width: int
+    """Width of all attention heads together, which is what the attention's output matrix takes in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +155,8 @@ class OllamaHttp:
         info = body.get("model_info") or {}
         architecture = str(info.get("general.architecture", ""))
         width = int(info.get(f"{architecture}.embedding_length") or 0)
+        heads = _largest(info.get(f"{architecture}.attention.head_count"))
+        head_width = int(info.get(f"{architecture}.attention.key_length") or (width // heads if heads else 0))
         return ShownModel(
             name=name,
             modelfile=modelfile,
@@ -161,6 +167,8 @@ class OllamaHttp:
             template=body.get("template", ""),
             parameter_count=int(info.get("general.parameter_count") or 0),
             embedding_parameters=width * int(info.get(f"{architecture}.vocab_size") or 0),
+            embedding_length=width,
+            attention_width=heads * head_width,
         )
 
     def loaded(self) -> tuple[LoadedModel, ...]:
@@ -338,6 +346,13 @@ def _refusal(status: int, text: str, body: Mapping[str, object] | None) -> Excep
             "Ollama's disk is full. Free some space in its models directory, then try again.", status=status
         )
     return OllamaRefused(f"Ollama says: {message}", status=status)
+
+
+def _largest(value: object) -> int:
+    """A count that some architectures give layer by layer."""
+    if isinstance(value, list):
+        return max((one for one in value if isinstance(one, int)), default=0)
+    return value if isinstance(value, int) else 0
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, str]]:

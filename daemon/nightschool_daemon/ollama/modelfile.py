@@ -70,7 +70,7 @@ class Modelfile:
 
 
 def _instructions(text: str) -> list[tuple[str, str]]:
-    """Split into (instruction, unquoted value), triple-quoted values across lines included."""
+    """Split into (instruction, unquoted value). A quoted value may go over several lines."""
     found: list[tuple[str, str]] = []
     lines = iter(text.splitlines())
     for line in lines:
@@ -78,28 +78,32 @@ def _instructions(text: str) -> list[tuple[str, str]]:
         if line.startswith("#") or not match:
             continue
         name, value = match.groups()
-        head, quote, rest = value.partition('"""')
-        if quote:
-            while '"""' not in rest:
-                following = next(lines, None)
-                if following is None:
-                    break
-                rest += "\n" + following
-            value = head + rest.rpartition('"""')[0] if '"""' in rest else head + rest
-        found.append((name, value.strip() if not quote else value))
+        head, quote, rest = _opened(value)
+        while quote and not rest.endswith(quote):
+            following = next(lines, None)
+            if following is None:
+                break
+            rest += "\n" + following
+        found.append((name, head + rest.removesuffix(quote) if quote else value.strip()))
     return found
+
+
+def _opened(value: str) -> tuple[str, str, str]:
+    """What stands before an opening quote, the quote, what follows it. PARAMETER and MESSAGE have a name before it."""
+    head = ""
+    if not value.startswith('"'):
+        name, _, after = value.partition(" ")
+        if not after.startswith('"'):
+            return value, "", ""
+        head, value = f"{name} ", after
+    quote = '"""' if value.startswith('"""') else '"'
+    return head, quote, value.removeprefix(quote)
 
 
 def _pair(text: str) -> tuple[str, str]:
     name, _, value = text.partition(" ")
-    return name, _unquoted(value.strip())
-
-
-def _unquoted(value: str) -> str:
-    if len(value) >= 2 and value[0] == value[-1] == '"':
-        return value[1:-1]
-    return value
+    return name, value
 
 
 def _last(found: dict[str, list[str]], name: str) -> str | None:
-    return _unquoted(found[name][-1]) if name in found else None
+    return found[name][-1] if name in found else None

@@ -1,0 +1,117 @@
+"""Makes a version a tag in Ollama: upload, create, read back.
+
+Upload and creation are one step that starts again from the question which blobs are there, because the
+server removes blobs that no manifest names when it likes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nightschool_daemon.jobs import DeliveredFile
+from nightschool_daemon.ollama.errors import ModelMissing, OllamaRefused, PublicationFailed
+from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
+from nightschool_daemon.ollama.inheritance import Inheritance, inheritance_of
+from nightschool_hookspecs.records import DeliveryForm
+
+SPLIT_REQUIRES = "0.34.1"
+"""First version that takes split files; without it the server would write down one of the future."""
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What is to become a tag."""
+
+    tag: str
+    form: DeliveryForm
+    files: Sequence[DeliveredFile]
+    """The one that identifies the version first."""
+    base_tag: str
+    """The tag whose template, parameters and so on it inherits: the pinned base."""
+    models_directory: Path | None
+    """Where the base's layers can be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedTag:
+    """A tag as it was read back. Digests in hex."""
+
+    tag_digest: str
+    weights_digest: str
+
+
+def publish(
+    ollama: OllamaHttp, publication: Publication, *, on_progress: Callable[[int], None] | None = None
+) -> PublishedTag:
+    """Upload what is missing, create the tag, read it back.
+
+    `on_progress` hears the bytes sent so far. Raises `PublicationFailed` where what was read back is not
+    what was sent, and other `OllamaError`s.
+    """
+    request = _request(ollama, publication)
+    for attempt in range(1, ATTEMPTS + 1):
+        _upload(ollama, publication.files, on_progress)
+        try:
+            ollama.create(request)
+            break
+        except (OllamaRefused, ModelMissing):
+            # a blob may have been pruned since the upload; where none was, the refusal stands
+            lost = [file for file in publication.files if not ollama.has_blob(file.digest)]
+            if not lost or attempt == ATTEMPTS:
+                raise
+    return _read_back(ollama, publication)
+
+
+def _request(ollama: OllamaHttp, publication: Publication) -> CreateRequest:
+    files = {file.name: file.digest for file in publication.files}
+    if publication.form is DeliveryForm.ADAPTER:
+        return CreateRequest(model=publication.tag, from_model=publication.base_tag, adapters=files)
+    inherited = inheritance_of(ollama.show(publication.base_tag), publication.models_directory)
+    projectors = {f"projector-{number}.gguf": digest for number, digest in enumerate(inherited.projectors)}
+    return _with_inheritance(publication, {**files, **projectors}, inherited)
+
+
+def _with_inheritance(publication: Publication, files: dict[str, str], inherited: Inheritance) -> CreateRequest:
+    return CreateRequest(
+        model=publication.tag,
+        files=files,
+        template=inherited.template,
+        system=inherited.system,
+        parameters=inherited.parameters,
+        messages=inherited.messages,
+        license=inherited.licenses,
+        renderer=inherited.renderer,
+        parser=inherited.parser,
+        requires=SPLIT_REQUIRES if publication.form is DeliveryForm.SPLIT else None,
+    )
+
+
+def _upload(ollama: OllamaHttp, files: Sequence[DeliveredFile], on_progress: Callable[[int], None] | None) -> None:
+    before = 0
+    for file in files:
+        ollama.upload_blob(file.path, file.digest, _shifted(on_progress, before))
+        before += file.bytes
+
+
+def _shifted(on_progress: Callable[[int], None] | None, before: int) -> Callable[[int], None] | None:
+    """Progress of one file as progress of them all."""
+    return None if on_progress is None else lambda sent: on_progress(before + sent)
+
+
+def _read_back(ollama: OllamaHttp, publication: Publication) -> PublishedTag:
+    """Compare the tag with what was sent. Servers of 0.30 to 0.34.0 rewrite a single file: its new digest is noted."""
+    entry = next((one for one in ollama.tags() if one.name == publication.tag), None)
+    if entry is None:
+        raise PublicationFailed(
+            f"Ollama said that it made {publication.tag}, but does not list it. Its disk may be full; free space and "
+            "run again."
+        )
+    shown = ollama.show(publication.tag)
+    sent = publication.files[0].digest
+    if publication.form is DeliveryForm.ADAPTER:
+        if sent not in shown.modelfile.adapter_digests:
+            raise PublicationFailed(f"{publication.tag} was created without its adapter. Update Ollama and run again.")
+    elif publication.form is DeliveryForm.SPLIT and shown.weights_digest != sent:
+        raise PublicationFailed(f"{publication.tag} does not hold the weights that were sent. Run again.")
+    return PublishedTag(tag_digest=entry.digest, weights_digest=shown.weights_digest)
