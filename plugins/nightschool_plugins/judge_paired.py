@@ -126,6 +126,8 @@ class JudgePaired:
 
         if not difference.any():
             return 1.0
+        if len(difference) == 1:  # scipy wants two at least
+            return 0.5 if difference[0] > 0 else 1.0
         test = stats.permutation_test(
             (difference,),
             _mean,

@@ -1,0 +1,60 @@
+"""The split: exact in number, permanent, never a group that was trained on."""
+
+import math
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nightschool_hookspecs import PromptGroup, Side, SideChoice
+from nightschool_plugins.evaluation_split import EvaluationSplit
+
+
+def fresh(count: int) -> tuple[PromptGroup, ...]:
+    return tuple(PromptGroup(key=f"g{index}", events=1) for index in range(count))
+
+
+def choose(groups: tuple[PromptGroup, ...], seed: int = 1) -> dict[str, Side]:
+    return {one.key: one.side for one in EvaluationSplit().nightschool_select_held_out(groups, seed)}
+
+
+def held(choices: tuple[SideChoice, ...] | dict[str, Side]) -> int:
+    assert isinstance(choices, dict)
+    return sum(side is Side.HELD_OUT for side in choices.values())
+
+
+def test_below_five_events_nothing_is_decided() -> None:
+    assert choose(fresh(4)) == {}
+    assert choose((*fresh(3), PromptGroup(key="many", events=2))) != {}
+
+
+def test_two_hundred_groups_hold_out_forty() -> None:
+    assert held(choose(fresh(200))) == 40
+
+
+@given(st.lists(st.integers(0, 25), min_size=1, max_size=12), st.integers(0, 2**63))
+def test_over_time_exactly_a_fifth_is_held_out(arrivals: list[int], seed: int) -> None:
+    groups: tuple[PromptGroup, ...] = ()
+    for night, arrived in enumerate(arrivals):
+        new = tuple(PromptGroup(key=f"{night}/{index}", events=1) for index in range(arrived))
+        groups += new
+        choices = choose(groups, seed + night)
+        assert all(group.side is None for group in groups if group.key in choices)
+        groups = tuple(replace(group, side=choices.get(group.key, group.side)) for group in groups)
+        decided = [group for group in groups if group.side is not None]
+        if len(groups) >= 5:
+            assert len(decided) == len(groups)
+            assert sum(group.side is Side.HELD_OUT for group in groups) == len(groups) // 5
+
+
+@given(st.lists(st.booleans(), min_size=5, max_size=60), st.integers(0, 1000))
+def test_a_group_that_was_trained_on_is_never_held_out(trained: list[bool], seed: int) -> None:
+    groups = tuple(PromptGroup(key=f"g{index}", events=1, trained_on=seen) for index, seen in enumerate(trained))
+    choices = choose(groups, seed)
+    assert all(choices[group.key] is Side.TRAINING for group in groups if group.trained_on)
+    assert held(choices) == min(math.floor(len(trained) / 5), trained.count(False))
+
+
+@given(st.permutations(list(fresh(20))))
+def test_the_order_of_arrival_does_not_matter(groups: list[PromptGroup]) -> None:
+    assert choose(tuple(groups)) == choose(fresh(20))

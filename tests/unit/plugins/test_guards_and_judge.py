@@ -1,0 +1,233 @@
+"""Guards and the judge, on exams made by hand and on a thousand exams between equal models."""
+
+import math
+from collections.abc import Sequence
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from nightschool_hookspecs import (
+    Exam,
+    ExamAnswer,
+    ExamItem,
+    GuardResult,
+    ItemRole,
+    Outcome,
+    Sitting,
+    Specialty,
+    Verdict,
+)
+from nightschool_plugins.guard_answers import GuardAnswers
+from nightschool_plugins.guard_length import GuardLength
+from nightschool_plugins.guard_liked import GuardLiked
+from nightschool_plugins.judge_paired import JudgePaired
+
+HELD = GuardResult(guard="g", held=True, reason="fine")
+BROKEN = GuardResult(guard="g", held=False, reason="Answers got longer.")
+
+
+def exam(
+    incumbent: Sequence[float],
+    candidate: Sequence[float],
+    again: Sequence[float] | None = None,
+    *,
+    role: ItemRole = ItemRole.GAIN,
+    texts: dict[Sitting, str] | None = None,
+    failed: frozenset[Sitting] = frozenset(),
+) -> Exam:
+    items = tuple(
+        ExamItem(id=str(index), event_id=str(index), artifact_type="shell", role=role, messages=())
+        for index in range(len(incumbent))
+    )
+    sittings = {
+        Sitting.INCUMBENT: incumbent,
+        Sitting.CANDIDATE: candidate,
+        Sitting.INCUMBENT_AGAIN: incumbent if again is None else again,
+    }
+    answers = tuple(
+        ExamAnswer(
+            item_id=item.id,
+            sitting=sitting,
+            model="m",
+            text=(texts or {}).get(sitting, "an answer"),
+            score=score,
+            detail="",
+            failed=sitting in failed,
+            latency_s=1.0,
+            tokens=5,
+            done_reason="stop",
+        )
+        for sitting, scores in sittings.items()
+        for item, score in zip(items, scores, strict=True)
+    )
+    return Exam(
+        specialty=Specialty(base="tiny:latest", artifact_type="shell"),
+        incumbent="i",
+        candidate="c",
+        items=items,
+        answers=answers,
+    )
+
+
+def judge(one: Exam, guards: tuple[GuardResult, ...] = (), seed: int = 1) -> Verdict:
+    return JudgePaired().nightschool_judge_exam(one, guards, seed)
+
+
+# --------------------------------------------------------------------------- judge
+
+
+def test_a_clear_gain_is_proven() -> None:
+    verdict = judge(exam([40] * 8, [60, 61, 62, 63, 64, 65, 66, 67]), (HELD,))
+    assert verdict.outcome is Outcome.PROVEN
+    assert verdict.p_value == 1 / 2**8
+    assert (verdict.incumbent_mean, verdict.candidate_mean, verdict.gain) == (40, 63.5, 23.5)
+    assert verdict.interval[0] < verdict.gain < verdict.interval[1]
+    assert verdict.guards == (HELD,)
+    assert "+23.5 points over 8 items" in verdict.reason
+
+
+def test_a_broken_guard_is_worse_whatever_the_gain() -> None:
+    verdict = judge(exam([0] * 20, [100] * 20), (HELD, BROKEN))
+    assert verdict.outcome is Outcome.WORSE
+    assert "Answers got longer." in verdict.reason
+
+
+def test_a_significant_loss_is_worse() -> None:
+    assert judge(exam([60, 61, 62, 63, 64, 65, 66], [40] * 7)).outcome is Outcome.WORSE
+
+
+def test_six_items_can_prove_and_five_cannot() -> None:
+    assert judge(exam([0] * 6, [50] * 6)).outcome is Outcome.PROVEN
+    five = judge(exam([0] * 5, [50] * 5))
+    assert five.outcome is Outcome.PROVISIONAL
+
+
+def test_a_gain_within_the_noise_is_not_proven() -> None:
+    incumbent = [50.0] * 10
+    verdict = judge(exam(incumbent, [52.0] * 10, [55.0, 45.0] * 5))
+    assert verdict.noise == 5
+    assert verdict.p_value <= 0.025
+    assert verdict.outcome is Outcome.PROVISIONAL
+
+
+def test_not_enough_says_how_many_items_are_needed() -> None:
+    difference = numpy.array([30.0, -20, 25, -30, 20, -15, 10, 5])
+    verdict = judge(exam([50] * 8, list(50 + difference)))
+    assert verdict.outcome is Outcome.NOT_ENOUGH
+    # normal approximation: 1.960 + 0.842 standard errors
+    needed = (2.80158 * difference.std(ddof=1) / difference.mean()) ** 2
+    assert verdict.items_needed == math.ceil(needed)
+    assert str(verdict.items_needed) in verdict.reason
+
+
+def test_without_a_gain_no_number_of_items_is_promised() -> None:
+    verdict = judge(exam([50] * 8, [50] * 8))
+    assert (verdict.outcome, verdict.items_needed, verdict.p_value) == (Outcome.NOT_ENOUGH, None, 1.0)
+
+
+def test_an_exam_without_items_is_not_enough() -> None:
+    verdict = judge(exam([], []))
+    assert (verdict.outcome, verdict.items) == (Outcome.NOT_ENOUGH, 0)
+
+
+def test_guard_items_never_count_as_gain() -> None:
+    assert judge(exam([0] * 20, [100] * 20, role=ItemRole.GUARD)).items == 0
+
+
+def test_the_test_agrees_with_an_exact_count_of_all_signs() -> None:
+    difference = numpy.array([3.0, -1, 4, 1, -5, 9, 2])
+    signs = numpy.array(numpy.meshgrid(*[[1, -1]] * 7)).reshape(7, -1)
+    expected = (((signs * difference[:, None]).mean(axis=0)) >= difference.mean() - 1e-12).mean()
+    assert judge(exam([50] * 7, list(50 + difference))).p_value == pytest.approx(expected)
+
+
+def test_an_odd_one_out_has_a_finite_interval() -> None:
+    verdict = judge(exam([50] * 12, [50] * 11 + [90]))
+    assert all(map(math.isfinite, verdict.interval))
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(*[st.floats(0, 100)] * 3), max_size=16), st.integers(0, 2**63))
+def test_a_verdict_is_finite_and_repeats_itself(scores: list[tuple[float, float, float]], seed: int) -> None:
+    columns = [list(column) for column in zip(*scores, strict=True)] or [[], [], []]
+    one = exam(columns[0], columns[1], columns[2])
+    verdict = judge(one, seed=seed)
+    figures = (verdict.gain, verdict.p_value, verdict.noise, *verdict.interval)
+    assert all(map(math.isfinite, figures))
+    assert verdict == judge(one, seed=seed)
+
+
+@pytest.mark.parametrize("items", [6, 12, 40])
+def test_equal_models_are_promoted_no_more_often_than_the_level_allows(items: int) -> None:
+    chance = numpy.random.default_rng(items)
+    judge_of_many = JudgePaired(resamples=999)
+    exams = 400
+    promoted = 0
+    for number in range(exams):
+        # two greedy sittings agree on most items and differ by a lot on the others
+        base = chance.choice([0.0, 40.0, 70.0, 100.0], size=(3, items))
+        kept = chance.random((3, items)) < 0.5
+        incumbent, candidate, again = numpy.where(kept, base[0], base)
+        verdict = judge_of_many.nightschool_judge_exam(exam(list(incumbent), list(candidate), list(again)), (), number)
+        promoted += verdict.outcome is Outcome.PROVEN
+    allowed = stats.binom.ppf(0.999, exams, 0.025)
+    assert promoted <= allowed
+
+
+def test_a_real_gain_is_found_in_most_exams() -> None:
+    chance = numpy.random.default_rng(5)
+    found = 0
+    for number in range(40):
+        incumbent = chance.normal(50, 10, 40)
+        verdict = judge(exam(list(incumbent), list(incumbent + chance.normal(10, 15, 40))), seed=number)
+        found += verdict.outcome is Outcome.PROVEN
+    assert found >= 32
+
+
+# --------------------------------------------------------------------------- guards
+
+
+def held(result: GuardResult | None) -> bool:
+    assert result is not None
+    return result.held
+
+
+def test_failed_empty_and_refusing_answers_break_the_guard() -> None:
+    guard = GuardAnswers()
+    equal = [50.0] * 10
+    assert held(guard.nightschool_guard_promotion(exam(equal, equal)))
+    assert not held(guard.nightschool_guard_promotion(exam(equal, equal, failed=frozenset({Sitting.CANDIDATE}))))
+    for text in ("  ", "I\u2019m sorry, but I can not.", "As an AI I would rather not"):
+        assert not held(guard.nightschool_guard_promotion(exam(equal, equal, texts={Sitting.CANDIDATE: text})))
+
+
+def test_refusing_no_more_than_the_incumbent_is_held() -> None:
+    texts = dict.fromkeys(Sitting, "As an AI, no.")
+    assert held(GuardAnswers().nightschool_guard_promotion(exam([5.0] * 4, [5.0] * 4, texts=texts)))
+
+
+def test_answers_may_grow_or_shrink_only_where_the_score_rises() -> None:
+    guard = GuardLength()
+    for text in ("long " * 50, "x"):
+        texts = {Sitting.INCUMBENT: "ten letters", Sitting.CANDIDATE: text}
+        assert not held(guard.nightschool_guard_promotion(exam([50.0] * 5, [50.0] * 5, texts=texts)))
+        assert held(guard.nightschool_guard_promotion(exam([50.0] * 5, [60.0] * 5, texts=texts)))
+    assert held(guard.nightschool_guard_promotion(exam([50.0] * 5, [40.0] * 5)))
+
+
+def test_liked_answers_may_not_get_worse_by_more_than_the_margin() -> None:
+    guard = GuardLiked(margin=5.0)
+    liked = ItemRole.GUARD
+    assert held(guard.nightschool_guard_promotion(exam([80.0] * 4, [76.0] * 4, role=liked)))
+    assert not held(guard.nightschool_guard_promotion(exam([80.0] * 4, [74.0] * 4, role=liked)))
+    assert held(guard.nightschool_guard_promotion(exam([80.0] * 4, [74.0] * 4, [77.0] * 4, role=liked)))
+
+
+def test_guards_without_anything_to_look_at_are_silent() -> None:
+    assert GuardLiked().nightschool_guard_promotion(exam([80.0] * 4, [0.0] * 4)) is None
+    assert GuardLiked().nightschool_guard_promotion(exam([80.0] * 2, [0.0] * 2, role=ItemRole.GUARD)) is None
+    assert GuardLength().nightschool_guard_promotion(exam([], [])) is None
+    assert GuardAnswers().nightschool_guard_promotion(exam([], [])) is None
