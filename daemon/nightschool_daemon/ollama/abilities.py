@@ -20,7 +20,8 @@ def probe_abilities(ollama: OllamaHttp, base: str, architecture: str, scratch: P
     """Try each form of delivery with a private tag that is deleted again.
 
     `base` is asked for one token with and without a tiny adapter. `scratch` is a directory for the tiny
-    files. Raises `OllamaRefused` for a server that must not be sent GGUFs.
+    files. They are always the same: a server that refuses them keeps at most three blobs of a kilobyte,
+    until it prunes at its next start. Raises `OllamaRefused` for a server that must not be sent GGUFs.
     """
     version = ollama.version()
     _refuse_unsafe(version)
@@ -58,6 +59,8 @@ def _applies_adapter(ollama: OllamaHttp, base: str, architecture: str, scratch: 
     shown = ollama.show(base)
     width = shown.embedding_length
     if not width:
+        return False
+    if not _looks_for_adapters(ollama, base):
         return False
     file = _adapter_file(scratch, architecture, width, shown.attention_width)
     plain = _first_token(ollama, base)
@@ -114,7 +117,7 @@ def _single_file(scratch: Path) -> list[Path]:
 
     file = scratch / "probe.gguf"
     writer = gguf.GGUFWriter(str(file), "llama")
-    writer.add_name(f"probe {uuid.uuid4().hex}")
+    writer.add_name("probe")
     writer.add_tensor("token_embd.weight", np.zeros((1, 32), np.float32))
     _write(writer)
     return [file]
@@ -127,7 +130,7 @@ def _split_files(scratch: Path) -> list[Path]:
     files = [scratch / f"probe-{number:05d}-of-00002.gguf" for number in (1, 2)]
     for number, file in enumerate(files):
         writer = gguf.GGUFWriter(str(file), "llama")
-        writer.add_name(f"probe {uuid.uuid4().hex}")
+        writer.add_name("probe")
         writer.add_uint16("split.no", number)
         writer.add_uint16("split.count", 2)
         writer.add_int32("split.tensors.count", 2)
