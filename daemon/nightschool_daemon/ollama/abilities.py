@@ -75,6 +75,19 @@ def _applies_adapter(ollama: OllamaHttp, base: str, architecture: str, scratch: 
     )
 
 
+def _looks_for_adapters(ollama: OllamaHttp, base: str) -> bool:
+    """Whether the server looks for an adapter's blob at all, asked with one that is nowhere.
+
+    A server that refuses all adapters says so before it looks: it is not sent one that it would keep.
+    """
+    nowhere = "0" * 64
+    try:
+        ollama.create(CreateRequest(model=f"{PROBE}:{uuid.uuid4().hex[:12]}", from_model=base, adapters={"a": nowhere}))
+    except OllamaRefused as error:
+        return nowhere in str(error)
+    return True
+
+
 def _with_tag(ollama: OllamaHttp, request: Callable[[str], CreateRequest], look: Callable[[str], bool]) -> bool:
     """Create a private tag, look at it, delete it. A refusal is a no; a server that went away is an error."""
     tag = f"{PROBE}:{uuid.uuid4().hex[:12]}"
