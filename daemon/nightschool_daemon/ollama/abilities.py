@@ -82,7 +82,9 @@ def _looks_for_adapters(ollama: OllamaHttp, base: str) -> bool:
     """
     nowhere = "0" * 64
     try:
-        ollama.create(CreateRequest(model=f"{PROBE}:{uuid.uuid4().hex[:12]}", from_model=base, adapters={"a": nowhere}))
+        ollama.create(
+            CreateRequest(model=f"{PROBE}:{uuid.uuid4().hex[:12]}", from_model=base, adapters={"a.gguf": nowhere})
+        )
     except OllamaRefused as error:
         return nowhere in str(error)
     return True
