@@ -18,7 +18,7 @@ from nightschool_daemon.config import ExamSettings, Settings
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, RunDirectory, Step, write_durably
-from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaUnreachable
+from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused, OllamaUnreachable
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary, PinnedOptions
 from nightschool_hookspecs.records import AnswerScore, ExamAnswer, ExamItem, ItemRole, Message, RunInfo, Sitting
 from nightschool_hookspecs.services import Measure
@@ -51,7 +51,7 @@ class ExamContext(Protocol):
 
 
 class Ask(Protocol):
-    """Asks a model by its name. Raises `OllamaInterrupted` and `OllamaUnreachable`."""
+    """Asks a model by its name. Raises `OllamaInterrupted`, `OllamaRefused` and `OllamaUnreachable`."""
 
     def __call__(self, name: str, messages: tuple[Message, ...]) -> ChatAnswer: ...
 
@@ -101,6 +101,7 @@ def run(context: ExamContext) -> None:
         file=directory / "answers.jsonl",
         report=context.progress,
     )
+    _require_an_incumbent(answers)
     context.run.finish(
         Step.EXAMINE,
         ExamineResult(
@@ -183,7 +184,7 @@ def _sit(
 ) -> ExamAnswer:
     try:
         said = _ask_patiently(model, item.messages, ask, pause)
-    except OllamaInterrupted as error:
+    except (OllamaInterrupted, OllamaRefused) as error:
         return ExamAnswer(
             item_id=item.id,
             sitting=sitting,
@@ -212,21 +213,31 @@ def _sit(
 
 
 def _ask_patiently(model: str, messages: tuple[Message, ...], ask: Ask, pause: Callable[[float], None]) -> ChatAnswer:
-    """Ask until the server is there. An interruption gets a second chance: a restart interrupts just once."""
+    """Ask until the server is there. A failure gets a second chance: a restart makes just one."""
     waited_s = 0.0
-    interrupted = False
+    failed_before = False
     while True:
         try:
             return ask(model, messages)
-        except OllamaInterrupted:
-            if interrupted:
+        except (OllamaInterrupted, OllamaRefused):
+            if failed_before:
                 raise
-            interrupted = True
+            failed_before = True
         except OllamaUnreachable:
             if waited_s >= SERVER_WAIT_S:
                 raise
             pause(SERVER_POLL_S)
             waited_s += SERVER_POLL_S
+
+
+def _require_an_incumbent(answers: tuple[ExamAnswer, ...]) -> None:
+    """An exam in which the incumbent never answers says something of the server, nothing of the candidate."""
+    first = [answer for answer in answers if answer.sitting is Sitting.INCUMBENT]
+    if first and all(answer.failed for answer in first):
+        raise ExamError(
+            f"{first[0].model} answered none of {len(first)} questions ({first[0].detail}). "
+            "See whether `ollama run` gets an answer from it."
+        )
 
 
 def _forget_other_sitters(directory: Path, sitters: Sitters) -> None:

@@ -1,6 +1,6 @@
 """Difficulty, batching, selection, negatives, curriculum, augmentation, tuning."""
 
-from dataclasses import replace
+import random
 from datetime import UTC, datetime
 
 import pytest
@@ -51,22 +51,25 @@ def no_generate(messages: object, *, max_tokens: int, temperature: float, seed: 
     raise AssertionError("a plain plugin asks no model")
 
 
-def scored(identifier: str, priority: float = 0.0, text: str = "x", **changes: object) -> ScoredEvent:
+def scored(
+    identifier: str,
+    priority: float = 0.0,
+    text: str = "x",
+    *,
+    kind: FeedbackType = FeedbackType.USER_CORRECTION,
+    retries: int = 0,
+    system: str | None = None,
+) -> ScoredEvent:
     event = Event(
         id=identifier,
         timestamp=datetime(2026, 1, 2, tzinfo=UTC),
-        feedback_type=FeedbackType.USER_CORRECTION,
+        feedback_type=kind,
         input_data=text,
+        context=Context(system=system),
         corrected_output="y",
+        retries=retries,
     )
-    return ScoredEvent(
-        event=replace(event, **changes),  # type: ignore[arg-type] - the fields of a test's own choosing
-        priority=priority,
-        reward=0.0,
-        difficulty=0.5,
-        group=identifier,
-        fresh=True,
-    )
+    return ScoredEvent(event=event, priority=priority, reward=0.0, difficulty=0.5, group=identifier, fresh=True)
 
 
 def example(identifier: str, prompt: str = "List files") -> TrainingExample:
@@ -84,7 +87,7 @@ def test_difficulty_stays_in_its_range_and_grows_with_the_text(text: str, more: 
 
 
 def test_the_hardest_event_has_difficulty_one() -> None:
-    event = scored("1", text="x" * 9000, context=Context(system="s" * 20_000)).event
+    event = scored("1", text="x" * 9000, system="s" * 20_000).event
     assert DifficultyLength().nightschool_score_difficulty(event) == 1.0
 
 
@@ -127,10 +130,10 @@ def test_within_budget_nothing_is_lost(values: list[float]) -> None:
 
 
 @given(priorities, st.randoms())
-def test_the_order_of_arrival_does_not_matter(values: list[float], chance: object) -> None:
+def test_the_order_of_arrival_does_not_matter(values: list[float], chance: random.Random) -> None:
     events = [scored(str(index), value) for index, value in enumerate(values)]
     shuffled = list(events)
-    chance.shuffle(shuffled)  # type: ignore[attr-defined] - Hypothesis hands in a random.Random
+    chance.shuffle(shuffled)
     assert select(events, MANY) == select(shuffled, MANY)
 
 
@@ -155,9 +158,9 @@ def test_an_event_too_large_makes_room_for_smaller_ones() -> None:
 def test_what_the_model_failed_at_weighs_more() -> None:
     events = (
         scored("fine"),
-        scored("failed", feedback_type=FeedbackType.VALIDATION_FAILURE),
+        scored("failed", kind=FeedbackType.VALIDATION_FAILURE),
         scored("retried", retries=2),
-        scored("hopeless", feedback_type=FeedbackType.EXPLICIT_NEGATIVE, retries=100),
+        scored("hopeless", kind=FeedbackType.EXPLICIT_NEGATIVE, retries=100),
     )
     found = dict(NegativesPlain().nightschool_select_negatives(events, no_measure, 1))
     assert found == {"dropdir/failed": 1.5, "dropdir/retried": 1.5, "dropdir/hopeless": 3.0}
@@ -203,7 +206,7 @@ def test_a_variant_differs_in_its_prompt_alone_and_names_its_parent(prompt: str,
 
 
 def test_the_forms_of_a_prompt() -> None:
-    forms = {variant.messages[0].content for seed in range(20) for variant in [*_with_seed(seed)]}
+    forms = {variant.messages[0].content for seed in range(20) for variant in _with_seed(seed)}
     assert forms == {"list files.", "List files", "list files"}
 
 

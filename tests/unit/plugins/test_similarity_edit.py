@@ -14,7 +14,7 @@ def table(left: list[str], right: list[str]) -> list[list[float]]:
     matrix = SimilarityEdit().nightschool_measure_similarity(left, right, no_embed).matrix
     assert (matrix.rows, matrix.columns) == (len(left), len(right))
     assert matrix.values.format == "f"
-    values = matrix.values.tolist()
+    values = [float(value) for value in matrix.values.tolist()]
     return [values[row * matrix.columns : (row + 1) * matrix.columns] for row in range(matrix.rows)]
 
 

@@ -1,0 +1,255 @@
+"""The dataset: what leaves for the exam never trains, and no plugin can break its rules."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.jobs import EventRow
+from nightschool_daemon.learning.dataset import Dataset, DatasetError, Workshop, build_dataset
+from nightschool_daemon.learning.services import ChunkSearch
+from nightschool_hookspecs import (
+    Budget,
+    Chunk,
+    Event,
+    FeedbackType,
+    Generate,
+    ItemRole,
+    Measure,
+    Message,
+    Metadata,
+    Role,
+    RunInfo,
+    ScoredEvent,
+    Side,
+    Specialty,
+    Store,
+    TrainingExample,
+    hookimpl,
+)
+from nightschool_hookspecs.testing import FakeGenerate, FakeStore
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+PLAIN = (
+    "reward_plain",
+    "difficulty_length",
+    "similarity_edit",
+    "selection_priority",
+    "negatives_plain",
+    "curriculum_shuffle",
+    "preference_corrections",
+)
+ROOMY = Budget(events=1000, tokens=1_000_000)
+
+
+class BuildsPlainly:
+    """Question and target, and the chunks' texts before the question."""
+
+    @hookimpl
+    def nightschool_build_example(self, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> TrainingExample | None:
+        text = "\n".join([*(chunk.text for chunk in chunks), event.event.input_data])
+        messages = (Message(role=Role.USER, content=text),)
+        return TrainingExample(event_id="to be set", messages=messages, target=event.event.target or "")
+
+
+def workshop(*plugins: object, built_in: Sequence[str] = PLAIN) -> Workshop:
+    hooks = Hooks.load(plugin_directory=None, tables={}, built_in=built_in)
+    for number, plugin in enumerate((BuildsPlainly(), *plugins)):
+        hooks.manager.register(plugin, name=f"test{number}")
+    specialty = Specialty(base="tiny:latest", artifact_type="shell")
+    info = RunInfo(id="r", specialty=specialty, seed=3, started_at=NOW, reason="test", directory=Path("nowhere"))
+    return Workshop(
+        hooks=hooks,
+        info=info,
+        measure=CombinedMeasure(hooks, no_embeddings),
+        generate=FakeGenerate(),
+        retrieve=ChunkSearch(()),
+        store=FakeStore(),
+    )
+
+
+def row(
+    identifier: str,
+    kind: FeedbackType = FeedbackType.USER_CORRECTION,
+    *,
+    group: str | None = None,
+    metadata: Metadata | None = None,
+    answer: str | None = "bad",
+    corrected: str | None = "good",
+) -> EventRow:
+    event = Event(
+        id=identifier,
+        timestamp=NOW,
+        feedback_type=kind,
+        input_data=f"question {identifier}",
+        artifact_type="shell",
+        ai_output=answer,
+        corrected_output=corrected if kind is FeedbackType.USER_CORRECTION else None,
+        metadata=metadata or Metadata(),
+    )
+    return EventRow(event=event, group=group or identifier, side=None, trained_on=False, arrival=0)
+
+
+def build(rows: Sequence[EventRow], held_out: Sequence[str] = (), *plugins: object) -> Dataset:
+    sides = {one.group: Side.HELD_OUT if one.group in held_out else Side.TRAINING for one in rows}
+    return build_dataset(workshop(*plugins), tuple(rows), sides, ROOMY)
+
+
+def learned(dataset: Dataset) -> set[str]:
+    return {example.event_id for example in dataset.examples}
+
+
+@given(st.lists(st.tuples(st.sampled_from(FeedbackType), st.integers(0, 6)), max_size=15), st.sets(st.integers(0, 6)))
+def test_no_held_out_group_is_ever_learned_from(kinds: list[tuple[FeedbackType, int]], held_out: set[int]) -> None:
+    rows = [row(str(index), kind, group=f"g{group}") for index, (kind, group) in enumerate(kinds)]
+    groups = {f"g{group}" for group in held_out}
+    dataset = build(rows, sorted(groups))
+    of_event = {f"dropdir/{one.event.id}": one.group for one in rows}
+    assert not {of_event[key] for key in learned(dataset)} & groups
+    assert not {of_event[pair.event_id] for pair in dataset.pairs} & groups
+    assert {item.group for item in dataset.items} <= groups
+    assert len({item.group for item in dataset.items}) == len(dataset.items)
+
+
+def test_corrections_count_and_liked_answers_guard() -> None:
+    rows = [row("1"), row("2", FeedbackType.SUCCESS), row("3", FeedbackType.EXPLICIT_NEGATIVE)]
+    dataset = build(rows, ["1", "2", "3"])
+    assert {item.id: (item.role, item.reference) for item in dataset.items} == {
+        "dropdir/1": (ItemRole.GAIN, "good"),
+        "dropdir/2": (ItemRole.GUARD, "bad"),
+    }
+
+
+def test_a_group_sends_one_item_and_a_correction_goes_first() -> None:
+    rows = [
+        row("1", FeedbackType.SUCCESS, group="g"),
+        row("2", group="g"),
+        row("3", group="g"),
+        row("4", FeedbackType.SUCCESS, group="g"),
+    ]
+    assert [item.id for item in build(rows, ["g"]).items] == ["dropdir/3"]
+
+
+def test_what_is_left_out_has_a_reason() -> None:
+    rows = [
+        row("learned"),
+        row("weak", metadata=Metadata(weak=True)),
+        row("withdrawn", metadata=Metadata(deleted=True)),
+        row("negative", FeedbackType.EXPLICIT_NEGATIVE),
+        row("empty", corrected="  "),
+    ]
+    dataset = build(rows)
+    assert learned(dataset) == {"dropdir/learned"}
+    assert {one.event_id.removeprefix("dropdir/") for one in dataset.left_out} == {
+        "weak",
+        "withdrawn",
+        "negative",
+        "empty",
+    }
+
+
+def test_an_event_without_a_side_waits() -> None:
+    rows = (row("1"), row("2"))
+    dataset = build_dataset(workshop(), rows, {"1": Side.TRAINING}, ROOMY)
+    assert learned(dataset) == {"dropdir/1"}
+    assert [one.event_id for one in dataset.left_out] == ["dropdir/2"]
+
+
+def test_the_budget_leaves_out_with_a_reason() -> None:
+    rows = tuple(row(str(index)) for index in range(5))
+    sides = {one.group: Side.TRAINING for one in rows}
+    dataset = build_dataset(workshop(), rows, sides, Budget(events=2, tokens=1_000_000))
+    assert len(dataset.examples) == 2
+    assert {one.reason for one in dataset.left_out} == {"it did not fit into this night's budget"}
+
+
+def test_hard_negatives_weigh_more() -> None:
+    failed = row("2")
+    failed = replace(failed, event=replace(failed.event, feedback_type=FeedbackType.VALIDATION_FAILURE))
+    weights = {example.event_id: example.weight for example in build([row("1"), failed]).examples}
+    assert weights == {"dropdir/1": 1.0, "dropdir/2": 1.5}
+
+
+def test_disliked_answers_are_the_worse_side_of_pairs() -> None:
+    liked = row("1", FeedbackType.SUCCESS, answer="fine")
+    disliked = row("2", FeedbackType.EXPLICIT_NEGATIVE, answer="awful")
+    disliked = replace(disliked, event=replace(disliked.event, input_data="question 1"))
+    dataset = build([liked, disliked])
+    assert [(pair.chosen, pair.rejected) for pair in dataset.pairs] == [("fine", "awful")]
+    assert learned(dataset) == {"dropdir/1"}
+
+
+# --------------------------------------------------------------------------- plugins that break a rule
+
+
+@dataclass(frozen=True)
+class Augments:
+    parent: str | None
+    times: int = 1
+
+    @hookimpl
+    def nightschool_augment_examples(
+        self, examples: tuple[TrainingExample, ...], generate: Generate, measure: Measure, seed: int
+    ) -> tuple[TrainingExample, ...]:
+        return tuple(
+            replace(example, group="forged", parent=self.parent, target=f"variant {number}")
+            for example in examples
+            for number in range(self.times)
+        )
+
+
+def test_a_variant_stays_in_the_group_of_its_parent() -> None:
+    dataset = build([row("1")], [], Augments(parent="dropdir/1"))
+    assert sorted((one.target, one.group) for one in dataset.examples) == [("good", "1"), ("variant 0", "1")]
+
+
+@pytest.mark.parametrize("parent", [None, "dropdir/nobody"])
+def test_a_variant_without_a_known_parent_is_refused(parent: str | None) -> None:
+    assert len(build([row("1")], [], Augments(parent=parent)).examples) == 1
+
+
+def test_a_training_set_grows_to_three_times_its_size_at_most() -> None:
+    rows = [row(str(index)) for index in range(4)]
+    assert len(build(rows, [], Augments(parent="dropdir/1", times=50)).examples) == 12
+
+
+class SelectsAStranger:
+    @hookimpl
+    def nightschool_select_events(
+        self, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, seed: int
+    ) -> tuple[str, ...]:
+        return ("dropdir/held",)
+
+
+class AddsToTheCurriculum:
+    @hookimpl
+    def nightschool_arrange_examples(
+        self, examples: tuple[TrainingExample, ...], store: Store, seed: int
+    ) -> tuple[TrainingExample, ...]:
+        return examples + examples
+
+
+class WeighsNothing:
+    @hookimpl
+    def nightschool_select_negatives(
+        self, events: tuple[ScoredEvent, ...], measure: Measure, seed: int
+    ) -> tuple[tuple[str, float], ...]:
+        return tuple((f"dropdir/{one.event.id}", 0.0) for one in events)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "sentence"),
+    [
+        (SelectsAStranger(), "was not offered"),
+        (AddsToTheCurriculum(), "added an example"),
+        (WeighsNothing(), "must be above 0"),
+    ],
+)
+def test_a_plugin_that_breaks_a_rule_fails_the_step(plugin: object, sentence: str) -> None:
+    with pytest.raises(DatasetError, match=sentence):
+        build([row("1"), row("held")], ["held"], plugin)

@@ -1,0 +1,159 @@
+"""Rules of the split, the closing token, and the services of a worker."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from nightschool_daemon import codec
+from nightschool_daemon.jobs import EventRow
+from nightschool_daemon.learning.rendering import CachedRenderer, RenderingError, find_closing, render_example
+from nightschool_daemon.learning.services import ChunkSearch, JournalStore, Write, read_snapshot
+from nightschool_daemon.learning.split import SplitError, check_choices, group_rows, sides_of
+from nightschool_hookspecs import (
+    Chunk,
+    Event,
+    FeedbackType,
+    Message,
+    PromptGroup,
+    Role,
+    Side,
+    SideChoice,
+    TrainingExample,
+)
+
+
+def row(identifier: str, group: str, side: Side | None = None, *, trained_on: bool = False) -> EventRow:
+    event = Event(
+        id=identifier,
+        timestamp=datetime(2026, 1, 2, tzinfo=UTC),
+        feedback_type=FeedbackType.SUCCESS,
+        input_data="q",
+    )
+    return EventRow(event=event, group=group, side=side, trained_on=trained_on, arrival=0)
+
+
+def test_rows_of_a_group_share_its_side_and_its_history() -> None:
+    rows = (row("1", "a"), row("2", "b", Side.HELD_OUT), row("3", "a", trained_on=True), row("4", "b"))
+    assert group_rows(rows) == (
+        PromptGroup(key="a", events=2, side=None, trained_on=True),
+        PromptGroup(key="b", events=2, side=Side.HELD_OUT, trained_on=False),
+    )
+
+
+def test_a_group_on_both_sides_is_refused() -> None:
+    with pytest.raises(SplitError, match="both sides"):
+        group_rows((row("1", "a", Side.HELD_OUT), row("2", "a", Side.TRAINING)))
+
+
+GROUPS = (
+    PromptGroup(key="new", events=1),
+    PromptGroup(key="seen", events=1, trained_on=True),
+    PromptGroup(key="old", events=1, side=Side.TRAINING),
+)
+
+
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        (SideChoice(key="old", side=Side.HELD_OUT), "sides are final"),
+        (SideChoice(key="seen", side=Side.HELD_OUT), "was trained on it"),
+        (SideChoice(key="stranger", side=Side.TRAINING), "does not exist"),
+    ],
+)
+def test_a_choice_that_breaks_a_rule_is_refused(choice: SideChoice, sentence: str) -> None:
+    with pytest.raises(SplitError, match=sentence):
+        check_choices(GROUPS, (choice,))
+
+
+def test_contradicting_choices_are_refused() -> None:
+    both = (SideChoice(key="new", side=Side.HELD_OUT), SideChoice(key="new", side=Side.TRAINING))
+    with pytest.raises(SplitError, match="sides are final"):
+        check_choices(GROUPS, both)
+
+
+def test_only_new_choices_are_passed_on() -> None:
+    choices = (SideChoice(key="new", side=Side.HELD_OUT), SideChoice(key="old", side=Side.TRAINING))
+    accepted = check_choices(GROUPS, choices)
+    assert accepted == choices[:1]
+    assert sides_of(GROUPS, accepted) == {"new": Side.HELD_OUT, "old": Side.TRAINING}
+
+
+# --------------------------------------------------------------------------- rendering
+
+
+class Template:
+    """A chat template of a well-known kind."""
+
+    def __init__(self, user: str, assistant: str, closing: str, *, forgets: bool = False) -> None:
+        self._parts = {Role.USER: (user, ""), Role.ASSISTANT: (assistant, closing)}
+        self._forgets = forgets
+        self.calls = 0
+
+    def __call__(self, messages: Sequence[Message]) -> str:
+        self.calls += 1
+        kept = messages[-1:] if self._forgets else messages
+        return "".join(self._parts[one.role][0] + one.content + self._parts[one.role][1] for one in kept)
+
+
+@pytest.mark.parametrize(
+    ("template", "stops", "closing"),
+    [
+        (Template("<start_of_turn>user\n", "<start_of_turn>model\n", "<end_of_turn>\n"), [], "<end_of_turn>"),
+        (Template("<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n"), ["<|im_end|>"], "<|im_end|>"),
+        (Template("[INST] ", " [/INST] ", "</s>"), ["[INST]", "[/INST]"], "</s>"),
+        (Template("USER: ", "ASSISTANT: ", "\n###END\n"), ["###END"], "\n###END"),
+        (Template("<|user|>\n", "<|assistant|>\n", " <|end|>\n"), [], " <|end|>"),
+    ],
+)
+def test_the_closing_token_is_what_stands_behind_an_answer(template: Template, stops: list[str], closing: str) -> None:
+    assert find_closing(template, stops) == closing
+
+
+def test_an_answer_that_nothing_closes_cannot_be_learned() -> None:
+    with pytest.raises(RenderingError, match="no special token"):
+        find_closing(Template("USER: ", "\nASSISTANT: ", "\n"), [])
+
+
+def test_a_template_that_forgets_earlier_turns_cannot_be_learned() -> None:
+    with pytest.raises(RenderingError, match="leaves earlier turns out"):
+        find_closing(Template("<u>", "<a>", "</s>", forgets=True), [])
+
+
+def test_each_conversation_is_rendered_once() -> None:
+    template = Template("<u>", "<a>", "</s>")
+    render = CachedRenderer(template)
+    example = TrainingExample(event_id="s/1", messages=(Message(role=Role.USER, content="q"),), target="t", weight=2.0)
+    texts = {render_example(example, render, "</s>") for _ in range(3)}
+    (text,) = texts
+    assert (text.event_id, text.prompt, text.completion, text.weight) == ("s/1", "<u>q", "t</s>", 2.0)
+    assert template.calls == 1
+
+
+# --------------------------------------------------------------------------- services
+
+
+def test_a_search_finds_the_chunk_with_the_same_words_first() -> None:
+    chunks = (Chunk(text="how to bake bread"), Chunk(text="list all files of a directory"), Chunk(text="zzz"))
+    found = ChunkSearch(chunks)("files in a directory", limit=2)
+    assert found[0].text == "list all files of a directory"
+    assert len(found) <= 2
+    assert found[0].score is not None
+    assert 0 < found[0].score <= 1
+
+
+def test_a_store_reads_its_snapshot_and_journals_every_write(tmp_path: Path) -> None:
+    snapshot = tmp_path / "store.json"
+    snapshot.write_text('{"stage":"1","gone":"x"}', encoding="utf-8")
+    journal = tmp_path / "store.jsonl"
+    store = JournalStore(read_snapshot(snapshot), journal)
+    store.put("stage", "2")
+    store.delete("gone")
+    store.delete("never there")
+    assert (store.get("stage"), store.get("gone")) == ("2", None)
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    assert [codec.from_json(line, Write) for line in lines] == [
+        Write(key="stage", value="2"),
+        Write(key="gone", value=None),
+    ]
+    assert read_snapshot(tmp_path / "missing.json") == {}
