@@ -28,7 +28,7 @@ EVENTS = 200
 SHOWN = 5
 OLLAMA_VERSION = "0.34.3"
 TEMPLATE = (
-    "{{ range .Messages }}<start_of_turn>{{ if eq .Role \"assistant\" }}model{{ else }}user{{ end }}\n"
+    '{{ range .Messages }}<start_of_turn>{{ if eq .Role "assistant" }}model{{ else }}user{{ end }}\n'
     "{{ .Content }}<end_of_turn>\n{{ end }}<start_of_turn>model\n"
 )
 """Gemma's own turns; the 270M base model ships without a template."""
@@ -105,7 +105,9 @@ def ollama_server() -> Iterator[Server]:
     else:
         console.print(f"Using the installed {binary} on a server of the demo's own.")
     WORK.parent.mkdir(exist_ok=True)
-    with OllamaServer(OLLAMA_VERSION, directory=WORK.parent / "demo-ollama", binary=Path(binary) if binary else None) as own:
+    with OllamaServer(
+        OLLAMA_VERSION, directory=WORK.parent / "demo-ollama", binary=Path(binary) if binary else None
+    ) as own:
         yield Server(url=own.url, models_directory=own.models_directory, ours=True, binary=str(own.binary))
 
 
@@ -174,7 +176,9 @@ def drop_feedback(directory: Path) -> None:
     (directory / "editor.jsonl").write_text(lines, encoding="utf-8")
     for event in events[-20:]:
         (directory / f"{event['id']}.json").write_text(json.dumps(event), encoding="utf-8")
-    console.print(f"{len(events)} events, such as: [italic]{pairs[0]['description']}[/] -> [bold]{pairs[0]['command']}[/]")
+    console.print(
+        f"{len(events)} events, such as: [italic]{pairs[0]['description']}[/] -> [bold]{pairs[0]['command']}[/]"
+    )
 
 
 def write_configuration(server: Server) -> Path:

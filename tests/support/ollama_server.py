@@ -1,5 +1,6 @@
 """A real Ollama on a free loopback port, with a home and a models directory of its own."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -112,10 +113,8 @@ class OllamaServer:
 
 def _kill_rest(group: int) -> None:
     """Runners that outlived their server."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def free_port() -> int:

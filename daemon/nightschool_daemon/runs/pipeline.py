@@ -9,6 +9,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from nightschool_daemon import codec
 from nightschool_daemon.hooks import PluginFailed
@@ -36,20 +37,16 @@ SERVER_POLL_S = 1.0
 WORK: tuple[Step, ...] = tuple(step for step in Step if step not in (Step.CONCLUDE, Step.REPORT))
 
 
-def _in_worker(step: Step) -> Callable[[StepContext], None]:
-    return lambda context: run_worker(context, step)
-
-
 PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
     Step.PREPARE: prepare.perform,
-    Step.SPLIT: _in_worker(Step.SPLIT),
-    Step.SELECT: _in_worker(Step.SELECT),
+    Step.SPLIT: partial(run_worker, step=Step.SPLIT),
+    Step.SELECT: partial(run_worker, step=Step.SELECT),
     Step.TRAIN: rebuild.train_or_reuse,
-    Step.EXPORT: _in_worker(Step.EXPORT),
+    Step.EXPORT: partial(run_worker, step=Step.EXPORT),
     Step.REGISTER: register.perform,
-    Step.VERIFY: _in_worker(Step.VERIFY),
-    Step.EXAMINE: _in_worker(Step.EXAMINE),
-    Step.JUDGE: _in_worker(Step.JUDGE),
+    Step.VERIFY: partial(run_worker, step=Step.VERIFY),
+    Step.EXAMINE: partial(run_worker, step=Step.EXAMINE),
+    Step.JUDGE: partial(run_worker, step=Step.JUDGE),
 }
 
 ACCEPT: Mapping[Step, Callable[[StepContext], None]] = {
@@ -73,8 +70,8 @@ def execute(context: StepContext) -> RunReport:
     if ending is None:
         ending = _work(context)
         _record_ending(context, ending)
-    _finish(context, Step.CONCLUDE, lambda: conclude.perform(context, ending))
-    _finish(context, Step.REPORT, lambda: report.perform(context))
+    _finish(context, Step.CONCLUDE, partial(conclude.perform, context, ending))
+    _finish(context, Step.REPORT, partial(report.perform, context))
     result = report.report_of(context)
     context.ledger.runs.finish(context.info.id, result.end, result.reason, context.clock())
     context.hooks.after_run(report=result)
@@ -85,7 +82,7 @@ def _work(context: StepContext) -> Ending:
     """Take the steps up to the verdict. Their failures are endings."""
     for step in WORK:
         try:
-            _take(context, step, lambda step=step: PERFORM[step](context))
+            _take(context, step, partial(PERFORM[step], context))
         except RunCancelled:
             context.ledger.runs.fail_step(context.info.id, step, "cancelled", context.clock())
             return Ending(end=RunEnd.CANCELLED, reason=f"The run was cancelled at the step '{step}'.")

@@ -1,0 +1,99 @@
+"""SIGKILL at every step of a run: the run finishes, one version results, nothing is left behind."""
+
+import signal
+from pathlib import Path
+
+from nightschool_daemon.jobs import Step
+from nightschool_hookspecs.records import RunEnd
+from support.night import TINY, TINY_ALIAS, Night, greetings, import_tiny
+from support.ollama_server import OllamaServer
+
+KILLER = '''
+"""Kills its process where a file says so, once."""
+
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from nightschool_hookspecs import RunInfo, hookimpl
+
+
+@dataclass(frozen=True, kw_only=True)
+class Killer:
+    order: Path = Path("/nonexistent")
+
+    def _obey(self, moment: str, delay_s: float = 0.0) -> None:
+        if self.order.is_file() and self.order.read_text() == moment:
+            self.order.unlink()
+            if delay_s:
+                threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    @hookimpl
+    def nightschool_before_step(self, run: RunInfo, step: str) -> None:
+        self._obey(f"before {step}")
+        self._obey(f"during {step}", 0.4)
+
+    @hookimpl
+    def nightschool_after_step(self, run: RunInfo, step: str) -> None:
+        self._obey(f"after {step}")
+
+
+@hookimpl
+def nightschool_register_settings() -> type[Killer]:
+    return Killer
+'''
+
+
+def test_run_survives_a_kill_before_during_and_after_every_step(
+    tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path
+) -> None:
+    import_tiny(fresh_ollama, tiny_gguf)
+    night = Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
+    order = tmp_path / "order"
+    night.add_plugin("killer", KILLER)
+    night.configuration.write_text(night.configuration.read_text() + f'\n[plugins.killer]\norder = "{order}"\n')
+    night.drop(greetings(60))
+    kills = 0
+
+    for step in Step:
+        for moment in ("before", "during", "after"):
+            order.write_text(f"{moment} {step.value}")
+            done = night.learn()
+            if done.returncode == -signal.SIGKILL:
+                kills += 1
+                assert not order.exists()
+            else:
+                # a step may be over before the delayed kill comes, or the run may: then the order was never met
+                order.unlink(missing_ok=True)
+                assert done.returncode == 0, done.stdout + done.stderr
+
+    order.unlink(missing_ok=True)
+    last = night.learn()
+    assert last.returncode in (0, 4), last.stdout + last.stderr
+    assert kills >= 2 * len(Step) - 1
+    ledger = night.ledger()
+    runs = ledger.runs.latest(100)
+    assert [row.end for row in runs] == [RunEnd.PROMOTED]
+    tags = fresh_ollama.tags()
+    assert set(tags) == {TINY, TINY_ALIAS, f"{TINY_ALIAS}.v1", *(one for one in tags if ".base-" in one)}
+    assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v1"]
+    assert [one.name for one in night.run_directories()] == [runs[0].id]
+    assert fresh_ollama.blobs() == blobs_of_manifests(fresh_ollama)
+    assert ledger.events.total() == 60
+
+
+def blobs_of_manifests(server: OllamaServer) -> set[str]:
+    """Names of the blob files that some tag needs."""
+    import json
+
+    needed: set[str] = set()
+    for file in (server.models_directory / "manifests").rglob("*"):
+        if file.is_file():
+            manifest = json.loads(file.read_bytes())
+            layers = [manifest["config"], *manifest["layers"]]
+            needed.update(layer["digest"].replace(":", "-") for layer in layers)
+    return needed

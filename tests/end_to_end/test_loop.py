@@ -1,0 +1,155 @@
+"""The whole loop on a real Ollama with the tiny model: from feedback files to an alias that moved, and back."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from nightschool_daemon.jobs import ExportResult, RunDirectory, Step, VerifyResult
+from nightschool_daemon.ledger import VersionState
+from nightschool_hookspecs.records import DeliveryForm, RunEnd
+from support.night import TINY, TINY_ALIAS, Night, greetings, import_tiny
+from support.ollama_server import OllamaServer
+
+
+@pytest.fixture
+def night(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> Night:
+    """An installation with the tiny base."""
+    import_tiny(fresh_ollama, tiny_gguf)
+    return Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
+
+
+def test_corrections_become_a_better_model_and_undo_restores_the_base(night: Night, fresh_ollama: OllamaServer) -> None:
+    base_digest = fresh_ollama.tags()[TINY]
+    night.drop(greetings(60))
+
+    done = night.learn()
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = night.json("report")
+    assert isinstance(report, dict)
+    assert report["end"] == "promoted"
+    assert report["verdict"]["outcome"] == "proven"
+    assert report["verdict"]["candidate_mean"] > report["verdict"]["incumbent_mean"] + 30
+    tags = fresh_ollama.tags()
+    assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v1"] != base_digest
+    assert tags[TINY] == base_digest
+
+    undone = night.run("undo", TINY_ALIAS)
+
+    assert undone.returncode == 0, undone.stdout + undone.stderr
+    assert fresh_ollama.tags()[TINY_ALIAS] == base_digest
+    again = night.run("undo", TINY_ALIAS)
+    assert again.returncode != 0
+    assert "no promotion" in again.stdout + again.stderr
+
+
+def test_second_night_builds_on_fresh_feedback_and_its_undo_leads_to_the_first_version(
+    night: Night, fresh_ollama: OllamaServer
+) -> None:
+    night.drop(greetings(40))
+    assert night.learn().returncode == 0
+    first = fresh_ollama.tags()[f"{TINY_ALIAS}.v1"]
+    night.drop(greetings(60, answer="good day", first=100))
+    night.drop([{**one, "corrected_output": "good day"} for one in greetings(40)])
+
+    done = night.learn()
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    tags = fresh_ollama.tags()
+    assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v2"]
+    assert night.run("undo", TINY_ALIAS).returncode == 0
+    assert fresh_ollama.tags()[TINY_ALIAS] == first
+
+
+def test_split_versions_share_a_shard(night: Night, fresh_ollama: OllamaServer) -> None:
+    night.drop(greetings(60))
+    assert night.learn().returncode == 0
+    directory = RunDirectory(path=night.run_directories()[0])
+    export = directory.result(Step.EXPORT, ExportResult)
+    assert export.plan.form is DeliveryForm.SPLIT
+    assert all(f"sha256-{file.digest}" in fresh_ollama.blobs() for file in export.files)
+    verified = directory.result(Step.VERIFY, VerifyResult)
+    assert verified.passed
+    assert verified.positions >= 64
+    assert verified.delivered_loss < verified.base_loss
+
+
+def test_one_file_is_delivered_where_split_is_switched_off(
+    tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path
+) -> None:
+    import_tiny(fresh_ollama, tiny_gguf)
+    night = Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
+    text = night.configuration.read_text().replace("[delivery]", '[delivery]\nform = "fused"')
+    night.configuration.write_text(text)
+    night.drop(greetings(60))
+    assert night.learn().returncode == 0
+    directory = RunDirectory(path=night.run_directories()[0])
+    export = directory.result(Step.EXPORT, ExportResult)
+    assert export.plan.form is DeliveryForm.FUSED
+    assert len(export.files) == 1
+    assert directory.result(Step.VERIFY, VerifyResult).passed
+
+
+def test_adapter_is_delivered_where_the_server_takes_it(tmp_path: Path, tiny_gguf: Path) -> None:
+    """Ollama 0.34.0 imports a GGUF only with a tool that is not here: its models come from 0.34.3."""
+    with OllamaServer("0.34.3", directory=tmp_path / "ollama") as server:
+        import_tiny(server, tiny_gguf)
+    with OllamaServer("0.34.0", directory=tmp_path / "ollama") as server:
+        night = Night(tmp_path / "night", server.url, server.models_directory)
+        night.drop(greetings(60))
+        done = night.learn()
+        assert done.returncode == 0, done.stdout + done.stderr
+        directory = RunDirectory(path=night.run_directories()[0])
+        assert directory.result(Step.EXPORT, ExportResult).plan.form is DeliveryForm.ADAPTER
+        verified = directory.result(Step.VERIFY, VerifyResult)
+        assert verified.passed, verified
+        assert server.tags()[TINY_ALIAS] == server.tags()[f"{TINY_ALIAS}.v1"]
+
+
+def test_candidate_that_is_not_better_leaves_nothing_behind(night: Night, fresh_ollama: OllamaServer) -> None:
+    text = night.configuration.read_text().replace("learning_rate = 0.01", "learning_rate = 0.0000001")
+    night.configuration.write_text(text)
+    before = set(fresh_ollama.tags())
+    night.drop(greetings(40))
+
+    done = night.learn()
+
+    report = night.json("report")
+    assert isinstance(report, dict)
+    assert report["end"] in ("not_enough_to_tell", "failed"), done.stdout
+    left = set(fresh_ollama.tags()) - before
+    assert all(".base-" in name for name in left), left
+    ledger = night.ledger()
+    assert all(one.state is VersionState.DISCARDED for one in ledger.versions.in_state(VersionState.DISCARDED))
+    assert not ledger.versions.in_state(VersionState.CANDIDATE)
+
+
+def test_promoted_version_keeps_what_the_base_had(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> None:
+    import_tiny(fresh_ollama, tiny_gguf, system="You greet guests.")
+    night = Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
+    night.drop(greetings(60))
+    assert night.learn().returncode == 0
+    shown = httpx.post(f"{fresh_ollama.url}/api/show", json={"model": TINY_ALIAS}, timeout=30).json()
+    assert shown["system"] == "You greet guests."
+    assert "<|im_start|>" in shown["template"]
+    assert "stop" in shown["parameters"]
+
+
+def test_liked_and_disliked_answers_alone_promote_nothing(night: Night, fresh_ollama: OllamaServer) -> None:
+    events = [
+        {
+            "id": f"t-{number}",
+            "artifact_type": "greeting",
+            "model": TINY,
+            "input_data": f"greet guest {number}",
+            "ai_output": "hello",
+            "feedback_type": "explicit_negative",
+        }
+        for number in range(30)
+    ]
+    night.drop(events)
+    night.run("run", "--now", TINY_ALIAS)
+    ledger = night.ledger()
+    assert [row.end for row in ledger.runs.latest(1)] == [RunEnd.NOT_ENOUGH]
+    assert TINY_ALIAS not in fresh_ollama.tags()
