@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Protocol
 
 from nightschool_daemon import codec
-from nightschool_daemon.config import ExamSettings, Settings
+from nightschool_daemon.config import ExamSettings
+from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, RunDirectory, Step, write_durably
 from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused, OllamaUnreachable
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary, PinnedOptions
-from nightschool_hookspecs.records import AnswerScore, ExamAnswer, ExamItem, ItemRole, Message, RunInfo, Sitting
+from nightschool_hookspecs.records import AnswerScore, ExamAnswer, ExamItem, ItemRole, Message, Sitting
 from nightschool_hookspecs.services import Measure
 
 SERVER_WAIT_S = 120.0
@@ -30,24 +31,6 @@ SERVER_POLL_S = 1.0
 
 class ExamError(Exception):
     """The exam cannot be held; the message says what to do next."""
-
-
-class ExamContext(Protocol):
-    """What the step needs of its worker."""
-
-    @property
-    def run(self) -> RunDirectory: ...
-
-    @property
-    def info(self) -> RunInfo: ...
-
-    @property
-    def settings(self) -> Settings: ...
-
-    @property
-    def hooks(self) -> Hooks: ...
-
-    def progress(self, done: int, total: int, text: str) -> None: ...
 
 
 class Ask(Protocol):
@@ -77,7 +60,7 @@ class Sitters:
         )
 
 
-def run(context: ExamContext) -> None:
+def run(context: WorkContext) -> None:
     """Hold the exam of a run and leave `answers.jsonl`."""
     registered = context.run.result(Step.REGISTER, RegisterResult)
     sitters = Sitters(

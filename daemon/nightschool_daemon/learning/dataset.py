@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from nightschool_daemon import codec
+from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
@@ -24,7 +25,6 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.learning.rendering import CachedRenderer, find_closing, render_example
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, LocalModel, read_snapshot
 from nightschool_daemon.learning.split import group_rows, read_rows, sides_of
-from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_hookspecs.records import (
@@ -82,7 +82,7 @@ class Dataset:
     left_out: tuple[LeftOut, ...]
 
 
-def run(context: WorkerContext) -> None:
+def run(context: WorkContext) -> None:
     """Build the dataset, have its prompts rendered, and write `SelectResult`."""
     rows = tuple(read_rows(context.run))
     sides = sides_of(group_rows(rows), context.run.result(Step.SPLIT, SplitResult).choices)
@@ -290,7 +290,7 @@ def key_of(event: Event) -> str:
     return f"{event.source}/{event.id}"
 
 
-def _workshop(context: WorkerContext, rows: tuple[EventRow, ...], sides: dict[str, Side], pin: str) -> Workshop:
+def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str, Side], pin: str) -> Workshop:
     directory = context.run.step(Step.SELECT)
     training = [row.event for row in rows if sides.get(row.group) is Side.TRAINING]
     snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
@@ -305,7 +305,7 @@ def _workshop(context: WorkerContext, rows: tuple[EventRow, ...], sides: dict[st
 
 
 def _rendered(
-    context: WorkerContext, http: OllamaHttp, pin: str, examples: tuple[TrainingExample, ...]
+    context: WorkContext, http: OllamaHttp, pin: str, examples: tuple[TrainingExample, ...]
 ) -> tuple[tuple[TrainingText, ...], str]:
     if not examples:
         return (), ""
@@ -319,7 +319,7 @@ def _rendered(
     return tuple(texts), closing
 
 
-def _write(context: WorkerContext, dataset: Dataset, texts: tuple[TrainingText, ...]) -> None:
+def _write(context: WorkContext, dataset: Dataset, texts: tuple[TrainingText, ...]) -> None:
     directory = context.run.step(Step.SELECT)
     files: dict[str, Sequence[object]] = {
         "examples.jsonl": texts,

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from nightschool_daemon import codec
+from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.jobs import JudgeResult, PrepareResult, RegisterResult, Step
-from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_hookspecs.records import Exam, ExamAnswer, ExamItem
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ class JudgingError(Exception):
     """There is no judge; the message says what to do next."""
 
 
-def run(context: WorkerContext) -> None:
+def run(context: WorkContext) -> None:
     """Have the exam judged and write `JudgeResult`."""
     exam = read_exam(context)
     guards = context.hooks.guard_promotion(exam=exam)
@@ -26,7 +26,7 @@ def run(context: WorkerContext) -> None:
     context.run.finish(Step.JUDGE, JudgeResult(guards=guards, verdict=verdict))
 
 
-def read_exam(context: WorkerContext) -> Exam:
+def read_exam(context: WorkContext) -> Exam:
     """Put items and answers together; items that the caps of the night left out are not part of it."""
     answers = tuple(_lines(context.run.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer))
     asked = {answer.item_id for answer in answers}

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from nightschool_daemon import codec
+from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.jobs import EventRow, RunDirectory, SplitResult, Step
-from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_hookspecs.records import PromptGroup, Side, SideChoice
 
 
@@ -12,7 +12,7 @@ class SplitError(Exception):
     """A plugin broke a rule of the split; the message says which."""
 
 
-def run(context: WorkerContext) -> None:
+def run(context: WorkContext) -> None:
     """Have the sides chosen, check them, and write `SplitResult`."""
     rows = tuple(read_rows(context.run))
     groups = group_rows(rows)

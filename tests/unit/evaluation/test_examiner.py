@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nightschool_daemon import codec
 from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation import examiner

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import EventRow
 from nightschool_daemon.learning.rendering import CachedRenderer, RenderingError, find_closing, render_example

@@ -1,0 +1,243 @@
+"""Split, select, examine and judge in a run directory, with a real Ollama and the real plugins."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon import codec
+from nightschool_daemon.config import ExamSettings, OllamaSettings, Settings
+from nightschool_daemon.evaluation import examiner
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.jobs import (
+    BaseSnapshot,
+    EventRow,
+    ExamineResult,
+    JudgeResult,
+    PrepareResult,
+    RegisterResult,
+    RunDirectory,
+    SelectResult,
+    SplitResult,
+    Step,
+)
+from nightschool_daemon.learning import dataset, judging, split
+from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
+from nightschool_hookspecs import (
+    Chunk,
+    Event,
+    ExamAnswer,
+    ExamItem,
+    FeedbackType,
+    Message,
+    Outcome,
+    Role,
+    RunInfo,
+    ScoredEvent,
+    Sitting,
+    Specialty,
+    TrainingExample,
+    TrainingText,
+    hookimpl,
+)
+from support.ollama_server import OllamaServer
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+BUILT_IN = (
+    "reward_plain",
+    "difficulty_length",
+    "similarity_edit",
+    "selection_priority",
+    "negatives_plain",
+    "curriculum_shuffle",
+    "augmentation_letters",
+    "preference_corrections",
+    "tuning_fixed",
+    "evaluation_split",
+    "evaluation_text",
+    "evaluation_shell",
+    "guard_answers",
+    "guard_length",
+    "guard_liked",
+    "judge_paired",
+)
+NAME = "night-tiny:latest"
+CANDIDATE = "night-tiny:candidate"
+
+
+class BuildsPlainly:
+    @hookimpl
+    def nightschool_build_example(self, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> TrainingExample | None:
+        messages = (Message(role=Role.USER, content=event.event.input_data),)
+        return TrainingExample(event_id="", messages=messages, target=event.event.target or "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """A worker's context without its process."""
+
+    run: RunDirectory
+    info: RunInfo
+    settings: Settings
+    hooks: Hooks
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        assert 0 <= done <= total
+
+
+@pytest.fixture
+def base(ollama: OllamaServer, tiny_gguf: Path) -> str:
+    """The digest of the tiny model, imported under two names."""
+    digest = hashlib.sha256(tiny_gguf.read_bytes()).hexdigest()
+    http = OllamaHttp(OllamaSettings(host=ollama.url))
+    http.upload_blob(tiny_gguf, digest)
+    http.create(CreateRequest(model=NAME, files={"tiny.gguf": digest}))
+    http.copy(NAME, CANDIDATE)
+    http.close()
+    return digest
+
+
+@pytest.fixture
+def night(ollama: OllamaServer, base: str, tiny_gguf: Path, tmp_path: Path) -> Night:
+    hooks = Hooks.load(plugin_directory=None, tables={}, built_in=BUILT_IN)
+    hooks.manager.register(BuildsPlainly(), name="test")
+    settings = Settings(
+        ollama=OllamaSettings(host=ollama.url),
+        exam=ExamSettings(max_items=4, max_answer_tokens=6, context_tokens=512),
+    )
+    specialty = Specialty(base=NAME, artifact_type="shell")
+    info = RunInfo(id="r", specialty=specialty, seed=5, started_at=NOW, reason="test", directory=tmp_path)
+    run = RunDirectory(path=tmp_path / "run")
+    for step in Step:
+        run.step(step).mkdir(parents=True)
+    _prepare(run, base, tiny_gguf)
+    return Night(run=run, info=info, settings=settings, hooks=hooks)
+
+
+def _prepare(run: RunDirectory, digest: str, gguf: Path) -> None:
+    rows = [
+        EventRow(
+            event=Event(
+                id=str(number),
+                timestamp=NOW,
+                feedback_type=FeedbackType.USER_CORRECTION,
+                input_data=f"list {number} files",
+                artifact_type="shell",
+                ai_output="dir",
+                corrected_output=f"ls | head -n {number}",
+            ),
+            group=f"group {number}",
+            side=None,
+            trained_on=False,
+            arrival=number,
+        )
+        for number in range(30)
+    ]
+    lines = "".join(codec.to_json(row) + "\n" for row in rows)
+    (run.step(Step.PREPARE) / "events.jsonl").write_text(lines, encoding="utf-8")
+    snapshot = BaseSnapshot(
+        name=NAME,
+        tag_digest="t",
+        weights_digest=digest,
+        architecture="llama",
+        capabilities=("completion",),
+        pin=NAME,
+        gguf=gguf,
+    )
+    run.finish(Step.PREPARE, PrepareResult(base=snapshot, incumbent=NAME, events=30, fresh=30))
+    run.finish(Step.REGISTER, RegisterResult(tag=CANDIDATE, number=1, tag_digest="c", weights_digest=digest))
+
+
+def lines(night: Night, step: Step, name: str) -> list[str]:
+    return (night.run.step(step) / name).read_text(encoding="utf-8").splitlines()
+
+
+def test_the_same_model_twice_is_not_promoted(night: Night) -> None:
+    split.run(night)
+    sides = night.run.result(Step.SPLIT, SplitResult)
+    assert (sides.training_events, sides.held_out_events) == (24, 6)
+
+    dataset.run(night)
+    selected = night.run.result(Step.SELECT, SelectResult)
+    assert (selected.examples, selected.items, selected.pairs) == (24, 6, 24)
+    texts = [codec.from_json(line, TrainingText) for line in lines(night, Step.SELECT, "examples.jsonl")]
+    items = [codec.from_json(line, ExamItem) for line in lines(night, Step.SELECT, "items.jsonl")]
+    assert not {text.event_id for text in texts} & {item.event_id for item in items}
+    assert all(text.completion.startswith("ls | head -n ") for text in texts)
+    assert all(text.completion.endswith(selected.closing) for text in texts)
+    assert all("list " in text.prompt for text in texts)
+    _ends_as_ollama_ends_it(night, selected.closing)
+
+    examiner.run(night)
+    answers = [codec.from_json(line, ExamAnswer) for line in lines(night, Step.EXAMINE, "answers.jsonl")]
+    assert night.run.result(Step.EXAMINE, ExamineResult).answers == len(answers) == 12
+    assert [one.model for one in answers] == [NAME] * 4 + [CANDIDATE] * 4 + [NAME] * 4
+    assert [one.sitting for one in answers[::4]] == list(Sitting)
+    assert not any(one.failed for one in answers)
+
+    judging.run(night)
+    verdict = night.run.result(Step.JUDGE, JudgeResult).verdict
+    assert verdict.outcome in (Outcome.NOT_ENOUGH, Outcome.PROVISIONAL)
+    assert verdict.items == 4
+
+
+def _ends_as_ollama_ends_it(night: Night, closing: str) -> None:
+    """What follows an answer in Ollama's own rendering of the conversation begins with the closing text."""
+    http = OllamaHttp(night.settings.ollama)
+    rendered = http.render(
+        NAME,
+        (
+            Message(role=Role.USER, content="question"),
+            Message(role=Role.ASSISTANT, content="answer"),
+            Message(role=Role.USER, content="more"),
+        ),
+    )
+    http.close()
+    assert f"answer{closing}" in rendered
+
+
+def test_an_exam_survives_a_restart_of_the_server_and_of_itself(night: Night, ollama: OllamaServer) -> None:
+    split.run(night)
+    dataset.run(night)
+    asked = 0
+
+    class Interrupted(Night):
+        def progress(self, done: int, total: int, text: str) -> None:
+            nonlocal asked
+            asked += 1
+            if asked == 3:
+                ollama.restart()
+            if asked == 6:
+                raise KeyboardInterrupt
+
+    first = Interrupted(run=night.run, info=night.info, settings=night.settings, hooks=night.hooks)
+    with pytest.raises(KeyboardInterrupt):
+        examiner.run(first)
+    kept = lines(night, Step.EXAMINE, "answers.jsonl")
+    assert len(kept) == 5
+    os.truncate(night.run.step(Step.EXAMINE) / "answers.jsonl", len("\n".join(kept).encode()) - 4)
+
+    examiner.run(night)
+    after = lines(night, Step.EXAMINE, "answers.jsonl")
+    assert after[:4] == kept[:4]
+    assert len(after) == 12
+    assert not any(codec.from_json(line, ExamAnswer).failed for line in after)
+
+
+def test_answers_of_another_candidate_are_forgotten(night: Night) -> None:
+    split.run(night)
+    dataset.run(night)
+    examiner.run(night)
+    before = lines(night, Step.EXAMINE, "answers.jsonl")
+    registered = night.run.result(Step.REGISTER, RegisterResult)
+    again = RegisterResult(tag=registered.tag, number=1, tag_digest="another", weights_digest=registered.weights_digest)
+    night.run.finish(Step.REGISTER, again)
+    examiner.run(night)
+    after = lines(night, Step.EXAMINE, "answers.jsonl")
+    assert len(after) == len(before) == 12
+    assert {codec.from_json(line, ExamAnswer).latency_s for line in after}.isdisjoint(
+        codec.from_json(line, ExamAnswer).latency_s for line in before
+    )
