@@ -24,6 +24,7 @@ ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 PROMPT = re.compile(r"\A\$\s+")
 TOKEN = re.compile(
     r"""(?P<space>\s+)
+      | (?P<substitution>[<>]\()
       | (?P<redirect>&>>?|\d*(?:>>|>&|>\||>|<<<|<<|<&|<>|<))
       | (?P<operator>\|\||&&|\|&|;;|[|&;()])
       | (?P<word>(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\|&;()<>])+)""",
@@ -111,7 +112,7 @@ class EvaluationShell:
         parts = Parts(tokens=tokens)
         for words in _commands(tokens):
             self._add(parts, words)
-        if not parts.utilities:
+        if not (parts.utilities or parts.arguments):
             raise UnparsableError("there is no command in the answer")
         return parts
 
@@ -189,7 +190,7 @@ def _commands(tokens: tuple[Token, ...]) -> Iterator[list[str]]:
             raise UnparsableError(f"the command does not parse: nothing follows {redirect}")
         if token.kind == "redirect":
             redirect = token.text
-        elif token.kind == "operator":
+        elif token.kind in ("operator", "substitution"):
             yield words
             words = []
         else:

@@ -37,6 +37,8 @@ def shell(answer: str, reference: str | None) -> AnswerScore:
         ("Here is the command:\n```\n$ ls -l\n```\nIt lists files.", "ls -l"),
         ("$ ls -l", "ls -l"),
         ("`ls -l`", "ls -l"),
+        ("diff <(ls a) <(ls b)", "diff  <(ls a)  <(ls b)"),
+        ('x="$(mktemp)"', 'x="$(mktemp)"'),
         ("ls -l\nThis lists all the files.", "ls -l"),
         ("find . \\\n  -name x", "find . -name x"),
         (r"find . -exec rm {} \;", "find . -exec rm {} ';'"),
