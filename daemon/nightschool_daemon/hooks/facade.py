@@ -1,0 +1,225 @@
+"""One typed method a hook, so that call sites keep their types."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import pluggy
+
+from nightschool_daemon.hooks.guarding import Guard, StrikeBook
+from nightschool_daemon.hooks.loading import Loader, PluginState, PluginStatus
+from nightschool_daemon.hooks.sources import BUILT_IN, built_in_source, file_sources, installed_sources
+from nightschool_hookspecs.records import (
+    AliasMove,
+    AnswerScore,
+    BaseChange,
+    BatchStatistics,
+    Budget,
+    Chunk,
+    DeliveryPlan,
+    DeliveryTarget,
+    Event,
+    Exam,
+    ExamItem,
+    FeedbackFile,
+    GuardResult,
+    Hyperparameters,
+    InstalledModel,
+    ParsedFeedback,
+    Peers,
+    PreferencePair,
+    PromptGroup,
+    Refusal,
+    RewardScore,
+    RunInfo,
+    RunReport,
+    ScoredEvent,
+    SideChoice,
+    SimilarityMatrix,
+    Specialty,
+    TrainingExample,
+    TrainingJob,
+    TrainingResult,
+    Verdict,
+)
+from nightschool_hookspecs.services import Embed, Generate, Measure, Retrieve, Store, Train
+
+
+class Hooks:
+    """One method a hook. Keyword arguments are those of the hook's declaration."""
+
+    def __init__(self, manager: pluggy.PluginManager, guard: Guard, statuses: dict[str, PluginStatus]) -> None:
+        self._manager = manager
+        self._hook = manager.hook
+        self._guard = guard
+        self._statuses = statuses
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        plugin_directory: Path | None,
+        tables: Mapping[str, Mapping[str, object]],
+        disabled: Collection[str] = (),
+        strikes: StrikeBook | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        safe_mode: bool = False,
+        check_files: bool = True,
+        built_in: Sequence[str] = BUILT_IN,
+    ) -> "Hooks":
+        """Load every plugin and fill its settings from `tables`.
+
+        `safe_mode` leaves out all but the built-ins. `check_files` imports the user's plugins in a
+        child process first; a worker leaves that to the daemon. A broken plugin of the user's is reported by
+        `status`, the others still work. Raises `ConfigurationError` for a table or key that is unknown,
+        and where a built-in cannot be loaded.
+        """
+        loader = Loader(tables=tables, disabled=frozenset(disabled), strikes=strikes, clock=clock)
+        loader.add([built_in_source(name) for name in built_in])
+        if not safe_mode:
+            loader.add(installed_sources(check=check_files))
+            loader.add(file_sources(plugin_directory, check=check_files))
+        loader.refuse_unknown_names(safe_mode=safe_mode)
+        return cls(loader.manager, loader.guard, loader.statuses)
+
+    @property
+    def manager(self) -> pluggy.PluginManager:
+        """The pluggy manager, for call monitoring and tests."""
+        return self._manager
+
+    def status(self) -> tuple[PluginStatus, ...]:
+        """Every plugin with its state, in the order of loading."""
+        return tuple(self._with_strikes(one) for one in self._statuses.values())
+
+    def record_failure(self, plugin: str, reason: str) -> None:
+        """Count a strike for a failure that a worker reported."""
+        self._guard.strike(plugin, reason)
+
+    def _with_strikes(self, status: PluginStatus) -> PluginStatus:
+        reason = self._guard.struck_out.get(status.name)
+        if reason is None:
+            return status
+        return PluginStatus(
+            name=status.name, kind=status.kind, state=PluginState.DISABLED, reason=reason, hooks=status.hooks
+        )
+
+    # ----------------------------------------------------------------------- intake
+
+    def parse_feedback(self, *, file: FeedbackFile) -> ParsedFeedback | None:
+        return cast(ParsedFeedback | None, self._hook.nightschool_parse_feedback(file=file))
+
+    def classify_event(self, *, event: Event) -> str:
+        return cast(str | None, self._hook.nightschool_classify_event(event=event)) or "other"
+
+    def validate_event(self, *, event: Event) -> tuple[Refusal, ...]:
+        return tuple(self._hook.nightschool_validate_event(event=event))
+
+    def retrieve_context(self, *, event: Event, query: str, retrieve: Retrieve) -> tuple[Chunk, ...]:
+        answer = self._hook.nightschool_retrieve_context(event=event, query=query, retrieve=retrieve)
+        return event.context.chunks if answer is None else cast(tuple[Chunk, ...], answer)
+
+    def after_event_accepted(self, *, event: Event) -> None:
+        self._hook.nightschool_after_event_accepted(event=event)
+
+    # ----------------------------------------------------------------------- what to learn
+
+    def score_reward(self, *, event: Event, difficulty: float, peers: Peers, now: datetime) -> RewardScore:
+        answer = self._hook.nightschool_score_reward(event=event, difficulty=difficulty, peers=peers, now=now)
+        return RewardScore(priority=0.0, reward=0.0) if answer is None else cast(RewardScore, answer)
+
+    def measure_similarity(
+        self, *, left: Sequence[str], right: Sequence[str], embed: Embed
+    ) -> tuple[SimilarityMatrix, ...]:
+        return tuple(self._hook.nightschool_measure_similarity(left=left, right=right, embed=embed))
+
+    def choose_batch_size(self, *, specialty: Specialty, statistics: BatchStatistics) -> int:
+        answer = self._hook.nightschool_choose_batch_size(specialty=specialty, statistics=statistics)
+        return cast(int | None, answer) or 0
+
+    def select_events(
+        self, *, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, seed: int
+    ) -> tuple[str, ...]:
+        answer = self._hook.nightschool_select_events(events=events, budget=budget, measure=measure, seed=seed)
+        return cast(tuple[str, ...] | None, answer) or ()
+
+    def select_negatives(
+        self, *, events: tuple[ScoredEvent, ...], measure: Measure, seed: int
+    ) -> tuple[tuple[str, float], ...]:
+        answer = self._hook.nightschool_select_negatives(events=events, measure=measure, seed=seed)
+        return cast(tuple[tuple[str, float], ...] | None, answer) or ()
+
+    def score_difficulty(self, *, event: Event) -> float:
+        answer = cast(float | None, self._hook.nightschool_score_difficulty(event=event))
+        return 0.5 if answer is None else answer
+
+    def arrange_examples(
+        self, *, examples: tuple[TrainingExample, ...], store: Store, seed: int
+    ) -> tuple[TrainingExample, ...]:
+        answer = self._hook.nightschool_arrange_examples(examples=examples, store=store, seed=seed)
+        return examples if answer is None else cast(tuple[TrainingExample, ...], answer)
+
+    def augment_examples(
+        self, *, examples: tuple[TrainingExample, ...], generate: Generate, measure: Measure, seed: int
+    ) -> tuple[tuple[TrainingExample, ...], ...]:
+        return tuple(
+            self._hook.nightschool_augment_examples(examples=examples, generate=generate, measure=measure, seed=seed)
+        )
+
+    def build_preference_pairs(self, *, events: tuple[ScoredEvent, ...]) -> tuple[tuple[PreferencePair, ...], ...]:
+        return tuple(self._hook.nightschool_build_preference_pairs(events=events))
+
+    def suggest_hyperparameters(
+        self, *, specialty: Specialty, examples: int, store: Store, seed: int
+    ) -> Hyperparameters:
+        answer = self._hook.nightschool_suggest_hyperparameters(
+            specialty=specialty, examples=examples, store=store, seed=seed
+        )
+        return cast(Hyperparameters | None, answer) or Hyperparameters()
+
+    # ----------------------------------------------------------------------- training and delivery
+
+    def build_example(self, *, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> TrainingExample | None:
+        return cast(TrainingExample | None, self._hook.nightschool_build_example(event=event, chunks=chunks))
+
+    def train_adapter(self, *, job: TrainingJob, train: Train) -> TrainingResult | None:
+        return cast(TrainingResult | None, self._hook.nightschool_train_adapter(job=job, train=train))
+
+    def choose_delivery(self, *, target: DeliveryTarget) -> tuple[DeliveryPlan, ...]:
+        return tuple(self._hook.nightschool_choose_delivery(target=target))
+
+    # ----------------------------------------------------------------------- exams
+
+    def select_held_out(self, *, groups: tuple[PromptGroup, ...], seed: int) -> tuple[SideChoice, ...]:
+        answer = self._hook.nightschool_select_held_out(groups=groups, seed=seed)
+        return cast(tuple[SideChoice, ...] | None, answer) or ()
+
+    def validate_answer(self, *, item: ExamItem, answer: str, measure: Measure) -> AnswerScore | None:
+        score = self._hook.nightschool_validate_answer(item=item, answer=answer, measure=measure)
+        return cast(AnswerScore | None, score)
+
+    def guard_promotion(self, *, exam: Exam) -> tuple[GuardResult, ...]:
+        return tuple(self._hook.nightschool_guard_promotion(exam=exam))
+
+    def judge_exam(self, *, exam: Exam, guards: tuple[GuardResult, ...], seed: int) -> Verdict | None:
+        return cast(Verdict | None, self._hook.nightschool_judge_exam(exam=exam, guards=guards, seed=seed))
+
+    # ----------------------------------------------------------------------- observers
+
+    def before_run(self, *, run: RunInfo) -> None:
+        self._hook.nightschool_before_run(run=run)
+
+    def before_step(self, *, run: RunInfo, step: str) -> None:
+        self._hook.nightschool_before_step(run=run, step=step)
+
+    def after_step(self, *, run: RunInfo, step: str) -> None:
+        self._hook.nightschool_after_step(run=run, step=step)
+
+    def after_run(self, *, report: RunReport) -> None:
+        self._hook.nightschool_after_run(report=report)
+
+    def after_move(self, *, move: AliasMove) -> None:
+        self._hook.nightschool_after_move(move=move)
+
+    def after_base_change(self, *, change: BaseChange, model: InstalledModel) -> None:
+        self._hook.nightschool_after_base_change(change=change, model=model)

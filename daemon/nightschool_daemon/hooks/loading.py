@@ -1,0 +1,156 @@
+"""Turns sources into registered, guarded plugins with their settings filled."""
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import pluggy
+
+from nightschool_daemon import codec
+from nightschool_daemon.config import ConfigurationError
+from nightschool_daemon.hooks.guarding import ANYTHING, MAX_STRIKES, Guard, StrikeBook
+from nightschool_daemon.hooks.sources import PluginKind, Source
+from nightschool_daemon.hooks.stages import STAGES
+from nightschool_hookspecs.markers import PROJECT
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_HOOK = "nightschool_register_settings"
+
+
+class PluginState(StrEnum):
+    """Whether a plugin is asked."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginStatus:
+    """A plugin as `nightschool plugins` shows it."""
+
+    name: str
+    kind: PluginKind
+    state: PluginState
+    reason: str
+    """Why it is disabled or broken; empty where it is active."""
+    hooks: tuple[str, ...]
+
+
+class Loader:
+    """Turns sources into registered, guarded plugins."""
+
+    def __init__(
+        self,
+        *,
+        tables: Mapping[str, Mapping[str, object]],
+        disabled: frozenset[str],
+        strikes: StrikeBook | None,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.manager = pluggy.PluginManager(PROJECT)
+        for stage in STAGES:
+            self.manager.add_hookspecs(stage)
+        self.guard = Guard(self.manager, strikes, clock)
+        self.statuses: dict[str, PluginStatus] = {}
+        self._tables = tables
+        self._disabled = disabled
+
+    def add(self, sources: Sequence[Source]) -> None:
+        """Load sources in order. A built-in that breaks is our fault and raises."""
+        for source in sources:
+            self._add_one(source)
+
+    def refuse_unknown_names(self, *, safe_mode: bool) -> None:
+        """Raise for a `[plugins.<name>]` or a disabled name that is nobody's. In safe mode the user's are not known."""
+        if safe_mode:
+            return
+        for path, names in (("plugins.{}", self._tables), ("plugins.disabled: {}", sorted(self._disabled))):
+            for name in names:
+                if name not in self.statuses:
+                    hint = codec.unknown_key(name, list(self.statuses)).removeprefix("unknown key; ")
+                    raise ConfigurationError(f"{path.format(name)}: no plugin has this name; {hint}")
+
+    def _add_one(self, source: Source) -> None:
+        if source.name in self.statuses:
+            self._note(source, PluginState.BROKEN, "another plugin has this name; rename one of them", suffix=True)
+            return
+        if source.name in self._disabled:
+            self.manager.set_blocked(source.name)
+            self._note(source, PluginState.DISABLED, "switched off by plugins.disabled")
+            return
+        self.guard.digests[source.name] = source.digest
+        if source.kind is not PluginKind.BUILT_IN and self.guard.is_struck_out(source.name):
+            self._note(source, PluginState.DISABLED, f"failed {MAX_STRIKES} times; it is asked again when it changes")
+            return
+        if source.kind is PluginKind.BUILT_IN:
+            self.guard.built_in.add(source.name)
+            self._register(source)
+            return
+        try:
+            self._register(source)
+        except ConfigurationError:
+            raise
+        except ANYTHING as error:
+            logger.warning("The plugin %s cannot be loaded: %s", source.name, error)
+            self._note(source, PluginState.BROKEN, f"{type(error).__name__}: {error}")
+
+    def _register(self, source: Source) -> None:
+        module = source.load()
+        _refuse_unmarked(module)
+        plugin = _with_settings(self.manager, module, self._tables.get(source.name), source.name)
+        self.manager.register(plugin, name=source.name)
+        try:
+            self.manager.check_pending()
+        except pluggy.PluginValidationError:
+            self.manager.unregister(plugin)
+            raise
+        self.guard.protect(plugin, source.name)
+        self._note(source, PluginState.ACTIVE, "")
+
+    def _note(self, source: Source, state: PluginState, reason: str, *, suffix: bool = False) -> None:
+        plugin = self.manager.get_plugin(source.name) if state is PluginState.ACTIVE else None
+        callers = (self.manager.get_hookcallers(plugin) or []) if plugin is not None else []
+        key = f"{source.name} ({source.file or source.kind})" if suffix else source.name
+        self.statuses[key] = PluginStatus(
+            name=key, kind=source.kind, state=state, reason=reason, hooks=tuple(sorted(one.name for one in callers))
+        )
+
+
+def _refuse_unmarked(plugin: object) -> None:
+    """Raise for a function that is named like a hook and would silently never be called."""
+    for name, value in vars(plugin).items():
+        own = inspect.isfunction(value) and value.__module__ == getattr(plugin, "__name__", None)
+        if own and name.startswith(f"{PROJECT}_") and not hasattr(value, f"{PROJECT}_impl"):
+            raise TypeError(f"{name} lacks its marker; put @hookimpl above it")
+
+
+def _with_settings(
+    manager: pluggy.PluginManager, plugin: object, table: Mapping[str, object] | None, name: str
+) -> object:
+    """Fill the plugin's settings dataclass and return its instance; the plugin itself where it has none."""
+    contribute = getattr(plugin, SETTINGS_HOOK, None)
+    if contribute is None or manager.parse_hookimpl_opts(plugin, SETTINGS_HOOK) is None:
+        if table:
+            raise ConfigurationError(f"plugins.{name}: the plugin {name} has no settings, remove its table")
+        return plugin
+    kind = contribute()
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        raise TypeError(f"{SETTINGS_HOOK} must return a dataclass type")
+    stray = [
+        attribute
+        for attribute in dir(plugin)
+        if attribute.startswith(f"{PROJECT}_")
+        and attribute != SETTINGS_HOOK
+        and manager.parse_hookimpl_opts(plugin, attribute) is not None
+    ]
+    if stray:
+        raise TypeError(f"{stray[0]} stands beside the settings class; make it a method of {kind.__name__}")
+    try:
+        return codec.build(kind, dict(table or {}))
+    except codec.CodecError as error:
+        raise ConfigurationError(f"{codec.join(f'plugins.{name}', error.path)}: {error.reason}") from error

@@ -1,0 +1,137 @@
+"""Where plugins come from: our own package, installed distributions, files of the plugin directory."""
+
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import stat
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from nightschool_daemon.hooks.child_import import import_in_child
+from nightschool_hookspecs.markers import PROJECT
+
+BUILT_IN: tuple[str, ...] = (
+    "intake_native",
+    "intake_quality",
+    "intake_classify",
+    "context_event",
+    "reward_plain",
+    "difficulty_length",
+    "similarity_edit",
+    "batching_threshold",
+    "selection_priority",
+    "negatives_plain",
+    "curriculum_shuffle",
+    "augmentation_letters",
+    "preference_corrections",
+    "tuning_fixed",
+    "training_sft",
+    "delivery_split",
+    "delivery_fused",
+    "delivery_adapter",
+    "evaluation_split",
+    "evaluation_text",
+    "evaluation_shell",
+    "guard_answers",
+    "guard_length",
+    "guard_liked",
+    "judge_paired",
+)
+"""Of two that answer the same first-result hook the later is asked first: shell before text."""
+
+BUILT_IN_PACKAGE = "nightschool_plugins"
+
+
+class PluginKind(StrEnum):
+    """Where a plugin comes from."""
+
+    BUILT_IN = "built-in"
+    INSTALLED = "installed"
+    FILE = "file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A plugin before it is loaded."""
+
+    name: str
+    kind: PluginKind
+    load: Callable[[], object]
+    digest: str
+    file: Path | None = None
+
+
+def built_in_source(name: str) -> Source:
+    return Source(
+        name=name,
+        kind=PluginKind.BUILT_IN,
+        load=lambda: importlib.import_module(f"{BUILT_IN_PACKAGE}.{name}"),
+        digest="",
+    )
+
+
+def installed_sources(*, check: bool) -> list[Source]:
+    found = importlib.metadata.entry_points(group=PROJECT)
+    return [
+        Source(
+            name=one.name,
+            kind=PluginKind.INSTALLED,
+            load=functools.partial(_load_installed, one, check=check),
+            digest=f"{one.value} {one.dist.version if one.dist else ''}",
+        )
+        for one in sorted(found, key=lambda one: one.name)
+    ]
+
+
+def _load_installed(entry_point: importlib.metadata.EntryPoint, *, check: bool) -> object:
+    if check:
+        import_in_child("module", entry_point.module)
+    return entry_point.load()
+
+
+def file_sources(directory: Path | None, *, check: bool) -> list[Source]:
+    if directory is None or not directory.is_dir():
+        return []
+    files = sorted(one for one in directory.glob("*.py") if not one.name.startswith(("_", ".")))
+    return [_file_source(one, check=check) for one in files]
+
+
+def _file_source(file: Path, *, check: bool) -> Source:
+    return Source(
+        name=file.stem,
+        kind=PluginKind.FILE,
+        load=lambda: _load_file(file, check=check),
+        digest=hashlib.sha256(file.read_bytes()).hexdigest(),
+        file=file,
+    )
+
+
+def _load_file(file: Path, *, check: bool) -> types.ModuleType:
+    mode = file.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{file} can be written by others than its owner; `chmod go-w {file}`")
+    if check:
+        import_in_child("file", str(file))
+    return _import_file(file)
+
+
+def _import_file(file: Path) -> types.ModuleType:
+    name = f"{PROJECT}_file_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses look their module up while the class body runs
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
