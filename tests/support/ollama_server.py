@@ -73,6 +73,10 @@ class OllamaServer:
         self.stop()
         self.start()
 
+    def is_running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
+
     def tags(self) -> dict[str, str]:
         """Tag -> manifest digest."""
         models = httpx.get(f"{self.url}/api/tags", timeout=30).json()["models"]
