@@ -23,7 +23,7 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.ledger import StepState
 from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
-from nightschool_daemon.runs import conclude, examine, prepare, rebuild, register, report, split
+from nightschool_daemon.runs import conclude, examine, prepare, rebuild, register, report, split, store
 from nightschool_daemon.runs.conclude import Ending, decide
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunCancelled, StepFailed
@@ -51,6 +51,7 @@ PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
 
 ACCEPT: Mapping[Step, Callable[[StepContext], None]] = {
     Step.SPLIT: split.accept,
+    Step.SELECT: store.accept,
     Step.EXAMINE: examine.accept,
     Step.JUDGE: examine.accept_verdict,
 }

@@ -7,6 +7,7 @@ from nightschool_daemon.jobs import BaseSnapshot, EventRow, PrepareResult, Step
 from nightschool_daemon.ledger import VersionRow, event_key
 from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.http import TagEntry
+from nightschool_daemon.runs import store
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
 from nightschool_hookspecs.records import Specialty
@@ -20,6 +21,7 @@ def perform(context: StepContext) -> None:
     _require_free_disk(context, base)
     rows = context.ledger.events.of_specialty(specialty, with_unassigned=True)
     _freeze(context, rows)
+    store.freeze(context)
     context.directory.finish(
         Step.PREPARE,
         PrepareResult(

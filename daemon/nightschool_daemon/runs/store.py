@@ -1,0 +1,36 @@
+"""The plugins' store crosses to the worker as a snapshot, and comes back as a journal of writes."""
+
+import json
+from dataclasses import dataclass
+
+from nightschool_daemon import codec
+from nightschool_daemon.jobs import Step, write_durably
+from nightschool_daemon.runs.context import StepContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Write:
+    """A line of the journal. `value` None: the key was deleted."""
+
+    key: str
+    value: str | None
+
+
+def freeze(context: StepContext) -> None:
+    """Write the snapshot that the workers of this run read. Each specialty has a space of its own."""
+    values = context.ledger.plugins.store(str(context.info.specialty))
+    write_durably(context.directory.step(Step.PREPARE) / "store.json", json.dumps(values))
+
+
+def accept(context: StepContext) -> None:
+    """Apply what the plugins wrote while the dataset was built."""
+    journal = context.directory.step(Step.SELECT) / "store.jsonl"
+    if not journal.is_file():
+        return
+    space = str(context.info.specialty)
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        write = codec.from_json(line, Write)
+        if write.value is None:
+            context.ledger.plugins.store_delete(space, write.key)
+        else:
+            context.ledger.plugins.store_put(space, write.key, write.value)
