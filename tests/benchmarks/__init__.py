@@ -1,0 +1,1 @@
+"""Benchmarks: `make` targets, not tests."""
