@@ -5,6 +5,7 @@ and read back in a worker. Collections are tuples. Times are aware datetimes in 
 0 to 100, shares and weights from 0 to 1, log-probabilities are natural logarithms.
 """
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -419,6 +420,11 @@ class TensorInfo:
     touched: bool
     """The lesson changes it."""
 
+    def bytes_at(self, block_weights: int, block_bytes: int) -> int:
+        """Its size in a type of such blocks; in 16-bit floats where its rows are no whole blocks."""
+        weights = math.prod(self.shape)
+        return weights // block_weights * block_bytes if self.shape[-1] % block_weights == 0 else 2 * weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryTarget:
@@ -427,7 +433,7 @@ class DeliveryTarget:
     server: ServerAbilities
     tensors: tuple[TensorInfo, ...]
     adapter_bytes: int
-    """Size of the lesson as a 16-bit LoRA adapter file."""
+    """Size of the lesson as a LoRA adapter file."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ class Events:
                              AND u.version_tag IS NOT NULL) AS trained
             FROM events e LEFT JOIN sides s ON s.artifact_type = ? AND s.group_key = e.group_key
             WHERE {_OF_SPECIALTY} GROUP BY e.content_digest ORDER BY 1
-            """,  # noqa: S608 - the inserted text is a constant of this module
+            """,
             (specialty.base, specialty.artifact_type, specialty.artifact_type, *_scope(specialty, with_unassigned)),
         )
         return tuple(
@@ -109,7 +109,7 @@ class Events:
             FROM (SELECT e.*, EXISTS (SELECT 1 FROM uses u WHERE u.arrival = e.arrival AND u.base = ?
                                       AND u.artifact_type = ?) AS used
                   FROM events e WHERE {_OF_SPECIALTY} GROUP BY e.content_digest) e
-            """,  # noqa: S608 - the inserted text is a constant of this module
+            """,
             (specialty.base, specialty.artifact_type, *_scope(specialty, with_unassigned)),
         )[0]
         batches = self._database.execute(
@@ -264,14 +264,14 @@ def _columns(incoming: IncomingEvent, body: str, digest: str) -> dict[str, objec
 def _insert(connection: sqlite3.Connection, incoming: IncomingEvent, body: str, digest: str) -> None:
     columns = {"key": event_key(incoming.event)} | _columns(incoming, body, digest)
     names, marks = ", ".join(columns), ", ".join("?" * len(columns))
-    connection.execute(f"INSERT INTO events ({names}) VALUES ({marks})", tuple(columns.values()))  # noqa: S608 - own column names
+    connection.execute(f"INSERT INTO events ({names}) VALUES ({marks})", tuple(columns.values()))
 
 
 def _replace(connection: sqlite3.Connection, arrival: int, incoming: IncomingEvent, body: str, digest: str) -> None:
     columns = _columns(incoming, body, digest)
     assignments = ", ".join(f"{name} = ?" for name in columns)
     connection.execute(
-        f"UPDATE events SET {assignments} WHERE arrival = ?",  # noqa: S608 - own column names
+        f"UPDATE events SET {assignments} WHERE arrival = ?",
         (*columns.values(), arrival),
     )
 

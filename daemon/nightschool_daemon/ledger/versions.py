@@ -77,7 +77,7 @@ class Versions:
         return found[0] if found else None
 
     def _all(self, condition: str, *values: object) -> tuple[VersionRow, ...]:
-        statement = f"SELECT * FROM versions WHERE {condition} ORDER BY number DESC"  # noqa: S608 - own conditions
+        statement = f"SELECT * FROM versions WHERE {condition} ORDER BY number DESC"
         return tuple(_version(row) for row in self._database.execute(statement, values))
 
 
@@ -143,7 +143,7 @@ class Moves:
         return found[0] if found else None
 
     def _all(self, condition: str, *values: object) -> tuple[MoveRow, ...]:
-        statement = f"SELECT * FROM moves WHERE {condition}"  # noqa: S608 - own conditions
+        statement = f"SELECT * FROM moves WHERE {condition}"
         return tuple(_move(row) for row in self._database.execute(statement, values))
 
 

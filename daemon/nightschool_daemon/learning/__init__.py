@@ -1,0 +1,1 @@
+"""The worker's room: started as a child process, imported by nobody."""

@@ -1,0 +1,317 @@
+"""Reads, checks and writes GGUF files (version 3) without loading them: metadata stays the bytes it was.
+
+Layout: magic, version, tensor count, key count; key-value pairs; tensor descriptions; padding; tensor
+data, each tensor aligned. Dimensions are stored innermost first; shapes here are rows first.
+"""
+
+import hashlib
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC = b"GGUF"
+VERSION = 3
+READABLE_VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+MAX_COUNT = 1_000_000
+MAX_DIMENSIONS = 4
+ALIGNMENT_KEY = "general.alignment"
+
+Type = gguf.GGUFValueType
+SCALARS: Mapping[int, str] = {
+    Type.UINT8: "<B",
+    Type.INT8: "<b",
+    Type.UINT16: "<H",
+    Type.INT16: "<h",
+    Type.UINT32: "<I",
+    Type.INT32: "<i",
+    Type.FLOAT32: "<f",
+    Type.BOOL: "<?",
+    Type.UINT64: "<Q",
+    Type.INT64: "<q",
+    Type.FLOAT64: "<d",
+}
+
+
+class GgufError(Exception):
+    """A file is no sound GGUF; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """A key-value pair. `raw` is type and value as they stand in the file."""
+
+    key: str
+    raw: bytes
+    scalar: str | int | float | bool | None
+    """The value, unless it is an array."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """A tensor's description. `start` counts from the beginning of the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: gguf.GGMLQuantizationType
+    start: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GgufFile:
+    """A checked file, memory-mapped."""
+
+    path: Path
+    fields: Mapping[str, Field]
+    tensors: Mapping[str, Tensor]
+    content: mmap.mmap
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`."""
+        return str(self.scalar("general.architecture"))
+
+    def scalar(self, key: str) -> str | int | float | bool | None:
+        """The value of a key, None where it is missing or an array."""
+        field = self.fields.get(key)
+        return field.scalar if field is not None else None
+
+    def number(self, key: str) -> int | None:
+        """A whole number of the file's architecture, such as `attention.head_count`."""
+        value = self.scalar(f"{self.architecture}.{key}")
+        return int(value) if isinstance(value, int) else None
+
+    def blocks(self, name: str) -> memoryview:
+        """The bytes of a tensor, as they are."""
+        tensor = self.tensors[name]
+        return memoryview(self.content)[tensor.start : tensor.start + tensor.bytes]
+
+    def dequantized(self, name: str) -> NDArray[np.float32]:
+        """The weights of a tensor, shape rows first."""
+        tensor = self.tensors[name]
+        block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.type]
+        data = np.frombuffer(self.blocks(name), np.uint8).reshape(*tensor.shape[:-1], -1)
+        if data.shape[-1] * block != tensor.shape[-1] * block_bytes:
+            raise GgufError(f"{self.path}: the rows of {name} are no whole blocks")
+        return np.asarray(gguf.dequantize(data, tensor.type), np.float32).reshape(tensor.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTensor:
+    """A tensor to be written. `data` gives its bytes when it is its turn, so that one is in memory at a time."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: gguf.GGMLQuantizationType
+    data: Callable[[], memoryview | bytes]
+
+
+def read(path: Path) -> GgufFile:
+    """Open and check a file. Raises `GgufError`."""
+    with path.open("rb") as stream:
+        if os.fstat(stream.fileno()).st_size < 24:
+            raise GgufError(f"{path} is too short for a GGUF")
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    reader = _Reader(path, content)
+    fields, descriptions = reader.header()
+    alignment = fields[ALIGNMENT_KEY].scalar if ALIGNMENT_KEY in fields else DEFAULT_ALIGNMENT
+    if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
+        raise GgufError(f"{path}: {ALIGNMENT_KEY} is {alignment}")
+    start = _aligned(reader.position, alignment)
+    tensors = {one.name: _checked(path, one, start, alignment, len(content)) for one in descriptions}
+    if len(tensors) != len(descriptions):
+        raise GgufError(f"{path}: two tensors have the same name")
+    _refuse_overlaps(path, tensors.values())
+    return GgufFile(path=path, fields=fields, tensors=tensors, content=content)
+
+
+def write(path: Path, fields: Iterable[Field], tensors: Sequence[NewTensor]) -> str:
+    """Write a file tensor by tensor and return its SHA-256, hex. Nothing stands under `path` until it is whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    digest = hashlib.sha256()
+    with temporary.open("wb") as stream:
+        for part in _header(list(fields), tensors):
+            _put(stream, digest.update, part)
+        for tensor in tensors:
+            data = tensor.data()
+            expected = _bytes_of(tensor.shape, tensor.type)
+            if len(data) != expected:
+                raise GgufError(f"{tensor.name} has {len(data)} bytes, not {expected}")
+            _put(stream, digest.update, data)
+            _put(stream, digest.update, bytes(_aligned(expected, DEFAULT_ALIGNMENT) - expected))
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    return digest.hexdigest()
+
+
+def field(key: str, kind: gguf.GGUFValueType, value: str | int | float) -> Field:
+    """Make a key-value pair."""
+    if isinstance(value, str):
+        raw = struct.pack("<I", kind) + _string(value)
+    else:
+        raw = struct.pack("<I", kind) + struct.pack(SCALARS[kind], value)
+    return Field(key=key, raw=raw, scalar=value)
+
+
+def copied(file: GgufFile, name: str) -> NewTensor:
+    """A tensor of another file, byte for byte."""
+    tensor = file.tensors[name]
+    return NewTensor(name=name, shape=tensor.shape, type=tensor.type, data=lambda: file.blocks(name))
+
+
+def _header(fields: Sequence[Field], tensors: Sequence[NewTensor]) -> list[bytes]:
+    parts = [MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(fields))]
+    parts += [_string(one.key) + one.raw for one in fields]
+    offset = 0
+    for tensor in tensors:
+        dimensions = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *reversed(tensor.shape))
+        parts.append(_string(tensor.name) + dimensions + struct.pack("<IQ", tensor.type, offset))
+        offset += _aligned(_bytes_of(tensor.shape, tensor.type), DEFAULT_ALIGNMENT)
+    length = sum(map(len, parts))
+    parts.append(bytes(_aligned(length, DEFAULT_ALIGNMENT) - length))
+    return parts
+
+
+def _put(stream: BinaryIO, update: Callable[[memoryview | bytes], None], data: memoryview | bytes) -> None:
+    stream.write(data)
+    update(data)
+
+
+def _string(text: str) -> bytes:
+    encoded = text.encode()
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def _aligned(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
+
+
+def _bytes_of(shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> int:
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    elements = 1
+    for one in shape:
+        elements *= one
+    return int(elements // block * block_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Description:
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+
+
+def _checked(path: Path, one: _Description, start: int, alignment: int, size: int) -> Tensor:
+    try:
+        kind = gguf.GGMLQuantizationType(one.type)
+        block, _ = gguf.GGML_QUANT_SIZES[kind]
+    except (ValueError, KeyError):
+        raise GgufError(f"{path}: {one.name} has the unknown type {one.type}") from None
+    if one.shape[-1] % block:
+        raise GgufError(f"{path}: the rows of {one.name} are no whole blocks of {kind.name}")
+    if one.offset % alignment:
+        raise GgufError(f"{path}: {one.name} is not aligned to {alignment} bytes")
+    length = _bytes_of(one.shape, kind)
+    if start + one.offset + length > size:
+        raise GgufError(f"{path}: {one.name} goes beyond the end of the file")
+    return Tensor(name=one.name, shape=one.shape, type=kind, start=start + one.offset, bytes=length)
+
+
+def _refuse_overlaps(path: Path, tensors: Iterable[Tensor]) -> None:
+    end = 0
+    for tensor in sorted(tensors, key=lambda one: one.start):
+        if tensor.start < end:
+            raise GgufError(f"{path}: {tensor.name} overlaps another tensor")
+        end = tensor.start + tensor.bytes
+
+
+class _Reader:
+    """Walks over the header; every step is checked against the file's end."""
+
+    def __init__(self, path: Path, content: mmap.mmap) -> None:
+        self._path = path
+        self._content = content
+        self.position = 0
+
+    def header(self) -> tuple[dict[str, Field], list[_Description]]:
+        if self._take(4) != MAGIC:
+            raise GgufError(f"{self._path} is no GGUF")
+        version = self._unpack("<I")
+        if version not in READABLE_VERSIONS:
+            raise GgufError(f"{self._path} has GGUF version {version}; 2 and 3 are known")
+        tensor_count, field_count = self._unpack("<Q"), self._unpack("<Q")
+        if tensor_count > MAX_COUNT or field_count > MAX_COUNT:
+            raise GgufError(f"{self._path} claims {tensor_count} tensors and {field_count} keys")
+        fields: dict[str, Field] = {}
+        for _ in range(field_count):
+            one = self._field()
+            if one.key in fields:
+                raise GgufError(f"{self._path}: the key {one.key} stands there twice")
+            fields[one.key] = one
+        return fields, [self._description() for _ in range(tensor_count)]
+
+    def _field(self) -> Field:
+        key = self._text()
+        start = self.position
+        scalar = self._value(self._unpack("<I"))
+        return Field(key=key, raw=self._content[start : self.position], scalar=scalar)
+
+    def _description(self) -> _Description:
+        name = self._text()
+        count = self._unpack("<I")
+        if not 1 <= count <= MAX_DIMENSIONS:
+            raise GgufError(f"{self._path}: {name} has {count} dimensions")
+        dimensions = [self._unpack("<Q") for _ in range(count)]
+        if any(one <= 0 or one > 2**40 for one in dimensions):
+            raise GgufError(f"{self._path}: {name} has impossible dimensions")
+        kind, offset = self._unpack("<I"), self._unpack("<Q")
+        return _Description(name=name, shape=tuple(reversed(dimensions)), type=kind, offset=offset)
+
+    def _value(self, kind: int) -> str | int | float | bool | None:
+        if kind == Type.STRING:
+            return self._text()
+        if kind == Type.ARRAY:
+            self._array()
+            return None
+        if kind not in SCALARS:
+            raise GgufError(f"{self._path}: unknown value type {kind}")
+        (value,) = struct.unpack(SCALARS[kind], self._take(struct.calcsize(SCALARS[kind])))
+        return value  # type: ignore[no-any-return]  # the formats above are all of these types
+
+    def _array(self) -> None:
+        kind, count = self._unpack("<I"), self._unpack("<Q")
+        if kind in SCALARS:
+            self._take(struct.calcsize(SCALARS[kind]) * count)
+        elif kind == Type.STRING:
+            for _ in range(count):
+                self._take(self._unpack("<Q"))
+        else:
+            raise GgufError(f"{self._path}: an array of value type {kind}")
+
+    def _text(self) -> str:
+        try:
+            return self._take(self._unpack("<Q")).decode()
+        except UnicodeDecodeError:
+            raise GgufError(f"{self._path}: a text is not UTF-8") from None
+
+    def _unpack(self, form: str) -> int:
+        return int(struct.unpack(form, self._take(struct.calcsize(form)))[0])
+
+    def _take(self, count: int) -> bytes:
+        end = self.position + count
+        if end > len(self._content):
+            raise GgufError(f"{self._path} ends in the middle of its header")
+        taken = self._content[self.position : end]
+        self.position = end
+        return taken

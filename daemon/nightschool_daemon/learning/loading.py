@@ -1,0 +1,207 @@
+"""The base model and its tokenizer, from the very GGUF that Ollama serves, by transformers' `gguf_file`.
+
+Names and layouts differ between the two worlds: a module `model.layers.0.self_attn.q_proj` is the tensor
+`blk.0.attn_q.weight`, and files of the architecture `llama` keep the rows of q and k in another order.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gguf
+import numpy as np
+
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_hookspecs.services import TrainingError
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PERMUTED = frozenset({"llama"})
+"""Architectures whose q and k rows llama.cpp's converter reorders for its rotary embedding."""
+BOS_BY_DEFAULT = frozenset({"llama", "gemma"})
+"""Tokenizer models that begin a text with BOS where the file does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A loaded base model."""
+
+    file: GgufFile
+    model: PreTrainedModel
+    tokens: Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The tokenizer, used so that its ids are those that the engine sees."""
+
+    tokenizer: PreTrainedTokenizerBase
+    bos: int | None
+    """Id that begins every text; None where the engine adds none."""
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids of a rendered prompt. A literal BOS at its start is the one that the engine adds."""
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self.bos is None:
+            return ids
+        return ids if ids[:1] == [self.bos] else [self.bos, *ids]
+
+    def completion(self, prompt: str, text: str) -> list[int]:
+        """Ids of an answer behind its prompt."""
+        before, whole = self.prompt(prompt), self.prompt(prompt + text)
+        if whole[: len(before)] == before:
+            return whole[len(before) :]
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def pieces(self) -> dict[str, int]:
+        """Text of a token as the engine prints it -> id. Texts that several tokens share are left out."""
+        vocabulary = self.tokenizer.get_vocab()
+        byte_level = _byte_decoder() if any("Ġ" in piece for piece in vocabulary) else None
+        found: dict[str, int] = {}
+        shared: set[str] = set()
+        for piece, identifier in vocabulary.items():
+            text = _piece_text(piece, byte_level)
+            if text in found:
+                shared.add(text)
+            found[text] = identifier
+        return {text: identifier for text, identifier in found.items() if text not in shared}
+
+
+def load_base(path: Path, digest: str, cache: Path) -> Base:
+    """Load the model in 32-bit floats and its tokenizer. Raises `TrainingError` where transformers cannot."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    file = gguf_file.read(path)
+    _refuse_split(file)
+    directory = _linked(path, digest, cache)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, gguf_file="model.gguf", dtype=torch.float32, local_files_only=True
+        )
+    except (ValueError, KeyError, NotImplementedError, RuntimeError, AttributeError) as error:
+        raise TrainingError(
+            f"transformers cannot load a GGUF of the architecture '{file.architecture}' ({_one_line(error)}). "
+            "Choose another base, or add its name to specialties.ignore."
+        ) from error
+    model.config.use_cache = False
+    return Base(file=file, model=model, tokens=load_tokens(file, digest, cache))
+
+
+def load_tokens(file: GgufFile, digest: str, cache: Path) -> Tokens:
+    """The tokenizer. Reading a large one out of a GGUF takes a quarter of a minute, so its own form is kept."""
+    from transformers import AutoTokenizer
+
+    kept = cache / "tokenizers" / digest
+    if not (kept / "tokenizer.json").is_file():
+        made = AutoTokenizer.from_pretrained(_linked(file.path, digest, cache), gguf_file="model.gguf")
+        temporary = kept.with_name(f".{digest}.{os.getpid()}")
+        made.save_pretrained(temporary)
+        shutil.rmtree(kept, ignore_errors=True)
+        temporary.rename(kept)
+    tokenizer = AutoTokenizer.from_pretrained(kept, local_files_only=True)
+    return Tokens(tokenizer=tokenizer, bos=_bos(file))
+
+
+def tensor_of(file: GgufFile, module: str) -> str:
+    """The tensor that holds a module's weight. Raises `TrainingError` where there is none."""
+    layers = file.number("block_count") or 0
+    architecture = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[file.architecture]
+    found = gguf.get_tensor_name_map(architecture, layers).get_name(module)
+    name = f"{found}.weight"
+    if found is None or name not in file.tensors:
+        raise TrainingError(
+            f"The GGUF has no tensor of its own for {module}; models with experts cannot be trained. "
+            "Choose another base."
+        )
+    return name
+
+
+def to_file_layout(file: GgufFile, name: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Put the rows of a weight, or of a LoRA's B, shape (out, any), into the order of the file."""
+    heads = _heads(file, name)
+    if heads is None:
+        return rows
+    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
+
+
+def from_file_layout(file: GgufFile, name: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The inverse of `to_file_layout`."""
+    heads = _heads(file, name)
+    if heads is None:
+        return rows
+    return rows.reshape(heads, rows.shape[0] // heads // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
+
+
+def set_weight(module: torch.nn.Module, weight: NDArray[np.float32]) -> None:
+    """Replace a linear layer's weight, shape (out, in)."""
+    import torch
+
+    with torch.no_grad():
+        module.get_parameter("weight").copy_(torch.from_numpy(np.ascontiguousarray(weight)))
+
+
+def _heads(file: GgufFile, name: str) -> int | None:
+    if file.architecture not in PERMUTED:
+        return None
+    if name.endswith("attn_q.weight"):
+        return file.number("attention.head_count")
+    if name.endswith("attn_k.weight"):
+        return file.number("attention.head_count_kv") or file.number("attention.head_count")
+    return None
+
+
+def _bos(file: GgufFile) -> int | None:
+    adds = file.scalar("tokenizer.ggml.add_bos_token")
+    if adds is None:
+        adds = file.scalar("tokenizer.ggml.model") in BOS_BY_DEFAULT
+    identifier = file.scalar("tokenizer.ggml.bos_token_id")
+    return identifier if adds and isinstance(identifier, int) else None
+
+
+def _refuse_split(file: GgufFile) -> None:
+    count = file.scalar("split.count")
+    if isinstance(count, int) and count > 1:
+        raise TrainingError(
+            f"The base consists of {count} files, which transformers cannot load. Use the same model as one file."
+        )
+
+
+def _linked(path: Path, digest: str, cache: Path) -> Path:
+    """A directory in which the blob has a name with an ending, as transformers wants it."""
+    directory = cache / "gguf" / digest
+    directory.mkdir(parents=True, exist_ok=True)
+    link = directory / "model.gguf"
+    if not link.is_symlink() or link.readlink() != path:
+        temporary = directory / f".model.{os.getpid()}"
+        temporary.symlink_to(path)
+        temporary.replace(link)
+    return directory
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _piece_text(piece: str, byte_level: dict[str, int] | None) -> str:
+    if byte_level is None:
+        return piece.replace("▁", " ")
+    if all(letter in byte_level for letter in piece):
+        return bytes(byte_level[letter] for letter in piece).decode("utf-8", "replace")
+    return piece
+
+
+def _byte_decoder() -> dict[str, int]:
+    """GPT-2's letters for bytes (Radford et al. 2019), turned round."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    letters = {chr(byte): byte for byte in visible}
+    return letters | {chr(256 + number): byte for number, byte in enumerate(hidden)}

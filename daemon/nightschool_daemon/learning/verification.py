@@ -1,0 +1,341 @@
+"""Step `verify`: the served candidate is live, and it is the network that was trained.
+
+The engine tells the likeliest next tokens behind a prompt, for the base and for the candidate; our own
+forward pass computes the same over the base and over the blocks read back from the delivered file. The
+engine's arithmetic differs from ours for base and candidate alike, so the differences between the two are
+compared: over tokens that are among the 20 likeliest of both, the median of
+
+    | (candidate - base) by the engine  -  (candidate - base) by us |
+
+must be at most twice the median of | base by the engine - base by us |.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nightschool_daemon import codec
+from nightschool_daemon.jobs import (
+    ExportResult,
+    PrepareResult,
+    RegisterResult,
+    SelectResult,
+    Step,
+    VerifyResult,
+)
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.lesson import LowRank, read_lesson
+from nightschool_daemon.learning.loading import Base, from_file_layout, load_base, set_weight
+from nightschool_daemon.learning.training import Row, head, limit_threads, mean_loss, padded
+from nightschool_daemon.learning.worker import WorkerContext
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.ollama.library import NextToken, OllamaLibrary
+from nightschool_hookspecs.records import (
+    DeliveryForm,
+    ExamItem,
+    Message,
+    Role,
+    TrainingResult,
+    TrainingText,
+)
+from nightschool_hookspecs.services import TrainingError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Logprobs = NDArray[np.float32]
+    """Shape (positions, vocabulary)."""
+
+POSITIONS_A_TEXT = 8
+FLOOR = 0.02
+"""Nats. Below it a disagreement says nothing: 16-bit rounding inside the engine moves probabilities as much."""
+LIVE_SHARE = 0.5
+"""The engine must show at least this share of the change that we expect."""
+LOSS_TEXTS = 40
+
+Weights = Mapping[str, "NDArray[np.float32]"]
+"""Module -> weight, shape (out, in), in transformers' layout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """A place in a text whose next token is asked for."""
+
+    prefix: str
+    ids: tuple[int, ...]
+    """The engine's ids of the prefix, BOS included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The compared log-probabilities, one entry a (position, token) pair."""
+
+    base_engine: NDArray[np.float64]
+    base_own: NDArray[np.float64]
+    candidate_engine: NDArray[np.float64]
+    candidate_own: NDArray[np.float64]
+
+
+def run(context: WorkerContext) -> None:
+    """Compare served and trained network and leave `VerifyResult`."""
+    base = context.run.result(Step.PREPARE, PrepareResult).base
+    export = context.run.result(Step.EXPORT, ExportResult)
+    candidate = context.run.result(Step.REGISTER, RegisterResult).tag
+    limit_threads(context.settings.training.threads)
+    context.progress(0, 4, "load the base model")
+    loaded = load_base(base.gguf, base.weights_digest, context.settings.state_directory / "cache")
+    lesson = read_lesson(context.run.result(Step.TRAIN, TrainingResult).adapter, loaded.file)
+    require_same_weights(loaded, lesson)
+    texts = _read_texts(context)
+    positions = choose_positions(loaded, texts, context.settings.exam.verify_positions, context.info.seed)
+    held_out = _held_out_rows(context, loaded, base.pin, texts)
+    context.progress(1, 4, f"ask the engine at {len(positions)} places")
+    tokens = context.settings.exam.context_tokens
+    base_engine = ask_engine(context, base.pin, positions, tokens)
+    candidate_engine = ask_engine(context, candidate, positions, tokens)
+    context.progress(2, 4, "compute the same by our own forward pass")
+    base_own, base_loss = own_logprobs(loaded, positions), mean_loss(loaded.model, held_out)
+    apply_weights(loaded, trained_weights(loaded, lesson))
+    trained_loss = mean_loss(loaded.model, held_out)
+    apply_weights(loaded, delivered_weights(loaded, lesson, export))
+    candidate_own, delivered_loss = own_logprobs(loaded, positions), mean_loss(loaded.model, held_out)
+    context.progress(3, 4, "compare the prompts")
+    table = compare(loaded, positions, (base_engine, candidate_engine), (base_own, candidate_own))
+    result = judged(
+        table,
+        positions=len(positions),
+        losses=(base_loss, trained_loss, delivered_loss),
+        prompts_equal=prompts_are_equal(context, base.pin, candidate),
+    )
+    context.run.finish(Step.VERIFY, result)
+
+
+def judged(table: Table, *, positions: int, losses: tuple[float, float, float], prompts_equal: bool) -> VerifyResult:
+    """Turn the table into medians and say whether they hold."""
+    served, own = table.candidate_engine - table.base_engine, table.candidate_own - table.base_own
+    noise = _median(table.base_engine - table.base_own)
+    live, expected, disagreement = _median(served), _median(own), _median(served - own)
+    bound = max(2 * noise, FLOOR)
+    problem = None
+    if not len(served):
+        problem = "the engine's tokens are not those of our tokenizer, so nothing could be compared"
+    elif expected < FLOOR:
+        problem = (
+            f"the lesson is too small to be seen (it moves probabilities by {expected:.4f} nats). "
+            "Give it more feedback, or raise the learning rate"
+        )
+    elif live < LIVE_SHARE * expected:
+        problem = (
+            f"the served model does not show the lesson: it moved probabilities by {live:.3f} nats where "
+            f"{expected:.3f} were trained. Update Ollama, or set delivery.form"
+        )
+    elif disagreement > bound:
+        problem = (
+            f"the served model is not the trained one: they disagree by {disagreement:.3f} nats, at most "
+            f"{bound:.3f} are allowed. Update Ollama, or set delivery.form"
+        )
+    elif not prompts_equal:
+        problem = "Ollama builds other prompts for the candidate than for its base. Update Ollama"
+    return VerifyResult(
+        positions=positions,
+        pairs=len(served),
+        live=live,
+        expected=expected,
+        noise=noise,
+        disagreement=disagreement,
+        base_loss=losses[0],
+        trained_loss=losses[1],
+        delivered_loss=losses[2],
+        prompts_equal=prompts_equal,
+        passed=problem is None,
+        reason=f"{problem}." if problem else "The served model is live and equals the trained network.",
+    )
+
+
+# --------------------------------------------------------------------------- positions
+
+
+def choose_positions(base: Base, texts: Sequence[TrainingText], wanted: int, seed: int) -> tuple[Position, ...]:
+    """Places in the answers of training texts, a few a text. Only prefixes whose tokenisation is stable."""
+    shuffled = random.Random(f"{seed}/verify").sample(list(texts), len(texts))  # noqa: S311 - no secret
+    found: list[Position] = []
+    for text in shuffled:
+        found += _positions_of(base, text)[:POSITIONS_A_TEXT]
+        if len(found) >= wanted:
+            break
+    if not found:
+        raise TrainingError("No text has a tokenisation that can be compared with the engine's.")
+    return tuple(found[:wanted])
+
+
+def _positions_of(base: Base, text: TrainingText) -> list[Position]:
+    """Prefixes of a text, each one token longer."""
+    prompt, completion = base.tokens.prompt(text.prompt), base.tokens.completion(text.prompt, text.completion)
+    decode = base.tokens.tokenizer.decode
+    found = []
+    for length in range(len(completion)):
+        known = decode(completion[:length], skip_special_tokens=False) if length else ""
+        prefix = text.prompt + str(known)
+        ids = [*prompt, *completion[:length]]
+        if base.tokens.prompt(prefix) == ids:
+            found.append(Position(prefix=prefix, ids=tuple(ids)))
+    return found
+
+
+# --------------------------------------------------------------------------- engine and own forward pass
+
+
+def ask_engine(
+    context: WorkerContext, name: str, positions: Sequence[Position], context_tokens: int
+) -> list[NextToken]:
+    """The engine's likeliest next tokens at every position, in one block a model."""
+    library = OllamaLibrary(context.settings.ollama)
+    return [library.next_token(name, one.prefix, context_tokens=context_tokens) for one in positions]
+
+
+def own_logprobs(base: Base, positions: Sequence[Position]) -> Logprobs:
+    """Log-probabilities of every next token, by our forward pass."""
+    import torch
+
+    base.model.eval()
+    rows = []
+    with torch.no_grad():
+        for one in positions:
+            ids, _, _ = padded([Row(prompt=one.ids, completion=(), weight=1.0)])
+            hidden = base.model.get_decoder()(input_ids=ids).last_hidden_state[0, -1:]
+            rows.append(torch.log_softmax(head(base.model, hidden).float(), dim=-1)[0].numpy())
+    return np.stack(rows)
+
+
+def compare(
+    base: Base,
+    positions: Sequence[Position],
+    engine: tuple[Sequence[NextToken], Sequence[NextToken]],
+    own: tuple[Logprobs, Logprobs],
+) -> Table:
+    """Pair what engine and forward pass say of the tokens that both of the engine's lists have.
+
+    A position whose prompt the engine counts otherwise is left out: its ids are not ours.
+    """
+    pieces = base.tokens.pieces()
+    entries: list[tuple[float, float, float, float]] = []
+    for number, (position, before, after) in enumerate(zip(positions, *engine, strict=True)):
+        if before.prompt_tokens != len(position.ids):
+            continue
+        later = {one.token: one.logprob for one in after.top}
+        for one in before.top:
+            identifier = pieces.get(one.token)
+            if identifier is not None and one.token in later:
+                entries.append(
+                    (
+                        one.logprob,
+                        float(own[0][number, identifier]),
+                        later[one.token],
+                        float(own[1][number, identifier]),
+                    )
+                )
+    columns = np.array(entries, np.float64).reshape(-1, 4).T
+    return Table(base_engine=columns[0], base_own=columns[1], candidate_engine=columns[2], candidate_own=columns[3])
+
+
+# --------------------------------------------------------------------------- weights
+
+
+def trained_weights(base: Base, lesson: Mapping[str, LowRank]) -> Weights:
+    """The trained network in full precision."""
+    return {
+        one.module: from_file_layout(base.file, name, base.file.dequantized(name) + one.delta())
+        for name, one in lesson.items()
+    }
+
+
+def delivered_weights(base: Base, lesson: Mapping[str, LowRank], export: ExportResult) -> Weights:
+    """The network as the delivered file has it, read back from its blocks."""
+    delivered = gguf_file.read(export.files[0].path)
+    if export.plan.form is not DeliveryForm.ADAPTER:
+        return {
+            one.module: from_file_layout(base.file, name, delivered.dequantized(name)) for name, one in lesson.items()
+        }
+    alpha = delivered.scalar("adapter.lora.alpha")
+    if not isinstance(alpha, float):
+        raise TrainingError("The delivered adapter has no alpha. Run again.")
+    weights = {}
+    for name, one in lesson.items():
+        down, up = delivered.dequantized(f"{name}.lora_a"), delivered.dequantized(f"{name}.lora_b")
+        whole = base.file.dequantized(name) + alpha / down.shape[0] * (up @ down)
+        weights[one.module] = from_file_layout(base.file, name, whole)
+    return weights
+
+
+def apply_weights(base: Base, weights: Weights) -> None:
+    """Put weights into the loaded model."""
+    for module, weight in weights.items():
+        set_weight(base.model.get_submodule(module), weight)
+
+
+def require_same_weights(base: Base, lesson: Mapping[str, LowRank]) -> None:
+    """Raise where a tensor of the file is not the module's weight in the layout that we think it has."""
+    for name, one in lesson.items():
+        ours = from_file_layout(base.file, name, base.file.dequantized(name))
+        theirs = base.model.get_submodule(one.module).get_parameter("weight").detach().numpy()
+        if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-5):
+            raise TrainingError(
+                f"The layout of {name} in files of the architecture '{base.file.architecture}' is not known, so a "
+                "lesson would land in wrong rows. Choose another base."
+            )
+
+
+# --------------------------------------------------------------------------- texts and prompts
+
+
+def _read_texts(context: WorkerContext) -> list[TrainingText]:
+    with (context.run.step(Step.SELECT) / "examples.jsonl").open(encoding="utf-8") as stream:
+        return [codec.from_json(line, TrainingText) for line in stream]
+
+
+def _held_out_rows(context: WorkerContext, base: Base, pin: str, texts: Sequence[TrainingText]) -> list[Row]:
+    """Held-out prompts with their references; training texts where nothing was held out."""
+    closing = context.run.result(Step.SELECT, SelectResult).closing
+    with (context.run.step(Step.SELECT) / "items.jsonl").open(encoding="utf-8") as stream:
+        items = [codec.from_json(line, ExamItem) for line in stream]
+    http = OllamaHttp(context.settings.ollama)
+    pairs = [(http.render(pin, one.messages), one.reference + closing) for one in items[:LOSS_TEXTS] if one.reference]
+    http.close()
+    pairs = pairs or [(one.prompt, one.completion) for one in texts[:LOSS_TEXTS]]
+    return [
+        Row(
+            prompt=tuple(base.tokens.prompt(prompt)),
+            completion=tuple(base.tokens.completion(prompt, completion)),
+            weight=1.0,
+        )
+        for prompt, completion in pairs
+    ]
+
+
+PROBES: Sequence[Sequence[Message]] = (
+    (Message(role=Role.USER, content="Good morning"),),
+    (Message(role=Role.SYSTEM, content="Be brief."), Message(role=Role.USER, content="Good morning")),
+    (
+        Message(role=Role.USER, content="Good morning"),
+        Message(role=Role.ASSISTANT, content="Good morning to you"),
+        Message(role=Role.USER, content="How are you?"),
+    ),
+)
+
+
+def prompts_are_equal(context: WorkerContext, base: str, candidate: str) -> bool:
+    """Whether Ollama builds the same prompts for both, over one turn, with a system text, over several turns."""
+    http = OllamaHttp(context.settings.ollama)
+    try:
+        return all(http.render(base, one) == http.render(candidate, one) for one in PROBES)
+    finally:
+        http.close()
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    return float(np.median(np.abs(values))) if len(values) else 0.0

@@ -1,0 +1,141 @@
+"""A worker: one heavy step of a run, in a process that ends with it.
+
+    python -m nightschool_daemon.learning <step> <run directory>
+
+It reads the results of earlier steps from the run's directory, leaves its own there, and as its last act
+renames `result.json` into place. Where it gives up it leaves `failure.json` and exits with 1.
+"""
+
+import argparse
+import ctypes
+import importlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nightschool_daemon import codec
+from nightschool_daemon.config import Settings
+from nightschool_daemon.hooks import Hooks, PluginFailed
+from nightschool_daemon.jobs import Progress, RunDirectory, Step, WorkerFailure
+from nightschool_daemon.ollama.errors import OllamaUnreachable
+from nightschool_hookspecs.records import RunInfo
+
+EXIT_FAILED = 1
+EXIT_TERMINATED = 128 + signal.SIGTERM
+PR_SET_PDEATHSIG = 1
+
+STEPS: Mapping[Step, str] = {
+    Step.SPLIT: "nightschool_daemon.learning.split",
+    Step.SELECT: "nightschool_daemon.learning.dataset",
+    Step.TRAIN: "nightschool_daemon.learning.training",
+    Step.EXPORT: "nightschool_daemon.learning.export",
+    Step.VERIFY: "nightschool_daemon.learning.verification",
+    Step.EXAMINE: "nightschool_daemon.evaluation.examiner",
+    Step.JUDGE: "nightschool_daemon.learning.judging",
+}
+"""Where each step's `run(context)` stands. Only the one that is asked for is imported."""
+
+QUIET: Mapping[str, str] = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+}
+"""Nothing is fetched from anywhere, and libraries print nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerContext:
+    """What a step works with."""
+
+    step: Step
+    run: RunDirectory
+    info: RunInfo
+    settings: Settings
+    hooks: Hooks
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Say how far the step is. The daemon reads it from `progress.json`."""
+        progress = Progress(step=self.step, done=done, total=total, text=text, at=datetime.now(UTC))
+        file = self.run.step(self.step) / "progress.json"
+        temporary = file.with_name(".progress.tmp")
+        temporary.write_text(codec.to_json(progress), encoding="utf-8")
+        temporary.replace(file)
+
+
+class Terminated(BaseException):
+    """SIGTERM came: the step ends where it is."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do one step. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="nightschool_daemon.learning")
+    parser.add_argument("step", type=Step, choices=list(STEPS))
+    parser.add_argument("run", type=Path)
+    given = parser.parse_args(arguments)
+    die_with_parent()
+    signal.signal(signal.SIGTERM, _terminate)
+    os.environ.update(QUIET)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    run = RunDirectory(path=given.run)
+    try:
+        context = open_context(given.step, run)
+        _function_of(given.step)(context)
+    except Terminated:
+        return EXIT_TERMINATED
+    except Exception as error:  # noqa: BLE001 - whatever it is, the daemon must hear of it
+        _leave_failure(run.step(given.step), error)
+        return EXIT_FAILED
+    return 0
+
+
+def open_context(step: Step, run: RunDirectory) -> WorkerContext:
+    """Read the frozen settings and load the same plugins as the daemon, which has checked their files."""
+    settings = codec.from_json(run.settings.read_bytes(), Settings)
+    hooks = Hooks.load(
+        plugin_directory=settings.plugin_directory,
+        tables=settings.plugin_tables,
+        disabled=settings.plugins.disabled,
+        check_files=False,
+    )
+    return WorkerContext(step=step, run=run, info=run.read_info(), settings=settings, hooks=hooks)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends: a killed daemon leaves no worker behind."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        # the parent was gone before the line above took effect
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _function_of(step: Step) -> Callable[[WorkerContext], None]:
+    function = importlib.import_module(STEPS[step]).run
+    if not callable(function):
+        raise TypeError(f"{STEPS[step]}.run is no function")
+    return function  # type: ignore[no-any-return]  # the table above is the type's witness
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise Terminated
+
+
+def _leave_failure(directory: Path, error: Exception) -> None:
+    unreachable = isinstance(error, OllamaUnreachable) or isinstance(error.__cause__, OllamaUnreachable)
+    failure = WorkerFailure(
+        reason=str(error) or type(error).__name__,
+        plugin=error.plugin if isinstance(error, PluginFailed) and not unreachable else None,
+        server_unreachable=unreachable,
+        traceback=traceback.format_exc(),
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "failure.json").write_text(codec.to_json(failure), encoding="utf-8")

@@ -1,0 +1,84 @@
+"""Learns the wanted answer of each event by supervised fine-tuning.
+
+The target is the correction, else an answer that was liked. An example's weight is the event's priority,
+at least `lowest_weight`, times the weight that its source gave it.
+"""
+
+from dataclasses import dataclass
+
+from nightschool_hookspecs import (
+    Chunk,
+    Message,
+    Role,
+    ScoredEvent,
+    Train,
+    TrainingExample,
+    TrainingJob,
+    TrainingMethod,
+    TrainingResult,
+    hookimpl,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSft:
+    """`[plugins.training_sft]`"""
+
+    lowest_weight: float = 0.2
+    """An accepted event never weighs less, or it would be forgotten by arithmetic."""
+    chunk_template: str = "[{number}] {text}"
+    """How one retrieved text stands in the prompt; {number}, {text} and {source} are filled in."""
+    context_template: str = "{chunks}\n\n{prompt}"
+    """How the retrieved texts and the prompt stand together."""
+
+    def __post_init__(self) -> None:
+        if not self.lowest_weight > 0:
+            raise ValueError("lowest_weight must be above 0")
+        if "{text}" not in self.chunk_template:
+            raise ValueError("chunk_template must contain {text}")
+        if "{chunks}" not in self.context_template or "{prompt}" not in self.context_template:
+            raise ValueError("context_template must contain {chunks} and {prompt}")
+
+    @hookimpl
+    def nightschool_build_example(self, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> TrainingExample | None:
+        target = event.event.target
+        if target is None:
+            return None
+        return TrainingExample(
+            event_id=f"{event.event.source}/{event.event.id}",
+            messages=self._messages(event, chunks),
+            target=target,
+            weight=max(self.lowest_weight, event.priority) * max(event.event.metadata.weight, 0.01),
+            difficulty=event.difficulty,
+            group=event.group,
+        )
+
+    @hookimpl
+    def nightschool_train_adapter(self, job: TrainingJob, train: Train) -> TrainingResult | None:
+        if job.examples == 0:
+            return None
+        return train(job, method=TrainingMethod.SFT, hyperparameters=job.hyperparameters)
+
+    def _messages(self, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> tuple[Message, ...]:
+        context = event.event.context
+        system = (Message(role=Role.SYSTEM, content=context.system),) if context.system else ()
+        prompt = Message(role=Role.USER, content=self._prompt(event, chunks))
+        return (*system, *context.messages, prompt)
+
+    def _prompt(self, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> str:
+        """The prompt with the retrieved texts, unless the application put them into the messages itself."""
+        prompt = event.event.input_data
+        known = prompt + "".join(message.content for message in event.event.context.messages)
+        new = [chunk for chunk in chunks if chunk.text not in known]
+        if not new:
+            return prompt
+        shown = "\n".join(
+            self.chunk_template.format(number=number, text=chunk.text, source=chunk.source or "")
+            for number, chunk in enumerate(new, start=1)
+        )
+        return self.context_template.format(chunks=shown, prompt=prompt)
+
+
+@hookimpl
+def nightschool_register_settings() -> type[TrainingSft]:
+    return TrainingSft
