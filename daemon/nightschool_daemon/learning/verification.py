@@ -123,7 +123,10 @@ def judged(table: Table, *, positions: int, losses: tuple[float, float, float], 
     bound = max(2 * noise, FLOOR)
     problem = None
     if not len(served):
-        problem = "the engine's tokens are not those of our tokenizer, so nothing could be compared"
+        problem = (
+            "nothing could be compared: Ollama gives no log-probabilities (it needs 0.12.11 or newer), or its tokens "
+            "are not those of our tokenizer"
+        )
     elif expected < FLOOR:
         problem = (
             f"the lesson is too small to be seen (it moves probabilities by {expected:.4f} nats). "

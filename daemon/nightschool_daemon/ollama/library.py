@@ -131,7 +131,10 @@ class OllamaLibrary:
         )
 
     def next_token(self, name: str, prompt: str, *, context_tokens: int, top: int = 20) -> NextToken:
-        """The `top` likeliest next tokens behind a raw prompt."""
+        """The `top` likeliest next tokens behind a raw prompt.
+
+        None where the next token ends the answer, and from servers before 0.12.11.
+        """
         answer = self._translated(
             lambda: self._client.generate(
                 model=name,
@@ -142,17 +145,12 @@ class OllamaLibrary:
                 options={"num_predict": 1, "temperature": 0, "num_ctx": context_tokens, "repeat_penalty": 1.0},
             )
         )
-        if not answer.logprobs:
-            raise OllamaRefused(
-                "This Ollama gives no log-probabilities (it needs 0.12.11 or newer), so a delivered model cannot be "
-                "verified. Please update it.",
-                status=200,
-            )
         return NextToken(
             prompt_tokens=answer.prompt_eval_count or 0,
             top=tuple(
                 TokenLogprob(token=one.token, content=one.token.encode(), logprob=one.logprob)
-                for one in answer.logprobs[0].top_logprobs or ()
+                for entry in (answer.logprobs or ())[:1]
+                for one in entry.top_logprobs or ()
             ),
         )
 
