@@ -65,7 +65,6 @@ class FeedbackSettings:
     rescan_interval_s: float = 10.0
     settle_s: float = 2.0
     incomplete_after_s: float = 60.0
-    max_record_bytes: int = 4 * 1024 * 1024
     keep_accepted_days: int = 30
     """How long files that were taken in stay in `accepted/`; 0: they are removed at once."""
 

@@ -69,6 +69,8 @@ ROLES: Mapping[str, Role] = {
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 MILLISECONDS_FROM = 1e11
 MAX_ID, MAX_DEPTH, SHOWN = 200, 64, 2000
+RECORDS_A_FILE = 8
+"""A whole `.json` file may be so many times as large as one record."""
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 Value = TypeVar("Value")
 
@@ -127,9 +129,9 @@ class IntakeNative:
 
     def _parse_whole(self, file: FeedbackFile) -> ParsedFeedback:
         with file.path.open("rb") as stream:
-            content = stream.read(self.max_record_bytes * 64 + 1)
-        if len(content) > self.max_record_bytes * 64:
-            limit = self.max_record_bytes * 64
+            content = stream.read(self.max_record_bytes * RECORDS_A_FILE + 1)
+        if len(content) > self.max_record_bytes * RECORDS_A_FILE:
+            limit = self.max_record_bytes * RECORDS_A_FILE
             reason = f"The file is larger than {limit} bytes. Write one event a line into a .jsonl file."
             return ParsedFeedback(refused=(_refused(reason, "", None, "too_large"),))
         try:

@@ -1,0 +1,150 @@
+"""The feedback directory: what may be read, how a file is claimed, where it goes afterwards.
+
+feedback/            applications drop files here
+feedback/.claimed/   a `.json` on its way into the ledger
+feedback/accepted/   what was taken in
+feedback/rejected/   what was refused, with the reason beside it
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nightschool_hookspecs.records import FeedbackFile, RefusedRecord
+
+APPENDED = (".jsonl", ".ndjson")
+"""Files that applications append to stay where they are."""
+COPY_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Directories:
+    """The feedback directory and its sub-directories."""
+
+    root: Path
+
+    @property
+    def claimed(self) -> Path:
+        """Files on their way in."""
+        return self.root / ".claimed"
+
+    @property
+    def accepted(self) -> Path:
+        """Files that were taken in."""
+        return self.root / "accepted"
+
+    @property
+    def rejected(self) -> Path:
+        """Records and files that were refused."""
+        return self.root / "rejected"
+
+    def make(self) -> None:
+        """Make them all."""
+        for one in (self.root, self.claimed, self.accepted, self.rejected):
+            one.mkdir(parents=True, exist_ok=True)
+
+
+def candidates(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Entries of the directory that are not ours and not hidden, without following links."""
+    with os.scandir(directory) as entries:
+        found = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
+    for path in sorted(found):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            # it was taken away between the two calls
+            continue
+        if not stat.S_ISDIR(status.st_mode):
+            yield path, status
+
+
+def why_not_opened(status: os.stat_result) -> str | None:
+    """Why an entry is left where it is and never opened; None for an ordinary file."""
+    if stat.S_ISREG(status.st_mode):
+        return None
+    kinds = (
+        (stat.S_ISLNK, "a link"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISBLK, "a device"),
+        (stat.S_ISCHR, "a device"),
+    )
+    return next((name for is_kind, name in kinds if is_kind(status.st_mode)), "no ordinary file")
+
+
+def is_appended(path: Path) -> bool:
+    """Whether applications may append to a file of this name."""
+    return path.suffix.lower() in APPENDED
+
+
+def claim(path: Path, directories: Directories) -> Path:
+    """Take a file for ourselves by one rename. A name that is claimed already gets a number."""
+    target = free_name(directories.claimed, path.name)
+    path.rename(target)
+    return target
+
+
+def feedback_file(path: Path, name: str, status: os.stat_result, now: datetime, settle_s: float) -> FeedbackFile:
+    """The file as parsers see it."""
+    modified = datetime.fromtimestamp(status.st_mtime, UTC)
+    return FeedbackFile(
+        path=path, name=name, modified_at=modified, settled=(now - modified).total_seconds() >= settle_s
+    )
+
+
+def accept(path: Path, directories: Directories, *, keep: bool) -> None:
+    """Put a claimed file away once its events are durable."""
+    if keep:
+        path.rename(free_name(directories.accepted, path.name))
+    else:
+        path.unlink()
+
+
+def reject_record(record: RefusedRecord, name: str, directories: Directories) -> Path:
+    """Write a refused record down with the reason beside it. Returns the reason's file."""
+    place = f"{name}.{record.position}" if record.position is not None else name
+    target = free_name(directories.rejected, f"{place}.record.txt")
+    target.write_text(record.text, encoding="utf-8", errors="surrogateescape")
+    return _write_reason(target, record.reason)
+
+
+def reject_file(path: Path, name: str, reason: str, directories: Directories) -> Path:
+    """Put a whole file away with the reason beside it. Returns the reason's file."""
+    target = free_name(directories.rejected, name)
+    try:
+        path.rename(target)
+    except OSError:
+        # another file system mounted below the feedback directory
+        shutil.move(path, target)
+    return _write_reason(target, reason)
+
+
+def remove_old(directories: Directories, now: datetime, keep_days: int) -> None:
+    """Delete accepted files that are older than the configuration keeps them."""
+    limit = now.timestamp() - keep_days * 86400
+    for path, status in candidates(directories.accepted):
+        if status.st_mtime < limit:
+            path.unlink(missing_ok=True)
+
+
+def free_name(directory: Path, name: str) -> Path:
+    """A path in the directory that nobody uses, short enough for the file system."""
+    suffix = Path(name).suffix
+    stem = name.removesuffix(suffix)
+    stem = stem.encode()[:180].decode(errors="ignore")
+    path = directory / f"{stem}{suffix}"
+    number = 1
+    while path.exists():
+        number += 1
+        path = directory / f"{stem}.{number}{suffix}"
+    return path
+
+
+def _write_reason(target: Path, reason: str) -> Path:
+    file = target.with_name(f"{target.name.removesuffix('.record.txt')}.reason.txt")
+    file.write_text(reason.rstrip() + "\n", encoding="utf-8")
+    return file
