@@ -79,9 +79,22 @@ def execute(context: StepContext) -> RunReport:
     return result
 
 
+def learn_only(context: StepContext) -> Ending | None:
+    """Take the steps up to the verification, without an exam. None: all went well."""
+    return _take_all(context, WORK[: WORK.index(Step.VERIFY) + 1], examined=False)
+
+
 def _work(context: StepContext) -> Ending:
     """Take the steps up to the verdict. Their failures are endings."""
-    for step in WORK:
+    early = _take_all(context, WORK, examined=True)
+    if early is not None:
+        return early
+    verdict = context.result(Step.JUDGE, JudgeResult).verdict
+    return decide(verdict, context.settings.promotion.promote, context.info.reason)
+
+
+def _take_all(context: StepContext, steps: tuple[Step, ...], *, examined: bool) -> Ending | None:
+    for step in steps:
         try:
             _take(context, step, partial(PERFORM[step], context))
         except RunCancelled:
@@ -91,10 +104,9 @@ def _work(context: StepContext) -> Ending:
             reason = _sentence(context, step, error)
             context.ledger.runs.fail_step(context.info.id, step, reason, context.clock())
             return Ending(end=RunEnd.FAILED, reason=reason)
-        if (early := _early_ending(context, step)) is not None:
+        if (early := _early_ending(context, step, examined=examined)) is not None:
             return early
-    verdict = context.result(Step.JUDGE, JudgeResult).verdict
-    return decide(verdict, context.settings.promotion.promote, context.info.reason)
+    return None
 
 
 def _sentence(context: StepContext, step: Step, error: Exception) -> str:
@@ -103,7 +115,7 @@ def _sentence(context: StepContext, step: Step, error: Exception) -> str:
     return f"{step}: {error}"
 
 
-def _early_ending(context: StepContext, step: Step) -> Ending | None:
+def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending | None:
     """Where it would be a waste to go on."""
     if step is Step.PREPARE and context.result(step, PrepareResult).events == 0:
         return Ending(end=RunEnd.NOT_ENOUGH, reason="There is no feedback to learn from yet.")
@@ -115,7 +127,7 @@ def _early_ending(context: StepContext, step: Step) -> Ending | None:
                 reason=f"None of the feedback has an answer worth learning ({len(selected.left_out)} events left out). "
                 "Corrections and liked answers are what a model learns from.",
             )
-        if selected.items == 0:
+        if selected.items == 0 and examined:
             return Ending(
                 end=RunEnd.NOT_ENOUGH,
                 reason="There is too little feedback to hold any of it out for an exam, so nothing could be proven. "

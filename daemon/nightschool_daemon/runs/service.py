@@ -93,11 +93,15 @@ class Runs:
 
     def execute(self, run_id: str, listener: RunListener | None = None) -> RunReport:
         """Take a run to its end, from wherever it stopped. Raises `RunInterrupted` where the service stops."""
+        self.signals.cancelled.clear()
+        return pipeline.execute(self.context_of(run_id, listener or SilentListener()))
+
+    def context_of(self, run_id: str, listener: RunListener) -> StepContext:
+        """What the steps of a run work with. Raises `RunRefused` for a run that nobody knows."""
         row = self.ledger.runs.get(run_id)
         if row is None:
             raise RunRefused(f"There is no run {run_id}. `nightschool history` lists them.")
-        self.signals.cancelled.clear()
-        return pipeline.execute(self._context(row, listener or SilentListener()))
+        return self._context(row, listener)
 
     def unfinished(self) -> tuple[str, ...]:
         """Runs that a stop or a crash left in the middle, oldest first."""

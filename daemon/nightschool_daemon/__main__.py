@@ -1,0 +1,32 @@
+"""Entry of `nightschool`. `serve` is dispatched before the command line's libraries are loaded."""
+
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Run the command. Returns the exit code."""
+    arguments = sys.argv[1:]
+    if "serve" in arguments and "--help" not in arguments:
+        return _serve(arguments)
+    from nightschool_daemon.cli import run
+
+    return run()
+
+
+def _serve(arguments: list[str]) -> int:
+    """`nightschool [--config FILE] serve [--safe-mode]`, without a parser's weight."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="nightschool")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("command", choices=["serve"])
+    parser.add_argument("--safe-mode", action="store_true")
+    given = parser.parse_args(arguments)
+    from nightschool_daemon.service import main as serve
+
+    return serve(given.config, safe_mode=given.safe_mode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,555 @@
+"""The command line: arguments, exit codes, tables. It decides nothing."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.markdown import Markdown
+
+from nightschool_daemon import __version__, codec, config, doctor, night, units
+from nightschool_daemon.config import ConfigurationError, Settings
+from nightschool_daemon.control import ControlClient, ControlError
+from nightschool_daemon.display import complain, out, run_listener, say, show_table
+from nightschool_daemon.exits import Exit
+from nightschool_daemon.installation import Installation, load_hooks, looking, now, working
+from nightschool_daemon.jobs import Step
+from nightschool_daemon.ledger import LedgerError, MoveRow, RunRow
+from nightschool_daemon.locking import LockedError
+from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
+from nightschool_daemon.runs import Estimate, MoveFailed, RunListener, RunRefused, UndoRefused
+from nightschool_daemon.runs import report as reports
+from nightschool_daemon.runs.alone import train_alone
+from nightschool_daemon.starter import starter_configuration
+from nightschool_daemon.status import PAUSED, Status, status_of
+from nightschool_hookspecs.records import AliasMove, FeedbackFile, RunEnd, RunReport
+
+T = TypeVar("T")
+
+EPILOG = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 Ollama cannot be reached, 4 nothing changed (nothing to learn, "
+    "or no gain proven), 5 another process works on the state directory, 78 the configuration is wrong."
+)
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, epilog=EPILOG)
+config_app = typer.Typer(no_args_is_help=True, help="Look at the configuration.")
+service_app = typer.Typer(no_args_is_help=True, help="Install or remove the systemd service.")
+app.add_typer(config_app, name="config")
+app.add_typer(service_app, name="service")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+User = Annotated[bool, typer.Option("--user/--system", help="For you alone, or for the whole machine.")]
+
+
+@dataclass(kw_only=True)
+class Chosen:
+    """What the global options say."""
+
+    file: Path | None = None
+
+
+EXITS: tuple[tuple[type[Exception], Exit], ...] = (
+    (ConfigurationError, Exit.CONFIGURATION),
+    (LockedError, Exit.LOCKED),
+    (OllamaUnreachable, Exit.OLLAMA),
+    (night.NothingToLearn, Exit.NOTHING_CHANGED),
+    (OllamaError, Exit.FAILED),
+    (LedgerError, Exit.FAILED),
+    (RunRefused, Exit.FAILED),
+    (UndoRefused, Exit.FAILED),
+    (MoveFailed, Exit.FAILED),
+    (units.UnitError, Exit.FAILED),
+    (OSError, Exit.FAILED),
+)
+"""What ends a command with one sentence, and with which exit code; the first that fits."""
+
+
+def run() -> int:
+    """Run the command line. Returns the exit code; an error is one sentence, never a traceback."""
+    try:
+        app(standalone_mode=False)
+    except ControlError as error:
+        return _fail(error, Exit(error.code))
+    except tuple(kind for kind, _ in EXITS) as error:
+        return _fail(error, next(code for kind, code in EXITS if isinstance(error, kind)))
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.Abort:
+        return _fail("Ended. A run that was begun goes on with the next `nightschool run` or `serve`.", Exit.FAILED)
+    except Exception as error:  # noqa: BLE001 - typer's own errors know how to show themselves, others are raised again
+        return _usage_or_raise(error)
+    return Exit.OK
+
+
+def _usage_or_raise(error: Exception) -> int:
+    show = getattr(error, "show", None)
+    if show is None:
+        raise error
+    show()
+    return Exit.USAGE
+
+
+def _fail(error: Exception | str, code: Exit) -> int:
+    complain(str(error))
+    return code
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"nightschool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Option("--config", help="The configuration to use.")] = None,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Your local Ollama models learn from your corrections."""
+    context.obj = Chosen(file=file)
+
+
+def _settings(context: typer.Context) -> Settings:
+    chosen = context.obj
+    return config.load(chosen.file if isinstance(chosen, Chosen) else None)
+
+
+# --------------------------------------------------------------------------- setting up
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    force: Annotated[bool, typer.Option(help="Overwrite a configuration that is there.")] = False,
+) -> None:
+    """Write a configuration for the models that your Ollama has."""
+    chosen = context.obj
+    file = (chosen.file if isinstance(chosen, Chosen) else None) or config.default_locations()[0]
+    if file.exists() and not force:
+        raise ConfigurationError(f"{file} exists already. Edit it, or use --force to write it anew.")
+    text = starter_configuration(config.OllamaSettings())
+    config.parse(text, file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    settings = config.load(file)
+    settings.feedback_directory.mkdir(parents=True, exist_ok=True)
+    say(f"Wrote {file}.")
+    say(f"Drop feedback into {settings.feedback_directory}. `nightschool doctor` says what is missing.")
+
+
+@app.command()
+def serve(
+    safe_mode: Annotated[bool, typer.Option("--safe-mode", help="Load built-in plugins alone.")] = False,
+) -> None:
+    """Watch, learn by night, answer the other commands. What systemd starts."""
+    raise AssertionError("`serve` is dispatched before this is loaded")
+
+
+@app.command(name="doctor")
+def doctor_command(context: typer.Context, as_json: AsJson = False) -> None:
+    """Say what is missing, and what to do about it."""
+    findings = doctor.examine(_settings(context))
+    if as_json:
+        _print_json(findings)
+    else:
+        rows = [("ok" if one.good else "MISSING", one.subject, one.text) for one in findings]
+        show_table("", ("", "what", "found"), rows)
+    if not all(one.good for one in findings):
+        raise typer.Exit(Exit.FAILED)
+
+
+@config_app.command(name="check")
+def config_check(context: typer.Context) -> None:
+    """Say whether the configuration can be used."""
+    settings = _settings(context)
+    load_hooks(settings, None, safe_mode=False)
+    say(f"{settings.file or 'The defaults'}: sound.")
+
+
+@config_app.command(name="show")
+def config_show(context: typer.Context, as_json: AsJson = False) -> None:
+    """Print every key with its value."""
+    settings = _settings(context)
+    plain = codec.to_plain(settings)
+    if as_json:
+        _print_json(settings)
+        return
+    rows = list(_flattened(plain))
+    show_table(str(settings.file or "defaults"), ("key", "value"), rows)
+
+
+@service_app.command(name="install")
+def service_install(user: User = True) -> None:
+    """Install the service and start it."""
+    for sentence in units.install(units.place(user=user)):
+        say(sentence)
+
+
+@service_app.command(name="uninstall")
+def service_uninstall(user: User = True) -> None:
+    """Stop and remove the service. Feedback, ledger and models stay."""
+    for sentence in units.uninstall(units.place(user=user)):
+        say(sentence)
+
+
+# --------------------------------------------------------------------------- learning
+
+
+@app.command(name="run")
+def run_command(
+    context: typer.Context,
+    specialty: Annotated[str | None, typer.Argument(help="An alias, MODEL/TYPE, or a model with one type.")] = None,
+    at_once: Annotated[bool, typer.Option("--now", help="Do not wait for the night.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be learned, and learn nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn now: all specialties with fresh feedback, or the named one."""
+    settings = _settings(context)
+    if not at_once and not dry_run:
+        raise RunRefused(
+            "A run starts by night by itself. Add --now to start one at once, --dry-run to see what it would do."
+        )
+    if dry_run:
+        _dry_run(settings, specialty, as_json)
+        return
+    client = ControlClient(settings.runtime_directory)
+    found = _run_by_daemon(client, specialty) if client.is_there() else _run_here(settings, specialty)
+    if as_json:
+        _print_json(found)
+    else:
+        for one in found:
+            _show_report(one.run.directory)
+    raise typer.Exit(_exit_of(found))
+
+
+def _run_here(settings: Settings, text: str | None) -> tuple[RunReport, ...]:
+    """No daemon runs: take the lock and work here."""
+    with working(settings) as installation, run_listener() as listener:
+        installation.ollama.version()
+        for sentence in installation.runs.recover(now()):
+            say(sentence)
+        finished = night.finish_what_was_begun(installation, listener)
+        installation.intake.scan(now())
+        try:
+            wanted = night.asked_for(installation, text)
+        except night.NothingToLearn:
+            if finished:
+                return finished
+            raise
+        return (*finished, *(night.run_now(installation, one, listener, now()) for one in wanted))
+
+
+def _run_by_daemon(client: ControlClient, text: str | None) -> tuple[RunReport, ...]:
+    with run_listener() as listener:
+        for line in client.follow("run", specialty=text):
+            if "progress" in line:
+                _pass_on(line["progress"], listener)
+            else:
+                return codec.build(tuple[RunReport, ...], line["result"])
+    raise ControlError("The daemon ended in the middle of the run. It goes on when the daemon is started again.")
+
+
+def _pass_on(line: dict[str, object], listener: RunListener) -> None:
+    run_id = str(line["run"])
+    if line["kind"] == "note":
+        listener.note(run_id, str(line["text"]))
+        return
+    step = Step(str(line["step"]))
+    if line["kind"] == "began":
+        listener.step_began(run_id, step)
+    elif line["kind"] == "ended":
+        listener.step_ended(run_id, step)
+    else:
+        listener.progress(run_id, step, int(str(line["done"])), int(str(line["total"])), str(line["text"]))
+
+
+def _dry_run(settings: Settings, text: str | None, as_json: bool) -> None:
+    with _readable(settings) as installation:
+        wanted = night.asked_for(installation, text)
+        estimates = tuple(installation.runs.estimate(one, now()) for one in wanted)
+    if as_json:
+        _print_json(estimates)
+        return
+    for one in estimates:
+        show_table(str(one.specialty), ("what", "how much"), _estimate_rows(one))
+
+
+def _estimate_rows(one: Estimate) -> list[tuple[str, str]]:
+    how = "as the last run took" if one.measured else "a rough guess; later ones are measured"
+    return [
+        ("fresh events", str(one.fresh)),
+        ("learned from", str(one.training_events)),
+        ("held out for the exam", str(one.held_out_events)),
+        ("without an answer worth learning", str(one.without_target)),
+        ("time", f"{one.minutes:.0f} min ({how})"),
+        ("disk in Ollama", f"{one.version_bytes / 1e6:.0f} MB a version, {one.shared_bytes / 1e6:.0f} MB once"),
+        ("disk while it runs", f"{one.work_bytes / 1e6:.0f} MB"),
+        ("memory", f"about {one.memory_bytes / 1e9:.1f} GB"),
+    ]
+
+
+def _exit_of(found: Sequence[RunReport]) -> Exit:
+    ends = {one.end for one in found}
+    if ends & {RunEnd.FAILED, RunEnd.CANCELLED}:
+        return Exit.FAILED
+    if ends <= {RunEnd.PROMOTED, RunEnd.WAITING} and ends:
+        return Exit.OK
+    return Exit.NOTHING_CHANGED
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="The base, as Ollama calls it.")],
+    data: Annotated[Path, typer.Option("--data", help="A file of feedback events.", exists=True, dir_okay=False)],
+    name: Annotated[str, typer.Option("--name", help="How the result is to be called.")],
+) -> None:
+    """Train by hand: one file in, one model out. No exam, no alias."""
+    settings = _settings(context)
+    hooks = load_hooks(settings, None, safe_mode=False)
+    modified = datetime.fromtimestamp(data.stat().st_mtime, UTC)
+    parsed = hooks.parse_feedback(file=FeedbackFile(path=data, name=data.name, modified_at=modified, settled=True))
+    if parsed is None or not parsed.events:
+        why = parsed.refused[0].reason if parsed and parsed.refused else "It is no *.json or *.jsonl of events."
+        raise RunRefused(f"{data} holds no event that can be learned from. {why}")
+    for record in parsed.refused:
+        complain(f"Left out, record {record.position}: {record.reason}")
+    with run_listener() as listener:
+        made = train_alone(
+            settings, hooks=hooks, model=model, events=parsed.events, name=name, listener=listener, now=now()
+        )
+    say(
+        f"{made.name}: loss {made.verified.base_loss:.3f} before, {made.verified.delivered_loss:.3f} after (nats per "
+        f"answer token), delivered as {made.export.plan.form.value}. Try it: `ollama run {made.name}`"
+    )
+
+
+@app.command()
+def pause(context: typer.Context) -> None:
+    """Learn nothing by night until `resume`."""
+    _order(_settings(context), "pause", lambda one: one.ledger.facts.put(PAUSED, now().isoformat()))
+    say("Paused. `nightschool resume` goes on.")
+
+
+@app.command()
+def resume(context: typer.Context) -> None:
+    """Learn by night again."""
+    _order(_settings(context), "resume", lambda one: one.ledger.facts.delete(PAUSED))
+    say("Learning again.")
+
+
+@app.command()
+def cancel(context: typer.Context) -> None:
+    """End the run under way. Nothing is promoted."""
+    client = ControlClient(_settings(context).runtime_directory)
+    if not client.is_there():
+        raise ControlError("No daemon is running. A run in a terminal is ended with Ctrl-C.")
+    cancelled = client.ask("cancel")
+    say("The run ends at once." if cancelled else "No run is under way.")
+
+
+@app.command()
+def undo(
+    context: typer.Context,
+    alias: Annotated[str, typer.Argument(help="An alias or a specialty.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put an alias back to the version before its last promotion."""
+    moved = _move(_settings(context), "undo", alias, lambda one: one.runs.undo(alias, now()))
+    _show_move(moved, as_json)
+
+
+@app.command()
+def approve(
+    context: typer.Context,
+    alias: Annotated[str, typer.Argument(help="An alias or a specialty.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put the candidate into use that waits for approval (promotion.promote = "ask")."""
+    moved = _move(_settings(context), "approve", alias, lambda one: one.runs.approve(alias, now()))
+    _show_move(moved, as_json)
+
+
+# --------------------------------------------------------------------------- looking
+
+
+@app.command()
+def status(context: typer.Context, as_json: AsJson = False) -> None:
+    """What learns, what serves, what waits."""
+    settings = _settings(context)
+    client = ControlClient(settings.runtime_directory)
+    if client.is_there():
+        found = codec.build(Status, client.ask("status"))
+    else:
+        with _readable(settings) as installation:
+            found = status_of(installation, "not running", now())
+    if as_json:
+        _print_json(found)
+        return
+    _show_status(found)
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's id; else the last one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """One page about a run, in plain words."""
+    with looking(_settings(context)) as installation:
+        row = installation.ledger.runs.get(run_id) if run_id else next(iter(installation.ledger.runs.latest(1)), None)
+    if row is None:
+        raise RunRefused(
+            f"There is no run {run_id}." if run_id else "There was no run yet. `nightschool run --now` starts one."
+        )
+    found = reports.read_report(row.directory)
+    if found is None:
+        raise RunRefused(f"The run {row.id} is not over yet. `nightschool status` says how far it is.")
+    if as_json:
+        _print_json(found)
+        return
+    _show_report(row.directory)
+
+
+@app.command()
+def history(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(help="How many of each.", min=1)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Every run and every move of an alias, newest first."""
+    with looking(_settings(context)) as installation:
+        runs, moves = installation.ledger.runs.latest(limit), installation.ledger.moves.latest(limit)
+    if as_json:
+        _print_json({"runs": codec.to_plain(runs), "moves": codec.to_plain(moves)})
+        return
+    show_table("Runs", ("run", "specialty", "end", "why"), [_run_line(one) for one in runs])
+    show_table("Moves of aliases", ("when", "alias", "kind", "from", "to", "state"), [_move_line(one) for one in moves])
+
+
+@app.command()
+def plugins(context: typer.Context, as_json: AsJson = False) -> None:
+    """Every plugin, where it comes from, and which hooks it answers."""
+    settings = _settings(context)
+    try:
+        with looking(settings) as installation:
+            found = installation.hooks.status()
+    except LedgerError:
+        found = load_hooks(settings, None, safe_mode=False).status()
+    if as_json:
+        _print_json(found)
+        return
+    rows = [
+        (one.name, one.kind, one.state, one.reason or ", ".join(_short(hook) for hook in one.hooks)) for one in found
+    ]
+    show_table("", ("plugin", "from", "state", "hooks, or why not"), rows)
+
+
+# --------------------------------------------------------------------------- helpers
+
+
+@contextmanager
+def _readable(settings: Settings) -> Iterator[Installation]:
+    """Read the ledger; where there is none yet, make it and take in what was dropped."""
+    try:
+        with looking(settings) as installation:
+            yield installation
+            return
+    except LedgerError:
+        if ControlClient(settings.runtime_directory).is_there():
+            raise
+    with working(settings) as installation:
+        installation.intake.scan(now())
+        yield installation
+
+
+def _order(settings: Settings, command: str, here: Callable[[Installation], object]) -> None:
+    """Have the daemon do it, or do it here where none runs."""
+    client = ControlClient(settings.runtime_directory)
+    if client.is_there():
+        client.ask(command)
+        return
+    with working(settings) as installation:
+        here(installation)
+
+
+def _move(settings: Settings, command: str, alias: str, here: Callable[[Installation], AliasMove]) -> AliasMove:
+    client = ControlClient(settings.runtime_directory)
+    if client.is_there():
+        return codec.build(AliasMove, client.ask(command, alias=alias))
+    with working(settings) as installation:
+        for sentence in installation.runs.recover(now()):
+            say(sentence)
+        return here(installation)
+
+
+def _show_move(moved: AliasMove, as_json: bool) -> None:
+    if as_json:
+        _print_json(moved)
+        return
+    say(f"{moved.alias} was moved: {moved.reason}.")
+
+
+def _show_report(directory: Path) -> None:
+    text = reports.read_text(directory)
+    if text is not None:
+        out.print(Markdown(text) if out.is_terminal else text, markup=False)
+
+
+def _show_status(found: Status) -> None:
+    night_text = f"{found.next_run:%a %d %b %H:%M}" if found.next_run else "not scheduled"
+    rows = [
+        ("daemon", found.daemon),
+        ("Ollama", found.ollama),
+        ("learning", "paused" if found.paused else f"next night: {night_text}"),
+        ("run under way", found.run_under_way or "none"),
+        ("events", str(found.events)),
+    ]
+    show_table("", ("", ""), rows)
+    lines = [
+        (
+            str(one.specialty),
+            one.serving or "the base",
+            f"{one.fresh} of {one.total}",
+            "due" if one.batch_size else "collects",
+            one.last_run.end.value if one.last_run and one.last_run.end else "-",
+            one.alias,
+        )
+        for one in found.specialties
+    ]
+    if lines:
+        show_table("Specialties", ("specialty", "serves", "fresh", "next night", "last run", "alias"), lines)
+    problems = [one.problem for one in found.specialties if one.problem] + list(found.problems)
+    for problem in problems:
+        complain(problem)
+
+
+def _run_line(row: RunRow) -> tuple[str, str, str, str]:
+    return (row.id, str(row.specialty), row.end.value if row.end else "under way", row.outcome_reason or row.reason)
+
+
+def _move_line(row: MoveRow) -> tuple[str, ...]:
+    moment = f"{row.intended_at:%Y-%m-%d %H:%M}"
+    return (moment, row.alias, row.kind.value, row.from_tag or "-", row.to_tag or "-", row.state.value)
+
+
+def _flattened(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from _flattened(one, codec.join(path, str(key)))
+    else:
+        yield path, json.dumps(value, ensure_ascii=False)
+
+
+def _short(hook: str) -> str:
+    return hook.removeprefix("nightschool_")
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(codec.to_plain(value), indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,102 @@
+"""What a person sees in the terminal: progress, tables, errors. Plain lines where there is no terminal."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from nightschool_daemon.jobs import Step
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+STEP_TEXTS: Mapping[Step, str] = {
+    Step.PREPARE: "pin the base",
+    Step.SPLIT: "hold prompts out",
+    Step.SELECT: "choose what to learn",
+    Step.TRAIN: "train",
+    Step.EXPORT: "write the lesson",
+    Step.REGISTER: "give it to Ollama",
+    Step.VERIFY: "verify",
+    Step.EXAMINE: "examine",
+    Step.JUDGE: "judge",
+    Step.CONCLUDE: "conclude",
+    Step.REPORT: "report",
+}
+
+
+class PlainListener:
+    """A line for every step and note: for logs and pipes."""
+
+    def step_began(self, run_id: str, step: Step) -> None:
+        print(f"{run_id}  {step.value:<9} {STEP_TEXTS[step]}", file=sys.stderr, flush=True)
+
+    def progress(self, run_id: str, step: Step, done: int, total: int, text: str) -> None:
+        pass
+
+    def step_ended(self, run_id: str, step: Step) -> None:
+        pass
+
+    def note(self, run_id: str, text: str) -> None:
+        print(f"{run_id}  {text}", file=sys.stderr, flush=True)
+
+
+class BarListener:
+    """A progress bar a step."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task: TaskID | None = None
+
+    def step_began(self, run_id: str, step: Step) -> None:
+        self._task = self._bars.add_task(STEP_TEXTS[step], total=None, text="")
+
+    def progress(self, run_id: str, step: Step, done: int, total: int, text: str) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, completed=done, total=total or None, text=text)
+
+    def step_ended(self, run_id: str, step: Step) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, total=1, completed=1, text="")
+
+    def note(self, run_id: str, text: str) -> None:
+        self._bars.console.print(Text(text, style="yellow"))
+
+
+@contextmanager
+def run_listener() -> Iterator[PlainListener | BarListener]:
+    """Progress bars on a terminal, plain lines elsewhere."""
+    if not err.is_terminal:
+        yield PlainListener()
+        return
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[text]}"),
+    )
+    with Progress(*columns, console=err) as bars:
+        yield BarListener(bars)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table; its cells are text, never markup."""
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    out.print(table)
+
+
+def say(text: str) -> None:
+    """A sentence on standard output."""
+    out.print(Text(text))
+
+
+def complain(text: str) -> None:
+    """A sentence on standard error."""
+    err.print(Text(text, style="red"))

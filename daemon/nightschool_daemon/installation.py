@@ -1,0 +1,102 @@
+"""The parts of one installation, put together: the daemon and the command line build the same."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from nightschool_daemon.config import ConfigurationError, Settings, SpecialtyMode
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.intake import Intake
+from nightschool_daemon.ledger import FILE_NAME, Ledger
+from nightschool_daemon.locking import StateLock
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.runs import Runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """Everything that works on one state directory."""
+
+    settings: Settings
+    ledger: Ledger
+    hooks: Hooks
+    ollama: OllamaHttp
+    runs: Runs
+    intake: Intake
+
+
+@contextmanager
+def working(settings: Settings, *, safe_mode: bool = False) -> Iterator[Installation]:
+    """Take the lock and open everything for writing. Raises `LockedError`, `LedgerError`, `ConfigurationError`."""
+    lock = StateLock.take(settings.state_directory)
+    try:
+        ledger = Ledger.open(settings.state_directory / FILE_NAME)
+        try:
+            yield _put_together(settings, ledger, safe_mode=safe_mode, writes=True)
+        finally:
+            ledger.close()
+    finally:
+        lock.release()
+
+
+@contextmanager
+def looking(settings: Settings) -> Iterator[Installation]:
+    """Open everything for reading, beside a daemon or without one. Raises `LedgerError`."""
+    ledger = Ledger.open_read_only(settings.state_directory / FILE_NAME)
+    try:
+        yield _put_together(settings, ledger, safe_mode=False, writes=False)
+    finally:
+        ledger.close()
+
+
+def now() -> datetime:
+    """The time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def load_hooks(settings: Settings, ledger: Ledger | None, *, safe_mode: bool) -> Hooks:
+    """The plugins as the configuration has them. Raises `ConfigurationError`."""
+    return Hooks.load(
+        plugin_directory=settings.plugin_directory,
+        tables=settings.plugin_tables,
+        disabled=settings.plugins.disabled,
+        strikes=ledger.plugins if ledger is not None else None,
+        clock=now,
+        safe_mode=safe_mode,
+    )
+
+
+def _put_together(settings: Settings, ledger: Ledger, *, safe_mode: bool, writes: bool) -> Installation:
+    hooks = load_hooks(settings, ledger if writes else None, safe_mode=safe_mode)
+    ollama = OllamaHttp(settings.ollama)
+    _refuse_shared_replacement(settings, ledger)
+    return Installation(
+        settings=settings,
+        ledger=ledger,
+        hooks=hooks,
+        ollama=ollama,
+        runs=Runs(settings=settings, ledger=ledger, hooks=hooks, ollama=ollama, clock=now),
+        intake=Intake(
+            settings=settings.feedback,
+            hooks=hooks,
+            ledger=ledger,
+            default_base=settings.specialties.default_base,
+        ),
+    )
+
+
+def _refuse_shared_replacement(settings: Settings, ledger: Ledger) -> None:
+    """Two specialties of a base cannot both take its name."""
+    if not settings.promotion.replace_base or settings.specialties.mode is SpecialtyMode.POOLED:
+        return
+    types: dict[str, set[str]] = {}
+    for one in ledger.events.count_by_specialty():
+        if one.base is not None:
+            types.setdefault(one.base, set()).add(one.artifact_type)
+    shared = next((base for base, found in types.items() if len(found) > 1), None)
+    if shared is not None:
+        raise ConfigurationError(
+            f"promotion.replace_base: {shared} learns {len(types[shared])} artifact types, and only one can take its "
+            'name. Set specialties.mode = "pooled", or promotion.replace_base = false.'
+        )

@@ -1,0 +1,40 @@
+"""One process a state directory: whoever holds the lock may write the ledger."""
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class LockedError(Exception):
+    """Another process works on the state directory; the message names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateLock:
+    """A held lock. The kernel releases it when the process ends, however it ends."""
+
+    descriptor: int
+
+    @classmethod
+    def take(cls, directory: Path) -> "StateLock":
+        """Take the lock of a state directory. Raises `LockedError`."""
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = directory / "lock"
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 64).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise LockedError(
+                f"{directory} is in use by {holder}. `nightschool status` talks to it; stop it to run another one."
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()}".encode(), 0)
+        return cls(descriptor=descriptor)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        os.ftruncate(self.descriptor, 0)
+        os.close(self.descriptor)

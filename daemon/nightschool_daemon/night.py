@@ -1,0 +1,73 @@
+"""Which runs are carried out, one after the other: by schedule, or because somebody asks."""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from nightschool_daemon.installation import Installation
+from nightschool_daemon.runs import RunListener, RunRefused
+from nightschool_daemon.runs.planner import due_key
+from nightschool_daemon.runs.reasons import ASKED
+from nightschool_hookspecs.records import RunReport, Specialty
+
+logger = logging.getLogger(__name__)
+
+
+class NothingToLearn(Exception):
+    """No specialty has anything fresh; the message says what to do."""
+
+
+def finish_what_was_begun(installation: Installation, listener: RunListener) -> tuple[RunReport, ...]:
+    """Take runs that a crash or a stop left in the middle to their end."""
+    return tuple(installation.runs.execute(one, listener) for one in installation.runs.unfinished())
+
+
+def asked_for(installation: Installation, text: str | None) -> tuple[Specialty, ...]:
+    """The specialties that `run --now` means: the named one, else every one with fresh feedback.
+
+    Raises `RunRefused` for a name that nobody knows, `NothingToLearn` where nothing is fresh.
+    """
+    planner = installation.runs.planner
+    if text is not None:
+        found = planner.find(text)
+        if found is None:
+            known = ", ".join(f"{one.base}/{one.artifact_type}" for one in planner.specialties()) or "none yet"
+            raise RunRefused(f"No specialty is called {text}. There is feedback for: {known}.")
+        return (found,)
+    fresh = tuple(
+        one
+        for one in planner.specialties()
+        if planner.statistics(one).available or installation.ledger.facts.get(due_key(one)) is not None
+    )
+    if not fresh:
+        raise NothingToLearn(
+            f"There is no fresh feedback to learn from. Drop some into {installation.settings.feedback_directory}."
+        )
+    return fresh
+
+
+def run_now(installation: Installation, specialty: Specialty, listener: RunListener, now: datetime) -> RunReport:
+    """Start a run because somebody asked, and take it to its end."""
+    reason = installation.ledger.facts.get(due_key(specialty)) or ASKED
+    return installation.runs.execute(installation.runs.start(specialty, reason, now), listener)
+
+
+def run_due(
+    installation: Installation,
+    listener: RunListener,
+    *,
+    clock: Callable[[], datetime],
+    may_go_on: Callable[[], bool],
+) -> tuple[RunReport, ...]:
+    """One night: the runs that are due, up to the cap. `may_go_on` is asked before each."""
+    reports = []
+    for due in installation.runs.due(clock())[: installation.settings.schedule.max_runs_per_night]:
+        if not may_go_on():
+            break
+        try:
+            run = installation.runs.start(due.specialty, due.reason, clock())
+        except RunRefused as refusal:
+            logger.warning("%s", refusal)
+            continue
+        reports.append(installation.runs.execute(run, listener))
+    return tuple(reports)

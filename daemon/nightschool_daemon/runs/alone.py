@@ -1,0 +1,112 @@
+"""Training by hand: a file of feedback in, a model under a name of the user's choice out. No ledger, no exam.
+
+It takes the same steps as a run, in a state directory of its own that is gone afterwards.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from nightschool_daemon.config import Settings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.intake.assignment import group_of
+from nightschool_daemon.jobs import ExportResult, Step, VerifyResult
+from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger
+from nightschool_daemon.ollama import names
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.runs import pipeline, retention
+from nightschool_daemon.runs.errors import RunRefused
+from nightschool_daemon.runs.listener import RunListener
+from nightschool_daemon.runs.reasons import ASKED
+from nightschool_daemon.runs.register import version_of_run
+from nightschool_daemon.runs.service import Runs
+from nightschool_hookspecs.records import Event, Specialty, TrainingResult
+
+MANUAL_TYPE = "manual"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedAlone:
+    """What a training by hand made."""
+
+    name: str
+    trained: TrainingResult
+    export: ExportResult
+    verified: VerifyResult
+
+
+def train_alone(
+    settings: Settings,
+    *,
+    hooks: Hooks,
+    model: str,
+    events: Sequence[Event],
+    name: str,
+    listener: RunListener,
+    now: datetime,
+) -> TrainedAlone:
+    """Train `model` on the events and register the result as `name`. Raises `RunRefused` and `OllamaError`."""
+    ollama = OllamaHttp(settings.ollama)
+    base, target = names.normalise(model), names.normalise(name)
+    before = {entry.name for entry in ollama.tags()}
+    if target in before:
+        raise RunRefused(
+            f"{target} is in Ollama already. Choose another --name, or remove it with `ollama rm {target}`."
+        )
+    specialty = Specialty(base=base, artifact_type=MANUAL_TYPE)
+    settings.state_directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="train-", dir=settings.state_directory) as text:
+        directory = Path(text)
+        # the caches stay where they are: only the ledger and the run are of the moment
+        (directory / "cache").symlink_to(_cache(settings), target_is_directory=True)
+        own = dataclasses.replace(settings, state=dataclasses.replace(settings.state, directory=directory))
+        ledger = Ledger.open(directory / FILE_NAME)
+        try:
+            ledger.events.add([_incoming(event, base, now) for event in events])
+            runs = Runs(settings=own, ledger=ledger, hooks=hooks, ollama=ollama, clock=lambda: now)
+            return _learn(runs, specialty, target, listener, before, now)
+        finally:
+            ledger.close()
+
+
+def _learn(
+    runs: Runs, specialty: Specialty, target: str, listener: RunListener, before: set[str], now: datetime
+) -> TrainedAlone:
+    context = runs.context_of(runs.start(specialty, ASKED, now), listener)
+    try:
+        ending = pipeline.learn_only(context)
+        if ending is not None:
+            raise RunRefused(ending.reason)
+        version = version_of_run(context)
+        if version is None:
+            raise RunRefused("The training left no version. Run it again.")
+        runs.ollama.copy(version.tag, target)
+        return TrainedAlone(
+            name=target,
+            trained=context.result(Step.TRAIN, TrainingResult),
+            export=context.result(Step.EXPORT, ExportResult),
+            verified=context.result(Step.VERIFY, VerifyResult),
+        )
+    finally:
+        version = version_of_run(context)
+        if version is not None:
+            retention.discard(runs.ledger, runs.ollama, version)
+        for entry in runs.ollama.tags():
+            parsed = names.parse(entry.name)
+            is_pin = parsed is not None and parsed.kind is names.Kind.PIN and parsed.base == specialty.base
+            if is_pin and entry.name not in before:
+                runs.ollama.delete(entry.name)
+
+
+def _cache(settings: Settings) -> Path:
+    cache = settings.state_directory / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def _incoming(event: Event, base: str, now: datetime) -> IncomingEvent:
+    typed = dataclasses.replace(event, artifact_type=MANUAL_TYPE, model=base)
+    return IncomingEvent(event=typed, base=base, answered_by=None, group=group_of(typed), arrived_at=now)

@@ -1,0 +1,378 @@
+"""`nightschool serve`: builds the parts, starts them, stops them. It decides nothing."""
+
+import contextlib
+import logging
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightschool_daemon import codec, config, night
+from nightschool_daemon.config import ConfigurationError, Settings
+from nightschool_daemon.control import ControlError, ControlServer, Send
+from nightschool_daemon.exits import Exit
+from nightschool_daemon.installation import Installation, now, working
+from nightschool_daemon.intake import DirectoryWatcher
+from nightschool_daemon.jobs import Step
+from nightschool_daemon.ledger import LedgerError
+from nightschool_daemon.locking import LockedError
+from nightschool_daemon.notify import notify, watchdog_interval_s
+from nightschool_daemon.ollama.errors import OllamaError
+from nightschool_daemon.ollama.registry import compare, read_registry
+from nightschool_daemon.runs import MoveFailed, RunInterrupted, RunRefused, UndoRefused
+from nightschool_daemon.scheduling import trigger_of
+from nightschool_daemon.status import PAUSED, status_of
+
+if TYPE_CHECKING:
+    from apscheduler.schedulers.background import BackgroundScheduler
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 5.0
+CATCH_UP_S = 12 * 3600
+"""A night that was missed (the machine slept) is made up for once within so long."""
+IDLE_POLL_S = 30.0
+STOP_LIMIT_S = 150.0
+
+Job = Callable[[], object]
+
+
+def serve(settings: Settings, *, safe_mode: bool = False) -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit code."""
+    logging.basicConfig(
+        stream=sys.stderr, level=settings.log.level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    # httpx and APScheduler say at "info" what is of interest when they are debugged
+    for chatty in ("httpx", "httpcore", "apscheduler"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        with working(settings, safe_mode=safe_mode) as installation:
+            return Service(installation).run()
+    except LockedError as error:
+        logger.error("%s", error)  # noqa: TRY400 - a sentence for the person, not a traceback
+        return Exit.LOCKED
+    except (ConfigurationError, LedgerError) as error:
+        logger.error("%s", error)  # noqa: TRY400
+        return Exit.CONFIGURATION if isinstance(error, ConfigurationError) else Exit.FAILED
+
+
+@dataclass(kw_only=True)
+class Signals:
+    """What the threads wait for."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    feedback: threading.Event = field(default_factory=threading.Event)
+    failed: threading.Event = field(default_factory=threading.Event)
+    """Something durable could not be made so: the service ends with an error."""
+
+
+class Service:
+    """The running daemon."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self._signals = Signals()
+        self._jobs: queue.Queue[tuple[Job, Future[object]]] = queue.Queue()
+        self._threads: list[threading.Thread] = []
+
+    def run(self) -> int:
+        """Start, wait, stop. Returns the exit code."""
+        with self._handled_signals(), self._parts():
+            notify("READY=1")
+            logger.info("Night School serves. Feedback: %s", self._installation.settings.feedback_directory)
+            interval = watchdog_interval_s() or HEARTBEAT_S
+            while not self._signals.stop.wait(interval):
+                notify("WATCHDOG=1")
+            notify("STOPPING=1")
+        return Exit.FAILED if self._signals.failed.is_set() else Exit.OK
+
+    @contextlib.contextmanager
+    def _parts(self) -> Iterator[None]:
+        """Everything that runs beside the main loop."""
+        settings = self._installation.settings
+        self._installation.intake.directories.make()
+        watcher = DirectoryWatcher(settings.feedback_directory, self._signals.feedback)
+        control = ControlServer(settings.runtime_directory, self._handle)
+        scheduler = self._scheduler()
+        watcher.start()
+        control.start()
+        scheduler.start()
+        for name, loop in (("intake", self._take_in), ("registry", self._watch_registry), ("runner", self._work)):
+            thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        try:
+            yield
+        finally:
+            self._signals.stop.set()
+            self._signals.feedback.set()
+            self._installation.runs.interrupt()
+            scheduler.shutdown(wait=False)
+            control.stop()
+            watcher.stop()
+            deadline = time.monotonic() + STOP_LIMIT_S
+            for thread in self._threads:
+                thread.join(max(0.1, deadline - time.monotonic()))
+
+    @contextlib.contextmanager
+    def _handled_signals(self) -> Iterator[None]:
+        earlier = {
+            one: signal.signal(one, lambda *_: self._signals.stop.set()) for one in (signal.SIGTERM, signal.SIGINT)
+        }
+        earlier[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._check_configuration())
+        try:
+            yield
+        finally:
+            for one, handler in earlier.items():
+                signal.signal(one, handler)
+
+    def _guarded(self, loop: Callable[[], None]) -> Callable[[], None]:
+        """A loop whose end by an error ends the service: half a daemon is worse than none."""
+
+        def run() -> None:
+            try:
+                loop()
+            except RunInterrupted:
+                return
+            except Exception:
+                logger.exception("A part of the service failed; it ends, and is started again by its manager")
+                self._signals.failed.set()
+                self._signals.stop.set()
+
+        return run
+
+    # ----------------------------------------------------------------------- loops
+
+    def _take_in(self) -> None:
+        """Scan whenever something happened, and every so often besides."""
+        interval = self._installation.settings.feedback.rescan_interval_s
+        while not self._signals.stop.is_set():
+            self._signals.feedback.clear()
+            report = self._installation.intake.scan(now())
+            if not report.is_quiet:
+                logger.info(
+                    "Feedback: %d new, %d changed, %d withdrawn, %d refused",
+                    report.added,
+                    report.replaced,
+                    report.retracted,
+                    report.refused,
+                )
+            wait = min(interval, self._installation.settings.feedback.settle_s) if report.waiting else interval
+            self._signals.feedback.wait(wait)
+
+    def _watch_registry(self) -> None:
+        """Look at Ollama's models, and follow what changed."""
+        was_away = False
+        while not self._signals.stop.is_set():
+            try:
+                self._look_at_registry()
+                was_away = False
+            except OllamaError as error:
+                if not was_away:
+                    logger.warning("%s", error)
+                was_away = True
+            self._signals.stop.wait(self._installation.settings.ollama.poll_interval_s)
+
+    def _look_at_registry(self) -> None:
+        known = self._installation.ledger.bases.known()
+        present = read_registry(self._installation.ollama, known)
+        for change, model in compare(known, present):
+            for sentence in self._installation.runs.on_base_change(change, model, now()):
+                logger.warning("%s", sentence)
+
+    def _work(self) -> None:
+        """Carry out one job at a time; what was begun comes first."""
+        self._recover()
+        night.finish_what_was_begun(self._installation, LogListener())
+        while not self._signals.stop.is_set():
+            try:
+                job, future = self._jobs.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            try:
+                future.set_result(job())
+            except RunInterrupted as error:
+                future.set_exception(error)
+                raise
+            except Exception as error:  # noqa: BLE001 - whoever asked hears of it
+                future.set_exception(error)
+
+    def _recover(self) -> None:
+        """Repair what a crash left, as soon as the server is there."""
+        while not self._signals.stop.is_set():
+            try:
+                for sentence in self._installation.runs.recover(now()):
+                    logger.warning("%s", sentence)
+            except OllamaError:
+                self._signals.stop.wait(1.0)
+            else:
+                return
+
+    # ----------------------------------------------------------------------- the night
+
+    def _scheduler(self) -> "BackgroundScheduler":
+        from apscheduler.schedulers.background import BackgroundScheduler
+
+        settings = self._installation.settings.schedule
+        scheduler = BackgroundScheduler()
+        if settings.enabled:
+            scheduler.add_job(
+                self._night, trigger_of(settings), coalesce=True, misfire_grace_time=CATCH_UP_S, max_instances=1
+            )
+        return scheduler
+
+    def _night(self) -> None:
+        """The scheduled time has come."""
+        if self._installation.ledger.facts.get(PAUSED) is not None:
+            logger.info("Learning is paused; `nightschool resume` goes on.")
+            return
+        if not self._wait_until_idle():
+            logger.warning("The machine was in use during the whole window, so nothing was learned this night.")
+            return
+        self._submit(
+            lambda: night.run_due(
+                self._installation, LogListener(), clock=now, may_go_on=lambda: not self._signals.stop.is_set()
+            )
+        )
+
+    def _wait_until_idle(self) -> bool:
+        """Whether Ollama was quiet for the configured time within the window."""
+        settings = self._installation.settings.schedule
+        deadline = time.monotonic() + settings.window_minutes * 60
+        quiet_since: float | None = None
+        while not self._signals.stop.is_set() and time.monotonic() < deadline:
+            quiet_since = (quiet_since or time.monotonic()) if self._is_quiet() else None
+            if settings.idle_minutes <= 0:
+                return True
+            if quiet_since is not None and time.monotonic() - quiet_since >= settings.idle_minutes * 60:
+                return True
+            self._signals.stop.wait(IDLE_POLL_S)
+        return False
+
+    def _is_quiet(self) -> bool:
+        try:
+            return not self._installation.ollama.loaded()
+        except OllamaError:
+            return False
+
+    def _submit(self, job: Job) -> Future[object]:
+        future: Future[object] = Future()
+        self._jobs.put((job, future))
+        return future
+
+    # ----------------------------------------------------------------------- control
+
+    def _handle(self, request: Mapping[str, Any], send: Send) -> object:
+        """Carry out a request of the command line."""
+        commands: Mapping[str, Callable[[], object]] = {
+            "ping": lambda: "pong",
+            "status": lambda: codec.to_plain(status_of(self._installation, "running", now())),
+            "pause": self._pause,
+            "resume": self._resume,
+            "cancel": lambda: self._installation.runs.cancel("asked for"),
+            "run": lambda: self._run(request.get("specialty"), send),
+            "undo": lambda: codec.to_plain(self._installation.runs.undo(request["alias"], now())),
+            "approve": lambda: codec.to_plain(self._installation.runs.approve(request["alias"], now())),
+        }
+        command = commands.get(str(request.get("command")))
+        if command is None:
+            raise ControlError(
+                f"The daemon does not know {request.get('command')!r}. Are both of one version?", Exit.USAGE
+            )
+        try:
+            return command()
+        except night.NothingToLearn as error:
+            raise ControlError(str(error), Exit.NOTHING_CHANGED) from error
+        except OllamaError as error:
+            raise ControlError(str(error), Exit.OLLAMA) from error
+        except (RunRefused, UndoRefused, MoveFailed) as error:
+            raise ControlError(str(error)) from error
+        except RunInterrupted as error:
+            raise ControlError("The daemon stops. The run goes on when it is started again.") from error
+
+    def _pause(self) -> bool:
+        self._installation.ledger.facts.put(PAUSED, now().isoformat())
+        return True
+
+    def _resume(self) -> bool:
+        self._installation.ledger.facts.delete(PAUSED)
+        return True
+
+    def _run(self, text: str | None, send: Send) -> object:
+        """Take in what is there, then run what was asked for. Sends progress until the end."""
+        self._installation.ollama.version()
+        self._installation.intake.scan(now())
+        reports = []
+        for specialty in night.asked_for(self._installation, text):
+            future = self._submit(partial(night.run_now, self._installation, specialty, SendingListener(send), now()))
+            reports.append(codec.to_plain(future.result()))
+        return reports
+
+    def _check_configuration(self) -> None:
+        """SIGHUP: end, to be started anew with the changed configuration, if it is sound."""
+        try:
+            config.load(self._installation.settings.file)
+        except ConfigurationError as error:
+            logger.error("The configuration was not reloaded: %s", error)  # noqa: TRY400
+            return
+        logger.info("The configuration is sound; restart the service to use it.")
+
+
+class LogListener:
+    """Writes a run's progress into the log."""
+
+    def step_began(self, run_id: str, step: Step) -> None:
+        logger.info("run %s: %s", run_id, step)
+
+    def progress(self, run_id: str, step: Step, done: int, total: int, text: str) -> None:
+        logger.debug("run %s: %s %d/%d %s", run_id, step, done, total, text)
+
+    def step_ended(self, run_id: str, step: Step) -> None:
+        logger.debug("run %s: %s done", run_id, step)
+
+    def note(self, run_id: str, text: str) -> None:
+        logger.warning("run %s: %s", run_id, text)
+
+
+class SendingListener:
+    """Sends a run's progress to the command line that asked for it. One that went away is no reason to stop."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._log = LogListener()
+
+    def step_began(self, run_id: str, step: Step) -> None:
+        self._log.step_began(run_id, step)
+        self._tell(run_id, "began", step)
+
+    def progress(self, run_id: str, step: Step, done: int, total: int, text: str) -> None:
+        self._tell(run_id, "progress", step, done=done, total=total, text=text)
+
+    def step_ended(self, run_id: str, step: Step) -> None:
+        self._tell(run_id, "ended", step)
+
+    def note(self, run_id: str, text: str) -> None:
+        self._log.note(run_id, text)
+        self._tell(run_id, "note", None, text=text)
+
+    def _tell(self, run_id: str, kind: str, step: Step | None, **more: object) -> None:
+        line = {"run": run_id, "kind": kind, "step": step.value if step else None, **more}
+        with contextlib.suppress(OSError, ValueError):
+            self._send({"progress": line})
+
+
+def main(file: Path | None, *, safe_mode: bool) -> int:
+    """Load the configuration and serve. Returns the exit code."""
+    try:
+        settings = config.load(file)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return Exit.CONFIGURATION
+    return serve(settings, safe_mode=safe_mode)

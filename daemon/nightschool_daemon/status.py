@@ -1,0 +1,65 @@
+"""What `nightschool status` tells."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from nightschool_daemon.hooks import PluginState
+from nightschool_daemon.installation import Installation
+from nightschool_daemon.ollama.errors import OllamaError
+from nightschool_daemon.runs import SpecialtyState
+from nightschool_daemon.scheduling import next_time
+
+PAUSED = "paused"
+"""The fact that says since when nothing is learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How everything stands."""
+
+    daemon: str
+    """`running (process 17)`, or `not running`."""
+    ollama: str
+    """Its version, or why it cannot be asked."""
+    paused: bool
+    next_run: datetime | None
+    run_under_way: str | None
+    events: int
+    unassigned: int
+    """Events that name no model, while no default base is configured for their type."""
+    specialties: tuple[SpecialtyState, ...]
+    problems: tuple[str, ...]
+    """Sentences: plugins that are not asked, and what else stands in the way."""
+
+
+def status_of(installation: Installation, daemon: str, now: datetime) -> Status:
+    """Gather the status. A server that is away is part of it, not an error."""
+    try:
+        ollama, specialties = installation.ollama.version(), installation.runs.specialties()
+        problems: list[str] = []
+    except OllamaError as error:
+        ollama, specialties, problems = "unreachable", (), [str(error)]
+    unassigned = installation.runs.planner.unassigned()
+    if unassigned:
+        problems.append(
+            f"{unassigned} events name no model, and no base is configured for their type: "
+            "set one in [specialties.default_base]."
+        )
+    unfinished = installation.runs.unfinished()
+    return Status(
+        daemon=daemon,
+        ollama=ollama,
+        paused=installation.ledger.facts.get(PAUSED) is not None,
+        next_run=next_time(installation.settings.schedule, now),
+        run_under_way=unfinished[0] if unfinished else None,
+        events=installation.ledger.events.total(),
+        unassigned=unassigned,
+        specialties=specialties,
+        problems=(*problems, *_plugin_problems(installation)),
+    )
+
+
+def _plugin_problems(installation: Installation) -> tuple[str, ...]:
+    disabled = {one.name: one.reason for one in installation.ledger.plugins.disabled()}
+    silent = {one.name: one.reason for one in installation.hooks.status() if one.state is PluginState.BROKEN}
+    return tuple(f"The plugin {name} is not asked: {reason}" for name, reason in {**disabled, **silent}.items())
