@@ -1,5 +1,6 @@
 """Installs and removes the systemd units."""
 
+import grp
 import importlib.resources
 import os
 import shutil
@@ -10,6 +11,10 @@ from pathlib import Path
 
 UNIT = "nightschool.service"
 EXECUTABLE = "@EXECUTABLE@"
+USER = "nightschool"
+GROUPS_LINE = "SupplementaryGroups="
+SPOOL = Path("/var/spool/nightschool")
+SYSTEM_CONFIGURATION = Path("/etc/nightschool/config.toml")
 
 
 class UnitError(Exception):
@@ -38,6 +43,7 @@ def place(*, user: bool) -> UnitPlace:
 def install(target: UnitPlace) -> tuple[str, ...]:
     """Write the unit and enable it. Returns a sentence for each deed. Raises `UnitError`."""
     text = unit_text(target.source)
+    done = _prepare_system() if target.source == UNIT else ()
     try:
         target.directory.mkdir(parents=True, exist_ok=True)
         (target.directory / UNIT).write_text(text, encoding="utf-8")
@@ -45,9 +51,8 @@ def install(target: UnitPlace) -> tuple[str, ...]:
         raise UnitError(
             f"{target.directory / UNIT} cannot be written ({error.strerror}). Use sudo for --system."
         ) from error
-    done = [f"Wrote {target.directory / UNIT}."]
     commands = (("daemon-reload",), ("enable", "--now", UNIT))
-    return (*done, *_call_all(target, commands))
+    return (*done, f"Wrote {target.directory / UNIT}.", *_call_all(target, commands))
 
 
 def uninstall(target: UnitPlace) -> tuple[str, ...]:
@@ -66,7 +71,48 @@ def uninstall(target: UnitPlace) -> tuple[str, ...]:
 def unit_text(source: str) -> str:
     """The unit with the path of this installation's program."""
     data = importlib.resources.files("nightschool_daemon") / "data" / "systemd" / source
-    return data.read_text(encoding="utf-8").replace(EXECUTABLE, str(executable()))
+    text = data.read_text(encoding="utf-8").replace(EXECUTABLE, str(executable()))
+    return "".join(_with_known_groups(line) for line in text.splitlines(keepends=True))
+
+
+def _with_known_groups(line: str) -> str:
+    """Leave out groups that this machine does not have: systemd would not start the service with them."""
+    if not line.startswith(GROUPS_LINE):
+        return line
+    known = [name for name in line.removeprefix(GROUPS_LINE).split() if _is_group(name)]
+    return f"{GROUPS_LINE}{' '.join(known)}\n" if known else ""
+
+
+def _is_group(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _prepare_system() -> tuple[str, ...]:
+    """The service's own user, a feedback directory that its group may write to, and a configuration that names it."""
+    if os.geteuid() != 0:
+        raise UnitError("A system service is installed by root: use sudo, or --user.")
+    done = []
+    if not _is_group(USER):
+        home = "/var/lib/nightschool"
+        command = ["useradd", "--system", "--user-group", "--home-dir", home, "--shell", "/usr/sbin/nologin", USER]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise UnitError(f"The user {USER} could not be made ({result.stderr.strip()}). Make it, then try again.")
+        done.append(f"Made the user {USER}; its group may write feedback.")
+    if not SPOOL.is_dir():
+        SPOOL.mkdir(parents=True)
+        shutil.chown(SPOOL, USER, USER)
+        SPOOL.chmod(0o2770)
+        done.append(f"Made {SPOOL} for feedback.")
+    if not SYSTEM_CONFIGURATION.exists():
+        SYSTEM_CONFIGURATION.parent.mkdir(parents=True, exist_ok=True)
+        SYSTEM_CONFIGURATION.write_text(f'[feedback]\ndirectory = "{SPOOL}"\n', encoding="utf-8")
+        done.append(f"Wrote {SYSTEM_CONFIGURATION}.")
+    return tuple(done)
 
 
 def executable() -> Path:

