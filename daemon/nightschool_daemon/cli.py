@@ -72,18 +72,17 @@ EXITS: tuple[tuple[type[Exception], Exit], ...] = (
 def run() -> int:
     """Run the command line. Returns the exit code; an error is one sentence, never a traceback."""
     try:
-        app(standalone_mode=False)
+        # without its standalone mode typer returns the code of an `Exit`, and lets errors through
+        code = app(standalone_mode=False)
     except ControlError as error:
         return _fail(error, Exit(error.code))
     except tuple(kind for kind, _ in EXITS) as error:
         return _fail(error, next(code for kind, code in EXITS if isinstance(error, kind)))
-    except typer.Exit as end:
-        return end.exit_code
     except typer.Abort:
         return _fail("Ended. A run that was begun goes on with the next `nightschool run` or `serve`.", Exit.FAILED)
     except Exception as error:  # noqa: BLE001 - typer's own errors know how to show themselves, others are raised again
         return _usage_or_raise(error)
-    return Exit.OK
+    return code if isinstance(code, int) else Exit.OK
 
 
 def _usage_or_raise(error: Exception) -> int:

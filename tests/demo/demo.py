@@ -206,6 +206,8 @@ context_tokens = 1024
 
 [plugins.tuning_fixed]
 num_epochs = 1
+learning_rate = 0.001
+batch_size = 4
 """
     file = work / "config.toml"
     file.write_text(text, encoding="utf-8")
