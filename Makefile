@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLLAMA_VERSIONS := 0.34.3 0.34.0
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest routes clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle clean
 
 environment: .venv/.ready
 
@@ -40,8 +40,12 @@ pytest: ollama
 	$(BIN)/pytest
 
 # Held-out score before and after on Gemma 3 270M, by each of the three ways of delivery.
-routes: ollama
+bench-routes: ollama
 	$(BIN)/python tests/benchmarks/routes.py
+
+# Memory, time and imports of the idle daemon.
+bench-idle: ollama
+	$(BIN)/python tests/benchmarks/idle.py
 
 clean:
 	rm -rf build dist .venv .cache

@@ -1,0 +1,134 @@
+"""`make bench-idle`: memory, time and imports of the idle daemon, a minute after its start, beside a real Ollama.
+
+Peer: a bare Python process that merely imports the same libraries (pluggy, watchdog, APScheduler, httpx).
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from support.night import Night, environment, import_tiny  # noqa: E402 - found through the path above
+from support.ollama_server import OllamaServer  # noqa: E402
+from support.tiny_gguf import write_tiny_gguf  # noqa: E402
+
+RESULT = ROOT / "build" / "bench" / "idle.json"
+WAIT_S = 60.0
+MEMORY_GOAL_MB = 40.0
+READY_GOAL_S = 0.3
+PEER = "import pluggy, watchdog.observers, apscheduler.schedulers.background, httpx"
+HEAVY = ("numpy", "torch", "scipy", "gguf", "transformers", "ollama", "typer", "rich", "click", "rapidfuzz", "jinja2")
+
+WITNESS = '''
+"""Writes down what the daemon has imported."""
+
+import sys
+from pathlib import Path
+
+from nightschool_hookspecs import Event, hookimpl
+
+
+@hookimpl
+def nightschool_after_event_accepted(event: Event) -> None:
+    Path(event.input_data).write_text("\\n".join(sorted({name.partition(".")[0] for name in sys.modules})))
+'''
+
+
+def main() -> int:
+    """Measure and print. Returns 1 where a goal is missed."""
+    with tempfile.TemporaryDirectory() as text, OllamaServer("0.34.3", directory=Path(text) / "ollama") as server:
+        directory = Path(text)
+        import_tiny(server, write_tiny_gguf(directory / "tiny.gguf"))
+        night = Night(directory / "night", server.url, server.models_directory, settings="")
+        night.add_plugin("witness", WITNESS)
+        began = time.monotonic()
+        daemon = night.start("serve")
+        try:
+            while not (directory / "night" / "run" / "control.sock").exists():
+                time.sleep(0.002)
+            ready_s = time.monotonic() - began
+            time.sleep(WAIT_S)
+            memory, processor_s = resident_mb(daemon.pid), cpu_seconds(daemon.pid)
+            imported = imports_of(night, directory / "modules.txt")
+        finally:
+            daemon.terminate()
+            daemon.wait(30)
+    peer_mb, peer_s = bare_imports()
+    heavy = [name for name in HEAVY if name in imported]
+    rows = [
+        row("resident MB", memory, peer_mb, MEMORY_GOAL_MB, holds=memory <= MEMORY_GOAL_MB),
+        row("ready s", ready_s, peer_s, READY_GOAL_S, holds=ready_s <= READY_GOAL_S),
+        row("CPU s in the first minute", processor_s, peer_s, None, holds=True),
+        row("heavy imports", float(len(heavy)), 0.0, 0.0, holds=not heavy),
+    ]
+    show(rows, heavy, len(imported))
+    return 0 if all(one["holds"] for one in rows) else 1
+
+
+def row(measure: str, ours: float, peer: float, goal: float | None, *, holds: bool) -> dict[str, object]:
+    """A line of the table."""
+    return {
+        "measure": measure,
+        "ours": round(ours, 3),
+        "peer": round(peer, 3),
+        "ratio": round(ours / peer, 3) if peer else None,
+        "goal": goal,
+        "holds": holds,
+    }
+
+
+def resident_mb(pid: int) -> float:
+    """VmRSS of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(one for one in status.splitlines() if one.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def imports_of(night: Night, file: Path) -> set[str]:
+    """Top-level modules of the daemon, as a plugin of its own sees them."""
+    event = {"input_data": str(file), "ai_output": "x", "feedback_type": "success", "artifact_type": "other"}
+    night.drop([event])
+    while not file.exists():
+        time.sleep(0.1)
+    time.sleep(0.2)
+    return set(file.read_text().split())
+
+
+def bare_imports() -> tuple[float, float]:
+    """Resident MB and seconds of a process that only imports the libraries."""
+    program = f"{PEER}\nprint([l.split()[1] for l in open('/proc/self/status') if l.startswith('VmRSS')][0])"
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment()
+    )
+    return int(done.stdout) / 1024, time.monotonic() - began
+
+
+def show(rows: list[dict[str, object]], heavy: list[str], modules: int) -> None:
+    """Print the table and write it down."""
+    table = Table(
+        *rows[0], title=f"The idle daemon after {WAIT_S:g} s; {modules} top-level modules, heavy: {heavy or 'none'}"
+    )
+    for one in rows:
+        table.add_row(*(str(value) for value in one.values()))
+    Console(width=140).print(table)
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
