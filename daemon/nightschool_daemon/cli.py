@@ -230,9 +230,8 @@ def run_command(
 def _run_here(settings: Settings, text: str | None) -> tuple[RunReport, ...]:
     """No daemon runs: take the lock and work here."""
     with working(settings) as installation, run_listener() as listener:
-        installation.ollama.version()
-        for sentence in installation.runs.recover(now()):
-            say(sentence)
+        for sentence in installation.runs.recover(now()) + installation.runs.look_at_registry(now()):
+            complain(sentence)
         finished = night.finish_what_was_begun(installation, listener)
         installation.intake.scan(now())
         try:
@@ -484,7 +483,7 @@ def _move(settings: Settings, command: str, alias: str, here: Callable[[Installa
         return codec.build(AliasMove, client.ask(command, alias=alias))
     with working(settings) as installation:
         for sentence in installation.runs.recover(now()):
-            say(sentence)
+            complain(sentence)
         return here(installation)
 
 

@@ -60,6 +60,8 @@ def run_due(
     may_go_on: Callable[[], bool],
 ) -> tuple[RunReport, ...]:
     """One night: the runs that are due, up to the cap. `may_go_on` is asked before each."""
+    for sentence in installation.runs.look_at_registry(clock()):
+        logger.warning("%s", sentence)
     reports = []
     for due in installation.runs.due(clock())[: installation.settings.schedule.max_runs_per_night]:
         if not may_go_on():

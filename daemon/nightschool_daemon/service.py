@@ -25,7 +25,6 @@ from nightschool_daemon.ledger import LedgerError
 from nightschool_daemon.locking import LockedError
 from nightschool_daemon.notify import notify, watchdog_interval_s
 from nightschool_daemon.ollama.errors import OllamaError
-from nightschool_daemon.ollama.registry import compare, read_registry
 from nightschool_daemon.runs import MoveFailed, RunInterrupted, RunRefused, UndoRefused
 from nightschool_daemon.scheduling import trigger_of
 from nightschool_daemon.status import PAUSED, status_of
@@ -172,20 +171,14 @@ class Service:
         was_away = False
         while not self._signals.stop.is_set():
             try:
-                self._look_at_registry()
+                for sentence in self._installation.runs.look_at_registry(now()):
+                    logger.warning("%s", sentence)
                 was_away = False
             except OllamaError as error:
                 if not was_away:
                     logger.warning("%s", error)
                 was_away = True
             self._signals.stop.wait(self._installation.settings.ollama.poll_interval_s)
-
-    def _look_at_registry(self) -> None:
-        known = self._installation.ledger.bases.known()
-        present = read_registry(self._installation.ollama, known)
-        for change, model in compare(known, present):
-            for sentence in self._installation.runs.on_base_change(change, model, now()):
-                logger.warning("%s", sentence)
 
     def _work(self) -> None:
         """Carry out one job at a time; what was begun comes first."""
@@ -307,7 +300,8 @@ class Service:
 
     def _run(self, text: str | None, send: Send) -> object:
         """Take in what is there, then run what was asked for. Sends progress until the end."""
-        self._installation.ollama.version()
+        for sentence in self._installation.runs.look_at_registry(now()):
+            logger.warning("%s", sentence)
         self._installation.intake.scan(now())
         reports = []
         for specialty in night.asked_for(self._installation, text):

@@ -14,6 +14,7 @@ from nightschool_daemon.jobs import RunDirectory, write_durably
 from nightschool_daemon.ledger import Ledger, RunRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.ollama.registry import compare, read_registry
 from nightschool_daemon.runs import bases, conclude, pipeline, retention
 from nightschool_daemon.runs import undo as undoing
 from nightschool_daemon.runs.context import StepContext, StopSignals
@@ -24,8 +25,6 @@ from nightschool_daemon.runs.moves import AliasMover
 from nightschool_daemon.runs.planner import Due, Planner, SpecialtyState, due_key, problem_key
 from nightschool_hookspecs.records import (
     AliasMove,
-    BaseChange,
-    InstalledModel,
     RunEnd,
     RunInfo,
     RunReport,
@@ -176,9 +175,18 @@ class Runs:
         digests = {entry.name: entry.digest for entry in self.ollama.tags()}
         return tuple(self._state(one, digests) for one in self.planner.specialties())
 
-    def on_base_change(self, change: BaseChange, model: InstalledModel, now: datetime) -> tuple[str, ...]:
-        """Follow a change that the registry watcher found. Returns a sentence for each deed."""
-        return bases.follow(change, model, now, ledger=self.ledger, hooks=self.hooks, planner=self.planner)
+    def look_at_registry(self, now: datetime) -> tuple[str, ...]:
+        """Compare Ollama's models with what was seen last, and follow every change. Returns a sentence for each deed.
+
+        Called every minute and before every run.
+        """
+        known = self.ledger.bases.known()
+        present = read_registry(self.ollama, known)
+        return tuple(
+            sentence
+            for change, model in compare(known, present)
+            for sentence in bases.follow(change, model, now, ledger=self.ledger, hooks=self.hooks, planner=self.planner)
+        )
 
     def _state(self, specialty: Specialty, digests: dict[str, str]) -> SpecialtyState:
         alias = names.alias_of(specialty)
