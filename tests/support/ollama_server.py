@@ -83,9 +83,10 @@ class OllamaServer:
         return {one["name"]: one["digest"] for one in models}
 
     def blobs(self) -> set[str]:
-        """Names of the blob files, partial ones included."""
+        """Names of the blob files, partial ones included. What the server itself links while a model runs is left out."""
         directory = self.models_directory / "blobs"
-        return {one.name for one in directory.iterdir()} if directory.is_dir() else set()
+        found = {one.name for one in directory.iterdir()} if directory.is_dir() else set()
+        return {name for name in found if not name.startswith(".ollama-split-")}
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + START_LIMIT_S

@@ -202,17 +202,30 @@ def ask_engine(
 
 
 def own_logprobs(base: Base, positions: Sequence[Position]) -> Logprobs:
-    """Log-probabilities of every next token, by our forward pass."""
+    """Log-probabilities of every next token, by our forward pass: one pass a text serves all its positions."""
     import torch
 
     base.model.eval()
-    rows = []
+    rows: list[NDArray[np.float32]] = []
     with torch.no_grad():
-        for one in positions:
-            ids, _, _ = padded([Row(prompt=one.ids, completion=(), weight=1.0)])
-            hidden = base.model.get_decoder()(input_ids=ids).last_hidden_state[0, -1:]
-            rows.append(torch.log_softmax(head(base.model, hidden).float(), dim=-1)[0].numpy())
+        for group in of_one_text(positions):
+            ids, _, _ = padded([Row(prompt=group[-1].ids, completion=(), weight=1.0)])
+            ends = torch.tensor([len(one.ids) - 1 for one in group])
+            hidden = base.model.get_decoder()(input_ids=ids).last_hidden_state[0, ends]
+            rows += list(torch.log_softmax(head(base.model, hidden).float(), dim=-1).numpy())
     return np.stack(rows)
+
+
+def of_one_text(positions: Sequence[Position]) -> list[list[Position]]:
+    """Neighbours whose ids begin with those of the one before belong to one text."""
+    groups: list[list[Position]] = []
+    for one in positions:
+        last = groups[-1][-1].ids if groups else None
+        if last is not None and one.ids[: len(last)] == last:
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
 
 
 def compare(
