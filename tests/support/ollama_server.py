@@ -83,7 +83,7 @@ class OllamaServer:
         return {one["name"]: one["digest"] for one in models}
 
     def blobs(self) -> set[str]:
-        """Names of the blob files, partial ones included. What the server itself links while a model runs is left out."""
+        """Names of the blob files, partial ones included, without what the server links while a model runs."""
         directory = self.models_directory / "blobs"
         found = {one.name for one in directory.iterdir()} if directory.is_dir() else set()
         return {name for name in found if not name.startswith(".ollama-split-")}
