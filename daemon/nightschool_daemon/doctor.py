@@ -20,8 +20,8 @@ from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.scheduling import trigger_of
 
 TRAINING_PACKAGES = ("torch", "transformers", "peft", "safetensors")
-RECOMMENDED = (0, 34, 1)
-LOWEST = (0, 17, 1)
+RECOMMENDED: tuple[int, ...] = (0, 34, 1)
+LOWEST: tuple[int, ...] = (0, 17, 1)
 LOW_DISK_BYTES = 5 * 10**9
 
 

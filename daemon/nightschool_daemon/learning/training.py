@@ -160,7 +160,10 @@ def summed_loss(model: PreTrainedModel, rows: Sequence[Row]) -> tuple[torch.Tens
 
 def head(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Logits of hidden states, shape (positions, vocabulary), with the cap that some architectures put on them."""
-    logits = model.get_output_embeddings()(hidden)
+    project = model.get_output_embeddings()
+    if project is None:
+        raise TrainingError(f"Models of the kind {type(model).__name__} have no head. Choose another base.")
+    logits = project(hidden)
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return cap * (logits / cap).tanh() if cap else logits
 
@@ -241,7 +244,8 @@ def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: R
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
     checkpoints = Checkpoints(directory=job.output / "checkpoints", signature=signature(job, settings))
     state = checkpoints.restore(model, optimizer) or State(base_loss=base_loss)
-    network = model.get_base_model()
+    # PEFT put its layers into the model itself, so this is the network with the adapter
+    network = base.model
     batches = math.ceil(len(learned) / settings.batch_size)
     steps = batches * settings.num_epochs
     metrics = (job.output / "metrics.jsonl").open("a", encoding="utf-8")
@@ -358,7 +362,7 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     # the base is a blob in Ollama's store: a path to it would mislead whoever loads the adapter elsewhere
     model.peft_config["default"].base_model_name_or_path = ""
-    model.save_pretrained(temporary, safe_serialization=True)
+    model.save_pretrained(str(temporary), safe_serialization=True)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
 

@@ -11,6 +11,8 @@ from nightschool_daemon.ledger.migrations import MIGRATIONS
 from nightschool_daemon.ledger.rows import LedgerError
 
 BUSY_TIMEOUT_S = 10.0
+PRIMARY_CODE = 0xFF
+"""SQLite keeps the details of an error in the higher bits."""
 
 
 class Database:
@@ -19,26 +21,33 @@ class Database:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._lock = threading.RLock()
+        self._failure: str | None = None
+        """What the disk said when a write failed: after that nothing is known of what is on it."""
 
     @classmethod
     def open(cls, path: Path) -> "Database":
         """Open for writing, create and migrate where needed. Raises `LedgerError`."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        path = path.absolute()
         try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             database = cls(_connect(path.as_uri()))
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute("PRAGMA foreign_keys = ON")
-            database._migrate(path)
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerError(f"{path} cannot be opened: {error}. See to its directory's permissions.") from error
+        try:
+            database._prepare(path)
         except sqlite3.Error as error:
+            database.close()
             raise LedgerError(f"{path} cannot be opened: {error}. A copy of it is your history; keep one.") from error
+        except LedgerError:
+            database.close()
+            raise
         return database
 
     @classmethod
     def open_read_only(cls, path: Path) -> "Database":
         """Open for reading; never writes. Raises `LedgerError`."""
+        path = path.absolute()
         if not path.is_file():
             raise LedgerError(f"{path} does not exist yet. `nightschool serve` or `nightschool run` makes it.")
         try:
@@ -60,6 +69,7 @@ class Database:
         Raises `LedgerError` where it could not be made durable, such as on a full disk.
         """
         with self._lock:
+            self._refuse_after_failure()
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 try:
@@ -72,6 +82,7 @@ class Database:
                 raise LedgerError(f"the ledger refuses this: {error}") from error
             except sqlite3.Error as error:
                 self._undo()
+                self._note_failure(error)
                 raise LedgerError(f"the ledger could not be written: {error}. Is the disk full?") from error
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
@@ -86,6 +97,24 @@ class Database:
     def _undo(self) -> None:
         if self._connection.in_transaction:
             self._connection.rollback()
+
+    def _note_failure(self, error: sqlite3.Error) -> None:
+        # after a failed fsync the kernel may take lost pages for written: trying again would hide the loss
+        if getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE == sqlite3.SQLITE_IOERR:
+            self._failure = str(error)
+
+    def _refuse_after_failure(self) -> None:
+        if self._failure is not None:
+            raise LedgerError(
+                f"the ledger is not written any more, because the disk failed ({self._failure}). "
+                "Look at the disk, then start Night School again."
+            )
+
+    def _prepare(self, path: Path) -> None:
+        self.execute("PRAGMA journal_mode = WAL")
+        self.execute("PRAGMA synchronous = FULL")
+        self.execute("PRAGMA foreign_keys = ON")
+        self._migrate(path)
 
     def _migrate(self, path: Path) -> None:
         version = self.version()

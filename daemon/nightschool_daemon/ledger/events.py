@@ -4,7 +4,8 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import EventRow
@@ -106,8 +107,10 @@ class Events:
             f"""
             SELECT count(*) AS total, avg(e.score) AS quality, coalesce(sum(NOT used), 0) AS available,
                    coalesce(sum(NOT used AND e.is_correction), 0) AS corrections
-            FROM (SELECT e.*, EXISTS (SELECT 1 FROM uses u WHERE u.arrival = e.arrival AND u.base = ?
-                                      AND u.artifact_type = ?) AS used
+            FROM (SELECT min(e.arrival), e.score, e.is_correction,
+                         EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
+                                 WHERE o.content_digest = e.content_digest AND u.base = ?
+                                   AND u.artifact_type = ?) AS used
                   FROM events e WHERE {_OF_SPECIALTY} GROUP BY e.content_digest) e
             """,
             (specialty.base, specialty.artifact_type, *_scope(specialty, with_unassigned)),
@@ -193,6 +196,7 @@ class Events:
             )
 
 
+_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _OF_SPECIALTY = "e.retracted = 0 AND (? OR e.artifact_type = ?) AND (e.base = ? OR (? AND e.base IS NULL))"
 
 
@@ -210,7 +214,7 @@ def _put(connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally)
         _retract(connection, known, tally)
         return
     body = codec.to_json(event)
-    digest = _sha256(body)
+    digest = _digest_of(event)
     if known is None:
         _insert(connection, incoming, body, digest)
         tally.added.append(event)
@@ -223,6 +227,12 @@ def _put(connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally)
         _replace(connection, known["arrival"], incoming, body, digest)
         tally.conflicts += not known["retracted"]
         tally.replaced.append(event)
+
+
+def _digest_of(event: Event) -> str:
+    """Digest of what an event says. Without its time: where a record has none, it is that of its file."""
+    timeless = replace(event, timestamp=_NO_TIME, metadata=replace(event.metadata, clock_flag=False))
+    return _sha256(codec.to_json(timeless))
 
 
 def _retract(connection: sqlite3.Connection, known: sqlite3.Row | None, tally: _Tally) -> None:

@@ -43,7 +43,9 @@ def inheritance_of(shown: ShownModel, models_directory: Path | None) -> Inherita
 def _manifest(name: str, models_directory: Path) -> dict[str, list[dict[str, str]]] | None:
     model, _, tag = name.rpartition(":")
     namespace = model if "/" in model else f"library/{model}"
-    found = sorted(models_directory.glob(f"manifests/*/{namespace}/{tag}"))
+    manifests = models_directory / "manifests"
+    # a name may begin with its registry, hf.co/user/model, or leave it out
+    found = sorted({*manifests.glob(f"*/{namespace}/{tag}"), *manifests.glob(f"{model}/{tag}")})
     if len(found) != 1:
         return None
     try:
@@ -70,7 +72,7 @@ def _from_layers(manifest: dict[str, list[dict[str, str]]], blobs: Path, shown: 
             Message(role=Role(one["role"]), content=one["content"])
             for one in json.loads(_text(layers, "messages") or "[]")
         ),
-        licenses=tuple(path.read_text(encoding="utf-8") for path in layers.get("license", [])),
+        licenses=tuple(path.read_bytes().decode() for path in layers.get("license", [])),
         renderer=shown.modelfile.renderer,
         parser=shown.modelfile.parser,
         projectors=tuple(path.name.removeprefix("sha256-") for path in layers.get("projector", [])),
@@ -78,7 +80,8 @@ def _from_layers(manifest: dict[str, list[dict[str, str]]], blobs: Path, shown: 
 
 
 def _text(layers: dict[str, list[Path]], kind: str) -> str | None:
-    return layers[kind][-1].read_text(encoding="utf-8") if kind in layers else None
+    # as bytes: reading as text would turn a template's "\r\n" into "\n"
+    return layers[kind][-1].read_bytes().decode() if kind in layers else None
 
 
 def _from_modelfile(shown: ShownModel) -> Inheritance:

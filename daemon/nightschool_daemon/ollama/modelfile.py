@@ -7,6 +7,8 @@ from pathlib import Path
 
 _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
 _INSTRUCTION = re.compile(r"^([A-Z]+) (.*)$", re.DOTALL)
+_NAMED = frozenset({"PARAMETER", "MESSAGE"})
+"""Instructions whose value begins with a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +74,14 @@ class Modelfile:
 def _instructions(text: str) -> list[tuple[str, str]]:
     """Split into (instruction, unquoted value). A quoted value may go over several lines."""
     found: list[tuple[str, str]] = []
-    lines = iter(text.splitlines())
+    # a text may hold any other line separator of Unicode: only the server's own counts
+    lines = iter(text.split("\n"))
     for line in lines:
         match = _INSTRUCTION.match(line)
         if line.startswith("#") or not match:
             continue
         name, value = match.groups()
-        head, quote, rest = _opened(value)
+        head, quote, rest = _opened(name, value)
         while quote and not rest.endswith(quote):
             following = next(lines, None)
             if following is None:
@@ -88,14 +91,14 @@ def _instructions(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def _opened(value: str) -> tuple[str, str, str]:
-    """What stands before an opening quote, the quote, what follows it. PARAMETER and MESSAGE have a name before it."""
+def _opened(instruction: str, value: str) -> tuple[str, str, str]:
+    """What stands before an opening quote, the quote, what follows it."""
     head = ""
+    if instruction in _NAMED:
+        name, _, value = value.partition(" ")
+        head = f"{name} "
     if not value.startswith('"'):
-        name, _, after = value.partition(" ")
-        if not after.startswith('"'):
-            return value, "", ""
-        head, value = f"{name} ", after
+        return head + value, "", ""
     quote = '"""' if value.startswith('"""') else '"'
     return head, quote, value.removeprefix(quote)
 

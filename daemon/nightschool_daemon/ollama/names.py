@@ -62,7 +62,7 @@ def type_problem(artifact_type: str) -> str | None:
 
 def alias_of(specialty: Specialty) -> str:
     """The alias that applications call."""
-    return _own(specialty.base, specialty.artifact_type)
+    return _own(specialty.base, specialty.artifact_type, spare=VERSION_ROOM)
 
 
 def version_of(specialty: Specialty, number: int) -> str:
@@ -104,9 +104,9 @@ def parse(name: str) -> OwnName | None:
     return None
 
 
-def _own(base: str, last: str) -> str:
+def _own(base: str, last: str, *, spare: int = 0) -> str:
     model, _, tag = normalise(base).rpartition(":")
-    room = MAX_PART - VERSION_ROOM - len(tag) - 1
+    room = MAX_PART - spare - len(tag) - 1
     if len(last) > room:
         digest = hashlib.sha256(last.encode()).hexdigest()[:6]
         last = f"{last[: max(1, room - 7)]}-{digest}"

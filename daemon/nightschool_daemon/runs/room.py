@@ -1,0 +1,31 @@
+"""Makes room before a training: asks Ollama to take idle models out of memory."""
+
+from datetime import datetime, timedelta
+
+from nightschool_daemon.ollama.errors import OllamaRefused
+from nightschool_daemon.ollama.http import LoadedModel
+from nightschool_daemon.runs.context import StepContext
+
+FOR_EVER = timedelta(days=365)
+"""A model that is to stay longer than that was asked to stay for ever: it is left alone."""
+
+
+def make_room(context: StepContext) -> None:
+    """Unload what nobody asked to keep. A model that is in use stays, and is told of."""
+    if not context.settings.training.unload_models:
+        return
+    for model in context.ollama.loaded():
+        if _is_kept(model, context.clock()):
+            continue
+        try:
+            context.ollama.unload(model.name)
+        except OllamaRefused as error:
+            context.note(str(error))
+
+
+def _is_kept(model: LoadedModel, now: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(model.expires_at) - now > FOR_EVER
+    except ValueError:
+        # no time that can be read: better to leave it
+        return True
