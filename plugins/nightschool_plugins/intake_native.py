@@ -71,6 +71,10 @@ MILLISECONDS_FROM = 1e11
 MAX_ID, MAX_DEPTH, SHOWN = 200, 64, 2000
 RECORDS_A_FILE = 8
 """A whole `.json` file may be so many times as large as one record."""
+MAX_DIGITS = 300
+"""Of a whole number: what still fits a float."""
+CUT_TOKEN = re.compile(r"|-|t|tr|tru|f|fa|fal|fals|n|nu|nul|\.|[eE][+-]?|\\?u?[0-9a-fA-F]{0,3}")
+"""What can stand behind the last whole token of a text that was cut off."""
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 Value = TypeVar("Value")
 
@@ -215,11 +219,13 @@ def _load(content: bytes) -> object:
     if not text.strip():
         raise RecordError("It is empty.", "incomplete")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        value = json.loads(
+            text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_finite, object_pairs_hook=_unique
+        )
     except RecursionError:
         raise RecordError(f"It is nested deeper than {MAX_DEPTH} levels.", "too_deep") from None
     except json.JSONDecodeError as error:
-        ended = error.pos >= len(text.rstrip()) or "Unterminated string" in error.msg
+        ended = "Unterminated string" in error.msg or CUT_TOKEN.fullmatch(text[error.pos :].rstrip())
         raise RecordError(
             f"It is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
             "incomplete" if ended else "invalid",
@@ -230,6 +236,19 @@ def _load(content: bytes) -> object:
 
 def _refuse_constant(name: str) -> object:
     raise RecordError(f"{name} is no JSON number. Leave the field out instead.")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise RecordError(f"A number has {len(digits)} digits. Write it as a text.")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise RecordError(f"{digits[:80]} is too large for a number. Write it as a text.")
+    return number
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -329,7 +348,7 @@ def _moment(given: object) -> datetime:
     try:
         if isinstance(given, str):
             found = datetime.fromisoformat(given)
-            return found if found.tzinfo else found.replace(tzinfo=UTC)
+            return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
         if isinstance(given, int | float) and not isinstance(given, bool):
             seconds = given / 1000 if abs(given) > MILLISECONDS_FROM else given
             return datetime.fromtimestamp(seconds, UTC)
@@ -351,7 +370,7 @@ def _context(record: Mapping[str, object]) -> Context:
         system=_string(given, "system", "context.system"),
         messages=tuple(_message(one) for one in _list(given, "messages", "context.messages")),
         chunks=tuple(_chunk(one) for one in _list(given, "chunks", "context.chunks")),
-        extra_json=json.dumps(extra, sort_keys=True, ensure_ascii=False) if extra else None,
+        extra_json=json.dumps(extra, sort_keys=True) if extra else None,
     )
 
 
@@ -411,14 +430,16 @@ def _metadata(record: Mapping[str, object]) -> Metadata:
         user=_string(given, "user", "metadata.user"),
         reason=_string(given, "reason", "metadata.reason"),
         comment=_string(given, "comment", "metadata.comment"),
-        tags=tuple(str(one) for one in _list(given, "tags", "metadata.tags")),
+        tags=tuple(_sound("metadata.tags", str(one)) for one in _list(given, "tags", "metadata.tags")),
         fim_suffix=_string(given, "fim_suffix", "metadata.fim_suffix"),
-        extra_json=json.dumps(extra, sort_keys=True, ensure_ascii=False) if extra else None,
+        extra_json=json.dumps(extra, sort_keys=True) if extra else None,
     )
 
 
 def _weight(given: Mapping[str, object]) -> float:
-    weight = given.get("weight", 1.0)
+    weight = given.get("weight")
+    if weight is None:
+        return 1.0
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise RecordError("metadata.weight is a number from 0 to 1.")
     return float(weight)
@@ -426,7 +447,7 @@ def _weight(given: Mapping[str, object]) -> float:
 
 def _version(given: Mapping[str, object]) -> str | None:
     version = given.get("source_version")
-    return str(version) if isinstance(version, int | float | str) else None
+    return _sound("metadata.source_version", str(version)) if isinstance(version, int | float | str) else None
 
 
 def _tombstone(identifier: str, source: str, metadata: Metadata, modified_at: datetime) -> Event:
@@ -457,7 +478,9 @@ def _string(record: Mapping[str, object], key: str, shown: str | None = None) ->
 
 
 def _typed(given: Mapping[str, object], key: str, kind: type[Value], default: Value) -> Value:
-    value = given.get(key, default)
+    value = given.get(key)
+    if value is None:
+        return default
     if not isinstance(value, kind):
         raise RecordError(f"metadata.{key} is {_kind(value)}. It is true or false.")
     return value
