@@ -21,6 +21,7 @@ from nightschool_daemon.exits import Exit
 from nightschool_daemon.installation import Installation, now, working
 from nightschool_daemon.intake import DirectoryWatcher
 from nightschool_daemon.jobs import Step
+from nightschool_daemon.lean import give_back, share_heaps
 from nightschool_daemon.ledger import LedgerError
 from nightschool_daemon.locking import LockedError
 from nightschool_daemon.notify import notify, watchdog_interval_s
@@ -83,8 +84,10 @@ class Service:
 
     def run(self) -> int:
         """Start, wait, stop. Returns the exit code."""
+        share_heaps()
         with self._handled_signals(), self._parts():
             notify("READY=1")
+            give_back()
             logger.info("Night School serves. Feedback: %s", self._installation.settings.feedback_directory)
             interval = watchdog_interval_s() or HEARTBEAT_S
             while not self._signals.stop.wait(interval):

@@ -19,6 +19,11 @@ from nightschool_hookspecs.records import FeedbackFile, RefusedRecord
 APPENDED = (".jsonl", ".ndjson")
 """Files that applications append to stay where they are."""
 COPY_BYTES = 1024 * 1024
+HALF_WRITTEN = (".tmp", ".part", ".partial", ".crdownload", ".swp")
+"""Names that programs give a file until it is whole."""
+MAX_NAME_BYTES = 180
+"""Of 255 that file systems take: room for what is put behind a name."""
+MAX_SUFFIX_BYTES = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ class Directories:
 def candidates(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Entries of the directory that are not ours and not hidden, without following links."""
     with os.scandir(directory) as entries:
-        found = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
+        found = [Path(entry.path) for entry in entries if not _is_passed_over(entry.name)]
     for path in sorted(found):
         try:
             status = path.lstat()
@@ -60,6 +65,12 @@ def candidates(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
             continue
         if not stat.S_ISDIR(status.st_mode):
             yield path, status
+
+
+def printable(name: str) -> str:
+    """A file name as it can stand in a log, in the ledger and in the name of another file."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)
 
 
 def why_not_opened(status: os.stat_result) -> str | None:
@@ -83,7 +94,7 @@ def is_appended(path: Path) -> bool:
 
 def claim(path: Path, directories: Directories) -> Path:
     """Take a file for ourselves by one rename. A name that is claimed already gets a number."""
-    target = free_name(directories.claimed, path.name)
+    target = free_name(directories.claimed, printable(path.name))
     path.rename(target)
     return target
 
@@ -108,7 +119,7 @@ def reject_record(record: RefusedRecord, name: str, directories: Directories) ->
     """Write a refused record down with the reason beside it. Returns the reason's file."""
     place = f"{name}.{record.position}" if record.position is not None else name
     target = free_name(directories.rejected, f"{place}.record.txt")
-    target.write_text(record.text, encoding="utf-8", errors="surrogateescape")
+    target.write_text(record.text, encoding="utf-8", errors="backslashreplace")
     return _write_reason(target, record.reason)
 
 
@@ -135,7 +146,8 @@ def free_name(directory: Path, name: str) -> Path:
     """A path in the directory that nobody uses, short enough for the file system."""
     suffix = Path(name).suffix
     stem = name.removesuffix(suffix)
-    stem = stem.encode()[:180].decode(errors="ignore")
+    stem = stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+    suffix = suffix.encode()[:MAX_SUFFIX_BYTES].decode(errors="ignore")
     path = directory / f"{stem}{suffix}"
     number = 1
     while path.exists():
@@ -144,7 +156,11 @@ def free_name(directory: Path, name: str) -> Path:
     return path
 
 
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(".") or name.endswith("~") or name.lower().endswith(HALF_WRITTEN)
+
+
 def _write_reason(target: Path, reason: str) -> Path:
     file = target.with_name(f"{target.name.removesuffix('.record.txt')}.reason.txt")
-    file.write_text(reason.rstrip() + "\n", encoding="utf-8")
+    file.write_text(reason.rstrip() + "\n", encoding="utf-8", errors="backslashreplace")
     return file

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,7 +19,7 @@ from nightschool_daemon.config import FeedbackSettings
 from nightschool_daemon.intake import files
 from nightschool_daemon.intake.assignment import assign, group_of
 from nightschool_daemon.intake.files import Directories
-from nightschool_daemon.ledger import FileRow, IncomingEvent, Ledger
+from nightschool_daemon.ledger import FileRow, IncomingEvent, Ledger, LedgerError
 from nightschool_daemon.ollama import names
 from nightschool_hookspecs.records import Event, FeedbackFile, ParsedFeedback, Refusal, RefusedRecord
 
@@ -27,7 +28,13 @@ logger = logging.getLogger(__name__)
 BATCH = 1000
 """Events of one transaction at most."""
 HEAD_BYTES = 256
-"""What a JSONL file begins with tells whether it was rewritten."""
+"""The ends of what was read of a JSONL file tell whether it was rewritten."""
+PART_BYTES = 8 * 1024 * 1024
+"""Of a JSONL file that are parsed at once, to bound the memory."""
+LINE_BYTES = 32 * 1024 * 1024
+"""A longer line reaches the parsers cut; all refuse it."""
+MAX_REFUSALS = 100
+"""Records of a file that are written down one by one when they are refused."""
 FORMATS = "*.json with one event or an array of them, *.jsonl and *.ndjson with one event a line"
 
 
@@ -74,6 +81,8 @@ class _Read:
     incoming: tuple[IncomingEvent, ...]
     row: FileRow | None
     """For a file that stays: how far it was read."""
+    first_line: int = 0
+    """Lines before the part that was read."""
 
 
 class Intake:
@@ -93,17 +102,31 @@ class Intake:
         self._ledger = ledger
         self._default_base = default_base
         self._told: set[str] = set()
+        self._searched: dict[str, tuple[int, int, int]] = {}
+        """Of a line without an end, by file: inode, its start, how far an end was looked for."""
+        self._lines: dict[str, tuple[int, int, int]] = {}
+        """By file: inode, offset, lines before it."""
+        self._lock = threading.Lock()
 
     def scan(self, now: datetime) -> ScanReport:
-        """Take in everything that is whole. Raises `LedgerError` where it cannot be made durable."""
+        """Take in everything that is whole. Several threads may ask for it.
+
+        What cannot be read now is left where it is. Raises `LedgerError` where it cannot be made durable.
+        """
+        with self._lock:
+            return self._scan(now)
+
+    def _scan(self, now: datetime) -> ScanReport:
         self.directories.make()
         report = ScanReport()
         batch: list[_Read] = []
+        size = 0
         for read in self._reads(now, report):
             batch.append(read)
-            if sum(len(one.incoming) for one in batch) >= BATCH:
+            size += len(read.incoming) + 1
+            if size >= BATCH:
                 self._settle(batch, report)
-                batch = []
+                batch, size = [], 0
         self._settle(batch, report)
         if self._settings.keep_accepted_days:
             files.remove_old(self.directories, now, self._settings.keep_accepted_days)
@@ -112,45 +135,62 @@ class Intake:
     def _reads(self, now: datetime, report: ScanReport) -> Iterator[_Read]:
         # what a crash left in the middle comes first
         for path, status in files.candidates(self.directories.claimed):
-            yield from self._read_claimed(path, path.name, status, now, report)
+            yield from self._guarded(path, self._read_claimed(path, path.name, status, now, report), report)
         for path, status in files.candidates(self.directories.root):
             problem = files.why_not_opened(status)
             if problem is not None:
-                self._ignore(path, problem, report)
-            elif files.is_appended(path):
-                yield from self._read_appended(path, status, now, report)
-            else:
-                yield from self._read_whole(path, status, now, report)
+                self._leave(path, f"is {problem}: it is left where it is and not read.", report)
+                continue
+            read = self._read_appended if files.is_appended(path) else self._read_whole
+            yield from self._guarded(path, read(path, status, now, report), report)
+
+    def _guarded(self, path: Path, reads: Iterator[_Read], report: ScanReport) -> Iterator[_Read]:
+        """One file that cannot be read, or that a plugin fails on, does not keep the others waiting."""
+        try:
+            yield from reads
+        except LedgerError:
+            raise
+        except FileNotFoundError:
+            # its owner took it away, or another claim was faster
+            return
+        except OSError as error:
+            self._leave(path, f"cannot be read ({error.strerror}): it is left where it is. Free it.", report)
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises fails this file alone
+            self._leave(path, f"waits: a plugin failed on it ({type(error).__name__}: {error}).", report)
 
     # ----------------------------------------------------------------------- files that are claimed
 
     def _read_whole(self, path: Path, status: os.stat_result, now: datetime, report: ScanReport) -> Iterator[_Read]:
         """Claim a file when it is whole. One that does not parse yet may still be in the writing."""
-        file = files.feedback_file(path, path.name, status, now, self._settings.settle_s)
+        name = files.printable(path.name)
+        file = files.feedback_file(path, name, status, now, self._settings.settle_s)
         parsed = self._hooks.parse_feedback(file=file)
         if parsed is None:
             if not file.settled:
                 report.waiting += 1
                 return
-            self._reject(path, path.name, f"{path.name} is not a format that is known. Known: {FORMATS}.", report)
+            self._reject(path, name, f"{name} is not a format that is known. Known: {FORMATS}.", report)
             return
         is_sound = not parsed.incomplete and not parsed.refused
         if not is_sound and not self._is_stale(status, now, incomplete=parsed.incomplete):
             report.waiting += 1
             return
-        try:
-            claimed = files.claim(path, self.directories)
-        except FileNotFoundError:
-            return
-        yield from self._read_claimed(claimed, path.name, claimed.lstat(), now, report)
+        claimed = files.claim(path, self.directories)
+        yield from self._read_claimed(claimed, name, claimed.lstat(), now, report)
 
     def _read_claimed(
         self, path: Path, name: str, status: os.stat_result, now: datetime, report: ScanReport
     ) -> Iterator[_Read]:
+        problem = files.why_not_opened(status)
+        if problem is not None:
+            self._reject(path, name, f"{name} is {problem}. Write an ordinary file.", report)
+            return
         file = files.feedback_file(path, name, status, now, 0)
         parsed = self._hooks.parse_feedback(file=file)
         if parsed is None:
             self._reject(path, name, f"{name} is not a format that is known. Known: {FORMATS}.", report)
+        elif status.st_size == 0:
+            self._reject(path, name, f"{name} is empty. Write it again.", report)
         elif parsed.incomplete and not parsed.events:
             self._reject(path, name, f"{name} is incomplete: it ends in the middle. Write it again.", report)
         else:
@@ -164,52 +204,74 @@ class Intake:
     # ----------------------------------------------------------------------- files that stay
 
     def _read_appended(self, path: Path, status: os.stat_result, now: datetime, report: ScanReport) -> Iterator[_Read]:
-        """Read what was appended since the last time; everything where the file was rewritten."""
-        head = _head_digest(path, min(status.st_size, HEAD_BYTES))
-        known = self._ledger.events.file(path.name)
+        """Read what was appended since the last time, part by part; everything where the file was rewritten."""
+        name = files.printable(path.name)
+        known = self._ledger.events.file(name)
         offset = known.offset if known is not None and _is_continued(known, path, status) else 0
-        if offset == status.st_size:
-            return
-        end = _last_line_end(path, offset, status.st_size)
-        if end > offset:
-            yield self._read_lines(path, status, offset, end, now, report)
-            report.files += 1
-        if end < status.st_size:
-            self._wait_or_refuse_tail(path, status, end, head, now, report)
+        start = offset
+        while offset < status.st_size:
+            end = self._part_end(path, name, status, offset)
+            if end is None:
+                self._wait_or_refuse_tail(path, name, status, offset, now, report)
+                break
+            yield self._read_lines(path, name, status, (offset, end), now)
+            offset = end
+        report.files += offset > start
 
-    def _read_lines(
-        self, path: Path, status: os.stat_result, offset: int, end: int, now: datetime, report: ScanReport
-    ) -> _Read:
-        part = self.directories.claimed / f".{path.name}.part{path.suffix}"
-        _copy_part(path, offset, end, part)
-        file = files.feedback_file(part, path.name, status, now, 0)
-        parsed = self._hooks.parse_feedback(file=file)
+    def _part_end(self, path: Path, name: str, status: os.stat_result, offset: int) -> int | None:
+        """Where the next whole lines end; None where not even one is whole."""
+        end = _last_line_end(path, offset, min(status.st_size, offset + PART_BYTES))
+        if end > offset:
+            return end
+        inode, start, searched = self._searched.get(name, (status.st_ino, offset, offset))
+        begin = searched if (inode, start) == (status.st_ino, offset) else offset
+        found = _next_line_end(path, begin, status.st_size)
+        self._searched[name] = (status.st_ino, offset, status.st_size)
+        return found
+
+    def _read_lines(self, path: Path, name: str, status: os.stat_result, span: tuple[int, int], now: datetime) -> _Read:
+        offset, end = span
+        part = self.directories.claimed / f".part{path.suffix}"
+        before = self._lines_before(path, name, status.st_ino, offset)
+        lines = _copy_part(path, offset, end, part)
+        self._lines[name] = (status.st_ino, end, before + lines)
+        parsed = self._hooks.parse_feedback(file=files.feedback_file(part, name, status, now, 0))
         part.unlink()
-        row = FileRow(
-            name=path.name, inode=status.st_ino, offset=end, head_digest=_head_digest(path, min(end, HEAD_BYTES))
-        )
-        return self._admitted(path, path.name, parsed or ParsedFeedback(), now, row)
+        row = FileRow(name=name, inode=status.st_ino, offset=end, head_digest=_ends_digest(path, end))
+        return self._admitted(path, name, parsed or ParsedFeedback(), now, row, first_line=before)
+
+    def _lines_before(self, path: Path, name: str, inode: int, offset: int) -> int:
+        known = self._lines.get(name)
+        return known[2] if known is not None and known[:2] == (inode, offset) else _count_lines(path, offset)
 
     def _wait_or_refuse_tail(
-        self, path: Path, status: os.stat_result, end: int, head: str, now: datetime, report: ScanReport
+        self, path: Path, name: str, status: os.stat_result, start: int, now: datetime, report: ScanReport
     ) -> None:
         """A last line without its end is waited for; when nothing comes, it is refused once."""
         if not self._is_stale(status, now, incomplete=True):
             report.waiting += 1
             return
-        key = f"{path.name}:{status.st_ino}:{end}:{status.st_size}"
+        key = f"{name}:{status.st_ino}:{start}:{status.st_size}"
         if key in self._told:
             return
         self._told.add(key)
         with path.open("rb") as stream:
-            stream.seek(end)
+            stream.seek(start)
             text = stream.read(2000).decode("utf-8", "replace")
-        reason = f"The last line of {path.name} is incomplete: it has no line end. Append one, or write the line again."
-        self._reject_records((RefusedRecord(reason=reason, text=text, code="incomplete"),), path.name, report)
+        reason = f"The last line of {name} is incomplete: it has no line end. Append one, or write the line again."
+        self._reject_record(RefusedRecord(reason=reason, text=text, code="incomplete"), name, report)
 
     # ----------------------------------------------------------------------- admission
 
-    def _admitted(self, path: Path, name: str, parsed: ParsedFeedback, now: datetime, row: FileRow | None) -> _Read:
+    def _admitted(
+        self,
+        path: Path,
+        name: str,
+        parsed: ParsedFeedback,
+        now: datetime,
+        row: FileRow | None,
+        first_line: int = 0,
+    ) -> _Read:
         incoming: list[IncomingEvent] = []
         refused = list(parsed.refused)
         for event in parsed.events:
@@ -222,9 +284,12 @@ class Intake:
             reason = f"{name} is incomplete: it ends in the middle. What was whole in it is taken in."
             refused.append(RefusedRecord(reason=reason, text="", code="incomplete"))
         whole = dataclasses.replace(parsed, refused=tuple(refused))
-        return _Read(path=path, name=name, parsed=whole, incoming=tuple(incoming), row=row)
+        return _Read(path=path, name=name, parsed=whole, incoming=tuple(incoming), row=row, first_line=first_line)
 
     def _admit(self, event: Event, now: datetime) -> IncomingEvent | RefusedRecord:
+        if "/" in event.source:
+            reason = f"source {event.source[:80]!r} holds a slash. Write it with a colon, as in openwebui:home."
+            return RefusedRecord(reason=reason, text=_shown(event))
         if not event.metadata.deleted:
             event = self._classified(event)
             problem = names.type_problem(event.artifact_type or "") or self._objection(event)
@@ -263,25 +328,45 @@ class Intake:
             for event in (*result.added, *result.replaced):
                 self._hooks.after_event_accepted(event=event)
         for read in batch:
-            self._reject_records(read.parsed.refused, read.name, report)
-            if read.row is not None:
-                self._ledger.events.remember_file(read.row)
-            elif read.path.exists():
-                files.accept(read.path, self.directories, keep=self._settings.keep_accepted_days > 0)
+            try:
+                self._put_away(read, report)
+            except OSError as error:
+                # it is read again at the next scan, and its events have keys
+                self._leave(read.path, f"could not be put away ({error.strerror}).", report)
 
-    def _reject_records(self, refused: tuple[RefusedRecord, ...], name: str, report: ScanReport) -> None:
-        for record in refused:
-            reason = files.reject_record(record, name, self.directories)
-            report.refused += 1
-            logger.warning("A record of %s was refused: %s See %s.", name, record.reason, reason)
+    def _put_away(self, read: _Read, report: ScanReport) -> None:
+        refused = read.parsed.refused
+        if read.row is not None:
+            self._reject_records(read, report)
+            self._ledger.events.remember_file(read.row)
+        elif refused and not read.incoming:
+            self._reject(read.path, read.name, _reasons(refused), report, records=len(refused))
+        else:
+            self._reject_records(read, report)
+            files.accept(read.path, self.directories, keep=self._settings.keep_accepted_days > 0)
 
-    def _reject(self, path: Path, name: str, reason: str, report: ScanReport) -> None:
-        place = files.reject_file(path, name, reason, self.directories)
+    def _reject_records(self, read: _Read, report: ScanReport) -> None:
+        for record in read.parsed.refused[:MAX_REFUSALS]:
+            position = None if record.position is None else record.position + read.first_line
+            self._reject_record(dataclasses.replace(record, position=position), read.name, report)
+        if rest := read.parsed.refused[MAX_REFUSALS:]:
+            reason = f"{len(rest)} more records were refused; these are the texts of the first. {rest[0].reason}"
+            texts = "\n".join(one.text.rstrip("\n") for one in rest[:MAX_REFUSALS])
+            self._reject_record(RefusedRecord(reason=reason, text=texts), f"{read.name}.rest", report)
+            report.refused += len(rest) - 1
+
+    def _reject_record(self, record: RefusedRecord, name: str, report: ScanReport) -> None:
+        reason = files.reject_record(record, name, self.directories)
         report.refused += 1
-        logger.warning("%s See %s.", reason, place)
+        logger.warning("A record of %s was refused: %s See %s.", name, record.reason, reason)
 
-    def _ignore(self, path: Path, problem: str, report: ScanReport) -> None:
-        text = f"{path.name} is {problem}: it is left where it is and not read."
+    def _reject(self, path: Path, name: str, reason: str, report: ScanReport, records: int = 1) -> None:
+        place = files.reject_file(path, name, reason, self.directories)
+        report.refused += records
+        logger.warning("%s was refused: %s See %s.", name, reason.splitlines()[0], place)
+
+    def _leave(self, path: Path, problem: str, report: ScanReport) -> None:
+        text = f"{files.printable(path.name)} {problem}"
         report.ignored.append(text)
         if text not in self._told:
             self._told.add(text)
@@ -294,20 +379,33 @@ def _shown(event: Event) -> str:
     return codec.to_json(event)[:2000]
 
 
+def _reasons(refused: tuple[RefusedRecord, ...]) -> str:
+    """A line a record, for a file of which nothing was taken."""
+    if len(refused) == 1:
+        return refused[0].reason
+    lines = [f"Record {one.position}: {one.reason}" if one.position else one.reason for one in refused[:MAX_REFUSALS]]
+    if len(refused) > MAX_REFUSALS:
+        lines.append(f"{len(refused) - MAX_REFUSALS} more records were refused.")
+    return "\n".join(lines)
+
+
 def _is_continued(known: FileRow, path: Path, status: os.stat_result) -> bool:
-    """Whether a file begins as it did when it was last read, and did not shrink."""
+    """Whether what was read of a file still stands there."""
     if known.inode != status.st_ino or status.st_size < known.offset:
         return False
-    return _head_digest(path, min(known.offset, HEAD_BYTES)) == known.head_digest
+    return _ends_digest(path, known.offset) == known.head_digest
 
 
-def _head_digest(path: Path, length: int) -> str:
+def _ends_digest(path: Path, length: int) -> str:
+    """Digest of the first and the last bytes of a file's first `length` bytes."""
     with path.open("rb") as stream:
-        return hashlib.sha256(stream.read(length)).hexdigest()
+        head = stream.read(min(length, HEAD_BYTES))
+        stream.seek(max(0, length - HEAD_BYTES))
+        return hashlib.sha256(head + stream.read(min(length, HEAD_BYTES))).hexdigest()
 
 
 def _last_line_end(path: Path, start: int, size: int) -> int:
-    """Position behind the last line end at or after `start`; `start` where there is none."""
+    """Position behind the last line end between `start` and `size`; `start` where there is none."""
     position = size
     with path.open("rb") as stream:
         while position > start:
@@ -320,11 +418,43 @@ def _last_line_end(path: Path, start: int, size: int) -> int:
     return start
 
 
-def _copy_part(path: Path, start: int, end: int, target: Path) -> None:
-    """Copy the new lines, so that a parser sees neither older ones nor what is being appended meanwhile."""
+def _next_line_end(path: Path, start: int, size: int) -> int | None:
+    """Position behind the first line end at or after `start`; None where there is none."""
+    position = start
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while position < size and (chunk := stream.read(min(size - position, files.COPY_BYTES))):
+            found = chunk.find(b"\n")
+            if found >= 0:
+                return position + found + 1
+            position += len(chunk)
+    return None
+
+
+def _count_lines(path: Path, length: int) -> int:
+    """Line ends in the first `length` bytes."""
+    count, left = 0, length
+    with path.open("rb") as stream:
+        while left > 0 and (chunk := stream.read(min(left, files.COPY_BYTES))):
+            count += chunk.count(b"\n")
+            left -= len(chunk)
+    return count
+
+
+def _copy_part(path: Path, start: int, end: int, target: Path) -> int:
+    """Copy the new lines, so that a parser sees neither older ones nor what is being appended meanwhile.
+
+    Returns how many there are. Of a line that is too long only the beginning is copied.
+    """
+    count = 0
+    left = min(end - start, LINE_BYTES)
     with path.open("rb") as source, target.open("wb") as sink:
         source.seek(start)
-        left = end - start
         while left > 0 and (chunk := source.read(min(left, files.COPY_BYTES))):
             sink.write(chunk)
+            count += chunk.count(b"\n")
             left -= len(chunk)
+        if end - start > LINE_BYTES:
+            sink.write(b"\n")
+            count += 1
+    return count

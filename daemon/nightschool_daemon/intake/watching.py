@@ -6,6 +6,7 @@ place; everywhere the rescan decides.
 
 import ctypes
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -74,5 +75,5 @@ class _StatFs(ctypes.Structure):
 def file_system_type(path: Path) -> int:
     """`f_type` of the file system that a path is on; 0 where it cannot be told."""
     status = _StatFs()
-    done = ctypes.CDLL(None, use_errno=True).statfs(str(path).encode(), ctypes.byref(status))
+    done = ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(path), ctypes.byref(status))
     return status.f_type & 0xFFFFFFFF if done == 0 else 0
