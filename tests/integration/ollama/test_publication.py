@@ -1,0 +1,207 @@
+"""From files to tags on the real server: whole, the same when repeated, sharing what can be shared."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nightschool_daemon.config import OllamaSettings
+from nightschool_daemon.jobs import DeliveredFile
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.export import Parcel, write_fused, write_split
+from nightschool_daemon.learning.lesson import LowRank
+from nightschool_daemon.ollama.abilities import probe_abilities
+from nightschool_daemon.ollama.errors import OllamaRefused, PublicationFailed
+from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
+from nightschool_daemon.ollama.publish import Publication, publish
+from nightschool_daemon.ollama.registry import compare, read_registry
+from nightschool_hookspecs.records import BaseChange, DeliveryForm, DeliveryPlan, Message, Role
+from support.fault_proxy import FaultProxy, answers, first
+from support.night import import_tiny
+from support.ollama_server import OllamaServer
+
+PIN = "tiny-nightschool:1m.base-0123456789ab"
+ALIAS = "tiny-nightschool:1m.greeting"
+SYSTEM = ' Say "yes".\r\nThen stop.'
+
+
+@pytest.fixture
+def base(fresh_ollama: OllamaServer, tiny_gguf: Path) -> str:
+    """Weights of a base with much to inherit."""
+    weights = import_tiny(fresh_ollama, tiny_gguf, "tiny:1m")
+    client = OllamaHttp(OllamaSettings(host=fresh_ollama.url))
+    client.create(
+        CreateRequest(
+            model=PIN,
+            files={"tiny.gguf": weights},
+            system=SYSTEM,
+            parameters={"stop": ["<|im_end|>", "x"], "temperature": 0.25},
+            messages=[Message(role=Role.USER, content="hi"), Message(role=Role.ASSISTANT, content="ho")],
+            license=["mine"],
+        )
+    )
+    client.close()
+    return weights
+
+
+@pytest.fixture
+def proxy(fresh_ollama: OllamaServer, base: str) -> Iterator[FaultProxy]:
+    with FaultProxy(fresh_ollama.url) as one:
+        yield one
+
+
+@pytest.fixture
+def client(proxy: FaultProxy) -> Iterator[OllamaHttp]:
+    one = OllamaHttp(OllamaSettings(host=proxy.url))
+    yield one
+    one.close()
+
+
+def parcel(gguf: Path, directory: Path, seed: int) -> Parcel:
+    """A lesson in one tensor."""
+    directory.mkdir()
+    generator = np.random.default_rng(seed)
+    up, down = (generator.standard_normal(shape).astype(np.float32) for shape in ((256, 2), (2, 256)))
+    lesson = LowRank(module="model.layers.0.self_attn.o_proj", down=down, up=up, scale=0.01)
+    return Parcel(
+        file=gguf_file.read(gguf),
+        lesson={"blk.0.attn_output.weight": lesson},
+        name="tiny-1m.greeting",
+        directory=directory,
+        report=lambda _done, _total, _text: None,
+    )
+
+
+def plan(form: DeliveryForm) -> DeliveryPlan:
+    return DeliveryPlan(form=form, tensor_type="Q8_0", version_bytes=0, shared_bytes=0, reason="")
+
+
+def split(gguf: Path, directory: Path, seed: int) -> tuple[DeliveredFile, ...]:
+    return write_split(parcel(gguf, directory, seed), plan(DeliveryForm.SPLIT))
+
+
+def publication(files: tuple[DeliveredFile, ...], number: int, form: DeliveryForm, models: Path | None) -> Publication:
+    return Publication(tag=f"{ALIAS}.v{number}", form=form, files=files, base_tag=PIN, models_directory=models)
+
+
+@pytest.mark.parametrize("layers", ["readable", "unreadable"])
+@pytest.mark.parametrize("form", [DeliveryForm.SPLIT, DeliveryForm.FUSED])
+def test_a_version_answers_and_inherits_everything_but_weights(
+    client: OllamaHttp, fresh_ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path, form: DeliveryForm, layers: str
+) -> None:
+    write = write_split if form is DeliveryForm.SPLIT else write_fused
+    files = write(parcel(tiny_gguf, tmp_path / "export", 1), plan(form))
+    models = fresh_ollama.models_directory if layers == "readable" else None
+    made = publish(client, publication(files, 1, form, models))
+    assert made.weights_digest == files[0].digest
+    assert fresh_ollama.tags()[f"{ALIAS}.v1"] == made.tag_digest
+    messages = [Message(role=Role.USER, content="greet")]
+    assert client.render(f"{ALIAS}.v1", messages) == client.render(PIN, messages)
+    one, other = client.show(f"{ALIAS}.v1").modelfile, client.show(PIN).modelfile
+    assert one.system == other.system
+    assert sorted(one.parameters) == sorted(other.parameters)
+    assert (one.messages, one.licenses, one.template) == (other.messages, other.licenses, other.template)
+    assert client.generate(f"{ALIAS}.v1", "greet", {"num_predict": 1})["eval_count"] == 1
+
+
+def test_publishing_again_changes_nothing_and_sends_nothing(
+    proxy: FaultProxy, client: OllamaHttp, fresh_ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    files = split(tiny_gguf, tmp_path / "export", 1)
+    wanted = publication(files, 1, DeliveryForm.SPLIT, fresh_ollama.models_directory)
+    sent: list[int] = []
+    made = publish(client, wanted, on_progress=sent.append)
+    assert sent[-1] == sum(file.bytes for file in files)
+    tags, blobs, uploads = fresh_ollama.tags(), fresh_ollama.blobs(), proxy.count("POST", "/api/blobs")
+    assert publish(client, wanted) == made
+    assert (fresh_ollama.tags(), fresh_ollama.blobs()) == (tags, blobs)
+    assert uploads == proxy.count("POST", "/api/blobs") == 2
+
+
+def test_two_versions_share_the_second_shard(
+    proxy: FaultProxy, client: OllamaHttp, fresh_ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    versions = [split(tiny_gguf, tmp_path / f"export-{number}", number) for number in (1, 2)]
+    for number, files in enumerate(versions, 1):
+        publish(client, publication(files, number, DeliveryForm.SPLIT, fresh_ollama.models_directory))
+    own = {files[0].digest for files in versions}
+    (shared,) = {files[1].digest for files in versions}
+    assert len(own) == 2
+    assert proxy.count("POST", f"/api/blobs/sha256:{shared}") == 1
+    assert proxy.count("POST", "/api/blobs") == 3
+    client.delete(f"{ALIAS}.v1")
+    assert not client.has_blob(versions[0][0].digest)
+    assert client.has_blob(shared)
+    assert client.generate(f"{ALIAS}.v2", "greet", {"num_predict": 1})["done"]
+
+
+def test_a_blob_that_is_pruned_before_the_creation_is_sent_again(
+    proxy: FaultProxy, client: OllamaHttp, fresh_ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    files = split(tiny_gguf, tmp_path / "export", 1)
+    blob = fresh_ollama.models_directory / "blobs" / f"sha256-{files[0].digest}"
+    proxy.add("POST", "/api/create", first(blob.unlink))
+    made = publish(client, publication(files, 1, DeliveryForm.SPLIT, fresh_ollama.models_directory))
+    assert made.weights_digest == files[0].digest
+    assert proxy.count("POST", "/api/create") == 2
+    assert proxy.count("POST", f"/api/blobs/sha256:{files[0].digest}") == 2
+    assert proxy.count("POST", f"/api/blobs/sha256:{files[1].digest}") == 1
+
+
+def test_a_blob_that_is_pruned_every_time_ends_the_attempts(
+    proxy: FaultProxy, client: OllamaHttp, fresh_ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    files = split(tiny_gguf, tmp_path / "export", 1)
+    blob = fresh_ollama.models_directory / "blobs" / f"sha256-{files[0].digest}"
+    proxy.add("POST", "/api/create", first(blob.unlink), times=10)
+    with pytest.raises(OllamaRefused):
+        publish(client, publication(files, 1, DeliveryForm.SPLIT, fresh_ollama.models_directory))
+    assert proxy.count("POST", "/api/create") == 3
+    assert f"{ALIAS}.v1" not in fresh_ollama.tags()
+
+
+def test_a_refusal_with_every_blob_there_stands_at_once(
+    proxy: FaultProxy, client: OllamaHttp, fresh_ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    files = split(tiny_gguf, tmp_path / "export", 1)
+    proxy.add("POST", "/api/create", answers(400, {"error": "no"}), times=10)
+    with pytest.raises(OllamaRefused, match="Ollama says: no"):
+        publish(client, publication(files, 1, DeliveryForm.SPLIT, fresh_ollama.models_directory))
+    assert proxy.count("POST", "/api/create") == 1
+
+
+def test_a_success_without_a_tag_is_no_success(
+    proxy: FaultProxy, client: OllamaHttp, fresh_ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    files = split(tiny_gguf, tmp_path / "export", 1)
+    proxy.add("POST", "/api/create", answers(200, {"status": "success"}))
+    with pytest.raises(PublicationFailed, match="does not list it"):
+        publish(client, publication(files, 1, DeliveryForm.SPLIT, fresh_ollama.models_directory))
+
+
+def test_the_probe_leaves_nothing_behind(client: OllamaHttp, fresh_ollama: OllamaServer, tmp_path: Path) -> None:
+    tags, blobs = fresh_ollama.tags(), fresh_ollama.blobs()
+    abilities = probe_abilities(client, PIN, "llama", tmp_path / "probe")
+    assert (abilities.version, abilities.split, abilities.fused) == ("0.34.3", True, True)
+    assert abilities.architecture == "llama"
+    assert fresh_ollama.tags() == tags
+    assert fresh_ollama.blobs() == blobs
+
+
+def test_the_registry_is_watched_without_our_own_tags(
+    proxy: FaultProxy, client: OllamaHttp, fresh_ollama: OllamaServer, base: str
+) -> None:
+    known = read_registry(client, {})
+    assert set(known) == {"tiny:1m"}
+    assert (known["tiny:1m"].weights_digest, known["tiny:1m"].trainable) == (base, True)
+    asked = proxy.count("POST", "/api/show")
+    assert read_registry(client, known) == known
+    assert proxy.count("POST", "/api/show") == asked
+    client.create(CreateRequest(model="tiny:1m", files={"tiny.gguf": base}, system="other"))
+    client.copy("tiny:1m", "tiny:copy")
+    changes = compare(known, read_registry(client, known))
+    assert [(change, one.name) for change, one in changes] == [
+        (BaseChange.CONFIGURATION_CHANGED, "tiny:1m"),
+        (BaseChange.APPEARED, "tiny:copy"),
+    ]
