@@ -2,7 +2,10 @@
 
 import json
 import signal
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from nightschool_daemon.jobs import Step
 from nightschool_hookspecs.records import RunEnd
@@ -93,10 +96,18 @@ def serve_until_it_ends(night: Night, *, is_first: bool) -> int:
     if is_first:
         wait_until((night.directory / "run" / "control.sock").exists, 30)
         asking = night.start("run", "--now")
-    code = daemon.wait(180)
-    if asking is not None:
-        asking.wait(60)
-    return code
+    try:
+        return daemon.wait(120)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        said = [one.communicate()[0] for one in (daemon, asking) if one is not None]
+        pytest.fail(f"the daemon was not killed; it said {said}, and the order was {order_of(night)}")
+
+
+def order_of(night: Night) -> str:
+    """The order that was not obeyed."""
+    file = night.directory.parent / "order"
+    return file.read_text() if file.exists() else "obeyed"
 
 
 def blobs_of_manifests(server: OllamaServer) -> set[str]:

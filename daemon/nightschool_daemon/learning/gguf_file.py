@@ -123,9 +123,7 @@ def read(path: Path) -> GgufFile:
         content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     reader = _Reader(path, content)
     fields, descriptions = reader.header()
-    alignment = fields[ALIGNMENT_KEY].scalar if ALIGNMENT_KEY in fields else DEFAULT_ALIGNMENT
-    if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
-        raise GgufError(f"{path}: {ALIGNMENT_KEY} is {alignment}")
+    alignment = _alignment(path, fields.values())
     start = _aligned(reader.position, alignment)
     tensors = {one.name: _checked(path, one, start, alignment, len(content)) for one in descriptions}
     if len(tensors) != len(descriptions):
@@ -138,8 +136,10 @@ def write(path: Path, fields: Iterable[Field], tensors: Sequence[NewTensor]) -> 
     """Write a file tensor by tensor and return its SHA-256, hex. Nothing stands under `path` until it is whole."""
     temporary = path.with_name(f".{path.name}.tmp")
     digest = hashlib.sha256()
+    fields = list(fields)
+    alignment = _alignment(path, fields)
     with temporary.open("wb") as stream:
-        for part in _header(list(fields), tensors):
+        for part in _header(fields, tensors, alignment):
             _put(stream, digest.update, part)
         for tensor in tensors:
             data = tensor.data()
@@ -147,7 +147,7 @@ def write(path: Path, fields: Iterable[Field], tensors: Sequence[NewTensor]) -> 
             if len(data) != expected:
                 raise GgufError(f"{tensor.name} has {len(data)} bytes, not {expected}")
             _put(stream, digest.update, data)
-            _put(stream, digest.update, bytes(_aligned(expected, DEFAULT_ALIGNMENT) - expected))
+            _put(stream, digest.update, bytes(_aligned(expected, alignment) - expected))
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
@@ -169,16 +169,24 @@ def copied(file: GgufFile, name: str) -> NewTensor:
     return NewTensor(name=name, shape=tensor.shape, type=tensor.type, data=lambda: file.blocks(name))
 
 
-def _header(fields: Sequence[Field], tensors: Sequence[NewTensor]) -> list[bytes]:
+def _alignment(path: Path, fields: Iterable[Field]) -> int:
+    """What the file's own key says, where it has one."""
+    value = next((one.scalar for one in fields if one.key == ALIGNMENT_KEY), DEFAULT_ALIGNMENT)
+    if not isinstance(value, int) or value <= 0 or value % 8:
+        raise GgufError(f"{path}: {ALIGNMENT_KEY} is {value}")
+    return value
+
+
+def _header(fields: Sequence[Field], tensors: Sequence[NewTensor], alignment: int) -> list[bytes]:
     parts = [MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(fields))]
     parts += [_string(one.key) + one.raw for one in fields]
     offset = 0
     for tensor in tensors:
         dimensions = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *reversed(tensor.shape))
         parts.append(_string(tensor.name) + dimensions + struct.pack("<IQ", tensor.type, offset))
-        offset += _aligned(_bytes_of(tensor.shape, tensor.type), DEFAULT_ALIGNMENT)
+        offset += _aligned(_bytes_of(tensor.shape, tensor.type), alignment)
     length = sum(map(len, parts))
-    parts.append(bytes(_aligned(length, DEFAULT_ALIGNMENT) - length))
+    parts.append(bytes(_aligned(length, alignment) - length))
     return parts
 
 

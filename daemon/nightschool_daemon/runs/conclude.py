@@ -11,7 +11,8 @@ from nightschool_daemon.runs import prepare, retention
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import MoveFailed
 from nightschool_daemon.runs.moves import AliasMover, Destination
-from nightschool_daemon.runs.reasons import REBUILD
+from nightschool_daemon.runs.planner import due_key
+from nightschool_daemon.runs.reasons import REBUILD, RETRAIN
 from nightschool_daemon.runs.register import version_of_run
 from nightschool_hookspecs.records import MoveKind, Outcome, RunEnd, Verdict
 
@@ -50,6 +51,9 @@ def perform(context: StepContext, ending: Ending) -> None:
     if version is not None:
         ending = _settle(context, version, ending)
     _remove_work_files(context)
+    if context.info.reason == REBUILD and ending.end is RunEnd.DISCARDED:
+        # the old lesson does not fit the new prompts: learn it anew
+        context.ledger.facts.put(due_key(context.info.specialty), RETRAIN)
     kept = version is not None and ending.end in (RunEnd.PROMOTED, RunEnd.WAITING)
     context.directory.finish(
         Step.CONCLUDE,
