@@ -1,0 +1,108 @@
+"""The daemon and the command line together: everything goes through the control socket while it serves."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nightschool_hookspecs.records import RunEnd
+from support.night import TINY, TINY_ALIAS, Night, greetings, import_tiny, wait_until
+from support.ollama_server import OllamaServer
+
+
+@pytest.fixture
+def night(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> Night:
+    """An installation with the tiny base."""
+    import_tiny(fresh_ollama, tiny_gguf)
+    return Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
+
+
+@pytest.fixture
+def daemon(night: Night) -> Iterator["subprocess.Popen[str]"]:
+    """The running daemon."""
+    process = night.start("serve")
+    wait_until((night.directory / "run" / "control.sock").exists, 30)
+    yield process
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def specialty(night: Night) -> dict[str, object]:
+    """The one specialty as `status` tells it."""
+    status = night.json("status")
+    assert isinstance(status, dict)
+    assert status["daemon"] == "running"
+    found = status["specialties"][0]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_run_status_undo_and_history_go_through_the_daemon(
+    night: Night, daemon: "subprocess.Popen[str]", fresh_ollama: OllamaServer
+) -> None:
+    night.drop(greetings(60))
+    wait_until(lambda: night.ledger().events.total() == 60, 30)
+    assert specialty(night)["fresh"] == 60
+
+    done = night.learn()
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "examine" in done.stderr
+    assert specialty(night)["serving"] == f"{TINY_ALIAS}.v1"
+    assert night.learn().returncode == 4
+    assert night.run("undo", TINY_ALIAS).returncode == 0
+    assert fresh_ollama.tags()[TINY_ALIAS] == fresh_ollama.tags()[TINY]
+    history = night.json("history")
+    assert isinstance(history, dict)
+    assert [one["kind"] for one in history["moves"]] == ["undo", "promote"]
+
+
+def test_cancelled_run_leaves_nothing_behind(
+    night: Night, daemon: "subprocess.Popen[str]", fresh_ollama: OllamaServer
+) -> None:
+    night.drop(greetings(60))
+    running = night.start("run", "--now")
+    wait_until(lambda: bool(night.ledger().runs.unfinished()), 60)
+    assert "ends" in night.run("cancel").stdout
+    assert running.wait(120) == 1
+    assert night.ledger().runs.latest(1)[0].end is RunEnd.CANCELLED
+    assert {name for name in fresh_ollama.tags() if ".base-" not in name} == {TINY}
+    assert night.run("cancel").stdout.startswith("No run")
+
+
+def test_pause_and_resume_are_seen_in_status(night: Night, daemon: "subprocess.Popen[str]") -> None:
+    assert night.run("pause").returncode == 0
+    paused = night.json("status")
+    assert isinstance(paused, dict)
+    assert paused["paused"] is True
+    assert night.run("resume").returncode == 0
+    resumed = night.json("status")
+    assert isinstance(resumed, dict)
+    assert resumed["paused"] is False
+
+
+def test_second_daemon_is_refused_and_told_of_the_first(night: Night, daemon: "subprocess.Popen[str]") -> None:
+    second = night.run("serve")
+    assert second.returncode == 5
+    assert str(daemon.pid) in second.stderr
+
+
+def test_training_by_hand_makes_a_model_and_nothing_else(night: Night, fresh_ollama: OllamaServer) -> None:
+    before = set(fresh_ollama.tags())
+    data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
+    done = night.run("train", TINY, "--data", str(data), "--name", "polite")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(fresh_ollama.tags()) == before | {"polite:latest"}
+    again = night.run("train", TINY, "--data", str(data), "--name", "polite")
+    assert again.returncode == 1
+    assert "polite:latest" in again.stderr
+
+
+def test_dry_run_tells_and_changes_nothing(night: Night, fresh_ollama: OllamaServer) -> None:
+    night.drop(greetings(50))
+    told = night.json("run", "--dry-run")
+    assert isinstance(told, list)
+    assert (told[0]["training_events"], told[0]["held_out_events"]) == (40, 10)
+    assert set(fresh_ollama.tags()) == {TINY}
+    assert not night.run_directories()
