@@ -1,0 +1,225 @@
+"""Events in the ledger: upserts, tombstones, one row a content, sides for good, what is fresh."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError
+from nightschool_hookspecs import Event, FeedbackType, Metadata, Side, SideChoice, Specialty
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+SHELL = Specialty(base="tiny:1b", artifact_type="shell")
+OTHER_BASE = Specialty(base="small:3b", artifact_type="shell")
+POOLED = Specialty(base="tiny:1b", artifact_type="all")
+
+
+def event(
+    identifier: str, answer: str = "ls", version: str | None = None, *, deleted: bool = False, kind: str = "shell"
+) -> Event:
+    return Event(
+        id=identifier,
+        timestamp=NOW,
+        feedback_type=FeedbackType.SUCCESS,
+        input_data="List files",
+        artifact_type=kind,
+        ai_output=answer,
+        validation_score=90,
+        metadata=Metadata(source_version=version, deleted=deleted),
+    )
+
+
+def incoming(one: Event, base: str | None = SHELL.base) -> IncomingEvent:
+    return IncomingEvent(event=one, base=base, answered_by=None, group=f"group of {one.input_data}", arrived_at=NOW)
+
+
+def add(ledger: Ledger, *events: Event, base: str | None = SHELL.base) -> AddResult:
+    return ledger.events.add([incoming(one, base) for one in events])
+
+
+def ids(ledger: Ledger, specialty: Specialty = SHELL, *, with_unassigned: bool = False) -> list[str]:
+    return [row.event.id for row in ledger.events.of_specialty(specialty, with_unassigned=with_unassigned)]
+
+
+def available(ledger: Ledger) -> int:
+    return ledger.events.statistics(SHELL, with_unassigned=False).available
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger.open(tmp_path / "ledger.sqlite3")
+    yield opened
+    opened.close()
+
+
+def test_the_same_event_again_changes_nothing(ledger: Ledger) -> None:
+    assert len(add(ledger, event("1")).added) == 1
+    again = add(ledger, event("1"))
+    assert (again.unchanged, again.added, again.replaced, again.conflicts) == (1, (), (), 0)
+
+
+def test_another_time_alone_is_no_change(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    assert add(ledger, replace(event("1"), timestamp=datetime(2026, 5, 1, tzinfo=UTC))).unchanged == 1
+
+
+def test_the_newer_source_version_wins_whatever_comes_last(ledger: Ledger) -> None:
+    add(ledger, event("1", "new", "10"))
+    late = add(ledger, event("1", "old", "9"))
+    assert (late.conflicts, late.replaced) == (1, ())
+    assert ledger.events.of_specialty(SHELL, with_unassigned=False)[0].event.ai_output == "new"
+
+
+def test_without_a_version_the_later_arrival_wins(ledger: Ledger) -> None:
+    add(ledger, event("1", "first"))
+    assert add(ledger, event("1", "second")).conflicts == 1
+    assert [row.event.ai_output for row in ledger.events.of_specialty(SHELL, with_unassigned=False)] == ["second"]
+
+
+def test_a_tombstone_retracts_and_a_new_body_brings_it_back(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    assert add(ledger, event("1", deleted=True)).retracted == 1
+    assert (ids(ledger), ledger.events.total()) == ([], 0)
+    add(ledger, event("1"))
+    assert ids(ledger) == ["1"]
+
+
+def test_a_tombstone_of_an_unknown_event_is_harmless(ledger: Ledger) -> None:
+    assert add(ledger, event("1", deleted=True)) == AddResult(unchanged=1)
+
+
+def test_equal_content_is_one_row_and_keeps_all_ids(ledger: Ledger) -> None:
+    add(ledger, event("1"), event("2"), event("3"))
+    assert ids(ledger) == ["1"]
+    assert ledger.events.total() == 3
+    add(ledger, event("1", deleted=True))
+    assert ids(ledger) == ["2"]
+
+
+def test_events_come_in_order_of_arrival_not_of_time(ledger: Ledger) -> None:
+    late, early = datetime(2099, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)
+    add(ledger, replace(event("late", "a"), timestamp=late), replace(event("early", "b"), timestamp=early))
+    assert ids(ledger) == ["late", "early"]
+
+
+def test_types_bases_and_pooling(ledger: Ledger) -> None:
+    add(ledger, event("1", "a"), event("2", "b", kind="erd"))
+    add(ledger, event("3", "c"), base=OTHER_BASE.base)
+    add(ledger, event("4", "d"), base=None)
+    assert ids(ledger) == ["1"]
+    assert ids(ledger, with_unassigned=True) == ["1", "4"]
+    assert ids(ledger, POOLED) == ["1", "2"]
+    assert ids(ledger, OTHER_BASE, with_unassigned=True) == ["3", "4"]
+    assert [(one.base, one.artifact_type, one.count) for one in ledger.events.count_by_specialty()] == [
+        (None, "shell", 1),
+        ("small:3b", "shell", 1),
+        ("tiny:1b", "erd", 1),
+        ("tiny:1b", "shell", 1),
+    ]
+
+
+def test_a_decided_side_never_changes(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    group = ledger.events.of_specialty(SHELL, with_unassigned=False)[0].group
+    ledger.events.set_sides("shell", [SideChoice(key=group, side=Side.HELD_OUT)])
+    ledger.events.set_sides("shell", [SideChoice(key=group, side=Side.HELD_OUT)])
+    with pytest.raises(LedgerError, match="for good"):
+        ledger.events.set_sides(
+            "shell", [SideChoice(key="new", side=Side.TRAINING), SideChoice(key=group, side=Side.TRAINING)]
+        )
+    assert ledger.events.of_specialty(SHELL, with_unassigned=False)[0].side is Side.HELD_OUT
+    # the whole choice was undone
+    ledger.events.set_sides("shell", [SideChoice(key="new", side=Side.HELD_OUT)])
+
+
+def test_what_a_run_looked_at_is_not_fresh_and_what_it_learned_is_trained_on(ledger: Ledger) -> None:
+    add(ledger, event("1", "a"), event("2", "b"))
+    assert available(ledger) == 2
+    ledger.events.mark_batched(SHELL, "run", ["dropdir/1", "dropdir/2"])
+    ledger.events.mark_trained(SHELL, "run", ["dropdir/1"], "tag.v1")
+    ledger.events.mark_batched(SHELL, "run", ["dropdir/1"])
+    assert available(ledger) == 0
+    rows = ledger.events.of_specialty(SHELL, with_unassigned=False)
+    assert [(row.event.id, row.trained_on) for row in rows] == [("1", True), ("2", False)]
+    assert ledger.events.statistics(SHELL, with_unassigned=False).batches_made == 1
+
+
+def test_a_copy_of_a_used_event_is_not_fresh(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    ledger.events.mark_batched(SHELL, "run", ["dropdir/1"])
+    add(ledger, event("2"))
+    assert available(ledger) == 0
+    add(ledger, event("1", deleted=True))
+    assert available(ledger) == 0
+
+
+def test_a_changed_event_is_fresh_again(ledger: Ledger) -> None:
+    add(ledger, event("1", "a"))
+    ledger.events.mark_batched(SHELL, "run", ["dropdir/1"])
+    add(ledger, event("1", "b"))
+    assert available(ledger) == 1
+
+
+def test_a_specialty_does_not_use_up_the_events_of_another(ledger: Ledger) -> None:
+    add(ledger, event("1"), base=None)
+    ledger.events.mark_batched(OTHER_BASE, "run", ["dropdir/1"])
+    assert ledger.events.statistics(SHELL, with_unassigned=True).available == 1
+    assert ledger.events.statistics(OTHER_BASE, with_unassigned=True).available == 0
+
+
+def test_statistics_of_nothing(ledger: Ledger) -> None:
+    found = ledger.events.statistics(SHELL, with_unassigned=True)
+    assert (found.available, found.total_seen, found.average_quality) == (0, 0, 0.5)
+
+
+def test_get_finds_retracted_events_too(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    add(ledger, event("1", deleted=True))
+    row = ledger.events.get("dropdir/1")
+    assert row is not None
+    assert row.event == event("1")
+    assert ledger.events.get("dropdir/2") is None
+
+
+arrivals = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.sampled_from(["x", "y", "z"]),
+        st.one_of(st.none(), st.integers(0, 5).map(str)),
+        st.booleans(),
+    ),
+    max_size=25,
+)
+
+
+@given(arrivals, st.integers(1, 5))
+def test_any_order_of_arrival_ends_as_a_simple_model_says(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, str | None, bool]], batch: int
+) -> None:
+    ledger = Ledger.open(tmp_path_factory.mktemp("ledger") / "ledger.sqlite3")
+    expected: dict[str, Event] = {}
+    gone: set[str] = set()
+    events = [event(name, answer, version, deleted=deleted) for name, answer, version, deleted in steps]
+    for one in events:
+        if one.metadata.deleted:
+            gone |= {one.id} & expected.keys()
+            continue
+        known = expected.get(one.id)
+        versions = (one.metadata.source_version, known.metadata.source_version if known else None)
+        older = None not in versions and int(versions[0] or 0) < int(versions[1] or 0)
+        if not older:
+            expected[one.id] = one
+            gone.discard(one.id)
+    for start in range(0, len(events), batch):
+        add(ledger, *events[start : start + batch])
+    alive = {name: one for name, one in expected.items() if name not in gone}
+    rows = ledger.events.of_specialty(SHELL, with_unassigned=False)
+    assert {row.event.ai_output for row in rows} == {one.ai_output for one in alive.values()}
+    assert len(rows) == len({row.event.ai_output for row in rows})
+    assert ledger.events.total() == len(alive)
+    assert all(expected[row.event.id] == row.event for row in rows)
+    ledger.close()

@@ -1,0 +1,279 @@
+"""Runs, versions, moves, exams and the small tables."""
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon.jobs import Step
+from nightschool_daemon.ledger import (
+    DeliveredFileRow,
+    Ledger,
+    LedgerError,
+    MoveRow,
+    MoveState,
+    RunRow,
+    StepState,
+    VersionRow,
+    VersionState,
+)
+from nightschool_daemon.ledger.migrations import MIGRATIONS
+from nightschool_hookspecs import (
+    DeliveryForm,
+    ExamAnswer,
+    ExamItem,
+    InstalledModel,
+    ItemRole,
+    MoveKind,
+    RunEnd,
+    Sitting,
+    Specialty,
+)
+
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+SHELL = Specialty(base="tiny:1b", artifact_type="shell")
+ERD = Specialty(base="tiny:1b", artifact_type="erd")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger.open(tmp_path / "state" / "ledger.sqlite3")
+    yield opened
+    opened.close()
+
+
+def run_row(identifier: str, specialty: Specialty = SHELL, started_at: datetime = NOW) -> RunRow:
+    return RunRow(
+        id=identifier,
+        specialty=specialty,
+        seed=7,
+        reason="12 fresh events",
+        started_at=started_at,
+        finished_at=None,
+        end=None,
+        outcome_reason="",
+        directory=Path("/runs") / identifier,
+    )
+
+
+def version_row(number: int, digest: str = "d" * 64, state: VersionState = VersionState.CANDIDATE) -> VersionRow:
+    return VersionRow(
+        tag=f"tiny-nightschool:1b.shell.v{number}",
+        specialty=SHELL,
+        number=number,
+        run_id="r",
+        form=DeliveryForm.FUSED,
+        tag_digest=digest,
+        weights_digest="",
+        base_tag_digest="b",
+        base_weights_digest="w",
+        state=state,
+        created_at=NOW,
+        files=(DeliveredFileRow(name="model.gguf", path=Path("/runs/r/model.gguf"), digest="f" * 64, bytes=5),),
+    )
+
+
+def move_row(to_digest: str, alias: str = "tiny-nightschool:1b.shell") -> MoveRow:
+    return MoveRow(
+        id=0,
+        kind=MoveKind.PROMOTE,
+        alias=alias,
+        from_digest=None,
+        to_digest=to_digest,
+        from_tag=None,
+        to_tag="t",
+        reason="better",
+        run_id=None,
+        intended_at=NOW,
+        done_at=None,
+        state=MoveState.INTENDED,
+    )
+
+
+def test_a_run_reads_back_as_it_was_written(ledger: Ledger) -> None:
+    ledger.runs.create(run_row("r"))
+    assert ledger.runs.get("r") == run_row("r")
+    assert ledger.runs.get("unknown") is None
+    assert [one.id for one in ledger.runs.unfinished()] == ["r"]
+    ledger.runs.finish("r", RunEnd.PROMOTED, "it is better", LATER)
+    found = ledger.runs.get("r")
+    assert found is not None
+    assert (found.end, found.outcome_reason, found.finished_at) == (RunEnd.PROMOTED, "it is better", LATER)
+    assert ledger.runs.unfinished() == ()
+
+
+def test_latest_runs_of_one_specialty_or_all(ledger: Ledger) -> None:
+    for number, specialty in enumerate((SHELL, ERD, SHELL)):
+        ledger.runs.create(run_row(str(number), specialty, NOW + timedelta(minutes=number)))
+    assert [one.id for one in ledger.runs.latest(2)] == ["2", "1"]
+    assert [one.id for one in ledger.runs.latest(9, SHELL)] == ["2", "0"]
+
+
+def test_a_step_that_begins_again_counts_its_attempts_and_forgets_its_failure(ledger: Ledger) -> None:
+    ledger.runs.create(run_row("r"))
+    ledger.runs.begin_step("r", Step.TRAIN, "in", NOW)
+    ledger.runs.fail_step("r", Step.TRAIN, "out of memory", NOW)
+    assert ledger.runs.steps("r")[0].state is StepState.FAILED
+    ledger.runs.begin_step("r", Step.TRAIN, "in", LATER)
+    step = ledger.runs.steps("r")[0]
+    assert (step.state, step.attempt, step.reason, step.finished_at) == (StepState.RUNNING, 2, "", None)
+    ledger.runs.finish_step("r", Step.TRAIN, "out", LATER)
+    assert ledger.runs.steps("r")[0].output_digest == "out"
+
+
+def test_steps_stand_in_their_order(ledger: Ledger) -> None:
+    ledger.runs.create(run_row("r"))
+    for step in reversed(Step):
+        ledger.runs.begin_step("r", step, "in", NOW)
+    assert [one.step for one in ledger.runs.steps("r")] == list(Step)
+
+
+def test_a_number_is_never_used_twice(ledger: Ledger) -> None:
+    assert ledger.versions.next_number(SHELL) == 1
+    ledger.versions.add(version_row(1))
+    ledger.versions.set_state(version_row(1).tag, VersionState.DISCARDED)
+    assert ledger.versions.next_number(SHELL) == 2
+    assert ledger.versions.next_number(ERD) == 1
+    with pytest.raises(LedgerError):
+        ledger.versions.add(version_row(1))
+    assert len(ledger.versions.of_specialty(SHELL)) == 1
+
+
+def test_a_version_reads_back_and_takes_its_digests(ledger: Ledger) -> None:
+    ledger.versions.add(version_row(1, digest=""))
+    assert ledger.versions.get(version_row(1).tag) == version_row(1, digest="")
+    assert ledger.versions.by_digest("") is None
+    ledger.versions.set_digests(version_row(1).tag, "t" * 64, "w" * 64)
+    found = ledger.versions.by_digest("t" * 64)
+    assert found is not None
+    assert found.weights_digest == "w" * 64
+
+
+def test_versions_stand_newest_first(ledger: Ledger) -> None:
+    for number in (1, 2, 10):
+        ledger.versions.add(version_row(number))
+    assert [one.number for one in ledger.versions.of_specialty(SHELL)] == [10, 2, 1]
+    assert len(ledger.versions.in_state(VersionState.CANDIDATE)) == 3
+
+
+def test_a_move_is_an_intent_until_it_is_done(ledger: Ledger) -> None:
+    first = ledger.moves.intend(move_row("1"))
+    second = ledger.moves.intend(move_row("2"))
+    third = ledger.moves.intend(move_row("3", alias="another"))
+    assert [one.id for one in ledger.moves.unfinished()] == [first, second, third]
+    ledger.moves.done(first, LATER)
+    ledger.moves.abandon(second, LATER, "the tag was re-pointed")
+    alias = move_row("1").alias
+    last = ledger.moves.last_done(alias)
+    assert last is not None
+    assert (last.id, last.done_at, last.state) == (first, LATER, MoveState.DONE)
+    newest, oldest = ledger.moves.history(alias, 5)
+    assert (newest.state, oldest.id) == (MoveState.ABANDONED, first)
+    assert newest.reason.startswith("better (given up at 2026-01-02T04:04:00+00:00: the tag was re-pointed")
+    assert [one.id for one in ledger.moves.unfinished()] == [third]
+
+
+def test_an_exam_stored_twice_is_there_once(ledger: Ledger) -> None:
+    ledger.runs.create(run_row("r"))
+    item = ExamItem(id="i", event_id="dropdir/1", artifact_type="shell", messages=(), role=ItemRole.GAIN)
+    answer = ExamAnswer(
+        item_id="i",
+        sitting=Sitting.CANDIDATE,
+        model="m",
+        text="ls",
+        score=100.0,
+        detail="",
+        failed=False,
+        latency_s=1.0,
+        tokens=2,
+        done_reason="stop",
+    )
+    for _ in range(2):
+        ledger.exams.store("r", [item], [answer])
+    assert (ledger.exams.items("r"), ledger.exams.answers("r")) == ((item,), (answer,))
+    assert ledger.exams.verdict("r") is None
+    with pytest.raises(LedgerError):
+        ledger.exams.store("unknown run", [item], [])
+
+
+def test_strikes_count_a_content_apart(ledger: Ledger) -> None:
+    assert [ledger.plugins.strike("mine", "v1", "raised", NOW) for _ in range(3)] == [1, 2, 3]
+    assert [one.name for one in ledger.plugins.disabled()] == ["mine"]
+    assert ledger.plugins.strikes("mine", "v2") == 0
+
+
+def test_stores_and_facts_are_key_value_spaces(ledger: Ledger) -> None:
+    ledger.plugins.store_put("mine", "key", "1")
+    ledger.plugins.store_put("mine", "key", "2")
+    ledger.plugins.store_put("yours", "key", "3")
+    assert ledger.plugins.store("mine") == {"key": "2"}
+    ledger.plugins.store_delete("mine", "key")
+    assert (ledger.plugins.store("mine"), ledger.plugins.store("yours")) == ({}, {"key": "3"})
+    ledger.facts.put("paused", "yes")
+    assert ledger.facts.get("paused") == "yes"
+    ledger.facts.delete("paused")
+    assert ledger.facts.get("paused") is None
+
+
+def test_bases_are_remembered_and_forgotten(ledger: Ledger) -> None:
+    model = InstalledModel(name="tiny:1b", digest="d", weights_digest="w", architecture="llama")
+    ledger.bases.put(model, NOW)
+    assert ledger.bases.known() == {"tiny:1b": model}
+    ledger.bases.forget("tiny:1b")
+    assert ledger.bases.known() == {}
+
+
+def test_only_its_owner_reads_the_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    Ledger.open(path).facts.put("a", "b")
+    for file in tmp_path.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+
+def test_it_opens_again_and_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = Ledger.open(Path("ledger.sqlite3"))
+    first.facts.put("a", "b")
+    first.close()
+    second = Ledger.open(Path("ledger.sqlite3"))
+    assert second.facts.get("a") == "b"
+    second.close()
+
+
+def test_a_newer_schema_is_refused_by_both_ways_in(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    Ledger.open(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    connection.close()
+    for way in (Ledger.open, Ledger.open_read_only):
+        with pytest.raises(LedgerError, match="newer Night School"):
+            way(path)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    path.write_bytes(b"my diary, not a database" * 100)
+    with pytest.raises(LedgerError, match="cannot be opened"):
+        Ledger.open(path)
+    assert path.read_bytes() == b"my diary, not a database" * 100
+
+
+def test_the_read_only_way_in_reads_beside_a_writer_and_never_writes(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    with pytest.raises(LedgerError, match="does not exist yet"):
+        Ledger.open_read_only(path)
+    assert not path.exists()
+    writer = Ledger.open(path)
+    reader = Ledger.open_read_only(path)
+    writer.facts.put("a", "b")
+    assert reader.facts.get("a") == "b"
+    with pytest.raises(LedgerError, match="readonly"):
+        reader.facts.put("a", "c")
+    assert writer.facts.get("a") == "b"
+    reader.close()
+    writer.close()
