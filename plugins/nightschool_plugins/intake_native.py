@@ -73,7 +73,7 @@ RECORDS_A_FILE = 8
 """A whole `.json` file may be so many times as large as one record."""
 MAX_DIGITS = 300
 """Of a whole number: what still fits a float."""
-CUT_TOKEN = re.compile(r"|-|t|tr|tru|f|fa|fal|fals|n|nu|nul|\.|[eE][+-]?|\\?u?[0-9a-fA-F]{0,3}")
+CUT_TOKEN = re.compile(r"|-|t|tr|tru|f|fa|fal|fals|n|nu|nul|\.|[eE][+-]?|u[0-9a-fA-F]{0,4}")
 """What can stand behind the last whole token of a text that was cut off."""
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 Value = TypeVar("Value")
@@ -112,7 +112,9 @@ class IntakeNative:
         for number, line in enumerate(self._lines(file), start=1):
             if line is None:
                 refused.append(
-                    _refused(f"Line {number} is longer than {self.max_record_bytes} bytes.", "", number, "too_large")
+                    _refused(
+                        f"The line is longer than {self.max_record_bytes} bytes. Split it.", "", number, "too_large"
+                    )
                 )
             elif not line.endswith(b"\n"):
                 incomplete = True

@@ -29,6 +29,8 @@ PERMUTED = frozenset({"llama"})
 BOS_BY_DEFAULT = frozenset({"llama", "gemma"})
 """Tokenizer models that begin a text with BOS where the file does not say."""
 
+LITERAL_BOS = "<bos>"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
@@ -48,11 +50,9 @@ class Tokens:
     """Id that begins every text; None where the engine adds none."""
 
     def prompt(self, text: str) -> list[int]:
-        """Ids of a rendered prompt. A literal BOS at its start is the one that the engine adds."""
-        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        if self.bos is None:
-            return ids
-        return ids if ids[:1] == [self.bos] else [self.bos, *ids]
+        """Ids of a rendered prompt. Ollama takes a literal `<bos>` off; any other text for BOS gives a second one."""
+        ids = list(self.tokenizer(text.removeprefix(LITERAL_BOS), add_special_tokens=False)["input_ids"])
+        return ids if self.bos is None else [self.bos, *ids]
 
     def completion(self, prompt: str, text: str) -> list[int]:
         """Ids of an answer behind its prompt."""
@@ -108,6 +108,10 @@ def load_tokens(file: GgufFile, digest: str, cache: Path) -> Tokens:
         shutil.rmtree(kept, ignore_errors=True)
         temporary.rename(kept)
     tokenizer = AutoTokenizer.from_pretrained(kept, local_files_only=True)
+    before = tokenizer.backend_tokenizer.pre_tokenizer
+    if file.scalar("tokenizer.ggml.add_space_prefix") is False and hasattr(before, "prepend_scheme"):
+        # transformers does not read this key, and would put a space before a text that begins with a letter
+        before.prepend_scheme = "never"
     return Tokens(tokenizer=tokenizer, bos=_bos(file))
 
 
