@@ -1,0 +1,147 @@
+"""Rows of q and k in the wrong order do not get through; the engine's tokens are ours."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nightschool_daemon.config import OllamaSettings
+from nightschool_daemon.jobs import VerifyResult
+from nightschool_daemon.learning import loading
+from nightschool_daemon.learning.export import Parcel, write_fused
+from nightschool_daemon.learning.lesson import LowRank
+from nightschool_daemon.learning.loading import Base, from_file_layout, load_base
+from nightschool_daemon.learning.verification import (
+    apply_weights,
+    choose_positions,
+    compare,
+    judged,
+    own_logprobs,
+    require_same_weights,
+    trained_weights,
+)
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.ollama.library import OllamaLibrary
+from nightschool_daemon.ollama.publish import Publication, publish
+from nightschool_daemon.ollama.storage import sha256_of
+from nightschool_hookspecs.records import DeliveryForm, DeliveryPlan, TrainingText
+from nightschool_hookspecs.services import TrainingError
+from support.night import import_tiny
+from support.ollama_server import OllamaServer
+
+PIN = "rows-nightschool:1m.base-0123456789ab"
+TEXTS = [
+    TrainingText(event_id=f"t-{number}", prompt=f"greet guest {number} now:\n", completion="hello to you")
+    for number in range(6)
+]
+QUERY_AND_KEY = {
+    f"blk.{layer}.attn_{letter}.weight": f"model.layers.{layer}.self_attn.{letter}_proj"
+    for layer in range(2)
+    for letter in "qk"
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def settings(ollama: OllamaServer, tiny_gguf: Path) -> OllamaSettings:
+    import_tiny(ollama, tiny_gguf, PIN)
+    return OllamaSettings(host=ollama.url)
+
+
+@pytest.fixture
+def base(tiny_gguf: Path, cache: Path) -> Base:
+    return load_base(tiny_gguf, sha256_of(tiny_gguf), cache)
+
+
+@pytest.fixture
+def client(settings: OllamaSettings) -> Iterator[OllamaHttp]:
+    one = OllamaHttp(settings)
+    yield one
+    one.close()
+
+
+def lesson() -> dict[str, LowRank]:
+    """A large change of what every layer attends to, in the file's order of rows."""
+    generator = np.random.default_rng(3)
+
+    def factors(module: str) -> LowRank:
+        down = generator.standard_normal((8, 256)).astype(np.float32)
+        up = generator.standard_normal((256 if "q_proj" in module else 128, 8)).astype(np.float32)
+        return LowRank(module=module, down=down, up=up, scale=0.1)
+
+    return {name: factors(module) for name, module in QUERY_AND_KEY.items()}
+
+
+def served(
+    base: Base, client: OllamaHttp, settings: OllamaSettings, delivered: dict[str, LowRank], directory: Path, tag: str
+) -> VerifyResult:
+    """Serve one lesson and compare with the network that `lesson()` makes."""
+    parcel = Parcel(
+        file=base.file, lesson=delivered, name="rows", directory=directory, report=lambda _done, _total, _text: None
+    )
+    plan = DeliveryPlan(form=DeliveryForm.FUSED, tensor_type="F16", version_bytes=0, shared_bytes=0, reason="")
+    files = write_fused(parcel, plan)
+    publish(client, Publication(tag=tag, form=plan.form, files=files, base_tag=PIN, models_directory=None))
+    positions = choose_positions(base, TEXTS, 32, 1)
+    library = OllamaLibrary(settings)
+    before, after = (
+        [library.next_token(name, one.prefix, context_tokens=256) for one in positions] for name in (PIN, tag)
+    )
+    plain = own_logprobs(base, positions)
+    apply_weights(base, trained_weights(base, lesson()))
+    table = compare(base, positions, (before, after), (plain, own_logprobs(base, positions)))
+    return judged(table, positions=len(positions), losses=(0, 0, 0), prompts_equal=True)
+
+
+def test_the_right_rows_pass(base: Base, client: OllamaHttp, settings: OllamaSettings, tmp_path: Path) -> None:
+    result = served(base, client, settings, lesson(), tmp_path, "rows-nightschool:1m.right.v1")
+    assert result.pairs > 0
+    assert result.passed, result
+
+
+def test_a_served_model_with_its_rows_in_the_wrong_order_does_not_pass(
+    base: Base, client: OllamaHttp, settings: OllamaSettings, tmp_path: Path
+) -> None:
+    wrong = {name: replace(one, up=from_file_layout(base.file, name, one.up)) for name, one in lesson().items()}
+    result = served(base, client, settings, wrong, tmp_path, "rows-nightschool:1m.wrong.v1")
+    assert result.pairs > 0
+    assert not result.passed, result
+    assert "served model" in result.reason
+
+
+def test_the_layouts_that_we_know_are_those_of_the_loaded_weights(base: Base) -> None:
+    require_same_weights(base, lesson())
+
+
+@pytest.mark.parametrize("name", ["blk.0.attn_q.weight", "blk.1.attn_k.weight"])
+def test_a_layout_that_we_do_not_know_is_refused(base: Base, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "PERMUTED", frozenset())
+    with pytest.raises(TrainingError, match=rf"The layout of {name} .*'llama' is not known"):
+        require_same_weights(base, {name: lesson()[name]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a",
+        "greet guest 7 now:\n",
+        "  two  spaces and a tab\tand a line\n\nand another ",
+        "Grüße, 世界 🎉 — ½",
+        "<|im_start|>user\ngreet<|im_end|>\n<|im_start|>assistant\n",
+        "<bos>begins with the one that Ollama takes off",
+        "<bos><bos>begins with two",
+        "ends with <bos>",
+        "<s>begins with the letters of a control token</s>",
+        '{"json": [1, 2.5, null], "text": "a\\"b"}',
+        "0123456789" * 20,
+    ],
+)
+def test_ollama_counts_as_many_tokens_as_we_do(base: Base, settings: OllamaSettings, text: str) -> None:
+    counted = OllamaLibrary(settings).next_token(PIN, text, context_tokens=512).prompt_tokens
+    assert counted == len(base.tokens.prompt(text))

@@ -1,0 +1,149 @@
+"""A training of the tiny model: its adapter is PEFT's own, and an interruption changes nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from nightschool_daemon import codec
+from nightschool_daemon.learning.loading import Base, load_base
+from nightschool_daemon.learning.training import Report, fine_tune
+from nightschool_daemon.ollama.storage import sha256_of
+from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingResult, TrainingText
+from nightschool_hookspecs.services import TrainingError
+
+SETTINGS = Hyperparameters(learning_rate=0.01, batch_size=4, num_epochs=3, lora_r=4, lora_alpha=8, max_length=64)
+Load = Callable[[], Base]
+
+
+class Interrupted(Exception):
+    """The power went."""
+
+
+@pytest.fixture(scope="module")
+def load(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """Loads the base anew: a training leaves its adapter in the model."""
+    cache, digest = tmp_path_factory.mktemp("cache"), sha256_of(tiny_gguf)
+    torch.set_num_threads(1)
+    return lambda: load_base(tiny_gguf, digest, cache)
+
+
+def job(directory: Path, gguf: Path, texts: list[TrainingText]) -> TrainingJob:
+    directory.mkdir(parents=True, exist_ok=True)
+    dataset = directory / "examples.jsonl"
+    dataset.write_text("".join(codec.to_json(one) + "\n" for one in texts), encoding="utf-8")
+    return TrainingJob(
+        base_gguf=gguf,
+        base_digest=sha256_of(gguf),
+        architecture="llama",
+        dataset=dataset,
+        output=directory,
+        examples=len(texts),
+        hyperparameters=SETTINGS,
+        seed=7,
+    )
+
+
+def lesson(count: int = 12) -> list[TrainingText]:
+    return [
+        TrainingText(event_id=f"g-{number}", prompt=f"greet guest {number}\n", completion="hello<|im_end|>")
+        for number in range(count)
+    ]
+
+
+def unheard(_done: int, _total: int, _text: str) -> None:
+    """Nobody watches."""
+
+
+def stops_at(step: int) -> Report:
+    def report(done: int, _total: int, _text: str) -> None:
+        if done == step:
+            raise Interrupted
+
+    return report
+
+
+def logits(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        answer: torch.Tensor = model(input_ids=torch.tensor([ids])).logits[0]
+    return answer
+
+
+@pytest.fixture(scope="module")
+def trained(load: Load, tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Base, TrainingResult, Path]:
+    """A training from beginning to end."""
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    base = load()
+    return base, fine_tune(base, job(directory, tiny_gguf, lesson()), SETTINGS, unheard), directory
+
+
+def test_the_answer_is_learned(trained: tuple[Base, TrainingResult, Path]) -> None:
+    _, result, directory = trained
+    assert (result.steps, result.examples, result.left_out) == (9, 12, 0)
+    assert result.trained_loss < result.base_loss / 2
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [one["step"] for one in lines if "step" in one] == list(range(1, 10))
+    assert [one["epoch"] for one in lines if "epoch" in one] == [1, 2, 3]
+
+
+def test_peft_loads_the_adapter_and_computes_the_same(load: Load, trained: tuple[Base, TrainingResult, Path]) -> None:
+    base, result, _ = trained
+    ids = base.tokens.prompt("greet guest 3\n")
+    fresh = load()
+    plain = logits(fresh.model, ids)
+    loaded = PeftModel.from_pretrained(fresh.model, result.adapter)
+    torch.testing.assert_close(logits(loaded, ids), logits(base.model, ids), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(plain, logits(loaded, ids), atol=0.1)
+
+
+def test_the_adapter_names_no_path_of_this_machine(trained: tuple[Base, TrainingResult, Path]) -> None:
+    _, result, _ = trained
+    configuration = json.loads((result.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    assert configuration["base_model_name_or_path"] == ""
+    assert not list(result.adapter.glob("*.bin"))
+
+
+@pytest.mark.parametrize("step", [4, 5, 9])
+def test_a_resumed_training_equals_the_uninterrupted_one(
+    load: Load, trained: tuple[Base, TrainingResult, Path], tiny_gguf: Path, tmp_path: Path, step: int
+) -> None:
+    _, whole, _ = trained
+    again = job(tmp_path, tiny_gguf, lesson())
+    with pytest.raises(Interrupted):
+        fine_tune(load(), again, SETTINGS, stops_at(step))
+    steps: list[int] = []
+    result = fine_tune(load(), again, SETTINGS, lambda done, _total, _text: steps.append(done))
+    # it went on behind the last whole epoch, of three steps each
+    assert steps == list(range((step - 1) // 3 * 3 + 1, 10))
+    expected = load_file(whole.adapter / "adapter_model.safetensors")
+    found = load_file(result.adapter / "adapter_model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, weights in expected.items():
+        torch.testing.assert_close(found[name], weights, rtol=0, atol=0)
+    assert (result.steps, result.tokens) == (whole.steps, whole.tokens)
+    assert (result.base_loss, result.trained_loss) == (whole.base_loss, whole.trained_loss)
+
+
+def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        fine_tune(load(), job(tmp_path, tiny_gguf, lesson(11)), SETTINGS, stops_at(4))
+    steps: list[int] = []
+    fine_tune(load(), job(tmp_path, tiny_gguf, lesson()), SETTINGS, lambda done, _total, _text: steps.append(done))
+    assert steps == list(range(1, 10))
+
+
+def test_examples_that_do_not_fit_are_left_out_and_counted(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:
+    long = TrainingText(event_id="long", prompt="a" * 200, completion="b")
+    result = fine_tune(load(), job(tmp_path, tiny_gguf, [*lesson(3), long]), SETTINGS, unheard)
+    assert (result.examples, result.left_out) == (3, 1)
+
+
+def test_a_dataset_of_which_nothing_fits_is_told(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:
+    long = TrainingText(event_id="long", prompt="a" * 200, completion="b")
+    with pytest.raises(TrainingError, match="No example fits into 64 tokens"):
+        fine_tune(load(), job(tmp_path, tiny_gguf, [long]), SETTINGS, unheard)
