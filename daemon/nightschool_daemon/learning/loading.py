@@ -108,10 +108,7 @@ def load_tokens(file: GgufFile, digest: str, cache: Path) -> Tokens:
         shutil.rmtree(kept, ignore_errors=True)
         temporary.rename(kept)
     tokenizer = AutoTokenizer.from_pretrained(kept, local_files_only=True)
-    before = tokenizer.backend_tokenizer.pre_tokenizer
-    if file.scalar("tokenizer.ggml.add_space_prefix") is False and hasattr(before, "prepend_scheme"):
-        # transformers does not read this key, and would put a space before a text that begins with a letter
-        before.prepend_scheme = "never"
+    _match_spaces(tokenizer, file)
     return Tokens(tokenizer=tokenizer, bos=_bos(file))
 
 
@@ -161,6 +158,21 @@ def _heads(file: GgufFile, name: str) -> int | None:
     if name.endswith("attn_k.weight"):
         return file.number("attention.head_count_kv") or file.number("attention.head_count")
     return None
+
+
+def _match_spaces(tokenizer: PreTrainedTokenizerBase, file: GgufFile) -> None:
+    """Put a space where llama.cpp puts one: before every stretch of text between control tokens, or nowhere.
+
+    transformers does not read the file's key, and puts one at the very beginning only.
+    """
+    from tokenizers.normalizers import Prepend
+
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is not None or not hasattr(backend.pre_tokenizer, "prepend_scheme"):
+        return
+    backend.pre_tokenizer.prepend_scheme = "never"
+    if file.scalar("tokenizer.ggml.add_space_prefix") is not False:
+        backend.normalizer = Prepend("▁")
 
 
 def _bos(file: GgufFile) -> int | None:
