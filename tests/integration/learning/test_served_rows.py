@@ -9,10 +9,10 @@ import pytest
 
 from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.jobs import VerifyResult
-from nightschool_daemon.learning import loading
+from nightschool_daemon.learning import gguf_file, loading
 from nightschool_daemon.learning.export import Parcel, write_fused
 from nightschool_daemon.learning.lesson import LowRank
-from nightschool_daemon.learning.loading import Base, from_file_layout, load_base
+from nightschool_daemon.learning.loading import Base, from_file_layout, load_base, load_tokens
 from nightschool_daemon.learning.verification import (
     apply_weights,
     choose_positions,
@@ -145,3 +145,21 @@ def test_a_layout_that_we_do_not_know_is_refused(base: Base, name: str, monkeypa
 def test_ollama_counts_as_many_tokens_as_we_do(base: Base, settings: OllamaSettings, text: str) -> None:
     counted = OllamaLibrary(settings).next_token(PIN, text, context_tokens=512).prompt_tokens
     assert counted == len(base.tokens.prompt(text))
+
+
+@pytest.mark.parametrize("says", [True, None])
+def test_a_tokenizer_that_adds_spaces_adds_them_where_ollama_does(
+    ollama: OllamaServer, settings: OllamaSettings, tiny_gguf: Path, cache: Path, tmp_path: Path, says: bool | None
+) -> None:
+    file = gguf_file.read(tiny_gguf)
+    key = "tokenizer.ggml.add_space_prefix"
+    keys = [one for one in file.fields.values() if one.key != key]
+    if says is not None:
+        keys.append(gguf_file.field(key, gguf_file.Type.BOOL, says))
+    spaced = tmp_path / "spaced.gguf"
+    digest = gguf_file.write(spaced, keys, [gguf_file.copied(file, name) for name in file.tensors])
+    import_tiny(ollama, spaced, "rows:spaced")
+    tokens, library = load_tokens(gguf_file.read(spaced), digest, cache), OllamaLibrary(settings)
+    for text in ("abc", " abc", " ", "a\n b", "<|im_start|>user", "<|im_end|>\n<|im_start|>a b<|im_end|>c"):
+        counted = library.next_token("rows:spaced", text, context_tokens=256).prompt_tokens
+        assert counted == len(tokens.prompt(text)), text
