@@ -155,9 +155,19 @@ class Service:
     def _take_in(self) -> None:
         """Scan whenever something happened, and every so often besides."""
         interval = self._installation.settings.feedback.rescan_interval_s
+        told = ""
         while not self._signals.stop.is_set():
             self._signals.feedback.clear()
-            report = self._installation.intake.scan(now())
+            try:
+                report = self._installation.intake.scan(now())
+            except (LedgerError, OSError) as error:
+                # a full disk, a directory that is not there: what was dropped stays where it is until it is mended
+                if str(error) != told:
+                    logger.warning("Feedback waits: %s", error)
+                told = str(error)
+                self._signals.feedback.wait(interval)
+                continue
+            told = ""
             if not report.is_quiet:
                 logger.info(
                     "Feedback: %d new, %d changed, %d withdrawn, %d refused",
