@@ -10,7 +10,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import gguf
 import numpy as np
@@ -167,7 +167,8 @@ def _match_spaces(tokenizer: PreTrainedTokenizerBase, file: GgufFile) -> None:
     """
     from tokenizers.normalizers import Prepend
 
-    backend = tokenizer.backend_tokenizer
+    # transformers' stubs give the attribute the types of the tokenizer's settings
+    backend = cast(Any, tokenizer).backend_tokenizer
     if backend.normalizer is not None or not hasattr(backend.pre_tokenizer, "prepend_scheme"):
         return
     backend.pre_tokenizer.prepend_scheme = "never"
