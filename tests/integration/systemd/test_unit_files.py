@@ -1,0 +1,63 @@
+"""The units, as systemd itself judges them."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon import units
+
+UNITS = ("nightschool.service", "nightschool-user.service")
+
+
+def written(source: str, directory: Path) -> Path:
+    """The unit as `nightschool service install` would write it."""
+    file = directory / source
+    file.write_text(units.unit_text(source).replace(str(units.executable()), "/bin/true"))
+    return file
+
+
+def analyze(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Ask systemd-analyze, which needs no running systemd."""
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(directory)}
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize(("source", "scope"), [(UNITS[0], "--system"), (UNITS[1], "--user")])
+def test_unit_is_sound(tmp_path: Path, source: str, scope: str) -> None:
+    result = analyze(tmp_path, "verify", scope, str(written(source, tmp_path)))
+    assert result.returncode == 0, result.stderr
+    assert source not in result.stderr, result.stderr
+
+
+def test_system_unit_is_hardened(tmp_path: Path) -> None:
+    file = written(UNITS[0], tmp_path)
+    result = analyze(tmp_path, "security", "--offline=true", "--threshold=20", str(file))
+    assert result.returncode == 0, result.stdout[-500:]
+
+
+@pytest.mark.parametrize("source", UNITS)
+def test_every_group_of_lines_has_a_reason(source: str) -> None:
+    service = units.unit_text(source).partition("[Service]")[2].partition("[Install]")[0]
+    groups = [group.strip().splitlines() for group in service.split("\n\n") if group.strip()]
+    assert all(any(line.startswith("#") for line in group) or group == ["Type=notify"] for group in groups[1:]), groups
+
+
+@pytest.mark.parametrize("source", UNITS)
+def test_unit_starts_this_program_and_names_only_groups_that_are_there(source: str) -> None:
+    text = units.unit_text(source)
+    assert f"ExecStart={units.executable()} serve" in text
+    assert units.EXECUTABLE not in text
+
+
+def test_user_service_is_installed_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    place = units.place(user=True)
+    assert units.install(place)[0] == f"Wrote {tmp_path}/systemd/user/nightschool.service."
+    assert (tmp_path / "systemd" / "user" / "nightschool.service").is_file()
+    units.uninstall(place)
+    assert not (tmp_path / "systemd" / "user" / "nightschool.service").exists()
+    with pytest.raises(units.UnitError, match="nothing to remove"):
+        units.uninstall(place)
