@@ -115,6 +115,8 @@ class TrainingSettings:
     time_limit_minutes: float = 480.0
     threads: int = 0
     """0: as many as there are cores."""
+    seed: int = 0
+    """0: a new one for every run. Another number makes runs on the same feedback repeatable."""
     unload_models: bool = True
     """Ask Ollama to unload idle models before training, to have the memory."""
 

@@ -26,6 +26,7 @@ verify_positions = 64
 
 [training]
 threads = 1
+seed = 7
 
 [plugins.tuning_fixed]
 learning_rate = 0.01

@@ -76,7 +76,7 @@ class Runs:
         row = RunRow(
             id=identifier,
             specialty=specialty,
-            seed=random.SystemRandom().randrange(2**31),
+            seed=self.settings.training.seed or random.SystemRandom().randrange(1, 2**31),
             reason=reason,
             started_at=now,
             finished_at=None,
