@@ -30,7 +30,7 @@ seed = 7
 
 [plugins.tuning_fixed]
 learning_rate = 0.01
-batch_size = 8
+batch_size = 4
 num_epochs = 6
 """
 """A tiny random network learns a fixed answer with these in seconds."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nightschool_daemon import hooks as host
 from nightschool_daemon.hooks import Hooks, PluginState
+from nightschool_daemon.hooks import child_import as host
 from nightschool_hookspecs.testing import sample_event
 
 GOOD = """
