@@ -108,7 +108,7 @@ def test_adapter_is_delivered_where_the_server_takes_it(tmp_path: Path, tiny_ggu
 
 
 def test_candidate_that_is_not_better_leaves_nothing_behind(night: Night, fresh_ollama: OllamaServer) -> None:
-    text = night.configuration.read_text().replace("learning_rate = 0.01", "learning_rate = 0.0000001")
+    text = night.configuration.read_text().replace("learning_rate = 0.003", "learning_rate = 0.0000001")
     night.configuration.write_text(text)
     before = set(fresh_ollama.tags())
     night.drop(greetings(40))
