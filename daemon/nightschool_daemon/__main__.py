@@ -7,11 +7,22 @@ from pathlib import Path
 def main() -> int:
     """Run the command. Returns the exit code."""
     arguments = sys.argv[1:]
-    if "serve" in arguments and "--help" not in arguments:
+    if command_of(arguments) == "serve" and "--help" not in arguments:
         return _serve(arguments)
     from nightschool_daemon.cli import run
 
     return run()
+
+
+def command_of(arguments: list[str]) -> str | None:
+    """The command: the first word that is neither an option nor the file that `--config` names."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
 
 
 def _serve(arguments: list[str]) -> int:

@@ -13,7 +13,9 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from nightschool_daemon.exits import Exit
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ CONNECT_LIMIT_S = 5.0
 
 Send = Callable[[Mapping[str, object]], None]
 Handler = Callable[[Mapping[str, Any], Send], object]
-"""Carries out a request; what it returns is the result. It may send lines before."""
+"""Carries out a request; what it returns is the result. It may send lines before; sending never raises."""
 
 
 class ControlError(Exception):
@@ -52,7 +54,7 @@ class ControlServer:
         self._path.chmod(0o660)
         with contextlib.suppress(KeyError, PermissionError):
             os.chown(self._path, -1, grp.getgrnam(GROUP).gr_gid)
-        listener.listen(8)
+        listener.listen()
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), name="control", daemon=True).start()
 
@@ -74,30 +76,44 @@ class ControlServer:
             threading.Thread(target=self._serve, args=(connection,), name="request", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rwb") as stream:
-
-            def send(line: Mapping[str, object]) -> None:
-                stream.write(json.dumps(line).encode() + b"\n")
-                stream.flush()
-
-            # a command line that was ended in the middle is no concern of the daemon's
+        def send(line: Mapping[str, object]) -> None:
+            # a command line that was ended in the middle is no concern of the daemon's: the run goes on
             with contextlib.suppress(OSError):
-                send(self._answer(stream.readline(MAX_REQUEST_BYTES), send))
+                connection.sendall(json.dumps(line).encode() + b"\n")
+
+        with connection, contextlib.suppress(OSError), connection.makefile("rb") as stream:
+            send(self._answer(stream.readline(MAX_REQUEST_BYTES), send))
 
     def _answer(self, line: bytes, send: Send) -> Mapping[str, object]:
         try:
-            request = json.loads(line)
-            return {"result": self._handler(request, send)}
+            return {"result": self._handler(_request_in(line), send)}
         except ControlError as error:
             return {"error": str(error), "code": error.code}
-        except (ValueError, KeyError, TypeError) as error:
-            return {
-                "error": f"The request is not understood ({error}). Are client and daemon of one version?",
-                "code": 2,
-            }
         except Exception as error:
             logger.exception("A request failed")
             return {"error": f"{type(error).__name__}: {error}. The daemon's log has more.", "code": 1}
+
+
+def text_in(request: Mapping[str, Any], key: str) -> str:
+    """A text that a request must have. Raises `ControlError`."""
+    value = request.get(key)
+    if not isinstance(value, str):
+        raise _not_understood(f"it has no text {key!r}")
+    return value
+
+
+def _request_in(line: bytes) -> Mapping[str, Any]:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _not_understood(str(error)) from error
+    if not isinstance(request, dict):
+        raise _not_understood("it is no JSON object")
+    return cast("Mapping[str, Any]", request)
+
+
+def _not_understood(reason: str) -> ControlError:
+    return ControlError(f"The request is not understood: {reason}. Are client and daemon of one version?", Exit.USAGE)
 
 
 class ControlClient:

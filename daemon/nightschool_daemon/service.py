@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import queue
 import signal
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightschool_daemon import codec, config, night
 from nightschool_daemon.config import ConfigurationError, Settings
-from nightschool_daemon.control import ControlError, ControlServer, Send
+from nightschool_daemon.control import ControlError, ControlServer, Send, text_in
 from nightschool_daemon.exits import Exit
 from nightschool_daemon.installation import Installation, now, working
 from nightschool_daemon.intake import DirectoryWatcher
@@ -54,13 +55,18 @@ def serve(settings: Settings, *, safe_mode: bool = False) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         with working(settings, safe_mode=safe_mode) as installation:
-            return Service(installation).run()
+            service = Service(installation)
+            code = service.run()
     except LockedError as error:
         logger.error("%s", error)  # noqa: TRY400 - a sentence for the person, not a traceback
         return Exit.LOCKED
     except (ConfigurationError, LedgerError) as error:
         logger.error("%s", error)  # noqa: TRY400
         return Exit.CONFIGURATION if isinstance(error, ConfigurationError) else Exit.FAILED
+    if service.is_to_reload:
+        # the same process in the eyes of its manager, with every setting read anew and the lock taken again
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
+    return code
 
 
 @dataclass(kw_only=True)
@@ -71,6 +77,8 @@ class Signals:
     feedback: threading.Event = field(default_factory=threading.Event)
     failed: threading.Event = field(default_factory=threading.Event)
     """Something durable could not be made so: the service ends with an error."""
+    reload: threading.Event = field(default_factory=threading.Event)
+    """The configuration changed: the service ends to begin anew."""
 
 
 class Service:
@@ -92,8 +100,13 @@ class Service:
             interval = watchdog_interval_s() or HEARTBEAT_S
             while not self._signals.stop.wait(interval):
                 notify("WATCHDOG=1")
-            notify("STOPPING=1")
+            notify("RELOADING=1" if self._signals.reload.is_set() else "STOPPING=1")
         return Exit.FAILED if self._signals.failed.is_set() else Exit.OK
+
+    @property
+    def is_to_reload(self) -> bool:
+        """Whether the service ended only to begin anew with a changed configuration."""
+        return self._signals.reload.is_set() and not self._signals.failed.is_set()
 
     @contextlib.contextmanager
     def _parts(self) -> Iterator[None]:
@@ -119,16 +132,22 @@ class Service:
             scheduler.shutdown(wait=False)
             control.stop()
             watcher.stop()
-            deadline = time.monotonic() + STOP_LIMIT_S
+            self._wait_for_threads()
+
+    def _wait_for_threads(self) -> None:
+        """Let a training write its checkpoint; the watchdog hears of us meanwhile."""
+        deadline = time.monotonic() + STOP_LIMIT_S
+        while any(thread.is_alive() for thread in self._threads) and time.monotonic() < deadline:
+            notify("WATCHDOG=1")
             for thread in self._threads:
-                thread.join(max(0.1, deadline - time.monotonic()))
+                thread.join(1.0)
 
     @contextlib.contextmanager
     def _handled_signals(self) -> Iterator[None]:
         earlier = {
             one: signal.signal(one, lambda *_: self._signals.stop.set()) for one in (signal.SIGTERM, signal.SIGINT)
         }
-        earlier[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._check_configuration())
+        earlier[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._reload())
         try:
             yield
         finally:
@@ -284,8 +303,8 @@ class Service:
             "resume": self._resume,
             "cancel": lambda: self._installation.runs.cancel("asked for"),
             "run": lambda: self._run(request.get("specialty"), send),
-            "undo": lambda: codec.to_plain(self._installation.runs.undo(request["alias"], now())),
-            "approve": lambda: codec.to_plain(self._installation.runs.approve(request["alias"], now())),
+            "undo": lambda: codec.to_plain(self._installation.runs.undo(text_in(request, "alias"), now())),
+            "approve": lambda: codec.to_plain(self._installation.runs.approve(text_in(request, "alias"), now())),
         }
         command = commands.get(str(request.get("command")))
         if command is None:
@@ -322,14 +341,16 @@ class Service:
             reports.append(codec.to_plain(future.result()))
         return reports
 
-    def _check_configuration(self) -> None:
-        """SIGHUP: end, to be started anew with the changed configuration, if it is sound."""
+    def _reload(self) -> None:
+        """SIGHUP: end, to begin anew with the changed configuration, if it is sound. A run goes on afterwards."""
         try:
             config.load(self._installation.settings.file)
         except ConfigurationError as error:
-            logger.error("The configuration was not reloaded: %s", error)  # noqa: TRY400
+            logger.error("The configuration stays as it was: %s", error)  # noqa: TRY400
             return
-        logger.info("The configuration is sound; restart the service to use it.")
+        logger.info("The configuration is read anew.")
+        self._signals.reload.set()
+        self._signals.stop.set()
 
 
 class LogListener:
@@ -371,8 +392,7 @@ class SendingListener:
 
     def _tell(self, run_id: str, kind: str, step: Step | None, **more: object) -> None:
         line = {"run": run_id, "kind": kind, "step": step.value if step else None, **more}
-        with contextlib.suppress(OSError, ValueError):
-            self._send({"progress": line})
+        self._send({"progress": line})
 
 
 def main(file: Path | None, *, safe_mode: bool) -> int:

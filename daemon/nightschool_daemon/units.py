@@ -15,6 +15,8 @@ USER = "nightschool"
 GROUPS_LINE = "SupplementaryGroups="
 SPOOL = Path("/var/spool/nightschool")
 SYSTEM_CONFIGURATION = Path("/etc/nightschool/config.toml")
+HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+"""What `ProtectHome=yes` hides from the system's unit."""
 
 
 class UnitError(Exception):
@@ -95,6 +97,7 @@ def _prepare_system() -> tuple[str, ...]:
     """The service's own user, a feedback directory that its group may write to, and a configuration that names it."""
     if os.geteuid() != 0:
         raise UnitError("A system service is installed by root: use sudo, or --user.")
+    _refuse_program_in_a_home()
     done = []
     if not _is_group(USER):
         home = "/var/lib/nightschool"
@@ -111,8 +114,19 @@ def _prepare_system() -> tuple[str, ...]:
     if not SYSTEM_CONFIGURATION.exists():
         SYSTEM_CONFIGURATION.parent.mkdir(parents=True, exist_ok=True)
         SYSTEM_CONFIGURATION.write_text(f'[feedback]\ndirectory = "{SPOOL}"\n', encoding="utf-8")
+        SYSTEM_CONFIGURATION.chmod(0o644)
         done.append(f"Wrote {SYSTEM_CONFIGURATION}.")
     return tuple(done)
+
+
+def _refuse_program_in_a_home() -> None:
+    """The system's unit cannot start what lies in somebody's home."""
+    for path in (executable(), Path(sys.base_prefix)):
+        if any(path.resolve().is_relative_to(home) for home in HOMES):
+            raise UnitError(
+                f"{path} lies in a home directory, which a system service may not read. Install Night School with "
+                "the system's Python elsewhere (python3 -m venv /opt/nightschool), or use --user."
+            )
 
 
 def executable() -> Path:

@@ -16,7 +16,8 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.night import Night, environment, import_tiny  # noqa: E402 - found through the path above
+from support import witness  # noqa: E402 - found through the path above
+from support.night import Night, environment, import_tiny  # noqa: E402
 from support.ollama_server import OllamaServer  # noqa: E402
 from support.tiny_gguf import write_tiny_gguf  # noqa: E402
 
@@ -25,21 +26,6 @@ WAIT_S = 60.0
 MEMORY_GOAL_MB = 40.0
 READY_GOAL_S = 0.3
 PEER = "import pluggy, watchdog.observers, apscheduler.schedulers.background, httpx"
-HEAVY = ("numpy", "torch", "scipy", "gguf", "transformers", "ollama", "typer", "rich", "click", "rapidfuzz", "jinja2")
-
-WITNESS = '''
-"""Writes down what the daemon has imported."""
-
-import sys
-from pathlib import Path
-
-from nightschool_hookspecs import Event, hookimpl
-
-
-@hookimpl
-def nightschool_after_event_accepted(event: Event) -> None:
-    Path(event.input_data).write_text("\\n".join(sorted({name.partition(".")[0] for name in sys.modules})))
-'''
 
 
 def main() -> int:
@@ -48,7 +34,7 @@ def main() -> int:
         directory = Path(text)
         import_tiny(server, write_tiny_gguf(directory / "tiny.gguf"))
         night = Night(directory / "night", server.url, server.models_directory, settings="")
-        night.add_plugin("witness", WITNESS)
+        night.add_plugin("witness", witness.SOURCE)
         began = time.monotonic()
         daemon = night.start("serve")
         try:
@@ -57,12 +43,12 @@ def main() -> int:
             ready_s = time.monotonic() - began
             time.sleep(WAIT_S)
             memory, processor_s = resident_mb(daemon.pid), cpu_seconds(daemon.pid)
-            imported = imports_of(night, directory / "modules.txt")
+            imported = witness.imports_of(night, directory / "modules.txt")
         finally:
             daemon.terminate()
             daemon.wait(30)
     peer_mb, peer_s = bare_imports()
-    heavy = [name for name in HEAVY if name in imported]
+    heavy = [name for name in witness.HEAVY if name in imported]
     rows = [
         row("resident MB", memory, peer_mb, MEMORY_GOAL_MB, holds=memory <= MEMORY_GOAL_MB),
         row("ready s", ready_s, peer_s, READY_GOAL_S, holds=ready_s <= READY_GOAL_S),
@@ -96,16 +82,6 @@ def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
-
-
-def imports_of(night: Night, file: Path) -> set[str]:
-    """Top-level modules of the daemon, as a plugin of its own sees them."""
-    event = {"input_data": str(file), "ai_output": "x", "feedback_type": "success", "artifact_type": "other"}
-    night.drop([event])
-    while not file.exists():
-        time.sleep(0.1)
-    time.sleep(0.2)
-    return set(file.read_text().split())
 
 
 def bare_imports() -> tuple[float, float]:

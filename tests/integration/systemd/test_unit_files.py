@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,13 @@ def test_user_service_is_installed_and_removed(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "systemd" / "user" / "nightschool.service").exists()
     with pytest.raises(units.UnitError, match="nothing to remove"):
         units.uninstall(place)
+
+
+def test_system_service_is_not_installed_from_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ProtectHome=yes` would hide the program from its own unit."""
+    monkeypatch.setattr(units, "HOMES", (units.executable().parent.parent.resolve(),))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    target = replace(units.place(user=False), directory=tmp_path)
+    with pytest.raises(units.UnitError, match="lies in a home directory"):
+        units.install(target)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,92 @@
+"""The daemon as a service manager sees it: ready, alive, light, reloaded, stopped."""
+
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import witness
+from support.night import Night, greetings, wait_until
+from support.ollama_server import OllamaServer
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The socket on which systemd would listen."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield listener
+
+
+@pytest.fixture
+def night(tmp_path: Path, ollama: OllamaServer, manager: socket.socket) -> Night:
+    return Night(tmp_path / "night", ollama.url, ollama.models_directory)
+
+
+def stop(daemon: "subprocess.Popen[str]") -> str:
+    """Stop a daemon and return what it said."""
+    daemon.send_signal(signal.SIGTERM)
+    text, _ = daemon.communicate(timeout=60)
+    assert daemon.returncode == 0, text
+    return text
+
+
+def test_readiness_watchdog_and_stop_are_told(
+    night: Night, manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+    daemon = night.start("serve")
+    assert manager.recv(100) == b"READY=1"
+    assert (night.directory / "run" / "control.sock").exists()
+    assert [manager.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+    daemon.send_signal(signal.SIGTERM)
+    while manager.recv(100) != b"STOPPING=1":
+        pass
+    daemon.communicate(timeout=60)
+    assert daemon.returncode == 0
+
+
+def test_idle_daemon_has_imported_nothing_heavy(night: Night, manager: socket.socket) -> None:
+    night.add_plugin("witness", witness.SOURCE)
+    daemon = night.start("serve")
+    assert manager.recv(100) == b"READY=1"
+    imported = witness.imports_of(night, night.directory / "modules.txt")
+    stop(daemon)
+    assert {"httpx", "watchdog", "pluggy", "apscheduler", "nightschool_daemon"} <= imported
+    assert imported.isdisjoint(witness.HEAVY), imported & set(witness.HEAVY)
+
+
+def test_changed_configuration_is_read_anew(night: Night, manager: socket.socket) -> None:
+    daemon = night.start("serve")
+    assert manager.recv(100) == b"READY=1"
+    other = night.directory / "other"
+    text = night.configuration.read_text()
+    night.configuration.write_text(text.replace(str(night.feedback), str(other)))
+    daemon.send_signal(signal.SIGHUP)
+    while manager.recv(100) != b"READY=1":
+        pass
+    assert daemon.poll() is None
+    (other / "events.jsonl").write_text(night.drop(greetings(3)).read_text())
+    night.feedback = other
+    wait_until(lambda: night.ledger().events.total() == 3, 30)
+    assert stop(daemon).count("Night School serves") == 2
+
+
+def test_wrong_configuration_is_refused_and_the_old_one_stays(night: Night, manager: socket.socket) -> None:
+    daemon = night.start("serve")
+    assert manager.recv(100) == b"READY=1"
+    text = night.configuration.read_text()
+    night.configuration.write_text(text + "\n[exam_]\n")
+    daemon.send_signal(signal.SIGHUP)
+    night.drop(greetings(2))
+    wait_until(lambda: night.ledger().events.total() == 2, 30)
+    assert daemon.poll() is None
+    night.configuration.write_text(text)
+    said = stop(daemon)
+    assert "The configuration stays as it was" in said
+    assert "did you mean 'exam'" in said
