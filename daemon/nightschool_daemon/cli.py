@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -17,16 +18,17 @@ from nightschool_daemon.config import ConfigurationError, Settings
 from nightschool_daemon.control import ControlClient, ControlError
 from nightschool_daemon.display import complain, out, run_listener, say, show_table
 from nightschool_daemon.exits import Exit
+from nightschool_daemon.hooks import PluginStatus
 from nightschool_daemon.installation import Installation, load_hooks, looking, now, working
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.ledger import LedgerError, MoveRow, RunRow
 from nightschool_daemon.locking import LockedError
 from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
 from nightschool_daemon.runs import Estimate, MoveFailed, RunListener, RunRefused, UndoRefused
-from nightschool_daemon.runs import report as reports
 from nightschool_daemon.runs.alone import train_alone
 from nightschool_daemon.starter import starter_configuration
 from nightschool_daemon.status import PAUSED, Status, status_of
+from nightschool_daemon.views import History, Page, history_of, page_of
 from nightschool_hookspecs.records import AliasMove, FeedbackFile, RunEnd, RunReport
 
 T = TypeVar("T")
@@ -77,7 +79,7 @@ def run() -> int:
     except ControlError as error:
         return _fail(error, Exit(error.code))
     except tuple(kind for kind, _ in EXITS) as error:
-        return _fail(error, next(code for kind, code in EXITS if isinstance(error, kind)))
+        return _fail(_sentence(error), next(code for kind, code in EXITS if isinstance(error, kind)))
     except typer.Abort:
         return _fail("Ended. A run that was begun goes on with the next `nightschool run` or `serve`.", Exit.FAILED)
     except Exception as error:  # noqa: BLE001 - typer's own errors know how to show themselves, others are raised again
@@ -91,6 +93,15 @@ def _usage_or_raise(error: Exception) -> int:
         raise error
     show()
     return Exit.USAGE
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, PermissionError) and error.filename:
+        return (
+            f"{error.filename} is not yours to use. Where Night School runs for the whole machine, start its service, "
+            "or call the command as its user: sudo -u nightschool nightschool ..."
+        )
+    return str(error)
 
 
 def _fail(error: Exception | str, code: Exit) -> int:
@@ -223,7 +234,8 @@ def run_command(
         _print_json(found)
     else:
         for one in found:
-            _show_report(one.run.directory)
+            run_id = one.run.id
+            _show_page(_look(settings, Page, "report", partial(page_of, run_id=run_id), run=run_id))
     raise typer.Exit(_exit_of(found))
 
 
@@ -400,19 +412,11 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One page about a run, in plain words."""
-    with looking(_settings(context)) as installation:
-        row = installation.ledger.runs.get(run_id) if run_id else next(iter(installation.ledger.runs.latest(1)), None)
-    if row is None:
-        raise RunRefused(
-            f"There is no run {run_id}." if run_id else "There was no run yet. `nightschool run --now` starts one."
-        )
-    found = reports.read_report(row.directory)
-    if found is None:
-        raise RunRefused(f"The run {row.id} is not over yet. `nightschool status` says how far it is.")
+    page = _look(_settings(context), Page, "report", lambda one: page_of(one, run_id), run=run_id)
     if as_json:
-        _print_json(found)
-        return
-    _show_report(row.directory)
+        _print_json(page.report)
+    else:
+        _show_page(page)
 
 
 @app.command()
@@ -422,13 +426,14 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Every run and every move of an alias, newest first."""
-    with looking(_settings(context)) as installation:
-        runs, moves = installation.ledger.runs.latest(limit), installation.ledger.moves.latest(limit)
+    found = _look(_settings(context), History, "history", lambda one: history_of(one, limit), limit=limit)
     if as_json:
-        _print_json({"runs": codec.to_plain(runs), "moves": codec.to_plain(moves)})
+        _print_json(found)
         return
-    show_table("Runs", ("run", "specialty", "end", "why"), [_run_line(one) for one in runs])
-    show_table("Moves of aliases", ("when", "alias", "kind", "from", "to", "state"), [_move_line(one) for one in moves])
+    show_table("Runs", ("run", "specialty", "end", "why"), [_run_line(one) for one in found.runs])
+    show_table(
+        "Moves of aliases", ("when", "alias", "kind", "from", "to", "state"), [_move_line(one) for one in found.moves]
+    )
 
 
 @app.command()
@@ -436,8 +441,7 @@ def plugins(context: typer.Context, as_json: AsJson = False) -> None:
     """Every plugin, where it comes from, and which hooks it answers."""
     settings = _settings(context)
     try:
-        with looking(settings) as installation:
-            found = installation.hooks.status()
+        found = _look(settings, tuple[PluginStatus, ...], "plugins", lambda one: one.hooks.status())
     except LedgerError:
         found = load_hooks(settings, None, safe_mode=False).status()
     if as_json:
@@ -467,6 +471,15 @@ def _readable(settings: Settings) -> Iterator[Installation]:
         yield installation
 
 
+def _look(settings: Settings, kind: type[T], command: str, here: Callable[[Installation], T], **arguments: object) -> T:
+    """Ask the daemon, whose files may not be ours to read; look here where none runs."""
+    client = ControlClient(settings.runtime_directory)
+    if client.is_there():
+        return codec.build(kind, client.ask(command, **arguments))
+    with looking(settings) as installation:
+        return here(installation)
+
+
 def _order(settings: Settings, command: str, here: Callable[[Installation], object]) -> None:
     """Have the daemon do it, or do it here where none runs."""
     client = ControlClient(settings.runtime_directory)
@@ -494,10 +507,8 @@ def _show_move(moved: AliasMove, as_json: bool) -> None:
     say(f"{moved.alias} was moved: {moved.reason}.")
 
 
-def _show_report(directory: Path) -> None:
-    text = reports.read_text(directory)
-    if text is not None:
-        out.print(Markdown(text) if out.is_terminal else text, markup=False)
+def _show_page(page: Page) -> None:
+    out.print(Markdown(page.text) if out.is_terminal else page.text, markup=False)
 
 
 def _show_status(found: Status) -> None:

@@ -30,6 +30,7 @@ from nightschool_daemon.ollama.errors import OllamaError
 from nightschool_daemon.runs import MoveFailed, RunInterrupted, RunRefused, UndoRefused
 from nightschool_daemon.scheduling import trigger_of
 from nightschool_daemon.status import PAUSED, status_of
+from nightschool_daemon.views import history_of, page_of
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.background import BackgroundScheduler
@@ -41,6 +42,7 @@ CATCH_UP_S = 12 * 3600
 """A night that was missed (the machine slept) is made up for once within so long."""
 IDLE_POLL_S = 30.0
 STOP_LIMIT_S = 150.0
+HISTORY_LINES = 20
 
 Job = Callable[[], object]
 
@@ -299,6 +301,9 @@ class Service:
         commands: Mapping[str, Callable[[], object]] = {
             "ping": lambda: "pong",
             "status": lambda: codec.to_plain(status_of(self._installation, "running", now())),
+            "report": lambda: codec.to_plain(page_of(self._installation, request.get("run"))),
+            "history": lambda: codec.to_plain(history_of(self._installation, int(request.get("limit", HISTORY_LINES)))),
+            "plugins": lambda: codec.to_plain(self._installation.hooks.status()),
             "pause": self._pause,
             "resume": self._resume,
             "cancel": lambda: self._installation.runs.cancel("asked for"),

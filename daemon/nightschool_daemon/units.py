@@ -15,6 +15,15 @@ USER = "nightschool"
 GROUPS_LINE = "SupplementaryGroups="
 SPOOL = Path("/var/spool/nightschool")
 SYSTEM_CONFIGURATION = Path("/etc/nightschool/config.toml")
+SYSTEM_SETTINGS = f"""\
+[feedback]
+directory = "{SPOOL}"
+
+# Where the unit has them. They stand here for the command line, which has no unit around it.
+[state]
+directory = "/var/lib/nightschool"
+runtime_directory = "/run/nightschool"
+"""
 HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 """What `ProtectHome=yes` hides from the system's unit."""
 
@@ -113,7 +122,7 @@ def _prepare_system() -> tuple[str, ...]:
         done.append(f"Made {SPOOL} for feedback.")
     if not SYSTEM_CONFIGURATION.exists():
         SYSTEM_CONFIGURATION.parent.mkdir(parents=True, exist_ok=True)
-        SYSTEM_CONFIGURATION.write_text(f'[feedback]\ndirectory = "{SPOOL}"\n', encoding="utf-8")
+        SYSTEM_CONFIGURATION.write_text(SYSTEM_SETTINGS, encoding="utf-8")
         SYSTEM_CONFIGURATION.chmod(0o644)
         done.append(f"Wrote {SYSTEM_CONFIGURATION}.")
     return tuple(done)

@@ -50,6 +50,13 @@ def test_run_status_undo_and_history_go_through_the_daemon(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "examine" in done.stderr
     assert specialty(night)["serving"] == f"{TINY_ALIAS}.v1"
+    report = night.json("report")
+    assert isinstance(report, dict)
+    assert report["end"] == "promoted"
+    assert "# A better model is in use" in done.stdout
+    assert "A better model is in use" in night.run("report", report["run"]["id"]).stdout
+    assert night.run("report", "nowhere").returncode == 1
+    assert "training_sft" in night.run("plugins").stdout
     assert night.learn().returncode == 4
     assert night.run("undo", TINY_ALIAS).returncode == 0
     assert fresh_ollama.tags()[TINY_ALIAS] == fresh_ollama.tags()[TINY]

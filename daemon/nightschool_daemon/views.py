@@ -1,0 +1,46 @@
+"""What `report` and `history` show, whether the daemon answers or the command line looks for itself."""
+
+from dataclasses import dataclass
+
+from nightschool_daemon.installation import Installation
+from nightschool_daemon.ledger import MoveRow, RunRow
+from nightschool_daemon.runs import RunRefused
+from nightschool_daemon.runs import report as reports
+from nightschool_hookspecs.records import RunReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A run's report, for programs and for people."""
+
+    report: RunReport
+    text: str
+    """Markdown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """Runs and moves of aliases, newest first."""
+
+    runs: tuple[RunRow, ...]
+    moves: tuple[MoveRow, ...]
+
+
+def page_of(installation: Installation, run_id: str | None) -> Page:
+    """The report of a run; of the last one where none is named. Raises `RunRefused` where there is none."""
+    runs = installation.ledger.runs
+    row = runs.get(run_id) if run_id else next(iter(runs.latest(1)), None)
+    if row is None:
+        raise RunRefused(
+            f"There is no run {run_id}." if run_id else "There was no run yet. `nightschool run --now` starts one."
+        )
+    found, text = reports.read_report(row.directory), reports.read_text(row.directory)
+    if found is None or text is None:
+        raise RunRefused(f"The run {row.id} is not over yet. `nightschool status` says how far it is.")
+    return Page(report=found, text=text)
+
+
+def history_of(installation: Installation, limit: int) -> History:
+    """The latest `limit` runs and as many moves."""
+    ledger = installation.ledger
+    return History(runs=tuple(ledger.runs.latest(limit)), moves=tuple(ledger.moves.latest(limit)))
