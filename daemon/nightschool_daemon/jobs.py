@@ -267,6 +267,14 @@ class RunDirectory:
         write_durably(self.step(step) / "result.json", codec.to_json(result))
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoreWrite:
+    """A line of the journal of what plugins stored during a step. `value` None: the key was deleted."""
+
+    key: str
+    value: str | None
+
+
 def write_durably(path: Path, text: str) -> None:
     """Write a file so that after a crash it is whole or not there: write, fsync, rename, fsync directory."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

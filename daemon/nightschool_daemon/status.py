@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from nightschool_daemon.hooks import PluginState
+from nightschool_daemon.hooks import MAX_STRIKES, PluginState
 from nightschool_daemon.installation import Installation
 from nightschool_daemon.ollama.errors import OllamaError
 from nightschool_daemon.runs import SpecialtyState
@@ -60,6 +60,6 @@ def status_of(installation: Installation, daemon: str, now: datetime) -> Status:
 
 
 def _plugin_problems(installation: Installation) -> tuple[str, ...]:
-    disabled = {one.name: one.reason for one in installation.ledger.plugins.disabled()}
+    disabled = {one.name: one.reason for one in installation.ledger.plugins.disabled(at_least=MAX_STRIKES)}
     silent = {one.name: one.reason for one in installation.hooks.status() if one.state is PluginState.BROKEN}
     return tuple(f"The plugin {name} is not asked: {reason}" for name, reason in {**disabled, **silent}.items())

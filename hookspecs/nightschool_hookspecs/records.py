@@ -107,6 +107,11 @@ class Event:
     metadata: Metadata = field(default_factory=Metadata)
 
     @property
+    def key(self) -> str:
+        """Its identity as one text: `source/id`."""
+        return f"{self.source}/{self.id}"
+
+    @property
     def is_correction(self) -> bool:
         """Whether a better text came with it, whatever its type says."""
         return self.corrected_output is not None

@@ -26,7 +26,7 @@ class NegativesPlain:
     def nightschool_select_negatives(
         self, events: tuple[ScoredEvent, ...], measure: Measure, seed: int
     ) -> tuple[tuple[str, float], ...]:
-        factors = ((f"{one.event.source}/{one.event.id}", self._factor(one.event)) for one in events)
+        factors = ((one.event.key, self._factor(one.event)) for one in events)
         return tuple((key, factor) for key, factor in factors if factor > 1)
 
     def _factor(self, event: Event) -> float:

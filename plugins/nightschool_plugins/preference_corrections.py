@@ -54,7 +54,7 @@ def _corrections(events: Iterable[Event]) -> Iterator[PreferencePair]:
 
 def _pair(event: Event, chosen: str, rejected: str, margin: float) -> PreferencePair:
     return PreferencePair(
-        event_id=f"{event.source}/{event.id}",
+        event_id=event.key,
         messages=_conversation(event),
         chosen=chosen,
         rejected=rejected,

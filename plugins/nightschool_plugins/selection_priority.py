@@ -29,10 +29,10 @@ class SelectionPriority:
     ) -> tuple[str, ...]:
         chosen: list[str] = []
         tokens_left = budget.tokens
-        for scored in sorted(events, key=lambda one: (-one.priority, _key(one.event))):
+        for scored in sorted(events, key=lambda one: (-one.priority, one.event.key)):
             tokens = self._tokens(scored.event)
             if len(chosen) < budget.events and tokens <= tokens_left:
-                chosen.append(_key(scored.event))
+                chosen.append(scored.event.key)
                 tokens_left -= tokens
         return tuple(chosen)
 
@@ -41,10 +41,6 @@ class SelectionPriority:
         texts = [event.input_data, context.system or "", event.target or ""]
         texts += [message.content for message in context.messages] + [chunk.text for chunk in context.chunks]
         return math.ceil(sum(map(len, texts)) / self.characters_per_token)
-
-
-def _key(event: Event) -> str:
-    return f"{event.source}/{event.id}"
 
 
 @hookimpl

@@ -45,7 +45,7 @@ class TrainingSft:
         if target is None:
             return None
         return TrainingExample(
-            event_id=f"{event.event.source}/{event.event.id}",
+            event_id=event.event.key,
             messages=self._messages(event, chunks),
             target=target,
             weight=max(self.lowest_weight, event.priority) * max(event.event.metadata.weight, 0.01),

@@ -131,7 +131,7 @@ def _score(workshop: Workshop, wanted: Sequence[EventRow], rows: Sequence[EventR
             event=row.event, difficulty=difficulty, peers=peers, now=workshop.info.started_at
         )
         if not math.isfinite(reward.priority):
-            raise DatasetError(f"A plugin gave the event {key_of(row.event)} a reward that is no finite number.")
+            raise DatasetError(f"A plugin gave the event {row.event.key} a reward that is no finite number.")
         scored.append(
             ScoredEvent(
                 event=row.event,
@@ -146,8 +146,8 @@ def _score(workshop: Workshop, wanted: Sequence[EventRow], rows: Sequence[EventR
 
 
 def _select(workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget) -> Selection:
-    objections = {key_of(one.event): _objection(one.event) for one in training}
-    learnable = {key_of(one.event): one for one in training if objections[key_of(one.event)] is None}
+    objections = {one.event.key: _objection(one.event) for one in training}
+    learnable = {one.event.key: one for one in training if objections[one.event.key] is None}
     keys = workshop.hooks.select_events(
         events=tuple(learnable.values()), budget=budget, measure=workshop.measure, seed=workshop.info.seed
     )
@@ -183,7 +183,7 @@ def _build_examples(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tupl
     factors = dict(workshop.hooks.select_negatives(events=events, measure=workshop.measure, seed=workshop.info.seed))
     built = ((scored, _build(workshop, scored)) for scored in events)
     return tuple(
-        _weighted(example, factors.get(key_of(scored.event), 1.0)) for scored, example in built if example is not None
+        _weighted(example, factors.get(scored.event.key, 1.0)) for scored, example in built if example is not None
     )
 
 
@@ -193,7 +193,7 @@ def _build(workshop: Workshop, scored: ScoredEvent) -> TrainingExample | None:
     example = workshop.hooks.build_example(event=scored, chunks=chunks)
     if example is None:
         return None
-    return replace(example, event_id=key_of(event), group=scored.group, difficulty=scored.difficulty, parent=None)
+    return replace(example, event_id=event.key, group=scored.group, difficulty=scored.difficulty, parent=None)
 
 
 def _weighted(example: TrainingExample, factor: float) -> TrainingExample:
@@ -266,8 +266,8 @@ def _item(workshop: Workshop, scored: ScoredEvent) -> ExamItem | None:
     if example is None:
         return None
     return ExamItem(
-        id=key_of(event),
-        event_id=key_of(event),
+        id=event.key,
+        event_id=event.key,
         artifact_type=event.artifact_type or workshop.info.specialty.artifact_type,
         role=_role(event),
         messages=example.messages,
@@ -283,11 +283,6 @@ def _role(event: Event) -> ItemRole:
 
 
 # --------------------------------------------------------------------------- in the worker
-
-
-def key_of(event: Event) -> str:
-    """`source/id`, the identity of an event."""
-    return f"{event.source}/{event.id}"
 
 
 def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str, Side], pin: str) -> Workshop:
@@ -350,4 +345,4 @@ def _result(workshop: Workshop, dataset: Dataset, closing: str) -> SelectResult:
 
 
 def _left_out(event: Event, reason: str) -> LeftOut:
-    return LeftOut(event_id=key_of(event), reason=reason)
+    return LeftOut(event_id=event.key, reason=reason)

@@ -6,12 +6,13 @@ them too.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from nightschool_daemon import codec
 from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation.examiner import pinned_options
+from nightschool_daemon.jobs import StoreWrite
 from nightschool_daemon.ollama.errors import OllamaError
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_hookspecs.records import Chunk, Message
@@ -48,14 +49,6 @@ class ChunkSearch:
         return tuple(replace(self._chunks[index], score=score / 100) for _, score, index in found if score > 0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Write:
-    """A line of a store's journal. `value` None: the key was deleted."""
-
-    key: str
-    value: str | None
-
-
 class JournalStore:
     """`Store` of a worker: a snapshot that is read, and a journal that the daemon applies at the end."""
 
@@ -68,13 +61,13 @@ class JournalStore:
 
     def put(self, key: str, value: str) -> None:
         self._values[key] = value
-        self._write(Write(key=key, value=value))
+        self._write(StoreWrite(key=key, value=value))
 
     def delete(self, key: str) -> None:
         if self._values.pop(key, None) is not None:
-            self._write(Write(key=key, value=None))
+            self._write(StoreWrite(key=key, value=None))
 
-    def _write(self, write: Write) -> None:
+    def _write(self, write: StoreWrite) -> None:
         with self._journal.open("a", encoding="utf-8") as stream:
             stream.write(codec.to_json(write) + "\n")
             stream.flush()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nightschool_daemon.ledger.database import Database
-from nightschool_daemon.ledger.events import Events, FileRow, event_key
+from nightschool_daemon.ledger.events import POOLED_TYPE, Events, FileRow
 from nightschool_daemon.ledger.exams import Exams
 from nightschool_daemon.ledger.keeping import Bases, Facts, Plugins
 from nightschool_daemon.ledger.rows import (
@@ -58,6 +58,7 @@ class Ledger:
 
 __all__ = [
     "FILE_NAME",
+    "POOLED_TYPE",
     "AddResult",
     "DeliveredFileRow",
     "DisabledPlugin",
@@ -73,5 +74,4 @@ __all__ = [
     "StepState",
     "VersionRow",
     "VersionState",
-    "event_key",
 ]

@@ -17,11 +17,6 @@ POOLED_TYPE = "all"
 """The artifact type of a specialty that takes every type of its base."""
 
 
-def event_key(event: Event) -> str:
-    """What identifies an event."""
-    return f"{event.source}/{event.id}"
-
-
 @dataclass(kw_only=True)
 class _Tally:
     added: list[Event] = field(default_factory=list)
@@ -208,7 +203,7 @@ def _scope(specialty: Specialty, with_unassigned: bool) -> tuple[object, ...]:
 def _put(connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally) -> None:
     event = incoming.event
     known = connection.execute(
-        "SELECT arrival, source_version, body_digest, retracted FROM events WHERE key = ?", (event_key(event),)
+        "SELECT arrival, source_version, body_digest, retracted FROM events WHERE key = ?", (event.key,)
     ).fetchone()
     if event.metadata.deleted:
         _retract(connection, known, tally)
@@ -272,7 +267,7 @@ def _columns(incoming: IncomingEvent, body: str, digest: str) -> dict[str, objec
 
 
 def _insert(connection: sqlite3.Connection, incoming: IncomingEvent, body: str, digest: str) -> None:
-    columns = {"key": event_key(incoming.event)} | _columns(incoming, body, digest)
+    columns = {"key": incoming.event.key} | _columns(incoming, body, digest)
     names, marks = ", ".join(columns), ", ".join("?" * len(columns))
     connection.execute(f"INSERT INTO events ({names}) VALUES ({marks})", tuple(columns.values()))
 

@@ -7,8 +7,6 @@ from nightschool_daemon.ledger.database import Database
 from nightschool_daemon.ledger.rows import DisabledPlugin
 from nightschool_hookspecs.records import InstalledModel
 
-MAX_STRIKES = 3
-
 
 class Bases:
     """Table `bases`: what the registry watcher saw last."""
@@ -57,10 +55,10 @@ class Plugins:
             )
         return self.strikes(name, content_digest)
 
-    def disabled(self) -> tuple[DisabledPlugin, ...]:
-        """Plugins that failed too often, in the content they had then."""
+    def disabled(self, *, at_least: int) -> tuple[DisabledPlugin, ...]:
+        """Plugins that failed `at_least` so often, in the content they had then."""
         rows = self._database.execute(
-            "SELECT plugin, strikes, reason FROM strikes WHERE strikes >= ? ORDER BY plugin", (MAX_STRIKES,)
+            "SELECT plugin, strikes, reason FROM strikes WHERE strikes >= ? ORDER BY plugin", (at_least,)
         )
         return tuple(DisabledPlugin(name=row["plugin"], strikes=row["strikes"], reason=row["reason"]) for row in rows)
 

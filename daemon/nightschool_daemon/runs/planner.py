@@ -5,12 +5,10 @@ from datetime import datetime
 
 from nightschool_daemon.config import Settings, SpecialtyMode
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.ledger import Ledger, RunRow
+from nightschool_daemon.ledger import POOLED_TYPE, Ledger, RunRow
 from nightschool_daemon.ollama import names
 from nightschool_daemon.runs.reasons import FRESH_FEEDBACK
 from nightschool_hookspecs.records import BatchStatistics, Specialty
-
-POOLED_TYPE = "all"
 
 
 @dataclass(frozen=True, kw_only=True)

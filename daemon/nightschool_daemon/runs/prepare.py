@@ -4,7 +4,7 @@ import shutil
 
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import BaseSnapshot, EventRow, PrepareResult, Step
-from nightschool_daemon.ledger import VersionRow, event_key
+from nightschool_daemon.ledger import VersionRow
 from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.http import TagEntry
 from nightschool_daemon.runs import store
@@ -124,7 +124,7 @@ def _require_free_disk(context: StepContext, base: BaseSnapshot) -> None:
 def frozen_keys(context: StepContext) -> tuple[str, ...]:
     """The keys of the events that the run was prepared with."""
     with (context.directory.step(Step.PREPARE) / "events.jsonl").open(encoding="utf-8") as stream:
-        return tuple(event_key(codec.from_json(line, EventRow).event) for line in stream)
+        return tuple(codec.from_json(line, EventRow).event.key for line in stream)
 
 
 def _freeze(context: StepContext, rows: tuple[EventRow, ...]) -> None:

@@ -1,19 +1,10 @@
 """The plugins' store crosses to the worker as a snapshot, and comes back as a journal of writes."""
 
 import json
-from dataclasses import dataclass
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import Step, write_durably
+from nightschool_daemon.jobs import Step, StoreWrite, write_durably
 from nightschool_daemon.runs.context import StepContext
-
-
-@dataclass(frozen=True, kw_only=True)
-class Write:
-    """A line of the journal. `value` None: the key was deleted."""
-
-    key: str
-    value: str | None
 
 
 def freeze(context: StepContext) -> None:
@@ -29,7 +20,7 @@ def accept(context: StepContext) -> None:
         return
     space = str(context.info.specialty)
     for line in journal.read_text(encoding="utf-8").splitlines():
-        write = codec.from_json(line, Write)
+        write = codec.from_json(line, StoreWrite)
         if write.value is None:
             context.ledger.plugins.store_delete(space, write.key)
         else:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import EventRow
+from nightschool_daemon.jobs import EventRow, StoreWrite
 from nightschool_daemon.learning.rendering import CachedRenderer, RenderingError, find_closing, render_example
-from nightschool_daemon.learning.services import ChunkSearch, JournalStore, Write, read_snapshot
+from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import SplitError, check_choices, group_rows, sides_of
 from nightschool_hookspecs import (
     Chunk,
@@ -153,8 +153,8 @@ def test_a_store_reads_its_snapshot_and_journals_every_write(tmp_path: Path) -> 
     store.delete("never there")
     assert (store.get("stage"), store.get("gone")) == ("2", None)
     lines = journal.read_text(encoding="utf-8").splitlines()
-    assert [codec.from_json(line, Write) for line in lines] == [
-        Write(key="stage", value="2"),
-        Write(key="gone", value=None),
+    assert [codec.from_json(line, StoreWrite) for line in lines] == [
+        StoreWrite(key="stage", value="2"),
+        StoreWrite(key="gone", value=None),
     ]
     assert read_snapshot(tmp_path / "missing.json") == {}
