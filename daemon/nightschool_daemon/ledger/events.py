@@ -122,6 +122,14 @@ class Events:
             batches_made=batches,
         )
 
+    def last_arrival(self, specialty: Specialty, *, with_unassigned: bool) -> datetime | None:
+        """When the newest event of a specialty was taken in; None where there is none."""
+        row = self._database.execute(
+            f"SELECT max(e.arrived_at) AS newest FROM events e WHERE {_OF_SPECIALTY}",
+            _scope(specialty, with_unassigned),
+        )[0]
+        return datetime.fromisoformat(row["newest"]) if row["newest"] is not None else None
+
     def set_sides(self, artifact_type: str, choices: Sequence[SideChoice]) -> None:
         """Decide the sides of groups, for good. Raises `LedgerError` where one is decided otherwise."""
         with self._database.transaction() as connection:

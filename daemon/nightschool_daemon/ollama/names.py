@@ -21,6 +21,9 @@ PROBE = "nightschool-probe"
 MAX_PART = 80
 VERSION_ROOM = 8
 """Characters kept free behind an alias for `.v` and a number of six digits."""
+MAX_MODEL = MAX_PART - len(SUFFIX)
+MAX_TAG = MAX_PART - len(".saved-") - 12
+"""The longest model and tag of a base that leave room for our names beside it."""
 
 _TYPE = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 _RESERVED_TYPE = re.compile(r"cloud|local|.*-cloud|v\d+|base-[0-9a-f]{12}|saved-[0-9a-f]{12}")
@@ -60,6 +63,19 @@ def type_problem(artifact_type: str) -> str | None:
     return None
 
 
+def base_problem(base: str) -> str | None:
+    """Why no tag of ours fits beside a base, or None where they all do."""
+    name, _, tag = normalise(base).rpartition(":")
+    model = name.rsplit("/", 1)[-1]
+    for part, text, limit in (("model", model, MAX_MODEL), ("tag", tag, MAX_TAG)):
+        if len(text) > limit:
+            return (
+                f"The {part} of {base} has {len(text)} characters; beyond {limit} there is no room for an alias "
+                f"beside it. `ollama cp {base} NAME` gives it a shorter name; use that one."
+            )
+    return None
+
+
 def alias_of(specialty: Specialty) -> str:
     """The alias that applications call."""
     return _own(specialty.base, specialty.artifact_type, spare=VERSION_ROOM)
@@ -83,6 +99,13 @@ def saved_of(base: str, tag_digest: str) -> str:
 def is_probe(name: str) -> bool:
     """Whether a tag was made to find out what the server takes."""
     return name.startswith(f"{PROBE}:")
+
+
+def alias_of_version(name: str) -> str:
+    """The alias that a version's tag belongs to; any other name is returned as it is, normalised."""
+    own = parse(name)
+    text = normalise(name)
+    return text.removesuffix(f".v{own.number}") if own is not None and own.kind is Kind.VERSION else text
 
 
 def parse(name: str) -> OwnName | None:

@@ -8,7 +8,7 @@ from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.ledger import POOLED_TYPE, Ledger, RunRow
 from nightschool_daemon.ollama import names
 from nightschool_daemon.runs.reasons import FRESH_FEEDBACK
-from nightschool_hookspecs.records import BatchStatistics, Specialty
+from nightschool_hookspecs.records import BatchStatistics, RunEnd, Specialty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,9 @@ class Planner:
             f"{one.base}/{one.artifact_type}": one for one in known
         }
         by_name |= {str(one): one for one in known}
-        own = names.parse(names.normalise(text))
-        if text in by_name:
-            return by_name[text]
-        if own is not None and own.artifact_type is not None:
-            return next((one for one in known if _is_named_by(one, own)), None)
+        for name in (text, names.alias_of_version(text)):
+            if name in by_name:
+                return by_name[name]
         of_base = [one for one in known if one.base == names.normalise(text)]
         return of_base[0] if len(of_base) == 1 else None
 
@@ -92,14 +90,16 @@ class Planner:
             statistics = self.statistics(specialty)
             asked = self.ledger.facts.get(due_key(specialty))
             size = self.hooks.choose_batch_size(specialty=specialty, statistics=statistics)
-            if asked is not None or size > 0:
+            if asked is not None or (size > 0 and not self._was_too_little(specialty)):
                 reason = asked or FRESH_FEEDBACK
                 found.append(Due(specialty=specialty, reason=reason, batch_size=size, statistics=statistics))
         return tuple(sorted(found, key=lambda one: (one.reason == FRESH_FEEDBACK, -one.statistics.available)))
 
-
-def _is_named_by(specialty: Specialty, own: names.OwnName) -> bool:
-    return own.base == specialty.base and own.artifact_type == specialty.artifact_type
+    def _was_too_little(self, specialty: Specialty) -> bool:
+        """Whether a run found too little in the feedback, and nothing came since: another would find the same."""
+        last = next(iter(self.ledger.runs.latest(1, specialty)), None)
+        newest = self.ledger.events.last_arrival(specialty, with_unassigned=True)
+        return last is not None and last.end is RunEnd.NOT_ENOUGH and newest is not None and newest <= last.started_at
 
 
 def due_key(specialty: Specialty) -> str:

@@ -3,7 +3,7 @@
 import shutil
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import BaseSnapshot, EventRow, PrepareResult, Step
+from nightschool_daemon.jobs import BaseSnapshot, EventRow, PrepareResult, Step, write_durably
 from nightschool_daemon.ledger import VersionRow
 from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.http import TagEntry
@@ -128,6 +128,5 @@ def frozen_keys(context: StepContext) -> tuple[str, ...]:
 
 
 def _freeze(context: StepContext, rows: tuple[EventRow, ...]) -> None:
-    file = context.directory.step(Step.PREPARE) / "events.jsonl"
-    with file.open("w", encoding="utf-8") as stream:
-        stream.writelines(codec.to_json(row) + "\n" for row in rows)
+    lines = "".join(codec.to_json(row) + "\n" for row in rows)
+    write_durably(context.directory.step(Step.PREPARE) / "events.jsonl", lines)

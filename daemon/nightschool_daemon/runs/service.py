@@ -67,6 +67,8 @@ class Runs:
 
     def start(self, specialty: Specialty, reason: str, now: datetime) -> str:
         """Write a run down and return its id. Raises `RunRefused`."""
+        if (problem := names.base_problem(specialty.base)) is not None:
+            raise RunRefused(problem)
         running = next((row for row in self.ledger.runs.unfinished() if row.specialty == specialty), None)
         if running is not None:
             raise RunRefused(f"A run of {specialty} is under way ({running.id}); it is finished first.")
@@ -192,7 +194,7 @@ class Runs:
         alias = names.alias_of(specialty)
         statistics = self.planner.statistics(specialty)
         version = self.ledger.versions.by_digest(digests[alias]) if alias in digests else None
-        problem = self.ledger.facts.get(problem_key(specialty.base))
+        problem = self.ledger.facts.get(problem_key(specialty.base)) or names.base_problem(specialty.base)
         if problem is None and specialty.base not in digests:
             problem = f"{specialty.base} is not in Ollama. `ollama pull {specialty.base}` brings it."
         last = self.ledger.runs.latest(1, specialty)

@@ -124,3 +124,21 @@ def test_the_readable_examples() -> None:
     assert names.pin_of("llama3.2:3b", "0123456789abcdef") == "llama3.2-nightschool:3b.base-0123456789ab"
     assert names.is_probe("nightschool-probe:123")
     assert not names.is_probe("nightschool:123")
+
+
+@pytest.mark.parametrize("base", ["m" * 69 + ":1b", "hf.co/u/" + "m" * 69 + ":1b", "m:" + "t" * 62])
+def test_base_that_leaves_no_room_is_told_so(base: str) -> None:
+    problem = names.base_problem(base)
+    assert problem is not None
+    assert "ollama cp" in problem
+
+
+@pytest.mark.parametrize("base", ["m" * 68 + ":1b", "hf.co/" + "u" * 70 + "/" + "m" * 68 + ":1b", "m:" + "t" * 61])
+def test_every_name_beside_a_base_with_room_is_taken(base: str) -> None:
+    assert names.base_problem(base) is None
+    digest = "a" * 64
+    longest = Specialty(base=base, artifact_type="x" * 64)
+    for name in (names.version_of(longest, 999_999), names.pin_of(base, digest), names.saved_of(base, digest)):
+        model, _, tag = name.rsplit("/", 1)[-1].rpartition(":")
+        assert OLLAMA_PART.fullmatch(tag), tag
+        assert len(model) <= names.MAX_PART
