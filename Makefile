@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OLLAMA_VERSIONS := 0.34.3 0.34.0
+# The demo's base model: smollm2, or gemma (larger, not tuned to instructions).
+BASE ?= smollm2
 SOURCES := hookspecs plugins daemon tests
 
 .PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle clean
@@ -21,7 +23,7 @@ ollama: .venv/.ready
 	$(BIN)/python tests/tools/build_ollama.py $(OLLAMA_VERSIONS)
 
 demo: .venv/.ready
-	$(BIN)/python tests/demo/demo.py
+	$(BIN)/python tests/demo/demo.py --base $(BASE)
 
 test: lint types contracts pytest
 

@@ -81,7 +81,7 @@ class JudgePaired:
 
     def _decide(self, figures: Figures, guards: tuple[GuardResult, ...]) -> tuple[Outcome, str]:
         broken = [guard for guard in guards if not guard.held]
-        seen = f"{figures.gain:+.1f} points over {figures.items} items (p = {figures.p_gain:.3f})"
+        seen = f"{figures.gain:+.1f} points over {figures.items} items (p = {figures.p_gain:.4f})"
         enough = figures.items >= self.fewest_items
         if broken:
             return Outcome.WORSE, f"The guard '{broken[0].guard}' is broken: {broken[0].reason}"

@@ -20,9 +20,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 from demo import demo  # noqa: E402 - found through the path above
 from nightschool_daemon.jobs import ExportResult, PrepareResult, RunDirectory, Step, VerifyResult  # noqa: E402
 from nightschool_hookspecs.records import RunReport  # noqa: E402
+from support.base_models import MODELS  # noqa: E402
 from support.ollama_server import OllamaServer  # noqa: E402
 
 WORK = ROOT / "build" / "routes"
+BASE = MODELS["gemma"]
 RESULT = ROOT / "build" / "bench" / "routes.json"
 
 
@@ -60,12 +62,12 @@ def measure(route: Route) -> list[dict[str, object]]:
     work = WORK / route.form
     (work / "feedback").mkdir(parents=True)
     with OllamaServer("0.34.3", directory=work / "ollama") as server:
-        demo.import_base(as_demo_server(server), work)
+        demo.import_base(as_demo_server(server), BASE, work)
     began = time.monotonic()
     with OllamaServer(route.version, directory=work / "ollama") as server:
-        demo.drop_feedback(work / "feedback")
+        demo.drop_feedback(work / "feedback", BASE)
         configuration = demo.write_configuration(as_demo_server(server), work, form=route.form)
-        demo.nightschool(configuration, "run", "--now", f"{demo.BASE}/shell")
+        demo.nightschool(configuration, "run", "--now", f"{BASE.tag}/shell")
         report = json.loads(demo.nightschool(configuration, "report", "--json", capture=True))
     return figures(route, RunDirectory(path=work / "state" / "runs" / report["run"]["id"]), time.monotonic() - began)
 
@@ -94,9 +96,10 @@ def figures(route: Route, directory: RunDirectory, seconds: float) -> list[dict[
 
 
 def row(measure: str, ours: float, peer: float, goal: float) -> dict[str, object]:
-    """A line of the table: it holds where the ratio reaches the goal."""
-    ratio = ours / peer if peer else float("inf")
-    return {"measure": measure, "ours": ours, "peer": peer, "ratio": ratio, "goal": goal, "holds": ratio >= goal}
+    """A line of the table: it holds where the ratio reaches the goal; beside a peer of zero, where ours is above it."""
+    ratio = ours / peer if peer else None
+    holds = ours > 0 if ratio is None else ratio >= goal
+    return {"measure": measure, "ours": ours, "peer": peer, "ratio": ratio, "goal": goal, "holds": holds}
 
 
 def base_mb(directory: RunDirectory) -> float:

