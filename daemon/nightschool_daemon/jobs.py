@@ -5,6 +5,7 @@ its last act renames `result.json` into place. A directory without `result.json`
 it is removed before the step is repeated.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,10 @@ from nightschool_hookspecs.records import (
 )
 
 T = TypeVar("T")
+
+
+PASSING = frozenset({"worker.log", "progress.json", "failure.json", "checkpoints"})
+"""What a step leaves beside its output."""
 
 
 class Step(StrEnum):
@@ -261,6 +266,25 @@ class RunDirectory:
     def is_done(self, step: Step) -> bool:
         """Whether the step's last act took place."""
         return (self.step(step) / "result.json").is_file()
+
+    def output_digest(self, step: Step) -> str:
+        """SHA-256 over the result of a finished step and the files beside it, hex.
+
+        Left out is what does not last: logs, progress, checkpoints. GGUF files have their digests in the result.
+        """
+        digest = hashlib.sha256()
+        directory = self.step(step)
+        for file in sorted(one for one in directory.rglob("*") if one.is_file()):
+            name = file.relative_to(directory)
+            if name.parts[0] in PASSING or name.name.startswith(".") or file.suffix == ".gguf":
+                continue
+            with file.open("rb") as stream:
+                digest.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()
+
+    def forget(self, step: Step) -> None:
+        """Make a finished step an unfinished one."""
+        (self.step(step) / "result.json").unlink(missing_ok=True)
 
     def finish(self, step: Step, result: object) -> None:
         """Write the result of a step, durably and as its last act."""

@@ -90,6 +90,29 @@ def test_run_survives_a_kill_before_during_and_after_every_step(
     assert ledger.events.total() == 60
 
 
+def test_step_whose_files_were_damaged_is_taken_again(
+    tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path
+) -> None:
+    import_tiny(fresh_ollama, tiny_gguf)
+    night = Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
+    order = tmp_path / "order"
+    night.add_plugin("killer", KILLER)
+    night.configuration.write_text(night.configuration.read_text() + f'\n[plugins.killer]\norder = "{order}"\n')
+    night.drop(greetings(60))
+    order.write_text(f"after {Step.SELECT.value}")
+    assert night.learn().returncode == -signal.SIGKILL
+    examples = night.run_directories()[0] / "select" / "examples.jsonl"
+    whole = examples.read_bytes()
+    examples.write_bytes(whole[: len(whole) // 2])
+
+    done = night.learn()
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "select: its files are not what they were" in done.stdout + done.stderr
+    assert examples.read_bytes() == whole
+    assert night.ledger().runs.latest(1)[0].end is RunEnd.PROMOTED
+
+
 def serve_until_it_ends(night: Night, *, is_first: bool) -> int:
     """Start the daemon, which goes on with what was begun. Returns the exit code that it was killed with."""
     daemon = night.start("serve")

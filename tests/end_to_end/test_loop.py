@@ -1,5 +1,6 @@
 """The whole loop on a real Ollama with the tiny model: from feedback files to an alias that moved, and back."""
 
+import shutil
 from pathlib import Path
 
 import httpx
@@ -60,6 +61,24 @@ def test_second_night_builds_on_fresh_feedback_and_its_undo_leads_to_the_first_v
     assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v2"]
     assert night.run("undo", TINY_ALIAS).returncode == 0
     assert fresh_ollama.tags()[TINY_ALIAS] == first
+
+
+def test_new_ledger_does_not_overwrite_what_an_old_one_made(night: Night, fresh_ollama: OllamaServer) -> None:
+    night.drop(greetings(60))
+    assert night.learn().returncode == 0
+    first = fresh_ollama.tags()[f"{TINY_ALIAS}.v1"]
+    shutil.rmtree(night.state)
+
+    refused = night.learn()
+
+    assert refused.returncode == 1
+    assert f"`ollama rm {TINY_ALIAS}` gives it back" in refused.stdout + refused.stderr
+    assert fresh_ollama.tags()[TINY_ALIAS] == first
+    httpx.request("DELETE", f"{fresh_ollama.url}/api/delete", json={"model": TINY_ALIAS}).raise_for_status()
+    assert night.learn().returncode == 0
+    tags = fresh_ollama.tags()
+    assert tags[f"{TINY_ALIAS}.v1"] == first
+    assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v2"]
 
 
 def test_split_versions_share_a_shard(night: Night, fresh_ollama: OllamaServer) -> None:

@@ -1,6 +1,6 @@
 """A worker: one heavy step of a run, in a process that ends with it.
 
-    python -m nightschool_daemon.learning <step> <run directory>
+    python -m nightschool_daemon.learning <step> <run directory> --parent <process id>
 
 It reads the results of earlier steps from the run's directory, leaves its own there, and as its last act
 renames `result.json` into place. Where it gives up it leaves `failure.json` and exits with 1.
@@ -81,8 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nightschool_daemon.learning")
     parser.add_argument("step", type=Step, choices=list(STEPS))
     parser.add_argument("run", type=Path)
+    parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args(arguments)
-    die_with_parent()
+    die_with_parent(given.parent)
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.update(QUIET)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -110,10 +111,10 @@ def open_context(step: Step, run: RunDirectory) -> WorkerContext:
     return WorkerContext(step=step, run=run, info=run.read_info(), settings=settings, hooks=hooks)
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent ends: a killed daemon leaves no worker behind."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
+    if os.getppid() != parent:
         # the parent was gone before the line above took effect
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,6 +1,6 @@
 """Takes a run through its steps, and through them again after a crash.
 
-A step counts as done when the ledger says so and its result has the recorded digest. A step that was
+A step counts as done when the ledger says so and its output has the recorded digest. A step that was
 half made is cleared away and repeated; a step whose result was written but not yet recorded is only
 recorded. The last two steps are always taken, whatever happened before.
 """
@@ -141,8 +141,12 @@ def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending
 def _take(context: StepContext, step: Step, perform: Callable[[], None]) -> None:
     """Perform a step unless it is done, and record it."""
     identifier = context.info.id
-    if _is_recorded(context, step):
-        return
+    recorded = _recorded_digest(context, step)
+    if recorded is not None:
+        if recorded == context.directory.output_digest(step):
+            return
+        context.note(f"{step}: its files are not what they were when it ended, so it is taken again.")
+        context.directory.forget(step)
     context.signals.check()
     context.ledger.runs.begin_step(identifier, step, input_digest(context, step), context.clock())
     context.listener.step_began(identifier, step)
@@ -151,7 +155,7 @@ def _take(context: StepContext, step: Step, perform: Callable[[], None]) -> None
         _repeat_while_server_is_away(context, step, perform)
     if step in ACCEPT:
         ACCEPT[step](context)
-    context.ledger.runs.finish_step(identifier, step, output_digest(context, step), context.clock())
+    context.ledger.runs.finish_step(identifier, step, context.directory.output_digest(step), context.clock())
     context.listener.step_ended(identifier, step)
     context.hooks.after_step(run=context.info, step=step.value)
 
@@ -196,30 +200,22 @@ def _make_directory(context: StepContext, step: Step) -> None:
     (directory / "failure.json").unlink(missing_ok=True)
 
 
-def _is_recorded(context: StepContext, step: Step) -> bool:
+def _recorded_digest(context: StepContext, step: Step) -> str | None:
+    """The digest with which a finished step is in the ledger; None where it is not over, or its result is gone."""
     row = next((one for one in context.ledger.runs.steps(context.info.id) if one.step is step), None)
-    return (
-        row is not None
-        and row.state is StepState.DONE
-        and context.directory.is_done(step)
-        and row.output_digest == output_digest(context, step)
-    )
+    is_over = row is not None and row.state is StepState.DONE and context.directory.is_done(step)
+    return row.output_digest if row is not None and is_over else None
 
 
 def input_digest(context: StepContext, step: Step) -> str:
-    """SHA-256 over the settings and the results of all earlier steps, hex."""
+    """SHA-256 over the settings and the outputs of all earlier steps, hex."""
     digest = hashlib.sha256(context.directory.settings.read_bytes())
     for earlier in Step:
         if earlier is step:
             break
         if context.directory.is_done(earlier):
-            digest.update(output_digest(context, earlier).encode())
+            digest.update(context.directory.output_digest(earlier).encode())
     return digest.hexdigest()
-
-
-def output_digest(context: StepContext, step: Step) -> str:
-    """SHA-256 of a step's result, which in turn holds the digests of the files beside it, hex."""
-    return hashlib.sha256((context.directory.step(step) / "result.json").read_bytes()).hexdigest()
 
 
 def _recorded_ending(context: StepContext) -> Ending | None:

@@ -6,6 +6,7 @@ from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.publish import Publication, publish
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
+from nightschool_hookspecs.records import Specialty
 
 
 def perform(context: StepContext) -> None:
@@ -52,7 +53,7 @@ def reserve(context: StepContext, prepared: PrepareResult, export: ExportResult)
         _remove_half_made(context, known.tag)
         return known
     specialty = context.info.specialty
-    number = context.ledger.versions.next_number(specialty)
+    number = _free_number(context, specialty)
     version = VersionRow(
         tag=names.version_of(specialty, number),
         specialty=specialty,
@@ -72,6 +73,17 @@ def reserve(context: StepContext, prepared: PrepareResult, export: ExportResult)
     )
     context.ledger.versions.add(version)
     return version
+
+
+def _free_number(context: StepContext, specialty: Specialty) -> int:
+    """A number that neither the ledger nor Ollama knows: a new ledger must not overwrite an old one's versions."""
+    alias = names.alias_of(specialty)
+    taken = [
+        own.number
+        for entry in context.ollama.tags()
+        if names.alias_of_version(entry.name) == alias and (own := names.parse(entry.name)) and own.number
+    ]
+    return max([context.ledger.versions.next_number(specialty), *(number + 1 for number in taken)])
 
 
 def _remove_half_made(context: StepContext, tag: str) -> None:

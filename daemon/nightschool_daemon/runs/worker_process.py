@@ -1,6 +1,7 @@
 """Starts the child process of a heavy step and watches over it."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def run_worker(context: StepContext, step: Step) -> None:
     """
     directory = context.directory.step(step)
     command = [sys.executable, "-m", "nightschool_daemon.learning", step.value, str(context.directory.path)]
+    command += ["--parent", str(os.getpid())]
     with (directory / "worker.log").open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
