@@ -1,9 +1,10 @@
 """The command line: arguments, exit codes, tables. It decides nothing."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -143,7 +144,7 @@ def init(
     file = (chosen.file if isinstance(chosen, Chosen) else None) or config.default_locations()[0]
     if file.exists() and not force:
         raise ConfigurationError(f"{file} exists already. Edit it, or use --force to write it anew.")
-    text = starter_configuration(config.OllamaSettings())
+    text = starter_configuration(config.OllamaSettings(), os.environ)
     config.parse(text, file)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
@@ -280,7 +281,7 @@ def _pass_on(line: dict[str, object], listener: RunListener) -> None:
 
 
 def _dry_run(settings: Settings, text: str | None, as_json: bool) -> None:
-    with _readable(settings) as installation:
+    with _taken_in(settings) as installation:
         wanted = night.asked_for(installation, text)
         estimates = tuple(installation.runs.estimate(one, now()) for one in wanted)
     if as_json:
@@ -471,6 +472,21 @@ def _readable(settings: Settings) -> Iterator[Installation]:
         yield installation
 
 
+@contextmanager
+def _taken_in(settings: Settings) -> Iterator[Installation]:
+    """Take in what was dropped, then read. Where a daemon runs, it has done so; where a run goes on, it waits."""
+    with ExitStack() as stack:
+        try:
+            if ControlClient(settings.runtime_directory).is_there():
+                installation = stack.enter_context(looking(settings))
+            else:
+                installation = stack.enter_context(working(settings))
+                installation.intake.scan(now())
+        except LockedError:
+            installation = stack.enter_context(looking(settings))
+        yield installation
+
+
 def _look(settings: Settings, kind: type[T], command: str, here: Callable[[Installation], T], **arguments: object) -> T:
     """Ask the daemon, whose files may not be ours to read; look here where none runs."""
     client = ControlClient(settings.runtime_directory)
@@ -513,6 +529,8 @@ def _show_page(page: Page) -> None:
 
 def _show_status(found: Status) -> None:
     night_text = f"{found.next_run:%a %d %b %H:%M}" if found.next_run else "not scheduled"
+    if found.next_run and found.daemon != "running":
+        night_text += ", if the daemon runs then"
     rows = [
         ("daemon", found.daemon),
         ("Ollama", found.ollama),

@@ -18,7 +18,7 @@ class Status:
     """How everything stands."""
 
     daemon: str
-    """`running (process 17)`, or `not running`."""
+    """`running`, or `not running`."""
     ollama: str
     """Its version, or why it cannot be asked."""
     paused: bool

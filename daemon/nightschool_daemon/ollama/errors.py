@@ -9,6 +9,10 @@ class OllamaUnreachable(OllamaError):
     """The server does not answer, or went away in the middle."""
 
 
+class InvalidHost(OllamaError):
+    """What is configured as the server's address is none."""
+
+
 class RemoteHostRefused(OllamaError):
     """The server is on another machine, which the configuration does not allow."""
 

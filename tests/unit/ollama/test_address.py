@@ -4,7 +4,7 @@ import pytest
 
 from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.ollama.address import base_url
-from nightschool_daemon.ollama.errors import RemoteHostRefused
+from nightschool_daemon.ollama.errors import InvalidHost, RemoteHostRefused
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +62,9 @@ def test_the_environment_is_no_way_around_the_rule(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("OLLAMA_HOST", "example.org")
     with pytest.raises(RemoteHostRefused):
         base_url(OllamaSettings())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:abc", "localhost:99999", "http://[::1"])
+def test_what_is_no_address_is_told_so(host: str) -> None:
+    with pytest.raises(InvalidHost, match=r"Set ollama\.host"):
+        base_url(OllamaSettings(host=host))
