@@ -23,6 +23,7 @@ HALF_WRITTEN = (".tmp", ".part", ".partial", ".crdownload", ".swp")
 """Names that programs give a file until it is whole."""
 MAX_NAME_BYTES = 180
 """Of 255 that file systems take: room for what is put behind a name."""
+RECORD = ".record.txt"
 MAX_SUFFIX_BYTES = 40
 
 
@@ -116,11 +117,30 @@ def accept(path: Path, directories: Directories, *, keep: bool) -> None:
 
 
 def reject_record(record: RefusedRecord, name: str, directories: Directories) -> Path:
-    """Write a refused record down with the reason beside it. Returns the reason's file."""
-    place = f"{name}.{record.position}" if record.position is not None else name
-    target = free_name(directories.rejected, f"{place}.record.txt")
-    target.write_text(record.text, encoding="utf-8", errors="backslashreplace")
+    """Write a refused record down with the reason beside it. Returns the reason's file.
+
+    The very same record in the same place, refused before a restart, is not written twice.
+    """
+    target, text = _record_file(record, name, directories), _record_bytes(record)
+    if not is_rejected(record, name, directories):
+        target = free_name(directories.rejected, target.name, RECORD)
+        target.write_bytes(text)
     return _write_reason(target, record.reason)
+
+
+def is_rejected(record: RefusedRecord, name: str, directories: Directories) -> bool:
+    """Whether the very same record in the same place was refused before."""
+    file = _record_file(record, name, directories)
+    return file.is_file() and file.read_bytes() == _record_bytes(record)
+
+
+def _record_file(record: RefusedRecord, name: str, directories: Directories) -> Path:
+    place = f"{name}.{record.position}" if record.position is not None else name
+    return directories.rejected / f"{_cut(place, MAX_NAME_BYTES)}{RECORD}"
+
+
+def _record_bytes(record: RefusedRecord) -> bytes:
+    return record.text.encode(errors="backslashreplace")
 
 
 def reject_file(path: Path, name: str, reason: str, directories: Directories) -> Path:
@@ -142,12 +162,14 @@ def remove_old(directories: Directories, now: datetime, keep_days: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def free_name(directory: Path, name: str) -> Path:
-    """A path in the directory that nobody uses, short enough for the file system."""
-    suffix = Path(name).suffix
-    stem = name.removesuffix(suffix)
-    stem = stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
-    suffix = suffix.encode()[:MAX_SUFFIX_BYTES].decode(errors="ignore")
+def free_name(directory: Path, name: str, suffix: str | None = None) -> Path:
+    """A path in the directory that nobody uses, short enough for the file system.
+
+    `suffix` is the part of the name that stays at its end; the file's own where None.
+    """
+    suffix = Path(name).suffix if suffix is None else suffix
+    stem = _cut(name.removesuffix(suffix), MAX_NAME_BYTES)
+    suffix = _cut(suffix, MAX_SUFFIX_BYTES)
     path = directory / f"{stem}{suffix}"
     number = 1
     while path.exists():
@@ -156,11 +178,16 @@ def free_name(directory: Path, name: str) -> Path:
     return path
 
 
+def _cut(text: str, limit: int) -> str:
+    """As many characters as fit into so many bytes."""
+    return text.encode()[:limit].decode(errors="ignore")
+
+
 def _is_passed_over(name: str) -> bool:
     return name.startswith(".") or name.endswith("~") or name.lower().endswith(HALF_WRITTEN)
 
 
 def _write_reason(target: Path, reason: str) -> Path:
-    file = target.with_name(f"{target.name.removesuffix('.record.txt')}.reason.txt")
+    file = target.with_name(f"{target.name.removesuffix(RECORD)}.reason.txt")
     file.write_text(reason.rstrip() + "\n", encoding="utf-8", errors="backslashreplace")
     return file

@@ -259,7 +259,10 @@ class Intake:
             stream.seek(start)
             text = stream.read(2000).decode("utf-8", "replace")
         reason = f"The last line of {name} is incomplete: it has no line end. Append one, or write the line again."
-        self._reject_record(RefusedRecord(reason=reason, text=text, code="incomplete"), name, report)
+        position = self._lines_before(path, name, status.st_ino, start) + 1
+        record = RefusedRecord(reason=reason, text=text, position=position, code="incomplete")
+        if not files.is_rejected(record, name, self.directories):
+            self._reject_record(record, name, report)
 
     # ----------------------------------------------------------------------- admission
 

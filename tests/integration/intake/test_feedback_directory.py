@@ -221,8 +221,26 @@ def test_a_file_that_stays_half_is_refused_as_incomplete(room: Room) -> None:
     reasons = room.reasons()
     assert "incomplete" in reasons["a.json"]
     assert "empty" in reasons["empty.json"]
-    assert "incomplete" in reasons["log.jsonl"]
+    assert "incomplete" in reasons["log.jsonl.2"]
     assert room.scan(later_s=100).refused == 0
+
+
+def test_half_a_line_is_refused_once_however_often_the_daemon_starts(room: Room) -> None:
+    path = room.drop("log.jsonl", line("1") + line("2")[:30])
+    assert room.scan(later_s=90).refused == 1
+    room.intake = room.new_intake()
+    assert room.scan(later_s=100).refused == 0
+    assert room.names("rejected") == ["log.jsonl.2.reason.txt", "log.jsonl.2.record.txt"]
+    with path.open("a") as stream:
+        stream.write(line("2")[30:60])
+    room.intake = room.new_intake()
+    assert room.scan(later_s=200).refused == 1
+    assert room.names("rejected") == [
+        "log.jsonl.2.2.reason.txt",
+        "log.jsonl.2.2.record.txt",
+        "log.jsonl.2.reason.txt",
+        "log.jsonl.2.record.txt",
+    ]
 
 
 def test_names_of_half_written_files_are_passed_over(room: Room) -> None:
@@ -341,7 +359,7 @@ print(grown, *room.answers(), *room.reasons())
     assert done.returncode == 0, done.stderr
     grown, *rest = done.stdout.split()
     assert int(grown) * 1024 <= 64 * 2**20
-    assert sorted(rest) == ["1", "2", "3", "file.json", "first", "line.jsonl.2", "open.jsonl"]
+    assert sorted(rest) == ["1", "2", "3", "file.json", "first", "line.jsonl.2", "open.jsonl.1"]
 
 
 def test_a_flood_of_bad_records_does_not_become_a_flood_of_files(room: Room) -> None:
