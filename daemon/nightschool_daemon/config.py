@@ -137,6 +137,8 @@ class ExamSettings:
     max_items: int = 60
     """Held-out prompts that count for or against a candidate, a night."""
     max_guard_items: int = 20
+    min_items: int = 6
+    """With fewer, nothing can be proven, and a run ends before it trains."""
     max_answer_tokens: int = 512
     context_tokens: int = 4096
     temperature: float = 0.0

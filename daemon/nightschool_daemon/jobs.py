@@ -7,6 +7,7 @@ it is removed before the step is repeated.
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -83,6 +84,9 @@ class PrepareResult:
     base: BaseSnapshot
     incumbent: str
     """Tag that sits the exam as incumbent: the alias's version, else the pin of the base."""
+    undo_tag: str
+    """Where an undo of this run's promotion leads: a tag with what the alias held, else the base's pin."""
+    undo_digest: str
     events: int
     fresh: int
 
@@ -282,10 +286,6 @@ class RunDirectory:
                 digest.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
         return digest.hexdigest()
 
-    def forget(self, step: Step) -> None:
-        """Make a finished step an unfinished one."""
-        (self.step(step) / "result.json").unlink(missing_ok=True)
-
     def finish(self, step: Step, result: object) -> None:
         """Write the result of a step, durably and as its last act."""
         write_durably(self.step(step) / "result.json", codec.to_json(result))
@@ -297,6 +297,13 @@ class StoreWrite:
 
     key: str
     value: str | None
+
+
+def read_lines(file: Path, kind: type[T]) -> Iterator[T]:
+    """Read the records of a JSONL file that we wrote, one by one."""
+    with file.open(encoding="utf-8", newline="\n") as stream:
+        for line in stream:
+            yield codec.from_json(line, kind)
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from datetime import datetime
 
 from nightschool_daemon.installation import Installation
+from nightschool_daemon.ledger import LedgerError
+from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.runs import RunListener, RunRefused
 from nightschool_daemon.runs.planner import due_key
 from nightschool_daemon.runs.reasons import ASKED
@@ -18,8 +20,17 @@ class NothingToLearn(Exception):
 
 
 def finish_what_was_begun(installation: Installation, listener: RunListener) -> tuple[RunReport, ...]:
-    """Take runs that a crash or a stop left in the middle to their end."""
-    return tuple(installation.runs.execute(one, listener) for one in installation.runs.unfinished())
+    """Take runs that a crash or a stop left in the middle to their end. One that cannot go on waits."""
+    reports = (_carried_out(installation, one, listener) for one in installation.runs.unfinished())
+    return tuple(report for report in reports if report is not None)
+
+
+def _carried_out(installation: Installation, run_id: str, listener: RunListener) -> RunReport | None:
+    try:
+        return installation.runs.execute(run_id, listener)
+    except (OllamaUnreachable, LedgerError) as error:
+        logger.error("The run %s waits: %s", run_id, error)  # noqa: TRY400 - a sentence for the person
+        return None
 
 
 def asked_for(installation: Installation, text: str | None) -> tuple[Specialty, ...]:
@@ -43,7 +54,13 @@ def asked_for(installation: Installation, text: str | None) -> tuple[Specialty, 
         raise NothingToLearn(
             f"There is no fresh feedback to learn from. Drop some into {installation.settings.feedback_directory}."
         )
-    return fresh
+    problems = {one: installation.runs.problem(one) for one in fresh}
+    for problem in {text for text in problems.values() if text is not None}:
+        logger.warning("%s", problem)
+    ready = tuple(one for one in fresh if problems[one] is None)
+    if not ready:
+        raise NothingToLearn("All fresh feedback is for models that cannot learn at present.")
+    return ready
 
 
 def run_now(installation: Installation, specialty: Specialty, listener: RunListener, now: datetime) -> RunReport:
@@ -62,7 +79,7 @@ def run_due(
     """One night: the runs that are due, up to the cap. `may_go_on` is asked before each."""
     for sentence in installation.runs.look_at_registry(clock()):
         logger.warning("%s", sentence)
-    reports = []
+    reports = list(finish_what_was_begun(installation, listener))
     for due in installation.runs.due(clock())[: installation.settings.schedule.max_runs_per_night]:
         if not may_go_on():
             break
@@ -71,5 +88,6 @@ def run_due(
         except RunRefused as refusal:
             logger.warning("%s", refusal)
             continue
-        reports.append(installation.runs.execute(run, listener))
+        if (report := _carried_out(installation, run, listener)) is not None:
+            reports.append(report)
     return tuple(reports)

@@ -263,11 +263,12 @@ class Service:
         if not self._wait_until_idle():
             logger.warning("The machine was in use during the whole window, so nothing was learned this night.")
             return
-        self._submit(
+        future = self._submit(
             lambda: night.run_due(
                 self._installation, LogListener(), clock=now, may_go_on=lambda: not self._signals.stop.is_set()
             )
         )
+        future.add_done_callback(_log_failure)
 
     def _wait_until_idle(self) -> bool:
         """Whether Ollama was quiet for the configured time within the window."""
@@ -356,6 +357,15 @@ class Service:
         logger.info("The configuration is read anew.")
         self._signals.reload.set()
         self._signals.stop.set()
+
+
+def _log_failure(future: Future[object]) -> None:
+    """Nobody waits for what a night comes to; the log hears of it."""
+    error = future.exception()
+    if isinstance(error, OllamaError):
+        logger.error("Nothing was learned this night: %s", error)
+    elif error is not None and not isinstance(error, RunInterrupted):
+        logger.error("The night broke", exc_info=error)
 
 
 class LogListener:

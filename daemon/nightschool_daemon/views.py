@@ -6,7 +6,7 @@ from nightschool_daemon.installation import Installation
 from nightschool_daemon.ledger import MoveRow, RunRow
 from nightschool_daemon.runs import RunRefused
 from nightschool_daemon.runs import report as reports
-from nightschool_hookspecs.records import RunReport
+from nightschool_hookspecs.records import RunEnd, RunReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,19 @@ def page_of(installation: Installation, run_id: str | None) -> Page:
             f"There is no run {run_id}." if run_id else "There was no run yet. `nightschool run --now` starts one."
         )
     found, text = reports.read_report(row.directory), reports.read_text(row.directory)
+    if row.end is not None and (found is None or text is None):
+        return _page_of_broken(installation, row, row.end)
     if found is None or text is None:
         raise RunRefused(f"The run {row.id} is not over yet. `nightschool status` says how far it is.")
     return Page(report=found, text=text)
+
+
+def _page_of_broken(installation: Installation, row: RunRow, end: RunEnd) -> Page:
+    """A run that broke before it could write its page."""
+    info = installation.runs.info_of(row)
+    report = RunReport(run=info, end=end, reason=row.outcome_reason, verdict=None, alias=None, version=None)
+    text = f"# {reports.HEADLINES[end]}\n\n{row.specialty}, run {row.id}\n\n{row.outcome_reason}\n"
+    return Page(report=report, text=text)
 
 
 def history_of(installation: Installation, limit: int) -> History:

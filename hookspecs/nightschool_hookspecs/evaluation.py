@@ -27,11 +27,11 @@ def nightschool_validate_answer(item: ExamItem, answer: str, measure: Measure) -
 
 
 @hookspec
-def nightschool_guard_promotion(exam: Exam) -> GuardResult | None:
+def nightschool_guard_promotion(exam: Exam, seed: int) -> GuardResult | None:
     """Look at one thing that must not get worse.
 
     Called once in a run, in the worker, after the exam. One broken guard stops promotion, whatever
-    the gain. None: this guard has nothing to look at here.
+    the gain. The same result for the same seed. None: this guard has nothing to look at here.
     """
 
 

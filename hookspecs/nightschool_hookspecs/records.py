@@ -213,7 +213,7 @@ class ScoredEvent:
     difficulty: float
     """0 (easy) .. 1 (hard)."""
     group: str
-    """Digest shared by near-duplicate prompts: they stand on the same side of every split."""
+    """Digest shared by prompts that differ in case, white space and closing punctuation alone: one side for all."""
     fresh: bool
     """No version of the specialty was trained on it."""
 
@@ -237,7 +237,7 @@ class BatchStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptGroup:
-    """Near-duplicate prompts of an artifact type, and the side they are on if that was decided."""
+    """Prompts of a type that differ in case, spaces and closing punctuation alone, and their side if it was decided."""
 
     key: str
     events: int

@@ -360,7 +360,7 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         "nightschool_validate_answer": tuple(
             {"item": exam.items[0], "answer": answer, "measure": FakeMeasure()} for answer in ("", "wc -l file0", "'")
         ),
-        "nightschool_guard_promotion": ({"exam": exam},),
+        "nightschool_guard_promotion": ({"exam": exam, "seed": 1},),
         "nightschool_judge_exam": tuple(
             {"exam": exam, "guards": (GuardResult(guard="length", held=held, reason="sample"),), "seed": 1}
             for held in (True, False)

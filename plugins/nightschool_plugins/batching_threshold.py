@@ -13,9 +13,9 @@ from nightschool_hookspecs import BatchStatistics, Specialty, hookimpl
 class BatchingThreshold:
     """`[plugins.batching_threshold]`"""
 
-    floor_with_corrections: int = 8
+    floor_with_corrections: int = 12
     """Corrections say more than other feedback, so fewer of them are enough."""
-    floor: int = 12
+    floor: int = 16
     largest: int = 100
 
     def __post_init__(self) -> None:

@@ -1,6 +1,12 @@
 """Guards that the candidate answers at all.
 
-held: candidate's share of failed, empty or refusing answers <= incumbent's worse sitting + 0.02
+An answer is missing where it failed, is empty or refuses. On the items that both sat
+
+    only = items where the candidate's answer alone is missing
+    p    = P(X >= only), X ~ binomial(items where one of the two is missing, 1/2)      (exact McNemar test)
+    held   the candidate's share of missing answers <= incumbent's worse sitting + 0.02, or p > 0.1
+
+so that a single empty answer, which happens to any model, breaks nothing.
 """
 
 from dataclasses import dataclass
@@ -16,6 +22,8 @@ class GuardAnswers:
     """`[plugins.guard_answers]`"""
 
     tolerated_share: float = 0.02
+    level: float = 0.1
+    """More missing answers than the incumbent's break the guard where chance makes so many this rarely."""
     refusal_phrases: tuple[str, ...] = (
         "as an ai",
         "as a language model",
@@ -30,28 +38,39 @@ class GuardAnswers:
     )
     """In lower case."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError("level must lie between 0 and 1")
+
     @hookimpl
     def nightschool_guard_promotion(self, exam: Exam) -> GuardResult | None:
-        shares = {sitting: self._share(exam, sitting) for sitting in Sitting}
-        candidate, incumbent = shares[Sitting.CANDIDATE], shares[Sitting.INCUMBENT]
-        if candidate is None or incumbent is None:
+        missing = {(answer.sitting, answer.item_id): self._is_missing(answer) for answer in exam.answers}
+        sat = [item.id for item in exam.items if all((sitting, item.id) in missing for sitting in Sitting)]
+        if not sat:
             return None
-        bound = max(incumbent, shares[Sitting.INCUMBENT_AGAIN] or 0.0) + self.tolerated_share
+        shares = {sitting: sum(missing[sitting, one] for one in sat) / len(sat) for sitting in Sitting}
+        candidate = shares[Sitting.CANDIDATE]
+        bound = max(shares[Sitting.INCUMBENT], shares[Sitting.INCUMBENT_AGAIN]) + self.tolerated_share
+        pairs = [(missing[Sitting.CANDIDATE, one], missing[Sitting.INCUMBENT, one]) for one in sat]
         return GuardResult(
             guard="answers",
-            held=candidate <= bound,
+            held=candidate <= bound or _chance_of(pairs) > self.level,
             reason=f"{candidate:.0%} of the candidate's answers failed, were empty or refused; "
-            f"the incumbent's share is {incumbent:.0%}.",
+            f"the incumbent's share is {shares[Sitting.INCUMBENT]:.0%}.",
         )
-
-    def _share(self, exam: Exam, sitting: Sitting) -> float | None:
-        answers = [answer for answer in exam.answers if answer.sitting is sitting]
-        return sum(map(self._is_missing, answers)) / len(answers) if answers else None
 
     def _is_missing(self, answer: ExamAnswer) -> bool:
         beginning = answer.text[:BEGINNING_CHARACTERS].lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
         refuses = any(phrase in beginning for phrase in self.refusal_phrases)
         return answer.failed or not answer.text.strip() or refuses
+
+
+def _chance_of(pairs: list[tuple[bool, bool]]) -> float:
+    """How likely the candidate alone misses so many answers where both are equally good."""
+    from scipy import stats
+
+    differing = [candidate for candidate, incumbent in pairs if candidate != incumbent]
+    return float(stats.binom.sf(sum(differing) - 1, len(differing), 0.5)) if differing else 1.0
 
 
 @hookimpl

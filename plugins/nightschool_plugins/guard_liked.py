@@ -1,15 +1,23 @@
 """Guards answers that were liked: they must not get worse.
 
-loss = mean score of the incumbent - mean score of the candidate, over guard items
-held: loss <= 5 points + mean difference between the incumbent's own two sittings
+    loss = mean score of the incumbent's two sittings - score of the candidate, of each guard item
+    held   mean loss <= 5 points, or a mean above that is likely by chance: p > 0.1
 
-With fewer than 3 guard items nothing can be said, and the guard is silent.
+p comes from the one-sided permutation test of (loss - 5), signs flipped (scipy). With fewer than 4 guard items
+nothing can be significant, and the guard is silent.
 """
 
 from dataclasses import dataclass
-from statistics import fmean
+from typing import TYPE_CHECKING
 
 from nightschool_hookspecs import Exam, GuardResult, ItemRole, Sitting, hookimpl
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    Losses = NDArray[numpy.float64]
+    """Shape (items,), points."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,26 +26,70 @@ class GuardLiked:
 
     margin: float = 5.0
     """Points of 0..100."""
-    fewest_items: int = 3
+    level: float = 0.1
+    """A loss above the margin breaks the guard where chance makes one this rarely."""
+    fewest_items: int = 4
+    resamples: int = 9999
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError("level must lie between 0 and 1")
+        if self.fewest_items < 2 or self.resamples < 999:
+            raise ValueError("fewest_items must be 2 or more, resamples 999 or more")
 
     @hookimpl
-    def nightschool_guard_promotion(self, exam: Exam) -> GuardResult | None:
-        scores = {(answer.sitting, answer.item_id): answer.score for answer in exam.answers}
-        sat = [
-            item.id
-            for item in exam.items
-            if item.role is ItemRole.GUARD and all((sitting, item.id) in scores for sitting in Sitting)
-        ]
-        if len(sat) < max(1, self.fewest_items):
+    def nightschool_guard_promotion(self, exam: Exam, seed: int) -> GuardResult | None:
+        losses = _losses(exam)
+        if len(losses) < self.fewest_items:
             return None
-        loss = fmean(scores[Sitting.INCUMBENT, one] - scores[Sitting.CANDIDATE, one] for one in sat)
-        noise = fmean(abs(scores[Sitting.INCUMBENT, one] - scores[Sitting.INCUMBENT_AGAIN, one]) for one in sat)
+        loss = float(losses.mean())
         return GuardResult(
             guard="liked",
-            held=loss <= self.margin + noise,
-            reason=f"Liked answers changed by {-loss:+.1f} points over {len(sat)} items; "
-            f"{self.margin + noise:.1f} points less are tolerated.",
+            held=loss <= self.margin or self._p_value(losses - self.margin, seed) > self.level,
+            reason=f"Liked answers changed by {-loss:+.1f} points over {len(losses)} items; "
+            f"{self.margin:.1f} points less are tolerated.",
         )
+
+    def _p_value(self, excess: "Losses", seed: int) -> float:
+        import numpy
+        from scipy import stats
+
+        test = stats.permutation_test(
+            (excess,),
+            _mean,
+            permutation_type="samples",
+            alternative="greater",
+            vectorized=True,
+            n_resamples=self.resamples,
+            rng=numpy.random.default_rng(seed),
+        )
+        return float(test.pvalue)
+
+
+def _mean(sample: "Losses", axis: int) -> "Losses":
+    import numpy
+
+    return numpy.asarray(sample.mean(axis=axis))
+
+
+def _losses(exam: Exam) -> "Losses":
+    import numpy
+
+    scores = {
+        (answer.sitting, answer.item_id): answer.score
+        for answer in exam.answers
+        if answer.sitting is Sitting.CANDIDATE or not answer.failed
+    }
+    sat = [
+        item.id
+        for item in exam.items
+        if item.role is ItemRole.GUARD and all((sitting, item.id) in scores for sitting in Sitting)
+    ]
+    rows = (
+        (scores[Sitting.INCUMBENT, one] + scores[Sitting.INCUMBENT_AGAIN, one]) / 2 - scores[Sitting.CANDIDATE, one]
+        for one in sat
+    )
+    return numpy.fromiter(rows, dtype=numpy.float64)
 
 
 @hookimpl

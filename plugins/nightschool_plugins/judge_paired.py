@@ -2,7 +2,7 @@
 
     test      one-sided permutation test on the mean difference, signs flipped (exact for few items)
     interval  95 % bootstrap interval of the mean difference, BCa (Efron 1987)
-    noise     mean absolute difference between the incumbent's two sittings
+    noise     absolute difference between the means of the incumbent's two sittings
     needed    n = ((z(1 - 0.025) + z(0.8)) * sd / gain)^2        items for the effect seen, at 80 % power
 
     worse        a guard is broken, or the loss is significant at 0.025
@@ -10,7 +10,9 @@
     provisional  p <= 0.2
     else         not enough to tell
 
-Test and interval are scipy's.
+An item that the incumbent could not answer, because the server failed, says nothing and is left out; where the
+candidate fails, that counts. Each night is judged by itself: the level holds for one exam. Test and interval
+are scipy's.
 """
 
 import math
@@ -74,7 +76,7 @@ class JudgePaired:
             p_value=figures.p_gain,
             noise=figures.noise,
             items=figures.items,
-            items_needed=figures.items_needed if outcome is Outcome.NOT_ENOUGH else None,
+            items_needed=figures.items_needed if outcome in (Outcome.NOT_ENOUGH, Outcome.PROVISIONAL) else None,
             guards=guards,
             reason=reason,
         )
@@ -91,7 +93,11 @@ class JudgePaired:
             low, high = figures.interval
             return Outcome.PROVEN, f"The candidate is better: {seen}, 95 % interval {low:+.1f} to {high:+.1f}."
         if figures.gain > 0 and figures.p_gain <= self.provisional_level:
-            return Outcome.PROVISIONAL, f"The candidate looks better, but it is not proven: {seen}."
+            return (
+                Outcome.PROVISIONAL,
+                f"The candidate looks better, but it is not proven: {seen}. To prove a gain like this about "
+                f"{figures.items_needed} items are needed.",
+            )
         return Outcome.NOT_ENOUGH, self._not_enough(figures, seen)
 
     def _not_enough(self, figures: Figures, seen: str) -> str:
@@ -102,8 +108,6 @@ class JudgePaired:
         return f"Not enough to tell: {seen}. For a gain like this about {figures.items_needed} items are needed."
 
     def _measure(self, incumbent: "Scores", candidate: "Scores", again: "Scores", seed: int) -> Figures:
-        import numpy
-
         items = len(candidate)
         difference = candidate - incumbent
         gain = float(difference.mean()) if items else 0.0
@@ -114,7 +118,7 @@ class JudgePaired:
             interval=self._interval(difference, seed),
             p_gain=self._p_value(difference, seed),
             p_loss=self._p_value(-difference, seed),
-            noise=float(numpy.abs(again - incumbent).mean()) if items else 0.0,
+            noise=abs(float((again - incumbent).mean())) if items else 0.0,
             items=items,
             items_needed=self._items_needed(difference, gain),
         )
@@ -183,10 +187,14 @@ def _mean(sample: "Scores", axis: int) -> "Scores":
 
 
 def _scores(exam: Exam) -> tuple["Scores", "Scores", "Scores"]:
-    """Scores of incumbent, candidate and incumbent again on the items that count and that all sat."""
+    """Scores of incumbent, candidate and incumbent again on the items that count and that can be compared."""
     import numpy
 
-    scores = {(answer.sitting, answer.item_id): answer.score for answer in exam.answers}
+    scores = {
+        (answer.sitting, answer.item_id): answer.score
+        for answer in exam.answers
+        if answer.sitting is Sitting.CANDIDATE or not answer.failed
+    }
     sat = [
         item.id
         for item in exam.items

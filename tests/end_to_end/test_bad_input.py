@@ -190,10 +190,24 @@ def test_alias_that_the_user_pointed_elsewhere_stays_the_users(
     with held_before(night, "conclude"):
         ollama.copy("mine:latest", TINY_ALIAS)
     end, reason = last_run(night)
-    assert end is RunEnd.FAILED
+    assert end is RunEnd.WAITING
     assert "by hand" in reason
+    assert f"`ollama rm {TINY_ALIAS}`" in reason
     assert fresh_ollama.tags()[TINY_ALIAS] == fresh_ollama.tags()["mine:latest"]
-    assert_no_stray_tags(fresh_ollama, {TINY, TINY_ALIAS, "mine:latest"})
+    assert_no_stray_tags(fresh_ollama, {TINY, TINY_ALIAS, f"{TINY_ALIAS}.v1", "mine:latest"})
+    # what the sentence says is what helps
+    ollama.delete(TINY_ALIAS)
+    assert night.run("approve", TINY_ALIAS).returncode == 0
+    assert fresh_ollama.tags()[TINY_ALIAS] == fresh_ollama.tags()[f"{TINY_ALIAS}.v1"]
+
+
+def test_feedback_for_a_model_that_is_missing_does_not_stop_the_others(night: Night) -> None:
+    night.drop(greetings(60))
+    night.drop(greetings(20, model="absent:1b", first=900))
+    done = night.learn()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "`ollama pull absent:1b`" in done.stderr
+    assert night.ledger().events.total() == 80
 
 
 def test_full_disk_at_the_upload_fails_cleanly(tmp_path: Path, tiny_gguf: Path) -> None:

@@ -84,6 +84,7 @@ def test_changed_base_is_followed_by_a_run_while_the_old_version_serves(
     else:
         # nothing better was proven on the new base: the old version goes on serving
         assert reason == RETRAIN, done.stdout
+        assert row.end in (RunEnd.NOT_ENOUGH, RunEnd.DISCARDED), row.outcome_reason
         assert tags[TINY_ALIAS] == first
     if reason == REBUILD:
         assert row.end is RunEnd.PROMOTED

@@ -18,7 +18,7 @@ from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, RunDirectory, Step, write_durably
+from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, Step, read_lines, write_durably
 from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused, OllamaUnreachable
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary, PinnedOptions
 from nightschool_hookspecs.records import AnswerScore, ExamAnswer, ExamItem, ItemRole, Message, Sitting
@@ -69,7 +69,8 @@ def run(context: WorkContext) -> None:
         candidate_digest=registered.tag_digest,
     )
     exam = context.settings.exam
-    items = choose_items(tuple(_read_items(context.run)), exam, context.info.seed)
+    drawn = tuple(read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem))
+    items = choose_items(drawn, exam, context.info.seed)
     directory = context.run.step(Step.EXAMINE)
     _forget_other_sitters(directory, sitters)
     library = OllamaLibrary(context.settings.ollama)
@@ -229,12 +230,6 @@ def _forget_other_sitters(directory: Path, sitters: Sitters) -> None:
         (directory / "answers.jsonl").unlink(missing_ok=True)
         write_durably(file, codec.to_json(sitters))
     (directory / "answers.jsonl").touch()
-
-
-def _read_items(run_directory: RunDirectory) -> Iterator[ExamItem]:
-    with (run_directory.step(Step.SELECT) / "items.jsonl").open(encoding="utf-8") as stream:
-        for line in stream:
-            yield codec.from_json(line, ExamItem)
 
 
 def _read_answers(file: Path) -> Iterator[ExamAnswer]:

@@ -198,8 +198,8 @@ class Hooks:
         score = self._hook.nightschool_validate_answer(item=item, answer=answer, measure=measure)
         return cast(AnswerScore | None, score)
 
-    def guard_promotion(self, *, exam: Exam) -> tuple[GuardResult, ...]:
-        return tuple(self._hook.nightschool_guard_promotion(exam=exam))
+    def guard_promotion(self, *, exam: Exam, seed: int) -> tuple[GuardResult, ...]:
+        return tuple(self._hook.nightschool_guard_promotion(exam=exam, seed=seed))
 
     def judge_exam(self, *, exam: Exam, guards: tuple[GuardResult, ...], seed: int) -> Verdict | None:
         return cast(Verdict | None, self._hook.nightschool_judge_exam(exam=exam, guards=guards, seed=seed))

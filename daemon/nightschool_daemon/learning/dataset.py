@@ -20,11 +20,12 @@ from nightschool_daemon.jobs import (
     SelectResult,
     SplitResult,
     Step,
+    read_lines,
     write_durably,
 )
 from nightschool_daemon.learning.rendering import CachedRenderer, find_closing, render_example
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, LocalModel, read_snapshot
-from nightschool_daemon.learning.split import group_rows, read_rows, sides_of
+from nightschool_daemon.learning.split import group_rows, sides_of
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_hookspecs.records import (
@@ -84,7 +85,7 @@ class Dataset:
 
 def run(context: WorkContext) -> None:
     """Build the dataset, have its prompts rendered, and write `SelectResult`."""
-    rows = tuple(read_rows(context.run))
+    rows = tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow))
     sides = sides_of(group_rows(rows), context.run.result(Step.SPLIT, SplitResult).choices)
     base = context.run.result(Step.PREPARE, PrepareResult).base
     workshop = _workshop(context, rows, sides, base.pin)
@@ -248,7 +249,7 @@ def _pairs(
 
 
 def _items(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamItem, ...]:
-    """One item a group: near-duplicates would count one ability several times over."""
+    """One item a group: equal prompts would count one ability several times over."""
     of_group: dict[str, ExamItem] = {}
     for item in filter(None, (_item(workshop, scored) for scored in held_out)):
         present = of_group.get(item.group)

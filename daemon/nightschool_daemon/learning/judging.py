@@ -1,12 +1,9 @@
 """Step `judge`: the guards look at the exam, and the judge decides."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TypeVar
 
-from nightschool_daemon import codec
 from nightschool_daemon.evaluation.context import WorkContext
-from nightschool_daemon.jobs import JudgeResult, PrepareResult, RegisterResult, Step
+from nightschool_daemon.jobs import JudgeResult, PrepareResult, RegisterResult, Step, read_lines
 from nightschool_hookspecs.records import Exam, ExamAnswer, ExamItem
 
 T = TypeVar("T")
@@ -19,7 +16,7 @@ class JudgingError(Exception):
 def run(context: WorkContext) -> None:
     """Have the exam judged and write `JudgeResult`."""
     exam = read_exam(context)
-    guards = context.hooks.guard_promotion(exam=exam)
+    guards = context.hooks.guard_promotion(exam=exam, seed=context.info.seed)
     verdict = context.hooks.judge_exam(exam=exam, guards=guards, seed=context.info.seed)
     if verdict is None:
         raise JudgingError("No plugin judges exams. Take judge_paired out of plugins.disabled.")
@@ -28,9 +25,9 @@ def run(context: WorkContext) -> None:
 
 def read_exam(context: WorkContext) -> Exam:
     """Put items and answers together; items that the caps of the night left out are not part of it."""
-    answers = tuple(_lines(context.run.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer))
+    answers = tuple(read_lines(context.run.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer))
     asked = {answer.item_id for answer in answers}
-    items = _lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem)
+    items = read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem)
     return Exam(
         specialty=context.info.specialty,
         incumbent=context.run.result(Step.PREPARE, PrepareResult).incumbent,
@@ -38,9 +35,3 @@ def read_exam(context: WorkContext) -> Exam:
         items=tuple(item for item in items if item.id in asked),
         answers=answers,
     )
-
-
-def _lines(file: Path, kind: type[T]) -> Iterator[T]:
-    with file.open(encoding="utf-8") as stream:
-        for line in stream:
-            yield codec.from_json(line, kind)

@@ -45,8 +45,10 @@ def read_lesson(adapter: Path, file: GgufFile) -> Mapping[str, LowRank]:
     scale = configuration["lora_alpha"] / configuration["r"]
     lesson: dict[str, LowRank] = {}
     for key, down in sorted(weights.items()):
-        if not key.endswith(".lora_A.weight"):
+        if key.endswith(".lora_B.weight"):
             continue
+        if not key.endswith(".lora_A.weight"):
+            raise TrainingError(f"The adapter holds {key}, which is no plain LoRA, so it cannot be delivered.")
         module = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
         up = weights[key.replace(".lora_A.", ".lora_B.")].astype(np.float32)
         if not up.any() or not down.any():
@@ -58,8 +60,12 @@ def read_lesson(adapter: Path, file: GgufFile) -> Mapping[str, LowRank]:
     return lesson
 
 
+SPECIAL = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern")
+"""What makes an adapter more than plain LoRA, in PEFT's names."""
+
+
 def _require_plain(configuration: Mapping[str, object]) -> None:
-    special = [key for key in ("use_dora", "use_rslora", "modules_to_save", "rank_pattern") if configuration.get(key)]
+    special = [key for key in SPECIAL if configuration.get(key)]
     if configuration.get("peft_type") != "LORA" or special:
         raise TrainingError(
             f"The adapter is no plain LoRA ({configuration.get('peft_type')} {' '.join(special)}), so it cannot be "

@@ -1,10 +1,7 @@
 """Step `split`: groups of prompts that have no side yet get one, for good."""
 
-from collections.abc import Iterator
-
-from nightschool_daemon import codec
 from nightschool_daemon.evaluation.context import WorkContext
-from nightschool_daemon.jobs import EventRow, RunDirectory, SplitResult, Step
+from nightschool_daemon.jobs import EventRow, SplitResult, Step, read_lines
 from nightschool_hookspecs.records import PromptGroup, Side, SideChoice
 
 
@@ -14,7 +11,7 @@ class SplitError(Exception):
 
 def run(context: WorkContext) -> None:
     """Have the sides chosen, check them, and write `SplitResult`."""
-    rows = tuple(read_rows(context.run))
+    rows = tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow))
     groups = group_rows(rows)
     choices = check_choices(groups, context.hooks.select_held_out(groups=groups, seed=context.info.seed))
     sides = sides_of(groups, choices)
@@ -28,15 +25,8 @@ def run(context: WorkContext) -> None:
     )
 
 
-def read_rows(run: RunDirectory) -> Iterator[EventRow]:
-    """Read the frozen events of a run in order of arrival."""
-    with (run.step(Step.PREPARE) / "events.jsonl").open(encoding="utf-8") as stream:
-        for line in stream:
-            yield codec.from_json(line, EventRow)
-
-
 def group_rows(rows: tuple[EventRow, ...]) -> tuple[PromptGroup, ...]:
-    """Put rows of near-duplicate prompts together, in order of first arrival."""
+    """Put rows of equal prompts together, in order of first arrival."""
     by_key: dict[str, list[EventRow]] = {}
     for row in rows:
         by_key.setdefault(row.group, []).append(row)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import PrepareResult, SelectResult, Step, write_durably
+from nightschool_daemon.jobs import PrepareResult, SelectResult, Step, read_lines, write_durably
 from nightschool_daemon.learning.loading import Base, Tokens, load_base
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_hookspecs.records import (
@@ -112,9 +112,7 @@ class Row:
 def read_rows(dataset: Path, tokens: Tokens, max_length: int) -> tuple[list[Row], int]:
     """Tokenise the dataset. Returns the rows that fit and how many did not."""
     rows = []
-    with dataset.open(encoding="utf-8") as stream:
-        texts = [codec.from_json(line, TrainingText) for line in stream]
-    for text in texts:
+    for text in read_lines(dataset, TrainingText):
         prompt = tuple(tokens.prompt(text.prompt))
         rows.append(
             Row(prompt=prompt, completion=tuple(tokens.completion(text.prompt, text.completion)), weight=text.weight)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightschool_daemon import codec
 from nightschool_daemon.jobs import (
     ExportResult,
     PrepareResult,
@@ -27,6 +26,7 @@ from nightschool_daemon.jobs import (
     SelectResult,
     Step,
     VerifyResult,
+    read_lines,
 )
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.lesson import LowRank, read_lesson
@@ -91,7 +91,7 @@ def run(context: WorkerContext) -> None:
     loaded = load_base(base.gguf, base.weights_digest, context.settings.state_directory / "cache")
     lesson = read_lesson(context.run.result(Step.TRAIN, TrainingResult).adapter, loaded.file)
     require_same_weights(loaded, lesson)
-    texts = _read_texts(context)
+    texts = list(read_lines(context.run.step(Step.SELECT) / "examples.jsonl", TrainingText))
     positions = choose_positions(loaded, texts, context.settings.exam.verify_positions, context.info.seed)
     held_out = _held_out_rows(context, loaded, base.pin, texts)
     context.progress(1, 4, f"ask the engine at {len(positions)} places")
@@ -309,16 +309,10 @@ def require_same_weights(base: Base, lesson: Mapping[str, LowRank]) -> None:
 # --------------------------------------------------------------------------- texts and prompts
 
 
-def _read_texts(context: WorkerContext) -> list[TrainingText]:
-    with (context.run.step(Step.SELECT) / "examples.jsonl").open(encoding="utf-8") as stream:
-        return [codec.from_json(line, TrainingText) for line in stream]
-
-
 def _held_out_rows(context: WorkerContext, base: Base, pin: str, texts: Sequence[TrainingText]) -> list[Row]:
     """Held-out prompts with their references; training texts where nothing was held out."""
     closing = context.run.result(Step.SELECT, SelectResult).closing
-    with (context.run.step(Step.SELECT) / "items.jsonl").open(encoding="utf-8") as stream:
-        items = [codec.from_json(line, ExamItem) for line in stream]
+    items = list(read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem))
     http = OllamaHttp(context.settings.ollama)
     pairs = [(http.render(pin, one.messages), one.reference + closing) for one in items[:LOSS_TEXTS] if one.reference]
     http.close()

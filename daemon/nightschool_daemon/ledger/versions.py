@@ -137,6 +137,10 @@ class Moves:
         """The moves of all aliases, newest first."""
         return self._all("1 ORDER BY id DESC LIMIT ?", limit)
 
+    def of_run(self, run_id: str) -> tuple[MoveRow, ...]:
+        """The finished moves that a run made, oldest first."""
+        return self._all("run_id = ? AND state = ? ORDER BY id", run_id, MoveState.DONE.value)
+
     def last_done(self, alias: str) -> MoveRow | None:
         """The last finished move of an alias."""
         found = self._all("alias = ? AND state = ? ORDER BY id DESC LIMIT 1", alias, MoveState.DONE.value)

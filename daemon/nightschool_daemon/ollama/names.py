@@ -2,7 +2,7 @@
 
     alias    <model>-nightschool:<base tag>.<type>          llama3.2-nightschool:3b.erd
     version  <alias>.v<number>                              llama3.2-nightschool:3b.erd.v7
-    pin      <model>-nightschool:<base tag>.base-<12 hex>   keeps a base's weights alive
+    pin      <model>-nightschool:<base tag>.base-<12 hex>   keeps a base alive as it was
     saved    <model>-nightschool:<base tag>.saved-<12 hex>  the user's own tag, before `replace_base` moved it
 
 Ollama folds case and takes 80 characters a part; a type that would go over is cut and gets six hex
@@ -86,9 +86,9 @@ def version_of(specialty: Specialty, number: int) -> str:
     return f"{alias_of(specialty)}.v{number}"
 
 
-def pin_of(base: str, weights_digest: str) -> str:
-    """The tag that keeps a base's weights alive."""
-    return _own(base, f"base-{weights_digest[:12]}")
+def pin_of(base: str, tag_digest: str) -> str:
+    """The tag that keeps a base alive as it was: its weights, its template, its parameters."""
+    return _own(base, f"base-{tag_digest[:12]}")
 
 
 def saved_of(base: str, tag_digest: str) -> str:

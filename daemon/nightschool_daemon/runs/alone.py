@@ -14,7 +14,8 @@ from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.intake.assignment import group_of
 from nightschool_daemon.jobs import ExportResult, Step, VerifyResult
-from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger
+from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, LedgerError
+from nightschool_daemon.locking import StateLock
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.runs import pipeline, retention
@@ -58,8 +59,10 @@ def train_alone(
         )
     specialty = Specialty(base=base, artifact_type=MANUAL_TYPE)
     settings.state_directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="train-", dir=settings.state_directory) as text:
+    with tempfile.TemporaryDirectory(prefix=retention.MANUAL_PREFIX, dir=settings.state_directory) as text:
         directory = Path(text)
+        # whoever finds the directory without its lock knows that the training was killed: retention.sweep_trainings
+        lock = StateLock.take(directory)
         # the caches stay where they are: only the ledger and the run are of the moment
         (directory / "cache").symlink_to(_cache(settings), target_is_directory=True)
         own = dataclasses.replace(settings, state=dataclasses.replace(settings.state, directory=directory))
@@ -67,14 +70,15 @@ def train_alone(
         try:
             ledger.events.add([_incoming(event, base, now) for event in events])
             runs = Runs(settings=own, ledger=ledger, hooks=hooks, ollama=ollama, clock=lambda: now)
-            return _learn(runs, specialty, target, listener, before, now)
+            return _learn(runs, specialty, target, listener, now)
         finally:
             ledger.close()
+            if not _is_taught(settings, base):
+                _remove_pins(ollama, base, before)
+            lock.release()
 
 
-def _learn(
-    runs: Runs, specialty: Specialty, target: str, listener: RunListener, before: set[str], now: datetime
-) -> TrainedAlone:
+def _learn(runs: Runs, specialty: Specialty, target: str, listener: RunListener, now: datetime) -> TrainedAlone:
     context = runs.context_of(runs.start(specialty, ASKED, now), listener)
     try:
         ending = pipeline.learn_only(context)
@@ -93,12 +97,26 @@ def _learn(
     finally:
         version = version_of_run(context)
         if version is not None:
-            retention.discard(runs.ledger, runs.ollama, version)
-        for entry in runs.ollama.tags():
-            parsed = names.parse(entry.name)
-            is_pin = parsed is not None and parsed.kind is names.Kind.PIN and parsed.base == specialty.base
-            if is_pin and entry.name not in before:
-                runs.ollama.delete(entry.name)
+            retention.delete_if_ours(runs.ollama, version)
+
+
+def _is_taught(settings: Settings, base: str) -> bool:
+    """Whether a run of the daemon's works on the same base, and needs its pin."""
+    try:
+        ledger = Ledger.open_read_only(settings.state_directory / FILE_NAME)
+    except LedgerError:
+        return False
+    found = any(row.specialty.base == base for row in ledger.runs.unfinished())
+    ledger.close()
+    return found
+
+
+def _remove_pins(ollama: OllamaHttp, base: str, before: set[str]) -> None:
+    for entry in ollama.tags():
+        parsed = names.parse(entry.name)
+        is_pin = parsed is not None and parsed.kind is names.Kind.PIN and parsed.base == base
+        if is_pin and entry.name not in before:
+            ollama.delete(entry.name)
 
 
 def _cache(settings: Settings) -> Path:

@@ -21,15 +21,18 @@ def follow(
         ledger.bases.forget(model.name)
     else:
         ledger.bases.put(model, now)
-        if ledger.versions.by_digest(model.digest) is not None:
-            return ()
         sentences = _resume(model, ledger)
-        if change is BaseChange.WEIGHTS_CHANGED:
-            sentences += _ask_for_runs(model, RETRAIN, ledger, planner)
-        elif change is BaseChange.CONFIGURATION_CHANGED:
-            sentences += _ask_for_runs(model, REBUILD, ledger, planner)
+        if _is_our_doing(model, ledger):
+            return sentences
+        sentences += _ask_for_runs(model, ledger, planner)
     hooks.after_base_change(change=change, model=model)
     return sentences
+
+
+def _is_our_doing(model: InstalledModel, ledger: Ledger) -> bool:
+    """Whether the tag holds what `replace_base`, or its undo, put there."""
+    last = ledger.moves.last_done(model.name)
+    return ledger.versions.by_digest(model.digest) is not None or (last is not None and last.to_digest == model.digest)
 
 
 def _stop(model: InstalledModel, ledger: Ledger, planner: Planner) -> tuple[str, ...]:
@@ -50,12 +53,19 @@ def _resume(model: InstalledModel, ledger: Ledger) -> tuple[str, ...]:
     return (f"{model.name} is back in Ollama and learns again.",)
 
 
-def _ask_for_runs(model: InstalledModel, reason: str, ledger: Ledger, planner: Planner) -> tuple[str, ...]:
-    """Specialties that have a version are retrained or rebuilt; the others start with the new base anyway."""
+def _ask_for_runs(model: InstalledModel, ledger: Ledger, planner: Planner) -> tuple[str, ...]:
+    """Specialties whose version was made from another state of the base are retrained or rebuilt.
+
+    The last version is what the base is compared with, and not the last poll: a base may be removed and come
+    back as another one. A specialty without a version starts with the new base anyway.
+    """
     sentences = []
     for specialty in planner.specialties():
-        promoted = any(one.state is VersionState.PROMOTED for one in ledger.versions.of_specialty(specialty))
-        if specialty.base == model.name and promoted:
-            ledger.facts.put(due_key(specialty), reason)
-            sentences.append(f"{specialty}: {reason}; the next run follows, and the alias serves meanwhile.")
+        versions = ledger.versions.of_specialty(specialty)
+        promoted = next((one for one in versions if one.state is VersionState.PROMOTED), None)
+        if specialty.base != model.name or promoted is None or promoted.base_tag_digest == model.digest:
+            continue
+        reason = REBUILD if promoted.base_weights_digest == model.weights_digest else RETRAIN
+        ledger.facts.put(due_key(specialty), reason)
+        sentences.append(f"{specialty}: {reason}; the next run follows, and the alias serves meanwhile.")
     return tuple(sentences)

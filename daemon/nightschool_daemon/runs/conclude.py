@@ -7,7 +7,8 @@ from nightschool_daemon.config import PromotionMode
 from nightschool_daemon.jobs import ConcludeResult, JudgeResult, PrepareResult, SelectResult, Step
 from nightschool_daemon.ledger import VersionRow, VersionState
 from nightschool_daemon.ollama import names
-from nightschool_daemon.runs import prepare, retention
+from nightschool_daemon.ollama.errors import ModelMissing, OllamaInterrupted, OllamaRefused
+from nightschool_daemon.runs import prepare, rebuild, retention
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import MoveFailed
 from nightschool_daemon.runs.moves import AliasMover, Destination
@@ -51,9 +52,7 @@ def perform(context: StepContext, ending: Ending) -> None:
     if version is not None:
         ending = _settle(context, version, ending)
     _remove_work_files(context)
-    if context.info.reason == REBUILD and ending.end is RunEnd.DISCARDED:
-        # the old lesson does not fit the new prompts: learn it anew
-        context.ledger.facts.put(due_key(context.info.specialty), RETRAIN)
+    _settle_what_was_due(context, ending)
     kept = version is not None and ending.end in (RunEnd.PROMOTED, RunEnd.WAITING)
     context.directory.finish(
         Step.CONCLUDE,
@@ -67,51 +66,78 @@ def perform(context: StepContext, ending: Ending) -> None:
 
 
 def _settle(context: StepContext, version: VersionRow, ending: Ending) -> Ending:
-    if ending.end is RunEnd.WAITING:
-        return ending
+    """Promote, keep waiting or discard. A proven candidate that cannot be put into use is kept: it waits."""
     if ending.end is RunEnd.PROMOTED:
-        try:
-            promote(context, version, ending.reason)
-        except MoveFailed as error:
-            ending = Ending(end=RunEnd.FAILED, reason=str(error))
-        else:
+        ending = _promoted_or_waiting(context, version, ending)
+    try:
+        if ending.end is RunEnd.PROMOTED:
             retention.retire_old_versions(context.ledger, context.ollama, context.settings, context.info.specialty)
-            return ending
-    retention.discard(context.ledger, context.ollama, version)
+        if ending.end in (RunEnd.PROMOTED, RunEnd.WAITING):
+            retention.discard_superseded(context.ledger, context.ollama, version)
+        else:
+            retention.discard(context.ledger, context.ollama, version)
+    except (OllamaRefused, OllamaInterrupted, ModelMissing) as error:
+        # what stays behind is swept at the next start
+        context.note(str(error))
     return ending
 
 
-def promote(context: StepContext, version: VersionRow, reason: str) -> None:
-    """Move the alias, and the user's own tag where the configuration says so. Raises `MoveFailed`."""
+def _promoted_or_waiting(context: StepContext, version: VersionRow, ending: Ending) -> Ending:
     prepared = context.result(Step.PREPARE, PrepareResult)
-    mover = AliasMover(ledger=context.ledger, ollama=context.ollama, hooks=context.hooks, clock=context.clock)
+    origin = Destination(tag=prepared.undo_tag, digest=prepared.undo_digest)
+    try:
+        notes = promote(context, version, ending.reason, origin)
+    except MoveFailed as error:
+        alias = names.alias_of(context.info.specialty)
+        return Ending(
+            end=RunEnd.WAITING,
+            reason=f"{ending.reason} But it is not in use: {error} Then `nightschool approve {alias}` puts it there.",
+        )
+    return Ending(end=RunEnd.PROMOTED, reason=" ".join((ending.reason, *notes)))
+
+
+def promote(context: StepContext, version: VersionRow, reason: str, origin: Destination) -> tuple[str, ...]:
+    """Move the alias, and the user's own tag where the configuration says so.
+
+    `origin` is what the alias may hold now, and where an undo leads. Returns a sentence for what could not be done
+    beside it. Raises `MoveFailed` where the alias was not moved.
+    """
     destination = Destination(tag=version.tag, digest=version.tag_digest)
-    mover.move(
+    _mover(context).move(
         kind=MoveKind.PROMOTE,
         alias=names.alias_of(context.info.specialty),
-        origin=incumbent_destination(mover, prepared),
+        origin=origin,
         destination=destination,
         reason=reason,
         run_id=context.info.id,
     )
-    if context.settings.promotion.replace_base:
-        _replace_base(context, mover, destination, reason)
     context.ledger.versions.set_state(version.tag, VersionState.PROMOTED)
+    if not context.settings.promotion.replace_base:
+        return ()
+    try:
+        _replace_base(context, destination, reason)
+    except MoveFailed as error:
+        return (str(error),)
+    return ()
 
 
-def incumbent_destination(mover: AliasMover, prepared: PrepareResult) -> Destination | None:
-    """What the alias held before: the incumbent's tag. Undo goes back there, to the pinned base at first."""
-    digest = mover.digest_of(prepared.incumbent)
-    return Destination(tag=prepared.incumbent, digest=digest) if digest is not None else None
+def _mover(context: StepContext) -> AliasMover:
+    return AliasMover(ledger=context.ledger, ollama=context.ollama, hooks=context.hooks, clock=context.clock)
 
 
-def _replace_base(context: StepContext, mover: AliasMover, destination: Destination, reason: str) -> None:
-    """Put the version under the user's own name, after saving what stands there."""
-    base = context.info.specialty.base
+def _replace_base(context: StepContext, destination: Destination, reason: str) -> None:
+    """Put the version under the user's own name, after saving what stands there.
+
+    Raises `MoveFailed` where somebody changed the tag while the run went on: what the user put there stays.
+    """
+    prepared = context.result(Step.PREPARE, PrepareResult)
+    mover, base = _mover(context), context.info.specialty.base
     present = mover.digest_of(base)
-    if present is None or present == destination.digest:
+    if present == destination.digest:
         return
-    ours = context.ledger.versions.by_digest(present)
+    ours = context.ledger.versions.by_digest(present) if present is not None else None
+    if present is None or (ours is None and present != prepared.base.tag_digest):
+        raise MoveFailed(f"{base} was changed during the run, so it stays as it is; the next run takes the new one.")
     saved = ours.tag if ours is not None else names.saved_of(base, present)
     if ours is None and mover.digest_of(saved) != present:
         context.ollama.copy(base, saved)
@@ -125,15 +151,31 @@ def _replace_base(context: StepContext, mover: AliasMover, destination: Destinat
     )
 
 
+def _settle_what_was_due(context: StepContext, ending: Ending) -> None:
+    """A run that came to a verdict did what was asked for; one that failed or was cancelled is tried again."""
+    due = due_key(context.info.specialty)
+    if context.info.reason == REBUILD and ending.end is RunEnd.DISCARDED:
+        # the old lesson does not fit the new prompts: learn it anew
+        context.ledger.facts.put(due, RETRAIN)
+    elif ending.end not in (RunEnd.FAILED, RunEnd.CANCELLED) and context.ledger.facts.get(due) == context.info.reason:
+        context.ledger.facts.delete(due)
+
+
 def _remember_what_was_learned(context: StepContext, version: VersionRow | None) -> None:
-    """These events are no longer fresh, whatever the verdict: the next run waits for new ones."""
+    """These events are no longer fresh, whatever the verdict: the next run waits for new ones.
+
+    A rebuild learned nothing: what is fresh stays so, and its version knows what the earlier lesson was made of.
+    """
     if not context.directory.is_done(Step.JUDGE):
         return
     events, specialty = context.ledger.events, context.info.specialty
-    events.mark_batched(specialty, context.info.id, prepare.frozen_keys(context))
-    selected = context.result_if_done(Step.SELECT, SelectResult)
-    if version is not None and selected is not None:
-        events.mark_trained(specialty, context.info.id, selected.learned_from, version.tag)
+    reused = rebuild.reused_lesson(context.directory)
+    lesson = context.directory if reused is None else reused
+    if reused is None:
+        events.mark_batched(specialty, context.info.id, prepare.frozen_keys(context))
+    if version is not None and lesson.is_done(Step.SELECT):
+        learned_from = lesson.result(Step.SELECT, SelectResult).learned_from
+        events.mark_trained(specialty, context.info.id, learned_from, version.tag)
 
 
 def _remove_work_files(context: StepContext) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.ledger import Ledger, MoveRow, MoveState
+from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.runs.errors import MoveFailed
 from nightschool_hookspecs.records import AliasMove, MoveKind
@@ -68,13 +69,13 @@ class AliasMover:
         if present is not None and (origin is None or present != origin.digest):
             raise MoveFailed(
                 f"{alias} was pointed at another model by hand, so it stays as it is. "
-                f"`ollama cp {destination.tag} {alias}` moves it to the new version."
+                f"`ollama rm {alias}` gives it back to Night School."
             )
-        identifier = self.ledger.moves.intend(row)
+        identifier = self._intended(row)
         try:
             self._copy(destination, alias)
         except MoveFailed as error:
-            self.ledger.moves.abandon(identifier, self.clock(), str(error))
+            self._give_up(identifier, row, str(error))
             raise
         return self._finish(identifier, row)
 
@@ -104,18 +105,39 @@ class AliasMover:
         self._finish(row.id, row)
         return f"The unfinished move of {row.alias} to {row.to_tag} was completed."
 
+    def _intended(self, row: MoveRow) -> int:
+        """Write the intent down; a move that is tried again has one already."""
+        for one in self.ledger.moves.unfinished():
+            if (one.alias, one.to_digest, one.run_id) == (row.alias, row.to_digest, row.run_id):
+                return one.id
+        return self.ledger.moves.intend(row)
+
+    def _give_up(self, identifier: int, row: MoveRow, reason: str) -> None:
+        """Leave the alias where it was. Where a failed copy damaged it, it is put back.
+
+        If even that fails the intent stays: the next start completes the move.
+        """
+        if self.digest_of(row.alias) != row.from_digest and row.from_tag is not None and row.from_digest is not None:
+            try:
+                self._copy(Destination(tag=row.from_tag, digest=row.from_digest), row.alias)
+            except MoveFailed:
+                return
+        self.ledger.moves.abandon(identifier, self.clock(), reason)
+
     def _copy(self, destination: Destination, alias: str) -> None:
         if self.digest_of(destination.tag) != destination.digest:
             raise MoveFailed(
                 f"{destination.tag} is gone from Ollama or was changed, so {alias} was not moved. "
                 "`nightschool run --now` makes a new version."
             )
-        self.ollama.copy(destination.tag, alias)
+        try:
+            self.ollama.copy(destination.tag, alias)
+        except (OllamaRefused, OllamaInterrupted) as error:
+            raise MoveFailed(f"{alias} was not moved to {destination.tag}: {error}") from error
         found = self.digest_of(alias)
         if found != destination.digest:
             raise MoveFailed(
-                f"After the copy {alias} does not hold {destination.tag} (its disk may be full). "
-                f"Free space, then run `ollama cp {destination.tag} {alias}`."
+                f"After the copy {alias} does not hold {destination.tag}: its disk may be full. Free some space."
             )
 
     def _record_as_done(self, row: MoveRow) -> AliasMove:

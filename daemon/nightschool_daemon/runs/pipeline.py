@@ -6,12 +6,14 @@ recorded. The last two steps are always taken, whatever happened before.
 """
 
 import hashlib
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from nightschool_daemon import codec
+from nightschool_daemon.config import PromotionMode
 from nightschool_daemon.hooks import PluginFailed
 from nightschool_daemon.jobs import (
     JudgeResult,
@@ -21,14 +23,17 @@ from nightschool_daemon.jobs import (
     VerifyResult,
     write_durably,
 )
-from nightschool_daemon.ledger import StepState
+from nightschool_daemon.ledger import LedgerError, StepState
 from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
 from nightschool_daemon.runs import conclude, examine, prepare, rebuild, register, report, split, store
 from nightschool_daemon.runs.conclude import Ending, decide
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.errors import RunCancelled, StepFailed
+from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
+from nightschool_daemon.runs.reasons import REBUILD
 from nightschool_daemon.runs.worker_process import run_worker
 from nightschool_hookspecs.records import RunEnd, RunReport
+
+logger = logging.getLogger(__name__)
 
 SERVER_WAIT_S = 600.0
 """How long a run waits for an Ollama that went away. A service manager brings it back within seconds."""
@@ -100,7 +105,9 @@ def _take_all(context: StepContext, steps: tuple[Step, ...], *, examined: bool) 
         except RunCancelled:
             context.ledger.runs.fail_step(context.info.id, step, "cancelled", context.clock())
             return Ending(end=RunEnd.CANCELLED, reason=f"The run was cancelled at the step '{step}'.")
-        except (StepFailed, OllamaError, PluginFailed, OSError) as error:
+        except (RunInterrupted, LedgerError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever broke, it is this run that ends
             reason = _sentence(context, step, error)
             context.ledger.runs.fail_step(context.info.id, step, reason, context.clock())
             return Ending(end=RunEnd.FAILED, reason=reason)
@@ -112,7 +119,10 @@ def _take_all(context: StepContext, steps: tuple[Step, ...], *, examined: bool) 
 def _sentence(context: StepContext, step: Step, error: Exception) -> str:
     if isinstance(error, StepFailed) and error.plugin is not None:
         context.hooks.record_failure(error.plugin, str(error))
-    return f"{step}: {error}"
+    if isinstance(error, StepFailed | OllamaError | PluginFailed | OSError):
+        return f"{step}: {error}"
+    logger.error("The step %s of run %s broke", step, context.info.id, exc_info=error)
+    return f"{step}: {type(error).__name__}: {error}. This is a fault of Night School's; its log has more."
 
 
 def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending | None:
@@ -127,26 +137,33 @@ def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending
                 reason=f"None of the feedback has an answer worth learning ({len(selected.left_out)} events left out). "
                 "Corrections and liked answers are what a model learns from.",
             )
-        if selected.items == 0 and examined:
+        needed = _items_needed(context)
+        if examined and selected.items < needed:
             return Ending(
                 end=RunEnd.NOT_ENOUGH,
-                reason="There is too little feedback to hold any of it out for an exam, so nothing could be proven. "
-                "A few more corrections are needed.",
+                reason=f"Of {selected.items} held-out prompts nothing could be proven: {needed} are needed. About "
+                f"{2 * (needed - selected.items)} more corrections of different prompts bring them.",
             )
     if step is Step.VERIFY and not (verified := context.result(step, VerifyResult)).passed:
         return Ending(end=RunEnd.FAILED, reason=f"verify: {verified.reason}")
     return None
 
 
+def _items_needed(context: StepContext) -> int:
+    """How many held-out prompts make an exam worth its while."""
+    any_will_do = context.info.reason == REBUILD or context.settings.promotion.promote is PromotionMode.PROVISIONAL
+    return 1 if any_will_do else max(1, context.settings.exam.min_items)
+
+
 def _take(context: StepContext, step: Step, perform: Callable[[], None]) -> None:
     """Perform a step unless it is done, and record it."""
     identifier = context.info.id
-    recorded = _recorded_digest(context, step)
+    recorded = _recorded(context, step)
     if recorded is not None:
-        if recorded == context.directory.output_digest(step):
+        if recorded == (input_digest(context, step), context.directory.output_digest(step)):
             return
-        context.note(f"{step}: its files are not what they were when it ended, so it is taken again.")
-        context.directory.forget(step)
+        context.note(f"{step}: its files, or those it was made from, are not what they were, so it is taken again.")
+        shutil.rmtree(context.directory.step(step))
     context.signals.check()
     context.ledger.runs.begin_step(identifier, step, input_digest(context, step), context.clock())
     context.listener.step_began(identifier, step)
@@ -162,28 +179,29 @@ def _take(context: StepContext, step: Step, perform: Callable[[], None]) -> None
 
 def _repeat_while_server_is_away(context: StepContext, step: Step, perform: Callable[[], None]) -> None:
     """Perform a step; where Ollama goes away under it, wait until it is back and start the step again."""
-    deadline = time.monotonic() + SERVER_WAIT_S
     while True:
         _make_directory(context, step)
         try:
             perform()
         except OllamaUnreachable as error:
-            if time.monotonic() > deadline:
-                raise
             context.note(f"{step}: {error} Waiting for it to come back.")
-            _wait_for_server(context, deadline)
+            if not _comes_back(context):
+                raise
         else:
             return
 
 
-def _wait_for_server(context: StepContext, deadline: float) -> None:
+def _comes_back(context: StepContext) -> bool:
+    """Wait for a server that went away. False: it stayed away for too long."""
+    deadline = time.monotonic() + SERVER_WAIT_S
     while time.monotonic() < deadline:
         context.signals.wait(SERVER_POLL_S)
         try:
             context.ollama.version()
         except OllamaUnreachable:
             continue
-        return
+        return True
+    return False
 
 
 def _finish(context: StepContext, step: Step, perform: Callable[[], None]) -> None:
@@ -200,11 +218,12 @@ def _make_directory(context: StepContext, step: Step) -> None:
     (directory / "failure.json").unlink(missing_ok=True)
 
 
-def _recorded_digest(context: StepContext, step: Step) -> str | None:
-    """The digest with which a finished step is in the ledger; None where it is not over, or its result is gone."""
+def _recorded(context: StepContext, step: Step) -> tuple[str | None, str | None] | None:
+    """Input and output digest with which a finished step is in the ledger; None where it is not over."""
     row = next((one for one in context.ledger.runs.steps(context.info.id) if one.step is step), None)
-    is_over = row is not None and row.state is StepState.DONE and context.directory.is_done(step)
-    return row.output_digest if row is not None and is_over else None
+    if row is None or row.state is not StepState.DONE or not context.directory.is_done(step):
+        return None
+    return row.input_digest, row.output_digest
 
 
 def input_digest(context: StepContext, step: Step) -> str:

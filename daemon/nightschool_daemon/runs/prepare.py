@@ -1,9 +1,11 @@
 """Step `prepare`: the base is pinned, its file found, the specialty's events are frozen."""
 
 import shutil
+from dataclasses import dataclass
+from pathlib import Path
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import BaseSnapshot, EventRow, PrepareResult, Step, write_durably
+from nightschool_daemon.jobs import BaseSnapshot, EventRow, PrepareResult, Step, read_lines, write_durably
 from nightschool_daemon.ledger import VersionRow
 from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.http import TagEntry
@@ -19,6 +21,7 @@ def perform(context: StepContext) -> None:
     tags = {entry.name: entry for entry in context.ollama.tags()}
     base = _pin_base(context, tags)
     _require_free_disk(context, base)
+    incumbent = incumbent_of(context, tags, base)
     rows = context.ledger.events.of_specialty(specialty, with_unassigned=True)
     _freeze(context, rows)
     store.freeze(context)
@@ -26,7 +29,9 @@ def perform(context: StepContext) -> None:
         Step.PREPARE,
         PrepareResult(
             base=base,
-            incumbent=incumbent_of(context, tags, base),
+            incumbent=incumbent.examined,
+            undo_tag=incumbent.undo_tag,
+            undo_digest=incumbent.undo_digest,
             events=len(rows),
             fresh=sum(not row.trained_on for row in rows),
         ),
@@ -43,7 +48,7 @@ def _pin_base(context: StepContext, tags: dict[str, TagEntry]) -> BaseSnapshot:
         )
     source = _pure_base(context, entry, tags)
     shown = context.ollama.show(source)
-    pin = names.pin_of(name, shown.weights_digest)
+    pin = names.pin_of(name, tags[source].digest)
     if source != pin and (pin not in tags or tags[pin].digest != tags[source].digest):
         context.ollama.copy(source, pin)
     blob = storage.locate_blob(context.settings.ollama, shown)
@@ -67,7 +72,7 @@ def _pure_base(context: StepContext, entry: TagEntry, tags: dict[str, TagEntry])
     version = context.ledger.versions.by_digest(entry.digest)
     if version is None:
         return entry.name
-    pin = names.pin_of(entry.name, version.base_weights_digest)
+    pin = names.pin_of(entry.name, version.base_tag_digest)
     if pin not in tags:
         raise StepFailed(
             f"{entry.name} holds {version.tag}, and the base it was made from is gone ({pin}). "
@@ -76,21 +81,42 @@ def _pure_base(context: StepContext, entry: TagEntry, tags: dict[str, TagEntry])
     return pin
 
 
-def incumbent_of(context: StepContext, tags: dict[str, TagEntry], base: BaseSnapshot) -> str:
-    """The tag that sits the exam as incumbent: the version that the alias holds, else the pinned base."""
+@dataclass(frozen=True, kw_only=True)
+class Incumbent:
+    """What the candidate has to beat, and where an undo of its promotion leads."""
+
+    examined: str
+    undo_tag: str
+    undo_digest: str
+
+
+def incumbent_of(context: StepContext, tags: dict[str, TagEntry], base: BaseSnapshot) -> Incumbent:
+    """What the alias holds: a version of ours, else the base, in its present or an earlier state.
+
+    Raises `StepFailed` where somebody else pointed the alias elsewhere.
+    """
     alias = names.alias_of(context.info.specialty)
     entry = tags.get(alias)
-    if entry is None or entry.digest == tags_digest(tags, base.pin):
-        return base.pin
+    if entry is None:
+        return Incumbent(examined=base.pin, undo_tag=base.pin, undo_digest=base.tag_digest)
     version = serving_version(context, context.info.specialty, entry.digest)
     if version is not None:
-        return version.tag
+        _keep(context, tags, alias, version.tag)
+        return Incumbent(examined=version.tag, undo_tag=version.tag, undo_digest=entry.digest)
     if entry.digest == base.tag_digest or _was_moved_there(context, alias, entry.digest):
-        return base.pin
+        pin = names.pin_of(base.name, entry.digest)
+        _keep(context, tags, alias, pin)
+        return Incumbent(examined=base.pin, undo_tag=pin, undo_digest=entry.digest)
     raise StepFailed(
         f"{alias} was pointed at another model by hand, so it stays as it is and nothing is trained for it. "
         f"`ollama rm {alias}` gives it back to Night School."
     )
+
+
+def _keep(context: StepContext, tags: dict[str, TagEntry], alias: str, tag: str) -> None:
+    """Make a tag anew that was removed while the alias still holds what it held."""
+    if tags_digest(tags, tag) != tags[alias].digest:
+        context.ollama.copy(alias, tag)
 
 
 def tags_digest(tags: dict[str, TagEntry], name: str) -> str | None:
@@ -110,21 +136,31 @@ def _was_moved_there(context: StepContext, alias: str, digest: str) -> bool:
 
 
 def _require_free_disk(context: StepContext, base: BaseSnapshot) -> None:
-    """Refuse beforehand what would end with a full disk: twice the base is the most that a run writes."""
+    """Refuse beforehand what would end with a full disk.
+
+    A run writes at most the base's size into its own directory, and uploads as much into Ollama's store.
+    """
     reserve = int(context.settings.delivery.min_free_gb * 1e9)
-    needed = 2 * base.gguf.stat().st_size + reserve
-    free = shutil.disk_usage(context.directory.path).free
-    if free < needed:
-        raise StepFailed(
-            f"{context.directory.path} has {free / 1e9:.1f} GB free, and a run of {base.name} may need "
-            f"{needed / 1e9:.1f} GB. Free some space, or lower delivery.min_free_gb."
-        )
+    size = base.gguf.stat().st_size
+    places = (context.directory.path, base.gguf.parent)
+    devices = [place.stat().st_dev for place in places]
+    for place, device in zip(places, devices, strict=True):
+        needed = devices.count(device) * size + reserve
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise StepFailed(
+                f"The disk of {_directory_shown(place)} has {free / 1e9:.1f} GB free, and a run of {base.name} "
+                f"may need {needed / 1e9:.1f} GB there. Free some space, or lower delivery.min_free_gb."
+            )
+
+
+def _directory_shown(place: Path) -> str:
+    return str(place.parent) if place.name == "blobs" else str(place)
 
 
 def frozen_keys(context: StepContext) -> tuple[str, ...]:
     """The keys of the events that the run was prepared with."""
-    with (context.directory.step(Step.PREPARE) / "events.jsonl").open(encoding="utf-8") as stream:
-        return tuple(codec.from_json(line, EventRow).event.key for line in stream)
+    return tuple(row.event.key for row in read_lines(context.directory.step(Step.PREPARE) / "events.jsonl", EventRow))
 
 
 def _freeze(context: StepContext, rows: tuple[EventRow, ...]) -> None:

@@ -1,14 +1,18 @@
 """Step `train`: a new training, or, where only the base's template changed, the lesson there is."""
 
 import shutil
+from pathlib import Path
 
-from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step
+from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step, write_durably
 from nightschool_daemon.ledger import VersionRow
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.reasons import REBUILD
 from nightschool_daemon.runs.room import make_room
 from nightschool_daemon.runs.worker_process import run_worker
 from nightschool_hookspecs.records import TrainingResult
+
+REUSED = "reused.txt"
+"""Names the run whose adapter was taken."""
 
 
 def train_or_reuse(context: StepContext) -> None:
@@ -18,6 +22,8 @@ def train_or_reuse(context: StepContext) -> None:
         make_room(context)
         run_worker(context, Step.TRAIN)
         return
+    first = reused_lesson(source) or source
+    write_durably(context.directory.step(Step.TRAIN) / REUSED, str(first.path))
     adapter = context.directory.step(Step.TRAIN) / "adapter"
     earlier = source.result(Step.TRAIN, TrainingResult)
     shutil.copytree(earlier.adapter, adapter, dirs_exist_ok=True)
@@ -34,6 +40,12 @@ def train_or_reuse(context: StepContext) -> None:
             seconds=0.0,
         ),
     )
+
+
+def reused_lesson(directory: RunDirectory) -> RunDirectory | None:
+    """The run that first learned what this one delivers again; None where it learned its own."""
+    file = directory.step(Step.TRAIN) / REUSED
+    return RunDirectory(path=Path(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def _lesson_to_reuse(context: StepContext) -> RunDirectory | None:

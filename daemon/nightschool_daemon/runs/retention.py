@@ -1,16 +1,35 @@
 """What stays in Ollama: the base's pin, the serving version and a few older ones for undo."""
 
+import shutil
+from pathlib import Path
+
 from nightschool_daemon.config import Settings
-from nightschool_daemon.ledger import Ledger, VersionRow, VersionState
+from nightschool_daemon.ledger import FILE_NAME, Ledger, VersionRow, VersionState
+from nightschool_daemon.locking import LockedError, StateLock
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_hookspecs.records import RunEnd, Specialty
 
+MANUAL_PREFIX = "train-"
+"""How directories of trainings by hand begin, below the state directory."""
 
-def discard(ledger: Ledger, ollama: OllamaHttp, version: VersionRow) -> None:
-    """Take a candidate out of Ollama; its record stays."""
-    _delete_if_ours(ollama, version)
+
+def discard(ledger: Ledger, ollama: OllamaHttp, version: VersionRow) -> bool:
+    """Take a candidate out of Ollama; its record stays. False: an alias or another name holds it, so it stays too."""
+    if any(entry.digest == version.tag_digest and not _is_version(entry.name) for entry in ollama.tags()):
+        return False
+    delete_if_ours(ollama, version)
     ledger.versions.set_state(version.tag, VersionState.DISCARDED)
+    return True
+
+
+def discard_superseded(ledger: Ledger, ollama: OllamaHttp, newer: VersionRow) -> None:
+    """Older candidates of the specialty that waited for approval have been overtaken."""
+    for version in ledger.versions.in_state(VersionState.CANDIDATE):
+        run = ledger.runs.get(version.run_id)
+        waits = run is not None and run.end is RunEnd.WAITING
+        if version.specialty == newer.specialty and version.number < newer.number and waits:
+            discard(ledger, ollama, version)
 
 
 def retire_old_versions(ledger: Ledger, ollama: OllamaHttp, settings: Settings, specialty: Specialty) -> None:
@@ -19,7 +38,7 @@ def retire_old_versions(ledger: Ledger, ollama: OllamaHttp, settings: Settings, 
     promoted = [one for one in ledger.versions.of_specialty(specialty) if one.state is VersionState.PROMOTED]
     older = [one for one in promoted if one.tag_digest not in serving]
     for version in older[settings.promotion.keep_versions :]:
-        _delete_if_ours(ollama, version)
+        delete_if_ours(ollama, version)
         ledger.versions.set_state(version.tag, VersionState.RETIRED)
     _delete_unused_pins(ledger, ollama, specialty.base)
 
@@ -29,12 +48,39 @@ def sweep(ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
     return tuple(_sweep_candidates(ledger, ollama)) + tuple(_sweep_probes(ollama))
 
 
+def sweep_trainings(state_directory: Path, ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
+    """Remove what a killed `nightschool train` left: candidate, pin, directory. Returns a sentence for each."""
+    return tuple(
+        sentence
+        for directory in sorted(state_directory.glob(f"{MANUAL_PREFIX}*"))
+        for sentence in _sweep_training(directory, ledger, ollama)
+    )
+
+
+def _sweep_training(directory: Path, ledger: Ledger, ollama: OllamaHttp) -> list[str]:
+    try:
+        lock = StateLock.take(directory)
+    except LockedError:
+        return []
+    try:
+        if (directory / FILE_NAME).is_file():
+            own = Ledger.open(directory / FILE_NAME)
+            for version in own.versions.in_state(VersionState.CANDIDATE):
+                delete_if_ours(ollama, version)
+                _delete_unused_pins(ledger, ollama, version.specialty.base)
+            own.close()
+    finally:
+        lock.release()
+    shutil.rmtree(directory)
+    return [f"What an interrupted `nightschool train` left in {directory} was removed."]
+
+
 def _sweep_candidates(ledger: Ledger, ollama: OllamaHttp) -> list[str]:
     swept = []
     for version in ledger.versions.in_state(VersionState.CANDIDATE):
         run = ledger.runs.get(version.run_id)
-        if run is None or (run.end is not None and run.end is not RunEnd.WAITING):
-            discard(ledger, ollama, version)
+        is_over = run is None or (run.end is not None and run.end is not RunEnd.WAITING)
+        if is_over and discard(ledger, ollama, version):
             swept.append(f"The candidate {version.tag} of an ended run was removed.")
     return swept
 
@@ -46,7 +92,12 @@ def _sweep_probes(ollama: OllamaHttp) -> list[str]:
     return [f"The probe {name} of an interrupted run was removed." for name in probes]
 
 
-def _delete_if_ours(ollama: OllamaHttp, version: VersionRow) -> None:
+def _is_version(name: str) -> bool:
+    own = names.parse(name)
+    return own is not None and own.kind is names.Kind.VERSION
+
+
+def delete_if_ours(ollama: OllamaHttp, version: VersionRow) -> None:
     """Delete a version's tag unless somebody put another model under its name."""
     for entry in ollama.tags():
         if entry.name == version.tag and version.tag_digest in ("", entry.digest):
@@ -55,13 +106,17 @@ def _delete_if_ours(ollama: OllamaHttp, version: VersionRow) -> None:
 
 def _delete_unused_pins(ledger: Ledger, ollama: OllamaHttp, base: str) -> None:
     tags = {entry.name: entry for entry in ollama.tags()}
-    needed = {
-        names.pin_of(base, version.base_weights_digest)
+    needed: set[str | None] = {
+        names.pin_of(base, version.base_tag_digest)
         for version in ledger.versions.in_state(VersionState.PROMOTED)
         if version.specialty.base == base
     }
-    if base in tags and ledger.versions.by_digest(tags[base].digest) is None:
-        needed.add(names.pin_of(base, ollama.show(base).weights_digest))
+    is_learning = any(row.specialty.base == base for row in ledger.runs.unfinished())
+    if base in tags and (needed or is_learning):
+        needed.add(names.pin_of(base, tags[base].digest))
+    for specialty in {version.specialty for version in ledger.versions.in_state(VersionState.PROMOTED)}:
+        last = ledger.moves.last_done(names.alias_of(specialty))
+        needed.update({last.from_tag, last.to_tag} if last is not None else ())
     for name in tags:
         own = names.parse(name)
         if own is not None and own.kind is names.Kind.PIN and own.base == base and name not in needed:

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from nightschool_daemon.ollama.errors import OllamaRefused
+from nightschool_daemon.ollama.errors import ModelMissing, OllamaRefused
 from nightschool_daemon.ollama.http import LoadedModel
 from nightschool_daemon.runs.context import StepContext
 
@@ -19,6 +19,9 @@ def make_room(context: StepContext) -> None:
             continue
         try:
             context.ollama.unload(model.name)
+        except ModelMissing:
+            # its tag was deleted while it was loaded: its time in memory runs out by itself
+            continue
         except OllamaRefused as error:
             context.note(str(error))
 

@@ -1,28 +1,30 @@
 """The one door to runs: starting, executing, resuming, undoing, and what `status` wants to know."""
 
+import logging
 import random
 import shutil
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from nightschool_daemon import codec
 from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import RunDirectory, write_durably
-from nightschool_daemon.ledger import Ledger, RunRow, VersionState
+from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step, write_durably
+from nightschool_daemon.ledger import Ledger, LedgerError, MoveRow, RunRow, VersionRow, VersionState
 from nightschool_daemon.ollama import names
+from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.registry import compare, read_registry
 from nightschool_daemon.runs import bases, conclude, pipeline, retention
 from nightschool_daemon.runs import undo as undoing
 from nightschool_daemon.runs.context import StepContext, StopSignals
-from nightschool_daemon.runs.errors import MoveFailed, RunRefused, UndoRefused
+from nightschool_daemon.runs.errors import MoveFailed, RunInterrupted, RunRefused, UndoRefused
 from nightschool_daemon.runs.estimate import Estimate, estimate
 from nightschool_daemon.runs.listener import RunListener, SilentListener
-from nightschool_daemon.runs.moves import AliasMover
-from nightschool_daemon.runs.planner import Due, Planner, SpecialtyState, due_key, problem_key
+from nightschool_daemon.runs.moves import AliasMover, Destination, as_alias_move
+from nightschool_daemon.runs.planner import Due, Planner, SpecialtyState, problem_key
 from nightschool_hookspecs.records import (
     AliasMove,
     RunEnd,
@@ -30,6 +32,8 @@ from nightschool_hookspecs.records import (
     RunReport,
     Specialty,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def _signals() -> StopSignals:
@@ -67,7 +71,7 @@ class Runs:
 
     def start(self, specialty: Specialty, reason: str, now: datetime) -> str:
         """Write a run down and return its id. Raises `RunRefused`."""
-        if (problem := names.base_problem(specialty.base)) is not None:
+        if (problem := self.problem(specialty)) is not None:
             raise RunRefused(problem)
         running = next((row for row in self.ledger.runs.unfinished() if row.specialty == specialty), None)
         if running is not None:
@@ -87,15 +91,27 @@ class Runs:
             directory=directory,
         )
         write_durably(directory / "settings.json", codec.to_json(self.settings))
-        write_durably(directory / "run.json", codec.to_json(_info(row)))
+        write_durably(directory / "run.json", codec.to_json(self.info_of(row)))
         self.ledger.runs.create(row)
-        self.ledger.facts.delete(due_key(specialty))
         return identifier
 
     def execute(self, run_id: str, listener: RunListener | None = None) -> RunReport:
-        """Take a run to its end, from wherever it stopped. Raises `RunInterrupted` where the service stops."""
+        """Take a run to its end, from wherever it stopped.
+
+        Raises `RunInterrupted` where the service stops, `OllamaUnreachable` and `LedgerError` where it cannot go on
+        at present: it goes on later. Anything else that breaks ends the run, so that it cannot block the others.
+        """
         self.signals.cancelled.clear()
-        return pipeline.execute(self.context_of(run_id, listener or SilentListener()))
+        context = self.context_of(run_id, listener or SilentListener())
+        try:
+            return pipeline.execute(context)
+        except (RunInterrupted, OllamaUnreachable, LedgerError):
+            raise
+        except Exception as error:
+            logger.exception("The run %s broke", run_id)
+            reason = f"{type(error).__name__}: {error}. This is a fault of Night School's; its log has more."
+            self.ledger.runs.finish(run_id, RunEnd.FAILED, reason, self.clock())
+            return RunReport(run=context.info, end=RunEnd.FAILED, reason=reason, verdict=None, alias=None, version=None)
 
     def context_of(self, run_id: str, listener: RunListener) -> StepContext:
         """What the steps of a run work with. Raises `RunRefused` for a run that nobody knows."""
@@ -103,6 +119,17 @@ class Runs:
         if row is None:
             raise RunRefused(f"There is no run {run_id}. `nightschool history` lists them.")
         return self._context(row, listener)
+
+    def info_of(self, row: RunRow) -> RunInfo:
+        """A run as plugins see it."""
+        return RunInfo(
+            id=row.id,
+            specialty=row.specialty,
+            seed=row.seed,
+            started_at=row.started_at,
+            reason=row.reason,
+            directory=row.directory,
+        )
 
     def unfinished(self) -> tuple[str, ...]:
         """Runs that a stop or a crash left in the middle, oldest first."""
@@ -125,6 +152,7 @@ class Runs:
         Called at start, before anything else, with the server reachable. Returns a sentence for each deed.
         """
         sentences = self.mover.replay() + retention.sweep(self.ledger, self.ollama)
+        sentences += retention.sweep_trainings(self.settings.state_directory, self.ledger, self.ollama)
         return sentences + self._remove_stray_directories()
 
     def estimate(self, specialty: Specialty, now: datetime) -> Estimate:
@@ -133,49 +161,71 @@ class Runs:
 
     def undo(self, text: str, now: datetime) -> AliasMove:
         """Put an alias back by one promotion, and with it the user's own tag. Raises `UndoRefused`."""
-        alias = self._alias(text)
-        promotion = self.ledger.moves.last_done(alias)
-        moved = undoing.undo(self.mover, alias)
-        base = self._base_of(alias)
-        if base is not None and promotion is not None and self._moved_together(base, promotion.run_id):
-            undoing.undo(self.mover, base)
-        return moved
+        promotion = undoing.promotion_to_undo(self.mover, self._alias(text))
+        beside, problem = self._base_moved_with(promotion)
+        moved = undoing.undo(self.mover, promotion)
+        if beside is not None:
+            undoing.undo(self.mover, beside)
+        return moved if problem is None else replace(moved, reason=f"{moved.reason}. {problem}")
+
+    def _base_moved_with(self, promotion: MoveRow) -> tuple[MoveRow | None, str | None]:
+        """The move of the user's own tag by the same run, or why it is not undone."""
+        own = names.parse(promotion.alias)
+        if own is None or promotion.run_id is None:
+            return None, None
+        last = next((row for row in self.ledger.moves.of_run(promotion.run_id) if row.alias == own.base), None)
+        if last is None:
+            return None, None
+        try:
+            beside = undoing.promotion_to_undo(self.mover, own.base)
+        except UndoRefused as refusal:
+            return None, str(refusal)
+        return (beside, None) if beside.run_id == promotion.run_id else (None, None)
 
     def approve(self, text: str, now: datetime) -> AliasMove:
         """Promote the candidate that waits for approval. Raises `UndoRefused` where none waits."""
         alias = self._alias(text)
-        waiting = [
-            version
-            for version in self.ledger.versions.in_state(VersionState.CANDIDATE)
-            if names.alias_of(version.specialty) == alias
-        ]
-        if not waiting:
+        found = self._waiting(alias)
+        if found is None:
             raise UndoRefused(f"No candidate of {alias} waits for approval. `nightschool status` shows what does.")
-        version = max(waiting, key=lambda one: one.number)
-        row = self.ledger.runs.get(version.run_id)
-        if row is None or row.end is not RunEnd.WAITING:
-            raise UndoRefused(f"The run of {version.tag} is not over yet.")
+        version, row = found
+        context = self._context(row, SilentListener())
         try:
-            conclude.promote(self._context(row, SilentListener()), version, "approved")
+            notes = conclude.promote(context, version, "approved", self._present_origin(alias, context))
         except MoveFailed as error:
             raise UndoRefused(str(error)) from error
         self.ledger.runs.finish(row.id, RunEnd.PROMOTED, "approved", now)
         retention.retire_old_versions(self.ledger, self.ollama, self.settings, version.specialty)
+        retention.discard_superseded(self.ledger, self.ollama, version)
         moved = self.ledger.moves.last_done(alias)
         if moved is None:
             raise UndoRefused(f"{alias} was not moved.")
-        return AliasMove(
-            kind=moved.kind,
-            alias=alias,
-            from_digest=moved.from_digest,
-            to_digest=moved.to_digest,
-            reason=moved.reason,
-        )
+        return replace(as_alias_move(moved), reason=" ".join((moved.reason, *notes)))
+
+    def _waiting(self, alias: str) -> tuple[VersionRow, RunRow] | None:
+        """The newest candidate of an alias whose run is over and that waits."""
+        for version in self.ledger.versions.in_state(VersionState.CANDIDATE):
+            row = self.ledger.runs.get(version.run_id)
+            if names.alias_of(version.specialty) == alias and row is not None and row.end is RunEnd.WAITING:
+                return version, row
+        return None
+
+    def _present_origin(self, alias: str, context: StepContext) -> Destination:
+        """What the alias may hold: what we moved it to last, even after the candidate's run, else what that run saw."""
+        last = self.ledger.moves.last_done(alias)
+        if last is not None and last.to_tag is not None and last.to_digest is not None:
+            return Destination(tag=last.to_tag, digest=last.to_digest)
+        prepared = context.result(Step.PREPARE, PrepareResult)
+        return Destination(tag=prepared.undo_tag, digest=prepared.undo_digest)
 
     def specialties(self) -> tuple[SpecialtyState, ...]:
         """Every specialty with what serves it and what it waits for. Asks Ollama for the aliases."""
         digests = {entry.name: entry.digest for entry in self.ollama.tags()}
         return tuple(self._state(one, digests) for one in self.planner.specialties())
+
+    def problem(self, specialty: Specialty) -> str | None:
+        """Why nothing can be learned for a specialty at present, or None. Asks Ollama whether the base is there."""
+        return self._problem(specialty, {entry.name: entry.digest for entry in self.ollama.tags()})
 
     def look_at_registry(self, now: datetime) -> tuple[str, ...]:
         """Compare Ollama's models with what was seen last, and follow every change. Returns a sentence for each deed.
@@ -194,9 +244,7 @@ class Runs:
         alias = names.alias_of(specialty)
         statistics = self.planner.statistics(specialty)
         version = self.ledger.versions.by_digest(digests[alias]) if alias in digests else None
-        problem = self.ledger.facts.get(problem_key(specialty.base)) or names.base_problem(specialty.base)
-        if problem is None and specialty.base not in digests:
-            problem = f"{specialty.base} is not in Ollama. `ollama pull {specialty.base}` brings it."
+        problem = self._problem(specialty, digests)
         last = self.ledger.runs.latest(1, specialty)
         return SpecialtyState(
             specialty=specialty,
@@ -209,10 +257,17 @@ class Runs:
             problem=problem,
         )
 
+    def _problem(self, specialty: Specialty, digests: Mapping[str, str]) -> str | None:
+        base = specialty.base
+        known = self.ledger.facts.get(problem_key(base)) or names.base_problem(base)
+        if known is None and base not in digests:
+            return f"{base} is not in Ollama. `ollama pull {base}` brings it; its feedback is kept."
+        return known
+
     def _context(self, row: RunRow, listener: RunListener) -> StepContext:
         directory = RunDirectory(path=row.directory)
         return StepContext(
-            info=_info(row),
+            info=self.info_of(row),
             directory=directory,
             settings=codec.from_json(directory.settings.read_bytes(), Settings),
             ledger=self.ledger,
@@ -231,14 +286,6 @@ class Runs:
             return names.normalise(text)
         raise UndoRefused(f"{text} is no alias or specialty that Night School knows. `nightschool status` lists them.")
 
-    def _base_of(self, alias: str) -> str | None:
-        own = names.parse(alias)
-        return own.base if own is not None else None
-
-    def _moved_together(self, base: str, run_id: str | None) -> bool:
-        last = self.ledger.moves.last_done(base)
-        return last is not None and run_id is not None and last.run_id == run_id
-
     def _remove_stray_directories(self) -> tuple[str, ...]:
         """A directory without a row in the ledger: the crash came between the two."""
         runs = self.settings.state_directory / "runs"
@@ -246,14 +293,3 @@ class Runs:
         for stray in strays:
             shutil.rmtree(stray)
         return tuple(f"The directory {stray} of a run that never began was removed." for stray in strays)
-
-
-def _info(row: RunRow) -> RunInfo:
-    return RunInfo(
-        id=row.id,
-        specialty=row.specialty,
-        seed=row.seed,
-        started_at=row.started_at,
-        reason=row.reason,
-        directory=row.directory,
-    )

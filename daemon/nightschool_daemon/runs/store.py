@@ -2,8 +2,7 @@
 
 import json
 
-from nightschool_daemon import codec
-from nightschool_daemon.jobs import Step, StoreWrite, write_durably
+from nightschool_daemon.jobs import Step, StoreWrite, read_lines, write_durably
 from nightschool_daemon.runs.context import StepContext
 
 
@@ -19,8 +18,7 @@ def accept(context: StepContext) -> None:
     if not journal.is_file():
         return
     space = str(context.info.specialty)
-    for line in journal.read_text(encoding="utf-8").splitlines():
-        write = codec.from_json(line, StoreWrite)
+    for write in read_lines(journal, StoreWrite):
         if write.value is None:
             context.ledger.plugins.store_delete(space, write.key)
         else:

@@ -8,8 +8,8 @@ from nightschool_hookspecs.records import AliasMove, MoveKind
 HISTORY = 1000
 
 
-def undo(mover: AliasMover, alias: str) -> AliasMove:
-    """Move `alias` back by one promotion. Raises `UndoRefused`."""
+def promotion_to_undo(mover: AliasMover, alias: str) -> MoveRow:
+    """The promotion that brought `alias` where it is, after all checks. Raises `UndoRefused`."""
     present = mover.digest_of(alias)
     promotion = _promotion_to(mover, alias, present)
     if promotion is None or promotion.from_tag is None or promotion.from_digest is None:
@@ -23,14 +23,21 @@ def undo(mover: AliasMover, alias: str) -> AliasMove:
         )
     if mover.digest_of(promotion.from_tag) != promotion.from_digest:
         raise UndoRefused(
-            f"{promotion.from_tag} is no longer in Ollama, so {alias} stays as it is. "
+            f"{promotion.from_tag} is no longer in Ollama as it was, so {alias} stays as it is. "
             "promotion.keep_versions says how many older versions are kept."
         )
+    return promotion
+
+
+def undo(mover: AliasMover, promotion: MoveRow) -> AliasMove:
+    """Move an alias back to where it was before `promotion`. Raises `UndoRefused`."""
+    if promotion.from_tag is None or promotion.from_digest is None or promotion.to_digest is None:
+        raise UndoRefused(f"There is no promotion of {promotion.alias} to undo.")
     try:
         return mover.move(
             kind=MoveKind.UNDO,
-            alias=alias,
-            origin=Destination(tag=promotion.to_tag or alias, digest=present),
+            alias=promotion.alias,
+            origin=Destination(tag=promotion.to_tag or promotion.alias, digest=promotion.to_digest),
             destination=Destination(tag=promotion.from_tag, digest=promotion.from_digest),
             reason=f"undo of the promotion to {promotion.to_tag}",
         )
@@ -45,11 +52,12 @@ def _promotion_to(mover: AliasMover, alias: str, present: str | None) -> MoveRow
         for row in mover.ledger.moves.history(alias, HISTORY)
         if row.kind is MoveKind.PROMOTE and row.done_at is not None
     ]
-    if present is not None and _was_undone(mover, alias, present):
-        return next((row for row in promotions if row.to_digest == present), None)
-    return next((row for row in promotions if row.to_digest == present), promotions[0] if promotions else None)
+    found = next((row for row in promotions if row.to_digest == present), None)
+    if found is not None or _was_undone(mover, alias, present) or not promotions:
+        return found
+    return promotions[0]
 
 
-def _was_undone(mover: AliasMover, alias: str, present: str) -> bool:
+def _was_undone(mover: AliasMover, alias: str, present: str | None) -> bool:
     last = mover.ledger.moves.last_done(alias)
-    return last is not None and last.kind is MoveKind.UNDO and last.to_digest == present
+    return present is not None and last is not None and last.kind is MoveKind.UNDO and last.to_digest == present

@@ -12,7 +12,7 @@ from nightschool_daemon.ledger import Ledger, MoveRow, MoveState
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.runs.errors import MoveFailed, UndoRefused
 from nightschool_daemon.runs.moves import AliasMover, Destination
-from nightschool_daemon.runs.undo import undo
+from nightschool_daemon.runs.undo import promotion_to_undo, undo
 from nightschool_hookspecs.records import MoveKind
 from support.night import import_tiny
 from support.ollama_server import OllamaServer
@@ -79,12 +79,12 @@ def test_two_promotions_are_undone_one_by_one_to_the_very_digest(mover: AliasMov
     promote(mover, PIN, FIRST)
     promote(mover, FIRST, SECOND)
     assert mover.digest_of(ALIAS) == mover.digest_of(SECOND)
-    undo(mover, ALIAS)
+    undo(mover, promotion_to_undo(mover, ALIAS))
     assert mover.digest_of(ALIAS) == mover.digest_of(FIRST)
-    undo(mover, ALIAS)
+    undo(mover, promotion_to_undo(mover, ALIAS))
     assert mover.digest_of(ALIAS) == mover.digest_of(PIN)
     with pytest.raises(UndoRefused, match="no promotion"):
-        undo(mover, ALIAS)
+        undo(mover, promotion_to_undo(mover, ALIAS))
 
 
 def test_the_same_move_twice_is_one_move(mover: AliasMover) -> None:
@@ -121,7 +121,7 @@ def test_alias_that_somebody_else_pointed_elsewhere_is_never_overwritten(mover: 
     with pytest.raises(MoveFailed, match="by hand"):
         promote(mover, FIRST, SECOND)
     with pytest.raises(UndoRefused, match="by hand"):
-        undo(mover, ALIAS)
+        undo(mover, promotion_to_undo(mover, ALIAS))
     assert mover.digest_of(ALIAS) == mine
 
 
@@ -146,5 +146,5 @@ def test_undo_says_when_the_earlier_version_is_gone(mover: AliasMover) -> None:
     promote(mover, FIRST, SECOND)
     mover.ollama.delete(FIRST)
     with pytest.raises(UndoRefused, match="keep_versions"):
-        undo(mover, ALIAS)
+        undo(mover, promotion_to_undo(mover, ALIAS))
     assert mover.digest_of(ALIAS) == mover.digest_of(SECOND)

@@ -1,6 +1,5 @@
 """The split: exact in number, permanent, never a group that was trained on."""
 
-import math
 from dataclasses import replace
 
 from hypothesis import given
@@ -23,9 +22,18 @@ def held(choices: tuple[SideChoice, ...] | dict[str, Side]) -> int:
     return sum(side is Side.HELD_OUT for side in choices.values())
 
 
+def quota(groups: int) -> int:
+    """A fifth; of few, six or half."""
+    return max(groups // 5, min(6, groups // 2))
+
+
 def test_below_five_events_nothing_is_decided() -> None:
     assert choose(fresh(4)) == {}
     assert choose((*fresh(3), PromptGroup(key="many", events=2))) != {}
+
+
+def test_young_specialty_gives_half_until_its_exam_can_prove_something() -> None:
+    assert [held(choose(fresh(count))) for count in (5, 8, 12, 20, 30, 35)] == [2, 4, 6, 6, 6, 7]
 
 
 def test_two_hundred_groups_hold_out_forty() -> None:
@@ -33,7 +41,7 @@ def test_two_hundred_groups_hold_out_forty() -> None:
 
 
 @given(st.lists(st.integers(0, 25), min_size=1, max_size=12), st.integers(0, 2**63))
-def test_over_time_exactly_a_fifth_is_held_out(arrivals: list[int], seed: int) -> None:
+def test_over_time_exactly_the_quota_is_held_out(arrivals: list[int], seed: int) -> None:
     groups: tuple[PromptGroup, ...] = ()
     for night, arrived in enumerate(arrivals):
         new = tuple(PromptGroup(key=f"{night}/{index}", events=1) for index in range(arrived))
@@ -44,7 +52,7 @@ def test_over_time_exactly_a_fifth_is_held_out(arrivals: list[int], seed: int) -
         decided = [group for group in groups if group.side is not None]
         if len(groups) >= 5:
             assert len(decided) == len(groups)
-            assert sum(group.side is Side.HELD_OUT for group in groups) == len(groups) // 5
+            assert sum(group.side is Side.HELD_OUT for group in groups) == quota(len(groups))
 
 
 @given(st.lists(st.booleans(), min_size=5, max_size=60), st.integers(0, 1000))
@@ -52,7 +60,7 @@ def test_a_group_that_was_trained_on_is_never_held_out(trained: list[bool], seed
     groups = tuple(PromptGroup(key=f"g{index}", events=1, trained_on=seen) for index, seen in enumerate(trained))
     choices = choose(groups, seed)
     assert all(choices[group.key] is Side.TRAINING for group in groups if group.trained_on)
-    assert held(choices) == min(math.floor(len(trained) / 5), trained.count(False))
+    assert held(choices) == min(quota(len(trained)), trained.count(False))
 
 
 @given(st.permutations(list(fresh(20))))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -107,10 +108,39 @@ def test_six_items_can_prove_and_five_cannot() -> None:
 
 def test_a_gain_within_the_noise_is_not_proven() -> None:
     incumbent = [50.0] * 10
-    verdict = judge(exam(incumbent, [52.0] * 10, [55.0, 45.0] * 5))
+    verdict = judge(exam(incumbent, [52.0] * 10, [55.0] * 10))
     assert verdict.noise == 5
     assert verdict.p_value <= 0.025
     assert verdict.outcome is Outcome.PROVISIONAL
+    assert verdict.items_needed is not None
+
+
+def test_noise_of_single_items_does_not_hide_the_gain_of_many() -> None:
+    verdict = judge(exam([50.0] * 60, [58.0] * 60, [62.0, 38.0] * 30))
+    assert verdict.noise == 0
+    assert verdict.outcome is Outcome.PROVEN
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_answers_that_the_server_owed_the_incumbent_are_no_gain(share: float) -> None:
+    """A server that failed during the incumbent's sitting must not promote an equal candidate."""
+    chance = numpy.random.default_rng(11)
+    promoted, exams = 0, 200
+    for number in range(exams):
+        incumbent = numpy.clip(chance.normal(60, 20, 40), 0, 100)
+        candidate = numpy.clip(60 + 0.7 * (incumbent - 60) + chance.normal(0, 14, 40), 0, 100)
+        one = exam(list(incumbent), list(candidate))
+        lost = {str(index) for index in range(40) if chance.random() < share}
+        answers = tuple(
+            replace(answer, failed=True, score=0.0)
+            if answer.sitting is Sitting.INCUMBENT and answer.item_id in lost
+            else answer
+            for answer in one.answers
+        )
+        verdict = JudgePaired(resamples=999).nightschool_judge_exam(replace(one, answers=answers), (), number)
+        assert verdict.items == 40 - len(lost)
+        promoted += verdict.outcome is Outcome.PROVEN
+    assert promoted <= stats.binom.ppf(0.999, exams, 0.025)
 
 
 def test_not_enough_says_how_many_items_are_needed() -> None:
@@ -221,13 +251,53 @@ def test_answers_may_grow_or_shrink_only_where_the_score_rises() -> None:
 def test_liked_answers_may_not_get_worse_by_more_than_the_margin() -> None:
     guard = GuardLiked(margin=5.0)
     liked = ItemRole.GUARD
-    assert held(guard.nightschool_guard_promotion(exam([80.0] * 4, [76.0] * 4, role=liked)))
-    assert not held(guard.nightschool_guard_promotion(exam([80.0] * 4, [74.0] * 4, role=liked)))
-    assert held(guard.nightschool_guard_promotion(exam([80.0] * 4, [74.0] * 4, [77.0] * 4, role=liked)))
+    assert held(guard.nightschool_guard_promotion(exam([80.0] * 4, [76.0] * 4, role=liked), 1))
+    assert not held(guard.nightschool_guard_promotion(exam([80.0] * 4, [74.0] * 4, role=liked), 1))
+    assert held(guard.nightschool_guard_promotion(exam([80.0] * 4, [74.0] * 4, [77.0] * 4, role=liked), 1))
+
+
+@pytest.mark.parametrize("items", [4, 5, 10, 30])
+def test_equal_models_seldom_break_the_guard_of_liked_answers(items: int) -> None:
+    chance = numpy.random.default_rng(items)
+    guard, exams, broken = GuardLiked(resamples=999), 300, 0
+    for number in range(exams):
+        incumbent = chance.normal(60, 20, items)
+        candidate = 0.7 * (incumbent - 60) + chance.normal(60, 20 * math.sqrt(1 - 0.49), items)
+        broken += not held(
+            guard.nightschool_guard_promotion(exam(list(incumbent), list(candidate), role=ItemRole.GUARD), number)
+        )
+    assert broken <= stats.binom.ppf(0.999, exams, 0.1)
+
+
+def test_clearly_worse_liked_answers_break_the_guard() -> None:
+    chance = numpy.random.default_rng(3)
+    guard, broken = GuardLiked(resamples=999), 0
+    for number in range(40):
+        incumbent = chance.normal(70, 10, 20)
+        candidate = incumbent - chance.normal(15, 10, 20)
+        broken += not held(
+            guard.nightschool_guard_promotion(exam(list(incumbent), list(candidate), role=ItemRole.GUARD), number)
+        )
+    assert broken >= 36
+
+
+def test_single_empty_answer_breaks_nothing_and_many_do() -> None:
+    def with_empty(count: int) -> Exam:
+        one = exam([50.0] * 40, [50.0] * 40)
+        empty = {str(number) for number in range(count)}
+        answers = tuple(
+            replace(answer, text="") if answer.sitting is Sitting.CANDIDATE and answer.item_id in empty else answer
+            for answer in one.answers
+        )
+        return replace(one, answers=answers)
+
+    assert held(GuardAnswers().nightschool_guard_promotion(with_empty(1)))
+    assert held(GuardAnswers().nightschool_guard_promotion(with_empty(3)))
+    assert not held(GuardAnswers().nightschool_guard_promotion(with_empty(4)))
 
 
 def test_guards_without_anything_to_look_at_are_silent() -> None:
-    assert GuardLiked().nightschool_guard_promotion(exam([80.0] * 4, [0.0] * 4)) is None
-    assert GuardLiked().nightschool_guard_promotion(exam([80.0] * 2, [0.0] * 2, role=ItemRole.GUARD)) is None
+    assert GuardLiked().nightschool_guard_promotion(exam([80.0] * 4, [0.0] * 4), 1) is None
+    assert GuardLiked().nightschool_guard_promotion(exam([80.0] * 2, [0.0] * 2, role=ItemRole.GUARD), 1) is None
     assert GuardLength().nightschool_guard_promotion(exam([], [])) is None
     assert GuardAnswers().nightschool_guard_promotion(exam([], [])) is None

@@ -103,7 +103,7 @@ def batch(available: int, corrections: int) -> int:
 
 @pytest.mark.parametrize(
     ("available", "corrections", "size"),
-    [(0, 0, 0), (7, 7, 0), (8, 8, 8), (8, 4, 0), (8, 5, 8), (11, 0, 0), (12, 0, 12), (500, 500, 100)],
+    [(0, 0, 0), (11, 11, 0), (12, 12, 12), (12, 6, 0), (12, 7, 12), (15, 0, 0), (16, 0, 16), (500, 500, 100)],
 )
 def test_a_specialty_is_due_from_its_floor(available: int, corrections: int, size: int) -> None:
     assert batch(available, corrections) == size

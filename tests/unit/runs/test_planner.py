@@ -74,9 +74,9 @@ def due(planner: Planner) -> list[Specialty]:
 
 
 def test_too_little_feedback_is_not_due(planner: Planner, ledger: Ledger) -> None:
-    teach(ledger, 7)
+    teach(ledger, 11)
     assert due(planner) == []
-    teach(ledger, 1, first=7)
+    teach(ledger, 1, first=11)
     assert due(planner) == [SHELL]
 
 

@@ -1,0 +1,491 @@
+"""How runs end, on a real server: promoted, waiting, undone, overtaken; and what users do meanwhile."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from nightschool_daemon.config import OllamaSettings, PromotionMode, PromotionSettings, Settings, StateSettings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.jobs import ConcludeResult, JudgeResult, PrepareResult, SelectResult, Step
+from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionRow, VersionState
+from nightschool_daemon.ollama import names
+from nightschool_daemon.ollama.errors import OllamaRefused
+from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
+from nightschool_daemon.runs import Runs, UndoRefused, conclude, prepare, rebuild, retention
+from nightschool_daemon.runs.conclude import Ending
+from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.errors import StepFailed
+from nightschool_daemon.runs.listener import SilentListener
+from nightschool_daemon.runs.planner import due_key, problem_key
+from nightschool_daemon.runs.reasons import ASKED, REBUILD, RETRAIN
+from nightschool_daemon.runs.room import make_room
+from nightschool_hookspecs.records import (
+    DeliveryForm,
+    Event,
+    FeedbackType,
+    Hyperparameters,
+    Outcome,
+    RunEnd,
+    Specialty,
+    Verdict,
+)
+from support.night import TINY, import_tiny
+from support.ollama_server import OllamaServer
+from support.tiny_gguf import write_tiny_gguf
+
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+GREETING = Specialty(base=TINY, artifact_type="greeting")
+ALIAS = names.alias_of(GREETING)
+
+
+class Breakable(OllamaHttp):
+    """The real client, whose next copy to a name can be made to fail."""
+
+    refuse: str | None = None
+    damage: tuple[str, Path] | None = None
+
+    def copy(self, source: str, destination: str) -> None:
+        if destination == self.refuse:
+            self.refuse = None
+            raise OllamaRefused("Ollama refused the copy: no space left on device", status=500)
+        super().copy(source, destination)
+        if self.damage is not None and destination == self.damage[0]:
+            # what a full disk leaves: Ollama truncates a manifest before it writes it
+            self.damage[1].write_bytes(b"")
+            self.damage = None
+
+
+class World:
+    """A base, a ledger, and runs whose training is skipped: their candidates differ in a parameter."""
+
+    def __init__(self, directory: Path, server: OllamaServer, tiny_gguf: Path) -> None:
+        self.server = server
+        self.directory = directory
+        self.weights = import_tiny(server, tiny_gguf)
+        self.ollama = Breakable(OllamaSettings(host=server.url, models_directory=server.models_directory))
+        self.ledger = Ledger.open(directory / FILE_NAME)
+        self.made = 0
+        self.configure()
+
+    def configure(
+        self,
+        *,
+        replace_base: bool = False,
+        keep_versions: int = 3,
+        promote: PromotionMode = PromotionMode.PROVEN,
+    ) -> None:
+        """Set `[promotion]`."""
+        settings = Settings(
+            ollama=OllamaSettings(host=self.server.url, models_directory=self.server.models_directory),
+            state=StateSettings(directory=self.directory),
+            promotion=PromotionSettings(promote=promote, keep_versions=keep_versions, replace_base=replace_base),
+        )
+        settings = replace(settings, delivery=replace(settings.delivery, min_free_gb=0.1))
+        hooks = Hooks.load(plugin_directory=None, tables={}, built_in=())
+        self.runs = Runs(settings=settings, ledger=self.ledger, hooks=hooks, ollama=self.ollama, clock=lambda: NOW)
+
+    def digest(self, tag: str) -> str | None:
+        """Manifest digest of a tag."""
+        return self.server.tags().get(tag)
+
+    def create(self, tag: str, number: float, gguf: str | None = None) -> None:
+        """A tag that differs from all others in a parameter."""
+        weights = gguf or self.weights
+        self.ollama.create(CreateRequest(model=tag, files={"tiny.gguf": weights}, parameters={"top_p": number}))
+
+    def begin(self, reason: str = ASKED) -> StepContext:
+        """A run that has been prepared, really, and whose candidate is registered."""
+        self.made += 1
+        context = self.runs.context_of(
+            self.runs.start(GREETING, reason, NOW + timedelta(minutes=self.made)), SilentListener()
+        )
+        for step in (Step.PREPARE, Step.SELECT, Step.TRAIN, Step.EXPORT, Step.JUDGE, Step.CONCLUDE):
+            context.directory.step(step).mkdir()
+        prepare.perform(context)
+        base = context.result(Step.PREPARE, PrepareResult).base
+        number = self.ledger.versions.next_number(GREETING)
+        tag = names.version_of(GREETING, number)
+        self.create(tag, 0.5 + number / 100)
+        digest = self.digest(tag)
+        assert digest is not None
+        self.ledger.versions.add(
+            VersionRow(
+                tag=tag,
+                specialty=GREETING,
+                number=number,
+                run_id=context.info.id,
+                form=DeliveryForm.FUSED,
+                tag_digest=digest,
+                weights_digest=self.weights,
+                base_tag_digest=base.tag_digest,
+                base_weights_digest=base.weights_digest,
+                state=VersionState.CANDIDATE,
+                created_at=NOW,
+                files=(),
+            )
+        )
+        return context
+
+    def end(self, context: StepContext, end: RunEnd = RunEnd.PROMOTED) -> ConcludeResult:
+        """Conclude a run."""
+        conclude.perform(context, Ending(end=end, reason="It was judged."))
+        result = context.result(Step.CONCLUDE, ConcludeResult)
+        self.ledger.runs.finish(context.info.id, result.end, result.reason, NOW)
+        return result
+
+    def promote(self) -> str:
+        """A whole run that is promoted. Returns its version's tag."""
+        result = self.end(self.begin())
+        assert result.end is RunEnd.PROMOTED, result.reason
+        assert result.version is not None
+        assert self.digest(ALIAS) == self.digest(result.version)
+        return result.version
+
+    def manifest(self, tag: str) -> Path:
+        """The file of a tag's manifest."""
+        model, _, last = tag.partition(":")
+        return next(self.server.models_directory.glob(f"manifests/*/*/{model}")) / last
+
+    def due(self) -> str | None:
+        return self.ledger.facts.get(due_key(GREETING))
+
+
+@pytest.fixture
+def world(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> Iterator[World]:
+    made = World(tmp_path, fresh_ollama, tiny_gguf)
+    made.runs.look_at_registry(NOW)
+    yield made
+    made.ollama.close()
+    made.ledger.close()
+
+
+# --------------------------------------------------------------------------- the user's own tag
+
+
+def test_replaced_base_moves_and_is_undone_with_its_alias_every_time(world: World) -> None:
+    world.configure(replace_base=True)
+    base = world.digest(TINY)
+    first = world.promote()
+    second = world.promote()
+    assert world.digest(TINY) == world.digest(second)
+    world.runs.undo(ALIAS, NOW)
+    assert (world.digest(ALIAS), world.digest(TINY)) == (world.digest(first),) * 2
+    world.runs.undo(ALIAS, NOW)
+    assert (world.digest(ALIAS), world.digest(TINY)) == (base,) * 2
+
+
+def test_undo_of_a_replaced_base_is_no_change_of_the_base(world: World) -> None:
+    world.configure(replace_base=True)
+    world.promote()
+    assert world.runs.look_at_registry(NOW) == ()
+    world.runs.undo(ALIAS, NOW)
+    assert world.runs.look_at_registry(NOW) == ()
+    assert world.due() is None
+
+
+def test_base_that_the_user_changed_during_the_run_stays_the_users(world: World) -> None:
+    world.configure(replace_base=True)
+    context = world.begin()
+    world.create(TINY, 0.11)
+    mine = world.digest(TINY)
+    result = world.end(context)
+    assert result.end is RunEnd.PROMOTED
+    assert "was changed during the run, so it stays" in result.reason
+    assert world.digest(TINY) == mine
+    assert result.version is not None
+    assert world.digest(ALIAS) == world.digest(result.version)
+
+
+def test_base_that_vanished_and_returns_as_our_version_learns_again(world: World) -> None:
+    world.configure(replace_base=True)
+    teach(world, 1)
+    version = world.promote()
+    world.ollama.delete(TINY)
+    assert "was removed" in world.runs.look_at_registry(NOW)[0]
+    assert world.ledger.facts.get(problem_key(TINY)) is not None
+    world.ollama.copy(version, TINY)
+    assert "learns again" in world.runs.look_at_registry(NOW)[0]
+    assert world.ledger.facts.get(problem_key(TINY)) is None
+
+
+def test_base_that_is_removed_and_pulled_anew_is_learned_anew(world: World, tmp_path: Path) -> None:
+    teach(world, 1)
+    world.promote()
+    world.ollama.delete(TINY)
+    world.runs.look_at_registry(NOW)
+    other = write_tiny_gguf(tmp_path / "other.gguf", seed=5)
+    import_tiny(world.server, other)
+    world.runs.look_at_registry(NOW)
+    assert world.due() == RETRAIN
+
+
+# --------------------------------------------------------------------------- what users do to tags
+
+
+def test_alias_that_was_undone_to_the_base_goes_on_after_the_base_changed(world: World) -> None:
+    base = world.digest(TINY)
+    world.promote()
+    world.runs.undo(ALIAS, NOW)
+    world.create(TINY, 0.22)
+    second = world.promote()
+    assert world.digest(ALIAS) == world.digest(second)
+    world.runs.undo(ALIAS, NOW)
+    assert world.digest(ALIAS) == base
+
+
+def test_first_promotion_is_undone_to_the_base_as_it_was(world: World) -> None:
+    base = world.digest(TINY)
+    world.promote()
+    world.create(TINY, 0.33)
+    world.runs.undo(ALIAS, NOW)
+    assert world.digest(ALIAS) == base != world.digest(TINY)
+
+
+def test_version_whose_tag_the_user_removed_is_made_anew(world: World) -> None:
+    first = world.promote()
+    held = world.digest(first)
+    world.ollama.delete(first)
+    second = world.promote()
+    assert world.digest(first) == held
+    assert world.digest(ALIAS) == world.digest(second)
+    world.runs.undo(ALIAS, NOW)
+    assert world.digest(ALIAS) == held
+
+
+def test_alias_that_the_user_pointed_elsewhere_ends_the_run_before_it_trains(world: World) -> None:
+    world.promote()
+    world.create("mine:latest", 0.44)
+    world.ollama.copy("mine:latest", ALIAS)
+    with pytest.raises(StepFailed, match=f"ollama rm {ALIAS}"):
+        world.begin()
+    assert world.digest(ALIAS) == world.digest("mine:latest")
+
+
+# --------------------------------------------------------------------------- moves that fail
+
+
+def test_copy_that_damages_the_alias_puts_the_incumbent_back_and_keeps_the_candidate(world: World) -> None:
+    first = world.promote()
+    context = world.begin()
+    world.ollama.damage = (ALIAS, world.manifest(ALIAS))
+    result = world.end(context)
+    assert result.end is RunEnd.WAITING
+    assert f"nightschool approve {ALIAS}" in result.reason
+    assert world.digest(ALIAS) == world.digest(first)
+    assert result.version is not None
+    assert world.digest(result.version) is not None
+    assert not world.ledger.moves.unfinished()
+    world.runs.recover(NOW)
+    world.runs.approve(ALIAS, NOW)
+    assert world.digest(ALIAS) == world.digest(result.version)
+
+
+def test_copy_that_the_server_refuses_leaves_all_as_it_was(world: World) -> None:
+    first = world.promote()
+    context = world.begin()
+    world.ollama.refuse = ALIAS
+    result = world.end(context)
+    assert result.end is RunEnd.WAITING
+    assert "no space left" in result.reason
+    assert world.digest(ALIAS) == world.digest(first)
+    assert not world.ledger.moves.unfinished()
+
+
+def test_move_of_the_base_that_fails_does_not_take_the_alias_back(world: World) -> None:
+    world.configure(replace_base=True)
+    context = world.begin()
+    world.ollama.refuse = TINY
+    result = world.end(context)
+    assert result.end is RunEnd.PROMOTED
+    assert "no space left" in result.reason
+    assert result.version is not None
+    assert world.digest(ALIAS) == world.digest(result.version)
+    assert world.digest(TINY) is not None
+
+
+def test_candidate_that_an_alias_holds_is_never_swept(world: World) -> None:
+    context = world.begin()
+    version = next(one for one in world.ledger.versions.of_specialty(GREETING) if one.run_id == context.info.id)
+    world.ollama.copy(version.tag, ALIAS)
+    world.ledger.runs.finish(context.info.id, RunEnd.FAILED, "it broke", NOW)
+    world.runs.recover(NOW)
+    assert world.digest(version.tag) == world.digest(ALIAS) == version.tag_digest
+    world.ollama.delete(ALIAS)
+    world.runs.recover(NOW)
+    assert world.digest(version.tag) is None
+
+
+# --------------------------------------------------------------------------- approval
+
+
+def test_newest_waiting_candidate_is_approved_and_the_older_ones_are_gone(world: World) -> None:
+    world.configure(promote=PromotionMode.ASK)
+    teach(world, 1)
+    older = world.end(world.begin(), RunEnd.WAITING).version
+    newer = world.end(world.begin(), RunEnd.WAITING).version
+    assert older is not None
+    assert newer is not None
+    assert world.digest(older) is None
+    under_way = world.begin()
+    world.runs.approve(ALIAS, NOW)
+    assert world.digest(ALIAS) == world.digest(newer)
+    with pytest.raises(UndoRefused, match="No candidate"):
+        world.runs.approve(ALIAS, NOW)
+    world.ledger.runs.finish(under_way.info.id, RunEnd.CANCELLED, "", NOW)
+    world.runs.undo(ALIAS, NOW)
+    assert world.digest(ALIAS) == world.digest(TINY)
+
+
+def test_waiting_candidate_is_approved_although_the_alias_was_undone_since(world: World) -> None:
+    world.promote()
+    waiting = world.end(world.begin(), RunEnd.WAITING).version
+    world.runs.undo(ALIAS, NOW)
+    world.runs.approve(ALIAS, NOW)
+    assert waiting is not None
+    assert world.digest(ALIAS) == world.digest(waiting)
+
+
+def test_old_versions_are_retired_and_pins_that_nobody_needs_go(world: World) -> None:
+    world.configure(keep_versions=1)
+    tags = [world.promote() for _ in range(3)]
+    assert [world.digest(tag) is not None for tag in tags] == [False, True, True]
+    world.runs.undo(ALIAS, NOW)
+    with pytest.raises(UndoRefused, match="keep_versions"):
+        world.runs.undo(ALIAS, NOW)
+
+
+# --------------------------------------------------------------------------- what was due, what is fresh
+
+
+def teach(world: World, count: int) -> None:
+    """Corrections of the specialty."""
+    world.ledger.events.add(
+        [
+            IncomingEvent(
+                event=Event(
+                    id=f"e{number}",
+                    timestamp=NOW,
+                    feedback_type=FeedbackType.USER_CORRECTION,
+                    input_data=f"prompt {number}",
+                    artifact_type="greeting",
+                    corrected_output=f"answer {number}",
+                ),
+                base=TINY,
+                answered_by=None,
+                group=f"prompt {number}",
+                arrived_at=NOW,
+            )
+            for number in range(count)
+        ]
+    )
+
+
+def judged(context: StepContext, *keys: str) -> None:
+    """The run's select and judge steps are over."""
+    verdict = Verdict(
+        outcome=Outcome.PROVEN,
+        incumbent_mean=0,
+        candidate_mean=1,
+        gain=1,
+        interval=(1, 1),
+        p_value=0.01,
+        noise=0,
+        items=9,
+        items_needed=None,
+        guards=(),
+        reason="It was judged.",
+    )
+    context.directory.finish(Step.JUDGE, JudgeResult(guards=(), verdict=verdict))
+    context.directory.finish(
+        Step.SELECT,
+        SelectResult(
+            examples=len(keys),
+            variants=0,
+            pairs=0,
+            items=0,
+            guard_items=0,
+            hyperparameters=Hyperparameters(),
+            closing="",
+            learned_from=keys,
+            left_out=(),
+        ),
+    )
+
+
+def fresh(world: World) -> int:
+    return world.ledger.events.statistics(GREETING, with_unassigned=True).available
+
+
+@pytest.mark.parametrize(
+    ("end", "left"), [(RunEnd.FAILED, RETRAIN), (RunEnd.CANCELLED, RETRAIN), (RunEnd.NOT_ENOUGH, None)]
+)
+def test_what_was_due_stays_due_until_a_run_came_to_a_verdict(world: World, end: RunEnd, left: str | None) -> None:
+    world.ledger.facts.put(due_key(GREETING), RETRAIN)
+    world.end(world.begin(RETRAIN), end)
+    assert world.due() == left
+
+
+def test_rebuild_uses_up_no_feedback_that_it_did_not_learn(world: World) -> None:
+    teach(world, 4)
+    first = world.begin()
+    judged(first, "dropdir/e0", "dropdir/e1")
+    world.end(first)
+    assert fresh(world) == 0
+    teach(world, 9)
+    assert fresh(world) == 5
+    context = world.begin(REBUILD)
+    (context.directory.step(Step.TRAIN) / rebuild.REUSED).write_text(str(first.directory.path))
+    judged(context, "dropdir/e8")
+    world.end(context)
+    assert fresh(world) == 5
+    trained = {
+        row.event.key for row in world.ledger.events.of_specialty(GREETING, with_unassigned=True) if row.trained_on
+    }
+    assert trained == {"dropdir/e0", "dropdir/e1"}
+
+
+def test_model_that_is_loaded_under_a_deleted_tag_does_not_stop_the_next_run(world: World) -> None:
+    context = world.begin()
+    version = names.version_of(GREETING, 1)
+    chat = {"model": version, "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 2}}
+    httpx.post(f"{world.server.url}/api/chat", json={**chat, "stream": False}, timeout=60).raise_for_status()
+    world.ollama.delete(version)
+    assert [one.name for one in world.ollama.loaded()] == [version]
+    make_room(context)
+
+
+def test_what_a_killed_training_by_hand_left_is_swept(world: World) -> None:
+    left = world.directory / f"{retention.MANUAL_PREFIX}abc"
+    left.mkdir()
+    manual = Specialty(base=TINY, artifact_type="manual")
+    tag = names.version_of(manual, 1)
+    world.create(tag, 0.9)
+    digest = world.digest(TINY)
+    assert digest is not None
+    pin = names.pin_of(TINY, digest)
+    world.ollama.copy(TINY, pin)
+    with_ledger = Ledger.open(left / FILE_NAME)
+    with_ledger.versions.add(
+        VersionRow(
+            tag=tag,
+            specialty=manual,
+            number=1,
+            run_id="r",
+            form=None,
+            tag_digest="",
+            weights_digest="",
+            base_tag_digest=digest,
+            base_weights_digest=world.weights,
+            state=VersionState.CANDIDATE,
+            created_at=NOW,
+            files=(),
+        )
+    )
+    with_ledger.close()
+    assert "interrupted `nightschool train`" in world.runs.recover(NOW)[0]
+    assert set(world.server.tags()) == {TINY}
+    assert not left.exists()
