@@ -309,9 +309,7 @@ def _exit_of(found: Sequence[RunReport]) -> Exit:
     ends = {one.end for one in found}
     if ends & {RunEnd.FAILED, RunEnd.CANCELLED}:
         return Exit.FAILED
-    if ends <= {RunEnd.PROMOTED, RunEnd.WAITING} and ends:
-        return Exit.OK
-    return Exit.NOTHING_CHANGED
+    return Exit.OK if ends & {RunEnd.PROMOTED, RunEnd.WAITING} else Exit.NOTHING_CHANGED
 
 
 @app.command()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from nightschool_daemon.jobs import Step
@@ -85,8 +85,8 @@ def run_listener() -> Iterator[PlainListener | BarListener]:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table; its cells are text, never markup."""
-    table = Table(*columns, title=title or None, title_justify="left")
+    """A table; its cells are text, never markup, and are folded where they are too long: names can be copied."""
+    table = Table(*(Column(one, overflow="fold") for one in columns), title=title or None, title_justify="left")
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     out.print(table)

@@ -27,16 +27,19 @@ def finish_what_was_begun(installation: Installation, listener: RunListener) -> 
 
 def _carried_out(installation: Installation, run_id: str, listener: RunListener) -> RunReport | None:
     try:
-        return installation.runs.execute(run_id, listener)
+        report = installation.runs.execute(run_id, listener)
     except (OllamaUnreachable, LedgerError) as error:
         logger.error("The run %s waits: %s", run_id, error)  # noqa: TRY400 - a sentence for the person
         return None
+    logger.info("The run %s of %s ended: %s. %s", run_id, report.run.specialty, report.end, report.reason)
+    return report
 
 
 def asked_for(installation: Installation, text: str | None) -> tuple[Specialty, ...]:
     """The specialties that `run --now` means: the named one, else every one with fresh feedback.
 
-    Raises `RunRefused` for a name that nobody knows, `NothingToLearn` where nothing is fresh.
+    Raises `RunRefused` for a name that nobody knows and where no base can learn, `NothingToLearn` where nothing is
+    fresh.
     """
     planner = installation.runs.planner
     if text is not None:
@@ -55,11 +58,12 @@ def asked_for(installation: Installation, text: str | None) -> tuple[Specialty, 
             f"There is no fresh feedback to learn from. Drop some into {installation.settings.feedback_directory}."
         )
     problems = {one: installation.runs.problem(one) for one in fresh}
-    for problem in {text for text in problems.values() if text is not None}:
-        logger.warning("%s", problem)
+    told = sorted({text for text in problems.values() if text is not None})
     ready = tuple(one for one in fresh if problems[one] is None)
     if not ready:
-        raise NothingToLearn("All fresh feedback is for models that cannot learn at present.")
+        raise RunRefused(" ".join(told))
+    for problem in told:
+        logger.warning("%s", problem)
     return ready
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from nightschool_daemon.jobs import ExportResult, RunDirectory, Step, VerifyResult
 from nightschool_daemon.ledger import VersionState
-from nightschool_hookspecs.records import DeliveryForm, RunEnd
+from nightschool_hookspecs.records import DeliveryForm, RunEnd, Specialty
 from support.night import TINY, TINY_ALIAS, Night, greetings, import_tiny
 from support.ollama_server import OllamaServer
 
@@ -127,21 +127,52 @@ def test_adapter_is_delivered_where_the_server_takes_it(tmp_path: Path, tiny_ggu
 
 
 def test_candidate_that_is_not_better_leaves_nothing_behind(night: Night, fresh_ollama: OllamaServer) -> None:
-    text = night.configuration.read_text().replace("learning_rate = 0.003", "learning_rate = 0.0000001")
-    night.configuration.write_text(text)
+    """It is trained, served, verified and examined, and the exam sees no difference."""
+    night.add_plugin(
+        "all_the_same",
+        """
+from nightschool_hookspecs import AnswerScore, ExamItem, hookimpl
+
+@hookimpl
+def nightschool_validate_answer(item: ExamItem, answer: str) -> AnswerScore:
+    return AnswerScore(score=50.0, validator="all_the_same")
+""",
+    )
     before = set(fresh_ollama.tags())
-    night.drop(greetings(40))
+    night.drop(greetings(60))
 
     done = night.learn()
 
+    assert done.returncode == 4, done.stdout + done.stderr
     report = night.json("report")
     assert isinstance(report, dict)
-    assert report["end"] in ("not_enough_to_tell", "failed"), done.stdout
+    assert report["end"] == "not_enough_to_tell"
+    assert report["verdict"]["items"] == 12
     left = set(fresh_ollama.tags()) - before
     assert all(".base-" in name for name in left), left
-    ledger = night.ledger()
-    assert all(one.state is VersionState.DISCARDED for one in ledger.versions.in_state(VersionState.DISCARDED))
-    assert not ledger.versions.in_state(VersionState.CANDIDATE)
+    (version,) = night.ledger().versions.in_state(VersionState.DISCARDED)
+    assert f"sha256-{version.files[0].digest}" not in fresh_ollama.blobs()
+
+
+def test_lesson_too_small_to_be_seen_is_not_served(night: Night, fresh_ollama: OllamaServer) -> None:
+    text = night.configuration.read_text().replace("learning_rate = 0.003", "learning_rate = 0.0000001")
+    night.configuration.write_text(text)
+    night.drop(greetings(40))
+    assert night.learn().returncode in (1, 4)
+    assert TINY_ALIAS not in fresh_ollama.tags()
+    assert not night.ledger().versions.in_state(VersionState.CANDIDATE)
+
+
+def test_too_few_prompts_for_an_exam_end_before_the_training(night: Night) -> None:
+    night.drop(greetings(9))
+    done = night.learn()
+    assert done.returncode == 4
+    assert "more corrections" in done.stdout
+    assert night.ledger().runs.latest(1)[0].end is RunEnd.NOT_ENOUGH
+    assert not (night.run_directories()[0] / "train").exists()
+    assert (
+        night.ledger().events.statistics(Specialty(base=TINY, artifact_type="greeting"), with_unassigned=True).available
+    )
 
 
 def test_promoted_version_keeps_what_the_base_had(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> None:

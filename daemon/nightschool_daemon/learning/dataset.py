@@ -108,7 +108,7 @@ def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[st
     examples = _arrange(workshop, _augment(workshop, _build_examples(workshop, selection.events)))
     _require_no_leak(examples, sides)
     undecided = (
-        _left_out(row.event, "its group has no side of the split yet") for row in rows if row.group not in sides
+        _left_out(row.event, "too few events to hold any out for an exam") for row in rows if row.group not in sides
     )
     return Dataset(
         examples=examples,

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -134,8 +135,8 @@ def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending
         if selected.examples == 0:
             return Ending(
                 end=RunEnd.NOT_ENOUGH,
-                reason=f"None of the feedback has an answer worth learning ({len(selected.left_out)} events left out). "
-                "Corrections and liked answers are what a model learns from.",
+                reason=f"None of the feedback can be learned from yet ({_why_left_out(selected)}). "
+                "Corrections and liked answers of different prompts are what a model learns from.",
             )
         needed = _items_needed(context)
         if examined and selected.items < needed:
@@ -147,6 +148,12 @@ def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending
     if step is Step.VERIFY and not (verified := context.result(step, VerifyResult)).passed:
         return Ending(end=RunEnd.FAILED, reason=f"verify: {verified.reason}")
     return None
+
+
+def _why_left_out(selected: SelectResult) -> str:
+    """The reasons with how many events each, the most frequent first."""
+    reasons = Counter(one.reason for one in selected.left_out)
+    return "; ".join(f"{count} left out: {reason}" for reason, count in reasons.most_common()) or "there is none"
 
 
 def _items_needed(context: StepContext) -> int:
