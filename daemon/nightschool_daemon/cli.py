@@ -24,6 +24,7 @@ from nightschool_daemon.installation import Installation, load_hooks, looking, n
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.ledger import LedgerError, MoveRow, RunRow
 from nightschool_daemon.locking import LockedError
+from nightschool_daemon.ollama.address import base_url
 from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
 from nightschool_daemon.runs import Estimate, MoveFailed, RunListener, RunRefused, UndoRefused
 from nightschool_daemon.runs.alone import train_alone
@@ -180,6 +181,7 @@ def config_check(context: typer.Context) -> None:
     """Say whether the configuration can be used."""
     settings = _settings(context)
     load_hooks(settings, None, safe_mode=False)
+    base_url(settings.ollama)
     say(f"{settings.file or 'The defaults'}: sound.")
 
 

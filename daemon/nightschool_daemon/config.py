@@ -41,6 +41,14 @@ class DeliveryChoice(StrEnum):
     ADAPTER = "adapter"
 
 
+def _require(settings: object, lowest: float, *names: str, above: bool = False) -> None:
+    """Raise `ValueError` for the first number below `lowest`, or at it where it must be above. NaN never fits."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (value > lowest if above else value >= lowest):
+            raise ValueError(f"{name} must be {'above' if above else 'at least'} {lowest:g}, not {value:g}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class OllamaSettings:
     """`[ollama]`"""
@@ -56,6 +64,10 @@ class OllamaSettings:
     between_chunks_timeout_s: float = 120.0
     poll_interval_s: float = 60.0
 
+    def __post_init__(self) -> None:
+        limits = ("connect_timeout_s", "first_byte_timeout_s", "between_chunks_timeout_s", "poll_interval_s")
+        _require(self, 0, *limits, above=True)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeedbackSettings:
@@ -67,6 +79,10 @@ class FeedbackSettings:
     incomplete_after_s: float = 60.0
     keep_accepted_days: int = 30
     """How long files that were taken in stay in `accepted/`; 0: they are removed at once."""
+
+    def __post_init__(self) -> None:
+        _require(self, 0, "rescan_interval_s", above=True)
+        _require(self, 0, "settle_s", "incomplete_after_s", "keep_accepted_days")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +110,10 @@ class ScheduleSettings:
     """How long after the scheduled time a run may still wait for the machine to be idle."""
     max_runs_per_night: int = 4
 
+    def __post_init__(self) -> None:
+        _require(self, 0, "idle_minutes", "window_minutes")
+        _require(self, 1, "max_runs_per_night")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialtySettings:
@@ -120,6 +140,11 @@ class TrainingSettings:
     unload_models: bool = True
     """Ask Ollama to unload idle models before training, to have the memory."""
 
+    def __post_init__(self) -> None:
+        _require(self, 1, "max_events", "max_tokens")
+        _require(self, 0, "time_limit_minutes", above=True)
+        _require(self, 0, "threads", "seed")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeliverySettings:
@@ -128,6 +153,9 @@ class DeliverySettings:
     form: DeliveryChoice = DeliveryChoice.AUTO
     min_free_gb: float = 1.0
     """Free disk that must remain in the state directory and in Ollama's store."""
+
+    def __post_init__(self) -> None:
+        _require(self, 0, "min_free_gb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +177,12 @@ class ExamSettings:
     repeat_last_n: int = 64
     verify_positions: int = 64
 
+    def __post_init__(self) -> None:
+        _require(self, 1, "max_items", "max_answer_tokens", "context_tokens", "top_k", "verify_positions")
+        _require(self, 0, "max_guard_items", "min_items", "temperature", "min_p")
+        _require(self, 0, "top_p", "repeat_penalty", above=True)
+        _require(self, -1, "repeat_last_n")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromotionSettings:
@@ -158,6 +192,9 @@ class PromotionSettings:
     keep_versions: int = 3
     replace_base: bool = False
     """Move the user's own tag too, after saving it under another name."""
+
+    def __post_init__(self) -> None:
+        _require(self, 0, "keep_versions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,10 +306,21 @@ def parse(text: str, file: Path | None) -> Settings:
         host_keys = {key: value for key, value in plugins.items() if not isinstance(value, dict)}
         plugin_tables = {key: value for key, value in plugins.items() if isinstance(value, dict)}
         tables["plugins"] = host_keys
-        return codec.build(Settings, tables | {"plugin_tables": plugin_tables, "file": file})
+        settings = codec.build(Settings, tables | {"plugin_tables": plugin_tables, "file": file})
     except codec.CodecError as error:
         hint = "`nightschool config show` prints every key with its value."
         raise ConfigurationError(f"{where}: {error}. {hint}") from error
+    _check_schedule(settings.schedule, where)
+    return settings
+
+
+def _check_schedule(schedule: ScheduleSettings, where: str) -> None:
+    from nightschool_daemon.scheduling import trigger_of
+
+    try:
+        trigger_of(schedule)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
 
 
 def _read(file: Path) -> str:

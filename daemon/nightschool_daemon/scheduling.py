@@ -25,8 +25,8 @@ def trigger_of(settings: ScheduleSettings) -> "CronTrigger":
             f"schedule.cron: {settings.cron!r} has {len(fields)} fields; it needs five: "
             "minute, hour, day, month, weekday."
         )
-    fields[4] = named_weekdays(fields[4])
     try:
+        fields[4] = named_weekdays(fields[4])
         return CronTrigger.from_crontab(" ".join(fields), timezone=settings.timezone or None)
     except (ValueError, KeyError, LookupError) as error:
         raise ConfigurationError(f"schedule: {settings.cron!r} {settings.timezone!r}: {error}") from error

@@ -151,6 +151,6 @@ def _with_settings(
     if stray:
         raise TypeError(f"{stray[0]} stands beside the settings class; make it a method of {kind.__name__}")
     try:
-        return codec.build(kind, dict(table or {}))
+        return codec.build(kind, dict(table or {}), f"plugins.{name}")
     except codec.CodecError as error:
-        raise ConfigurationError(f"{codec.join(f'plugins.{name}', error.path)}: {error.reason}") from error
+        raise ConfigurationError(str(error)) from error
