@@ -88,7 +88,6 @@ class PrepareResult:
     """Where an undo of this run's promotion leads: a tag with what the alias held, else the base's pin."""
     undo_digest: str
     events: int
-    fresh: int
 
 
 @dataclass(frozen=True, kw_only=True)

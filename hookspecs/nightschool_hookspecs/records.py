@@ -214,8 +214,8 @@ class ScoredEvent:
     """0 (easy) .. 1 (hard)."""
     group: str
     """Digest shared by prompts that differ in case, white space and closing punctuation alone: one side for all."""
-    fresh: bool
-    """No version of the specialty was trained on it."""
+    trained_on: bool
+    """A version of the specialty was trained on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +223,7 @@ class BatchStatistics:
     """What is known of a specialty when its batch size is chosen."""
 
     available: int
-    """Fresh events."""
+    """Fresh events: no run has looked at them yet."""
     corrections: int
     """How many of the fresh ones carry a correction."""
     average_quality: float

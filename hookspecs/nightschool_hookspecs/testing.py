@@ -245,7 +245,7 @@ def sample_events() -> tuple[Event, ...]:
 def sample_scored_events() -> tuple[ScoredEvent, ...]:
     """The sample events as the scoring hooks leave them."""
     return tuple(
-        ScoredEvent(event=event, priority=0.5, reward=0.5, difficulty=0.5, group=f"group-{index}", fresh=True)
+        ScoredEvent(event=event, priority=0.5, reward=0.5, difficulty=0.5, group=f"group-{index}", trained_on=False)
         for index, event in enumerate(sample_events())
     )
 

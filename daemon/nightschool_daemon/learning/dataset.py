@@ -140,7 +140,7 @@ def _score(workshop: Workshop, wanted: Sequence[EventRow], rows: Sequence[EventR
                 reward=reward.reward,
                 difficulty=difficulty,
                 group=row.group,
-                fresh=not row.trained_on,
+                trained_on=row.trained_on,
             )
         )
     return tuple(scored)

@@ -15,8 +15,6 @@ FLOPS_PER_CORE = 8e9
 """Float32 multiply-adds that one core of an ordinary machine sustains in training; a rough guess."""
 EXAM_TOKENS_PER_SECOND = 20.0
 Q8_0_BYTES_PER_WEIGHT = 34 / 32
-SHARE_HELD_OUT = 5
-"""One event in so many is held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,8 @@ def estimate(specialty: Specialty, *, settings: Settings, ledger: Ledger, ollama
         raise RunRefused(f"{specialty.base} is not in Ollama. `ollama pull {specialty.base}` brings it.")
     with_target = [row for row in rows if row.event.target is not None]
     undecided = sum(row.side is None for row in with_target)
-    held_out = sum(row.side is Side.HELD_OUT for row in with_target) + undecided // SHARE_HELD_OUT
+    # as evaluation_split does it: a fifth, at first half of the first twelve
+    held_out = sum(row.side is Side.HELD_OUT for row in with_target) + max(undecided // 5, min(6, undecided // 2))
     training = min(len(with_target) - held_out, settings.training.max_events)
     shown = ollama.show(specialty.base)
     blob_bytes = storage.locate_blob(settings.ollama, shown).stat().st_size
@@ -59,7 +58,7 @@ def estimate(specialty: Specialty, *, settings: Settings, ledger: Ledger, ollama
     version_bytes = int(linear * Q8_0_BYTES_PER_WEIGHT)
     return Estimate(
         specialty=specialty,
-        fresh=sum(not row.trained_on for row in rows),
+        fresh=ledger.events.statistics(specialty, with_unassigned=True).available,
         training_events=training,
         held_out_events=held_out,
         without_target=len(rows) - len(with_target),

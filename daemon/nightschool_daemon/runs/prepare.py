@@ -33,7 +33,6 @@ def perform(context: StepContext) -> None:
             undo_tag=incumbent.undo_tag,
             undo_digest=incumbent.undo_digest,
             events=len(rows),
-            fresh=sum(not row.trained_on for row in rows),
         ),
     )
 

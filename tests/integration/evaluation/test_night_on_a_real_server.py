@@ -147,9 +147,7 @@ def _prepare(run: RunDirectory, digest: str, gguf: Path) -> None:
         pin=NAME,
         gguf=gguf,
     )
-    run.finish(
-        Step.PREPARE, PrepareResult(base=snapshot, incumbent=NAME, undo_tag=NAME, undo_digest="t", events=30, fresh=30)
-    )
+    run.finish(Step.PREPARE, PrepareResult(base=snapshot, incumbent=NAME, undo_tag=NAME, undo_digest="t", events=30))
     run.finish(Step.REGISTER, RegisterResult(tag=CANDIDATE, number=1, tag_digest="c", weights_digest=digest))
 
 

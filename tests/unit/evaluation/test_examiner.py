@@ -129,7 +129,7 @@ def test_it_gives_up_on_a_server_that_stays_away(tmp_path: Path) -> None:
     assert len(file.read_text(encoding="utf-8").splitlines()) == 1
 
 
-@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 20), st.integers(0, 20), st.integers())
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 20), st.integers(0, 20), st.integers())
 def test_the_caps_of_a_night_hold_and_the_order_stays(
     gains: int, guards: int, most: int, most_guards: int, seed: int
 ) -> None:

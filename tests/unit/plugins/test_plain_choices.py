@@ -69,7 +69,7 @@ def scored(
         corrected_output="y",
         retries=retries,
     )
-    return ScoredEvent(event=event, priority=priority, reward=0.0, difficulty=0.5, group=identifier, fresh=True)
+    return ScoredEvent(event=event, priority=priority, reward=0.0, difficulty=0.5, group=identifier, trained_on=False)
 
 
 def example(identifier: str, prompt: str = "List files") -> TrainingExample:

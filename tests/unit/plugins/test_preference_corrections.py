@@ -25,7 +25,7 @@ def scored(
         validation_score=score,
         metadata=Metadata(weak=weak),
     )
-    return ScoredEvent(event=event, priority=0.0, reward=0.0, difficulty=0.5, group="g", fresh=True)
+    return ScoredEvent(event=event, priority=0.0, reward=0.0, difficulty=0.5, group="g", trained_on=False)
 
 
 def shown(*events: ScoredEvent) -> set[tuple[str, str, float]]:
