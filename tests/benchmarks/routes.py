@@ -25,6 +25,8 @@ from support.ollama_server import OllamaServer  # noqa: E402
 
 WORK = ROOT / "build" / "routes"
 BASE = MODELS["gemma"]
+SEED = 1
+"""The same split and the same training for every route."""
 RESULT = ROOT / "build" / "bench" / "routes.json"
 
 
@@ -66,7 +68,7 @@ def measure(route: Route) -> list[dict[str, object]]:
     began = time.monotonic()
     with OllamaServer(route.version, directory=work / "ollama") as server:
         demo.drop_feedback(work / "feedback", BASE)
-        configuration = demo.write_configuration(as_demo_server(server), work, form=route.form)
+        configuration = demo.write_configuration(as_demo_server(server), work, form=route.form, seed=SEED)
         demo.nightschool(configuration, "run", "--now", f"{BASE.tag}/shell")
         report = json.loads(demo.nightschool(configuration, "report", "--json", capture=True))
     return figures(route, RunDirectory(path=work / "state" / "runs" / report["run"]["id"]), time.monotonic() - began)

@@ -180,8 +180,8 @@ def drop_feedback(directory: Path, base: BaseModel) -> None:
     )
 
 
-def write_configuration(server: Server, work: Path, *, form: str = "auto") -> Path:
-    """A configuration of the demo's own: one epoch, short answers, few guard items."""
+def write_configuration(server: Server, work: Path, *, form: str = "auto", seed: int = 0) -> Path:
+    """A configuration of the demo's own: one epoch, short answers, few guard items. Seed 0: another one each time."""
     models = f'models_directory = "{server.models_directory}"\n' if server.models_directory else ""
     text = f"""
 [ollama]
@@ -193,6 +193,9 @@ directory = "{work / "feedback"}"
 [state]
 directory = "{work / "state"}"
 runtime_directory = "{work / "state"}"
+
+[training]
+seed = {seed}
 
 [delivery]
 form = "{form}"
