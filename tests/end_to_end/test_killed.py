@@ -108,7 +108,7 @@ def test_step_whose_files_were_damaged_is_taken_again(
     done = night.learn()
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "select: its files are not what they were" in done.stdout + done.stderr
+    assert "select: its files, or those it was made from, are not what they were" in done.stdout + done.stderr
     assert examples.read_bytes() == whole
     assert night.ledger().runs.latest(1)[0].end is RunEnd.PROMOTED
 

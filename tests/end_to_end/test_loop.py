@@ -75,7 +75,8 @@ def test_new_ledger_does_not_overwrite_what_an_old_one_made(night: Night, fresh_
     assert f"`ollama rm {TINY_ALIAS}` gives it back" in refused.stdout + refused.stderr
     assert fresh_ollama.tags()[TINY_ALIAS] == first
     httpx.request("DELETE", f"{fresh_ollama.url}/api/delete", json={"model": TINY_ALIAS}).raise_for_status()
-    assert night.learn().returncode == 0
+    again = night.learn()
+    assert again.returncode == 0, again.stdout + again.stderr
     tags = fresh_ollama.tags()
     assert tags[f"{TINY_ALIAS}.v1"] == first
     assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v2"]
