@@ -6,6 +6,7 @@ because they have keys: whatever a crash leaves in the middle is read once more.
 
 import dataclasses
 import hashlib
+import json
 import logging
 import os
 import threading
@@ -211,6 +212,9 @@ class Intake:
         start = offset
         while offset < status.st_size:
             end = self._part_end(path, name, status, offset)
+            if end is None and self._is_stale(status, now, incomplete=True) and _is_whole(path, offset, status.st_size):
+                # many writers leave the last line without its end
+                end = status.st_size
             if end is None:
                 self._wait_or_refuse_tail(path, name, status, offset, now, report)
                 break
@@ -450,14 +454,30 @@ def _copy_part(path: Path, start: int, end: int, target: Path) -> int:
     Returns how many there are. Of a line that is too long only the beginning is copied.
     """
     count = 0
+    chunk = b""
     left = min(end - start, LINE_BYTES)
     with path.open("rb") as source, target.open("wb") as sink:
         source.seek(start)
-        while left > 0 and (chunk := source.read(min(left, files.COPY_BYTES))):
+        while left > 0 and (more := source.read(min(left, files.COPY_BYTES))):
+            chunk = more
             sink.write(chunk)
             count += chunk.count(b"\n")
             left -= len(chunk)
         if end - start > LINE_BYTES:
             sink.write(b"\n")
             count += 1
+        elif end > start and not chunk.endswith(b"\n"):
+            sink.write(b"\n")
     return count
+
+
+def _is_whole(path: Path, start: int, end: int) -> bool:
+    """Whether what stands after the last line end is a whole record that lacks its line end alone."""
+    if end - start > LINE_BYTES:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(start)
+        try:
+            return isinstance(json.loads(stream.read(end - start)), dict)
+        except (ValueError, RecursionError):
+            return False

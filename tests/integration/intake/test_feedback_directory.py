@@ -225,6 +225,19 @@ def test_a_file_that_stays_half_is_refused_as_incomplete(room: Room) -> None:
     assert room.scan(later_s=100).refused == 0
 
 
+def test_last_line_without_its_end_is_taken_in_when_it_is_whole(room: Room) -> None:
+    path = room.drop("log.jsonl", line("1") + line("2").rstrip("\n"))
+    assert room.scan(later_s=30).added == 1
+    report = room.scan(later_s=90)
+    assert (report.added, report.refused) == (1, 0)
+    with path.open("a") as stream:
+        stream.write("\n" + line("3") + "{broken\n")
+    report = room.scan(later_s=200)
+    assert (report.added, report.refused) == (1, 1)
+    assert list(room.reasons()) == ["log.jsonl.4"]
+    assert sorted(room.answers()) == ["1", "2", "3"]
+
+
 def test_half_a_line_is_refused_once_however_often_the_daemon_starts(room: Room) -> None:
     path = room.drop("log.jsonl", line("1") + line("2")[:30])
     assert room.scan(later_s=90).refused == 1
