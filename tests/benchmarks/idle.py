@@ -23,6 +23,8 @@ from support.tiny_gguf import write_tiny_gguf  # noqa: E402
 
 RESULT = ROOT / "build" / "bench" / "idle.json"
 WAIT_S = 60.0
+STARTS = 5
+"""The fastest start counts, ours and the peer's, after one that compiles."""
 MEMORY_GOAL_MB = 40.0
 READY_GOAL_S = 0.3
 PEER = "import pluggy, watchdog.observers, apscheduler.schedulers.background, httpx"
@@ -34,20 +36,18 @@ def main() -> int:
         directory = Path(text)
         import_tiny(server, write_tiny_gguf(directory / "tiny.gguf"))
         night = Night(directory / "night", server.url, server.models_directory, settings="")
+        started(night)
+        ready_s = min(started(night) for _ in range(STARTS))
         night.add_plugin("witness", witness.SOURCE)
-        began = time.monotonic()
         daemon = night.start("serve")
         try:
-            while not (directory / "night" / "run" / "control.sock").exists():
-                time.sleep(0.002)
-            ready_s = time.monotonic() - began
             time.sleep(WAIT_S)
             memory, processor_s = resident_mb(daemon.pid), cpu_seconds(daemon.pid)
             imported = witness.imports_of(night, directory / "modules.txt")
         finally:
             daemon.terminate()
             daemon.wait(30)
-    peer_mb, peer_s = bare_imports()
+    peer_mb, peer_s = min((bare_imports() for _ in range(STARTS)), key=lambda one: one[1])
     heavy = [name for name in witness.HEAVY if name in imported]
     rows = [
         row("resident MB", memory, peer_mb, MEMORY_GOAL_MB, holds=memory <= MEMORY_GOAL_MB),
@@ -57,6 +57,19 @@ def main() -> int:
     ]
     show(rows, heavy, len(imported))
     return 0 if all(one["holds"] for one in rows) else 1
+
+
+def started(night: Night) -> float:
+    """Seconds from the start of a daemon until it answers on its socket; then it is stopped again."""
+    socket = night.directory / "run" / "control.sock"
+    began = time.monotonic()
+    daemon = night.start("serve")
+    while not socket.exists():
+        time.sleep(0.002)
+    seconds = time.monotonic() - began
+    daemon.terminate()
+    daemon.wait(30)
+    return seconds
 
 
 def row(measure: str, ours: float, peer: float, goal: float | None, *, holds: bool) -> dict[str, object]:
