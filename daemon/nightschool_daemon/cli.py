@@ -225,7 +225,7 @@ def run_command(
     """Learn now: all specialties with fresh feedback, or the named one."""
     settings = _settings(context)
     if not at_once and not dry_run:
-        raise RunRefused(
+        raise typer.BadParameter(
             "A run starts by night by itself. Add --now to start one at once, --dry-run to see what it would do."
         )
     if dry_run:
@@ -300,6 +300,7 @@ def _estimate_rows(one: Estimate) -> list[tuple[str, str]]:
         ("learned from", str(one.training_events)),
         ("held out for the exam", str(one.held_out_events)),
         ("without an answer worth learning", str(one.without_target)),
+        *([("but", one.problem)] if one.problem else []),
         ("time", f"{one.minutes:.0f} min ({how})"),
         ("disk in Ollama", f"{one.version_bytes / 1e6:.0f} MB a version, {one.shared_bytes / 1e6:.0f} MB once"),
         ("disk while it runs", f"{one.work_bytes / 1e6:.0f} MB"),
@@ -546,7 +547,7 @@ def _show_status(found: Status) -> None:
             f"{one.fresh} of {one.total}",
             "due" if one.batch_size else "collects",
             one.last_run.end.value if one.last_run and one.last_run.end else "-",
-            one.alias,
+            one.alias if one.alias_exists else f"{one.alias} (after the first promotion)",
         )
         for one in found.specialties
     ]

@@ -1,15 +1,17 @@
 """Reads the native format: an event object, an array of them (`*.json`), or one a line (`*.jsonl`, `*.ndjson`).
 
 A bad record is refused with a reason, the others are taken. Unknown top-level fields are kept in the
-metadata. See the README for the fields.
+metadata; one that looks like a misspelt field of ours is not, since what it says would be lost. docs/feedback.md
+tells the fields.
 """
 
+import difflib
 import hashlib
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -45,6 +47,10 @@ FIELDS = frozenset(
         "metadata",
     }
 )
+SIMILAR = 0.88
+"""How alike an unknown key is to a field that was probably meant (difflib's ratio)."""
+SWITCHES = frozenset({"weak", "weight", "preference", "demonstration", "deleted"})
+"""Keys of the metadata that change what is learned."""
 ALIASES: Mapping[str, str] = {
     "thumbs_up": "explicit_positive",
     "thumbs_down": "explicit_negative",
@@ -113,7 +119,10 @@ class IntakeNative:
             if line is None:
                 refused.append(
                     _refused(
-                        f"The line is longer than {self.max_record_bytes} bytes. Split it.", "", number, "too_large"
+                        f"The record has more than {self.max_record_bytes} bytes. Leave something out, or raise max_record_bytes.",
+                        "",
+                        number,
+                        "too_large",
                     )
                 )
             elif not line.endswith(b"\n"):
@@ -172,13 +181,14 @@ def read_event(record: object, modified_at: datetime) -> Event:
     if not isinstance(record, dict):
         raise RecordError(f"An event is an object, this is {_kind(record)}. Put the fields between {{ and }}.")
     metadata = _metadata(record)
+    _refuse_misplaced(record)
     source = _string(record, "source") or "dropdir"
     identifier = _identifier(record)
     if metadata.deleted:
         return _tombstone(identifier, source, metadata, modified_at)
     kind = _feedback_type(record)
     if record.get("feedback_type") == "preference":
-        metadata = _replaced(metadata, preference=True)
+        metadata = replace(metadata, preference=True)
     timestamp, flagged = _timestamp(record, modified_at)
     answer, correction = _string(record, "ai_output"), _string(record, "corrected_output")
     _require_answer(kind, answer, correction)
@@ -195,7 +205,7 @@ def read_event(record: object, modified_at: datetime) -> Event:
         validation_score=_score(record),
         retries=_retries(record),
         source=source,
-        metadata=_replaced(metadata, clock_flag=flagged),
+        metadata=replace(metadata, clock_flag=flagged),
     )
 
 
@@ -276,6 +286,16 @@ def _check_depth(value: object) -> None:
 
 
 # --------------------------------------------------------------------------- fields
+
+
+def _refuse_misplaced(record: Mapping[str, object]) -> None:
+    """Raise for a key that was probably meant to be one of ours."""
+    for key in record.keys() - FIELDS:
+        near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=SIMILAR)
+        if near:
+            raise RecordError(f"{key[:80]} is no field. Did you mean {near[0]}?")
+        if key in SWITCHES and isinstance(record[key], bool | int | float):
+            raise RecordError(f"{key} stands in the wrong place. Move it into metadata.")
 
 
 def _identifier(record: Mapping[str, object]) -> str:
@@ -462,12 +482,6 @@ def _tombstone(identifier: str, source: str, metadata: Metadata, modified_at: da
         source=source,
         metadata=metadata,
     )
-
-
-def _replaced(metadata: Metadata, **changes: bool) -> Metadata:
-    from dataclasses import replace
-
-    return replace(metadata, **changes)  # type: ignore[arg-type]  # the keywords are boolean fields
 
 
 def _string(record: Mapping[str, object], key: str, shown: str | None = None) -> str | None:

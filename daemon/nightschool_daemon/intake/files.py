@@ -93,6 +93,12 @@ def is_appended(path: Path) -> bool:
     return path.suffix.lower() in APPENDED
 
 
+def require_readable(path: Path) -> None:
+    """Raise `OSError` for a file that we may not read, before a plugin is blamed for it."""
+    with path.open("rb"):
+        pass
+
+
 def claim(path: Path, directories: Directories) -> Path:
     """Take a file for ourselves by one rename. A name that is claimed already gets a number."""
     target = free_name(directories.claimed, printable(path.name))

@@ -163,6 +163,7 @@ class Intake:
 
     def _read_whole(self, path: Path, status: os.stat_result, now: datetime, report: ScanReport) -> Iterator[_Read]:
         """Claim a file when it is whole. One that does not parse yet may still be in the writing."""
+        files.require_readable(path)
         name = files.printable(path.name)
         file = files.feedback_file(path, name, status, now, self._settings.settle_s)
         parsed = self._hooks.parse_feedback(file=file)
@@ -186,11 +187,12 @@ class Intake:
         if problem is not None:
             self._reject(path, name, f"{name} is {problem}. Write an ordinary file.", report)
             return
+        files.require_readable(path)
         file = files.feedback_file(path, name, status, now, 0)
         parsed = self._hooks.parse_feedback(file=file)
         if parsed is None:
             self._reject(path, name, f"{name} is not a format that is known. Known: {FORMATS}.", report)
-        elif status.st_size == 0:
+        elif status.st_size == 0 or (parsed.incomplete and _is_blank(path)):
             self._reject(path, name, f"{name} is empty. Write it again.", report)
         elif parsed.incomplete and not parsed.events:
             self._reject(path, name, f"{name} is incomplete: it ends in the middle. Write it again.", report)
@@ -297,6 +299,8 @@ class Intake:
         if "/" in event.source:
             reason = f"source {event.source[:80]!r} holds a slash. Write it with a colon, as in openwebui:home."
             return RefusedRecord(reason=reason, text=_shown(event))
+        if event.model and (problem := names.model_problem(event.model)) is not None:
+            return RefusedRecord(reason=f"{problem}.", text=_shown(event))
         if not event.metadata.deleted:
             event = self._classified(event)
             problem = names.type_problem(event.artifact_type or "") or self._objection(event)
@@ -469,6 +473,11 @@ def _copy_part(path: Path, start: int, end: int, target: Path) -> int:
         elif end > start and not chunk.endswith(b"\n"):
             sink.write(b"\n")
     return count
+
+
+def _is_blank(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return not stream.read(LINE_BYTES).strip()
 
 
 def _is_whole(path: Path, start: int, end: int) -> bool:

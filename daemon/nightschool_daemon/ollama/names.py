@@ -26,6 +26,11 @@ MAX_TAG = MAX_PART - len(".saved-") - 12
 """The longest model and tag of a base that leave room for our names beside it."""
 
 _TYPE = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+_MODEL = re.compile(
+    rf"(?:(?:[A-Za-z0-9_][A-Za-z0-9_.:-]{{0,349}}/)?[A-Za-z0-9_][A-Za-z0-9_-]{{0,79}}/)?{_PART}(?::{_PART})?"
+)
+"""[host/][namespace/]model[:tag]"""
 _RESERVED_TYPE = re.compile(r"cloud|local|.*-cloud|v\d+|base-[0-9a-f]{12}|saved-[0-9a-f]{12}")
 
 
@@ -61,6 +66,13 @@ def type_problem(artifact_type: str) -> str | None:
     if _RESERVED_TYPE.fullmatch(artifact_type):
         return f"artifact_type {artifact_type!r} has a meaning of its own in Ollama's or our names: choose another"
     return None
+
+
+def model_problem(name: str) -> str | None:
+    """Why a text cannot be the name of a model in Ollama, or None where it can."""
+    if _MODEL.fullmatch(name.strip()):
+        return None
+    return f"model {name[:80]!r} is no name that Ollama takes: write it as `ollama list` shows it"
 
 
 def base_problem(base: str) -> str | None:

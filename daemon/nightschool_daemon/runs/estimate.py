@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from nightschool_daemon.config import Settings
+from nightschool_daemon.config import PromotionMode, Settings
 from nightschool_daemon.jobs import RunDirectory, SelectResult, Step
 from nightschool_daemon.ledger import Ledger
 from nightschool_daemon.ollama import storage
@@ -25,6 +25,8 @@ class Estimate:
     fresh: int
     training_events: int
     held_out_events: int
+    problem: str | None
+    """Why a run would end before it trains; None where it would go on."""
     without_target: int
     """Events that have no answer worth learning."""
     minutes: float
@@ -35,6 +37,11 @@ class Estimate:
     work_bytes: int
     """Disk in the state directory while the run goes on."""
     memory_bytes: int
+
+
+def items_needed(settings: Settings) -> int:
+    """How many held-out prompts an exam needs to be worth a training."""
+    return 1 if settings.promotion.promote is PromotionMode.PROVISIONAL else max(1, settings.exam.min_items)
 
 
 def estimate(specialty: Specialty, *, settings: Settings, ledger: Ledger, ollama: OllamaHttp) -> Estimate:
@@ -61,6 +68,7 @@ def estimate(specialty: Specialty, *, settings: Settings, ledger: Ledger, ollama
         fresh=ledger.events.statistics(specialty, with_unassigned=True).available,
         training_events=training,
         held_out_events=held_out,
+        problem=_problem(held_out, settings),
         without_target=len(rows) - len(with_target),
         minutes=minutes,
         measured=measured,
@@ -69,6 +77,13 @@ def estimate(specialty: Specialty, *, settings: Settings, ledger: Ledger, ollama
         work_bytes=version_bytes + blob_bytes,
         memory_bytes=weights * 4 + 2 * 10**9,
     )
+
+
+def _problem(held_out: int, settings: Settings) -> str | None:
+    needed = items_needed(settings)
+    if held_out >= needed:
+        return None
+    return f"it would end before it trains: of {held_out} held-out prompts nothing could be proven, {needed} are needed"
 
 
 def _minutes(

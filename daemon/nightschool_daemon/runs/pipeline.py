@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from nightschool_daemon import codec
-from nightschool_daemon.config import PromotionMode
 from nightschool_daemon.hooks import PluginFailed
 from nightschool_daemon.jobs import (
     JudgeResult,
@@ -30,6 +29,7 @@ from nightschool_daemon.runs import conclude, examine, prepare, rebuild, registe
 from nightschool_daemon.runs.conclude import Ending, decide
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
+from nightschool_daemon.runs.estimate import items_needed
 from nightschool_daemon.runs.reasons import REBUILD
 from nightschool_daemon.runs.worker_process import run_worker
 from nightschool_hookspecs.records import RunEnd, RunReport
@@ -158,8 +158,7 @@ def _why_left_out(selected: SelectResult) -> str:
 
 def _items_needed(context: StepContext) -> int:
     """How many held-out prompts make an exam worth its while."""
-    any_will_do = context.info.reason == REBUILD or context.settings.promotion.promote is PromotionMode.PROVISIONAL
-    return 1 if any_will_do else max(1, context.settings.exam.min_items)
+    return 1 if context.info.reason == REBUILD else items_needed(context.settings)
 
 
 def _take(context: StepContext, step: Step, perform: Callable[[], None]) -> None:

@@ -27,6 +27,7 @@ class SpecialtyState:
 
     specialty: Specialty
     alias: str
+    alias_exists: bool
     serving: str | None
     """Tag of the version that the alias holds; None: the alias does not exist or holds none of ours."""
     fresh: int

@@ -249,6 +249,7 @@ class Runs:
         return SpecialtyState(
             specialty=specialty,
             alias=alias,
+            alias_exists=alias in digests,
             serving=version.tag if version is not None else None,
             fresh=statistics.available,
             total=statistics.total_seen,

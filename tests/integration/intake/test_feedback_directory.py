@@ -256,6 +256,46 @@ def test_half_a_line_is_refused_once_however_often_the_daemon_starts(room: Room)
     ]
 
 
+def test_model_that_is_no_name_is_refused(room: Room) -> None:
+    room.drop("a.json", [record("1"), record("2", model="x; rm -rf ~ #"), record("3", model="evil\x1b[31m:1m")])
+    report = room.scan(later_s=30)
+    assert (report.added, report.refused) == (1, 2)
+    assert all("no name that Ollama takes" in reason for reason in room.reasons().values())
+    assert all(reason.strip().isprintable() for reason in room.reasons().values())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"corected_output": "x"}, "Did you mean corrected_output?"), ({"weight": 0.5}, "Move it into metadata.")],
+)
+def test_field_that_was_meant_to_be_one_of_ours_is_refused(room: Room, change: dict[str, object], told: str) -> None:
+    room.drop("a.json", record("1", **change))
+    assert room.scan(later_s=30).refused == 1
+    assert told in room.reasons()["a.json"]
+
+
+def test_file_that_may_not_be_read_is_said_once_and_no_plugin_is_blamed(
+    room: Room, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room.drop("mine.json", record("1"))
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("nightschool_daemon.intake.files.require_readable", refuse)
+    for later_s in (30, 40, 50):
+        room.scan(later_s=later_s)
+    (message,) = [one for one in caplog.messages if "mine.json" in one]
+    assert "cannot be read (Permission denied)" in message
+    assert "plugin" not in message
+
+
+def test_blank_file_is_empty_and_not_incomplete(room: Room) -> None:
+    room.drop("blank.json", "  \n\n")
+    room.scan(later_s=90)
+    assert "is empty" in room.reasons()["blank.json"]
+
+
 def test_names_of_half_written_files_are_passed_over(room: Room) -> None:
     for name in (".hidden.json", "a.json.tmp", "b.json.part", "c.json~", ".d.json.swp"):
         room.drop(name, record(name))

@@ -142,3 +142,40 @@ def test_every_name_beside_a_base_with_room_is_taken(base: str) -> None:
         model, _, tag = name.rsplit("/", 1)[-1].rpartition(":")
         assert OLLAMA_PART.fullmatch(tag), tag
         assert len(model) <= names.MAX_PART
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama3.2",
+        "llama3.2:3b",
+        "Qwen3:0.6B",
+        "user/model:tag",
+        "hf.co/bartowski/Llama-3.2-3B-GGUF:Q4_K_M",
+        "localhost:5000/a/b:c",
+    ],
+)
+def test_names_that_ollama_takes_are_models(name: str) -> None:
+    assert names.model_problem(name) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ":",
+        "a:",
+        "evil\x1b[31m:1m",
+        "x; rm -rf ~ #",
+        "a\nb",
+        "x`touch /tmp/p`:1",
+        "../../etc/passwd",
+        "m" * 81,
+        "a:b:c",
+        "a b",
+    ],
+)
+def test_what_ollama_would_not_take_is_no_model_and_is_shown_harmlessly(name: str) -> None:
+    problem = names.model_problem(name)
+    assert problem is not None
+    assert problem.isprintable()
