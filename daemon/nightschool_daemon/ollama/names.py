@@ -27,9 +27,9 @@ MAX_TAG = MAX_PART - len(".saved-") - 12
 
 _TYPE = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
-_MODEL = re.compile(
-    rf"(?:(?:[A-Za-z0-9_][A-Za-z0-9_.:-]{{0,349}}/)?[A-Za-z0-9_][A-Za-z0-9_-]{{0,79}}/)?{_PART}(?::{_PART})?"
-)
+_HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
+_NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"
+_MODEL = re.compile(rf"(?:(?:{_HOST}/)?{_NAMESPACE}/)?{_PART}(?::{_PART})?")
 """[host/][namespace/]model[:tag]"""
 _RESERVED_TYPE = re.compile(r"cloud|local|.*-cloud|v\d+|base-[0-9a-f]{12}|saved-[0-9a-f]{12}")
 
