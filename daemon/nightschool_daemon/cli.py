@@ -364,6 +364,8 @@ def cancel(context: typer.Context) -> None:
         raise ControlError("No daemon is running. A run in a terminal is ended with Ctrl-C.")
     cancelled = client.ask("cancel")
     say("The run ends at once." if cancelled else "No run is under way.")
+    if not cancelled:
+        raise typer.Exit(Exit.NOTHING_CHANGED)
 
 
 @app.command()

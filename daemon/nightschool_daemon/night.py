@@ -73,6 +73,16 @@ def run_now(installation: Installation, specialty: Specialty, listener: RunListe
     return installation.runs.execute(installation.runs.start(specialty, reason, now), listener)
 
 
+def run_if_fresh(
+    installation: Installation, specialty: Specialty, listener: RunListener, now: datetime
+) -> RunReport | None:
+    """The same, unless a run in between has used the feedback up: None."""
+    fresh = installation.runs.planner.statistics(specialty).available
+    if not fresh and installation.ledger.facts.get(due_key(specialty)) is None:
+        return None
+    return run_now(installation, specialty, listener, now)
+
+
 def run_due(
     installation: Installation,
     listener: RunListener,

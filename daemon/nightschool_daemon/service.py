@@ -342,9 +342,16 @@ class Service:
             logger.warning("%s", sentence)
         self._installation.intake.scan(now())
         reports = []
+        listener = SendingListener(send)
+        for earlier in self._installation.runs.unfinished():
+            listener.note(earlier, "is under way; what was asked for comes after it")
+        run = night.run_now if text is not None else night.run_if_fresh
         for specialty in night.asked_for(self._installation, text):
-            future = self._submit(partial(night.run_now, self._installation, specialty, SendingListener(send), now()))
-            reports.append(codec.to_plain(future.result()))
+            report = self._submit(partial(run, self._installation, specialty, listener, now())).result()
+            if report is not None:
+                reports.append(codec.to_plain(report))
+        if not reports:
+            raise night.NothingToLearn("A run that was under way has used up what was fresh.")
         return reports
 
     def _reload(self) -> None:

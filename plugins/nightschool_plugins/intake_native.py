@@ -119,7 +119,7 @@ class IntakeNative:
             if line is None:
                 refused.append(
                     _refused(
-                        f"The record has more than {self.max_record_bytes} bytes. Leave something out, or raise max_record_bytes.",
+                        f"The record has over {self.max_record_bytes} bytes. Shorten it, or raise max_record_bytes.",
                         "",
                         number,
                         "too_large",

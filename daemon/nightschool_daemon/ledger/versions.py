@@ -48,8 +48,9 @@ class Versions:
         return self._first("tag = ?", tag)
 
     def by_digest(self, tag_digest: str) -> VersionRow | None:
-        """The newest version whose tag has this manifest digest."""
-        return self._first("tag_digest = ? AND tag_digest != ''", tag_digest)
+        """The version whose tag has this manifest digest: a promoted one before others, then the newest."""
+        found = self._all("tag_digest = ? AND tag_digest != ''", tag_digest)
+        return next((one for one in found if one.state is VersionState.PROMOTED), found[0] if found else None)
 
     def of_specialty(self, specialty: Specialty) -> tuple[VersionRow, ...]:
         """Every version of a specialty, newest first."""

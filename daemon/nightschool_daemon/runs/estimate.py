@@ -49,8 +49,6 @@ def estimate(specialty: Specialty, *, settings: Settings, ledger: Ledger, ollama
     rows = ledger.events.of_specialty(specialty, with_unassigned=True)
     if not rows:
         raise RunRefused(f"{specialty} has no feedback yet.")
-    if not any(entry.name == specialty.base for entry in ollama.tags()):
-        raise RunRefused(f"{specialty.base} is not in Ollama. `ollama pull {specialty.base}` brings it.")
     with_target = [row for row in rows if row.event.target is not None]
     undecided = sum(row.side is None for row in with_target)
     # as evaluation_split does it: a fifth, at first half of the first twelve

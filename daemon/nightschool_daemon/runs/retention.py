@@ -15,8 +15,13 @@ MANUAL_PREFIX = "train-"
 
 
 def discard(ledger: Ledger, ollama: OllamaHttp, version: VersionRow) -> bool:
-    """Take a candidate out of Ollama; its record stays. False: an alias or another name holds it, so it stays too."""
-    if any(entry.digest == version.tag_digest and not _is_version(entry.name) for entry in ollama.tags()):
+    """Take a candidate out of Ollama; its record stays. False: an alias or another name serves it, so it stays too.
+
+    A promoted version of the very same digest is what the alias serves then, and the candidate can go.
+    """
+    holder = ledger.versions.by_digest(version.tag_digest)
+    is_held = any(entry.digest == version.tag_digest and not _is_version(entry.name) for entry in ollama.tags())
+    if is_held and holder is not None and holder.tag == version.tag:
         return False
     delete_if_ours(ollama, version)
     ledger.versions.set_state(version.tag, VersionState.DISCARDED)

@@ -157,6 +157,8 @@ class Runs:
 
     def estimate(self, specialty: Specialty, now: datetime) -> Estimate:
         """What a run would do, without doing any of it. Raises `RunRefused`."""
+        if (problem := self.problem(specialty)) is not None:
+            raise RunRefused(problem)
         return estimate(specialty, settings=self.settings, ledger=self.ledger, ollama=self.ollama)
 
     def undo(self, text: str, now: datetime) -> AliasMove:
@@ -263,7 +265,21 @@ class Runs:
         known = self.ledger.facts.get(problem_key(base)) or names.base_problem(base)
         if known is None and base not in digests:
             return f"{base} is not in Ollama. `ollama pull {base}` brings it; its feedback is kept."
-        return known
+        return known or self._foreign_alias(specialty, digests)
+
+    def _foreign_alias(self, specialty: Specialty, digests: Mapping[str, str]) -> str | None:
+        """A sentence where the alias holds neither a version of ours, nor the base, nor what we moved it to."""
+        alias = names.alias_of(specialty)
+        held = digests.get(alias)
+        version = self.ledger.versions.by_digest(held) if held is not None else None
+        last = self.ledger.moves.last_done(alias)
+        is_ours = version is not None and version.specialty == specialty
+        if held is None or is_ours or held == digests.get(specialty.base) or (last and last.to_digest == held):
+            return None
+        return (
+            f"{alias} was pointed at another model by hand, so it stays as it is and nothing is trained for it. "
+            f"`ollama rm {alias}` gives it back to Night School."
+        )
 
     def _context(self, row: RunRow, listener: RunListener) -> StepContext:
         directory = RunDirectory(path=row.directory)

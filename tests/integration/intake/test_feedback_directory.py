@@ -269,7 +269,7 @@ def test_model_that_is_no_name_is_refused(room: Room) -> None:
     [({"corected_output": "x"}, "Did you mean corrected_output?"), ({"weight": 0.5}, "Move it into metadata.")],
 )
 def test_field_that_was_meant_to_be_one_of_ours_is_refused(room: Room, change: dict[str, object], told: str) -> None:
-    room.drop("a.json", record("1", **change))
+    room.drop("a.json", record("1") | change)
     assert room.scan(later_s=30).refused == 1
     assert told in room.reasons()["a.json"]
 

@@ -15,10 +15,9 @@ from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionR
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
-from nightschool_daemon.runs import Runs, UndoRefused, conclude, prepare, rebuild, retention
+from nightschool_daemon.runs import RunRefused, Runs, UndoRefused, conclude, prepare, rebuild, retention
 from nightschool_daemon.runs.conclude import Ending
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.errors import StepFailed
 from nightschool_daemon.runs.listener import SilentListener
 from nightschool_daemon.runs.planner import due_key, problem_key
 from nightschool_daemon.runs.reasons import ASKED, REBUILD, RETRAIN
@@ -260,8 +259,12 @@ def test_alias_that_the_user_pointed_elsewhere_ends_the_run_before_it_trains(wor
     world.promote()
     world.create("mine:latest", 0.44)
     world.ollama.copy("mine:latest", ALIAS)
-    with pytest.raises(StepFailed, match=f"ollama rm {ALIAS}"):
+    with pytest.raises(RunRefused, match=f"ollama rm {ALIAS}"):
         world.begin()
+    teach(world, 1)
+    (state,) = world.runs.specialties()
+    assert state.problem is not None
+    assert "by hand" in state.problem
     assert world.digest(ALIAS) == world.digest("mine:latest")
 
 
@@ -317,6 +320,22 @@ def test_candidate_that_an_alias_holds_is_never_swept(world: World) -> None:
     world.ollama.delete(ALIAS)
     world.runs.recover(NOW)
     assert world.digest(version.tag) is None
+
+
+def test_candidate_that_equals_the_serving_version_is_discarded_like_any_other(world: World) -> None:
+    """A fixed seed on the same feedback makes the same model again."""
+    first = world.promote()
+    context = world.begin()
+    version = next(one for one in world.ledger.versions.of_specialty(GREETING) if one.run_id == context.info.id)
+    held = world.digest(first)
+    assert held is not None
+    world.ollama.delete(version.tag)
+    world.ollama.copy(first, version.tag)
+    world.ledger.versions.set_digests(version.tag, held, world.weights)
+    world.end(context, RunEnd.NOT_ENOUGH)
+    assert world.digest(version.tag) is None
+    assert world.digest(ALIAS) == world.digest(first) == held
+    assert not world.ledger.versions.in_state(VersionState.CANDIDATE)
 
 
 # --------------------------------------------------------------------------- approval
