@@ -25,7 +25,7 @@ from nightschool_daemon.jobs import Step
 from nightschool_daemon.ledger import LedgerError, MoveRow, RunRow
 from nightschool_daemon.locking import LockedError
 from nightschool_daemon.ollama.address import base_url
-from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
+from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, OllamaUnreachable, RemoteHostRefused
 from nightschool_daemon.runs import Estimate, MoveFailed, RunListener, RunRefused, UndoRefused
 from nightschool_daemon.runs.alone import train_alone
 from nightschool_daemon.starter import starter_configuration
@@ -59,6 +59,8 @@ class Chosen:
 
 EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (ConfigurationError, Exit.CONFIGURATION),
+    (InvalidHost, Exit.CONFIGURATION),
+    (RemoteHostRefused, Exit.CONFIGURATION),
     (LockedError, Exit.LOCKED),
     (OllamaUnreachable, Exit.OLLAMA),
     (night.NothingToLearn, Exit.NOTHING_CHANGED),

@@ -7,6 +7,7 @@ daemon has no room for the libraries that do the same (7 to 17 MB resident each)
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -81,6 +82,8 @@ def _build(kind: Any, value: object, path: str) -> object:  # noqa: PLR0911 - on
         return _build_from_text(kind, value, path)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise CodecError(path, f"a finite number expected, not {_shown(value)}")
     if type(value) is not kind:
         raise CodecError(path, f"{_NAMES.get(kind, str(kind))} expected, not {_shown(value)}")
     return value

@@ -309,9 +309,33 @@ def parse(text: str, file: Path | None) -> Settings:
         settings = codec.build(Settings, tables | {"plugin_tables": plugin_tables, "file": file})
     except codec.CodecError as error:
         hint = "`nightschool config show` prints every key with its value."
-        raise ConfigurationError(f"{where}: {error}. {hint}") from error
+        end = "" if str(error).endswith("?") else "."
+        raise ConfigurationError(f"{where}: {error}{end} {hint}") from error
+    _check_directories(settings, where)
     _check_schedule(settings.schedule, where)
     return settings
+
+
+def _check_directories(settings: Settings, where: str) -> None:
+    """Raise for a path that depends on where a command is called, and for feedback mixed with what is not feedback."""
+    given = {
+        "ollama.models_directory": settings.ollama.models_directory,
+        "feedback.directory": settings.feedback.directory,
+        "state.directory": settings.state.directory,
+        "state.runtime_directory": settings.state.runtime_directory,
+        "plugins.directory": settings.plugins.directory,
+    }
+    for key, path in given.items():
+        if path is not None and not path.expanduser().is_absolute():
+            raise ConfigurationError(f"{where}: {key}: {str(path)!r} is not absolute. Begin it with / or ~.")
+    feedback = settings.feedback_directory.resolve()
+    held = (Path.home(), settings.state_directory, settings.plugin_directory, settings.file)
+    for path in held:
+        if path is not None and path.resolve().is_relative_to(feedback):
+            raise ConfigurationError(
+                f"{where}: feedback.directory: everything in {feedback} would be taken for feedback, {path} too. "
+                "Give feedback a directory of its own."
+            )
 
 
 def _check_schedule(schedule: ScheduleSettings, where: str) -> None:

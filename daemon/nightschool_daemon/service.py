@@ -26,7 +26,7 @@ from nightschool_daemon.lean import give_back, share_heaps
 from nightschool_daemon.ledger import LedgerError
 from nightschool_daemon.locking import LockedError
 from nightschool_daemon.notify import notify, watchdog_interval_s
-from nightschool_daemon.ollama.errors import OllamaError
+from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, RemoteHostRefused
 from nightschool_daemon.runs import MoveFailed, RunInterrupted, RunRefused, UndoRefused
 from nightschool_daemon.scheduling import trigger_of
 from nightschool_daemon.status import PAUSED, status_of
@@ -62,9 +62,12 @@ def serve(settings: Settings, *, safe_mode: bool = False) -> int:
     except LockedError as error:
         logger.error("%s", error)  # noqa: TRY400 - a sentence for the person, not a traceback
         return Exit.LOCKED
-    except (ConfigurationError, LedgerError) as error:
+    except (ConfigurationError, InvalidHost, RemoteHostRefused) as error:
         logger.error("%s", error)  # noqa: TRY400
-        return Exit.CONFIGURATION if isinstance(error, ConfigurationError) else Exit.FAILED
+        return Exit.CONFIGURATION
+    except LedgerError as error:
+        logger.error("%s", error)  # noqa: TRY400
+        return Exit.FAILED
     if service.is_to_reload:
         # the same process in the eyes of its manager, with every setting read anew and the lock taken again
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves

@@ -1,5 +1,6 @@
 """Where plugins come from: our own package, installed distributions, files of the plugin directory."""
 
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -107,13 +108,23 @@ def _file_source(file: Path, *, check: bool) -> Source:
         name=file.stem,
         kind=PluginKind.FILE,
         load=lambda: _load_file(file, check=check),
-        digest=hashlib.sha256(file.read_bytes()).hexdigest(),
+        digest=_digest_of(file),
         file=file,
     )
 
 
+def _digest_of(file: Path) -> str:
+    """SHA-256 of the file, hex; empty where it cannot be read, which loading it will tell."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
 def _load_file(file: Path, *, check: bool) -> types.ModuleType:
     mode = file.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise ImportError(f"{file} is no file")
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(f"{file} can be written by others than its owner; `chmod go-w {file}`")
     if check:
@@ -130,7 +141,9 @@ def _import_file(file: Path) -> types.ModuleType:
     # dataclasses look their module up while the class body runs
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # standard output belongs to the command that loads plugins
+        with contextlib.redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

@@ -9,7 +9,7 @@ from nightschool_daemon.config import ConfigurationError, parse
     ("text", "told"),
     [
         ("[exam]\nmax_items = -5", "exam: max_items must be at least 1, not -5"),
-        ("[exam]\ntemperature = nan", "exam: temperature must be at least 0, not nan"),
+        ("[exam]\ntemperature = nan", "exam.temperature: a finite number expected"),
         ("[exam]\ntop_p = 0", "exam: top_p must be above 0, not 0"),
         ("[promotion]\nkeep_versions = -1", "promotion: keep_versions must be at least 0"),
         ("[feedback]\nsettle_s = -1", "feedback: settle_s must be at least 0"),
@@ -22,6 +22,11 @@ from nightschool_daemon.config import ConfigurationError, parse
         ("[schedule]\ncron = '1 2 3'", "has 3 fields; it needs five"),
         ("[schedule]\ncron = '1 2 * * */0'", "schedule"),
         ("[schedule]\ncron = '1 2 * * 9'", "is not within 0-7"),
+        ("[state]\ndirectory = 'relative/x'", "state.directory: 'relative/x' is not absolute"),
+        ("[feedback]\ndirectory = ''", "feedback.directory: '.' is not absolute"),
+        ("[feedback]\ndirectory = '~'", "Give feedback a directory of its own."),
+        ("[feedback]\ndirectory = '/srv/x'\n[state]\ndirectory = '/srv/x/state'", "/srv/x/state too"),
+        ("[feedback]\ndirectory = '/srv/x'\n[plugins]\ndirectory = '/srv/x'", "/srv/x too"),
         ("[schedule]\ntimezone = 'Mars/Olympus'", "Mars/Olympus"),
     ],
 )
