@@ -48,3 +48,19 @@ def test_hanging_import_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (status,) = Hooks.load(plugin_directory=tmp_path, tables={}, built_in=()).status()
     assert status.state is PluginState.BROKEN
     assert "longer than 2 s" in status.reason
+
+
+def test_entries_that_are_no_plugins_leave_the_others_alone(tmp_path: Path) -> None:
+    (tmp_path / "a_directory.py").mkdir()
+    (tmp_path / "dangles.py").symlink_to(tmp_path / "nowhere")
+    drop(tmp_path, "good", GOOD)
+    hooks = Hooks.load(plugin_directory=tmp_path, tables={}, built_in=())
+    states = {one.name: one.state for one in hooks.status()}
+    assert states == {"a_directory": PluginState.BROKEN, "dangles": PluginState.BROKEN, "good": PluginState.ACTIVE}
+
+
+def test_what_a_plugin_prints_is_not_the_commands_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drop(tmp_path, "noisy", f"print('noise')\n{GOOD}")
+    (status,) = Hooks.load(plugin_directory=tmp_path, tables={}, built_in=()).status()
+    assert status.state is PluginState.ACTIVE
+    assert capsys.readouterr().out == ""

@@ -90,3 +90,15 @@ def test_wrong_configuration_is_refused_and_the_old_one_stays(night: Night, mana
     said = stop(daemon)
     assert "The configuration stays as it was" in said
     assert "did you mean 'exam'" in said
+
+
+def test_wrong_host_is_a_wrong_configuration(night: Night) -> None:
+    """The unit does not start again what code 78 ended."""
+    text = night.configuration.read_text()
+    for host in ("http://example.com:11434", "127.0.0.1:abc"):
+        night.configuration.write_text(text.replace("[ollama]\nhost = ", f'[ollama]\nhost = "{host}" # '))
+        for command in (("serve",), ("config", "check")):
+            done = night.run(*command)
+            assert done.returncode == 78, done.stderr
+            assert "Traceback" not in done.stderr
+            assert "ollama." in done.stderr
