@@ -19,7 +19,7 @@ from nightschool_daemon.config import ConfigurationError, Settings
 from nightschool_daemon.control import ControlClient, ControlError
 from nightschool_daemon.display import complain, out, run_listener, say, show_table
 from nightschool_daemon.exits import Exit
-from nightschool_daemon.hooks import PluginStatus
+from nightschool_daemon.hooks import PluginFailed, PluginStatus
 from nightschool_daemon.installation import Installation, load_hooks, looking, now, working
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.ledger import LedgerError, MoveRow, RunRow
@@ -66,6 +66,7 @@ EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (night.NothingToLearn, Exit.NOTHING_CHANGED),
     (OllamaError, Exit.FAILED),
     (LedgerError, Exit.FAILED),
+    (PluginFailed, Exit.FAILED),
     (RunRefused, Exit.FAILED),
     (UndoRefused, Exit.FAILED),
     (MoveFailed, Exit.FAILED),

@@ -336,6 +336,11 @@ def _check_directories(settings: Settings, where: str) -> None:
                 f"{where}: feedback.directory: everything in {feedback} would be taken for feedback, {path} too. "
                 "Give feedback a directory of its own."
             )
+    plugins = settings.plugins.directory
+    if plugins is not None and not plugins.expanduser().is_dir():
+        raise ConfigurationError(
+            f"{where}: plugins.directory: {plugins} is no directory. Make it, or take the key out."
+        )
 
 
 def _check_schedule(schedule: ScheduleSettings, where: str) -> None:

@@ -1,17 +1,20 @@
 """The parts of one installation, put together: the daemon and the command line build the same."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from nightschool_daemon.config import ConfigurationError, Settings, SpecialtyMode
-from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.hooks import Hooks, KnownStrikes, PluginState, StrikeBook
 from nightschool_daemon.intake import Intake
 from nightschool_daemon.ledger import FILE_NAME, Ledger
 from nightschool_daemon.locking import StateLock
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.runs import Runs
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +58,26 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def load_hooks(settings: Settings, ledger: Ledger | None, *, safe_mode: bool) -> Hooks:
+def load_hooks(settings: Settings, strikes: StrikeBook | None, *, safe_mode: bool) -> Hooks:
     """The plugins as the configuration has them. Raises `ConfigurationError`."""
-    return Hooks.load(
-        plugin_directory=settings.plugin_directory,
-        tables=settings.plugin_tables,
-        disabled=settings.plugins.disabled,
-        strikes=ledger.plugins if ledger is not None else None,
-        clock=now,
-        safe_mode=safe_mode,
-    )
+    try:
+        return Hooks.load(
+            plugin_directory=settings.plugin_directory,
+            tables=settings.plugin_tables,
+            disabled=settings.plugins.disabled,
+            strikes=strikes,
+            clock=now,
+            safe_mode=safe_mode,
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{settings.file or 'configuration'}: {error}") from error
 
 
 def _put_together(settings: Settings, ledger: Ledger, *, safe_mode: bool, writes: bool) -> Installation:
-    hooks = load_hooks(settings, ledger if writes else None, safe_mode=safe_mode)
+    strikes = ledger.plugins if writes else KnownStrikes(ledger.plugins.all_strikes())
+    hooks = load_hooks(settings, strikes, safe_mode=safe_mode)
+    if writes:
+        _log_broken(hooks)
     ollama = OllamaHttp(settings.ollama)
     _refuse_shared_replacement(settings, ledger)
     return Installation(
@@ -84,6 +93,12 @@ def _put_together(settings: Settings, ledger: Ledger, *, safe_mode: bool, writes
             default_base=settings.specialties.default_base,
         ),
     )
+
+
+def _log_broken(hooks: Hooks) -> None:
+    for one in hooks.status():
+        if one.state is PluginState.BROKEN:
+            logger.warning("The plugin %s is not asked: %s", one.name, one.reason)
 
 
 def _refuse_shared_replacement(settings: Settings, ledger: Ledger) -> None:

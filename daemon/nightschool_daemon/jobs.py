@@ -215,13 +215,21 @@ class ConcludeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PluginAtFault:
+    """The plugin that ended a step, in the content that the worker had loaded."""
+
+    name: str
+    content_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerFailure:
     """`failure.json`: why a worker gave up."""
 
     reason: str
     """One sentence for the person, with what to do next."""
-    plugin: str | None = None
-    """The plugin at fault, for its strikes."""
+    plugin: PluginAtFault | None = None
+    """Whose strike it is."""
     server_unreachable: bool = False
     """Ollama went away: the step is repeated when it is back."""
     traceback: str = ""

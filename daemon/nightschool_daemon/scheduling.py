@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from nightschool_daemon.config import ConfigurationError, ScheduleSettings
 
@@ -26,10 +27,16 @@ def trigger_of(settings: ScheduleSettings) -> "CronTrigger":
             "minute, hour, day, month, weekday."
         )
     try:
+        zone = ZoneInfo(settings.timezone) if settings.timezone else None
+    except (ValueError, LookupError, OSError):
+        raise ConfigurationError(
+            f"schedule.timezone: {settings.timezone!r} is not known here. Names look like 'Europe/Berlin'."
+        ) from None
+    try:
         fields[4] = named_weekdays(fields[4])
-        return CronTrigger.from_crontab(" ".join(fields), timezone=settings.timezone or None)
+        return CronTrigger.from_crontab(" ".join(fields), timezone=zone)
     except (ValueError, KeyError, LookupError) as error:
-        raise ConfigurationError(f"schedule: {settings.cron!r} {settings.timezone!r}: {error}") from error
+        raise ConfigurationError(f"schedule.cron: {settings.cron!r} cannot be used: {error}.") from error
 
 
 def named_weekdays(field: str) -> str:

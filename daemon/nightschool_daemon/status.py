@@ -60,6 +60,13 @@ def status_of(installation: Installation, daemon: str, now: datetime) -> Status:
 
 
 def _plugin_problems(installation: Installation) -> tuple[str, ...]:
-    disabled = {one.name: one.reason for one in installation.ledger.plugins.disabled(at_least=MAX_STRIKES)}
-    silent = {one.name: one.reason for one in installation.hooks.status() if one.state is PluginState.BROKEN}
-    return tuple(f"The plugin {name} is not asked: {reason}" for name, reason in {**disabled, **silent}.items())
+    """A sentence for each plugin that is not asked though nobody switched it off."""
+    last = {one.name: one.reason for one in installation.ledger.plugins.disabled(at_least=MAX_STRIKES)}
+    off = set(installation.settings.plugins.disabled)
+    broken = {one.name: one.reason for one in installation.hooks.status() if one.state is PluginState.BROKEN}
+    struck = {
+        one.name: f"it failed {MAX_STRIKES} times, last: {last.get(one.name, one.reason)}"
+        for one in installation.hooks.status()
+        if one.state is PluginState.DISABLED and one.name not in off
+    }
+    return tuple(f"The plugin {name} is not asked: {reason}" for name, reason in {**struck, **broken}.items())

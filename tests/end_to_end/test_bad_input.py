@@ -128,6 +128,41 @@ def nightschool_choose_delivery(target):
     assert_no_stray_tags(fresh_ollama, {TINY})
 
 
+def test_plugin_that_breaks_three_runs_is_not_asked_for_the_fourth(night: Night) -> None:
+    """It is asked in a worker; the ledger remembers its failures for the next."""
+    source = """
+from nightschool_hookspecs import hookimpl
+
+@hookimpl
+def nightschool_score_difficulty(event):
+    raise ValueError("too hard")
+"""
+    night.add_plugin("bad_difficulty", source)
+    night.drop(greetings(60))
+    for _ in range(3):
+        assert night.learn().returncode == 1
+    assert "bad_difficulty is not asked: it failed 3 times" in night.run("status").stderr
+    assert night.learn().returncode == 0
+    assert last_run(night)[0] is RunEnd.PROMOTED
+
+
+def test_plugin_that_exits_does_not_take_status_along(night: Night) -> None:
+    source = """
+import sys
+from nightschool_hookspecs import hookimpl
+
+@hookimpl
+def nightschool_choose_batch_size(specialty, statistics):
+    sys.exit(5)
+"""
+    night.drop(greetings(20))
+    assert night.run("run", "--dry-run").returncode == 0
+    night.add_plugin("leaver", source)
+    done = night.run("status", "--json")
+    assert done.returncode == 0
+    assert "leaver" in json.loads(done.stdout)["specialties"][0]["problem"]
+
+
 def test_raising_observer_changes_nothing(night: Night) -> None:
     source = """
 from nightschool_hookspecs import hookimpl

@@ -13,7 +13,7 @@ the loop would not be whole.
 """
 
 from nightschool_daemon.hooks.facade import Hooks
-from nightschool_daemon.hooks.guarding import MAX_STRIKES, PluginFailed, StrikeBook
+from nightschool_daemon.hooks.guarding import MAX_STRIKES, KnownStrikes, PluginFailed, StrikeBook
 from nightschool_daemon.hooks.loading import PluginState, PluginStatus
 from nightschool_daemon.hooks.sources import BUILT_IN, BUILT_IN_PACKAGE, PluginKind
 from nightschool_daemon.hooks.stages import STAGES, is_observer, signature_of
@@ -24,6 +24,7 @@ __all__ = [
     "MAX_STRIKES",
     "STAGES",
     "Hooks",
+    "KnownStrikes",
     "PluginFailed",
     "PluginKind",
     "PluginState",

@@ -92,9 +92,13 @@ class Hooks:
         """Every plugin with its state, in the order of loading."""
         return tuple(self._with_strikes(one) for one in self._statuses.values())
 
-    def record_failure(self, plugin: str, reason: str) -> None:
-        """Count a strike for a failure that a worker reported."""
-        self._guard.strike(plugin, reason)
+    def digest_of(self, plugin: str) -> str:
+        """The digest of a plugin's content as it was loaded; empty for a built-in."""
+        return self._guard.digests.get(plugin, "")
+
+    def record_failure(self, plugin: str, content_digest: str, reason: str) -> None:
+        """Count a strike for a failure that a worker reported, of the content that the worker had loaded."""
+        self._guard.strike(plugin, reason, content_digest)
 
     def _with_strikes(self, status: PluginStatus) -> PluginStatus:
         reason = self._guard.struck_out.get(status.name)

@@ -6,7 +6,7 @@ without a strike.
 """
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, cast
@@ -57,6 +57,22 @@ class StrikeBook(Protocol):
     def strike(self, name: str, content_digest: str, reason: str, at: datetime) -> int: ...
 
 
+class KnownStrikes:
+    """A strike book for who may only read the ledger: what it adds is forgotten with the process."""
+
+    def __init__(self, counts: Mapping[tuple[str, str], int]) -> None:
+        self._counts = dict(counts)
+
+    def strikes(self, name: str, content_digest: str) -> int:
+        """How often a plugin of this content failed."""
+        return self._counts.get((name, content_digest), 0)
+
+    def strike(self, name: str, content_digest: str, reason: str, at: datetime) -> int:
+        """Count a failure and return how many there were."""
+        self._counts[name, content_digest] = self.strikes(name, content_digest) + 1
+        return self._counts[name, content_digest]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Declared:
     """What a hook's declaration says of its answers."""
@@ -90,12 +106,14 @@ class Guard:
         """Whether a plugin failed too often since it was last changed."""
         return self._book is not None and self._book.strikes(name, self.digests.get(name, "")) >= MAX_STRIKES
 
-    def strike(self, name: str, reason: str) -> None:
-        """Count a failure; the third takes the plugin out."""
+    def strike(self, name: str, reason: str, content_digest: str | None = None) -> None:
+        """Count a failure; the third takes the plugin out. The content is the loaded one where none is given."""
         if self._book is None or name in self.built_in:
             return
-        count = self._book.strike(name, self.digests.get(name, ""), reason, self._clock())
-        if count >= MAX_STRIKES and name not in self.struck_out:
+        loaded = self.digests.get(name, "")
+        failed = loaded if content_digest is None else content_digest
+        count = self._book.strike(name, failed, reason, self._clock())
+        if count >= MAX_STRIKES and failed == loaded and name not in self.struck_out:
             self.struck_out[name] = f"failed {count} times, last: {reason}; it is asked again when it changes"
             logger.error("The plugin %s is disabled until it changes: it failed %d times.", name, count)
             if self._manager.has_plugin(name):

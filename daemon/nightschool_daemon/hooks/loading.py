@@ -1,7 +1,6 @@
 """Turns sources into registered, guarded plugins with their settings filled."""
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime
@@ -15,8 +14,6 @@ from nightschool_daemon.hooks.guarding import ANYTHING, MAX_STRIKES, Guard, Stri
 from nightschool_daemon.hooks.sources import PluginKind, Source
 from nightschool_daemon.hooks.stages import STAGES
 from nightschool_hookspecs.markers import PROJECT
-
-logger = logging.getLogger(__name__)
 
 SETTINGS_HOOK = "nightschool_register_settings"
 
@@ -96,7 +93,6 @@ class Loader:
         except ConfigurationError:
             raise
         except ANYTHING as error:
-            logger.warning("The plugin %s cannot be loaded: %s", source.name, error)
             self._note(source, PluginState.BROKEN, f"{type(error).__name__}: {error}")
 
     def _register(self, source: Source) -> None:

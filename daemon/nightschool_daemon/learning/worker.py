@@ -21,8 +21,9 @@ from pathlib import Path
 
 from nightschool_daemon import codec
 from nightschool_daemon.config import Settings
-from nightschool_daemon.hooks import Hooks, PluginFailed
-from nightschool_daemon.jobs import Progress, RunDirectory, Step, WorkerFailure
+from nightschool_daemon.hooks import Hooks, KnownStrikes, PluginFailed
+from nightschool_daemon.jobs import PluginAtFault, Progress, RunDirectory, Step, WorkerFailure
+from nightschool_daemon.ledger import FILE_NAME, Ledger
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_hookspecs.records import RunInfo
 
@@ -88,13 +89,14 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.update(QUIET)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     run = RunDirectory(path=given.run)
+    context: WorkerContext | None = None
     try:
         context = open_context(given.step, run)
         _function_of(given.step)(context)
     except Terminated:
         return EXIT_TERMINATED
     except Exception as error:  # noqa: BLE001 - whatever it is, the daemon must hear of it
-        _leave_failure(run.step(given.step), error)
+        _leave_failure(run.step(given.step), error, context)
         return EXIT_FAILED
     return 0
 
@@ -106,9 +108,22 @@ def open_context(step: Step, run: RunDirectory) -> WorkerContext:
         plugin_directory=settings.plugin_directory,
         tables=settings.plugin_tables,
         disabled=settings.plugins.disabled,
+        strikes=_strikes(settings),
         check_files=False,
     )
     return WorkerContext(step=step, run=run, info=run.read_info(), settings=settings, hooks=hooks)
+
+
+def _strikes(settings: Settings) -> KnownStrikes:
+    """What the ledger holds against plugins: one that failed too often is not asked in a worker either."""
+    file = settings.state_directory / FILE_NAME
+    if not file.exists():
+        return KnownStrikes({})
+    ledger = Ledger.open_read_only(file)
+    try:
+        return KnownStrikes(ledger.plugins.all_strikes())
+    finally:
+        ledger.close()
 
 
 def die_with_parent(parent: int) -> None:
@@ -130,13 +145,19 @@ def _terminate(_signal: int, _frame: object) -> None:
     raise Terminated
 
 
-def _leave_failure(directory: Path, error: Exception) -> None:
+def _leave_failure(directory: Path, error: Exception, context: WorkerContext | None) -> None:
     unreachable = isinstance(error, OllamaUnreachable) or isinstance(error.__cause__, OllamaUnreachable)
     failure = WorkerFailure(
         reason=str(error) or type(error).__name__,
-        plugin=error.plugin if isinstance(error, PluginFailed) and not unreachable else None,
+        plugin=None if unreachable else _plugin_at_fault(error, context),
         server_unreachable=unreachable,
         traceback=traceback.format_exc(),
     )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "failure.json").write_text(codec.to_json(failure), encoding="utf-8")
+
+
+def _plugin_at_fault(error: Exception, context: WorkerContext | None) -> PluginAtFault | None:
+    if not isinstance(error, PluginFailed) or context is None:
+        return None
+    return PluginAtFault(name=error.plugin, content_digest=context.hooks.digest_of(error.plugin))

@@ -55,6 +55,11 @@ class Plugins:
             )
         return self.strikes(name, content_digest)
 
+    def all_strikes(self) -> dict[tuple[str, str], int]:
+        """How often each plugin failed, by its name and content."""
+        rows = self._database.execute("SELECT plugin, content_digest, strikes FROM strikes", ())
+        return {(row["plugin"], row["content_digest"]): int(row["strikes"]) for row in rows}
+
     def disabled(self, *, at_least: int) -> tuple[DisabledPlugin, ...]:
         """Plugins that failed `at_least` so often, in the content they had then."""
         rows = self._database.execute(

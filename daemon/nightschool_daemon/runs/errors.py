@@ -1,5 +1,7 @@
 """What can stop a run, each with a sentence for the person."""
 
+from nightschool_daemon.jobs import PluginAtFault
+
 
 class RunRefused(Exception):
     """A run is not started; the message says why and what to do."""
@@ -16,7 +18,7 @@ class MoveFailed(Exception):
 class StepFailed(Exception):
     """A step ended the run. `plugin` names the plugin at fault, if one is."""
 
-    def __init__(self, reason: str, *, plugin: str | None = None) -> None:
+    def __init__(self, reason: str, *, plugin: PluginAtFault | None = None) -> None:
         self.plugin = plugin
         super().__init__(reason)
 

@@ -119,7 +119,7 @@ def _take_all(context: StepContext, steps: tuple[Step, ...], *, examined: bool) 
 
 def _sentence(context: StepContext, step: Step, error: Exception) -> str:
     if isinstance(error, StepFailed) and error.plugin is not None:
-        context.hooks.record_failure(error.plugin, str(error))
+        context.hooks.record_failure(error.plugin.name, error.plugin.content_digest, str(error))
     if isinstance(error, StepFailed | OllamaError | PluginFailed | OSError):
         return f"{step}: {error}"
     logger.error("The step %s of run %s broke", step, context.info.id, exc_info=error)

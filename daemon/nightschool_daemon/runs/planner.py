@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from nightschool_daemon.config import Settings, SpecialtyMode
-from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.hooks import Hooks, PluginFailed
 from nightschool_daemon.ledger import POOLED_TYPE, Ledger, RunRow
 from nightschool_daemon.ollama import names
 from nightschool_daemon.runs.reasons import FRESH_FEEDBACK
@@ -90,7 +90,11 @@ class Planner:
                 continue
             statistics = self.statistics(specialty)
             asked = self.ledger.facts.get(due_key(specialty))
-            size = self.hooks.choose_batch_size(specialty=specialty, statistics=statistics)
+            try:
+                size = self.hooks.choose_batch_size(specialty=specialty, statistics=statistics)
+            except PluginFailed:
+                # the host has logged it and counted its strike; the other specialties learn meanwhile
+                continue
             if asked is not None or (size > 0 and not self._was_too_little(specialty)):
                 reason = asked or FRESH_FEEDBACK
                 found.append(Due(specialty=specialty, reason=reason, batch_size=size, statistics=statistics))

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from nightschool_daemon import codec
 from nightschool_daemon.config import Settings
-from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.hooks import Hooks, PluginFailed
 from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step, write_durably
 from nightschool_daemon.ledger import Ledger, LedgerError, MoveRow, RunRow, VersionRow, VersionState
 from nightschool_daemon.ollama import names
@@ -247,6 +247,10 @@ class Runs:
         statistics = self.planner.statistics(specialty)
         version = self.ledger.versions.by_digest(digests[alias]) if alias in digests else None
         problem = self._problem(specialty, digests)
+        try:
+            batch_size = self.hooks.choose_batch_size(specialty=specialty, statistics=statistics)
+        except PluginFailed as error:
+            batch_size, problem = 0, problem or str(error)
         last = self.ledger.runs.latest(1, specialty)
         return SpecialtyState(
             specialty=specialty,
@@ -255,7 +259,7 @@ class Runs:
             serving=version.tag if version is not None else None,
             fresh=statistics.available,
             total=statistics.total_seen,
-            batch_size=self.hooks.choose_batch_size(specialty=specialty, statistics=statistics),
+            batch_size=batch_size,
             last_run=last[0] if last else None,
             problem=problem,
         )

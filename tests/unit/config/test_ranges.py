@@ -18,7 +18,7 @@ from nightschool_daemon.config import ConfigurationError, parse
         ("[training]\ntime_limit_minutes = 0", "training: time_limit_minutes must be above 0"),
         ("[delivery]\nmin_free_gb = -0.5", "delivery: min_free_gb must be at least 0, not -0.5"),
         ("[schedule]\nmax_runs_per_night = 0", "schedule: max_runs_per_night must be at least 1"),
-        ("[schedule]\ncron = '99 2 * * *'", "schedule: '99 2 * * *'"),
+        ("[schedule]\ncron = '99 2 * * *'", "schedule.cron: '99 2 * * *'"),
         ("[schedule]\ncron = '1 2 3'", "has 3 fields; it needs five"),
         ("[schedule]\ncron = '1 2 * * */0'", "schedule"),
         ("[schedule]\ncron = '1 2 * * 9'", "is not within 0-7"),
@@ -27,7 +27,8 @@ from nightschool_daemon.config import ConfigurationError, parse
         ("[feedback]\ndirectory = '~'", "Give feedback a directory of its own."),
         ("[feedback]\ndirectory = '/srv/x'\n[state]\ndirectory = '/srv/x/state'", "/srv/x/state too"),
         ("[feedback]\ndirectory = '/srv/x'\n[plugins]\ndirectory = '/srv/x'", "/srv/x too"),
-        ("[schedule]\ntimezone = 'Mars/Olympus'", "Mars/Olympus"),
+        ("[schedule]\ntimezone = 'Mars/Olympus'", "schedule.timezone: 'Mars/Olympus' is not known"),
+        ("[plugins]\ndirectory = '/nowhere/plugins'", "plugins.directory: /nowhere/plugins is no directory"),
     ],
 )
 def test_value_out_of_range_is_named(text: str, told: str) -> None:

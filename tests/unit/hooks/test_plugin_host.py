@@ -9,7 +9,7 @@ import pluggy
 import pytest
 
 from nightschool_daemon.config import ConfigurationError
-from nightschool_daemon.hooks import STAGES, Hooks, PluginFailed, PluginKind, PluginState
+from nightschool_daemon.hooks import STAGES, Hooks, KnownStrikes, PluginFailed, PluginKind, PluginState
 from nightschool_hookspecs import GenerationError
 from nightschool_hookspecs.testing import sample_event
 
@@ -329,9 +329,29 @@ def test_three_strikes_disable_a_plugin_until_it_changes(load: Load) -> None:
 def test_a_workers_failure_counts(load: Load) -> None:
     hooks = load({"a": difficulty("0.1"), "broken": difficulty("0.2")})
     for _ in range(3):
-        hooks.record_failure("broken", "select: ValueError")
+        hooks.record_failure("broken", hooks.digest_of("broken"), "select: ValueError")
     assert hooks.score_difficulty(event=sample_event()) == 0.1
     assert next(one for one in hooks.status() if one.name == "broken").state is PluginState.DISABLED
+
+
+def test_a_workers_failure_counts_for_the_content_it_had(load: Load) -> None:
+    """The file changed since the daemon loaded it: what the worker saw is struck, what the daemon has goes on."""
+    hooks = load({"a": difficulty("0.1"), "changed": difficulty("0.2")})
+    for _ in range(3):
+        hooks.record_failure("changed", "the digest of another content", "select: ValueError")
+    assert hooks.score_difficulty(event=sample_event()) == 0.2
+
+
+def test_known_strikes_are_heeded_and_not_kept(load: Load, strikes: MemoryStrikes, tmp_path: Path) -> None:
+    """As in a worker, which reads the ledger and leaves the counting to the daemon."""
+    hooks = load({"a": difficulty("0.1"), "broken": RAISING})
+    for _ in range(3):
+        with pytest.raises(PluginFailed):
+            hooks.score_difficulty(event=sample_event())
+    book = KnownStrikes(strikes.counts)
+    known = Hooks.load(plugin_directory=tmp_path, tables={}, strikes=book, check_files=False, built_in=())
+    assert known.score_difficulty(event=sample_event()) == 0.1
+    assert sum(strikes.counts.values()) == 3
 
 
 def test_all_refusals_are_returned(load: Load) -> None:
