@@ -14,6 +14,10 @@ WIDTH, FEED_FORWARD, LAYERS, HEADS, KEY_HEADS, CONTEXT = 256, 512, 2, 4, 2, 512
 CONTROL = ["<unk>", "<s>", "</s>"]
 CHARACTERS = "etaoinshrdlucmfwypvbgkjqxzETAOINSHRDLUCMFWYPVBGKJQXZ0123456789.,;:!?'\"()-_/+*=<>|&$#@%[]{}~^\\`"
 TURN = ["<|im_start|>", "<|im_end|>"]
+TOKENS = [*CONTROL, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *CHARACTERS, *TURN]
+TOKEN_TYPES = [2, 3, 3, *[6] * 256, *[1] * (1 + len(CHARACTERS)), 3, 3]
+SILENT = len(CONTROL) + 256
+"""So many tokens from the first are control and byte tokens."""
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -23,12 +27,10 @@ CHAT_TEMPLATE = (
 def write_tiny_gguf(path: Path, *, seed: int = 0, kind: str = "Q8_0") -> Path:
     """Write the model; the same seed gives the same bytes. `kind` is the ggml type of its matrices."""
     generator = np.random.default_rng(seed)
-    tokens = [*CONTROL, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *CHARACTERS, *TURN]
-    types = [2, 3, 3, *[6] * 256, *[1] * (1 + len(CHARACTERS)), 3, 3]
-    vocabulary = len(tokens)
+    vocabulary = len(TOKENS)
     quantization = gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(str(path), "llama")
-    _write_header(writer, tokens, types)
+    _write_header(writer)
 
     def matrix(name: str, *shape: int, silent: slice | None = None) -> None:
         values = (generator.standard_normal(shape) * 0.05).astype(np.float32)
@@ -42,7 +44,7 @@ def write_tiny_gguf(path: Path, *, seed: int = 0, kind: str = "Q8_0") -> Path:
 
     matrix("token_embd.weight", vocabulary, WIDTH)
     # no byte or control token ever wins at first: random bytes break llama-server's stream
-    matrix("output.weight", vocabulary, WIDTH, silent=slice(0, len(CONTROL) + 256))
+    matrix("output.weight", vocabulary, WIDTH, silent=slice(0, SILENT))
     ones("output_norm.weight")
     key_width = WIDTH // HEADS * KEY_HEADS
     for layer in range(LAYERS):
@@ -63,7 +65,7 @@ def write_tiny_gguf(path: Path, *, seed: int = 0, kind: str = "Q8_0") -> Path:
     return path
 
 
-def _write_header(writer: gguf.GGUFWriter, tokens: list[str], types: list[int]) -> None:
+def _write_header(writer: gguf.GGUFWriter) -> None:
     writer.add_name("tiny")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
@@ -74,15 +76,20 @@ def _write_header(writer: gguf.GGUFWriter, tokens: list[str], types: list[int]) 
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_vocab_size(len(tokens))
+    writer.add_vocab_size(len(TOKENS))
     writer.add_file_type(7)
+    add_tokenizer(writer)
+
+
+def add_tokenizer(writer: gguf.GGUFWriter) -> None:
+    """Write the tokenizer and the chat template, which every tiny model shares."""
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([-float(index) for index in range(len(tokens))])
-    writer.add_token_types(types)
+    writer.add_token_list(TOKENS)
+    writer.add_token_scores([-float(index) for index in range(len(TOKENS))])
+    writer.add_token_types(TOKEN_TYPES)
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(len(tokens) - 1)
+    writer.add_eos_token_id(len(TOKENS) - 1)
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)

@@ -1,0 +1,80 @@
+"""The engine serves every tiny architecture, and each variant's feature shows in what it says."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from nightschool_daemon.ollama.library import NextToken
+from support.engine_logprobs import engine_logprobs, token_ids
+from support.ollama_server import OllamaServer
+from support.tiny_architectures import DEFAULTS, KINDS, ORIGINAL_CONTEXT, VARIANTS, write_tiny_architecture
+
+TEXTS = ["the quick brown fox jumps over the lazy dog, again and again", "greet guest 7 now: hello?"]
+SERVED_KINDS = ("Q2_K", "Q4_K", "IQ4_XS")
+CLEARLY = 0.5
+"""Difference of two logarithms that no rounding explains: the engine's is below 0.05."""
+
+
+@pytest.mark.parametrize("architecture", DEFAULTS)
+def test_engine_serves_every_variant_and_each_differs(ollama: OllamaServer, tmp_path: Path, architecture: str) -> None:
+    default = served(ollama, tmp_path, architecture)
+    for variant in VARIANTS[architecture]:
+        assert distance(default, served(ollama, tmp_path, architecture, variant=variant)) > CLEARLY, variant
+
+
+def test_context_chooses_between_long_and_short_factors(ollama: OllamaServer, tmp_path: Path) -> None:
+    file = write_tiny_architecture(tmp_path / "phi3-contexts.gguf", "phi3", kind="F32", variant="longrope")
+    short, long = (engine_logprobs(ollama, file, TEXTS, context_tokens=tokens) for tokens in (ORIGINAL_CONTEXT, 512))
+    assert distance(short, long) > CLEARLY
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_type_of_weights_reads_back(tmp_path: Path, kind: str) -> None:
+    exact, file = (
+        gguf.GGUFReader(write_tiny_architecture(tmp_path / f"{one}.gguf", "llama", kind=one)) for one in ("F32", kind)
+    )
+    for one, other in zip(exact.tensors, file.tensors, strict=True):
+        values, read = gguf.dequantize(one.data, one.tensor_type), gguf.dequantize(other.data, other.tensor_type)
+        assert np.corrcoef(values.ravel(), read.ravel())[0, 1] > 0.93, one.name
+
+
+@pytest.mark.parametrize("kind", SERVED_KINDS)
+def test_engine_serves_types_of_weights(ollama: OllamaServer, tmp_path: Path, kind: str) -> None:
+    file = write_tiny_architecture(tmp_path / f"llama-{kind}.gguf", "llama", kind=kind)
+    require_sound(engine_logprobs(ollama, file, TEXTS[:1]))
+
+
+def served(server: OllamaServer, directory: Path, architecture: str, *, variant: str = "") -> Sequence[NextToken]:
+    """Logprobs of a model, once they are found sound."""
+    path = directory / f"{architecture}-{variant or 'default'}.gguf"
+    file = write_tiny_architecture(path, architecture, kind="F32", variant=variant)
+    found = engine_logprobs(server, file, TEXTS)
+    file.unlink()
+    require_sound(found)
+    return found
+
+
+def require_sound(found: Sequence[NextToken]) -> None:
+    """Twenty finite logarithms behind each text, far from flat, and as many tokens as characters and one."""
+    for text, one in zip(TEXTS, found, strict=False):
+        values = [token.logprob for token in one.top]
+        assert len(values) == 20
+        assert all(map(math.isfinite, values))
+        assert values[0] - values[-1] > 1
+        assert one.prompt_tokens == len(token_ids(text))
+
+
+def distance(some: Sequence[NextToken], others: Sequence[NextToken]) -> float:
+    """Largest difference of a token's logprob; a token that only one side lists counts with the other's last."""
+    return max(_distance(one, other) for one, other in zip(some, others, strict=True))
+
+
+def _distance(one: NextToken, other: NextToken) -> float:
+    listed = [{token.token: token.logprob for token in side.top} for side in (one, other)]
+    last = [side.top[-1].logprob for side in (one, other)]
+    tokens = listed[0].keys() | listed[1].keys()
+    return max(abs(listed[0].get(token, last[0]) - listed[1].get(token, last[1])) for token in tokens)
