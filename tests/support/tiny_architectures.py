@@ -1,8 +1,8 @@
 """Random-weight models of a few megabytes, one for each architecture that the engine trains.
 
 They carry the tiny model's tokenizer, so that a character is a token. A variant differs from its
-architecture's default by one feature only: tensors of the same name hold the same values, and leaving the
-feature out gives clearly other logits. Rope bases are small and windows short, so that forty tokens are enough.
+architecture's default in what it is named after: tensors of the same name hold the same values, and who leaves
+the feature out gets clearly other logits. Rope bases are small and windows short: forty tokens are enough.
 
 What is easily got wrong, as llama.cpp has it (functions of src/llama-model.cpp and src/llama-context.cpp
 unless said otherwise):
@@ -22,7 +22,8 @@ unless said otherwise):
 - gemma3's sliding layers have a rope base of their own and no scaling; gemma2's are like its others.
 - Absent caps are 50 and 30 in gemma2, and none in gemma3. A gemma's embedding is multiplied by the root of the
   width; its GELU is the tanh approximation, rounded to 16 bits; its norm weights already hold the one.
-- phi3's `ffn_up` holds the gate's rows first.
+- phi3's `ffn_up` holds the gate's rows first. A model called phi3 must have tokens like <|endoftext|>
+  (`load`, src/llama-vocab.cpp), so that all of these are called tiny.
 - The engine rounds activations to the weights' partner type (8 bits with quantised weights, 16 with F16 and
   BF16) and keys, values and queries to 16 bits: only F32 weights show semantics without that noise.
 """
@@ -188,7 +189,6 @@ def write_tiny_architecture(
     """
     recipe = VARIANTS[architecture][variant] if variant else DEFAULTS[architecture]
     writer = gguf.GGUFWriter(str(path), architecture)
-    # the engine looks for further tokens in a model that is called phi3
     writer.add_name("tiny")
     _write_sizes(writer, recipe)
     for key, value in recipe.keys.items():
