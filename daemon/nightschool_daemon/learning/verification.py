@@ -13,7 +13,7 @@ must be at most twice the median of | base by the engine - base by us |.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,15 +28,14 @@ from nightschool_daemon.jobs import (
     VerifyResult,
     read_lines,
 )
-from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.lesson import LowRank, read_lesson
-from nightschool_daemon.learning.loading import Base, from_file_layout, load_base, set_weight
-from nightschool_daemon.learning.training import Row, head, limit_threads, mean_loss, padded
+from nightschool_daemon.learning.loading import Tokens
+from nightschool_daemon.learning.rows import Row
+from nightschool_daemon.learning.training import limit_threads
+from nightschool_daemon.learning.variants import Variant, Variants, open_variants
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import NextToken, OllamaLibrary
 from nightschool_hookspecs.records import (
-    DeliveryForm,
     ExamItem,
     Message,
     Role,
@@ -57,9 +56,6 @@ FLOOR = 0.02
 LIVE_SHARE = 0.5
 """The engine must show at least this share of the change that we expect."""
 LOSS_TEXTS = 40
-
-Weights = Mapping[str, "NDArray[np.float32]"]
-"""Module -> weight, shape (out, in), in transformers' layout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,24 +84,24 @@ def run(context: WorkerContext) -> None:
     candidate = context.run.result(Step.REGISTER, RegisterResult).tag
     limit_threads(context.settings.training.threads)
     context.progress(0, 4, "load the base model")
-    loaded = load_base(base.gguf, base.weights_digest, context.settings.state_directory / "cache")
-    lesson = read_lesson(context.run.result(Step.TRAIN, TrainingResult).adapter, loaded.file)
-    require_same_weights(loaded, lesson)
+    cache = context.settings.state_directory / "cache"
+    adapter = context.run.result(Step.TRAIN, TrainingResult).adapter
+    variants = open_variants(base.gguf, base.weights_digest, cache, adapter, export)
     texts = list(read_lines(context.run.step(Step.SELECT) / "examples.jsonl", TrainingText))
-    positions = choose_positions(loaded, texts, context.settings.exam.verify_positions, context.info.seed)
-    held_out = _held_out_rows(context, loaded, base.pin, texts)
+    positions = choose_positions(variants.tokens, texts, context.settings.exam.verify_positions, context.info.seed)
+    held_out = _held_out_rows(context, variants.tokens, base.pin, texts)
     context.progress(1, 4, f"ask the engine at {len(positions)} places")
     tokens = context.settings.exam.context_tokens
     base_engine = ask_engine(context, base.pin, positions, tokens)
     candidate_engine = ask_engine(context, candidate, positions, tokens)
     context.progress(2, 4, "compute the same by our own forward pass")
-    base_own, base_loss = own_logprobs(loaded, positions), mean_loss(loaded.model, held_out)
-    apply_weights(loaded, trained_weights(loaded, lesson))
-    trained_loss = mean_loss(loaded.model, held_out)
-    apply_weights(loaded, delivered_weights(loaded, lesson, export))
-    candidate_own, delivered_loss = own_logprobs(loaded, positions), mean_loss(loaded.model, held_out)
+    base_own, base_loss = own_logprobs(variants, positions), variants.mean_loss(held_out)
+    variants.use(Variant.TRAINED)
+    trained_loss = variants.mean_loss(held_out)
+    variants.use(Variant.DELIVERED)
+    candidate_own, delivered_loss = own_logprobs(variants, positions), variants.mean_loss(held_out)
     context.progress(3, 4, "compare the prompts")
-    table = compare(loaded, positions, (base_engine, candidate_engine), (base_own, candidate_own))
+    table = compare(variants.tokens, positions, (base_engine, candidate_engine), (base_own, candidate_own))
     result = judged(
         table,
         positions=len(positions),
@@ -163,12 +159,12 @@ def judged(table: Table, *, positions: int, losses: tuple[float, float, float], 
 # --------------------------------------------------------------------------- positions
 
 
-def choose_positions(base: Base, texts: Sequence[TrainingText], wanted: int, seed: int) -> tuple[Position, ...]:
+def choose_positions(tokens: Tokens, texts: Sequence[TrainingText], wanted: int, seed: int) -> tuple[Position, ...]:
     """Places in the answers of training texts, a few a text. Only prefixes whose tokenisation is stable."""
     shuffled = random.Random(f"{seed}/verify").sample(list(texts), len(texts))  # noqa: S311 - no secret
     found: list[Position] = []
     for text in shuffled:
-        found += _positions_of(base, text)[:POSITIONS_A_TEXT]
+        found += _positions_of(tokens, text)[:POSITIONS_A_TEXT]
         if len(found) >= wanted:
             break
     if not found:
@@ -176,16 +172,16 @@ def choose_positions(base: Base, texts: Sequence[TrainingText], wanted: int, see
     return tuple(found[:wanted])
 
 
-def _positions_of(base: Base, text: TrainingText) -> list[Position]:
+def _positions_of(tokens: Tokens, text: TrainingText) -> list[Position]:
     """Prefixes of a text, each one token longer."""
-    prompt, completion = base.tokens.prompt(text.prompt), base.tokens.completion(text.prompt, text.completion)
-    decode = base.tokens.tokenizer.decode
+    prompt, completion = tokens.prompt(text.prompt), tokens.completion(text.prompt, text.completion)
+    decode = tokens.tokenizer.decode
     found = []
     for length in range(len(completion)):
         known = decode(completion[:length], skip_special_tokens=False) if length else ""
         prefix = text.prompt + str(known)
         ids = [*prompt, *completion[:length]]
-        if base.tokens.prompt(prefix) == ids:
+        if tokens.prompt(prefix) == ids:
             found.append(Position(prefix=prefix, ids=tuple(ids)))
     return found
 
@@ -201,19 +197,10 @@ def ask_engine(
     return [library.next_token(name, one.prefix, context_tokens=context_tokens) for one in positions]
 
 
-def own_logprobs(base: Base, positions: Sequence[Position]) -> Logprobs:
+def own_logprobs(variants: Variants, positions: Sequence[Position]) -> Logprobs:
     """Log-probabilities of every next token, by our forward pass: one pass a text serves all its positions."""
-    import torch
-
-    base.model.eval()
-    rows: list[NDArray[np.float32]] = []
-    with torch.no_grad():
-        for group in of_one_text(positions):
-            ids, _, _ = padded([Row(prompt=group[-1].ids, completion=(), weight=1.0)])
-            ends = torch.tensor([len(one.ids) - 1 for one in group])
-            hidden = base.model.get_decoder()(input_ids=ids).last_hidden_state[0, ends]
-            rows += list(torch.log_softmax(head(base.model, hidden).float(), dim=-1).numpy())
-    return np.stack(rows)
+    groups = of_one_text(positions)
+    return variants.logprobs([group[-1].ids for group in groups], [[len(one.ids) for one in group] for group in groups])
 
 
 def of_one_text(positions: Sequence[Position]) -> list[list[Position]]:
@@ -229,7 +216,7 @@ def of_one_text(positions: Sequence[Position]) -> list[list[Position]]:
 
 
 def compare(
-    base: Base,
+    tokens: Tokens,
     positions: Sequence[Position],
     engine: tuple[Sequence[NextToken], Sequence[NextToken]],
     own: tuple[Logprobs, Logprobs],
@@ -238,7 +225,7 @@ def compare(
 
     A position whose prompt the engine counts otherwise is left out: its ids are not ours.
     """
-    pieces = base.tokens.pieces()
+    pieces = tokens.pieces()
     entries: list[tuple[float, float, float, float]] = []
     for number, (position, before, after) in enumerate(zip(positions, *engine, strict=True)):
         if before.prompt_tokens != len(position.ids):
@@ -259,57 +246,10 @@ def compare(
     return Table(base_engine=columns[0], base_own=columns[1], candidate_engine=columns[2], candidate_own=columns[3])
 
 
-# --------------------------------------------------------------------------- weights
-
-
-def trained_weights(base: Base, lesson: Mapping[str, LowRank]) -> Weights:
-    """The trained network in full precision."""
-    return {
-        one.module: from_file_layout(base.file, name, base.file.dequantized(name) + one.delta())
-        for name, one in lesson.items()
-    }
-
-
-def delivered_weights(base: Base, lesson: Mapping[str, LowRank], export: ExportResult) -> Weights:
-    """The network as the delivered file has it, read back from its blocks."""
-    delivered = gguf_file.read(export.files[0].path)
-    if export.plan.form is not DeliveryForm.ADAPTER:
-        return {
-            one.module: from_file_layout(base.file, name, delivered.dequantized(name)) for name, one in lesson.items()
-        }
-    alpha = delivered.scalar("adapter.lora.alpha")
-    if not isinstance(alpha, float):
-        raise TrainingError("The delivered adapter has no alpha. Run again.")
-    weights = {}
-    for name, one in lesson.items():
-        down, up = delivered.dequantized(f"{name}.lora_a"), delivered.dequantized(f"{name}.lora_b")
-        whole = base.file.dequantized(name) + alpha / down.shape[0] * (up @ down)
-        weights[one.module] = from_file_layout(base.file, name, whole)
-    return weights
-
-
-def apply_weights(base: Base, weights: Weights) -> None:
-    """Put weights into the loaded model."""
-    for module, weight in weights.items():
-        set_weight(base.model.get_submodule(module), weight)
-
-
-def require_same_weights(base: Base, lesson: Mapping[str, LowRank]) -> None:
-    """Raise where a tensor of the file is not the module's weight in the layout that we think it has."""
-    for name, one in lesson.items():
-        ours = from_file_layout(base.file, name, base.file.dequantized(name))
-        theirs = base.model.get_submodule(one.module).get_parameter("weight").detach().numpy()
-        if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-5):
-            raise TrainingError(
-                f"The layout of {name} in files of the architecture '{base.file.architecture}' is not known, so a "
-                "lesson would land in wrong rows. Choose another base."
-            )
-
-
 # --------------------------------------------------------------------------- texts and prompts
 
 
-def _held_out_rows(context: WorkerContext, base: Base, pin: str, texts: Sequence[TrainingText]) -> list[Row]:
+def _held_out_rows(context: WorkerContext, tokens: Tokens, pin: str, texts: Sequence[TrainingText]) -> list[Row]:
     """Held-out prompts with their references; training texts where nothing was held out."""
     closing = context.run.result(Step.SELECT, SelectResult).closing
     items = list(read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem))
@@ -319,8 +259,8 @@ def _held_out_rows(context: WorkerContext, base: Base, pin: str, texts: Sequence
     pairs = pairs or [(one.prompt, one.completion) for one in texts[:LOSS_TEXTS]]
     return [
         Row(
-            prompt=tuple(base.tokens.prompt(prompt)),
-            completion=tuple(base.tokens.completion(prompt, completion)),
+            prompt=tuple(tokens.prompt(prompt)),
+            completion=tuple(tokens.completion(prompt, completion)),
             weight=1.0,
         )
         for prompt, completion in pairs

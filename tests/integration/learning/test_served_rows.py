@@ -13,15 +13,8 @@ from nightschool_daemon.learning import gguf_file, loading
 from nightschool_daemon.learning.export import Parcel, write_fused
 from nightschool_daemon.learning.lesson import LowRank
 from nightschool_daemon.learning.loading import Base, from_file_layout, load_base, load_tokens
-from nightschool_daemon.learning.verification import (
-    apply_weights,
-    choose_positions,
-    compare,
-    judged,
-    own_logprobs,
-    require_same_weights,
-    trained_weights,
-)
+from nightschool_daemon.learning.variants import LoadedVariants, Variant, require_same_weights
+from nightschool_daemon.learning.verification import choose_positions, compare, judged, own_logprobs
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_daemon.ollama.publish import Publication, publish
@@ -88,14 +81,15 @@ def served(
     plan = DeliveryPlan(form=DeliveryForm.FUSED, tensor_type="F16", version_bytes=0, shared_bytes=0, reason="")
     files = write_fused(parcel, plan)
     publish(client, Publication(tag=tag, form=plan.form, files=files, base_tag=PIN, models_directory=None))
-    positions = choose_positions(base, TEXTS, 32, 1)
+    positions = choose_positions(base.tokens, TEXTS, 32, 1)
+    variants = LoadedVariants(base, lesson(), None)
     library = OllamaLibrary(settings)
     before, after = (
         [library.next_token(name, one.prefix, context_tokens=256) for one in positions] for name in (PIN, tag)
     )
-    plain = own_logprobs(base, positions)
-    apply_weights(base, trained_weights(base, lesson()))
-    table = compare(base, positions, (before, after), (plain, own_logprobs(base, positions)))
+    plain = own_logprobs(variants, positions)
+    variants.use(Variant.TRAINED)
+    table = compare(base.tokens, positions, (before, after), (plain, own_logprobs(variants, positions)))
     return judged(table, positions=len(positions), losses=(0, 0, 0), prompts_equal=True)
 
 

@@ -10,8 +10,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from nightschool_daemon import codec
+from nightschool_daemon.learning.engine.loop import Report
 from nightschool_daemon.learning.loading import Base, load_base
-from nightschool_daemon.learning.training import Report, fine_tune
+from nightschool_daemon.learning.peft_route import fine_tune
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingResult, TrainingText
 from nightschool_hookspecs.services import TrainingError

@@ -1,0 +1,254 @@
+"""What a GGUF's metadata say of its network, in llama.cpp's terms, for the architectures that the engine trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_hookspecs.services import TrainingError
+
+
+class Activation(StrEnum):
+    """Of the gate in the feed-forward block."""
+
+    SILU = "silu"
+    GELU = "gelu"
+    """Its tanh approximation."""
+
+
+class Pairing(StrEnum):
+    """Which two values of a head a rotation turns."""
+
+    NEIGHBOURS = "neighbours"
+    """2i and 2i + 1: llama.cpp's NORM."""
+    HALVES = "halves"
+    """i and i + n/2: llama.cpp's NEOX."""
+
+
+class Scaling(StrEnum):
+    """How rotations are stretched for long contexts."""
+
+    NONE = "none"
+    LINEAR = "linear"
+    YARN = "yarn"
+    LONGROPE = "longrope"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rope:
+    """The rotary embedding of a kind of layer."""
+
+    base: float
+    dimensions: int
+    """Values of a head that are turned, from the first."""
+    scaling: Scaling = Scaling.NONE
+    factor: float = 1.0
+    original_context: int = 0
+    attention_factor: float = 1.0
+    """Multiplies cosine and sine."""
+    yarn_log_multiplier: float = 0.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What an architecture has in common, whatever its size."""
+
+    pairing: Pairing
+    activation: Activation = Activation.SILU
+    scaled_embedding: bool = False
+    """Token vectors are multiplied by the root of the width."""
+    local_by: int = 0
+    """Of so many layers all but the last attend within a window, where the file does not say; 0: none do."""
+    window: int = 0
+    """Tokens of that window, where the file does not say."""
+    attention_cap: float = 0.0
+    """Where the file does not say; 0: none."""
+    final_cap: float = 0.0
+    fused: bool = False
+    """One tensor holds q, k and v, another gate and up."""
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family(pairing=Pairing.NEIGHBOURS),
+    "mistral3": Family(pairing=Pairing.NEIGHBOURS),
+    "qwen2": Family(pairing=Pairing.HALVES),
+    "qwen3": Family(pairing=Pairing.HALVES),
+    "gemma2": Family(
+        pairing=Pairing.HALVES,
+        activation=Activation.GELU,
+        scaled_embedding=True,
+        local_by=2,
+        window=4096,
+        attention_cap=50.0,
+        final_cap=30.0,
+    ),
+    "gemma3": Family(pairing=Pairing.HALVES, activation=Activation.GELU, scaled_embedding=True, local_by=6),
+    "phi3": Family(pairing=Pairing.HALVES, fused=True),
+}
+"""The architectures that the engine trains, by `general.architecture`."""
+
+LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
+"""Layers of the 27B models, whose queries are scaled by the width a head and not by the head's size."""
+LOCAL_BASE = 10_000.0
+"""Rope base of Gemma 3's local layers, where the file does not say."""
+YARN_KEYS = frozenset({"mistral3"})
+"""Architectures whose own YaRN keys llama.cpp reads; for the others its defaults hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A network's shape and arithmetic."""
+
+    name: str
+    family: Family
+    layers: int
+    width: int
+    heads: int
+    key_heads: int
+    head_size: int
+    feed_forward: int
+    vocabulary: int
+    epsilon: float
+    rope: Rope
+    local_rope: Rope
+    window: int
+    """Tokens that a local layer sees, itself included."""
+    query_scale: float
+    attention_cap: float | None
+    final_cap: float | None
+    temperature: float
+    """Queries far on in a long context are made sharper; 0: they are not (mistral3)."""
+    local_by: int
+    """Of so many layers all but the last attend within the window."""
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer attends within the window only."""
+        return self.window > 0 and self.local_by > 0 and layer % self.local_by < self.local_by - 1
+
+    def rope_of(self, layer: int) -> Rope:
+        """The rotary embedding of a layer."""
+        return self.local_rope if self.is_local(layer) else self.rope
+
+
+def is_known(file: GgufFile) -> bool:
+    """Whether the engine trains this file's architecture."""
+    return file.architecture in FAMILIES and not file.number("expert_count") and _split_count(file) <= 1
+
+
+def read_architecture(file: GgufFile) -> Architecture:
+    """Read the shape of a network. Raises `TrainingError` with what stands in the way."""
+    _refuse_unknown(file)
+    family = FAMILIES[file.architecture]
+    width, heads = _required(file, "embedding_length"), _required(file, "attention.head_count")
+    head_size = file.number("attention.key_length") or width // heads
+    if (file.number("attention.value_length") or width // heads) != head_size:
+        raise TrainingError("Heads whose keys and values differ in size cannot be trained. Choose another base.")
+    layers = _required(file, "block_count")
+    rope = _rope(file, head_size)
+    whole = LARGEST_GEMMA.get(file.architecture) == layers
+    window = file.number("attention.sliding_window")
+    return Architecture(
+        name=file.architecture,
+        family=family,
+        layers=layers,
+        width=width,
+        heads=heads,
+        key_heads=file.number("attention.head_count_kv") or heads,
+        head_size=head_size,
+        feed_forward=_required(file, "feed_forward_length"),
+        vocabulary=file.tensors["token_embd.weight"].shape[0],
+        epsilon=_float(file, "attention.layer_norm_rms_epsilon", 1e-5),
+        rope=rope,
+        local_rope=_local_rope(file, rope),
+        window=0 if not family.local_by else family.window if window is None else window,
+        query_scale=1 / math.sqrt(width // heads if whole else head_size),
+        attention_cap=_cap(file, "attn_logit_softcapping", family.attention_cap) if family.attention_cap else None,
+        final_cap=_cap(file, "final_logit_softcapping", family.final_cap) if family.scaled_embedding else None,
+        temperature=_float(file, "attention.temperature_scale", 0.0),
+        local_by=file.number("attention.sliding_window_pattern") or family.local_by,
+    )
+
+
+def _refuse_unknown(file: GgufFile) -> None:
+    if file.architecture not in FAMILIES:
+        raise TrainingError(
+            f"The engine does not know the architecture '{file.architecture}' (it knows {', '.join(FAMILIES)})."
+        )
+    if file.number("expert_count"):
+        raise TrainingError("Models with experts (MoE) cannot be trained. Choose a dense base.")
+    if _split_count(file) > 1:
+        raise TrainingError("The base consists of several files. Use the same model as one file.")
+    uneven = [key for key in BY_LAYER if _is_array(file, key)]
+    if uneven:
+        raise TrainingError(f"Models whose {uneven[0]} differs by layer cannot be trained. Choose another base.")
+    if "token_embd.weight" not in file.tensors:
+        raise TrainingError("The GGUF has no token_embd.weight, so it is no language model. Choose another base.")
+
+
+BY_LAYER = (
+    "attention.head_count",
+    "attention.head_count_kv",
+    "feed_forward_length",
+    "attention.sliding_window_pattern",
+)
+"""Keys that may be one number, or one a layer."""
+
+
+def _is_array(file: GgufFile, key: str) -> bool:
+    name = f"{file.architecture}.{key}"
+    return name in file.fields and file.fields[name].scalar is None
+
+
+def _split_count(file: GgufFile) -> int:
+    count = file.scalar("split.count")
+    return count if isinstance(count, int) else 1
+
+
+def _rope(file: GgufFile, head_size: int) -> Rope:
+    name = file.scalar(f"{file.architecture}.rope.scaling.type")
+    known = [one.value for one in Scaling]
+    if name is not None and name not in known:
+        raise TrainingError(f"Rope scaling '{name}' is not known (known are {', '.join(known)}). Choose another base.")
+    scaling = Scaling(str(name)) if name is not None else Scaling.LINEAR
+    own = file.architecture in YARN_KEYS
+    factor = _float(file, "rope.scaling.factor", 0.0) or _float(file, "rope.scale_linear", 0.0) or 1.0
+    return Rope(
+        base=_float(file, "rope.freq_base", 10_000.0),
+        dimensions=file.number("rope.dimension_count") or head_size,
+        scaling=scaling,
+        factor=1.0 if scaling is Scaling.NONE else factor,
+        original_context=file.number("rope.scaling.original_context_length") or file.number("context_length") or 0,
+        attention_factor=_float(file, "rope.scaling.attn_factor", 1.0),
+        yarn_log_multiplier=_float(file, "rope.scaling.yarn_log_multiplier", 0.0) if own else 0.0,
+        beta_fast=_float(file, "rope.scaling.yarn_beta_fast", 32.0) if own else 32.0,
+        beta_slow=_float(file, "rope.scaling.yarn_beta_slow", 1.0) if own else 1.0,
+    )
+
+
+def _local_rope(file: GgufFile, rope: Rope) -> Rope:
+    """Gemma 3's local layers are not stretched, Gemma 2's are like the others but for a base of their own."""
+    base = _float(file, "rope.freq_base_swa", LOCAL_BASE if file.architecture == "gemma3" else rope.base)
+    if file.architecture == "gemma3":
+        return Rope(base=base, dimensions=rope.dimensions, attention_factor=rope.attention_factor)
+    return replace(rope, base=base)
+
+
+def _required(file: GgufFile, key: str) -> int:
+    value = file.number(key)
+    if not value or value < 0:
+        raise TrainingError(f"The GGUF lacks {file.architecture}.{key}. Choose another base.")
+    return value
+
+
+def _cap(file: GgufFile, key: str, default: float) -> float | None:
+    return _float(file, key, default) or None
+
+
+def _float(file: GgufFile, key: str, default: float) -> float:
+    value = file.scalar(f"{file.architecture}.{key}")
+    return float(value) if isinstance(value, int | float) else default

@@ -1,0 +1,103 @@
+"""What the loop trains on, as token ids, and how a batch is cut into passes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from nightschool_daemon.learning.engine.layout import Branches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer that is learned, or unlearned."""
+
+    tokens: tuple[int, ...]
+    weight: float = 1.0
+    liked: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A prompt with one answer (SFT, KTO), or with the better one and the worse one (DPO)."""
+
+    prompt: tuple[int, ...]
+    answers: tuple[Answer, ...]
+    margin: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.prompt) + sum(len(one.tokens) for one in self.answers)
+
+    @property
+    def labels(self) -> int:
+        """Tokens that are predicted."""
+        return sum(len(one.tokens) for one in self.answers)
+
+    def branches(self) -> Branches:
+        """Its row in a pass."""
+        return Branches(stem=self.prompt, answers=tuple(one.tokens for one in self.answers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """What is learned from, and what is watched."""
+
+    learned: tuple[Example, ...]
+    watched: tuple[Example, ...]
+    held: bool
+    """Whether the watched examples are held out of the updates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbered:
+    """An example with its place in the data, by which its reference is found."""
+
+    number: int
+    example: Example = field(repr=False)
+
+
+WATCHED_SHARE = 10
+"""One example in so many is kept out of the updates to watch for overfitting, where there are enough."""
+WATCHED_FROM = 40
+"""Fewer examples than that are all learned from."""
+WATCHED_SHOWN = 32
+"""Without a watched slice, losses are taken on so many of the training examples."""
+
+
+def divided(examples: Sequence[Example], seed: int, epochs: int) -> Split:
+    """Decide what is watched. One pass over the data cannot overfit it, so it learns from everything."""
+    if len(examples) < WATCHED_FROM or epochs == 1:
+        return Split(learned=tuple(examples), watched=tuple(examples[:WATCHED_SHOWN]), held=False)
+    chooser = random.Random(f"{seed}/watched")  # noqa: S311 - no secret
+    chosen = set(chooser.sample(range(len(examples)), len(examples) // WATCHED_SHARE))
+    return Split(
+        learned=tuple(one for number, one in enumerate(examples) if number not in chosen),
+        watched=tuple(examples[number] for number in sorted(chosen)),
+        held=True,
+    )
+
+
+def batches(examples: Sequence[Example], size: int, epoch: int, seed: int) -> list[list[Numbered]]:
+    """The optimiser steps of an epoch. The first keeps the order of the curriculum, later ones are shuffled."""
+    order = list(range(len(examples)))
+    if epoch:
+        random.Random(f"{seed}/{epoch}").shuffle(order)  # noqa: S311 - no secret
+    return [
+        [Numbered(number=number, example=examples[number]) for number in order[start : start + size]]
+        for start in range(0, len(order), size)
+    ]
+
+
+def passes(batch: Sequence[Numbered], tokens: int) -> Iterator[list[Numbered]]:
+    """Cut a batch into passes of at most `tokens` tokens each, or of one example; rows of like length together."""
+    part: list[Numbered] = []
+    held = 0
+    for one in sorted(batch, key=lambda one: len(one.example)):
+        if part and held + len(one.example) > tokens:
+            yield part
+            part, held = [], 0
+        part.append(one)
+        held += len(one.example)
+    if part:
+        yield part

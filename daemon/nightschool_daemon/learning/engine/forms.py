@@ -1,0 +1,177 @@
+"""What is trained beside the frozen base: LoRA, group-wise LoRA, added neurons.
+
+LoRA: Hu et al. 2021, arXiv 2106.09685. Group-wise LoRA: QA-LoRA, Xu et al. 2023, arXiv 2309.14717: A sees sums over
+groups of inputs, so that the delta is constant within a group and fits the minimum of a quantised block. Added
+neurons: a parallel adapter (He et al. 2022, arXiv 2110.04366) that is delivered by widening the feed-forward block.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nightschool_daemon.learning.engine.architecture import Activation, Architecture
+from nightschool_hookspecs.services import TrainingError
+
+GROUP = 32
+"""Inputs that share a delta in group-wise LoRA: the weights of a block that has one minimum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """A linear layer of the file."""
+
+    name: str
+    """Its tensor without `.weight`: `blk.0.attn_q`."""
+    rows: int
+    columns: int
+
+
+class Form(ABC):
+    """Trainable parameters, and what they add to the forward pass. Parameters are 32-bit floats."""
+
+    parameters: dict[str, Tensor]
+    is_training: bool = False
+    """Whether dropout is applied."""
+
+    @abstractmethod
+    def addition(self, name: str, x: Tensor) -> Tensor | None:
+        """What a linear layer's output gains, shape (tokens, rows); None where it is left alone."""
+
+    @abstractmethod
+    def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
+        """What a feed-forward block's output gains, shape (tokens, width); None where it is left alone."""
+
+    def size(self) -> int:
+        """How many parameters are trained."""
+        return sum(one.numel() for one in self.parameters.values())
+
+    def copy(self) -> dict[str, Tensor]:
+        """The parameters as they are now."""
+        return {name: one.detach().clone() for name, one in self.parameters.items()}
+
+    def put(self, values: Mapping[str, Tensor]) -> None:
+        """Set the parameters. Raises `TrainingError` where they do not fit."""
+        fits = {name: tuple(one.shape) for name, one in self.parameters.items()}
+        if fits != {name: tuple(one.shape) for name, one in values.items()}:
+            raise TrainingError("What was trained earlier does not fit this base or these settings.")
+        with torch.no_grad():
+            for name, one in self.parameters.items():
+                one.copy_(values[name])
+
+
+class LowRank(Form):
+    """LoRA on chosen linear layers: `scale * (x A^T) B^T`. B begins at zero, so training starts from the base."""
+
+    def __init__(
+        self,
+        linears: Collection[Linear],
+        *,
+        rank: int,
+        alpha: float,
+        group: int,
+        generator: torch.Generator,
+        dropout: float = 0.0,
+    ) -> None:
+        self.rank, self.alpha, self.group, self._dropout = rank, alpha, group, dropout
+        self.scale = alpha / rank
+        self.parameters = {}
+        for one in linears:
+            inputs = one.columns // group
+            if inputs * group != one.columns:
+                raise TrainingError(f"{one.name} has {one.columns} inputs, which are no whole groups of {group}.")
+            bound = 1 / math.sqrt(inputs)
+            down = torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator)
+            self.parameters[f"{one.name}.lora_a"] = down.requires_grad_()
+            self.parameters[f"{one.name}.lora_b"] = torch.zeros(one.rows, rank).requires_grad_()
+
+    def addition(self, name: str, x: Tensor) -> Tensor | None:
+        down = self.parameters.get(f"{name}.lora_a")
+        if down is None:
+            return None
+        up = self.parameters[f"{name}.lora_b"]
+        if self._dropout and self.is_training:
+            x = torch.nn.functional.dropout(x, self._dropout)
+        if self.group > 1:
+            x = x.view(x.shape[0], -1, self.group).sum(-1) / math.sqrt(self.group)
+        return (x @ down.to(x.dtype).t()) @ (up.to(x.dtype).t() * self.scale)
+
+    def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
+        return None
+
+    def low_rank(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Name of the linear layer, A of shape (rank, columns), B of shape (rows, rank): plain LoRA in any case."""
+        for key, down in self.parameters.items():
+            if key.endswith(".lora_a"):
+                name = key.removesuffix(".lora_a")
+                whole = down.detach()
+                if self.group > 1:
+                    whole = whole.repeat_interleave(self.group, dim=1) / math.sqrt(self.group)
+                yield name, whole, self.parameters[f"{name}.lora_b"].detach()
+
+
+class FixedLowRank(Form):
+    """Low-rank additions that are not trained: an adapter that is compared with what was made of it."""
+
+    def __init__(
+        self, factors: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32], float]], device: torch.device
+    ) -> None:
+        """Name of the linear layer -> A of shape (rank, columns), B of shape (rows, rank), scale."""
+        self.parameters = {}
+        self._factors = {
+            name: (torch.from_numpy(down).to(device), torch.from_numpy(up).to(device) * scale)
+            for name, (down, up, scale) in factors.items()
+        }
+
+    def addition(self, name: str, x: Tensor) -> Tensor | None:
+        if name not in self._factors:
+            return None
+        down, up = self._factors[name]
+        return (x @ down.to(x.dtype).t()) @ up.to(x.dtype).t()
+
+    def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
+        return None
+
+
+class Neurons(Form):
+    """Added feed-forward units. Gate and up begin at the scale of the base's rows, down at zero."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        count: int,
+        spread: Callable[[int], float],
+        generator: torch.Generator,
+    ) -> None:
+        self.count = count
+        self._activation = activation(architecture.family.activation)
+        self.parameters = {}
+        for layer in range(architecture.layers):
+            shape = (count, architecture.width)
+            for part in ("gate", "up"):
+                values = torch.empty(shape).normal_(std=spread(layer), generator=generator)
+                self.parameters[f"blk.{layer}.ffn_{part}"] = values.requires_grad_()
+            self.parameters[f"blk.{layer}.ffn_down"] = torch.zeros(architecture.width, count).requires_grad_()
+
+    def addition(self, name: str, x: Tensor) -> Tensor | None:
+        return None
+
+    def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
+        gate, up, down = (self.parameters[f"blk.{layer}.ffn_{part}"].to(x.dtype) for part in ("gate", "up", "down"))
+        return (self._activation(x @ gate.t()) * (x @ up.t())) @ down.t()
+
+
+def activation(kind: Activation) -> Callable[[Tensor], Tensor]:
+    """The gate's function."""
+    if kind is Activation.SILU:
+        silu: Callable[[Tensor], Tensor] = torch.nn.functional.silu
+        return silu
+    return lambda x: torch.nn.functional.gelu(x, approximate="tanh")

@@ -1,0 +1,51 @@
+"""What this machine multiplies matrices on, and in which type it does so fastest."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import torch
+
+from nightschool_daemon.learning.engine.packed import Bench
+
+PROBE = (256, 1024, 1024)
+"""Shape of the product that is timed: as in a small layer."""
+ROUNDS = 5
+GAIN = 1.3
+"""16-bit products are taken where they are so much faster: they round more."""
+
+
+def device() -> torch.device:
+    """CUDA or ROCm, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+@functools.cache
+def fastest_type(where: torch.device) -> torch.dtype:
+    """bfloat16 where a short probe shows that it pays, else float32."""
+    try:
+        halves = _seconds(where, torch.bfloat16)
+    except RuntimeError:
+        return torch.float32
+    return torch.bfloat16 if halves * GAIN < _seconds(where, torch.float32) else torch.float32
+
+
+def bench(dtype: torch.dtype | None = None) -> Bench:
+    """A bench for this machine; in 32-bit floats for what must be exact."""
+    where = device()
+    return Bench(device=where, dtype=dtype or fastest_type(where), threads=torch.get_num_threads())
+
+
+def _seconds(where: torch.device, dtype: torch.dtype) -> float:
+    rows, inner, columns = PROBE
+    left = torch.ones(rows, inner, device=where, dtype=dtype)
+    right = torch.ones(columns, inner, device=where, dtype=dtype)
+    best = float("inf")
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        float((left @ right.t())[0, 0])
+        best = min(best, time.perf_counter() - began)
+    return best

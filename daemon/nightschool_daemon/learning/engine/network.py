@@ -1,0 +1,233 @@
+"""The forward pass over packed weights, after llama.cpp's graphs (`src/models/*.cpp`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from nightschool_daemon.learning.engine import head, rope
+from nightschool_daemon.learning.engine.architecture import Architecture, Pairing, read_architecture
+from nightschool_daemon.learning.engine.forms import Form, Linear, activation
+from nightschool_daemon.learning.engine.layout import Layout
+from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, Weights, product
+from nightschool_daemon.learning.gguf_file import GgufFile
+
+PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+"""The matrices of a layer."""
+FUSED_PARTS = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
+"""The same where q, k and v lie one below the other in one tensor, gate and up in another (phi3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One layer's frozen weights."""
+
+    number: int
+    matrices: Mapping[str, PackedMatrix]
+    """By the part's name: `attn_q`, `ffn_up`."""
+    biases: Mapping[str, Tensor]
+    norms: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotations:
+    """Cosine and sine for the tokens of a pass, for global and for local layers."""
+
+    whole: tuple[Tensor, Tensor]
+    local: tuple[Tensor, Tensor]
+
+
+class Network:
+    """A base in its blocks, and a form of training beside it."""
+
+    def __init__(self, file: GgufFile, bench: Bench, *, context: int = 4096, over: GgufFile | None = None) -> None:
+        """`context`: tokens that the engine is run with (`num_ctx`); `over`: a delivered file of the same base."""
+        self.context = context
+        self.architecture = read_architecture(file)
+        self.weights = Weights(file, over)
+        self.bench = bench
+        self.embedding = self.weights.matrix("token_embd.weight")
+        self.head = self.weights.matrix("output.weight") if self.weights.has("output.weight") else self.embedding
+        self.final_norm = self._vector("output_norm.weight")
+        self.blocks = tuple(self._block(number) for number in range(self.architecture.layers))
+        self.factors = self._rope_factors()
+        self.form: Form | None = None
+        self.checkpointed = 0
+        """So many layers, from the first, keep no activations and are computed again in the backward pass."""
+        self._activation = activation(self.architecture.family.activation)
+
+    def linears(self) -> tuple[Linear, ...]:
+        """Every linear layer but the head."""
+        return tuple(
+            Linear(name=f"blk.{block.number}.{part}", rows=matrix.shape[0], columns=matrix.shape[1])
+            for block in self.blocks
+            for part, matrix in block.matrices.items()
+        )
+
+    # ----------------------------------------------------------------------- passes
+
+    def hidden(self, layout: Layout) -> Tensor:
+        """States after the last norm, shape (tokens, width), in the type of the bench."""
+        x = self.embedding.rows(layout.ids)
+        if self.architecture.family.scaled_embedding:
+            x = x * math.sqrt(self.architecture.width)
+        rotations = self._rotations(layout.positions)
+        for block in self.blocks:
+            if block.number < self.checkpointed and torch.is_grad_enabled():
+                x = checkpoint(self._layer, block, x, layout, rotations, use_reentrant=False)
+            else:
+                x = self._layer(block, x, layout, rotations)
+        return self._norm(x, self.final_norm)
+
+    def log_probabilities(self, layout: Layout) -> Tensor:
+        """Log-probability of each token that is to be predicted, in nats, shape (targets,)."""
+        states = self.hidden(layout).index_select(0, layout.sources)
+        return head.log_probabilities(states, layout.targets, self.head, self.bench, self.architecture.final_cap)
+
+    def logits(self, layout: Layout, tokens: Tensor) -> Tensor:
+        """Logits behind some tokens of a pass, 32-bit, shape (tokens, vocabulary). No gradient."""
+        with torch.no_grad():
+            states = self.hidden(layout).index_select(0, tokens)
+            return head.logits(states, self.head, self.bench, self.architecture.final_cap)
+
+    # ----------------------------------------------------------------------- a layer
+
+    def _layer(self, block: Block, x: Tensor, layout: Layout, rotations: Rotations) -> Tensor:
+        attended = self._attention(block, self._norm(x, block.norms["attn_norm"]), layout, rotations)
+        x = x + self._norm_after(block, "post_attention_norm", attended)
+        fed = self._feed_forward(block, self._norm(x, block.norms["ffn_norm"]))
+        return x + self._norm_after(block, "post_ffw_norm", fed)
+
+    def _attention(self, block: Block, x: Tensor, layout: Layout, rotations: Rotations) -> Tensor:
+        shape = self.architecture
+        q, k, v = (
+            one.view(x.shape[0], heads, shape.head_size)
+            for one, heads in zip(
+                self._queries_keys_values(block, x), (shape.heads, shape.key_heads, shape.key_heads), strict=True
+            )
+        )
+        if "attn_q_norm" in block.norms:
+            q, k = self._norm(q, block.norms["attn_q_norm"]), self._norm(k, block.norms["attn_k_norm"])
+        turn = rotations.local if shape.is_local(block.number) else rotations.whole
+        q, k = (rope.turned(one, *turn, shape.family.pairing) for one in (q, k))
+        q = self._sharpened(q, layout.positions) * shape.query_scale
+        mixed = self._mixed(block.number, layout.padded(q), layout.padded(k), layout.padded(v), layout)
+        return self._linear(block, "attn_output", layout.flat(mixed))
+
+    def _queries_keys_values(self, block: Block, x: Tensor) -> Sequence[Tensor]:
+        if not self.architecture.family.fused:
+            return [self._linear(block, part, x) for part in ("attn_q", "attn_k", "attn_v")]
+        shape = self.architecture
+        keys = shape.key_heads * shape.head_size
+        whole = self._linear(block, "attn_qkv", x)
+        return list(whole.split((shape.heads * shape.head_size, keys, keys), dim=1))
+
+    def _gate_and_up(self, block: Block, x: Tensor) -> Sequence[Tensor]:
+        if not self.architecture.family.fused:
+            return [self._linear(block, part, x) for part in ("ffn_gate", "ffn_up")]
+        return list(self._linear(block, "ffn_up", x).chunk(2, dim=1))
+
+    def _sharpened(self, q: Tensor, positions: Tensor) -> Tensor:
+        temperature, length = self.architecture.temperature, self.architecture.rope.original_context
+        if not temperature:
+            return q
+        factor = 1 + temperature * torch.log(1 + torch.floor(positions.float() / length))
+        return q * factor[:, None, None].to(q.dtype)
+
+    def _mixed(self, layer: int, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """Attention over padded rows: (B, T, heads, size) to (B, T, heads * size)."""
+        shape = self.architecture
+        q, k, v = (one.transpose(1, 2) for one in (q, k, v))
+        if shape.heads != shape.key_heads:
+            times = shape.heads // shape.key_heads
+            k, v = k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
+        visible = self._visible(layer, layout)
+        if shape.attention_cap is not None:
+            mixed = _capped_attention(q, k, v, visible, shape.attention_cap)
+        else:
+            mixed = functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=visible, is_causal=visible is None, scale=1.0
+            )
+        return mixed.transpose(1, 2).flatten(2)
+
+    def _visible(self, layer: int, layout: Layout) -> Tensor | None:
+        """Which token sees which, shape (B or 1, 1, T, T); None: every one before it."""
+        window = self.architecture.window
+        if not self.architecture.is_local(layer) or layout.longest <= window:
+            return layout.visible
+        if layout.visible is not None and layout.distance is not None:
+            return layout.visible & (layout.distance < window)[:, None]
+        order = torch.arange(layout.longest, device=layout.ids.device)
+        distance = order[:, None] - order[None, :]
+        return ((distance >= 0) & (distance < window))[None, None]
+
+    def _feed_forward(self, block: Block, x: Tensor) -> Tensor:
+        gate, up = self._gate_and_up(block, x)
+        found = self._linear(block, "ffn_down", self._activation(gate) * up)
+        added = self.form.feed_forward(block.number, x) if self.form is not None else None
+        return found if added is None else found + added
+
+    def _linear(self, block: Block, part: str, x: Tensor) -> Tensor:
+        found = product(x, block.matrices[part], self.bench)
+        if part in block.biases:
+            found = found + block.biases[part].to(x.dtype)
+        added = self.form.addition(f"blk.{block.number}.{part}", x) if self.form is not None else None
+        return found if added is None else found + added
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        normed = functional.rms_norm(x.float(), (x.shape[-1],), weight, self.architecture.epsilon)
+        return normed.to(self.bench.dtype)
+
+    def _norm_after(self, block: Block, name: str, x: Tensor) -> Tensor:
+        return self._norm(x, block.norms[name]).float() if name in block.norms else x.float()
+
+    def _rotations(self, positions: Tensor) -> Rotations:
+        shape = self.architecture
+        whole = rope.table(shape.rope, positions, self.factors)
+        local = whole if shape.local_rope == shape.rope else rope.table(shape.local_rope, positions, None)
+        return Rotations(whole=whole, local=local)
+
+    # ----------------------------------------------------------------------- weights
+
+    def _vector(self, name: str) -> Tensor:
+        return self.weights.vector(name).to(self.bench.device)
+
+    def _block(self, number: int) -> Block:
+        prefix = f"blk.{number}."
+        norms = {
+            name: self._vector(f"{prefix}{name}.weight")
+            for name in ("attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm")
+            if self.weights.has(f"{prefix}{name}.weight")
+        }
+        parts = FUSED_PARTS if self.architecture.family.fused else PARTS
+        matrices = {part: self.weights.matrix(f"{prefix}{part}.weight") for part in parts}
+        biases = {
+            part: self._vector(f"{prefix}{part}.bias") for part in matrices if self.weights.has(f"{prefix}{part}.bias")
+        }
+        return Block(number=number, matrices=matrices, biases=biases, norms=norms)
+
+    def _rope_factors(self) -> Tensor | None:
+        """What divides the angles. Of two tables the engine takes one by the context that it runs with."""
+        is_long = self.context > self.architecture.rope.original_context
+        names = ("rope_freqs.weight", f"rope_factors_{'long' if is_long else 'short'}.weight")
+        return next((self.weights.vector(name) for name in names if self.weights.has(name)), None)
+
+
+def _capped_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, cap: float) -> Tensor:
+    """Attention whose scores are bounded softly before the softmax (Gemma 2)."""
+    scores = (q @ k.transpose(-1, -2)).float()
+    scores = cap * (scores / cap).tanh()
+    if visible is None:
+        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    return scores.masked_fill(~visible, -math.inf).softmax(-1).to(q.dtype) @ v
+
+
+def is_neighbouring(architecture: Architecture) -> bool:
+    """Whether the file keeps the rows of q and k in another order than transformers does."""
+    return architecture.family.pairing is Pairing.NEIGHBOURS

@@ -1,0 +1,193 @@
+"""Matrices that stay in their GGUF blocks, memory-mapped, and become floats for as long as a product takes.
+
+A `Bench` owns the scratch memory and the threads that de-quantise; `PackedMatrix.dense` writes into its scratch, so
+what it returns is good until the next call of the same bench.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from gguf import GGMLQuantizationType as Kind
+from torch import Tensor
+
+from nightschool_daemon.learning.engine import blocks, ggml
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_hookspecs.services import TrainingError
+
+PIECE = 1 << 18
+"""Weights that a thread de-quantises at a time: a megabyte of floats stays within its cache."""
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """Where matrices are unpacked: the device, the type of the products, scratch memory, threads."""
+
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+    kept_bytes: int = 0
+    """So many bytes of unpacked matrices may be kept instead of being unpacked each time; 0: none."""
+    _scratch: dict[str, Tensor] = field(default_factory=dict)
+    _pool: ThreadPoolExecutor | None = None
+    _kept: dict[int, Tensor] = field(default_factory=dict)
+
+    def scratch(self, use: str, count: int, dtype: torch.dtype) -> Tensor:
+        """Memory for `count` values, the same for every call of one use."""
+        key = f"{use} {dtype}"
+        held = self._scratch.get(key)
+        if held is None or held.numel() < count:
+            # the smaller one goes before the larger one comes
+            self._scratch.pop(key, None)
+            held = torch.empty(count, dtype=dtype, device=self.device)
+            self._scratch[key] = held
+        return held[:count]
+
+    def unpack(self, matrix: PackedMatrix, use: str = "") -> Tensor:
+        """The matrix in the type of the products, shape (rows, columns). Good until the next call of this use."""
+        kept = self._kept.get(id(matrix))
+        if kept is not None:
+            return kept
+        if self._may_keep(matrix):
+            whole = torch.empty(matrix.shape, dtype=self.dtype, device=self.device)
+            self._kept[id(matrix)] = whole
+        else:
+            whole = self.scratch(use, matrix.weights, self.dtype).view(matrix.shape)
+        self._fill(matrix, whole)
+        return whole
+
+    def _may_keep(self, matrix: PackedMatrix) -> bool:
+        size = sum(one.numel() * one.element_size() for one in self._kept.values())
+        return bool(size + matrix.weights * self.dtype.itemsize <= self.kept_bytes)
+
+    def _fill(self, matrix: PackedMatrix, whole: Tensor) -> None:
+        library = ggml.library()
+        if self.device.type != "cpu" or library is None or not library.reads(matrix.kind):
+            whole.copy_(blocks.dequantized(matrix.data.to(self.device), matrix.kind))
+            return
+        rows_a_piece = max(1, PIECE // matrix.shape[1])
+        starts = range(0, matrix.shape[0], rows_a_piece)
+        if len(starts) == 1 or self.threads == 1:
+            for start in starts:
+                _fill_rows(library, matrix, whole, start, rows_a_piece)
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="unpack")
+        share = -(-len(starts) // self.threads)
+        jobs = [
+            self._pool.submit(_fill_pieces, library, matrix, whole, starts[first : first + share], rows_a_piece)
+            for first in range(0, len(starts), share)
+        ]
+        for job in jobs:
+            job.result()
+
+
+def _fill_pieces(library: ggml.Ggml, matrix: PackedMatrix, whole: Tensor, starts: Sequence[int], rows: int) -> None:
+    for start in starts:
+        _fill_rows(library, matrix, whole, start, rows)
+
+
+def _fill_rows(library: ggml.Ggml, matrix: PackedMatrix, whole: Tensor, start: int, rows: int) -> None:
+    stop = min(matrix.shape[0], start + rows)
+    count = (stop - start) * matrix.shape[1]
+    source = matrix.data.data_ptr() + start * matrix.data.shape[1]
+    if whole.dtype is torch.float32:
+        library.dequantize(matrix.kind, source, whole[start].data_ptr(), count)
+        return
+    floats = torch.empty(stop - start, matrix.shape[1])
+    library.dequantize(matrix.kind, source, floats.data_ptr(), count)
+    whole[start:stop].copy_(floats)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedMatrix:
+    """A matrix of shape (rows, columns) as blocks, (rows, bytes a row)."""
+
+    name: str
+    data: Tensor
+    kind: Kind
+    shape: tuple[int, int]
+
+    @property
+    def weights(self) -> int:
+        """How many weights it has."""
+        return self.shape[0] * self.shape[1]
+
+    def slice(self, start: int, stop: int) -> PackedMatrix:
+        """Rows `start` to `stop`, without a copy."""
+        return PackedMatrix(
+            name=self.name, data=self.data[start:stop], kind=self.kind, shape=(stop - start, self.shape[1])
+        )
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Some rows as 32-bit floats, shape (ids, columns): how token ids become vectors."""
+        return blocks.dequantized(self.data[ids.to(self.data.device)].to(ids.device), self.kind)
+
+
+class Weights:
+    """The tensors of a GGUF, as torch sees them: one private mapping of the whole file.
+
+    Those of `over`, a delivered file, take the place of the base's.
+    """
+
+    def __init__(self, file: GgufFile, over: GgufFile | None = None) -> None:
+        self._tensors = file.tensors if over is None else {**file.tensors, **over.tensors}
+        base = _mapped(file)
+        self._bytes = dict.fromkeys(file.tensors, base)
+        if over is not None:
+            self._bytes |= dict.fromkeys(over.tensors, _mapped(over))
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self._tensors
+
+    def matrix(self, name: str) -> PackedMatrix:
+        """A tensor of two dimensions. Raises `TrainingError` for one that is missing or of an unknown type."""
+        data, kind, shape = self._tensor(name)
+        if len(shape) != 2:
+            raise TrainingError(f"{name} has {len(shape)} dimensions where two are expected. Choose another base.")
+        return PackedMatrix(name=name, data=data.view(shape[0], -1), kind=kind, shape=(shape[0], shape[1]))
+
+    def vector(self, name: str) -> Tensor:
+        """A tensor of one dimension as 32-bit floats."""
+        data, kind, _ = self._tensor(name)
+        return blocks.dequantized(data.view(1, -1), kind)[0].clone()
+
+    def vector_or_none(self, name: str) -> Tensor | None:
+        """The same, None where the file has no such tensor."""
+        return self.vector(name) if self.has(name) else None
+
+    def _tensor(self, name: str) -> tuple[Tensor, Kind, tuple[int, ...]]:
+        if name not in self._tensors:
+            raise TrainingError(f"The GGUF has no tensor {name}. Choose another base.")
+        tensor = self._tensors[name]
+        if tensor.type not in blocks.READERS:
+            raise TrainingError(f"{name} is in {tensor.type.name}, which cannot be trained on. Choose another base.")
+        return self._bytes[name][tensor.start : tensor.start + tensor.bytes], tensor.type, tensor.shape
+
+
+def _mapped(file: GgufFile) -> Tensor:
+    return torch.from_file(str(file.path), shared=False, size=file.path.stat().st_size, dtype=torch.uint8)
+
+
+class _PackedProduct(torch.autograd.Function):  # type: ignore[misc]  # torch is not read by mypy
+    """`x @ matrix.T` for a frozen matrix. The gradient needs the matrix again, and unpacks it again."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, matrix: PackedMatrix, bench: Bench) -> Tensor:
+        context.matrix, context.bench = matrix, bench
+        return x @ bench.unpack(matrix).t()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0] @ context.bench.unpack(context.matrix), None, None
+
+
+def product(x: Tensor, matrix: PackedMatrix, bench: Bench) -> Tensor:
+    """`x @ matrix.T`: (tokens, columns) to (tokens, rows), in the type of `x`, which is the bench's."""
+    found: Tensor = _PackedProduct.apply(x, matrix, bench)
+    return found
