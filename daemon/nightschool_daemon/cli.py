@@ -1,7 +1,9 @@
 """The command line: arguments, exit codes, tables. It decides nothing."""
 
 import json
+import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +26,7 @@ from nightschool_daemon.installation import Installation, load_hooks, looking, n
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.ledger import LedgerError, MoveRow, RunRow
 from nightschool_daemon.locking import LockedError
+from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.address import base_url
 from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, OllamaUnreachable, RemoteHostRefused
 from nightschool_daemon.runs import Estimate, MoveFailed, RunListener, RunRefused, UndoRefused
@@ -31,7 +34,7 @@ from nightschool_daemon.runs.alone import train_alone
 from nightschool_daemon.starter import starter_configuration
 from nightschool_daemon.status import PAUSED, Status, status_of
 from nightschool_daemon.views import History, Page, history_of, page_of
-from nightschool_hookspecs.records import AliasMove, FeedbackFile, RunEnd, RunReport
+from nightschool_hookspecs.records import AliasMove, FeedbackFile, ParsedFeedback, RunEnd, RunReport
 
 T = TypeVar("T")
 
@@ -76,8 +79,28 @@ EXITS: tuple[tuple[type[Exception], Exit], ...] = (
 """What ends a command with one sentence, and with which exit code; the first that fits."""
 
 
+CTRL_C = 130
+"""What typer returns for a keyboard interrupt."""
+INTERRUPTED = (
+    "Ended. A run that was begun goes on with the next `nightschool run --now` or `serve`; "
+    "`nightschool cancel` gives it up."
+)
+
+
+class Sentences(logging.Formatter):
+    """What is logged while a person looks on: the sentence alone. The service's log has tracebacks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message without what raised it."""
+        return record.getMessage()
+
+
 def run() -> int:
     """Run the command line. Returns the exit code; an error is one sentence, never a traceback."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Sentences())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         # without its standalone mode typer returns the code of an `Exit`, and lets errors through
         code = app(standalone_mode=False)
@@ -85,11 +108,17 @@ def run() -> int:
         return _fail(error, Exit(error.code))
     except tuple(kind for kind, _ in EXITS) as error:
         return _fail(_sentence(error), next(code for kind, code in EXITS if isinstance(error, kind)))
-    except typer.Abort:
-        return _fail("Ended. A run that was begun goes on with the next `nightschool run` or `serve`.", Exit.FAILED)
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail(INTERRUPTED, Exit.FAILED)
     except Exception as error:  # noqa: BLE001 - typer's own errors know how to show themselves, others are raised again
         return _usage_or_raise(error)
+    if code == CTRL_C:
+        return _fail(INTERRUPTED, Exit.FAILED)
     return code if isinstance(code, int) else Exit.OK
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _usage_or_raise(error: Exception) -> int:
@@ -201,17 +230,23 @@ def config_show(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 @service_app.command(name="install")
-def service_install(user: User = True) -> None:
-    """Install the service and start it."""
-    for sentence in units.install(units.place(user=user)):
-        say(sentence)
+def service_install(context: typer.Context, user: User = True) -> None:
+    """Install the service and start it. It reads the configuration that --config names, else the usual one."""
+    chosen = context.obj
+    _show_deeds(units.install(units.place(user=user), chosen.file if isinstance(chosen, Chosen) else None))
 
 
 @service_app.command(name="uninstall")
 def service_uninstall(user: User = True) -> None:
     """Stop and remove the service. Feedback, ledger and models stay."""
-    for sentence in units.uninstall(units.place(user=user)):
+    _show_deeds(units.uninstall(units.place(user=user)))
+
+
+def _show_deeds(deeds: units.Deeds) -> None:
+    for sentence in deeds.sentences:
         say(sentence)
+    if not deeds.works:
+        raise typer.Exit(Exit.FAILED)
 
 
 # --------------------------------------------------------------------------- learning
@@ -250,8 +285,9 @@ def _run_here(settings: Settings, text: str | None) -> tuple[RunReport, ...]:
     with working(settings) as installation, run_listener() as listener:
         for sentence in installation.runs.recover(now()) + installation.runs.look_at_registry(now()):
             complain(sentence)
-        finished = night.finish_what_was_begun(installation, listener)
         installation.intake.scan(now())
+        night.require_known(installation, text)
+        finished = night.finish_what_was_begun(installation, listener)
         try:
             wanted = night.asked_for(installation, text)
         except night.NothingToLearn:
@@ -327,12 +363,13 @@ def train(
 ) -> None:
     """Train by hand: one file in, one model out. No exam, no alias."""
     settings = _settings(context)
+    if (problem := names.model_problem(name)) is not None:
+        raise RunRefused(f"--name: {problem}.")
     hooks = load_hooks(settings, None, safe_mode=False)
     modified = datetime.fromtimestamp(data.stat().st_mtime, UTC)
     parsed = hooks.parse_feedback(file=FeedbackFile(path=data, name=data.name, modified_at=modified, settled=True))
     if parsed is None or not parsed.events:
-        why = parsed.refused[0].reason if parsed and parsed.refused else "It is no *.json or *.jsonl of events."
-        raise RunRefused(f"{data} holds no event that can be learned from. {why}")
+        raise RunRefused(f"{data} holds no event that can be learned from: {_why_nothing(parsed)}.")
     for record in parsed.refused:
         complain(f"Left out, record {record.position}: {record.reason}")
     with run_listener() as listener:
@@ -343,6 +380,14 @@ def train(
         f"{made.name}: loss {made.verified.base_loss:.3f} before, {made.verified.delivered_loss:.3f} after (nats per "
         f"answer token), delivered as {made.export.plan.form.value}. Try it: `ollama run {made.name}`"
     )
+
+
+def _why_nothing(parsed: ParsedFeedback | None) -> str:
+    if parsed is None:
+        return "it is no *.json or *.jsonl file"
+    if parsed.refused:
+        return parsed.refused[0].reason.removesuffix(".")
+    return "it ends in the middle" if parsed.incomplete else "it is an empty list"
 
 
 @app.command()
@@ -363,12 +408,19 @@ def resume(context: typer.Context) -> None:
 def cancel(context: typer.Context) -> None:
     """End the run under way. Nothing is promoted."""
     client = ControlClient(_settings(context).runtime_directory)
-    if not client.is_there():
-        raise ControlError("No daemon is running. A run in a terminal is ended with Ctrl-C.")
-    cancelled = client.ask("cancel")
+    cancelled = client.ask("cancel") if client.is_there() else _cancel_here(_settings(context))
     say("The run ends at once." if cancelled else "No run is under way.")
     if not cancelled:
         raise typer.Exit(Exit.NOTHING_CHANGED)
+
+
+def _cancel_here(settings: Settings) -> bool:
+    """No daemon runs: a run that was interrupted is given up. One in a terminal holds the lock."""
+    try:
+        with working(settings) as installation:
+            return installation.runs.give_up(now())
+    except LockedError:
+        raise LockedError("A run goes on in another terminal. Ctrl-C there stops it, then `cancel` ends it.") from None
 
 
 @app.command()

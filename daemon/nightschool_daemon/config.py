@@ -328,6 +328,13 @@ def _check_directories(settings: Settings, where: str) -> None:
     for key, path in given.items():
         if path is not None and not path.expanduser().is_absolute():
             raise ConfigurationError(f"{where}: {key}: {str(path)!r} is not absolute. Begin it with / or ~.")
+    for key, path in (
+        ("feedback.directory", settings.feedback_directory),
+        ("state.directory", settings.state_directory),
+    ):
+        nearest = next(one for one in (path, *path.parents) if one.exists())
+        if not nearest.is_dir():
+            raise ConfigurationError(f"{where}: {key}: {nearest} is no directory. Choose another.")
     feedback = settings.feedback_directory.resolve()
     held = (Path.home(), settings.state_directory, settings.plugin_directory, settings.file)
     for path in held:
@@ -341,6 +348,24 @@ def _check_directories(settings: Settings, where: str) -> None:
         raise ConfigurationError(
             f"{where}: plugins.directory: {plugins} is no directory. Make it, or take the key out."
         )
+
+
+def _own_directories(settings: Settings) -> tuple[tuple[str, Path], ...]:
+    return (("feedback.directory", settings.feedback_directory), ("state.directory", settings.state_directory))
+
+
+def require_directories(settings: Settings) -> None:
+    """Make the directories of feedback and state. Raises `ConfigurationError` for one that cannot be."""
+    for key, path in (
+        ("feedback.directory", settings.feedback_directory),
+        ("state.directory", settings.state_directory),
+    ):
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700 if key == "state.directory" else 0o777)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{settings.file or 'configuration'}: {key}: {path} cannot be made ({error.strerror}). Choose another."
+            ) from error
 
 
 def _check_schedule(schedule: ScheduleSettings, where: str) -> None:

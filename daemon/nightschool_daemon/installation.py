@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from nightschool_daemon.config import ConfigurationError, Settings, SpecialtyMode
+from nightschool_daemon.config import ConfigurationError, Settings, require_directories
 from nightschool_daemon.hooks import Hooks, KnownStrikes, PluginState, StrikeBook
 from nightschool_daemon.intake import Intake
 from nightschool_daemon.ledger import FILE_NAME, Ledger
@@ -32,6 +32,7 @@ class Installation:
 @contextmanager
 def working(settings: Settings, *, safe_mode: bool = False) -> Iterator[Installation]:
     """Take the lock and open everything for writing. Raises `LockedError`, `LedgerError`, `ConfigurationError`."""
+    require_directories(settings)
     lock = StateLock.take(settings.state_directory)
     try:
         ledger = Ledger.open(settings.state_directory / FILE_NAME)
@@ -79,7 +80,6 @@ def _put_together(settings: Settings, ledger: Ledger, *, safe_mode: bool, writes
     if writes:
         _log_broken(hooks)
     ollama = OllamaHttp(settings.ollama)
-    _refuse_shared_replacement(settings, ledger)
     return Installation(
         settings=settings,
         ledger=ledger,
@@ -99,19 +99,3 @@ def _log_broken(hooks: Hooks) -> None:
     for one in hooks.status():
         if one.state is PluginState.BROKEN:
             logger.warning("The plugin %s is not asked: %s", one.name, one.reason)
-
-
-def _refuse_shared_replacement(settings: Settings, ledger: Ledger) -> None:
-    """Two specialties of a base cannot both take its name."""
-    if not settings.promotion.replace_base or settings.specialties.mode is SpecialtyMode.POOLED:
-        return
-    types: dict[str, set[str]] = {}
-    for one in ledger.events.count_by_specialty():
-        if one.base is not None:
-            types.setdefault(one.base, set()).add(one.artifact_type)
-    shared = next((base for base, found in types.items() if len(found) > 1), None)
-    if shared is not None:
-        raise ConfigurationError(
-            f"promotion.replace_base: {shared} learns {len(types[shared])} artifact types, and only one can take its "
-            'name. Set specialties.mode = "pooled", or promotion.replace_base = false.'
-        )

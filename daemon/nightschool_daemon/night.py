@@ -67,6 +67,12 @@ def asked_for(installation: Installation, text: str | None) -> tuple[Specialty, 
     return ready
 
 
+def require_known(installation: Installation, text: str | None) -> None:
+    """Raise `RunRefused` for a name that nobody knows, before anything is begun for it."""
+    if text is not None:
+        asked_for(installation, text)
+
+
 def run_now(installation: Installation, specialty: Specialty, listener: RunListener, now: datetime) -> RunReport:
     """Start a run because somebody asked, and take it to its end."""
     reason = installation.ledger.facts.get(due_key(specialty)) or ASKED

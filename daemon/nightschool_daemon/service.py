@@ -5,6 +5,7 @@ import logging
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightschool_daemon import codec, config, night
-from nightschool_daemon.config import ConfigurationError, Settings
+from nightschool_daemon.config import ConfigurationError, Settings, require_directories
 from nightschool_daemon.control import ControlError, ControlServer, Send, text_in
 from nightschool_daemon.exits import Exit
 from nightschool_daemon.installation import Installation, now, working
@@ -359,10 +360,21 @@ class Service:
 
     def _reload(self) -> None:
         """SIGHUP: end, to begin anew with the changed configuration, if it is sound. A run goes on afterwards."""
+        threading.Thread(target=self._guarded(self._reload_if_sound), name="reload", daemon=True).start()
+
+    def _reload_if_sound(self) -> None:
+        """Ask a process of its own: a configuration is sound where plugins, directories and host are, too."""
+        file = self._installation.settings.file
+        chosen = ["--config", str(file)] if file is not None else []
+        command = [sys.executable, "-m", "nightschool_daemon", *chosen, "config", "check"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode != Exit.OK:
+            logger.error("The configuration stays as it was: %s", done.stderr.strip())
+            return
         try:
-            config.load(self._installation.settings.file)
+            require_directories(config.load(file))
         except ConfigurationError as error:
-            logger.error("The configuration stays as it was: %s", error)  # noqa: TRY400
+            logger.error("The configuration stays as it was: %s", error)  # noqa: TRY400 - a sentence for the person
             return
         logger.info("The configuration is read anew.")
         self._signals.reload.set()

@@ -8,6 +8,7 @@ from nightschool_daemon.installation import Installation
 from nightschool_daemon.ollama.errors import OllamaError
 from nightschool_daemon.runs import SpecialtyState
 from nightschool_daemon.scheduling import next_time
+from nightschool_hookspecs.records import RunEnd
 
 PAUSED = "paused"
 """The fact that says since when nothing is learned."""
@@ -38,13 +39,20 @@ def status_of(installation: Installation, daemon: str, now: datetime) -> Status:
         ollama, specialties = installation.ollama.version(), installation.runs.specialties()
         problems: list[str] = []
     except OllamaError as error:
-        ollama, specialties, problems = "unreachable", (), [str(error)]
+        ollama, specialties, problems = "unreachable", installation.runs.specialties_unseen(), [str(error)]
     unassigned = installation.runs.planner.unassigned()
     if unassigned:
         problems.append(
             f"{unassigned} events name no model, and no base is configured for their type: "
             "set one in [specialties.default_base]."
         )
+    bases = dict.fromkeys(one.base for one in installation.runs.planner.specialties())
+    problems += filter(None, map(installation.runs.planner.replacement_problem, bases))
+    problems += [
+        f"A candidate of {one.alias} waits: `nightschool approve {one.alias}` puts it into use."
+        for one in specialties
+        if one.last_run is not None and one.last_run.end is RunEnd.WAITING
+    ]
     unfinished = installation.runs.unfinished()
     return Status(
         daemon=daemon,

@@ -51,9 +51,20 @@ def place(*, user: bool) -> UnitPlace:
     return UnitPlace(source=UNIT, directory=Path("/etc/systemd/system"), systemctl=("systemctl",))
 
 
-def install(target: UnitPlace) -> tuple[str, ...]:
-    """Write the unit and enable it. Returns a sentence for each deed. Raises `UnitError`."""
-    text = unit_text(target.source)
+@dataclass(frozen=True, kw_only=True)
+class Deeds:
+    """What was done, a sentence each."""
+
+    sentences: tuple[str, ...]
+    works: bool
+    """False: systemd did not do what it was asked for."""
+
+
+def install(target: UnitPlace, configuration: Path | None = None) -> Deeds:
+    """Write the unit and enable it; it reads `configuration` where one is given. Raises `UnitError`."""
+    if target.source == UNIT and configuration is not None:
+        _refuse_in_a_home(configuration)
+    text = unit_text(target.source, configuration)
     done = _prepare_system() if target.source == UNIT else ()
     try:
         target.directory.mkdir(parents=True, exist_ok=True)
@@ -63,27 +74,42 @@ def install(target: UnitPlace) -> tuple[str, ...]:
             f"{target.directory / UNIT} cannot be written ({error.strerror}). Use sudo for --system."
         ) from error
     commands = (("daemon-reload",), ("enable", "--now", UNIT))
-    return (*done, f"Wrote {target.directory / UNIT}.", *_call_all(target, commands))
+    called, works = _call_all(target, commands)
+    return Deeds(sentences=(*done, f"Wrote {target.directory / UNIT}.", *called), works=works)
 
 
-def uninstall(target: UnitPlace) -> tuple[str, ...]:
+def uninstall(target: UnitPlace) -> Deeds:
     """Stop, disable and remove the unit. Feedback, ledger and models stay."""
     file = target.directory / UNIT
     if not file.is_file():
         raise UnitError(f"{file} is not there, so there is nothing to remove.")
-    done = _call_all(target, (("disable", "--now", UNIT),))
+    done, stopped = _call_all(target, (("disable", "--now", UNIT),))
     try:
         file.unlink()
     except OSError as error:
         raise UnitError(f"{file} cannot be removed ({error.strerror}). Use sudo for --system.") from error
-    return (*done, f"Removed {file}.", *_call_all(target, (("daemon-reload",),)))
+    reloaded, works = _call_all(target, (("daemon-reload",),))
+    return Deeds(sentences=(*done, f"Removed {file}.", *reloaded), works=stopped and works)
 
 
-def unit_text(source: str) -> str:
-    """The unit with the path of this installation's program."""
+def unit_text(source: str, configuration: Path | None = None) -> str:
+    """The unit with the path of this installation's program, and the configuration that it is to read."""
     data = importlib.resources.files("nightschool_daemon") / "data" / "systemd" / source
-    text = data.read_text(encoding="utf-8").replace(EXECUTABLE, str(executable()))
+    text = data.read_text(encoding="utf-8").replace(EXECUTABLE, _command(configuration))
     return "".join(_with_known_groups(line) for line in text.splitlines(keepends=True))
+
+
+def _command(configuration: Path | None) -> str:
+    words = [str(executable())]
+    if configuration is not None:
+        words += ["--config", str(configuration.expanduser().resolve())]
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    """A word as systemd reads it: `%` begins a specifier, blanks need quotes."""
+    word = word.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{word}"' if any(letter in word for letter in " '\"") else word
 
 
 def _with_known_groups(line: str) -> str:
@@ -131,11 +157,23 @@ def _prepare_system() -> tuple[str, ...]:
 def _refuse_program_in_a_home() -> None:
     """The system's unit cannot start what lies in somebody's home."""
     for path in (executable(), Path(sys.base_prefix)):
-        if any(path.resolve().is_relative_to(home) for home in HOMES):
+        if _is_in_a_home(path):
             raise UnitError(
                 f"{path} lies in a home directory, which a system service may not read. Install Night School with "
                 "the system's Python elsewhere (python3 -m venv /opt/nightschool), or use --user."
             )
+
+
+def _refuse_in_a_home(configuration: Path) -> None:
+    if _is_in_a_home(configuration):
+        raise UnitError(
+            f"{configuration} lies in a home directory, which a system service may not read. "
+            f"Put it at {SYSTEM_CONFIGURATION}, or use --user."
+        )
+
+
+def _is_in_a_home(path: Path) -> bool:
+    return any(path.resolve().is_relative_to(home) for home in HOMES)
 
 
 def executable() -> Path:
@@ -143,9 +181,10 @@ def executable() -> Path:
     return Path(sys.executable).with_name("nightschool")
 
 
-def _call_all(target: UnitPlace, commands: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
-    """Call systemctl where there is one; else say what is left to do."""
+def _call_all(target: UnitPlace, commands: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], bool]:
+    """Call systemctl where there is one; else say what is left to do. Returns sentences, and whether all worked."""
     lines = []
+    works = True
     for command in commands:
         whole = [*target.systemctl, *command]
         if shutil.which("systemctl") is None:
@@ -155,6 +194,7 @@ def _call_all(target: UnitPlace, commands: tuple[tuple[str, ...], ...]) -> tuple
         if result.returncode == 0:
             lines.append(f"Ran {' '.join(whole)}.")
         else:
+            works = False
             reason = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
-            lines.append(f"{' '.join(whole)} did not work ({reason[0]}). Run it by hand.")
-    return tuple(lines)
+            lines.append(f"`{' '.join(whole)}` did not work ({reason[0]}). Mend that and call it by hand.")
+    return tuple(lines), works

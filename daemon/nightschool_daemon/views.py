@@ -32,7 +32,9 @@ def page_of(installation: Installation, run_id: str | None) -> Page:
     row = runs.get(run_id) if run_id else next(iter(runs.latest(1)), None)
     if row is None:
         raise RunRefused(
-            f"There is no run {run_id}." if run_id else "There was no run yet. `nightschool run --now` starts one."
+            f"There is no run {run_id}. `nightschool history` lists them."
+            if run_id
+            else "There was no run yet. `nightschool run --now` starts one."
         )
     found, text = reports.read_report(row.directory), reports.read_text(row.directory)
     if row.end is not None and (found is None or text is None):

@@ -1,5 +1,6 @@
 """Whether an answer has the type that its hook declares. The daemon and the contract tests ask it alike."""
 
+import dataclasses
 import math
 import types
 import typing
@@ -25,7 +26,14 @@ def fits(answer: object, kind: object) -> bool:
         return isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
     if kind is int:
         return isinstance(answer, int) and not isinstance(answer, bool)
-    return isinstance(answer, kind) if isinstance(kind, type) else True
+    return isinstance(answer, kind) and _numbers_are_finite(answer) if isinstance(kind, type) else True
+
+
+def _numbers_are_finite(answer: object) -> bool:
+    """Whether no field of a record is NaN or infinite; other answers have no fields."""
+    fields = dataclasses.fields(answer) if dataclasses.is_dataclass(answer) else ()
+    values = (getattr(answer, one.name) for one in fields)
+    return all(math.isfinite(value) for value in values if isinstance(value, float))
 
 
 def _elements_fit(answer: tuple[object, ...], kinds: tuple[object, ...]) -> bool:

@@ -7,7 +7,7 @@ without a strike.
 
 import logging
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from datetime import datetime
 from typing import Protocol, cast
 
@@ -35,7 +35,7 @@ class PluginFailed(Exception):
     def __init__(self, plugin: str, hook: str, cause: BaseException | str) -> None:
         self.plugin = plugin
         self.hook = hook
-        what = cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}"
+        what = " ".join((cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}").split())
         super().__init__(
             f"the plugin {plugin} failed in {hook} ({what}). Mend it, or add '{plugin}' to plugins.disabled."
         )
@@ -243,8 +243,12 @@ def _declared(caller: pluggy.HookCaller) -> Declared:
 def _check(hook: str, answer: object, returns: Declared) -> None:
     """Raise `WrongAnswer` for what the hook's declaration does not allow."""
     if answer is not None and not is_observer(hook) and not fits(answer, returns.kind):
-        shown = repr(answer) if isinstance(answer, str | int | float) else type(answer).__name__
-        raise WrongAnswer(f"it answered {shown[:SHOWN]}, the hook documents {_shown_type(returns.kind)}")
+        told = isinstance(answer, str | int | float) or is_dataclass(answer)
+        shown = repr(answer) if told else type(answer).__name__
+        raise WrongAnswer(
+            f"it answered {shown[:SHOWN]}, the hook documents {_shown_type(returns.kind)}; NaN and infinities are no "
+            "answers"
+        )
 
 
 def _check_result(hook: str, result: object, returns: Declared) -> None:

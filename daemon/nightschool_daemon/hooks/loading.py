@@ -1,7 +1,8 @@
 """Turns sources into registered, guarded plugins with their settings filled."""
 
+import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -93,18 +94,19 @@ class Loader:
         except ConfigurationError:
             raise
         except ANYTHING as error:
-            self._note(source, PluginState.BROKEN, f"{type(error).__name__}: {error}")
+            self._note(source, PluginState.BROKEN, " ".join(f"{type(error).__name__}: {error}".split()))
 
     def _register(self, source: Source) -> None:
         module = source.load()
         _refuse_unmarked(module)
         plugin = _with_settings(self.manager, module, self._tables.get(source.name), source.name)
+        _refuse_unknown_arguments(self.manager, plugin)
         self.manager.register(plugin, name=source.name)
         try:
             self.manager.check_pending()
         except pluggy.PluginValidationError:
             self.manager.unregister(plugin)
-            raise
+            raise TypeError(_unknown_hook(plugin)) from None
         self.guard.protect(plugin, source.name)
         self._note(source, PluginState.ACTIVE, "")
 
@@ -123,6 +125,41 @@ def _refuse_unmarked(plugin: object) -> None:
         own = inspect.isfunction(value) and value.__module__ == getattr(plugin, "__name__", None)
         if own and name.startswith(f"{PROJECT}_") and not hasattr(value, f"{PROJECT}_impl"):
             raise TypeError(f"{name} lacks its marker; put @hookimpl above it")
+
+
+def _implementations(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
+    """Names of the methods that are marked as hooks."""
+    return (name for name in dir(plugin) if manager.parse_hookimpl_opts(plugin, name) is not None)
+
+
+def _hooks() -> dict[str, inspect.Signature]:
+    """Every declared hook with its signature."""
+    return {
+        name: inspect.signature(value)
+        for stage in STAGES
+        for name, value in vars(stage).items()
+        if name.startswith(f"{PROJECT}_") and inspect.isfunction(value)
+    }
+
+
+def _unknown_hook(plugin: object) -> str:
+    """The sentence for a function that is marked and named like no hook."""
+    known = list(_hooks())
+    wrong = next(name for name in dir(plugin) if name.startswith(f"{PROJECT}_") and name not in (*known, SETTINGS_HOOK))
+    near = difflib.get_close_matches(wrong, known, n=1)
+    return f"there is no hook {wrong}" + (f"; did you mean {near[0]}?" if near else "; docs/plugins.md lists them")
+
+
+def _refuse_unknown_arguments(manager: pluggy.PluginManager, plugin: object) -> None:
+    """Raise for an argument that the hook does not have: pluggy tells arguments by their names."""
+    hooks = _hooks()
+    for name in _implementations(manager, plugin):
+        if name not in hooks:
+            continue
+        given = inspect.signature(getattr(plugin, name)).parameters
+        wrong = [one for one in given if one not in hooks[name].parameters]
+        if wrong:
+            raise TypeError(f"{name} has no argument '{wrong[0]}'; it has: {', '.join(hooks[name].parameters)}")
 
 
 def _with_settings(

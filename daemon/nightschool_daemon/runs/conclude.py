@@ -12,7 +12,7 @@ from nightschool_daemon.runs import prepare, rebuild, retention
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import MoveFailed
 from nightschool_daemon.runs.moves import AliasMover, Destination
-from nightschool_daemon.runs.planner import due_key
+from nightschool_daemon.runs.planner import Planner, due_key
 from nightschool_daemon.runs.reasons import REBUILD, RETRAIN
 from nightschool_daemon.runs.register import version_of_run
 from nightschool_hookspecs.records import MoveKind, Outcome, RunEnd, Verdict
@@ -114,6 +114,9 @@ def promote(context: StepContext, version: VersionRow, reason: str, origin: Dest
     context.ledger.versions.set_state(version.tag, VersionState.PROMOTED)
     if not context.settings.promotion.replace_base:
         return ()
+    planner = Planner(settings=context.settings, ledger=context.ledger, hooks=context.hooks)
+    if (problem := planner.replacement_problem(context.info.specialty.base)) is not None:
+        return (problem,)
     try:
         _replace_base(context, destination, reason)
     except MoveFailed as error:

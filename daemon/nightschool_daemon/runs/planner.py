@@ -78,6 +78,19 @@ class Planner:
         of_base = [one for one in known if one.base == names.normalise(text)]
         return of_base[0] if len(of_base) == 1 else None
 
+    def replacement_problem(self, base: str) -> str | None:
+        """Why `replace_base` leaves a base's own name alone: several specialties would have to share it."""
+        settings = self.settings
+        if not settings.promotion.replace_base or settings.specialties.mode is SpecialtyMode.POOLED:
+            return None
+        types = [one.artifact_type for one in self.specialties() if one.base == base]
+        if len(types) < 2:
+            return None
+        return (
+            f"{base} learns {len(types)} artifact types, and only one could take its name, so it keeps it. "
+            'Set specialties.mode = "pooled" to learn them together, or promotion.replace_base = false.'
+        )
+
     def statistics(self, specialty: Specialty) -> BatchStatistics:
         """What the batching plugins decide on."""
         return self.ledger.events.statistics(specialty, with_unassigned=True)

@@ -102,7 +102,7 @@ def incumbent_of(context: StepContext, tags: dict[str, TagEntry], base: BaseSnap
     if version is not None:
         _keep(context, tags, alias, version.tag)
         return Incumbent(examined=version.tag, undo_tag=version.tag, undo_digest=entry.digest)
-    if entry.digest == base.tag_digest or _was_moved_there(context, alias, entry.digest):
+    if _is_untouched(context, alias, entry.digest, base):
         pin = names.pin_of(base.name, entry.digest)
         _keep(context, tags, alias, pin)
         return Incumbent(examined=base.pin, undo_tag=pin, undo_digest=entry.digest)
@@ -129,9 +129,10 @@ def serving_version(context: StepContext, specialty: Specialty, digest: str) -> 
     return version if version is not None and version.specialty == specialty else None
 
 
-def _was_moved_there(context: StepContext, alias: str, digest: str) -> bool:
+def _is_untouched(context: StepContext, alias: str, digest: str, base: BaseSnapshot) -> bool:
+    """Whether an alias holds what we put there; one that we never moved may hold the base."""
     last = context.ledger.moves.last_done(alias)
-    return last is not None and last.to_digest == digest
+    return last.to_digest == digest if last is not None else digest == base.tag_digest
 
 
 def _require_free_disk(context: StepContext, base: BaseSnapshot) -> None:

@@ -1,5 +1,6 @@
 """The one door to runs: starting, executing, resuming, undoing, and what `status` wants to know."""
 
+import contextlib
 import logging
 import random
 import shutil
@@ -14,7 +15,7 @@ from nightschool_daemon.hooks import Hooks, PluginFailed
 from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step, write_durably
 from nightschool_daemon.ledger import Ledger, LedgerError, MoveRow, RunRow, VersionRow, VersionState
 from nightschool_daemon.ollama import names
-from nightschool_daemon.ollama.errors import OllamaUnreachable
+from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.registry import compare, read_registry
 from nightschool_daemon.runs import bases, conclude, pipeline, retention
@@ -142,6 +143,17 @@ class Runs:
             self.signals.cancelled.set()
         return under_way
 
+    def give_up(self, now: datetime) -> bool:
+        """End the runs that a stop or a crash left in the middle. False: there is none. What they made is swept."""
+        rows = self.ledger.runs.unfinished()
+        for row in rows:
+            self.ledger.runs.finish(row.id, RunEnd.CANCELLED, "Cancelled after it was interrupted.", now)
+        if rows:
+            with contextlib.suppress(OllamaError):
+                # where the server is away, the next start sweeps
+                retention.sweep(self.ledger, self.ollama)
+        return bool(rows)
+
     def interrupt(self) -> None:
         """Ask the run under way to stop where it is, to go on at the next start."""
         self.signals.interrupted.set()
@@ -225,6 +237,10 @@ class Runs:
         digests = {entry.name: entry.digest for entry in self.ollama.tags()}
         return tuple(self._state(one, digests) for one in self.planner.specialties())
 
+    def specialties_unseen(self) -> tuple[SpecialtyState, ...]:
+        """The same while Ollama cannot be asked: by the ledger alone, what serves is not known."""
+        return tuple(self._state(one, None) for one in self.planner.specialties())
+
     def problem(self, specialty: Specialty) -> str | None:
         """Why nothing can be learned for a specialty at present, or None. Asks Ollama whether the base is there."""
         return self._problem(specialty, {entry.name: entry.digest for entry in self.ollama.tags()})
@@ -242,11 +258,12 @@ class Runs:
             for sentence in bases.follow(change, model, now, ledger=self.ledger, hooks=self.hooks, planner=self.planner)
         )
 
-    def _state(self, specialty: Specialty, digests: dict[str, str]) -> SpecialtyState:
+    def _state(self, specialty: Specialty, digests: dict[str, str] | None) -> SpecialtyState:
         alias = names.alias_of(specialty)
         statistics = self.planner.statistics(specialty)
-        version = self.ledger.versions.by_digest(digests[alias]) if alias in digests else None
-        problem = self._problem(specialty, digests)
+        held = (digests or {}).get(alias)
+        version = self.ledger.versions.by_digest(held) if held is not None else None
+        problem = self._problem(specialty, digests) if digests is not None else None
         try:
             batch_size = self.hooks.choose_batch_size(specialty=specialty, statistics=statistics)
         except PluginFailed as error:
@@ -255,7 +272,7 @@ class Runs:
         return SpecialtyState(
             specialty=specialty,
             alias=alias,
-            alias_exists=alias in digests,
+            alias_exists=held is not None,
             serving=version.tag if version is not None else None,
             fresh=statistics.available,
             total=statistics.total_seen,
@@ -278,7 +295,8 @@ class Runs:
         version = self.ledger.versions.by_digest(held) if held is not None else None
         last = self.ledger.moves.last_done(alias)
         is_ours = version is not None and version.specialty == specialty
-        if held is None or is_ours or held == digests.get(specialty.base) or (last and last.to_digest == held):
+        is_untouched = last.to_digest == held if last is not None else held == digests.get(specialty.base)
+        if held is None or is_ours or is_untouched:
             return None
         return (
             f"{alias} was pointed at another model by hand, so it stays as it is and nothing is trained for it. "

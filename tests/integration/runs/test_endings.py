@@ -177,6 +177,50 @@ def test_replaced_base_moves_and_is_undone_with_its_alias_every_time(world: Worl
     assert (world.digest(ALIAS), world.digest(TINY)) == (base,) * 2
 
 
+def test_base_that_learns_two_types_keeps_its_name(world: World) -> None:
+    """Feedback of another type may come at any time: the alias moves all the same, and the reason is told."""
+    world.configure(replace_base=True)
+    teach(world, 1)
+    teach(world, 1, artifact_type="other", prefix="o")
+    base = world.digest(TINY)
+    result = world.end(world.begin())
+    assert result.end is RunEnd.PROMOTED
+    assert "only one could take its name" in result.reason
+    assert (world.digest(TINY), world.digest(ALIAS)) == (base, world.digest(result.version or ""))
+
+
+def test_alias_that_the_user_put_back_to_the_base_is_the_users(world: World) -> None:
+    world.promote()
+    world.ollama.copy(TINY, ALIAS)
+    assert "by hand" in (world.runs.problem(GREETING) or "")
+    with pytest.raises(RunRefused, match="by hand"):
+        world.runs.start(GREETING, ASKED, NOW)
+
+
+def test_alias_that_was_undone_to_the_base_learns_on(world: World) -> None:
+    world.promote()
+    world.runs.undo(ALIAS, NOW)
+    assert world.runs.problem(GREETING) is None
+    world.promote()
+
+
+def test_interrupted_run_can_be_given_up(world: World) -> None:
+    context = world.begin()
+    assert world.runs.give_up(NOW)
+    assert world.runs.unfinished() == ()
+    row = world.ledger.runs.get(context.info.id)
+    assert row is not None
+    assert row.end is RunEnd.CANCELLED
+    assert names.version_of(GREETING, 1) not in world.server.tags()
+    assert not world.runs.give_up(NOW)
+
+
+def test_specialties_are_known_while_ollama_is_away(world: World) -> None:
+    teach(world, 3)
+    (state,) = world.runs.specialties_unseen()
+    assert (state.specialty, state.total, state.serving) == (GREETING, 3, None)
+
+
 def test_undo_of_a_replaced_base_is_no_change_of_the_base(world: World) -> None:
     world.configure(replace_base=True)
     world.promote()
@@ -380,17 +424,17 @@ def test_old_versions_are_retired_and_pins_that_nobody_needs_go(world: World) ->
 # --------------------------------------------------------------------------- what was due, what is fresh
 
 
-def teach(world: World, count: int) -> None:
-    """Corrections of the specialty."""
+def teach(world: World, count: int, *, artifact_type: str = "greeting", prefix: str = "e") -> None:
+    """Corrections of a specialty of the base."""
     world.ledger.events.add(
         [
             IncomingEvent(
                 event=Event(
-                    id=f"e{number}",
+                    id=f"{prefix}{number}",
                     timestamp=NOW,
                     feedback_type=FeedbackType.USER_CORRECTION,
                     input_data=f"prompt {number}",
-                    artifact_type="greeting",
+                    artifact_type=artifact_type,
                     corrected_output=f"answer {number}",
                 ),
                 base=TINY,

@@ -36,6 +36,15 @@ def stop(daemon: "subprocess.Popen[str]") -> str:
     return text
 
 
+def line_with(text: str, daemon: "subprocess.Popen[str]") -> str:
+    """The next line of a daemon's log that has a text in it."""
+    assert daemon.stdout is not None
+    for line in daemon.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"the daemon ended and never said {text!r}")
+
+
 def test_readiness_watchdog_and_stop_are_told(
     night: Night, manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,13 +92,33 @@ def test_wrong_configuration_is_refused_and_the_old_one_stays(night: Night, mana
     text = night.configuration.read_text()
     night.configuration.write_text(text + "\n[exam_]\n")
     daemon.send_signal(signal.SIGHUP)
+    assert "did you mean 'exam'" in line_with("The configuration stays as it was", daemon)
     night.drop(greetings(2))
     wait_until(lambda: night.ledger().events.total() == 2, 30)
     assert daemon.poll() is None
     night.configuration.write_text(text)
-    said = stop(daemon)
-    assert "The configuration stays as it was" in said
-    assert "did you mean 'exam'" in said
+    stop(daemon)
+
+
+def test_directory_that_cannot_be_made_is_refused_and_the_old_one_stays(night: Night, manager: socket.socket) -> None:
+    daemon = night.start("serve")
+    assert manager.recv(100) == b"READY=1"
+    text = night.configuration.read_text()
+    night.configuration.write_text(text.replace(str(night.feedback), "/proc/nightschool"))
+    daemon.send_signal(signal.SIGHUP)
+    said = line_with("The configuration stays as it was", daemon)
+    assert "feedback.directory: /proc/nightschool cannot be made" in said
+    stop(daemon)
+
+
+def test_directory_that_is_a_file_is_a_wrong_configuration(night: Night) -> None:
+    text = night.configuration.read_text()
+    for directory in (night.feedback, night.state):
+        night.configuration.write_text(text.replace(f'"{directory}"', '"/etc/passwd"'))
+        for command in (("serve",), ("status",), ("config", "check")):
+            done = night.run(*command)
+            assert done.returncode == 78, done.stderr
+            assert "/etc/passwd is no directory" in done.stderr
 
 
 def test_wrong_host_is_a_wrong_configuration(night: Night) -> None:

@@ -56,12 +56,30 @@ def test_user_service_is_installed_and_removed(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     place = units.place(user=True)
-    assert units.install(place)[0] == f"Wrote {tmp_path}/systemd/user/nightschool.service."
+    assert units.install(place).sentences[0] == f"Wrote {tmp_path}/systemd/user/nightschool.service."
     assert (tmp_path / "systemd" / "user" / "nightschool.service").is_file()
     units.uninstall(place)
     assert not (tmp_path / "systemd" / "user" / "nightschool.service").exists()
     with pytest.raises(units.UnitError, match="nothing to remove"):
         units.uninstall(place)
+
+
+def test_service_reads_the_configuration_that_it_was_installed_with(tmp_path: Path) -> None:
+    file = tmp_path / "my 100% own.toml"
+    assert f'ExecStart={units.executable()} --config "{tmp_path}/my 100%% own.toml" serve' in units.unit_text(
+        "nightschool-user.service", file
+    )
+
+
+def test_service_that_systemd_does_not_start_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+    broken = tmp_path / "systemctl"
+    broken.write_text("#!/bin/sh\necho no bus >&2\nexit 1\n", encoding="utf-8")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    deeds = units.install(units.place(user=True))
+    assert not deeds.works
+    assert "did not work (no bus)" in deeds.sentences[-1]
 
 
 def test_system_service_is_not_installed_from_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

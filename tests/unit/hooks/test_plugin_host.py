@@ -10,7 +10,7 @@ import pytest
 
 from nightschool_daemon.config import ConfigurationError
 from nightschool_daemon.hooks import STAGES, Hooks, KnownStrikes, PluginFailed, PluginKind, PluginState
-from nightschool_hookspecs import GenerationError
+from nightschool_hookspecs import GenerationError, Peers
 from nightschool_hookspecs.testing import sample_event
 
 # An old-style wrapper that passes a failure on is what some of these tests are about.
@@ -288,6 +288,46 @@ def test_failing_decider_names_itself(load: Load, strikes: MemoryStrikes, answer
         hooks.score_difficulty(event=sample_event())
     assert (failed.value.plugin, failed.value.hook) == ("broken", "nightschool_score_difficulty")
     assert len(strikes.reasons) == 1
+
+
+def test_record_with_a_number_that_is_none_is_the_plugins_failure(load: Load, strikes: MemoryStrikes) -> None:
+    text = """
+        from nightschool_hookspecs import RewardScore
+
+        @hookimpl
+        def nightschool_score_reward(event):
+            return RewardScore(priority=float("nan"), reward=0.0)
+        """
+    peers = Peers(count_of_type=1, mean_count=1.0)
+    with pytest.raises(PluginFailed, match=r"the plugin mine .*RewardScore\(priority=nan.*NaN"):
+        load({"mine": text}).score_reward(event=sample_event(), difficulty=0.5, peers=peers, now=NOW)
+    assert len(strikes.reasons) == 1
+
+
+def test_what_is_no_hook_or_argument_is_told_with_the_nearest(load: Load) -> None:
+    wrong = """
+        @hookimpl
+        def nightschool_score_rewards(event):
+            return None
+        """
+    argument = """
+        @hookimpl
+        def nightschool_score_difficulty(evnt):
+            return 0.5
+        """
+    reasons = {one.name: one.reason for one in load({"argument": argument, "wrong": wrong}).status()}
+    assert "there is no hook nightschool_score_rewards; did you mean nightschool_score_reward?" in reasons["wrong"]
+    assert "nightschool_score_difficulty has no argument 'evnt'; it has: event" in reasons["argument"]
+
+
+def test_failure_of_many_lines_is_told_in_one(load: Load) -> None:
+    text = """
+        @hookimpl
+        def nightschool_score_difficulty(event):
+            raise ValueError("boom\\nsecond line")
+        """
+    with pytest.raises(PluginFailed, match=r"\(ValueError: boom second line\)"):
+        load({"mine": text}).score_difficulty(event=sample_event())
 
 
 def test_elements_of_a_tuple_are_checked(load: Load) -> None:
