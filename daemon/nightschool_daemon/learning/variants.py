@@ -203,7 +203,10 @@ class LoadedVariants(Variants):
             delivered = gguf_file.read(self._export.files[0].path)
             return {name: delivered.dequantized(name) for name in self._lesson}
         factors = delivered_factors(self._lesson, self._export)
-        return {name: self.file.dequantized(name) + scale * (up @ down) for name, (down, up, scale) in factors.items()}
+        return {
+            name: np.asarray(self.file.dequantized(name) + scale * (up @ down), np.float32)
+            for name, (down, up, scale) in factors.items()
+        }
 
     def _apply(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         for name, weight in weights.items():

@@ -47,9 +47,9 @@ def rows_at_once(vocabulary: int) -> int:
 class _LogProbabilities(torch.autograd.Function):  # type: ignore[misc]  # torch is not read by mypy
     @staticmethod
     def forward(
-        context: Any, hidden: Tensor, targets: Tensor, matrix: PackedMatrix, bench: Bench, cap: float | None
+        ctx: Any, hidden: Tensor, targets: Tensor, matrix: PackedMatrix, bench: Bench, cap: float | None
     ) -> Tensor:
-        wants_gradient = context.needs_input_grad[0]
+        wants_gradient = ctx.needs_input_grad[0]
         found = torch.empty(hidden.shape[0], device=hidden.device)
         gradient = torch.empty_like(hidden) if wants_gradient else None
         step = rows_at_once(matrix.shape[0])
@@ -66,13 +66,13 @@ class _LogProbabilities(torch.autograd.Function):  # type: ignore[misc]  # torch
             if gradient is not None:
                 gradient[part] = _gradient(table, wanted, total, slope, matrix, bench).to(hidden.dtype)
         if gradient is not None:
-            context.save_for_backward(gradient)
+            ctx.save_for_backward(gradient)
         return found
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (gradient,) = context.saved_tensors
-        return gradient * gradients[0][:, None].to(gradient.dtype), None, None, None, None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0][:, None].to(gradient.dtype), None, None, None, None
 
 
 def _gradient(

@@ -140,25 +140,25 @@ class _Padded(torch.autograd.Function):  # type: ignore[misc]  # torch is not re
     """Gather tokens into padded rows. Padding repeats the first token, and its gradient is dropped."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, gather: Tensor, scatter: Tensor) -> Tensor:
-        context.scatter = scatter
+    def forward(ctx: Any, x: Tensor, gather: Tensor, scatter: Tensor) -> Tensor:
+        ctx.scatter = scatter
         return x.index_select(0, gather)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0].index_select(0, context.scatter), None, None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
+        return grad_outputs[0].index_select(0, ctx.scatter), None, None
 
 
 class _Flat(torch.autograd.Function):  # type: ignore[misc]  # as above
     """Take the tokens out of padded rows."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, scatter: Tensor) -> Tensor:
-        context.scatter, context.length = scatter, x.shape[0]
+    def forward(ctx: Any, x: Tensor, scatter: Tensor) -> Tensor:
+        ctx.scatter, ctx.length = scatter, x.shape[0]
         return x.index_select(0, scatter)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        whole = gradient.new_zeros(context.length, *gradient.shape[1:])
-        return whole.index_copy_(0, context.scatter, gradient), None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
+        (gradient,) = grad_outputs
+        whole = gradient.new_zeros(ctx.length, *gradient.shape[1:])
+        return whole.index_copy_(0, ctx.scatter, gradient), None

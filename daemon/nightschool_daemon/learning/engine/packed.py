@@ -178,13 +178,13 @@ class _PackedProduct(torch.autograd.Function):  # type: ignore[misc]  # torch is
     """`x @ matrix.T` for a frozen matrix. The gradient needs the matrix again, and unpacks it again."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, matrix: PackedMatrix, bench: Bench) -> Tensor:
-        context.matrix, context.bench = matrix, bench
+    def forward(ctx: Any, x: Tensor, matrix: PackedMatrix, bench: Bench) -> Tensor:
+        ctx.matrix, ctx.bench = matrix, bench
         return x @ bench.unpack(matrix).t()
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0] @ context.bench.unpack(context.matrix), None, None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
+        return grad_outputs[0] @ ctx.bench.unpack(ctx.matrix), None, None
 
 
 def product(x: Tensor, matrix: PackedMatrix, bench: Bench) -> Tensor:
