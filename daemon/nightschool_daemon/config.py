@@ -153,9 +153,11 @@ class DeliverySettings:
     form: DeliveryChoice = DeliveryChoice.AUTO
     min_free_gb: float = 1.0
     """Free disk that must remain in the state directory and in Ollama's store."""
+    min_kept: float = 0.99
+    """Share of the lesson that must be left in the written file."""
 
     def __post_init__(self) -> None:
-        _require(self, 0, "min_free_gb")
+        _require(self, 0, "min_free_gb", "min_kept")
 
 
 @dataclass(frozen=True, kw_only=True)

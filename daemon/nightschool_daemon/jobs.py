@@ -136,6 +136,18 @@ class DeliveredFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldIn:
+    """Losses on texts that were learned, in nats per answer token, by our own forward pass."""
+
+    base_loss: float
+    trained_loss: float
+    delivered_loss: float
+    """Over the blocks read back from the written file."""
+    kept: float
+    """Share of the lesson that is left in them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportResult:
     """`export`: the lesson as GGUF files, the one that identifies the version first."""
 
@@ -144,6 +156,7 @@ class ExportResult:
     files: tuple[DeliveredFile, ...]
     touched: tuple[str, ...]
     """Names of the tensors that the lesson changes."""
+    held_in: HeldIn | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ and read back in a worker. Collections are tuples. Times are aware datetimes in 
 0 to 100, shares and weights from 0 to 1, log-probabilities are natural logarithms.
 """
 
-import math
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -319,6 +318,17 @@ class SimilarityMatrix:
 # --------------------------------------------------------------------------- training and delivery
 
 
+class TrainedForm(StrEnum):
+    """What is trained beside the frozen base."""
+
+    LORA = "lora"
+    """LoRA on all linear layers."""
+    GROUPED = "grouped_lora"
+    """LoRA whose delta is constant within 32 inputs, so that quantised blocks keep it exactly."""
+    NEURONS = "neurons"
+    """Added feed-forward units."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
     """Settings of one training, in PEFT's and transformers' names."""
@@ -328,6 +338,9 @@ class Hyperparameters:
     """Examples an optimiser step."""
     num_epochs: int = 3
     warmup_ratio: float = 0.05
+    form: TrainedForm = TrainedForm.LORA
+    neurons: int = 0
+    """Feed-forward units added to each layer; 0: an eighth of those it has."""
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
@@ -379,7 +392,7 @@ class TrainingResult:
     """What a training left behind."""
 
     adapter: Path
-    """A directory that `PeftModel.from_pretrained` loads."""
+    """The directory of what was trained; for LoRA one that `PeftModel.from_pretrained` loads."""
     steps: int
     tokens: int
     """Tokens seen, prompts included."""
@@ -424,11 +437,8 @@ class TensorInfo:
     bytes: int
     touched: bool
     """The lesson changes it."""
-
-    def bytes_at(self, block_weights: int, block_bytes: int) -> int:
-        """Its size in a type of such blocks; in 16-bit floats where its rows are no whole blocks."""
-        weights = math.prod(self.shape)
-        return weights // block_weights * block_bytes if self.shape[-1] % block_weights == 0 else 2 * weights
+    delivered_bytes: int
+    """Its size with the lesson in it, in the type in which the lesson is kept; as `bytes` where it is untouched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,8 +447,8 @@ class DeliveryTarget:
 
     server: ServerAbilities
     tensors: tuple[TensorInfo, ...]
-    adapter_bytes: int
-    """Size of the lesson as a LoRA adapter file."""
+    adapter_bytes: int | None
+    """Size of the lesson as a LoRA adapter file; None: it is no LoRA."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,8 +456,6 @@ class DeliveryPlan:
     """A way to deliver a lesson, with its cost."""
 
     form: DeliveryForm
-    tensor_type: str | None
-    """ggml type of the touched tensors; None where no tensor is rewritten."""
     version_bytes: int
     """Disk that this version adds to Ollama's store."""
     shared_bytes: int

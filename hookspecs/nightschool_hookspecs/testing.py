@@ -409,8 +409,17 @@ def _sample_target(takes: bool) -> DeliveryTarget:
     return DeliveryTarget(
         server=ServerAbilities(version="0.34.3", split=takes, fused=takes, adapter=takes, architecture="llama"),
         tensors=(
-            TensorInfo(name="blk.0.attn_q.weight", shape=(64, 64), type="Q4_K", bytes=2304, touched=True),
-            TensorInfo(name="token_embd.weight", shape=(256, 64), type="Q8_0", bytes=17408, touched=False),
+            TensorInfo(
+                name="blk.0.attn_q.weight", shape=(64, 64), type="Q4_K", bytes=2304, touched=True, delivered_bytes=4352
+            ),
+            TensorInfo(
+                name="token_embd.weight",
+                shape=(256, 64),
+                type="Q8_0",
+                bytes=17408,
+                touched=False,
+                delivered_bytes=17408,
+            ),
         ),
         adapter_bytes=4096,
     )

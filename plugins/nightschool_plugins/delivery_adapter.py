@@ -8,11 +8,10 @@ from nightschool_hookspecs import DeliveryForm, DeliveryPlan, DeliveryTarget, ho
 
 @hookimpl
 def nightschool_choose_delivery(target: DeliveryTarget) -> DeliveryPlan | None:
-    if not target.server.adapter:
+    if not target.server.adapter or target.adapter_bytes is None:
         return None
     return DeliveryPlan(
         form=DeliveryForm.ADAPTER,
-        tensor_type=None,
         version_bytes=target.adapter_bytes,
         shared_bytes=0,
         reason="The server takes LoRA adapters, so the base stays as it is.",

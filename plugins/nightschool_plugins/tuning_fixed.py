@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nightschool_hookspecs import Hyperparameters, Specialty, Store, hookimpl
+from nightschool_hookspecs import Hyperparameters, Specialty, Store, TrainedForm, hookimpl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,10 @@ class TuningFixed:
     """Examples an optimiser step; with fewer examples than that, all of them."""
     num_epochs: int = 3
     warmup_ratio: float = 0.05
+    form: TrainedForm = TrainedForm.LORA
+    """`lora`, `grouped_lora` or `neurons`."""
+    neurons: int = 0
+    """Feed-forward units added to each layer by the form `neurons`; 0: an eighth of those it has."""
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
@@ -23,6 +27,8 @@ class TuningFixed:
     def __post_init__(self) -> None:
         if min(self.batch_size, self.num_epochs, self.lora_r, self.lora_alpha, self.max_length) < 1:
             raise ValueError("batch_size, num_epochs, lora_r, lora_alpha and max_length must be 1 or more")
+        if self.neurons < 0:
+            raise ValueError("neurons must be 0 or more")
         if not self.learning_rate > 0:
             raise ValueError("learning_rate must be above 0")
         if not (0 <= self.warmup_ratio <= 1 and 0 <= self.lora_dropout < 1):
@@ -37,6 +43,8 @@ class TuningFixed:
             batch_size=max(1, min(self.batch_size, examples)),
             num_epochs=self.num_epochs,
             warmup_ratio=self.warmup_ratio,
+            form=self.form,
+            neurons=self.neurons,
             lora_r=self.lora_r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,

@@ -95,6 +95,20 @@ def test_split_versions_share_a_shard(night: Night, fresh_ollama: OllamaServer) 
     assert verified.delivered_loss < verified.base_loss
 
 
+@pytest.mark.parametrize("form", ["grouped_lora", "neurons"])
+def test_other_forms_of_a_lesson_are_delivered_whole(night: Night, form: str) -> None:
+    text = night.configuration.read_text().replace("learning_rate = 0.003", f'learning_rate = 0.003\nform = "{form}"')
+    night.configuration.write_text(text)
+    night.drop(greetings(60))
+    done = night.learn()
+    assert done.returncode == 0, done.stdout + done.stderr
+    directory = RunDirectory(path=night.run_directories()[0])
+    export = directory.result(Step.EXPORT, ExportResult)
+    assert export.held_in is not None
+    assert export.held_in.kept >= 0.99
+    assert directory.result(Step.VERIFY, VerifyResult).passed
+
+
 def test_one_file_is_delivered_where_split_is_switched_off(
     tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path
 ) -> None:

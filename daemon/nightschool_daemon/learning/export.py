@@ -7,7 +7,7 @@ back to four bits most weights would return to where they were.
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gguf
@@ -16,10 +16,21 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from nightschool_daemon.config import DeliveryChoice
-from nightschool_daemon.jobs import DeliveredFile, ExportResult, PrepareResult, Step
-from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.gguf_file import Field, GgufFile, NewTensor
-from nightschool_daemon.learning.lesson import LowRank, read_lesson
+from nightschool_daemon.jobs import (
+    BaseSnapshot,
+    DeliveredFile,
+    ExportResult,
+    HeldIn,
+    PrepareResult,
+    SelectResult,
+    Step,
+)
+from nightschool_daemon.learning import gguf_file, rounding
+from nightschool_daemon.learning.gguf_file import Field, NewTensor
+from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, read_lesson, require_low_rank
+from nightschool_daemon.learning.rows import Row, read_rows
+from nightschool_daemon.learning.training import limit_threads
+from nightschool_daemon.learning.variants import Variant, Variants, open_variants, share_kept
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.abilities import probe_abilities
 from nightschool_daemon.ollama.http import OllamaHttp
@@ -34,8 +45,9 @@ from nightschool_hookspecs.records import (
 
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 Value = gguf.GGUFValueType
-Lesson = Mapping[str, LowRank]
-Weights = NDArray[np.float32]
+MEASURED_TEXTS = 40
+ALLOWED_LOSS: Sequence[float] = (0.3, 0.03, 0.0)
+"""Shares of the change's energy that rounding may take away, by attempt; the last one takes the widest types."""
 
 
 class ExportError(Exception):
@@ -46,10 +58,10 @@ class ExportError(Exception):
 class Parcel:
     """What is delivered, and under which name."""
 
-    file: GgufFile
     lesson: Lesson
     name: str
     directory: Path
+    allowed_loss: float
     report: Callable[[int, int, str], None]
 
 
@@ -60,7 +72,7 @@ def run(context: WorkerContext) -> None:
     directory = context.run.step(Step.EXPORT)
     file = gguf_file.read(base.gguf)
     lesson = read_lesson(trained.adapter, file)
-    if not lesson:
+    if not lesson.touched:
         raise ExportError("The training changed no weight, so there is nothing to deliver. Raise the learning rate.")
     context.progress(0, 1, "find out what this Ollama takes")
     http = OllamaHttp(context.settings.ollama)
@@ -69,25 +81,90 @@ def run(context: WorkerContext) -> None:
     finally:
         http.close()
         shutil.rmtree(directory / "probe", ignore_errors=True)
-    plans = context.hooks.choose_delivery(target=target_of(file, lesson, abilities))
+    name = f"{base.name.replace(':', '-').replace('/', '-')}.{context.info.specialty.artifact_type}"
+    context.progress(0, 1, "measure what was learned")
+    measure = Measure.of(context, base, lesson)
+    attempts = (_delivered(context, lesson, abilities, measure, name, loss) for loss in ALLOWED_LOSS)
+    kept = 0.0
+    for result in attempts:
+        kept = result.held_in.kept if result.held_in is not None else 0.0
+        if kept >= context.settings.delivery.min_kept:
+            context.run.finish(Step.EXPORT, result)
+            return
+    raise ExportError(
+        f"Written into the file, {kept:.1%} of the lesson are left, and delivery.min_kept asks for "
+        f"{context.settings.delivery.min_kept:.0%}. Lower it, or give the lesson more feedback: a larger one survives."
+    )
+
+
+def _delivered(
+    context: WorkerContext, lesson: Lesson, abilities: ServerAbilities, measure: "Measure", name: str, loss: float
+) -> ExportResult:
+    """One attempt: plan, write, read back, measure."""
+    directory = context.run.step(Step.EXPORT)
+    plans = context.hooks.choose_delivery(target=target_of(lesson, abilities, loss))
     plan = chosen(plans, context.settings.delivery.form, abilities)
     _require_disk(directory, plan, context.settings.delivery.min_free_gb)
-    name = f"{base.name.replace(':', '-').replace('/', '-')}.{context.info.specialty.artifact_type}"
-    parcel = Parcel(file=file, lesson=lesson, name=name, directory=directory, report=context.progress)
-    files = WRITERS[plan.form](parcel, plan)
-    context.run.finish(
-        Step.EXPORT, ExportResult(abilities=abilities, plan=plan, files=files, touched=tuple(sorted(lesson)))
-    )
+    parcel = Parcel(lesson=lesson, name=name, directory=directory, allowed_loss=loss, report=context.progress)
+    result = ExportResult(abilities=abilities, plan=plan, files=WRITERS[plan.form](parcel), touched=lesson.touched)
+    return replace(result, held_in=measure.of_delivered(result))
 
 
-def target_of(file: GgufFile, lesson: Lesson, abilities: ServerAbilities) -> DeliveryTarget:
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """How much of a lesson a delivery keeps, on texts that were learned: by our own forward pass, in nats."""
+
+    variants: Variants
+    rows: Sequence[Row]
+    base_loss: float
+    trained_loss: float
+
+    @classmethod
+    def of(cls, context: WorkerContext, base: BaseSnapshot, lesson: Lesson) -> "Measure":
+        """Measure base and trained network."""
+        limit_threads(context.settings.training.threads)
+        variants = open_variants(lesson, base.weights_digest, context.settings.state_directory / "cache")
+        selected = context.run.result(Step.SELECT, SelectResult)
+        dataset = context.run.step(Step.SELECT) / "examples.jsonl"
+        rows, _ = read_rows(dataset, variants.tokens, selected.hyperparameters.max_length)
+        rows = rows[:MEASURED_TEXTS]
+        base_loss = variants.mean_loss(rows)
+        variants.use(Variant.TRAINED)
+        return cls(variants=variants, rows=rows, base_loss=base_loss, trained_loss=variants.mean_loss(rows))
+
+    def of_delivered(self, export: ExportResult) -> HeldIn:
+        """Measure what was written."""
+        self.variants.use(Variant.DELIVERED, export)
+        delivered = self.variants.mean_loss(self.rows)
+        return HeldIn(
+            base_loss=self.base_loss,
+            trained_loss=self.trained_loss,
+            delivered_loss=delivered,
+            kept=share_kept(self.base_loss, self.trained_loss, delivered),
+        )
+
+
+def target_of(lesson: Lesson, abilities: ServerAbilities, allowed_loss: float) -> DeliveryTarget:
     """What the delivery plugins decide on."""
+    touched = frozenset(lesson.touched)
     tensors = tuple(
-        TensorInfo(name=one.name, shape=one.shape, type=one.type.name, bytes=one.bytes, touched=one.name in lesson)
-        for one in file.tensors.values()
+        TensorInfo(
+            name=one.name,
+            shape=one.shape,
+            type=one.type.name,
+            bytes=one.bytes,
+            touched=one.name in touched,
+            delivered_bytes=_delivered_bytes(lesson, one.name, allowed_loss) if one.name in touched else one.bytes,
+        )
+        for one in lesson.file.tensors.values()
     )
-    adapter_bytes = sum(one.up.size + one.down.size for one in lesson.values()) * 4
+    adapter_bytes = lesson.adapter_bytes if isinstance(lesson, LowRankLesson) else None
     return DeliveryTarget(server=abilities, tensors=tensors, adapter_bytes=adapter_bytes)
+
+
+def _delivered_bytes(lesson: Lesson, name: str, allowed_loss: float) -> int:
+    tensor = lesson.tensor(name, allowed_loss)
+    return rounding.size_of(tensor.shape, tensor.type)
 
 
 def chosen(plans: Sequence[DeliveryPlan], wanted: DeliveryChoice, abilities: ServerAbilities) -> DeliveryPlan:
@@ -106,80 +183,61 @@ def chosen(plans: Sequence[DeliveryPlan], wanted: DeliveryChoice, abilities: Ser
 # --------------------------------------------------------------------------- the three forms
 
 
-def write_fused(parcel: Parcel, plan: DeliveryPlan) -> tuple[DeliveredFile, ...]:
+def write_fused(parcel: Parcel) -> tuple[DeliveredFile, ...]:
     """One file with every tensor."""
-    kind = GGMLQuantizationType[plan.tensor_type or "Q8_0"]
+    lesson = parcel.lesson
+    touched = frozenset(lesson.touched)
     tensors = [
-        _touched(parcel, name, kind) if name in parcel.lesson else gguf_file.copied(parcel.file, name)
-        for name in parcel.file.tensors
+        lesson.tensor(name, parcel.allowed_loss) if name in touched else gguf_file.copied(lesson.file, name)
+        for name in lesson.file.tensors
     ]
-    return (_write(parcel, f"{parcel.name}.gguf", list(parcel.file.fields.values()), tensors),)
+    return (_write(parcel, f"{parcel.name}.gguf", lesson.fields(), tensors),)
 
 
-def write_split(parcel: Parcel, plan: DeliveryPlan) -> tuple[DeliveredFile, ...]:
+def write_split(parcel: Parcel) -> tuple[DeliveredFile, ...]:
     """Two shards: all metadata with the touched tensors, and what no version touches.
 
     The second depends on the base and the set of touched tensors alone, so that all versions share it.
     """
-    kind = GGMLQuantizationType[plan.tensor_type or "Q8_0"]
-    names = list(parcel.file.tensors)
-    own = [_touched(parcel, name, kind) for name in names if name in parcel.lesson]
-    shared = [gguf_file.copied(parcel.file, name) for name in names if name not in parcel.lesson]
-    metadata = [one for key, one in parcel.file.fields.items() if key not in SPLIT_KEYS]
-    architecture = [parcel.file.fields["general.architecture"]]
+    lesson = parcel.lesson
+    names, touched = list(lesson.file.tensors), frozenset(lesson.touched)
+    own = [lesson.tensor(name, parcel.allowed_loss) for name in names if name in touched]
+    shared = [gguf_file.copied(lesson.file, name) for name in names if name not in touched]
+    metadata = [one for one in lesson.fields() if one.key not in SPLIT_KEYS]
+    architecture = [lesson.file.fields["general.architecture"]]
     return (
         _write(parcel, f"{parcel.name}-00001-of-00002.gguf", [*metadata, *_split_keys(0, len(names))], own),
         _write(parcel, f"{parcel.name}-00002-of-00002.gguf", [*architecture, *_split_keys(1, len(names))], shared),
     )
 
 
-def write_adapter(parcel: Parcel, plan: DeliveryPlan) -> tuple[DeliveredFile, ...]:
+def write_adapter(parcel: Parcel) -> tuple[DeliveredFile, ...]:
     """A LoRA adapter. It must not carry a chat template, or the server makes a template layer of it."""
-    scales = {one.scale * one.down.shape[0] for one in parcel.lesson.values()}
+    lesson = require_low_rank(parcel.lesson)
+    scales = {one.scale * one.down.shape[0] for one in lesson.factors.values()}
     (alpha,) = scales
     fields = [
-        parcel.file.fields["general.architecture"],
+        lesson.file.fields["general.architecture"],
         gguf_file.field("general.type", Value.STRING, "adapter"),
         gguf_file.field("adapter.type", Value.STRING, "lora"),
         gguf_file.field("adapter.lora.alpha", Value.FLOAT32, alpha),
     ]
     tensors = [
         NewTensor(name=f"{name}.{part}", shape=values.shape, type=GGMLQuantizationType.F32, data=_bytes_of(values))
-        for name, one in parcel.lesson.items()
+        for name, one in lesson.factors.items()
         for part, values in (("lora_a", one.down), ("lora_b", one.up))
     ]
     return (_write(parcel, f"{parcel.name}.adapter.gguf", fields, tensors),)
 
 
-WRITERS: Mapping[DeliveryForm, Callable[[Parcel, DeliveryPlan], tuple[DeliveredFile, ...]]] = {
+WRITERS: Mapping[DeliveryForm, Callable[[Parcel], tuple[DeliveredFile, ...]]] = {
     DeliveryForm.FUSED: write_fused,
     DeliveryForm.SPLIT: write_split,
     DeliveryForm.ADAPTER: write_adapter,
 }
 
 
-def quantized(values: Weights, kind: GGMLQuantizationType) -> bytes:
-    """Weights as blocks of a ggml type, row by row."""
-    return np.ascontiguousarray(gguf.quantize(values, kind)).tobytes()
-
-
-def type_for(columns: int, kind: GGMLQuantizationType) -> GGMLQuantizationType:
-    """The type itself where rows are whole blocks of it, else 16-bit floats."""
-    block, _ = gguf.GGML_QUANT_SIZES[kind]
-    return kind if columns % int(block) == 0 else GGMLQuantizationType.F16
-
-
-def _touched(parcel: Parcel, name: str, kind: GGMLQuantizationType) -> NewTensor:
-    tensor = parcel.file.tensors[name]
-    fitting = type_for(tensor.shape[-1], kind)
-
-    def data() -> bytes:
-        return quantized(parcel.file.dequantized(name) + parcel.lesson[name].delta(), fitting)
-
-    return NewTensor(name=name, shape=tensor.shape, type=fitting, data=data)
-
-
-def _bytes_of(values: Weights) -> Callable[[], bytes]:
+def _bytes_of(values: NDArray[np.float32]) -> Callable[[], bytes]:
     return np.ascontiguousarray(values, np.float32).tobytes
 
 

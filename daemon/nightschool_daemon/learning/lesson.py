@@ -1,18 +1,65 @@
-"""What a PEFT adapter changes in the tensors of its base: one delta a tensor, in the layout of the file."""
+"""What a training changes in the tensors of its base, in the layout of the file.
+
+A lesson is read from the directory that a training left: PEFT's files for LoRA, plain or group-wise, and
+`neurons.safetensors` for added feed-forward units. `nightschool.json` beside them says which.
+"""
+
+from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning import gguf_file, rounding
+from nightschool_daemon.learning.gguf_file import Field, GgufFile, NewTensor
 from nightschool_daemon.learning.loading import tensor_of, to_file_layout
 from nightschool_hookspecs.services import TrainingError
 
+if TYPE_CHECKING:
+    import torch
+
+    from nightschool_daemon.learning.engine.forms import Form
+
+Weights = NDArray[np.float32]
+
 PREFIX = "base_model.model."
+DESCRIPTION = "nightschool.json"
+NEURONS = "neurons.safetensors"
+FEED_FORWARD = ("ffn_gate", "ffn_up", "ffn_down")
+
+
+class Lesson(ABC):
+    """A change of a base."""
+
+    file: GgufFile
+
+    @property
+    @abstractmethod
+    def touched(self) -> tuple[str, ...]:
+        """Names of the tensors that it changes, in the order of the file."""
+
+    @abstractmethod
+    def type_of(self, name: str, allowed_loss: float) -> Kind:
+        """The type of least bytes in which a touched tensor loses at most this share of its change's energy."""
+
+    @abstractmethod
+    def tensor(self, name: str, allowed_loss: float) -> NewTensor:
+        """A touched tensor with the lesson in it."""
+
+    @abstractmethod
+    def fields(self) -> list[Field]:
+        """The base's metadata, with what the lesson changes in them."""
+
+    @abstractmethod
+    def form(self, device: torch.device) -> Form:
+        """What the packed network adds to the base to be the trained one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,22 +68,160 @@ class LowRank:
 
     module: str
     """The module in transformers, `model.layers.0.mlp.up_proj`."""
-    down: NDArray[np.float32]
+    down: Weights
     """LoRA's A, shape (r, in)."""
-    up: NDArray[np.float32]
+    up: Weights
     """LoRA's B, shape (out, r), rows in the file's order."""
     scale: float
 
-    def delta(self) -> NDArray[np.float32]:
+    def delta(self) -> Weights:
         """Shape (out, in)."""
         return np.asarray(self.scale * (self.up @ self.down), np.float32)
 
 
-def read_lesson(adapter: Path, file: GgufFile) -> Mapping[str, LowRank]:
-    """Tensor name -> what the adapter adds to it. Tensors that it leaves alone are left out.
+class LowRankLesson(Lesson):
+    """LoRA. With `group`, A is constant within so many inputs, and so is the delta."""
 
-    Raises `TrainingError` for adapters that are no plain LoRA.
+    def __init__(self, file: GgufFile, factors: Mapping[str, LowRank], group: int = 1) -> None:
+        self.file, self.group = file, group
+        self.factors = {name: factors[name] for name in file.tensors if name in factors}
+        self._choices: dict[tuple[str, float], rounding.Choice] = {}
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        return tuple(self.factors)
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Size as a LoRA adapter file of 32-bit floats."""
+        return sum(one.up.size + one.down.size for one in self.factors.values()) * 4
+
+    def type_of(self, name: str, allowed_loss: float) -> Kind:
+        return self._choice(name, allowed_loss).kind
+
+    def tensor(self, name: str, allowed_loss: float) -> NewTensor:
+        tensor = self.file.tensors[name]
+        choice = self._choice(name, allowed_loss)
+
+        def data() -> bytes:
+            delta = self.factors[name].delta()
+            if choice.is_exact:
+                blocks = np.frombuffer(self.file.blocks(name), np.uint8).reshape(tensor.shape[0], -1)
+                return rounding.shifted(blocks, tensor.type, delta[:, :: rounding.MINIMUM_BLOCK]).tobytes()
+            return rounding.rounded(self.file.dequantized(name) + delta, choice.kind).tobytes()
+
+        return NewTensor(name=name, shape=tensor.shape, type=choice.kind, data=data)
+
+    def fields(self) -> list[Field]:
+        return list(self.file.fields.values())
+
+    def form(self, device: torch.device) -> Form:
+        from nightschool_daemon.learning.engine.forms import FixedLowRank
+
+        named = {name.removesuffix(".weight"): (one.down, one.up, one.scale) for name, one in self.factors.items()}
+        return FixedLowRank(named, device)
+
+    def _choice(self, name: str, allowed_loss: float) -> rounding.Choice:
+        key = (name, allowed_loss)
+        if key not in self._choices:
+            self._choices[key] = rounding.choose(
+                self.file.dequantized(name),
+                self.factors[name].delta(),
+                self.file.tensors[name].type,
+                allowed_loss,
+                grouped=self.group % rounding.MINIMUM_BLOCK == 0,
+            )
+        return self._choices[key]
+
+
+class NeuronLesson(Lesson):
+    """Added feed-forward units: rows below gate and up, columns beside down. The base's blocks stay as they are."""
+
+    def __init__(self, file: GgufFile, parameters: Mapping[str, Weights]) -> None:
+        """`blk.0.ffn_gate` -> shape (count, width), and so on; down's shape is (width, count)."""
+        self.file, self.parameters = file, parameters
+        self.count = parameters["blk.0.ffn_gate"].shape[0]
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        return tuple(name for name in self.file.tensors if name.removesuffix(".weight") in self.parameters)
+
+    def type_of(self, name: str, allowed_loss: float) -> Kind:
+        return self.file.tensors[name].type
+
+    def tensor(self, name: str, allowed_loss: float) -> NewTensor:
+        tensor = self.file.tensors[name]
+        new = self.parameters[name.removesuffix(".weight")]
+        is_down = name.endswith("ffn_down.weight")
+        rows, columns = tensor.shape
+        shape = (rows, columns + self.count) if is_down else (rows + self.count, columns)
+
+        def data() -> bytes:
+            blocks = np.frombuffer(self.file.blocks(name), np.uint8).reshape(rows, -1)
+            added = rounding.rounded(new, tensor.type)
+            return np.concatenate((blocks, added), axis=1 if is_down else 0).tobytes()
+
+        return NewTensor(name=name, shape=shape, type=tensor.type, data=data)
+
+    def fields(self) -> list[Field]:
+        key = f"{self.file.architecture}.feed_forward_length"
+        width = self.file.number("feed_forward_length") or 0
+        return [
+            gguf_file.field(key, gguf_file.Type.UINT32, width + self.count) if one.key == key else one
+            for one in self.file.fields.values()
+        ]
+
+    def form(self, device: torch.device) -> Form:
+        import torch
+
+        from nightschool_daemon.learning.engine.architecture import read_architecture
+        from nightschool_daemon.learning.engine.forms import Neurons
+
+        form = Neurons(
+            read_architecture(self.file), count=self.count, spread=lambda _layer: 1.0, generator=torch.Generator()
+        )
+        form.put({name: torch.from_numpy(np.array(one)) for name, one in self.parameters.items()})
+        return form.on(device)
+
+
+def block_of_neurons(file: GgufFile) -> int:
+    """Neurons are added in multiples of so many: whole blocks of every `ffn_down`.
+
+    Raises `TrainingError` where the feed-forward blocks cannot be widened.
     """
+    blocks = [1]
+    for layer in range(file.number("block_count") or 0):
+        missing = [part for part in FEED_FORWARD if f"blk.{layer}.{part}.weight" not in file.tensors]
+        if missing:
+            raise TrainingError(f"This base has no blk.{layer}.{missing[0]}.weight, so no neurons can be added to it.")
+        kinds = [file.tensors[f"blk.{layer}.{part}.weight"].type for part in FEED_FORWARD]
+        unwritable = [kind.name for kind in kinds if not rounding.can_write(kind)]
+        if unwritable:
+            raise TrainingError(f"Weights cannot be rounded to {unwritable[0]} here: pip install libggml-python.")
+        blocks.append(rounding.block_of(kinds[2]))
+    return max(blocks)
+
+
+def read_lesson(directory: Path, file: GgufFile) -> Lesson:
+    """Read what a training left. Raises `TrainingError` for adapters that are no plain LoRA."""
+    described = directory / DESCRIPTION
+    description = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
+    if (directory / NEURONS).is_file():
+        from safetensors.numpy import load_file
+
+        return NeuronLesson(file, load_file(directory / NEURONS))
+    return LowRankLesson(file, _read_low_rank(directory, file), group=int(description.get("group", 1)))
+
+
+def require_low_rank(lesson: Lesson) -> LowRankLesson:
+    """Raise `TrainingError` for a lesson that is no LoRA."""
+    if not isinstance(lesson, LowRankLesson):
+        raise TrainingError('Added neurons cannot be delivered as a LoRA adapter. Train with form = "lora".')
+    return lesson
+
+
+def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRank]:
+    """Tensor name -> what the adapter adds to it. Tensors that it leaves alone are left out."""
     from safetensors.numpy import load_file
 
     configuration = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))

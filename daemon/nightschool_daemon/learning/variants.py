@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from nightschool_daemon.jobs import ExportResult
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.architecture import is_known
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.lesson import LowRank, read_lesson
+from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, require_low_rank
 from nightschool_daemon.learning.loading import Base, Tokens, from_file_layout, load_base, load_tokens, set_weight
 from nightschool_daemon.learning.peft_route import head, mean_loss, padded
 from nightschool_daemon.learning.rows import Row
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     Logprobs = NDArray[np.float32]
     """Shape (positions, vocabulary)."""
 
-Lesson = Mapping[str, LowRank]
 TOKENS_A_PASS = 2048
 
 
@@ -52,8 +52,8 @@ class Variants(ABC):
     tokens: Tokens
 
     @abstractmethod
-    def use(self, variant: Variant) -> None:
-        """Compute with this one from now on. A new `Variants` is the base."""
+    def use(self, variant: Variant, export: ExportResult | None = None) -> None:
+        """Compute with this one from now on; what was delivered is told by `export`. A new `Variants` is the base."""
 
     @abstractmethod
     def logprobs(self, texts: Sequence[Sequence[int]], ends: Sequence[Sequence[int]]) -> Logprobs:
@@ -64,13 +64,17 @@ class Variants(ABC):
         """Nats per answer token, every token counted alike."""
 
 
-def open_variants(path: Path, digest: str, cache: Path, adapter: Path, export: ExportResult) -> Variants:
+def open_variants(lesson: Lesson, digest: str, cache: Path) -> Variants:
     """Load what is needed. Raises `TrainingError`."""
-    file = gguf_file.read(path)
-    if is_known(file):
-        return PackedVariants(file, load_tokens(file, digest, cache), read_lesson(adapter, file), export)
-    base = load_base(path, digest, cache)
-    return LoadedVariants(base, read_lesson(adapter, base.file), export)
+    if is_known(lesson.file):
+        return PackedVariants(lesson, load_tokens(lesson.file, digest, cache))
+    return LoadedVariants(load_base(lesson.file.path, digest, cache), require_low_rank(lesson))
+
+
+def share_kept(base_loss: float, trained_loss: float, delivered_loss: float) -> float:
+    """The share of what was learned that is still there; 1 where nothing was learned that could be lost."""
+    learned = base_loss - trained_loss
+    return 1.0 if learned <= 0 else (base_loss - delivered_loss) / learned
 
 
 # --------------------------------------------------------------------------- by the packed engine
@@ -79,21 +83,21 @@ def open_variants(path: Path, digest: str, cache: Path, adapter: Path, export: E
 class PackedVariants(Variants):
     """The blocks themselves: those of the base, or those of the delivered file where it has them."""
 
-    def __init__(self, file: GgufFile, tokens: Tokens, lesson: Lesson, export: ExportResult) -> None:
-        self.file, self.tokens = file, tokens
-        self._lesson, self._export = lesson, export
+    def __init__(self, lesson: Lesson, tokens: Tokens) -> None:
+        self.file, self.tokens = lesson.file, tokens
+        self._lesson = lesson
         self._network = self._opened(None)
 
-    def use(self, variant: Variant) -> None:
-        delivers_weights = self._export.plan.form is not DeliveryForm.ADAPTER
-        if variant is Variant.DELIVERED and delivers_weights:
-            self._network = self._opened(gguf_file.read(self._export.files[0].path))
+    def use(self, variant: Variant, export: ExportResult | None = None) -> None:
+        if variant is Variant.DELIVERED and export is not None and export.plan.form is not DeliveryForm.ADAPTER:
+            self._network = self._opened(gguf_file.read(export.files[0].path))
             return
         self._network = self._opened(None)
         if variant is Variant.TRAINED:
-            self._add({name: (one.down, one.up, one.scale) for name, one in self._lesson.items()})
+            self._network.form = self._lesson.form(self._network.bench.device)
         elif variant is Variant.DELIVERED:
-            self._add(delivered_factors(self._lesson, self._export))
+            delivered = delivered_adapter(require_low_rank(self._lesson), export)
+            self._network.form = delivered.form(self._network.bench.device)
 
     def logprobs(self, texts: Sequence[Sequence[int]], ends: Sequence[Sequence[int]]) -> Logprobs:
         import torch
@@ -137,26 +141,20 @@ class PackedVariants(Variants):
 
         return Network(self.file, machine.bench(torch.float32), over=over)
 
-    def _add(self, factors: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32], float]]) -> None:
-        from nightschool_daemon.learning.engine.forms import FixedLowRank
 
-        named = {name.removesuffix(".weight"): value for name, value in factors.items()}
-        self._network.form = FixedLowRank(named, self._network.bench.device)
-
-
-def delivered_factors(
-    lesson: Lesson, export: ExportResult
-) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32], float]]:
-    """A, B and scale of each tensor as the delivered adapter has them."""
+def delivered_adapter(lesson: LowRankLesson, export: ExportResult | None) -> LowRankLesson:
+    """The lesson as the delivered adapter has it."""
+    if export is None:
+        raise TrainingError("Nothing was delivered yet.")
     delivered = gguf_file.read(export.files[0].path)
     alpha = delivered.scalar("adapter.lora.alpha")
     if not isinstance(alpha, float):
         raise TrainingError("The delivered adapter has no alpha. Run again.")
     found = {}
-    for name in lesson:
+    for name, one in lesson.factors.items():
         down, up = delivered.dequantized(f"{name}.lora_a"), delivered.dequantized(f"{name}.lora_b")
-        found[name] = (down, up, alpha / down.shape[0])
-    return found
+        found[name] = replace(one, down=down, up=up, scale=alpha / down.shape[0])
+    return LowRankLesson(lesson.file, found)
 
 
 # --------------------------------------------------------------------------- by transformers
@@ -165,18 +163,21 @@ def delivered_factors(
 class LoadedVariants(Variants):
     """A model of transformers whose weights are exchanged."""
 
-    def __init__(self, base: Base, lesson: Lesson, export: ExportResult | None) -> None:
+    def __init__(self, base: Base, lesson: LowRankLesson) -> None:
         self.file, self.tokens = base.file, base.tokens
-        self._base, self._lesson, self._export = base, lesson, export
+        self._base, self._lesson = base, lesson
         require_same_weights(base, lesson)
 
-    def use(self, variant: Variant) -> None:
+    def use(self, variant: Variant, export: ExportResult | None = None) -> None:
         if variant is Variant.BASE:
-            self._apply({name: self.file.dequantized(name) for name in self._lesson})
+            self._apply({name: self.file.dequantized(name) for name in self._lesson.factors})
         elif variant is Variant.TRAINED:
-            self._apply({name: self.file.dequantized(name) + one.delta() for name, one in self._lesson.items()})
+            self._apply(self._added(self._lesson))
+        elif export is not None and export.plan.form is not DeliveryForm.ADAPTER:
+            delivered = gguf_file.read(export.files[0].path)
+            self._apply({name: delivered.dequantized(name) for name in self._lesson.factors})
         else:
-            self._apply(self._delivered())
+            self._apply(self._added(delivered_adapter(self._lesson, export)))
 
     def logprobs(self, texts: Sequence[Sequence[int]], ends: Sequence[Sequence[int]]) -> Logprobs:
         import torch
@@ -195,28 +196,19 @@ class LoadedVariants(Variants):
     def mean_loss(self, rows: Sequence[Row]) -> float:
         return mean_loss(self._base.model, rows)
 
-    def _delivered(self) -> dict[str, NDArray[np.float32]]:
-        """Tensor -> weight in the file's layout, read back from the delivered blocks."""
-        if self._export is None:
-            raise TrainingError("Nothing was delivered yet.")
-        if self._export.plan.form is not DeliveryForm.ADAPTER:
-            delivered = gguf_file.read(self._export.files[0].path)
-            return {name: delivered.dequantized(name) for name in self._lesson}
-        factors = delivered_factors(self._lesson, self._export)
-        return {
-            name: np.asarray(self.file.dequantized(name) + scale * (up @ down), np.float32)
-            for name, (down, up, scale) in factors.items()
-        }
+    def _added(self, lesson: LowRankLesson) -> dict[str, NDArray[np.float32]]:
+        """Tensor -> weight with the lesson in it, in the file's layout."""
+        return {name: self.file.dequantized(name) + one.delta() for name, one in lesson.factors.items()}
 
     def _apply(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         for name, weight in weights.items():
-            module = self._base.model.get_submodule(self._lesson[name].module)
+            module = self._base.model.get_submodule(self._lesson.factors[name].module)
             set_weight(module, from_file_layout(self.file, name, weight))
 
 
-def require_same_weights(base: Base, lesson: Lesson) -> None:
+def require_same_weights(base: Base, lesson: LowRankLesson) -> None:
     """Raise where a tensor of the file is not the module's weight in the layout that we think it has."""
-    for name, one in lesson.items():
+    for name, one in lesson.factors.items():
         ours = from_file_layout(base.file, name, base.file.dequantized(name))
         theirs = base.model.get_submodule(one.module).get_parameter("weight").detach().numpy()
         if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-5):

@@ -28,6 +28,8 @@ from nightschool_daemon.jobs import (
     VerifyResult,
     read_lines,
 )
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens
 from nightschool_daemon.learning.rows import Row
 from nightschool_daemon.learning.training import limit_threads
@@ -85,8 +87,8 @@ def run(context: WorkerContext) -> None:
     limit_threads(context.settings.training.threads)
     context.progress(0, 4, "load the base model")
     cache = context.settings.state_directory / "cache"
-    adapter = context.run.result(Step.TRAIN, TrainingResult).adapter
-    variants = open_variants(base.gguf, base.weights_digest, cache, adapter, export)
+    lesson = read_lesson(context.run.result(Step.TRAIN, TrainingResult).adapter, gguf_file.read(base.gguf))
+    variants = open_variants(lesson, base.weights_digest, cache)
     texts = list(read_lines(context.run.step(Step.SELECT) / "examples.jsonl", TrainingText))
     positions = choose_positions(variants.tokens, texts, context.settings.exam.verify_positions, context.info.seed)
     held_out = _held_out_rows(context, variants.tokens, base.pin, texts)
@@ -98,7 +100,7 @@ def run(context: WorkerContext) -> None:
     base_own, base_loss = own_logprobs(variants, positions), variants.mean_loss(held_out)
     variants.use(Variant.TRAINED)
     trained_loss = variants.mean_loss(held_out)
-    variants.use(Variant.DELIVERED)
+    variants.use(Variant.DELIVERED, export)
     candidate_own, delivered_loss = own_logprobs(variants, positions), variants.mean_loss(held_out)
     context.progress(3, 4, "compare the prompts")
     table = compare(variants.tokens, positions, (base_engine, candidate_engine), (base_own, candidate_own))

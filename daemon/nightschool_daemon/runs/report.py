@@ -120,6 +120,12 @@ def _delivery_lines(context: StepContext) -> list[str]:
         f"- {export.plan.form.value}: {export.plan.reason} {export.plan.version_bytes / 1e6:.1f} MB for this version, "
         f"{export.plan.shared_bytes / 1e6:.1f} MB shared by all versions",
     ]
+    if export.held_in is not None:
+        lines.append(
+            f"- Of the lesson {export.held_in.kept:.1%} are left in the written file (loss on what was learned: base "
+            f"{export.held_in.base_loss:.3f}, trained {export.held_in.trained_loss:.3f}, delivered "
+            f"{export.held_in.delivered_loss:.3f})"
+        )
     verified = context.result_if_done(Step.VERIFY, VerifyResult)
     if verified is not None:
         lines += [

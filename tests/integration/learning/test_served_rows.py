@@ -11,7 +11,7 @@ from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.jobs import VerifyResult
 from nightschool_daemon.learning import gguf_file, loading
 from nightschool_daemon.learning.export import Parcel, write_fused
-from nightschool_daemon.learning.lesson import LowRank
+from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
 from nightschool_daemon.learning.loading import Base, from_file_layout, load_base, load_tokens
 from nightschool_daemon.learning.variants import LoadedVariants, Variant, require_same_weights
 from nightschool_daemon.learning.verification import choose_positions, compare, judged, own_logprobs
@@ -19,7 +19,7 @@ from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_daemon.ollama.publish import Publication, publish
 from nightschool_daemon.ollama.storage import sha256_of
-from nightschool_hookspecs.records import DeliveryForm, DeliveryPlan, TrainingText
+from nightschool_hookspecs.records import DeliveryForm, TrainingText
 from nightschool_hookspecs.services import TrainingError
 from support.night import import_tiny
 from support.ollama_server import OllamaServer
@@ -76,13 +76,16 @@ def served(
 ) -> VerifyResult:
     """Serve one lesson and compare with the network that `lesson()` makes."""
     parcel = Parcel(
-        file=base.file, lesson=delivered, name="rows", directory=directory, report=lambda _done, _total, _text: None
+        lesson=LowRankLesson(base.file, delivered),
+        name="rows",
+        directory=directory,
+        allowed_loss=0.0,
+        report=lambda _done, _total, _text: None,
     )
-    plan = DeliveryPlan(form=DeliveryForm.FUSED, tensor_type="F16", version_bytes=0, shared_bytes=0, reason="")
-    files = write_fused(parcel, plan)
-    publish(client, Publication(tag=tag, form=plan.form, files=files, base_tag=PIN, models_directory=None))
+    files = write_fused(parcel)
+    publish(client, Publication(tag=tag, form=DeliveryForm.FUSED, files=files, base_tag=PIN, models_directory=None))
     positions = choose_positions(base.tokens, TEXTS, 32, 1)
-    variants = LoadedVariants(base, lesson(), None)
+    variants = LoadedVariants(base, LowRankLesson(base.file, lesson()))
     library = OllamaLibrary(settings)
     before, after = (
         [library.next_token(name, one.prefix, context_tokens=256) for one in positions] for name in (PIN, tag)
@@ -110,14 +113,14 @@ def test_a_served_model_with_its_rows_in_the_wrong_order_does_not_pass(
 
 
 def test_the_layouts_that_we_know_are_those_of_the_loaded_weights(base: Base) -> None:
-    require_same_weights(base, lesson())
+    require_same_weights(base, LowRankLesson(base.file, lesson()))
 
 
 @pytest.mark.parametrize("name", ["blk.0.attn_q.weight", "blk.1.attn_k.weight"])
 def test_a_layout_that_we_do_not_know_is_refused(base: Base, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "PERMUTED", frozenset())
     with pytest.raises(TrainingError, match=rf"The layout of {name} .*'llama' is not known"):
-        require_same_weights(base, {name: lesson()[name]})
+        require_same_weights(base, LowRankLesson(base.file, {name: lesson()[name]}))
 
 
 @pytest.mark.parametrize(

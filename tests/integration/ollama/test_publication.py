@@ -10,13 +10,13 @@ from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.jobs import DeliveredFile
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.export import Parcel, write_fused, write_split
-from nightschool_daemon.learning.lesson import LowRank
+from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
 from nightschool_daemon.ollama.abilities import probe_abilities
 from nightschool_daemon.ollama.errors import OllamaRefused, PublicationFailed
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.ollama.publish import Publication, publish
 from nightschool_daemon.ollama.registry import compare, read_registry
-from nightschool_hookspecs.records import BaseChange, DeliveryForm, DeliveryPlan, Message, Role
+from nightschool_hookspecs.records import BaseChange, DeliveryForm, Message, Role
 from support.fault_proxy import FaultProxy, answers, first
 from support.night import import_tiny
 from support.ollama_server import OllamaServer
@@ -65,20 +65,16 @@ def parcel(gguf: Path, directory: Path, seed: int) -> Parcel:
     up, down = (generator.standard_normal(shape).astype(np.float32) for shape in ((256, 2), (2, 256)))
     lesson = LowRank(module="model.layers.0.self_attn.o_proj", down=down, up=up, scale=0.01)
     return Parcel(
-        file=gguf_file.read(gguf),
-        lesson={"blk.0.attn_output.weight": lesson},
+        lesson=LowRankLesson(gguf_file.read(gguf), {"blk.0.attn_output.weight": lesson}),
         name="tiny-1m.greeting",
         directory=directory,
+        allowed_loss=0.0,
         report=lambda _done, _total, _text: None,
     )
 
 
-def plan(form: DeliveryForm) -> DeliveryPlan:
-    return DeliveryPlan(form=form, tensor_type="Q8_0", version_bytes=0, shared_bytes=0, reason="")
-
-
 def split(gguf: Path, directory: Path, seed: int) -> tuple[DeliveredFile, ...]:
-    return write_split(parcel(gguf, directory, seed), plan(DeliveryForm.SPLIT))
+    return write_split(parcel(gguf, directory, seed))
 
 
 def publication(files: tuple[DeliveredFile, ...], number: int, form: DeliveryForm, models: Path | None) -> Publication:
@@ -91,7 +87,7 @@ def test_a_version_answers_and_inherits_everything_but_weights(
     client: OllamaHttp, fresh_ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path, form: DeliveryForm, layers: str
 ) -> None:
     write = write_split if form is DeliveryForm.SPLIT else write_fused
-    files = write(parcel(tiny_gguf, tmp_path / "export", 1), plan(form))
+    files = write(parcel(tiny_gguf, tmp_path / "export", 1))
     models = fresh_ollama.models_directory if layers == "readable" else None
     made = publish(client, publication(files, 1, form, models))
     assert made.weights_digest == files[0].digest

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -48,6 +49,13 @@ class Form(ABC):
     @abstractmethod
     def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
         """What a feed-forward block's output gains, shape (tokens, width); None where it is left alone."""
+
+    def on(self, device: torch.device) -> Self:
+        """Move the parameters to a device."""
+        self.parameters = {
+            name: one.detach().to(device).requires_grad_(one.requires_grad) for name, one in self.parameters.items()
+        }
+        return self
 
     def size(self) -> int:
         """How many parameters are trained."""
@@ -141,14 +149,14 @@ class FixedLowRank(Form):
 
 
 class Neurons(Form):
-    """Added feed-forward units. Gate and up begin at the scale of the base's rows, down at zero."""
+    """Added feed-forward units. Gate and up begin at the spread of the base's own rows, down at zero."""
 
     def __init__(
         self,
         architecture: Architecture,
         *,
         count: int,
-        spread: Callable[[int], float],
+        spread: Callable[[str], float],
         generator: torch.Generator,
     ) -> None:
         self.count = count
@@ -157,8 +165,9 @@ class Neurons(Form):
         for layer in range(architecture.layers):
             shape = (count, architecture.width)
             for part in ("gate", "up"):
-                values = torch.empty(shape).normal_(std=spread(layer), generator=generator)
-                self.parameters[f"blk.{layer}.ffn_{part}"] = values.requires_grad_()
+                name = f"blk.{layer}.ffn_{part}"
+                values = torch.empty(shape).normal_(std=spread(name), generator=generator)
+                self.parameters[name] = values.requires_grad_()
             self.parameters[f"blk.{layer}.ffn_down"] = torch.zeros(architecture.width, count).requires_grad_()
 
     def addition(self, name: str, x: Tensor) -> Tensor | None:

@@ -44,7 +44,7 @@ class Plan:
     seed: int
     tokens_a_pass: int
     output: Path
-    """Gets `metrics.jsonl`, `checkpoint/` and `best.safetensors`."""
+    """Gets `metrics.jsonl`, `checkpoints/` and `best.safetensors`."""
     signature: str
     """What base, data and settings it is made of: a checkpoint of another is not gone on with."""
     beta: float = methods.BETA
@@ -90,7 +90,7 @@ def train(network: Network, form: Form, examples: Sequence[Example], plan: Plan,
     network.form = form
     parameters = list(form.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
-    checkpoint = Checkpoint(directory=plan.output / "checkpoint", signature=plan.signature)
+    checkpoint = Checkpoint(directory=plan.output / "checkpoints", signature=plan.signature)
     state = checkpoint.restore(form, optimizer) or State(base_loss=objective.watched_loss())
     steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
     clock = Clock()

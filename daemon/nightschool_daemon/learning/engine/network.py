@@ -24,6 +24,9 @@ FUSED_PARTS = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
 """The same where q, k and v lie one below the other in one tensor, gate and up in another (phi3)."""
 
 
+SAMPLED_ROWS = 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """One layer's frozen weights."""
@@ -48,7 +51,7 @@ class Network:
 
     def __init__(self, file: GgufFile, bench: Bench, *, context: int = 4096, over: GgufFile | None = None) -> None:
         """`context`: tokens that the engine is run with (`num_ctx`); `over`: a delivered file of the same base."""
-        self.context = context
+        self.file, self.context = file, context
         self.architecture = read_architecture(file)
         self.weights = Weights(file, over)
         self.bench = bench
@@ -69,6 +72,13 @@ class Network:
             for block in self.blocks
             for part, matrix in block.matrices.items()
         )
+
+    def spread(self, name: str) -> float:
+        """Standard deviation of a matrix's weights, by a sample of its rows."""
+        _, number, part = name.split(".")
+        matrix = self.blocks[int(number)].matrices[part]
+        rows = torch.linspace(0, matrix.shape[0] - 1, min(SAMPLED_ROWS, matrix.shape[0])).long()
+        return float(matrix.rows(rows).std())
 
     # ----------------------------------------------------------------------- passes
 

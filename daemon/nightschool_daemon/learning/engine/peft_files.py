@@ -1,15 +1,17 @@
-"""LoRA in PEFT's own files: what people bring and take away."""
+"""What was trained, as files: LoRA in PEFT's own, which people bring and take away; neurons in safetensors."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import torch
 
-from nightschool_daemon.learning.engine.forms import LowRank
+from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
 from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS, PREFIX
 from nightschool_daemon.learning.loading import from_file_layout, to_file_layout
 from nightschool_hookspecs.services import TrainingError
 
@@ -26,7 +28,6 @@ MODULES = {
 """A layer's tensors by their names in transformers."""
 FUSED_UP = "mlp.gate_up_proj"
 """`ffn_up` where it holds the gate too (phi3)."""
-PREFIX = "base_model.model."
 
 
 def module_of(file: GgufFile, tensor: str) -> str:
@@ -34,6 +35,41 @@ def module_of(file: GgufFile, tensor: str) -> str:
     _, layer, part = tensor.split(".")
     fused = part == "ffn_up" and f"blk.{layer}.ffn_gate.weight" not in file.tensors
     return f"model.layers.{layer}.{FUSED_UP if fused else MODULES[part]}"
+
+
+def save_form(form: Form, file: GgufFile, directory: Path) -> None:
+    """Write what was trained: whole, or not there."""
+    if isinstance(form, LowRank):
+        save_peft(form, file, directory)
+    elif isinstance(form, Neurons):
+        save_neurons(form, directory)
+    else:
+        raise TypeError(f"{type(form).__name__} is not saved")
+
+
+def load_form(form: Form, file: GgufFile, directory: Path) -> None:
+    """Begin from what an earlier training left. Raises `TrainingError` where it does not fit."""
+    from safetensors.torch import load_file
+
+    if isinstance(form, LowRank) and not (directory / NEURONS).is_file():
+        load_peft(form, file, directory)
+    elif isinstance(form, Neurons) and (directory / NEURONS).is_file():
+        form.put(load_file(directory / NEURONS))
+    else:
+        raise TrainingError("The earlier lesson has another form, so training cannot begin from it.")
+
+
+def save_neurons(form: Neurons, directory: Path) -> None:
+    """Write `neurons.safetensors`, named and laid out as the tensors of the GGUF that they extend."""
+    from safetensors.torch import save_file
+
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({name: one.detach().cpu().contiguous() for name, one in form.parameters.items()}, temporary / NEURONS)
+    (temporary / DESCRIPTION).write_text(json.dumps({"form": "neurons", "count": form.count}), encoding="utf-8")
+    shutil.rmtree(directory, ignore_errors=True)
+    temporary.rename(directory)
 
 
 def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
@@ -48,8 +84,8 @@ def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
     for name, down, up in form.low_rank():
         module = module_of(file, name)
         targets.add(module.rsplit(".", 1)[-1])
-        weights[f"{PREFIX}{module}.lora_A.weight"] = down.contiguous()
-        rows = from_file_layout(file, f"{name}.weight", up.numpy())
+        weights[f"{PREFIX}{module}.lora_A.weight"] = down.cpu().contiguous()
+        rows = from_file_layout(file, f"{name}.weight", up.cpu().numpy())
         weights[f"{PREFIX}{module}.lora_B.weight"] = torch.from_numpy(rows.copy())
     save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
     configuration = {
@@ -65,6 +101,8 @@ def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
         "target_modules": sorted(targets),
     }
     (temporary / "adapter_config.json").write_text(json.dumps(configuration, indent=2), encoding="utf-8")
+    description = {"form": "grouped_lora" if form.group > 1 else "lora", "group": form.group}
+    (temporary / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
 
@@ -74,8 +112,10 @@ def load_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
     from safetensors.torch import load_file
 
     configuration = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-    if (configuration["r"], configuration["lora_alpha"]) != (form.rank, form.alpha) or form.group != 1:
-        raise TrainingError("The earlier adapter has another rank or alpha, so training cannot begin from it.")
+    described = directory / DESCRIPTION
+    group = json.loads(described.read_text(encoding="utf-8"))["group"] if described.is_file() else 1
+    if (configuration["r"], configuration["lora_alpha"], group) != (form.rank, form.alpha, form.group):
+        raise TrainingError("The earlier adapter has another rank, alpha or group, so training cannot begin from it.")
     weights = load_file(directory / "adapter_model.safetensors")
     values = {}
     for key in form.parameters:
@@ -83,7 +123,8 @@ def load_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
         stem = f"{PREFIX}{module_of(file, name)}"
         try:
             if key.endswith(".lora_a"):
-                values[key] = weights[f"{stem}.lora_A.weight"].float()
+                down = weights[f"{stem}.lora_A.weight"].float()
+                values[key] = down[:, :: form.group] * math.sqrt(form.group)
             else:
                 rows = to_file_layout(file, f"{name}.weight", weights[f"{stem}.lora_B.weight"].float().numpy())
                 values[key] = torch.from_numpy(rows.copy())

@@ -9,17 +9,20 @@ import torch
 from nightschool_daemon import codec
 from nightschool_daemon.learning.engine import machine
 from nightschool_daemon.learning.engine.examples import Answer, Example
-from nightschool_daemon.learning.engine.forms import LowRank
+from nightschool_daemon.learning.engine.forms import GROUP, Form, LowRank, Neurons
 from nightschool_daemon.learning.engine.loop import Plan, Report, train
 from nightschool_daemon.learning.engine.network import Network
-from nightschool_daemon.learning.engine.peft_files import load_peft, save_peft
+from nightschool_daemon.learning.engine.peft_files import load_form, save_form
 from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.lesson import block_of_neurons
 from nightschool_daemon.learning.loading import Tokens
 from nightschool_daemon.learning.rows import read_rows
-from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingJob, TrainingMethod, TrainingResult
 from nightschool_hookspecs.services import TrainingError
 
 TOKENS_A_PASS = 2048
+SHARE_OF_NEURONS = 8
+"""Where nothing else is asked for, one unit is added for so many that there are."""
 
 
 def fine_tune(
@@ -39,17 +42,9 @@ def fine_tune(
     rows, left_out = read_rows(job.dataset, tokens, settings.max_length)
     examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion, weight=row.weight),)) for row in rows]
     network = Network(file, machine.bench())
-    generator = torch.Generator().manual_seed(job.seed)
-    form = LowRank(
-        network.linears(),
-        rank=settings.lora_r,
-        alpha=settings.lora_alpha,
-        group=1,
-        generator=generator,
-        dropout=settings.lora_dropout,
-    )
+    form = make_form(network, settings, job.seed)
     if job.warm_start is not None:
-        load_peft(form, file, job.warm_start)
+        load_form(form, file, job.warm_start)
     plan = Plan(
         method=method,
         hyperparameters=settings,
@@ -59,7 +54,7 @@ def fine_tune(
         signature=_signature(job, method, settings),
     )
     outcome = train(network, form, examples, plan, report)
-    save_peft(form, file, job.output / "adapter")
+    save_form(form, file, job.output / "adapter")
     return TrainingResult(
         adapter=job.output / "adapter",
         steps=outcome.steps,
@@ -70,6 +65,33 @@ def fine_tune(
         trained_loss=outcome.trained_loss,
         seconds=outcome.seconds,
     )
+
+
+def make_form(network: Network, settings: Hyperparameters, seed: int) -> Form:
+    """What is trained beside the base. Raises `TrainingError` where the base does not take this form."""
+    generator = torch.Generator().manual_seed(seed)
+    if settings.form is TrainedForm.NEURONS:
+        count = _neurons(network, settings.neurons)
+        form: Form = Neurons(network.architecture, count=count, spread=network.spread, generator=generator)
+    else:
+        form = LowRank(
+            network.linears(),
+            rank=settings.lora_r,
+            alpha=settings.lora_alpha,
+            group=GROUP if settings.form is TrainedForm.GROUPED else 1,
+            generator=generator,
+            dropout=settings.lora_dropout,
+        )
+    return form.on(network.bench.device)
+
+
+def _neurons(network: Network, asked: int) -> int:
+    """So many as asked for, else an eighth of what there is: whole blocks in any case, at least one."""
+    block = block_of_neurons(network.file)
+    wanted = asked or network.architecture.feed_forward // SHARE_OF_NEURONS
+    if asked % block:
+        raise TrainingError(f"Neurons are added to this base in multiples of {block}, not {asked}.")
+    return max(block, wanted // block * block)
 
 
 def _signature(job: TrainingJob, method: TrainingMethod, settings: Hyperparameters) -> str:

@@ -1,0 +1,211 @@
+"""In which type a changed tensor keeps its lesson at the least bytes.
+
+Base weights stand exactly on the grid of their type: rounded back to it, a small change is lost, in Q8_0 it is kept.
+Between the two lie wider types, and an exact one: Q4_1 and Q5_1 keep a minimum of 16 bits a block, so a change that is
+constant within each block of 32 (group-wise LoRA) is a change of the minimum alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+from numpy.typing import NDArray
+
+from nightschool_daemon.learning.engine import ggml
+
+Weights = NDArray[np.float32]
+Blocks = NDArray[np.uint8]
+
+WIDER: Sequence[Kind] = (Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.Q6_K, Kind.Q8_0, Kind.F16)
+"""What a tensor may be widened to, besides its own type."""
+SAMPLED_ROWS = 64
+"""Rows of a tensor by which types are compared: quantising all in every type would take minutes."""
+MINIMUM_BLOCK = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A type for a changed tensor."""
+
+    kind: Kind
+    is_exact: bool
+    """The codes of the base stay, and the minima alone change."""
+    lost: float
+    """Expected share of the change's energy that rounding takes away."""
+
+
+def block_of(kind: Kind) -> int:
+    """Weights of a block."""
+    return int(gguf.GGML_QUANT_SIZES[kind][0])
+
+
+def size_of(shape: Sequence[int], kind: Kind) -> int:
+    """Bytes of a tensor in a type."""
+    weights, size = gguf.GGML_QUANT_SIZES[kind]
+    count = int(np.prod(shape))
+    return count // int(weights) * int(size)
+
+
+def fits(columns: int, kind: Kind) -> bool:
+    """Whether rows of so many columns are whole blocks of a type."""
+    return columns % block_of(kind) == 0
+
+
+def can_write(kind: Kind) -> bool:
+    """Whether weights can be rounded to a type here."""
+    library = ggml.library()
+    return kind in PORTABLE or (library is not None and library.reads(kind))
+
+
+PORTABLE = frozenset({Kind.F32, Kind.F16, Kind.BF16, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0})
+"""What gguf-py rounds to by itself; the others need ggml's C."""
+
+
+def rounded(values: Weights, kind: Kind) -> Blocks:
+    """Rows of weights as blocks: (rows, columns) to (rows, bytes a row)."""
+    library = ggml.library()
+    values = np.ascontiguousarray(values, np.float32)
+    if library is not None and library.reads(kind):
+        return library.quantized(values, kind)
+    whole = np.ascontiguousarray(gguf.quantize(values, kind))
+    return whole.view(np.uint8).reshape(values.shape[0], -1)
+
+
+def choose(base: Weights, delta: Weights, own: Kind, allowed_loss: float, *, grouped: bool) -> Choice:
+    """The type of least bytes in which at most `allowed_loss` of the change's energy is lost.
+
+    `base` and `delta`: all rows of the tensor, or a sample of them. `grouped`: the change is constant within blocks of
+    32 inputs. 16-bit floats where nothing narrower will do.
+    """
+    columns = base.shape[1]
+    rows = np.linspace(0, base.shape[0] - 1, min(SAMPLED_ROWS, base.shape[0])).astype(int)
+    base, delta = base[rows], delta[rows]
+    energy = float(np.square(delta).sum()) or 1.0
+    choices = [
+        Choice(kind=kind, is_exact=False, lost=_loss(base + delta, kind) / energy)
+        for kind in dict.fromkeys((own, *WIDER))
+        if fits(columns, kind) and can_write(kind)
+    ]
+    if grouped and own in AFFINE:
+        choices.append(Choice(kind=AFFINE[own], is_exact=True, lost=0.0))
+    good = [one for one in choices if one.lost <= allowed_loss]
+    return min(good or choices, key=lambda one: (size_of(base.shape, one.kind), one.lost) if good else (one.lost, 0))
+
+
+def _loss(values: Weights, kind: Kind) -> float:
+    return float(np.square(gguf.dequantize(rounded(values, kind), kind).reshape(values.shape) - values).sum())
+
+
+# --------------------------------------------------------------------------- the exact affine form
+
+AFFINE: Mapping[Kind, Kind] = {
+    Kind.Q4_0: Kind.Q4_1,
+    Kind.Q4_1: Kind.Q4_1,
+    Kind.Q4_K: Kind.Q4_1,
+    Kind.Q5_0: Kind.Q5_1,
+    Kind.Q5_1: Kind.Q5_1,
+    Kind.Q5_K: Kind.Q5_1,
+}
+"""Types whose blocks of 32 can be written with the same codes and a minimum of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine:
+    """Weights as `scale * code + minimum`; every array has a row a block of 32."""
+
+    codes: NDArray[np.uint8]
+    """Shape (blocks, 32)."""
+    scales: Weights
+    """Shape (blocks, 1)."""
+    minima: Weights
+    """Shape (blocks, 1)."""
+
+
+def shifted(blocks: Blocks, own: Kind, shifts: Weights) -> Blocks:
+    """Add to each block of 32 weights one number: (rows, bytes a row) in `own` to the same in `AFFINE[own]`.
+
+    `shifts`: shape (rows, columns / 32).
+    """
+    affine = SPLITTERS[own](blocks.reshape(-1, gguf.GGML_QUANT_SIZES[own][1]))
+    minima = affine.minima + shifts.reshape(-1, 1)
+    head = np.concatenate((_halves(affine.scales), _halves(minima)), axis=1)
+    low = affine.codes & 15
+    nibbles = np.asarray(low[:, :16] | low[:, 16:] * 16, np.uint8)
+    if AFFINE[own] is Kind.Q5_1:
+        fifth = np.packbits(affine.codes >> 4, axis=1, bitorder="little")
+        head = np.concatenate((head, fifth), axis=1)
+    return np.ascontiguousarray(np.concatenate((head, nibbles), axis=1)).reshape(blocks.shape[0], -1)
+
+
+def _halves(values: Weights) -> Blocks:
+    return values.astype(np.float16).view(np.uint8)
+
+
+def _floats(data: Blocks) -> Weights:
+    return np.ascontiguousarray(data).view(np.float16).astype(np.float32)
+
+
+def _nibbles(data: Blocks) -> Blocks:
+    return np.asarray(np.concatenate((data & 15, data >> 4), axis=1), np.uint8)
+
+
+def _fifth_bits(data: Blocks) -> Blocks:
+    """The bit above the four, in its place: (blocks, 4) bytes to (blocks, 32)."""
+    return np.asarray(np.unpackbits(data, axis=1, bitorder="little") * 16, np.uint8)
+
+
+def _q4_0(data: Blocks) -> Affine:
+    scales = _floats(data[:, :2])
+    return Affine(codes=_nibbles(data[:, 2:]), scales=scales, minima=-8 * scales)
+
+
+def _q4_1(data: Blocks) -> Affine:
+    return Affine(codes=_nibbles(data[:, 4:]), scales=_floats(data[:, :2]), minima=_floats(data[:, 2:4]))
+
+
+def _q5_0(data: Blocks) -> Affine:
+    scales = _floats(data[:, :2])
+    codes = _nibbles(data[:, 6:]) | _fifth_bits(data[:, 2:6])
+    return Affine(codes=codes, scales=scales, minima=-16 * scales)
+
+
+def _q5_1(data: Blocks) -> Affine:
+    codes = _nibbles(data[:, 8:]) | _fifth_bits(data[:, 4:8])
+    return Affine(codes=codes, scales=_floats(data[:, :2]), minima=_floats(data[:, 2:4]))
+
+
+def _scales_k(data: Blocks) -> tuple[Weights, Weights]:
+    """Scales and minima of the eight sub-blocks, each of shape (blocks * 8, 1)."""
+    first, second, third = data[:, 4:8], data[:, 8:12], data[:, 12:16]
+    scales = np.concatenate((first & 63, (third & 15) | ((first >> 6) << 4)), axis=1).astype(np.float32)
+    minima = np.concatenate((second & 63, (third >> 4) | ((second >> 6) << 4)), axis=1).astype(np.float32)
+    return (_floats(data[:, :2]) * scales).reshape(-1, 1), (-_floats(data[:, 2:4]) * minima).reshape(-1, 1)
+
+
+def _runs(data: Blocks) -> Blocks:
+    """Codes of four bits of the K types: (blocks, 128) to (blocks, 256)."""
+    return np.concatenate([_nibbles(part) for part in np.split(data, 4, axis=1)], axis=1)
+
+
+def _q4_k(data: Blocks) -> Affine:
+    scales, minima = _scales_k(data)
+    return Affine(codes=_runs(data[:, 16:]).reshape(-1, MINIMUM_BLOCK), scales=scales, minima=minima)
+
+
+def _q5_k(data: Blocks) -> Affine:
+    scales, minima = _scales_k(data)
+    fifth = np.concatenate([(data[:, 16:48] >> shift) & 1 for shift in range(8)], axis=1)
+    codes = np.asarray(_runs(data[:, 48:]) | fifth * 16, np.uint8)
+    return Affine(codes=codes.reshape(-1, MINIMUM_BLOCK), scales=scales, minima=minima)
+
+
+SPLITTERS: Mapping[Kind, Callable[[Blocks], Affine]] = {
+    Kind.Q4_0: _q4_0,
+    Kind.Q4_1: _q4_1,
+    Kind.Q4_K: _q4_k,
+    Kind.Q5_0: _q5_0,
+    Kind.Q5_1: _q5_1,
+    Kind.Q5_K: _q5_k,
+}
