@@ -7,7 +7,7 @@ OLLAMA_VERSIONS := 0.34.3 0.34.0
 BASE ?= smollm2
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms clean
 
 environment: .venv/.ready
 
@@ -48,6 +48,10 @@ bench-routes: ollama
 # Memory, time and imports of the idle daemon.
 bench-idle: ollama
 	$(BIN)/python tests/benchmarks/idle.py
+
+# Which trained form delivers most at the least bytes. Hours; goes on where it was stopped.
+bench-forms: .venv/.ready
+	$(BIN)/python tests/benchmarks/forms.py
 
 clean:
 	rm -rf build dist .venv .cache

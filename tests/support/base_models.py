@@ -21,6 +21,8 @@ class BaseModel:
     template: str
     """Ollama's template of the model's own turns."""
     stop: str
+    turn: tuple[str, str]
+    """A user's turn with `{prompt}` and the beginning of the answer's, and what ends an answer."""
     fetch: Callable[[Path], None]
     """Writes the GGUF file to a path."""
 
@@ -46,6 +48,7 @@ MODELS = {
             "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
         ),
         stop="<|im_end|>",
+        turn=("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"),
         fetch=_fetch_smollm2,
     ),
     "gemma": BaseModel(
@@ -56,6 +59,7 @@ MODELS = {
             "{{ .Content }}<end_of_turn>\n{{ end }}<start_of_turn>model\n"
         ),
         stop="<end_of_turn>",
+        turn=("<start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>"),
         fetch=_fetch_gemma,
     ),
 }

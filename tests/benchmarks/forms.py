@@ -1,0 +1,276 @@
+"""`make bench-forms`: which trained form delivers most at the least bytes.
+
+LoRA, group-wise LoRA and added neurons on two models and two tasks, at equal training tokens, each with the learning
+rate that did best on the first seed. Every cell trains by the packed engine, writes the split files that Ollama would
+get, and takes its losses over the blocks read back from them. Finished cells are kept under
+`benchmarks/results/forms/` and not run again, so the bench can be stopped at any time.
+"""
+
+import argparse
+import dataclasses
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from benchmarks import tasks  # noqa: E402 - found through the path above
+from nightschool_daemon.jobs import ExportResult  # noqa: E402
+from nightschool_daemon.learning import gguf_file  # noqa: E402
+from nightschool_daemon.learning.engine import machine  # noqa: E402
+from nightschool_daemon.learning.engine.examples import Answer, Example  # noqa: E402
+from nightschool_daemon.learning.engine.loop import Plan, train  # noqa: E402
+from nightschool_daemon.learning.engine.network import Network  # noqa: E402
+from nightschool_daemon.learning.engine.peft_files import save_form  # noqa: E402
+from nightschool_daemon.learning.engine.route import TOKENS_A_PASS, make_form  # noqa: E402
+from nightschool_daemon.learning.export import ALLOWED_LOSS, Parcel, write_split  # noqa: E402
+from nightschool_daemon.learning.lesson import Lesson, read_lesson  # noqa: E402
+from nightschool_daemon.learning.loading import Tokens, load_tokens  # noqa: E402
+from nightschool_daemon.learning.rows import Row  # noqa: E402
+from nightschool_daemon.learning.variants import PackedVariants, Variant, share_kept  # noqa: E402
+from nightschool_hookspecs.records import (  # noqa: E402
+    DeliveryForm,
+    DeliveryPlan,
+    Hyperparameters,
+    ServerAbilities,
+    TrainedForm,
+    TrainingMethod,
+)
+from support.base_models import CACHE, MODELS, BaseModel  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "forms"
+TABLE = ROOT / "build" / "bench" / "forms.json"
+RATES = {
+    TrainedForm.LORA: (5e-4, 1e-3, 2e-3),
+    TrainedForm.GROUPED: (1e-3, 2e-3, 4e-3),
+    TrainedForm.NEURONS: (5e-4, 1e-3, 2e-3),
+}
+SEEDS = (0, 1, 2)
+LEARNED = {"shell": 240, "diagrams": 80}
+HELD_OUT = {"shell": 80, "diagrams": 20}
+BATCH = 8
+ABILITIES = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training."""
+
+    model: str
+    task: str
+    form: TrainedForm
+    rate: float
+    seed: int
+
+    @property
+    def file(self) -> Path:
+        """Where its result is kept."""
+        return RESULTS / f"{self.model}-{self.task}-{self.form}-{self.rate:g}-{self.seed}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of it; losses in nats per token, `general` on text that neither task is about."""
+
+    base: float
+    trained: float
+    delivered: float
+    kept: float
+    general_base: float
+    general_delivered: float
+    touched_bytes: int
+    delivered_bytes: int
+    parameters: int
+    tokens: int
+    training_s: float
+    peak_mb: float
+
+
+def main() -> int:
+    """Run what is missing, print the table. Returns 1 where the default form is not the best."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; the next call goes on")
+    deadline = time.monotonic() + 60 * parser.parse_args().minutes
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for cell in missing():
+        if time.monotonic() > deadline:
+            break
+        result = run(cell)
+        cell.file.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n", encoding="utf-8")
+        print(cell.file.stem, f"{result.base:.3f} -> {result.delivered:.3f}, kept {result.kept:.1%}", flush=True)
+    return show()
+
+
+def missing() -> Iterator[Cell]:
+    """Cells that are still to be run: every rate on the first seed, then the best on the others."""
+    for model in MODELS:
+        for task in tasks.TASKS:
+            for form, rates in RATES.items():
+                tuned = [Cell(model=model, task=task, form=form, rate=rate, seed=SEEDS[0]) for rate in rates]
+                yield from (one for one in tuned if not one.file.exists())
+                best = min(tuned, key=lambda one: read(one).delivered)
+                others = (dataclasses.replace(best, seed=seed) for seed in SEEDS[1:])
+                yield from (one for one in others if not one.file.exists())
+
+
+def read(cell: Cell) -> Result:
+    """A finished cell."""
+    return Result(**json.loads(cell.file.read_text(encoding="utf-8")))
+
+
+def run(cell: Cell) -> Result:
+    """Train, deliver, measure."""
+    model = MODELS[cell.model]
+    gguf = fetched(cell.model, model)
+    file = gguf_file.read(gguf)
+    tokens = load_tokens(file, cell.model, cached())
+    task = tasks.TASKS[cell.task](cell.seed, LEARNED[cell.task], HELD_OUT[cell.task])
+    learned, held_out = (rows_of(pairs, model, tokens) for pairs in (task.learned, task.held_out))
+    general = [Row(prompt=ids[:1], completion=ids[1:], weight=1.0) for ids in general_ids(tokens)]
+    settings = Hyperparameters(form=cell.form, learning_rate=cell.rate, batch_size=BATCH, num_epochs=1)
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as text:
+        directory = Path(text)
+        network = Network(file, machine.bench())
+        form = make_form(network, settings, cell.seed)
+        plan = Plan(
+            method=TrainingMethod.SFT,
+            hyperparameters=settings,
+            seed=cell.seed,
+            tokens_a_pass=TOKENS_A_PASS,
+            output=directory,
+            signature=cell.file.stem,
+        )
+        examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion),)) for row in learned]
+        outcome = train(network, form, examples, plan, lambda _done, _total, _text: None)
+        save_form(form, file, directory / "adapter")
+        lesson = read_lesson(directory / "adapter", file)
+        variants = PackedVariants(lesson, tokens)
+        base, general_base = variants.mean_loss(held_out), variants.mean_loss(general)
+        variants.use(Variant.TRAINED)
+        trained = variants.mean_loss(held_out)
+        export = delivered(lesson, variants, learned[:40], directory)
+        variants.use(Variant.DELIVERED, export)
+        loss = variants.mean_loss(held_out)
+        return Result(
+            base=base,
+            trained=trained,
+            delivered=loss,
+            kept=share_kept(base, trained, loss),
+            general_base=general_base,
+            general_delivered=variants.mean_loss(general),
+            touched_bytes=sum(file.tensors[name].bytes for name in lesson.touched),
+            delivered_bytes=sum(one.bytes for one in gguf_file.read(export.files[0].path).tensors.values()),
+            parameters=form.size(),
+            tokens=outcome.tokens,
+            training_s=outcome.seconds,
+            peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        )
+
+
+def delivered(lesson: Lesson, variants: PackedVariants, rows: Sequence[Row], directory: Path) -> ExportResult:
+    """The files of the narrowest types that keep 99 % of what was learned, by the learned texts."""
+    variants.use(Variant.BASE)
+    base = variants.mean_loss(rows)
+    variants.use(Variant.TRAINED)
+    trained = variants.mean_loss(rows)
+    for allowed_loss in ALLOWED_LOSS:
+        parcel = Parcel(
+            lesson=lesson,
+            name="cell",
+            directory=directory,
+            allowed_loss=allowed_loss,
+            report=lambda _done, _total, _text: None,
+        )
+        plan = DeliveryPlan(form=DeliveryForm.SPLIT, version_bytes=0, shared_bytes=0, reason="")
+        export = ExportResult(abilities=ABILITIES, plan=plan, files=write_split(parcel), touched=lesson.touched)
+        variants.use(Variant.DELIVERED, export)
+        if share_kept(base, trained, variants.mean_loss(rows)) >= 0.99:
+            break
+    return export
+
+
+def rows_of(pairs: Sequence[tasks.Pair], model: BaseModel, tokens: Tokens) -> list[Row]:
+    """Pairs as the model's own turns."""
+    begin, end = model.turn
+    found = []
+    for one in pairs:
+        prompt = begin.format(prompt=one.prompt)
+        completion = tokens.completion(prompt, one.answer + end)
+        found.append(Row(prompt=tuple(tokens.prompt(prompt)), completion=tuple(completion), weight=1.0))
+    return found
+
+
+def general_ids(tokens: Tokens) -> list[tuple[int, ...]]:
+    """The general texts as token ids."""
+    return [tuple(tokens.prompt(text)) for text in tasks.general_texts()]
+
+
+def fetched(name: str, model: BaseModel) -> Path:
+    """The model's file, kept from one call to the next."""
+    file = CACHE / f"{name}.gguf"
+    if not file.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        model.fetch(file)
+    return file
+
+
+def cached() -> Path:
+    """Where tokenizers are kept."""
+    directory = ROOT / ".cache" / "bench"
+    (directory / "tokenizers").mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def show() -> int:
+    """Print a row a model, task and form, medians over the seeds, and write the table."""
+    rows = []
+    for model in MODELS:
+        for task in tasks.TASKS:
+            for form in RATES:
+                rows += summary(model, task, form)
+    print(
+        f"{'model':9} {'task':9} {'form':13} {'rate':>6} {'n':>2} {'loss':>7} {'kept':>7} {'bytes':>6} {'forgets':>8}"
+    )
+    for row in rows:
+        text = f"{row['model']:9} {row['task']:9} {row['form']:13} {row['rate']:6g} {row['seeds']:2}"
+        print(f"{text} {row['delivered']:7.3f} {row['kept']:7.1%} {row['bytes']:6.2f} {row['forgets']:+8.3f}")
+    TABLE.parent.mkdir(parents=True, exist_ok=True)
+    TABLE.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def summary(model: str, task: str, form: TrainedForm) -> list[dict[str, object]]:
+    """The finished cells of the best rate."""
+    tuned = [Cell(model=model, task=task, form=form, rate=rate, seed=SEEDS[0]) for rate in RATES[form]]
+    if not all(one.file.exists() for one in tuned):
+        return []
+    best = min(tuned, key=lambda one: read(one).delivered)
+    cells = [dataclasses.replace(best, seed=seed) for seed in SEEDS]
+    found = [read(one) for one in cells if one.file.exists()]
+    return [
+        {
+            "model": model,
+            "task": task,
+            "form": str(form),
+            "rate": best.rate,
+            "seeds": len(found),
+            "delivered": statistics.median(one.delivered for one in found),
+            "kept": statistics.median(one.kept for one in found),
+            "bytes": statistics.median(one.delivered_bytes / one.touched_bytes for one in found),
+            "forgets": statistics.median(one.general_delivered - one.general_base for one in found),
+        }
+    ]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    sys.exit(main())
