@@ -1,4 +1,4 @@
-"""The engine serves every tiny architecture, and each variant's feature shows in what it says."""
+"""The engine serves every tiny architecture, each variant's feature shows in what it says, and we compute the same."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,25 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import torch
 
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.engine.architecture import is_known, read_architecture
+from nightschool_daemon.learning.engine.layout import Branches, lay_out
+from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.ollama.library import NextToken
-from support.engine_logprobs import engine_logprobs, token_ids
+from nightschool_hookspecs.services import TrainingError
+from support.engine_logprobs import engine_logprobs, token_id, token_ids
 from support.ollama_server import OllamaServer
 from support.tiny_architectures import DEFAULTS, KINDS, ORIGINAL_CONTEXT, VARIANTS, write_tiny_architecture
 
 TEXTS = ["the quick brown fox jumps over the lazy dog, again and again", "greet guest 7 now: hello?"]
 SERVED_KINDS = ("Q2_K", "Q4_K", "IQ4_XS")
+EXACT = 0.03
+"""Largest difference of a logarithm with F32 weights: the engine keeps keys, values and GELU in 16 bits."""
+ROUNDED = 0.6
+"""The same with quantised weights, for which the engine rounds activations to 8 bits."""
 CLEARLY = 0.5
 """Difference of two logarithms that no rounding explains: with F32 weights that is below 0.02."""
 
@@ -30,6 +41,8 @@ def test_context_chooses_between_long_and_short_factors(ollama: OllamaServer, tm
     file = write_tiny_architecture(tmp_path / "phi3-contexts.gguf", "phi3", kind="F32", variant="longrope")
     short, long = (engine_logprobs(ollama, file, TEXTS, context_tokens=tokens) for tokens in (ORIGINAL_CONTEXT, 512))
     assert distance(short, long) > CLEARLY
+    assert disagreement(file, short, context=ORIGINAL_CONTEXT) < EXACT
+    assert disagreement(file, long, context=512) < EXACT
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -45,7 +58,17 @@ def test_every_type_of_weights_reads_back(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", SERVED_KINDS)
 def test_engine_serves_types_of_weights(ollama: OllamaServer, tmp_path: Path, kind: str) -> None:
     file = write_tiny_architecture(tmp_path / f"llama-{kind}.gguf", "llama", kind=kind)
-    require_sound(engine_logprobs(ollama, file, TEXTS[:1]))
+    found = engine_logprobs(ollama, file, TEXTS[:1])
+    require_sound(found)
+    assert disagreement(file, found) < ROUNDED
+
+
+@pytest.mark.parametrize("architecture", ["qwen3moe"])
+def test_what_the_engine_cannot_train_is_refused_with_a_sentence(tmp_path: Path, architecture: str) -> None:
+    file = gguf_file.read(write_tiny_architecture(tmp_path / "moe.gguf", architecture, kind="F32"))
+    assert not is_known(file)
+    with pytest.raises(TrainingError, match="does not know the architecture 'qwen3moe'"):
+        read_architecture(file)
 
 
 def served(server: OllamaServer, directory: Path, architecture: str, *, variant: str = "") -> Sequence[NextToken]:
@@ -53,9 +76,24 @@ def served(server: OllamaServer, directory: Path, architecture: str, *, variant:
     path = directory / f"{architecture}-{variant or 'default'}.gguf"
     file = write_tiny_architecture(path, architecture, kind="F32", variant=variant)
     found = engine_logprobs(server, file, TEXTS)
-    file.unlink()
     require_sound(found)
+    if is_known(gguf_file.read(file)):
+        assert disagreement(file, found) < EXACT, path.stem
+    file.unlink()
     return found
+
+
+def disagreement(file: Path, found: Sequence[NextToken], *, context: int = 512) -> float:
+    """Largest difference between the engine's logarithms and those of our forward pass over the same blocks."""
+    bench = Bench(device=torch.device("cpu"), dtype=torch.float32, threads=1)
+    network = Network(gguf_file.read(file), bench, context=context)
+    worst = 0.0
+    for text, one in zip(TEXTS, found, strict=False):
+        ids = token_ids(text)
+        layout = lay_out([Branches(stem=tuple(ids), answers=())], bench.device)
+        own = torch.log_softmax(network.logits(layout, torch.tensor([len(ids) - 1])), dim=-1)[0]
+        worst = max(worst, *(abs(token.logprob - float(own[token_id(token.token)])) for token in one.top))
+    return worst
 
 
 def require_sound(found: Sequence[NextToken]) -> None:

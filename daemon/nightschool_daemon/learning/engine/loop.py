@@ -48,7 +48,6 @@ class Plan:
     signature: str
     """What base, data and settings it is made of: a checkpoint of another is not gone on with."""
     beta: float = methods.BETA
-    checkpoint_s: float = CHECKPOINT_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,7 @@ def train(network: Network, form: Form, examples: Sequence[Example], plan: Plan,
                 )
                 metrics.write(json.dumps({"step": state.step, "loss": loss, "lr": rate}) + "\n")
                 report(state.step, steps, f"epoch {state.epoch + 1} of {settings.num_epochs}, loss {loss:.3f}")
-                if clock.since_checkpoint() > plan.checkpoint_s:
+                if clock.since_checkpoint() > CHECKPOINT_S:
                     metrics.flush()
                     state = replace(state, seconds=state.seconds + clock.taken())
                     checkpoint.keep(form, optimizer, state)

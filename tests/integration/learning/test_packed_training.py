@@ -1,0 +1,224 @@
+"""A training by the packed engine: PEFT loads what it leaves, and an interruption changes nothing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from nightschool_daemon import codec
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.engine import loop
+from nightschool_daemon.learning.engine.layout import Branches, lay_out
+from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.packed import Bench
+from nightschool_daemon.learning.engine.route import fine_tune
+from nightschool_daemon.learning.lesson import read_lesson
+from nightschool_daemon.learning.loading import Tokens, load_base, load_tokens
+from nightschool_daemon.ollama.storage import sha256_of
+from nightschool_hookspecs.records import (
+    Hyperparameters,
+    TrainedForm,
+    TrainingJob,
+    TrainingMethod,
+    TrainingResult,
+    TrainingText,
+)
+from nightschool_hookspecs.services import TrainingError
+from support.tiny_architectures import write_tiny_architecture
+
+SETTINGS = Hyperparameters(learning_rate=0.005, batch_size=4, num_epochs=3, lora_r=4, lora_alpha=8, max_length=64)
+CPU = torch.device("cpu")
+
+
+class Interrupted(Exception):
+    """The power went."""
+
+
+@pytest.fixture(autouse=True)
+def _every_step_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def tokens(tiny_gguf: Path, cache: Path) -> Tokens:
+    (cache / "tokenizers").mkdir(exist_ok=True)
+    return load_tokens(gguf_file.read(tiny_gguf), sha256_of(tiny_gguf), cache)
+
+
+def lesson(count: int = 12) -> list[TrainingText]:
+    return [
+        TrainingText(event_id=f"g-{number}", prompt=f"greet guest {number}\n", completion="hello<|im_end|>")
+        for number in range(count)
+    ]
+
+
+def job(directory: Path, gguf: Path, texts: list[TrainingText]) -> TrainingJob:
+    directory.mkdir(parents=True, exist_ok=True)
+    dataset = directory / "examples.jsonl"
+    dataset.write_text("".join(codec.to_json(one) + "\n" for one in texts), encoding="utf-8")
+    return TrainingJob(
+        base_gguf=gguf,
+        base_digest=sha256_of(gguf),
+        architecture="llama",
+        dataset=dataset,
+        output=directory,
+        examples=len(texts),
+        hyperparameters=SETTINGS,
+        seed=7,
+    )
+
+
+def unheard(_done: int, _total: int, _text: str) -> None:
+    """Nobody watches."""
+
+
+def stops_at(step: int) -> Callable[[int, int, str], None]:
+    def report(done: int, _total: int, _text: str) -> None:
+        if done == step:
+            raise Interrupted
+
+    return report
+
+
+def trained(
+    directory: Path,
+    gguf: Path,
+    tokens: Tokens,
+    *,
+    settings: Hyperparameters = SETTINGS,
+    texts: list[TrainingText] | None = None,
+    report: Callable[[int, int, str], None] = unheard,
+    warm_start: Path | None = None,
+) -> TrainingResult:
+    asked = replace(job(directory, gguf, texts or lesson()), warm_start=warm_start)
+    return fine_tune(gguf_file.read(gguf), tokens, asked, TrainingMethod.SFT, settings, report)
+
+
+def losses(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+FORMS = {
+    "lora": SETTINGS,
+    "dropout": replace(SETTINGS, lora_dropout=0.2),
+    "grouped": replace(SETTINGS, form=TrainedForm.GROUPED),
+    "neurons": replace(SETTINGS, form=TrainedForm.NEURONS),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_answer_is_learned(tiny_gguf: Path, tokens: Tokens, tmp_path: Path, form: str) -> None:
+    result = trained(tmp_path, tiny_gguf, tokens, settings=FORMS[form])
+    assert (result.steps, result.examples, result.left_out) == (9, 12, 0)
+    assert result.trained_loss < result.base_loss / 2
+    assert [one["step"] for one in losses(tmp_path) if "loss" in one] == list(range(1, 10))
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 9])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_resumed_training_equals_the_uninterrupted_one(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, form: str, step: int
+) -> None:
+    settings = FORMS[form]
+    whole = trained(tmp_path / "whole", tiny_gguf, tokens, settings=settings)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "cut", tiny_gguf, tokens, settings=settings, report=stops_at(step))
+    steps: list[int] = []
+    again = trained(
+        tmp_path / "cut", tiny_gguf, tokens, settings=settings, report=lambda done, _total, _text: steps.append(done)
+    )
+    # the step in which it was cut had not been kept yet
+    assert steps == list(range(step, 10))
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    (name,) = [one.name for one in whole.adapter.glob("*.safetensors")]
+    expected, found = load_file(whole.adapter / name), load_file(again.adapter / name)
+    assert found.keys() == expected.keys()
+    for key, values in expected.items():
+        assert torch.equal(found[key], values), key
+    assert (again.steps, again.tokens) == (whole.steps, whole.tokens)
+    assert (again.base_loss, again.trained_loss) == (whole.base_loss, whole.trained_loss)
+
+
+def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        trained(tmp_path, tiny_gguf, tokens, texts=lesson(11), report=stops_at(4))
+    steps: list[int] = []
+    trained(tmp_path, tiny_gguf, tokens, report=lambda done, _total, _text: steps.append(done))
+    assert steps == list(range(1, 10))
+    assert [one["step"] for one in losses(tmp_path) if "loss" in one] == steps
+
+
+@pytest.mark.parametrize("form", ["lora", "neurons"])
+def test_a_warm_start_begins_where_the_last_training_ended(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, form: str
+) -> None:
+    first = trained(tmp_path / "first", tiny_gguf, tokens, settings=FORMS[form])
+    trained(tmp_path / "second", tiny_gguf, tokens, settings=FORMS[form], warm_start=first.adapter)
+    begins = [losses(tmp_path / one)[0]["loss"] for one in ("first", "second")]
+    assert begins[1] < begins[0] / 2
+
+
+def test_a_warm_start_of_another_form_is_refused(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
+    first = trained(tmp_path / "first", tiny_gguf, tokens)
+    with pytest.raises(TrainingError, match="another form"):
+        trained(tmp_path / "second", tiny_gguf, tokens, settings=FORMS["neurons"], warm_start=first.adapter)
+
+
+def test_a_loss_that_is_no_number_is_told(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no longer a number"):
+        trained(tmp_path, tiny_gguf, tokens, settings=replace(SETTINGS, learning_rate=1e30))
+
+
+def test_a_dataset_of_which_nothing_fits_is_told(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
+    long = TrainingText(event_id="long", prompt="a" * 200, completion="b")
+    with pytest.raises(TrainingError, match="No example fits into 64 tokens"):
+        trained(tmp_path, tiny_gguf, tokens, texts=[long])
+
+
+@pytest.mark.parametrize("form", ["lora", "grouped"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_peft_loads_the_adapter_and_computes_the_same(
+    tokens: Tokens, cache: Path, tmp_path: Path, architecture: str, form: str
+) -> None:
+    gguf = write_tiny_architecture(tmp_path / f"{architecture}.gguf", architecture, kind="F32")
+    result = trained(tmp_path / "run", gguf, tokens, settings=replace(FORMS[form], num_epochs=1))
+    file = gguf_file.read(gguf)
+    ids = tokens.prompt("greet guest 3\n")
+    network = Network(file, Bench(device=CPU, dtype=torch.float32, threads=1))
+    layout, places = lay_out([Branches(stem=tuple(ids), answers=())], CPU), torch.arange(len(ids))
+    plain = network.logits(layout, places)
+    network.form = read_lesson(result.adapter, file).form(CPU)
+    ours = network.logits(layout, places)
+    base = load_base(gguf, sha256_of(gguf), cache).model
+    loaded = PeftModel.from_pretrained(base, result.adapter)
+    loaded.eval()
+    with torch.no_grad():
+        theirs = loaded(input_ids=torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-3)
+    assert not torch.allclose(plain, ours, atol=0.1)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3", "phi3"])
+def test_peft_finds_a_place_for_everything_in_the_adapter(
+    tokens: Tokens, cache: Path, tmp_path: Path, architecture: str
+) -> None:
+    """transformers does not read the tiny files' window, scale and caps, so that its logits are not those served."""
+    gguf = write_tiny_architecture(tmp_path / f"{architecture}.gguf", architecture, kind="F32")
+    result = trained(tmp_path / "run", gguf, tokens, settings=replace(SETTINGS, num_epochs=1))
+    written = load_file(result.adapter / "adapter_model.safetensors")
+    loaded = PeftModel.from_pretrained(load_base(gguf, sha256_of(gguf), cache).model, result.adapter)
+    found = {name.replace(".default", ""): value for name, value in loaded.state_dict().items() if ".lora_" in name}
+    assert found.keys() == written.keys()
+    assert all(torch.equal(found[name], value) for name, value in written.items())
+    assert len(read_lesson(result.adapter, gguf_file.read(gguf)).touched) == len(written) // 2

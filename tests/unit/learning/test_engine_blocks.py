@@ -1,0 +1,89 @@
+"""Blocks become the floats that gguf-py makes of them, by torch, by ggml's C, in parts and by threads."""
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from numpy.typing import NDArray
+
+from nightschool_daemon.learning import rounding
+from nightschool_daemon.learning.engine import blocks, ggml
+from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, product
+
+ROWS, COLUMNS = 600, 512
+KINDS = list(blocks.READERS)
+
+
+def weights(seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((ROWS, COLUMNS)).astype(np.float32) * 0.1
+
+
+def packed(kind: Kind) -> PackedMatrix:
+    return PackedMatrix(
+        name="blk.0.attn_q.weight",
+        data=torch.from_numpy(rounding.rounded(weights(), kind)),
+        kind=kind,
+        shape=(ROWS, COLUMNS),
+    )
+
+
+def expected(matrix: PackedMatrix) -> torch.Tensor:
+    whole: NDArray[np.float32] = gguf.dequantize(matrix.data.numpy(), matrix.kind).reshape(matrix.shape)
+    return torch.from_numpy(np.array(whole, np.float32))
+
+
+def bench(threads: int = 1, dtype: torch.dtype = torch.float32, kept_bytes: int = 0) -> Bench:
+    return Bench(device=torch.device("cpu"), dtype=dtype, threads=threads, kept_bytes=kept_bytes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_reads_blocks_as_gguf_does(kind: Kind) -> None:
+    matrix = packed(kind)
+    assert torch.equal(blocks.dequantized(matrix.data, kind), expected(matrix))
+
+
+@pytest.mark.parametrize("kind", list(ggml.READERS))
+def test_torch_reads_any_codes_and_scales_as_gguf_does(kind: Kind) -> None:
+    """Weights that ggml's own rounding never makes: all codes, all scales but those that are no numbers."""
+    _, size = gguf.GGML_QUANT_SIZES[kind]
+    data = np.random.default_rng(1).integers(0, 256, (400, size), dtype=np.uint8)
+    with np.errstate(all="ignore"):
+        theirs = gguf.dequantize(data, kind)
+    sound = np.isfinite(theirs).all(axis=1)
+    assert sound.sum() > 300
+    ours = blocks.dequantized(torch.from_numpy(data[sound]), kind).numpy()
+    np.testing.assert_array_equal(ours, theirs[sound])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bench_unpacks_the_same(kind: Kind, threads: int) -> None:
+    matrix = packed(kind)
+    assert torch.equal(bench(threads).unpack(matrix), expected(matrix))
+    assert torch.equal(bench(threads, torch.bfloat16).unpack(matrix), expected(matrix).bfloat16())
+
+
+def test_rows_and_slices_are_those_of_the_whole() -> None:
+    matrix = packed(Kind.Q5_K)
+    ids = torch.tensor([3, 0, 599, 3])
+    assert torch.equal(matrix.rows(ids), expected(matrix)[ids])
+    assert torch.equal(bench(2).unpack(matrix.slice(100, 350)), expected(matrix)[100:350])
+
+
+def test_kept_matrices_are_unpacked_once_and_within_their_bound() -> None:
+    first, second = packed(Kind.Q8_0), packed(Kind.Q4_K)
+    keeping = bench(kept_bytes=first.weights * 4)
+    kept = keeping.unpack(first)
+    keeping.unpack(second)
+    assert keeping.unpack(first).data_ptr() == kept.data_ptr()
+    assert torch.equal(keeping.unpack(second), expected(second))
+
+
+def test_the_product_and_its_gradient_are_those_of_the_floats() -> None:
+    matrix = packed(Kind.Q6_K)
+    x = torch.randn(7, COLUMNS, requires_grad=True)
+    factor = torch.randn(7, ROWS)
+    (product(x, matrix, bench()) * factor).sum().backward()
+    torch.testing.assert_close(product(x, matrix, bench()), x @ expected(matrix).t())
+    torch.testing.assert_close(x.grad, factor @ expected(matrix))

@@ -1,0 +1,105 @@
+"""However rows are put together, cut apart, padded or branched, every answer gets the same log-probabilities."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.engine import methods
+from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered, passes
+from nightschool_daemon.learning.engine.forms import LowRank, Neurons
+from nightschool_daemon.learning.engine.layout import Branches, lay_out
+from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.packed import Bench
+from support.tiny_architectures import write_tiny_architecture
+
+CPU = torch.device("cpu")
+Open = Callable[[str], Network]
+Ids = tuple[int, ...]
+Drawn = list[tuple[Ids, tuple[Ids, ...]]]
+TOKENS = st.lists(st.integers(3, 200), min_size=1, max_size=14).map(tuple)
+ROWS = st.lists(st.tuples(TOKENS, st.lists(TOKENS, min_size=1, max_size=3).map(tuple)), min_size=1, max_size=4)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Open:
+    """A tiny network of an architecture; Gemma's attend within 8 tokens in most layers."""
+    directory, opened = tmp_path_factory.mktemp("tiny"), dict[str, Network]()
+
+    def open_one(architecture: str) -> Network:
+        if architecture not in opened:
+            file = write_tiny_architecture(directory / f"{architecture}.gguf", architecture, kind="F32")
+            opened[architecture] = Network(
+                gguf_file.read(Path(file)), Bench(device=CPU, dtype=torch.float32, threads=1)
+            )
+        return opened[architecture]
+
+    return open_one
+
+
+def sums(network: Network, rows: list[Branches]) -> torch.Tensor:
+    layout = lay_out(rows, CPU)
+    with torch.no_grad():
+        return methods.answer_sums(network.log_probabilities(layout), layout.answer_of, layout.answers)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3", "mistral3"])
+@settings(max_examples=8, deadline=None)
+@given(drawn=ROWS)
+def test_branches_count_as_rows_of_their_own(network: Open, architecture: str, drawn: Drawn) -> None:
+    opened = network(architecture)
+    rows = [Branches(stem=stem, answers=answers) for stem, answers in drawn]
+    alone = [sums(opened, [Branches(stem=row.stem, answers=(one,))]) for row in rows for one in row.answers]
+    torch.testing.assert_close(sums(opened, rows), torch.cat(alone), rtol=1e-4, atol=1e-3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), tokens=st.integers(1, 100))
+def test_passes_lose_nothing_and_keep_their_bound(lengths: list[int], tokens: int) -> None:
+    batch = [
+        Numbered(number=number, example=Example(prompt=(1,) * length, answers=(Answer(tokens=(2,)),)))
+        for number, length in enumerate(lengths)
+    ]
+    parts = list(passes(batch, tokens))
+    assert sorted(one.number for part in parts for one in part) == list(range(len(batch)))
+    assert all(len(part) == 1 or sum(len(one.example) for one in part) <= tokens for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "form"),
+    [
+        *((architecture, form) for architecture in ("llama", "gemma3") for form in ("lora", "grouped", "neurons")),
+        ("phi3", "lora"),
+        ("phi3", "grouped"),
+    ],
+)
+def test_layers_that_are_computed_twice_give_the_same_gradients(network: Open, architecture: str, form: str) -> None:
+    opened, generator = network(architecture), torch.Generator().manual_seed(1)
+    if form == "neurons":
+        opened.form = Neurons(opened.architecture, count=32, spread=opened.spread, generator=generator)
+    else:
+        group = 32 if form == "grouped" else 1
+        opened.form = LowRank(opened.linears(), rank=4, alpha=8, group=group, generator=generator)
+    for name, one in opened.form.parameters.items():
+        if name.endswith(("lora_b", "ffn_down")):
+            torch.nn.init.normal_(one, std=0.05)
+    rows = [
+        Branches(stem=(1, 5, 9, 11), answers=((7, 8, 9), (3, 4))),
+        Branches(stem=(1, 30), answers=((31, 32, 33, 34),)),
+    ]
+    found = []
+    for checkpointed in (0, opened.architecture.layers):
+        opened.checkpointed = checkpointed
+        opened.log_probabilities(lay_out(rows, CPU)).sum().backward()
+        found.append({name: one.grad for name, one in opened.form.parameters.items()})
+        for one in opened.form.parameters.values():
+            assert one.grad is not None
+            assert bool(one.grad.abs().sum() > 0)
+            one.grad = None
+    opened.checkpointed, opened.form = 0, None
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-6)
