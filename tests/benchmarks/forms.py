@@ -182,7 +182,9 @@ def delivered(lesson: Lesson, variants: PackedVariants, rows: Sequence[Row], dir
     base = variants.mean_loss(rows)
     variants.use(Variant.TRAINED)
     trained = variants.mean_loss(rows)
-    for allowed_loss in ALLOWED_LOSS:
+    plan = DeliveryPlan(form=DeliveryForm.SPLIT, version_bytes=0, shared_bytes=0, reason="")
+
+    def attempt(allowed_loss: float) -> ExportResult:
         parcel = Parcel(
             lesson=lesson,
             name="cell",
@@ -190,12 +192,16 @@ def delivered(lesson: Lesson, variants: PackedVariants, rows: Sequence[Row], dir
             allowed_loss=allowed_loss,
             report=lambda _done, _total, _text: None,
         )
-        plan = DeliveryPlan(form=DeliveryForm.SPLIT, version_bytes=0, shared_bytes=0, reason="")
         export = ExportResult(abilities=ABILITIES, plan=plan, files=write_split(parcel), touched=lesson.touched)
         variants.use(Variant.DELIVERED, export)
+        return export
+
+    *narrower, widest = ALLOWED_LOSS
+    for allowed_loss in narrower:
+        export = attempt(allowed_loss)
         if share_kept(base, trained, variants.mean_loss(rows)) >= 0.99:
-            break
-    return export
+            return export
+    return attempt(widest)
 
 
 def rows_of(pairs: Sequence[tasks.Pair], model: BaseModel, tokens: Tokens) -> list[Row]:
