@@ -7,7 +7,7 @@ Names and layouts differ between the two worlds: a module `model.layers.0.self_a
 from __future__ import annotations
 
 import os
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,12 +17,14 @@ import numpy as np
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.tokenizer import build_tokenizer, is_known
 from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
 
 PERMUTED = frozenset({"llama"})
 """Architectures whose q and k rows llama.cpp's converter reorders for its rotary embedding."""
@@ -45,13 +47,13 @@ class Base:
 class Tokens:
     """The tokenizer, used so that its ids are those that the engine sees."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     bos: int | None
     """Id that begins every text; None where the engine adds none."""
 
     def prompt(self, text: str) -> list[int]:
         """Ids of a rendered prompt. Ollama takes a literal `<bos>` off; any other text for BOS gives a second one."""
-        ids = list(self.tokenizer(text.removeprefix(LITERAL_BOS), add_special_tokens=False)["input_ids"])
+        ids = self._ids(text.removeprefix(LITERAL_BOS))
         return ids if self.bos is None else [self.bos, *ids]
 
     def completion(self, prompt: str, text: str) -> list[int]:
@@ -59,7 +61,11 @@ class Tokens:
         before, whole = self.prompt(prompt), self.prompt(prompt + text)
         if whole[: len(before)] == before:
             return whole[len(before) :]
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._ids(text)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, control tokens included."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def pieces(self) -> dict[str, int]:
         """Text of a token as the engine prints it -> id. Texts that several tokens share are left out."""
@@ -73,6 +79,9 @@ class Tokens:
                 shared.add(text)
             found[text] = identifier
         return {text: identifier for text, identifier in found.items() if text not in shared}
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def load_base(path: Path, digest: str, cache: Path) -> Base:
@@ -97,19 +106,33 @@ def load_base(path: Path, digest: str, cache: Path) -> Base:
 
 
 def load_tokens(file: GgufFile, digest: str, cache: Path) -> Tokens:
-    """The tokenizer. Reading a large one out of a GGUF takes a quarter of a minute, so its own form is kept."""
+    """The tokenizer. Building a large one takes seconds, so it is kept in the form of the library that uses it."""
+    from tokenizers import Tokenizer
+
+    kept = cache / "tokenizers" / f"{digest}.json"
+    if not kept.is_file():
+        made = build_tokenizer(file) if is_known(file) else _by_transformers(file, digest, cache)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_name(f".{digest}.{os.getpid()}")
+        made.save(str(temporary))
+        temporary.replace(kept)
+    return Tokens(tokenizer=Tokenizer.from_file(str(kept)), bos=_bos(file))
+
+
+def _by_transformers(file: GgufFile, digest: str, cache: Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    kept = cache / "tokenizers" / digest
-    if not (kept / "tokenizer.json").is_file():
+    try:
         made = AutoTokenizer.from_pretrained(_linked(file.path, digest, cache), gguf_file="model.gguf")
-        temporary = kept.with_name(f".{digest}.{os.getpid()}")
-        made.save_pretrained(temporary)
-        shutil.rmtree(kept, ignore_errors=True)
-        temporary.rename(kept)
-    tokenizer = AutoTokenizer.from_pretrained(kept, local_files_only=True)
-    _match_spaces(tokenizer, file)
-    return Tokens(tokenizer=tokenizer, bos=_bos(file))
+    except (ValueError, KeyError, NotImplementedError, TypeError) as error:
+        raise TrainingError(
+            f"The tokenizer of this base ({file.scalar('tokenizer.ggml.model')}, "
+            f"{file.scalar('tokenizer.ggml.pre')}) cannot be read ({_one_line(error)}). Choose another base."
+        ) from error
+    # transformers' stubs give the attribute the types of the tokenizer's settings
+    backend = cast(Any, made).backend_tokenizer
+    _match_spaces(backend, file)
+    return cast("Tokenizer", backend)
 
 
 def tensor_of(file: GgufFile, module: str) -> str:
@@ -160,15 +183,13 @@ def _heads(file: GgufFile, name: str) -> int | None:
     return None
 
 
-def _match_spaces(tokenizer: PreTrainedTokenizerBase, file: GgufFile) -> None:
+def _match_spaces(backend: Tokenizer, file: GgufFile) -> None:
     """Put a space where llama.cpp puts one: before every stretch of text between control tokens, or nowhere.
 
     transformers does not read the file's key, and puts one at the very beginning only.
     """
     from tokenizers.normalizers import Prepend
 
-    # transformers' stubs give the attribute the types of the tokenizer's settings
-    backend = cast(Any, tokenizer).backend_tokenizer
     if backend.normalizer is not None or not hasattr(backend.pre_tokenizer, "prepend_scheme"):
         return
     backend.pre_tokenizer.prepend_scheme = "never"

@@ -177,11 +177,9 @@ def choose_positions(tokens: Tokens, texts: Sequence[TrainingText], wanted: int,
 def _positions_of(tokens: Tokens, text: TrainingText) -> list[Position]:
     """Prefixes of a text, each one token longer."""
     prompt, completion = tokens.prompt(text.prompt), tokens.completion(text.prompt, text.completion)
-    decode = tokens.tokenizer.decode
     found = []
     for length in range(len(completion)):
-        known = decode(completion[:length], skip_special_tokens=False) if length else ""
-        prefix = text.prompt + str(known)
+        prefix = text.prompt + (tokens.text(completion[:length]) if length else "")
         ids = [*prompt, *completion[:length]]
         if tokens.prompt(prefix) == ids:
             found.append(Position(prefix=prefix, ids=tuple(ids)))
