@@ -32,6 +32,14 @@ class SpecialtyMode(StrEnum):
     POOLED = "pooled"
 
 
+class EngineChoice(StrEnum):
+    """What trains, and computes losses."""
+
+    AUTO = "auto"
+    """The packed engine where it knows the base's architecture, else transformers."""
+    TRANSFORMERS = "transformers"
+
+
 class DeliveryChoice(StrEnum):
     """In which form a lesson is delivered."""
 
@@ -130,6 +138,7 @@ class SpecialtySettings:
 class TrainingSettings:
     """`[training]`"""
 
+    engine: EngineChoice = EngineChoice.AUTO
     max_events: int = 2000
     max_tokens: int = 400_000
     time_limit_minutes: float = 480.0

@@ -95,6 +95,22 @@ def test_split_versions_share_a_shard(night: Night, fresh_ollama: OllamaServer) 
     assert verified.delivered_loss < verified.base_loss
 
 
+def test_the_route_by_transformers_and_peft_leads_to_the_same_place(night: Night, fresh_ollama: OllamaServer) -> None:
+    text = night.configuration.read_text().replace("[training]", '[training]\nengine = "transformers"')
+    night.configuration.write_text(text)
+    night.drop(greetings(60))
+    done = night.learn()
+    assert done.returncode == 0, done.stdout + done.stderr
+    directory = RunDirectory(path=night.run_directories()[0])
+    export, verified = directory.result(Step.EXPORT, ExportResult), directory.result(Step.VERIFY, VerifyResult)
+    assert export.held_in is not None
+    assert export.held_in.kept >= 0.99
+    assert verified.passed
+    assert verified.delivered_loss < verified.base_loss
+    assert (directory.step(Step.TRAIN) / "adapter" / "README.md").exists()
+    assert TINY_ALIAS in fresh_ollama.tags()
+
+
 @pytest.mark.parametrize("form", ["grouped_lora", "neurons"])
 def test_other_forms_of_a_lesson_are_delivered_whole(night: Night, form: str) -> None:
     text = night.configuration.read_text().replace("learning_rate = 0.003", f'learning_rate = 0.003\nform = "{form}"')

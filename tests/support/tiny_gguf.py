@@ -4,6 +4,7 @@ Ollama imports it in milliseconds and answers in a fraction of a second, so fast
 server too. Its tokenizer knows single characters, so that any text has one tokenisation.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gguf
@@ -26,16 +27,40 @@ CHAT_TEMPLATE = (
 
 def write_tiny_gguf(path: Path, *, seed: int = 0, kind: str = "Q8_0") -> Path:
     """Write the model; the same seed gives the same bytes. `kind` is the ggml type of its matrices."""
+    return _write(path, len(TOKENS), add_tokenizer, silent=SILENT, seed=seed, kind=kind)
+
+
+def write_byte_level_gguf(path: Path, *, pre: str, tokens: Sequence[str], merges: Sequence[str]) -> Path:
+    """The same network with a byte-level tokenizer: GPT-2's, cut as `pre` says."""
+    whole = [*tokens, *TURN]
+
+    def add(writer: gguf.GGUFWriter) -> None:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(whole)
+        writer.add_token_types([1] * len(tokens) + [3] * len(TURN))
+        writer.add_token_merges(merges)
+        writer.add_bos_token_id(len(whole) - 2)
+        writer.add_eos_token_id(len(whole) - 1)
+        writer.add_add_bos_token(False)
+        writer.add_chat_template(CHAT_TEMPLATE)
+
+    # half a character as an answer breaks the stream, so that no byte ever wins
+    return _write(path, len(whole), add, silent=len(tokens), seed=0, kind="Q8_0")
+
+
+def _write(
+    path: Path, vocabulary: int, tokenizer: Callable[[gguf.GGUFWriter], None], *, silent: int, seed: int, kind: str
+) -> Path:
     generator = np.random.default_rng(seed)
-    vocabulary = len(TOKENS)
     quantization = gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(str(path), "llama")
-    _write_header(writer)
+    _write_header(writer, vocabulary)
+    tokenizer(writer)
 
-    def matrix(name: str, *shape: int, silent: slice | None = None) -> None:
+    def matrix(name: str, *shape: int, without: int = 0) -> None:
         values = (generator.standard_normal(shape) * 0.05).astype(np.float32)
-        if silent is not None:
-            values[silent] = 0
+        values[:without] = 0
         writer.add_tensor(name, gguf.quantize(values, quantization), raw_dtype=quantization)
 
     def ones(name: str) -> None:
@@ -44,7 +69,7 @@ def write_tiny_gguf(path: Path, *, seed: int = 0, kind: str = "Q8_0") -> Path:
 
     matrix("token_embd.weight", vocabulary, WIDTH)
     # no byte or control token ever wins at first: random bytes break llama-server's stream
-    matrix("output.weight", vocabulary, WIDTH, silent=slice(0, SILENT))
+    matrix("output.weight", vocabulary, WIDTH, without=silent)
     ones("output_norm.weight")
     key_width = WIDTH // HEADS * KEY_HEADS
     for layer in range(LAYERS):
@@ -65,7 +90,7 @@ def write_tiny_gguf(path: Path, *, seed: int = 0, kind: str = "Q8_0") -> Path:
     return path
 
 
-def _write_header(writer: gguf.GGUFWriter) -> None:
+def _write_header(writer: gguf.GGUFWriter, vocabulary: int) -> None:
     writer.add_name("tiny")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
@@ -76,9 +101,8 @@ def _write_header(writer: gguf.GGUFWriter) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_vocab_size(len(TOKENS))
+    writer.add_vocab_size(vocabulary)
     writer.add_file_type(7)
-    add_tokenizer(writer)
 
 
 def add_tokenizer(writer: gguf.GGUFWriter) -> None:

@@ -123,7 +123,7 @@ class Measure:
     def of(cls, context: WorkerContext, base: BaseSnapshot, lesson: Lesson) -> "Measure":
         """Measure base and trained network."""
         limit_threads(context.settings.training.threads)
-        variants = open_variants(lesson, base.weights_digest, context.settings.state_directory / "cache")
+        variants = open_variants(lesson, base.weights_digest, context.settings)
         selected = context.run.result(Step.SELECT, SelectResult)
         dataset = context.run.step(Step.SELECT) / "examples.jsonl"
         rows, _ = read_rows(dataset, variants.tokens, selected.hyperparameters.max_length)

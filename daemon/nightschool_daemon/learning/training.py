@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 
+from nightschool_daemon.config import EngineChoice
 from nightschool_daemon.jobs import PrepareResult, SelectResult, Step
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine.architecture import is_known
+from nightschool_daemon.learning.engine.architecture import FAMILIES, is_known
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
 from nightschool_daemon.learning.loading import load_base, load_tokens
 from nightschool_daemon.learning.peft_route import fine_tune
 from nightschool_daemon.learning.worker import WorkerContext
-from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingJob, TrainingMethod, TrainingResult
 from nightschool_hookspecs.services import TrainingError
 
 
@@ -24,9 +25,14 @@ def run(context: WorkerContext) -> None:
         limit_threads(context.settings.training.threads)
         context.progress(0, 1, "load the base model")
         file = gguf_file.read(job.base_gguf)
-        if is_known(file):
+        if context.settings.training.engine is EngineChoice.AUTO and is_known(file):
             tokens = load_tokens(file, job.base_digest, cache)
             return fine_tune_packed(file, tokens, job, method, hyperparameters, context.progress)
+        if hyperparameters.form is not TrainedForm.LORA:
+            raise TrainingError(
+                f"The form '{hyperparameters.form}' needs the packed engine, which does not train this base: it knows "
+                f'{", ".join(FAMILIES)}, with training.engine = "auto". Set form = "lora" in [plugins.tuning_fixed].'
+            )
         if method is not TrainingMethod.SFT:
             raise TrainingError(
                 f"The method '{method}' is not to be had for the architecture '{file.architecture}'. Use 'sft'."

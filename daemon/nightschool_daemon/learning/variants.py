@@ -9,11 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nightschool_daemon.config import EngineChoice, Settings
 from nightschool_daemon.jobs import ExportResult
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.architecture import is_known
@@ -64,9 +64,10 @@ class Variants(ABC):
         """Nats per answer token, every token counted alike."""
 
 
-def open_variants(lesson: Lesson, digest: str, cache: Path) -> Variants:
+def open_variants(lesson: Lesson, digest: str, settings: Settings) -> Variants:
     """Load what is needed. Raises `TrainingError`."""
-    if is_known(lesson.file):
+    cache = settings.state_directory / "cache"
+    if settings.training.engine is EngineChoice.AUTO and is_known(lesson.file):
         return PackedVariants(lesson, load_tokens(lesson.file, digest, cache))
     return LoadedVariants(load_base(lesson.file.path, digest, cache), require_low_rank(lesson))
 

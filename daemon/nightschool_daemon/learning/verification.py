@@ -86,9 +86,8 @@ def run(context: WorkerContext) -> None:
     candidate = context.run.result(Step.REGISTER, RegisterResult).tag
     limit_threads(context.settings.training.threads)
     context.progress(0, 4, "load the base model")
-    cache = context.settings.state_directory / "cache"
     lesson = read_lesson(context.run.result(Step.TRAIN, TrainingResult).adapter, gguf_file.read(base.gguf))
-    variants = open_variants(lesson, base.weights_digest, cache)
+    variants = open_variants(lesson, base.weights_digest, context.settings)
     texts = list(read_lines(context.run.step(Step.SELECT) / "examples.jsonl", TrainingText))
     positions = choose_positions(variants.tokens, texts, context.settings.exam.verify_positions, context.info.seed)
     held_out = _held_out_rows(context, variants.tokens, base.pin, texts)
