@@ -19,10 +19,10 @@ def weights(seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((ROWS, COLUMNS)).astype(np.float32) * 0.1
 
 
-def packed(kind: Kind) -> PackedMatrix:
+def packed(kind: Kind, seed: int = 0) -> PackedMatrix:
     return PackedMatrix(
         name="blk.0.attn_q.weight",
-        data=torch.from_numpy(rounding.rounded(weights(), kind)),
+        data=torch.from_numpy(rounding.rounded(weights(seed), kind)),
         kind=kind,
         shape=(ROWS, COLUMNS),
     )
@@ -43,17 +43,31 @@ def test_torch_reads_blocks_as_gguf_does(kind: Kind) -> None:
     assert torch.equal(blocks.dequantized(matrix.data, kind), expected(matrix))
 
 
-@pytest.mark.parametrize("kind", list(ggml.READERS))
-def test_torch_reads_any_codes_and_scales_as_gguf_does(kind: Kind) -> None:
-    """Weights that ggml's own rounding never makes: all codes, all scales but those that are no numbers."""
+def any_bytes(kind: Kind) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Blocks that ggml's own rounding never makes, and their floats by gguf-py: all codes, all finite scales."""
     _, size = gguf.GGML_QUANT_SIZES[kind]
     data = np.random.default_rng(1).integers(0, 256, (400, size), dtype=np.uint8)
     with np.errstate(all="ignore"):
-        theirs = gguf.dequantize(data, kind)
+        theirs = np.asarray(gguf.dequantize(data, kind), np.float32)
     sound = np.isfinite(theirs).all(axis=1)
     assert sound.sum() > 300
-    ours = blocks.dequantized(torch.from_numpy(data[sound]), kind).numpy()
-    np.testing.assert_array_equal(ours, theirs[sound])
+    return data[sound], theirs[sound]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_reads_any_codes_and_scales_as_gguf_does(kind: Kind) -> None:
+    data, theirs = any_bytes(kind)
+    np.testing.assert_array_equal(blocks.dequantized(torch.from_numpy(data), kind).numpy(), theirs)
+
+
+@pytest.mark.parametrize("kind", list(ggml.READERS))
+def test_ggml_reads_any_codes_and_scales_as_gguf_does(kind: Kind) -> None:
+    data, theirs = any_bytes(kind)
+    library = ggml.library()
+    assert library is not None
+    ours = np.empty_like(theirs)
+    library.dequantize(kind, data.ctypes.data, ours.ctypes.data, ours.size)
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -78,6 +92,22 @@ def test_kept_matrices_are_unpacked_once_and_within_their_bound() -> None:
     keeping.unpack(second)
     assert keeping.unpack(first).data_ptr() == kept.data_ptr()
     assert torch.equal(keeping.unpack(second), expected(second))
+
+
+def test_slices_that_come_and_go_are_not_taken_for_each_other() -> None:
+    """As the head's are: each is dropped before the next one is made, which then may lie at the same address."""
+    matrix, keeping = packed(Kind.Q8_0), bench(kept_bytes=1 << 30)
+    for _ in range(2):
+        for start in range(0, ROWS, 100):
+            found = keeping.unpack(matrix.slice(start, start + 100), "head")
+            assert torch.equal(found, expected(matrix)[start : start + 100])
+
+
+def test_matrices_that_come_and_go_are_not_taken_for_each_other() -> None:
+    keeping = bench(kept_bytes=1 << 30)
+    for number in range(5):
+        matrix = packed(Kind.Q4_K, seed=number)
+        assert torch.equal(keeping.unpack(matrix), expected(matrix))
 
 
 def test_the_product_and_its_gradient_are_those_of_the_floats() -> None:
