@@ -150,6 +150,29 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
     assert (again.base_loss, again.trained_loss) == (whole.base_loss, whole.trained_loss)
 
 
+def test_metrics_are_never_behind_the_checkpoint(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
+    """Who is killed right behind a checkpoint goes on from it, and does not write its steps again."""
+
+    def compared(done: int, _total: int, _text: str) -> None:
+        for kept in (tmp_path / "checkpoints").glob("*/state.json"):
+            state = json.loads(kept.read_text())["state"]
+            written = losses(tmp_path)
+            assert [one["step"] for one in written if "loss" in one] == list(range(1, state["step"] + 1))
+            assert [one["epoch"] for one in written if "epoch" in one] == list(range(1, state["epoch"] + 1))
+
+    trained(tmp_path, tiny_gguf, tokens, report=compared)
+
+
+def test_a_line_in_which_the_power_went_is_written_anew(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
+    trained(tmp_path / "whole", tiny_gguf, tokens)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "cut", tiny_gguf, tokens, report=stops_at(5))
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-9])
+    trained(tmp_path / "cut", tiny_gguf, tokens)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
 def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         trained(tmp_path, tiny_gguf, tokens, texts=lesson(11), report=stops_at(4))
@@ -178,6 +201,17 @@ def test_a_warm_start_of_another_form_is_refused(tiny_gguf: Path, tokens: Tokens
 def test_a_loss_that_is_no_number_is_told(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no longer a number"):
         trained(tmp_path, tiny_gguf, tokens, settings=replace(SETTINGS, learning_rate=1e30))
+
+
+@pytest.mark.parametrize("count", [12, 40])
+def test_a_loss_that_is_no_number_behind_the_last_step_is_told(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, count: int
+) -> None:
+    """With one step an epoch only the watched loss shows it; of forty examples some are held out for that."""
+    settings = replace(SETTINGS, learning_rate=1e30, batch_size=count, num_epochs=1 if count == 12 else 2)
+    with pytest.raises(TrainingError, match="no longer a number"):
+        trained(tmp_path, tiny_gguf, tokens, settings=settings, texts=lesson(count))
+    assert not (tmp_path / "best.safetensors").exists()
 
 
 def test_a_dataset_of_which_nothing_fits_is_told(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,7 +94,7 @@ def train(network: Network, form: Form, examples: Sequence[Example], plan: Plan,
     state = checkpoint.restore(form, optimizer) or State(base_loss=objective.watched_loss())
     steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
     clock = Clock()
-    _forget_later_steps(plan.output / "metrics.jsonl", state.step)
+    _forget_later_steps(plan.output / "metrics.jsonl", state)
     with (plan.output / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
         while state.epoch < settings.num_epochs and not state.is_over:
             todo = batches(split.learned, settings.batch_size, state.epoch, plan.seed)[state.step_of_epoch :]
@@ -117,6 +118,7 @@ def train(network: Network, form: Form, examples: Sequence[Example], plan: Plan,
                     state = replace(state, seconds=state.seconds + clock.taken())
                     checkpoint.keep(form, optimizer, state)
             watched = objective.watched_loss()
+            _require_number(watched)
             improved = watched < state.best_loss
             metrics.write(json.dumps({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched}) + "\n")
             if improved or not split.held:
@@ -129,6 +131,7 @@ def train(network: Network, form: Form, examples: Sequence[Example], plan: Plan,
                 seconds=state.seconds + clock.taken(),
                 is_over=split.held and not improved,
             )
+            metrics.flush()
             checkpoint.keep(form, optimizer, state)
     load_parameters(form, plan.output / "best.safetensors")
     return Outcome(
@@ -158,12 +161,16 @@ def update(objective: Objective, batch: Sequence[Numbered], optimizer: torch.opt
     for loss in objective.losses(batch):
         loss.backward()
         total += float(loss.detach())
-    if not math.isfinite(total):
-        raise TrainingError("The loss is no longer a number. Lower learning_rate in [plugins.tuning_fixed] (a half).")
+    _require_number(total)
     torch.nn.utils.clip_grad_norm_(objective.parameters(), GRADIENT_NORM)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total
+
+
+def _require_number(loss: float) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError("The loss is no longer a number. Lower learning_rate in [plugins.tuning_fixed] (a half).")
 
 
 # --------------------------------------------------------------------------- objectives
@@ -199,7 +206,9 @@ class Objective:
     def watched_loss(self) -> float:
         """The mean loss over the watched examples; for SFT every answer token counts alike."""
         total = count = 0.0
-        even = [replace(one, example=_unweighted(one.example)) for one in self._watched]
+        even = self._watched
+        if self._plan.method is TrainingMethod.SFT:
+            even = [replace(one, example=_unweighted(one.example)) for one in self._watched]
         with torch.no_grad():
             whole = self._whole(even)
             for loss in self.losses(even):
@@ -269,11 +278,22 @@ def _unweighted(example: Example) -> Example:
 # --------------------------------------------------------------------------- files
 
 
-def _forget_later_steps(metrics: Path, step: int) -> None:
+def _forget_later_steps(metrics: Path, state: State) -> None:
     """Take out what a training wrote after the checkpoint that it now goes on from."""
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step] if step else []
-    write_durably(metrics, "".join(f"{line}\n" for line in kept))
+    written = _whole_lines(metrics) if metrics.exists() and state.step else []
+    kept = [one for one in written if one["step"] <= state.step and one.get("epoch", 0) <= state.epoch]
+    write_durably(metrics, "".join(f"{json.dumps(one)}\n" for one in kept))
+
+
+def _whole_lines(metrics: Path) -> list[dict[str, float]]:
+    """All lines up to one in which the power went."""
+    found = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
 
 
 class Clock:
@@ -313,6 +333,7 @@ class Checkpoint:
             for key, value in values.items()
         }
         save_file(moments, place / "optimizer.safetensors")
+        _sync(place / "optimizer.safetensors")
         write_durably(place / "state.json", json.dumps({"signature": self.signature, "state": vars(state)}))
         for other in self.directory.iterdir():
             if other != place:
@@ -343,7 +364,14 @@ def save_parameters(form: Form, file: Path) -> None:
 
     temporary = file.with_name(f".{file.name}.tmp")
     save_file({name: one.detach().contiguous() for name, one in form.parameters.items()}, temporary)
+    _sync(temporary)
     temporary.replace(file)
+
+
+def _sync(file: Path) -> None:
+    """Wait until a file is on the disk: what says that it is whole must not get there before it."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def load_parameters(form: Form, file: Path) -> None:
