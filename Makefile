@@ -7,7 +7,7 @@ OLLAMA_VERSIONS := 0.34.3 0.34.0
 BASE ?= smollm2
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-learning-engine clean
 
 environment: .venv/.ready
 
@@ -52,6 +52,11 @@ bench-idle: ollama
 # Which trained form delivers most at the least bytes. Hours; goes on where it was stopped.
 bench-forms: .venv/.ready
 	$(BIN)/python tests/benchmarks/forms.py
+
+# The packed engine against TRL and transformers, which this installs beside it.
+bench-learning-engine: .venv/.ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group peers
+	$(BIN)/python tests/benchmarks/learning_engine.py
 
 clean:
 	rm -rf build dist .venv .cache

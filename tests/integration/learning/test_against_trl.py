@@ -1,0 +1,211 @@
+"""Losses of preference, and their gradients, are those that TRL's trainers compute on the same network and batch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
+
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered
+from nightschool_daemon.learning.engine.forms import LowRank
+from nightschool_daemon.learning.engine.loop import Objective, Plan
+from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.packed import Bench
+from nightschool_daemon.learning.engine.peft_files import save_peft
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.loading import load_base
+from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
+from support.tiny_gguf import write_tiny_gguf
+
+PAD = 0
+RANK, ALPHA = 4, 8
+Adapter = dict[str, Tensor]
+Fresh = Callable[[], LlamaForCausalLM]
+
+PAIRS = (
+    Example(prompt=(1, 262, 270, 275), answers=(Answer(tokens=(261, 264, 280)), Answer(tokens=(290,)))),
+    Example(prompt=(1, 300), answers=(Answer(tokens=(301, 302)), Answer(tokens=(301, 303, 304, 305, 306)))),
+    Example(prompt=(1, 310, 311), answers=(Answer(tokens=(312,)), Answer(tokens=(313,)))),
+)
+OPINIONS = (
+    Example(prompt=(1, 262, 270, 275), answers=(Answer(tokens=(261, 264, 280)),)),
+    Example(prompt=(1, 300), answers=(Answer(tokens=(301, 303, 304, 305, 306), liked=False),)),
+    Example(prompt=(1, 310, 311), answers=(Answer(tokens=(312,)),)),
+)
+WEIGHTS = (0.5, 1.0)
+"""Of a liked and of a disliked answer, where two are liked and one is not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A loss, and its gradient by the names and in the layout of a PEFT adapter."""
+
+    loss: float
+    gradient: Adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiny:
+    """The same network for both sides."""
+
+    file: GgufFile
+    fresh: Fresh
+    tokenizer: PreTrainedTokenizerBase
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    directory = tmp_path_factory.mktemp("trl")
+    path = write_tiny_gguf(directory / "tiny.gguf", kind="F32")
+    loaded = load_base(path, "tiny", directory).model
+
+    def fresh() -> LlamaForCausalLM:
+        # TRL refuses to train what was read from a GGUF, so that the weights are put into a network that was not
+        model = LlamaForCausalLM(loaded.config)
+        model.load_state_dict(loaded.state_dict())
+        return model
+
+    tokenizer = AutoTokenizer.from_pretrained(directory / "gguf" / "tiny", gguf_file="model.gguf")
+    return Tiny(file=gguf_file.read(path), fresh=fresh, tokenizer=tokenizer)
+
+
+def form_of(network: Network, seed: int) -> LowRank:
+    """An adapter that moves the network clearly off its base."""
+    generator = torch.Generator().manual_seed(seed)
+    form = LowRank(network.linears(), rank=RANK, alpha=ALPHA, group=1, generator=generator)
+    for name, one in form.parameters.items():
+        if name.endswith(".lora_b"):
+            torch.nn.init.normal_(one, std=0.05, generator=generator)
+    return form
+
+
+def in_peft_layout(form: LowRank, values: Adapter, file: GgufFile, directory: Path) -> Adapter:
+    """Values of the form's parameters as PEFT names and orders them."""
+    parameters, form.parameters = form.parameters, values
+    save_peft(form, file, directory)
+    form.parameters = parameters
+    found: Adapter = load_file(directory / "adapter_model.safetensors")
+    return found
+
+
+def ours(tiny: Tiny, method: TrainingMethod, examples: Sequence[Example], seed: int, directory: Path) -> Known:
+    network = Network(tiny.file, Bench(device=torch.device("cpu"), dtype=torch.float32, threads=1))
+    plan = Plan(
+        method=method,
+        hyperparameters=Hyperparameters(),
+        seed=0,
+        tokens_a_pass=20,
+        output=directory,
+        signature="",
+    )
+    objective = Objective(network, plan, examples, examples)
+    network.form = form = form_of(network, seed)
+    total = 0.0
+    for loss in objective.losses([Numbered(number=number, example=one) for number, one in enumerate(examples)]):
+        loss.backward()
+        total += float(loss.detach())
+    gradients = {name: one.grad for name, one in form.parameters.items() if one.grad is not None}
+    return Known(loss=total, gradient=in_peft_layout(form, gradients, tiny.file, directory / "gradient"))
+
+
+def adapter(tiny: Tiny, seed: int, directory: Path) -> Adapter:
+    network = Network(tiny.file, Bench(device=torch.device("cpu"), dtype=torch.float32, threads=1))
+    form = form_of(network, seed)
+    return in_peft_layout(form, form.parameters, tiny.file, directory / "adapter")
+
+
+def targets(adapter: Adapter) -> LoraConfig:
+    modules = sorted({name.split(".")[-3] for name in adapter})
+    return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=modules, task_type="CAUSAL_LM")
+
+
+def theirs(trainer: DPOTrainer | KTOTrainer, batch: dict[str, Tensor], adapter: Adapter) -> Known:
+    set_peft_model_state_dict(trainer.model, adapter)
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    gradient = {
+        name.replace(".default", ""): one.grad for name, one in trainer.model.named_parameters() if one.grad is not None
+    }
+    return Known(loss=float(loss.detach()), gradient=gradient)
+
+
+def assert_same(found: Known, expected: Known) -> None:
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert found.gradient.keys() == expected.gradient.keys()
+    largest = max(float(one.abs().max()) for one in expected.gradient.values())
+    assert largest > 0.01
+    for name, one in expected.gradient.items():
+        torch.testing.assert_close(found.gradient[name], one, rtol=1e-3, atol=1e-4 * largest, msg=name)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pairs_are_learned_from_as_trl_does(tiny: Tiny, tmp_path: Path, seed: int) -> None:
+    weights = adapter(tiny, seed, tmp_path)
+    trainer = DPOTrainer(
+        model=tiny.fresh(),
+        args=DPOConfig(output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False, beta=0.1),
+        train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
+        processing_class=tiny.tokenizer,
+        peft_config=targets(weights),
+    )
+    batch = DataCollatorForPreference(pad_token_id=PAD)(
+        [
+            {
+                "prompt_ids": list(one.prompt),
+                "chosen_ids": list(one.answers[0].tokens),
+                "rejected_ids": list(one.answers[1].tokens),
+            }
+            for one in PAIRS
+        ]
+    )
+    assert_same(ours(tiny, TrainingMethod.DPO, PAIRS, seed, tmp_path), theirs(trainer, batch, weights))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_opinions_are_learned_from_as_trl_does(tiny: Tiny, tmp_path: Path, seed: int) -> None:
+    weights = adapter(tiny, seed, tmp_path)
+    trainer = KTOTrainer(
+        model=tiny.fresh(),
+        args=KTOConfig(
+            output_dir=str(tmp_path),
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            per_device_train_batch_size=len(OPINIONS),
+            beta=0.1,
+            desirable_weight=WEIGHTS[0],
+            undesirable_weight=WEIGHTS[1],
+        ),
+        train_dataset=Dataset.from_list([{"prompt": "a", "completion": "b", "label": one} for one in (True, False)]),
+        processing_class=tiny.tokenizer,
+        peft_config=targets(weights),
+    )
+    others = [*OPINIONS[1:], OPINIONS[0]]
+    batch = DataCollatorForUnpairedPreference(pad_token_id=PAD)(
+        [
+            {
+                "prompt_ids": list(one.prompt),
+                "completion_ids": list(one.answers[0].tokens),
+                "KL_completion_ids": list(other.answers[0].tokens),
+                "label": one.answers[0].liked,
+            }
+            for one, other in zip(OPINIONS, others, strict=True)
+        ]
+    )
+    expected = theirs(trainer, batch, weights)
+    (divergence,) = trainer._metrics["train"]["kl"]
+    assert divergence > 0
+    assert_same(ours(tiny, TrainingMethod.KTO, OPINIONS, seed, tmp_path), expected)
+    # what an answer weighs in SFT is of no concern here
+    weighed = [replace(one, answers=(replace(one.answers[0], weight=0.5),)) for one in OPINIONS]
+    assert_same(ours(tiny, TrainingMethod.KTO, weighed, seed, tmp_path), expected)

@@ -1,0 +1,139 @@
+"""What a batch teaches does not depend on how it is cut into passes, and each method moves answers as it is meant to."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.engine import methods
+from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered
+from nightschool_daemon.learning.engine.forms import LowRank
+from nightschool_daemon.learning.engine.layout import lay_out
+from nightschool_daemon.learning.engine.loop import Objective, Outcome, Plan, train
+from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.packed import Bench
+from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
+from support.tiny_gguf import write_tiny_gguf
+
+CPU = torch.device("cpu")
+SETTINGS = Hyperparameters(learning_rate=0.01, batch_size=4, num_epochs=4)
+PROMPTS = ((1, 262, 270, 275), (1, 300), (1, 310, 311), (1, 320, 321, 322, 323))
+GOOD, BAD = (264, 264, 265), (290, 291)
+
+LESSONS = {
+    TrainingMethod.SFT: tuple(
+        Example(prompt=prompt, answers=(Answer(tokens=GOOD[: number % 3 + 1], weight=1 - number / 5),))
+        for number, prompt in enumerate(PROMPTS)
+    ),
+    TrainingMethod.DPO: tuple(
+        Example(prompt=prompt, answers=(Answer(tokens=GOOD, weight=0.5), Answer(tokens=BAD)), margin=0.1 * number)
+        for number, prompt in enumerate(PROMPTS)
+    ),
+    TrainingMethod.KTO: tuple(
+        Example(prompt=prompt, answers=(Answer(tokens=GOOD if number % 2 else BAD, liked=number % 2 == 1, weight=0.5),))
+        for number, prompt in enumerate(PROMPTS)
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf", kind="F32")
+
+
+@pytest.fixture
+def network(tiny: Path) -> Network:
+    return Network(gguf_file.read(tiny), Bench(device=CPU, dtype=torch.float32, threads=1))
+
+
+def adapter(network: Network, *, spread: float = 0.0) -> LowRank:
+    generator = torch.Generator().manual_seed(3)
+    form = LowRank(network.linears(), rank=4, alpha=8, group=1, generator=generator)
+    for name, one in form.parameters.items():
+        if name.endswith(".lora_b"):
+            torch.nn.init.normal_(one, std=spread, generator=generator)
+    return form
+
+
+def plan(method: TrainingMethod, output: Path, *, tokens_a_pass: int = 100, signature: str = "one") -> Plan:
+    return Plan(
+        method=method,
+        hyperparameters=SETTINGS,
+        seed=7,
+        tokens_a_pass=tokens_a_pass,
+        output=output,
+        signature=signature,
+    )
+
+
+def numbered(examples: Sequence[Example]) -> list[Numbered]:
+    return [Numbered(number=number, example=one) for number, one in enumerate(examples)]
+
+
+def taught(network: Network, asked: Plan, examples: Sequence[Example]) -> Iterator[Tensor]:
+    """The loss of a batch, then its gradients."""
+    network.form = None
+    objective = Objective(network, asked, examples, examples)
+    network.form = form = adapter(network, spread=0.05)
+    total = torch.zeros(())
+    for loss in objective.losses(numbered(examples)):
+        loss.backward()
+        total += loss.detach()
+    yield total
+    for one in form.parameters.values():
+        assert one.grad is not None
+        yield one.grad
+
+
+@pytest.mark.parametrize("method", LESSONS)
+def test_a_batch_teaches_the_same_in_any_number_of_passes(
+    network: Network, tmp_path: Path, method: TrainingMethod
+) -> None:
+    whole, *parts = (
+        list(taught(network, plan(method, tmp_path, tokens_a_pass=tokens), LESSONS[method])) for tokens in (1000, 1, 14)
+    )
+    for part in parts:
+        for one, other in zip(part, whole, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def trained(network: Network, form: LowRank, asked: Plan, examples: Sequence[Example]) -> Outcome:
+    return train(network, form, examples, asked, lambda _done, _total, _text: None)
+
+
+def likelihoods(network: Network, answer: tuple[int, ...]) -> Tensor:
+    """Log-probability of one answer to each prompt."""
+    rows = [Example(prompt=prompt, answers=(Answer(tokens=answer),)).branches() for prompt in PROMPTS]
+    layout = lay_out(rows, CPU)
+    with torch.no_grad():
+        return methods.answer_sums(network.log_probabilities(layout), layout.answer_of, layout.answers)
+
+
+@pytest.mark.parametrize("method", [TrainingMethod.DPO, TrainingMethod.KTO])
+def test_what_was_preferred_becomes_likelier_than_what_was_not(
+    network: Network, tmp_path: Path, method: TrainingMethod
+) -> None:
+    before = likelihoods(network, GOOD) - likelihoods(network, BAD)
+    outcome = trained(network, adapter(network), plan(method, tmp_path), LESSONS[method])
+    assert outcome.trained_loss < outcome.base_loss
+    assert bool((likelihoods(network, GOOD) - likelihoods(network, BAD) > before + 1).all())
+
+
+def test_a_pair_begins_at_the_loss_of_a_coin(network: Network, tmp_path: Path) -> None:
+    pairs = [replace(one, margin=0.0) for one in LESSONS[TrainingMethod.DPO]]
+    outcome = trained(network, adapter(network), plan(TrainingMethod.DPO, tmp_path), pairs)
+    assert outcome.base_loss == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_twice_the_weight_counts_as_two_examples(network: Network, tmp_path: Path) -> None:
+    one, other = (Example(prompt=prompt, answers=(Answer(tokens=GOOD),)) for prompt in PROMPTS[:2])
+    heavier = replace(one, answers=(Answer(tokens=GOOD, weight=2.0),))
+    asked = plan(TrainingMethod.SFT, tmp_path)
+    weighed, repeated = (list(taught(network, asked, batch)) for batch in ([heavier, other], [one, one, other]))
+    for found, expected in zip(weighed, repeated, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
