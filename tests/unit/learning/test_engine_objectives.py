@@ -1,4 +1,4 @@
-"""What a batch teaches does not depend on how it is cut into passes, and each method moves answers as it is meant to."""
+"""What a batch teaches does not depend on how it is cut into passes, and each method moves answers as it should."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -1,0 +1,110 @@
+"""Rows are laid into a pass and taken out of it without a token lost, and gradients come back to where they belong."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nightschool_daemon.learning.engine.layout import Branches, Layout, lay_out
+
+CPU = torch.device("cpu")
+Row = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
+TOKENS = st.lists(st.integers(0, 99), min_size=1, max_size=9).map(tuple)
+ROWS = st.lists(st.tuples(TOKENS, st.lists(TOKENS, max_size=3).map(tuple)), min_size=1, max_size=5)
+
+
+def rows_of(drawn: list[Row]) -> list[Branches]:
+    return [Branches(stem=stem, answers=answers) for stem, answers in drawn]
+
+
+def states(layout: Layout) -> Tensor:
+    """A state for each token, no two alike."""
+    count = layout.ids.shape[0]
+    return torch.arange(count * 6, dtype=torch.float32).view(count, 2, 3).requires_grad_()
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=ROWS)
+def test_tokens_come_back_from_padded_rows(drawn: list[Row]) -> None:
+    rows = rows_of(drawn)
+    layout = lay_out(rows, CPU)
+    x = states(layout)
+    padded = layout.padded(x)
+    assert padded.shape == (len(rows), max(map(len, rows)), 2, 3)
+    assert torch.equal(layout.flat(padded), x)
+    start = 0
+    for number, row in enumerate(rows):
+        assert torch.equal(padded[number, : len(row)], x[start : start + len(row)])
+        start += len(row)
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=ROWS, seed=st.integers(0, 9))
+def test_gradients_pass_through_padded_rows_as_if_there_were_no_padding(drawn: list[Row], seed: int) -> None:
+    layout = lay_out(rows_of(drawn), CPU)
+    weights = torch.randn(layout.ids.shape[0], 2, 3, generator=torch.Generator().manual_seed(seed))
+    x = states(layout)
+    (layout.flat(layout.padded(x)) * weights).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, weights)
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=ROWS)
+def test_every_token_of_an_answer_is_predicted_from_the_one_before_it(drawn: list[Row]) -> None:
+    rows = rows_of(drawn)
+    layout = lay_out(rows, CPU)
+    expected: list[tuple[int, int, int, int]] = []
+    for row in rows:
+        for answer in row.answers:
+            whole = (*row.stem, *answer)
+            number = expected[-1][0] + 1 if expected else 0
+            expected += [
+                (number, whole[place - 1], place - 1, whole[place]) for place in range(len(row.stem), len(whole))
+            ]
+    sources = layout.sources
+    found = zip(
+        layout.answer_of.tolist(),
+        layout.ids[sources].tolist(),
+        layout.positions[sources].tolist(),
+        layout.targets.tolist(),
+        strict=True,
+    )
+    assert list(found) == expected
+    assert layout.answers == sum(len(row.answers) for row in rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=ROWS)
+def test_a_token_sees_its_own_text_up_to_itself_and_nothing_else(drawn: list[Row]) -> None:
+    rows = rows_of(drawn)
+    layout = lay_out(rows, CPU)
+    if layout.visible is None or layout.distance is None:
+        assert all(len(row.answers) <= 1 for row in rows)
+        return
+    for number, row in enumerate(rows):
+        places = [(None, place) for place in range(len(row.stem))]
+        for which, answer in enumerate(row.answers):
+            places += [(which, len(row.stem) + place) for place in range(len(answer))]
+        for here, (owner, place) in enumerate(places):
+            seen = {other for other, (whose, _) in enumerate(places) if whose in (None, owner)}
+            expected = sorted(other for other in seen if places[other][1] <= place)
+            assert layout.visible[number, 0, here].nonzero()[:, 0].tolist() == expected
+            distances = layout.distance[number, here, expected].tolist()
+            assert distances == [place - places[other][1] for other in expected]
+    assert bool(layout.visible.any(-1).all()), "no softmax is over nothing"
+
+
+def test_rows_of_one_length_need_no_padding() -> None:
+    layout = lay_out(rows_of([((1, 2), ((3,),)), ((4,), ((5, 6),))]), CPU)
+    assert (layout.gather, layout.scatter, layout.visible) == (None, None, None)
+    assert (layout.rows, layout.longest) == (2, 3)
+
+
+@pytest.mark.parametrize("longest", [1, 7])
+def test_padding_costs_no_more_than_the_longest_row(longest: int) -> None:
+    layout = lay_out(rows_of([((1,) * longest, ()), ((2,), ())]), CPU)
+    assert math.prod(layout.padded(layout.ids).shape) == 2 * longest
