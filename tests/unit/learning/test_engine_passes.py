@@ -57,6 +57,43 @@ def test_branches_count_as_rows_of_their_own(network: Open, architecture: str, d
     torch.testing.assert_close(sums(opened, rows), torch.cat(alone), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3", "phi3"])
+def test_branches_teach_as_rows_of_their_own(network: Open, architecture: str) -> None:
+    opened = network(architecture)
+    opened.form = form = moved(opened)
+    texts = [((1, *range(20, 33)), ((7, 8, 9), (3, 4), (5, 6, 7, 8))), ((1, 30), ((31, 32, 33, 34),))]
+    branched = [Branches(stem=stem, answers=answers) for stem, answers in texts]
+    alone = [Branches(stem=stem, answers=(one,)) for stem, answers in texts for one in answers]
+    found = []
+    for passes in ([branched], [alone], [[one] for one in alone]):
+        for rows in passes:
+            opened.log_probabilities(lay_out(rows, CPU)).sum().backward()
+        found.append(taken_gradients(form))
+    opened.form = None
+    for other in found[1:]:
+        for name, gradient in found[0].items():
+            torch.testing.assert_close(other[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+def moved(opened: Network) -> LowRank:
+    """An adapter that is off its base."""
+    form = LowRank(opened.linears(), rank=4, alpha=8, group=1, generator=torch.Generator().manual_seed(1))
+    for name, one in form.parameters.items():
+        if name.endswith("lora_b"):
+            torch.nn.init.normal_(one, std=0.05, generator=torch.Generator().manual_seed(2))
+    return form
+
+
+def taken_gradients(form: LowRank) -> dict[str, torch.Tensor]:
+    """The gradients, none of which is zero; they begin anew."""
+    found = {}
+    for name, one in form.parameters.items():
+        assert one.grad is not None
+        assert bool(one.grad.abs().sum() > 0)
+        found[name], one.grad = one.grad, None
+    return found
+
+
 @settings(max_examples=50, deadline=None)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), tokens=st.integers(1, 100))
 def test_passes_lose_nothing_and_keep_their_bound(lengths: list[int], tokens: int) -> None:
