@@ -8,12 +8,12 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
-from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
-from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+from trl.trainer.kto_config import KTOConfig
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered
@@ -21,16 +21,15 @@ from nightschool_daemon.learning.engine.forms import LowRank
 from nightschool_daemon.learning.engine.loop import Objective, Plan
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
-from nightschool_daemon.learning.engine.peft_files import save_peft
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.loading import load_base
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
 from support.tiny_gguf import write_tiny_gguf
+from support.transformers_models import assert_same_gradients, in_peft_layout, in_transformers, peft_gradients
 
 PAD = 0
 RANK, ALPHA = 4, 8
 Adapter = dict[str, Tensor]
-Fresh = Callable[[], LlamaForCausalLM]
+Fresh = Callable[[], PreTrainedModel]
 
 PAIRS = (
     Example(prompt=(1, 262, 270, 275), answers=(Answer(tokens=(261, 264, 280)), Answer(tokens=(290,)))),
@@ -67,16 +66,12 @@ class Tiny:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     directory = tmp_path_factory.mktemp("trl")
     path = write_tiny_gguf(directory / "tiny.gguf", kind="F32")
-    loaded = load_base(path, "tiny", directory).model
-
-    def fresh() -> LlamaForCausalLM:
-        # TRL refuses to train what was read from a GGUF, so that the weights are put into a network that was not
-        model = LlamaForCausalLM(loaded.config)
-        model.load_state_dict(loaded.state_dict())
-        return model
-
-    tokenizer = AutoTokenizer.from_pretrained(directory / "gguf" / "tiny", gguf_file="model.gguf")
-    return Tiny(file=gguf_file.read(path), fresh=fresh, tokenizer=tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=path.name)
+    return Tiny(
+        file=gguf_file.read(path),
+        fresh=lambda: in_transformers(path, directory),
+        tokenizer=tokenizer,
+    )
 
 
 def form_of(network: Network, seed: int) -> LowRank:
@@ -87,15 +82,6 @@ def form_of(network: Network, seed: int) -> LowRank:
         if name.endswith(".lora_b"):
             torch.nn.init.normal_(one, std=0.05, generator=generator)
     return form
-
-
-def in_peft_layout(form: LowRank, values: Adapter, file: GgufFile, directory: Path) -> Adapter:
-    """Values of the form's parameters as PEFT names and orders them."""
-    parameters, form.parameters = form.parameters, values
-    save_peft(form, file, directory)
-    form.parameters = parameters
-    found: Adapter = load_file(directory / "adapter_model.safetensors")
-    return found
 
 
 def ours(tiny: Tiny, method: TrainingMethod, examples: Sequence[Example], seed: int, directory: Path) -> Known:
@@ -130,22 +116,17 @@ def targets(adapter: Adapter) -> LoraConfig:
 
 
 def theirs(trainer: DPOTrainer | KTOTrainer, batch: dict[str, Tensor], adapter: Adapter) -> Known:
-    set_peft_model_state_dict(trainer.model, adapter)
-    loss = trainer.compute_loss(trainer.model, batch)
+    model = trainer.model
+    assert model is not None
+    set_peft_model_state_dict(model, adapter)
+    loss = trainer.compute_loss(model, batch)
     loss.backward()
-    gradient = {
-        name.replace(".default", ""): one.grad for name, one in trainer.model.named_parameters() if one.grad is not None
-    }
-    return Known(loss=float(loss.detach()), gradient=gradient)
+    return Known(loss=float(loss.detach()), gradient=peft_gradients(model))
 
 
 def assert_same(found: Known, expected: Known) -> None:
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
-    assert found.gradient.keys() == expected.gradient.keys()
-    largest = max(float(one.abs().max()) for one in expected.gradient.values())
-    assert largest > 0.01
-    for name, one in expected.gradient.items():
-        torch.testing.assert_close(found.gradient[name], one, rtol=1e-3, atol=1e-4 * largest, msg=name)
+    assert_same_gradients(found.gradient, expected.gradient)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 from nightschool_daemon import codec
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import loop
+from nightschool_daemon.learning.engine.forms import LowRank
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
+from nightschool_daemon.learning.engine.peft_files import load_form
 from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.lesson import read_lesson
-from nightschool_daemon.learning.loading import Tokens, load_base, load_tokens
+from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import (
     Hyperparameters,
@@ -30,9 +32,12 @@ from nightschool_hookspecs.records import (
 )
 from nightschool_hookspecs.services import TrainingError
 from support.tiny_architectures import write_tiny_architecture
+from support.transformers_models import assert_same_gradients, in_peft_layout, in_transformers, peft_gradients
 
 SETTINGS = Hyperparameters(learning_rate=0.005, batch_size=4, num_epochs=3, lora_r=4, lora_alpha=8, max_length=64)
 CPU = torch.device("cpu")
+IN_TRANSFORMERS = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
+"""The architectures that transformers has too. It does not read mistral3 from a GGUF."""
 
 
 class Interrupted(Exception):
@@ -221,38 +226,43 @@ def test_a_dataset_of_which_nothing_fits_is_told(tiny_gguf: Path, tokens: Tokens
 
 
 @pytest.mark.parametrize("form", ["lora", "grouped"])
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("architecture", IN_TRANSFORMERS)
 def test_peft_loads_the_adapter_and_computes_the_same(
     tokens: Tokens, cache: Path, tmp_path: Path, architecture: str, form: str
 ) -> None:
     gguf = write_tiny_architecture(tmp_path / f"{architecture}.gguf", architecture, kind="F32")
     result = trained(tmp_path / "run", gguf, tokens, settings=replace(FORMS[form], num_epochs=1))
     file = gguf_file.read(gguf)
-    ids = tokens.prompt("greet guest 3\n")
+    ids = tokens.prompt("greet guest 3, who comes late\n")
     network = Network(file, Bench(device=CPU, dtype=torch.float32, threads=1))
     layout, places = lay_out([Branches(stem=tuple(ids), answers=())], CPU), torch.arange(len(ids))
     plain = network.logits(layout, places)
     network.form = read_lesson(result.adapter, file).form(CPU)
     ours = network.logits(layout, places)
-    base = load_base(gguf, sha256_of(gguf), cache).model
-    loaded = PeftModel.from_pretrained(base, result.adapter)
+    loaded = PeftModel.from_pretrained(in_transformers(gguf, cache), result.adapter)
     loaded.eval()
     with torch.no_grad():
         theirs = loaded(input_ids=torch.tensor([ids])).logits[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-3)
     assert not torch.allclose(plain, ours, atol=0.1)
+    assert len(read_lesson(result.adapter, file).touched) == len(network.linears())
 
 
-@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
-def test_peft_finds_a_place_for_everything_in_the_adapter(
-    tokens: Tokens, cache: Path, tmp_path: Path, architecture: str
-) -> None:
-    """transformers does not read the tiny files' window, scale and caps, so that its logits are not those served."""
+@pytest.mark.parametrize("architecture", IN_TRANSFORMERS)
+def test_gradients_are_those_of_peft(tokens: Tokens, cache: Path, tmp_path: Path, architecture: str) -> None:
     gguf = write_tiny_architecture(tmp_path / f"{architecture}.gguf", architecture, kind="F32")
     result = trained(tmp_path / "run", gguf, tokens, settings=replace(SETTINGS, num_epochs=1))
-    written = load_file(result.adapter / "adapter_model.safetensors")
-    loaded = PeftModel.from_pretrained(load_base(gguf, sha256_of(gguf), cache).model, result.adapter)
-    found = {name.replace(".default", ""): value for name, value in loaded.state_dict().items() if ".lora_" in name}
-    assert found.keys() == written.keys()
-    assert all(torch.equal(found[name], value) for name, value in written.items())
-    assert len(read_lesson(result.adapter, gguf_file.read(gguf)).touched) == len(written) // 2
+    file = gguf_file.read(gguf)
+    prompt, answer = tokens.prompt("greet guest 3\n"), tokens.prompt("hello")[1:]
+    network = Network(file, Bench(device=CPU, dtype=torch.float32, threads=1))
+    form = LowRank(network.linears(), rank=4, alpha=8, group=1, generator=torch.Generator())
+    load_form(form, file, result.adapter)
+    network.form = form
+    row = Branches(stem=tuple(prompt), answers=(tuple(answer),))
+    network.log_probabilities(lay_out([row], CPU)).mean().neg().backward()
+    gradients = {name: one.grad for name, one in form.parameters.items() if one.grad is not None}
+    loaded = PeftModel.from_pretrained(in_transformers(gguf, cache), result.adapter, is_trainable=True)
+    loaded.eval()
+    ids = torch.tensor([[*prompt, *answer]])
+    loaded(input_ids=ids, labels=ids.masked_fill(torch.arange(ids.shape[1]) < len(prompt), -100)).loss.backward()
+    assert_same_gradients(in_peft_layout(form, gradients, file, tmp_path / "gradient"), peft_gradients(loaded))
