@@ -1,7 +1,7 @@
 """The base model and its tokenizer, from the very GGUF that Ollama serves, by transformers' `gguf_file`.
 
 Names and layouts differ between the two worlds: a module `model.layers.0.self_attn.q_proj` is the tensor
-`blk.0.attn_q.weight`, and files of the architecture `llama` keep the rows of q and k in another order.
+`blk.0.attn_q.weight`, and files of some architectures keep the rows of q and k in another order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
-PERMUTED = frozenset({"llama"})
+PERMUTED = frozenset({"llama", "mistral3"})
 """Architectures whose q and k rows llama.cpp's converter reorders for its rotary embedding."""
 BOS_BY_DEFAULT = frozenset({"llama", "gemma"})
 """Tokenizer models that begin a text with BOS where the file does not say."""

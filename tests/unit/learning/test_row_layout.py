@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.engine.architecture import FAMILIES, Pairing
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.loading import from_file_layout, to_file_layout
+from nightschool_daemon.learning.loading import PERMUTED, from_file_layout, to_file_layout
 
 Value = gguf_file.Type
 NAMES = ["blk.0.attn_q.weight", "blk.11.attn_k.weight", "blk.0.attn_v.weight", "output.weight"]
@@ -100,3 +101,8 @@ def test_a_delta_in_two_factors_lands_in_the_same_rows_as_the_whole(tmp_path: Pa
     np.testing.assert_allclose(
         to_file_layout(file, NAMES[0], up) @ down, to_file_layout(file, NAMES[0], up @ down), rtol=1e-6
     )
+
+
+def test_rows_are_in_another_order_where_neighbours_are_turned_in_pairs() -> None:
+    """transformers turns halves in every architecture, so that a converter to neighbours has to reorder."""
+    assert {name for name, family in FAMILIES.items() if family.pairing is Pairing.NEIGHBOURS} == PERMUTED

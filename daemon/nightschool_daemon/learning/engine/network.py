@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from nightschool_daemon.learning.engine import head, rope
-from nightschool_daemon.learning.engine.architecture import Architecture, Pairing, read_architecture
+from nightschool_daemon.learning.engine.architecture import read_architecture
 from nightschool_daemon.learning.engine.forms import Form, Linear, activation
 from nightschool_daemon.learning.engine.layout import Layout
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, Weights, product
@@ -236,8 +236,3 @@ def _capped_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, c
     if visible is None:
         visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     return scores.masked_fill(~visible, -math.inf).softmax(-1).to(q.dtype) @ v
-
-
-def is_neighbouring(architecture: Architecture) -> bool:
-    """Whether the file keeps the rows of q and k in another order than transformers does."""
-    return architecture.family.pairing is Pairing.NEIGHBOURS
