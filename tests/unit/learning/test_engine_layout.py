@@ -86,7 +86,7 @@ def test_a_token_sees_its_own_text_up_to_itself_and_nothing_else(drawn: list[Row
         assert all(len(row.answers) <= 1 for row in rows)
         return
     for number, row in enumerate(rows):
-        places = [(None, place) for place in range(len(row.stem))]
+        places: list[tuple[int | None, int]] = [(None, place) for place in range(len(row.stem))]
         for which, answer in enumerate(row.answers):
             places += [(which, len(row.stem) + place) for place in range(len(answer))]
         for here, (owner, place) in enumerate(places):

@@ -65,8 +65,8 @@ def test_branches_teach_as_rows_of_their_own(network: Open, architecture: str) -
     branched = [Branches(stem=stem, answers=answers) for stem, answers in texts]
     alone = [Branches(stem=stem, answers=(one,)) for stem, answers in texts for one in answers]
     found = []
-    for passes in ([branched], [alone], [[one] for one in alone]):
-        for rows in passes:
+    for together in ([branched], [alone], [[one] for one in alone]):
+        for rows in together:
             opened.log_probabilities(lay_out(rows, CPU)).sum().backward()
         found.append(taken_gradients(form))
     opened.form = None
