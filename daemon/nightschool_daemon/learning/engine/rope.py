@@ -19,7 +19,7 @@ def table(rope: Rope, positions: Tensor, factors: Tensor | None) -> tuple[Tensor
     exponents = torch.arange(half, dtype=torch.float64) * (-2.0 / rope.dimensions)
     frequencies = torch.pow(torch.tensor(rope.base, dtype=torch.float64), exponents)
     if factors is not None:
-        frequencies = frequencies / factors.double().cpu()
+        frequencies = frequencies / factors.cpu().double()
     scale = rope.attention_factor
     if rope.scaling is Scaling.YARN:
         mix = _ramp(rope, half)
@@ -27,7 +27,8 @@ def table(rope: Rope, positions: Tensor, factors: Tensor | None) -> tuple[Tensor
         scale *= _yarn_magnitude(rope)
     else:
         frequencies = frequencies / rope.factor
-    angles = positions.double().cpu()[:, None] * frequencies
+    # on the CPU: Apple's MPS has no 64-bit floats
+    angles = positions.cpu().double()[:, None] * frequencies
     device = positions.device
     return (angles.cos() * scale).float().to(device), (angles.sin() * scale).float().to(device)
 
