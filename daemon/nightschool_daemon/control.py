@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 SOCKET_NAME = "control.sock"
 GROUP = "nightschool"
 MAX_REQUEST_BYTES = 64 * 1024
+SEND_LIMIT_S = 10.0
+"""A client that takes nothing for so long is dropped."""
 CONNECT_LIMIT_S = 5.0
 
 Send = Callable[[Mapping[str, object]], None]
@@ -77,10 +79,13 @@ class ControlServer:
 
     def _serve(self, connection: socket.socket) -> None:
         def send(line: Mapping[str, object]) -> None:
-            # a command line that was ended in the middle is no concern of the daemon's: the run goes on
-            with contextlib.suppress(OSError):
+            # a command line that was ended, or that does not read, is no concern of the daemon's: the run goes on
+            try:
                 connection.sendall(json.dumps(line).encode() + b"\n")
+            except OSError:
+                connection.close()
 
+        connection.settimeout(SEND_LIMIT_S)
         with connection, contextlib.suppress(OSError), connection.makefile("rb") as stream:
             send(self._answer(stream.readline(MAX_REQUEST_BYTES), send))
 

@@ -157,6 +157,9 @@ class Service:
         try:
             yield
         finally:
+            if self.is_to_reload:
+                # the image that follows would die of a second SIGHUP before it listens; being ignored survives it
+                earlier[signal.SIGHUP] = signal.SIG_IGN
             for one, handler in earlier.items():
                 signal.signal(one, handler)
 
@@ -212,7 +215,7 @@ class Service:
                 for sentence in self._installation.runs.look_at_registry(now()):
                     logger.warning("%s", sentence)
                 was_away = False
-            except OllamaError as error:
+            except (OllamaError, LedgerError) as error:
                 if not was_away:
                     logger.warning("%s", error)
                 was_away = True
@@ -241,7 +244,7 @@ class Service:
             try:
                 for sentence in self._installation.runs.recover(now()):
                     logger.warning("%s", sentence)
-            except OllamaError:
+            except (OllamaError, LedgerError):
                 self._signals.stop.wait(1.0)
             else:
                 return
@@ -265,14 +268,19 @@ class Service:
             logger.info("Learning is paused; `nightschool resume` goes on.")
             return
         if not self._wait_until_idle():
-            logger.warning("The machine was in use during the whole window, so nothing was learned this night.")
+            if not self._signals.stop.is_set():
+                logger.warning(
+                    "The machine was in use, or Ollama away, during the whole window: nothing was learned this night."
+                )
             return
         future = self._submit(
-            lambda: night.run_due(
-                self._installation, LogListener(), clock=now, may_go_on=lambda: not self._signals.stop.is_set()
-            )
+            lambda: night.run_due(self._installation, LogListener(), clock=now, may_go_on=self._may_go_on)
         )
         future.add_done_callback(_log_failure)
+
+    def _may_go_on(self) -> bool:
+        """Whether another run may begin this night: a pause counts from when it is asked for."""
+        return not self._signals.stop.is_set() and self._installation.ledger.facts.get(PAUSED) is None
 
     def _wait_until_idle(self) -> bool:
         """Whether Ollama was quiet for the configured time within the window."""
@@ -434,6 +442,8 @@ class SendingListener:
 
 def main(file: Path | None, *, safe_mode: bool) -> int:
     """Load the configuration and serve. Returns the exit code."""
+    # what is asked for before the service listens is done by its start
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         settings = config.load(file)
     except ConfigurationError as error:

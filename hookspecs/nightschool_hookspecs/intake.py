@@ -32,7 +32,8 @@ def nightschool_validate_event(event: Event) -> Refusal | None:
 
     Called once for each parsed event, in the daemon, after classification and before it is stored.
     None: no objection. One refusal is enough; the first one is written beside the record in
-    `rejected/`.
+    `rejected/`. A plugin that fails here is asked on whatever its strikes: feedback waits until it is
+    mended, rather than getting in unseen.
     """
 
 

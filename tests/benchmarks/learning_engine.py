@@ -266,7 +266,8 @@ def trl_sft(model: str) -> Figures:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     rows = rows_of(model)
     network, tokenizer = _unpacked(model, torch.bfloat16)

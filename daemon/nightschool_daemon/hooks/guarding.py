@@ -20,6 +20,7 @@ from nightschool_hookspecs.services import GenerationError, TrainingError
 logger = logging.getLogger(__name__)
 
 MAX_STRIKES = 3
+GATE = "nightschool_validate_event"
 ANYTHING: tuple[type[BaseException], ...] = (Exception, SystemExit)
 """What a plugin may raise. KeyboardInterrupt and the like are not its own."""
 SHOWN = 80
@@ -113,11 +114,17 @@ class Guard:
         loaded = self.digests.get(name, "")
         failed = loaded if content_digest is None else content_digest
         count = self._book.strike(name, failed, reason, self._clock())
-        if count >= MAX_STRIKES and failed == loaded and name not in self.struck_out:
+        if count >= MAX_STRIKES and failed == loaded and name not in self.struck_out and not self.is_gate(name):
             self.struck_out[name] = f"failed {count} times, last: {reason}; it is asked again when it changes"
             logger.error("The plugin %s is disabled until it changes: it failed %d times.", name, count)
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
+
+    def is_gate(self, name: str) -> bool:
+        """Whether a plugin decides what is let in. One that fails is asked on: a gate that is broken stays shut."""
+        plugin = self._manager.get_plugin(name)
+        callers = (self._manager.get_hookcallers(plugin) or []) if plugin is not None else []
+        return any(caller.name == GATE for caller in callers)
 
     def _guarded(
         self, implementation: pluggy.HookImpl, name: str, hook: str, returns: Declared
@@ -215,7 +222,7 @@ class Guard:
 
     def _fail(self, name: str, hook: str, cause: BaseException | str) -> None:
         """Apply the policy: an observer's failure is logged, a decider's ends the call."""
-        if isinstance(cause, NOT_ITS_FAULT):
+        if isinstance(cause, NOT_ITS_FAULT) and not is_observer(hook):
             raise cause
         failure = PluginFailed(name, hook, cause)
         error = cause if isinstance(cause, BaseException) else None

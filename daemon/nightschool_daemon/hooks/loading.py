@@ -82,15 +82,16 @@ class Loader:
             self._note(source, PluginState.DISABLED, "switched off by plugins.disabled")
             return
         self.guard.digests[source.name] = source.digest
-        if source.kind is not PluginKind.BUILT_IN and self.guard.is_struck_out(source.name):
-            self._note(source, PluginState.DISABLED, f"failed {MAX_STRIKES} times; it is asked again when it changes")
-            return
         if source.kind is PluginKind.BUILT_IN:
             self.guard.built_in.add(source.name)
             self._register(source)
             return
         try:
             self._register(source)
+            if self.guard.is_struck_out(source.name) and not self.guard.is_gate(source.name):
+                self.manager.unregister(name=source.name)
+                reason = f"failed {MAX_STRIKES} times; it is asked again when it changes"
+                self._note(source, PluginState.DISABLED, reason)
         except ConfigurationError:
             raise
         except ANYTHING as error:

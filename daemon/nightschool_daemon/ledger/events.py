@@ -45,8 +45,9 @@ class Events:
     def add(self, events: Sequence[IncomingEvent]) -> AddResult:
         """Store a batch in one transaction. When it returns, the batch is durable.
 
-        Same key and content: ignored. Same key, other content: the newer `source_version` wins, else
-        the later arrival. A tombstone retracts.
+        Same key and content: ignored. Same key, other content: the newer `source_version` wins, else the later time
+        where both records give one, else the later arrival. A tombstone retracts, also what comes after it: only a
+        newer version, or a record of a later time of its own, brings the event back.
         """
         tally = _Tally()
         with self._database.transaction() as connection:
@@ -61,13 +62,13 @@ class Events:
         )
 
     def of_specialty(self, specialty: Specialty, *, with_unassigned: bool) -> tuple[EventRow, ...]:
-        """Every event of a specialty in order of arrival, one a content.
+        """Every event of a specialty in order of arrival, one a content: of several verdicts the last one counts.
 
         `with_unassigned` adds the events that count to no base in particular.
         """
         rows = self._database.execute(
             f"""
-            SELECT min(e.arrival) AS arrival, e.body, e.group_key, s.side,
+            SELECT max(e.arrival) AS arrival, e.body, e.group_key, s.side,
                    EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
                            WHERE o.content_digest = e.content_digest AND u.base = ? AND u.artifact_type = ?
                              AND u.version_tag IS NOT NULL) AS trained
@@ -102,7 +103,7 @@ class Events:
             f"""
             SELECT count(*) AS total, avg(e.score) AS quality, coalesce(sum(NOT used), 0) AS available,
                    coalesce(sum(NOT used AND e.is_correction), 0) AS corrections
-            FROM (SELECT min(e.arrival), e.score, e.is_correction,
+            FROM (SELECT max(e.arrival), e.score, e.is_correction,
                          EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
                                  WHERE o.content_digest = e.content_digest AND u.base = ?
                                    AND u.artifact_type = ?) AS used
@@ -144,21 +145,28 @@ class Events:
                 if decided != choice.side.value:
                     raise LedgerError(f"group {choice.key} of {artifact_type} is on the {decided} side for good")
 
-    def mark_batched(self, specialty: Specialty, run_id: str, keys: Sequence[str]) -> None:
-        """Note that a run looked at these events: they are no longer fresh. Idempotent."""
+    def mark_batched(self, specialty: Specialty, run_id: str, seen: Sequence[Event]) -> None:
+        """Note that a run looked at these events: they are no longer fresh. Idempotent.
+
+        One that was replaced since the run saw it stays fresh.
+        """
         with self._database.transaction() as connection:
             connection.executemany(
-                "INSERT INTO uses SELECT arrival, ?, ?, ?, NULL FROM events WHERE key = ? ON CONFLICT DO NOTHING",
-                [(specialty.base, specialty.artifact_type, run_id, key) for key in keys],
+                "INSERT INTO uses SELECT arrival, ?, ?, ?, NULL FROM events WHERE key = ? AND body_digest = ? "
+                "ON CONFLICT DO NOTHING",
+                [(specialty.base, specialty.artifact_type, run_id, one.key, _digest_of(one)) for one in seen],
             )
 
-    def mark_trained(self, specialty: Specialty, run_id: str, keys: Sequence[str], version_tag: str) -> None:
-        """Note that a version learned these events. Idempotent."""
+    def mark_trained(self, specialty: Specialty, run_id: str, seen: Sequence[Event], version_tag: str) -> None:
+        """Note that a version learned these events, as the run saw them. Idempotent."""
         with self._database.transaction() as connection:
             connection.executemany(
-                "INSERT INTO uses SELECT arrival, ?, ?, ?, ? FROM events WHERE key = ? "
+                "INSERT INTO uses SELECT arrival, ?, ?, ?, ? FROM events WHERE key = ? AND body_digest = ? "
                 "ON CONFLICT DO UPDATE SET version_tag = excluded.version_tag",
-                [(specialty.base, specialty.artifact_type, run_id, version_tag, key) for key in keys],
+                [
+                    (specialty.base, specialty.artifact_type, run_id, version_tag, one.key, _digest_of(one))
+                    for one in seen
+                ],
             )
 
     def get(self, key: str) -> EventRow | None:
@@ -211,19 +219,19 @@ def _scope(specialty: Specialty, with_unassigned: bool) -> tuple[object, ...]:
 def _put(connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally) -> None:
     event = incoming.event
     known = connection.execute(
-        "SELECT arrival, source_version, body_digest, retracted FROM events WHERE key = ?", (event.key,)
+        "SELECT arrival, source_version, body, body_digest, retracted FROM events WHERE key = ?", (event.key,)
     ).fetchone()
     if event.metadata.deleted:
-        _retract(connection, known, tally)
+        _retract(connection, incoming, known, tally)
         return
     body = codec.to_json(event)
     digest = _digest_of(event)
     if known is None:
         _insert(connection, incoming, body, digest)
         tally.added.append(event)
-    elif known["body_digest"] == digest and not known["retracted"]:
+    elif known["body_digest"] == digest or (known["retracted"] and not _is_newer(event, known)):
         tally.unchanged += 1
-    elif _is_older(event.metadata.source_version, known["source_version"]):
+    elif _is_older(event, known):
         tally.conflicts += 1
     else:
         connection.execute("DELETE FROM uses WHERE arrival = ?", (known["arrival"],))
@@ -238,22 +246,51 @@ def _digest_of(event: Event) -> str:
     return _sha256(codec.to_json(timeless))
 
 
-def _retract(connection: sqlite3.Connection, known: sqlite3.Row | None, tally: _Tally) -> None:
-    if known is None or known["retracted"]:
+def _retract(connection: sqlite3.Connection, incoming: IncomingEvent, known: sqlite3.Row | None, tally: _Tally) -> None:
+    """Put the tombstone in the event's place: what was withdrawn is not kept, and what comes late finds it."""
+    body, digest = codec.to_json(incoming.event), _digest_of(incoming.event)
+    if known is None:
+        _insert(connection, incoming, body, digest)
         tally.unchanged += 1
-        return
-    connection.execute("UPDATE events SET retracted = 1 WHERE arrival = ?", (known["arrival"],))
-    tally.retracted += 1
+    elif known["retracted"] or _is_older(incoming.event, known):
+        tally.unchanged += 1
+    else:
+        # its content digest stays: a copy of what a run has used is not fresh because the first one went
+        connection.execute(
+            "UPDATE events SET retracted = 1, body = ?, body_digest = ?, source_version = coalesce(?, source_version) "
+            "WHERE arrival = ?",
+            (body, digest, incoming.event.metadata.source_version, known["arrival"]),
+        )
+        tally.retracted += 1
 
 
-def _is_older(version: str | None, known: str | None) -> bool:
+def _is_older(event: Event, known: sqlite3.Row) -> bool:
+    """Whether a record is older than what is there: by their versions, else by their own times."""
+    return _age(event, known) < 0
+
+
+def _is_newer(event: Event, known: sqlite3.Row) -> bool:
+    return _age(event, known) > 0
+
+
+def _age(event: Event, known: sqlite3.Row) -> int:
+    """-1: older than what is there, 1: newer, 0: nobody can say."""
+    version, other = event.metadata.source_version, known["source_version"]
+    if version is not None and other is not None:
+        return _compared(version, other)
+    earlier = codec.from_json(known["body"], Event)
+    if event.metadata.clock_flag or earlier.metadata.clock_flag:
+        # the time is that of a file, which is touched for many reasons
+        return 0
+    return (event.timestamp > earlier.timestamp) - (event.timestamp < earlier.timestamp)
+
+
+def _compared(version: str, other: str) -> int:
     """Compare source versions: as numbers where both are, else as texts (ISO times order so)."""
-    if version is None or known is None:
-        return False
     try:
-        return float(version) < float(known)
+        return (float(version) > float(other)) - (float(version) < float(other))
     except ValueError:
-        return version < known
+        return (version > other) - (version < other)
 
 
 def _columns(incoming: IncomingEvent, body: str, digest: str) -> dict[str, object]:
@@ -262,14 +299,16 @@ def _columns(incoming: IncomingEvent, body: str, digest: str) -> dict[str, objec
         "source_version": event.metadata.source_version,
         "body": body,
         "body_digest": digest,
-        "content_digest": _sha256(json.dumps([event.input_data, event.ai_output, event.corrected_output])),
+        "content_digest": _sha256(
+            json.dumps([event.input_data, event.ai_output, event.corrected_output, codec.to_plain(event.context)])
+        ),
         "artifact_type": event.artifact_type or "other",
         "base": incoming.base,
         "answered_by": incoming.answered_by,
         "group_key": incoming.group,
         "is_correction": int(event.is_correction),
         "score": event.validation_score,
-        "retracted": 0,
+        "retracted": int(event.metadata.deleted),
         "arrived_at": incoming.arrived_at.isoformat(),
     }
 

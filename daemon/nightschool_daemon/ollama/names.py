@@ -31,7 +31,7 @@ _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
 _NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"
 _MODEL = re.compile(rf"(?:(?:{_HOST}/)?{_NAMESPACE}/)?{_PART}(?::{_PART})?")
 """[host/][namespace/]model[:tag]"""
-_RESERVED_TYPE = re.compile(r"cloud|local|.*-cloud|v\d+|base-[0-9a-f]{12}|saved-[0-9a-f]{12}")
+_RESERVED_TYPE = re.compile(r"all|cloud|local|.*-cloud|v\d+|base-[0-9a-f]{12}|saved-[0-9a-f]{12}")
 
 
 class Kind(StrEnum):

@@ -175,10 +175,11 @@ def _remember_what_was_learned(context: StepContext, version: VersionRow | None)
     reused = rebuild.reused_lesson(context.directory)
     lesson = context.directory if reused is None else reused
     if reused is None:
-        events.mark_batched(specialty, context.info.id, prepare.frozen_keys(context))
+        events.mark_batched(specialty, context.info.id, prepare.frozen_events(context.directory))
     if version is not None and lesson.is_done(Step.SELECT):
-        learned_from = lesson.result(Step.SELECT, SelectResult).learned_from
-        events.mark_trained(specialty, context.info.id, learned_from, version.tag)
+        learned = frozenset(lesson.result(Step.SELECT, SelectResult).learned_from)
+        seen = [one for one in prepare.frozen_events(lesson) if one.key in learned]
+        events.mark_trained(specialty, context.info.id, seen, version.tag)
 
 
 def _remove_work_files(context: StepContext) -> None:

@@ -50,7 +50,7 @@ class Planner:
     def specialties(self) -> tuple[Specialty, ...]:
         """Every pair of a base and an artifact type that has feedback, in order of name."""
         counts = self.ledger.events.count_by_specialty()
-        ignored = set(self.settings.specialties.ignore)
+        ignored = {names.normalise(one) for one in self.settings.specialties.ignore}
         pooled = self.settings.specialties.mode is SpecialtyMode.POOLED
         found = {
             Specialty(base=one.base, artifact_type=POOLED_TYPE if pooled else one.artifact_type)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import BaseSnapshot, EventRow, PrepareResult, Step, read_lines, write_durably
+from nightschool_daemon.jobs import BaseSnapshot, EventRow, PrepareResult, RunDirectory, Step, read_lines, write_durably
 from nightschool_daemon.ledger import VersionRow
 from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.http import TagEntry
 from nightschool_daemon.runs import store
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
-from nightschool_hookspecs.records import Specialty
+from nightschool_hookspecs.records import Event, Specialty
 
 
 def perform(context: StepContext) -> None:
@@ -158,9 +158,9 @@ def _directory_shown(place: Path) -> str:
     return str(place.parent) if place.name == "blobs" else str(place)
 
 
-def frozen_keys(context: StepContext) -> tuple[str, ...]:
-    """The keys of the events that the run was prepared with."""
-    return tuple(row.event.key for row in read_lines(context.directory.step(Step.PREPARE) / "events.jsonl", EventRow))
+def frozen_events(directory: RunDirectory) -> tuple[Event, ...]:
+    """The events that a run was prepared with, as they were then."""
+    return tuple(row.event for row in read_lines(directory.step(Step.PREPARE) / "events.jsonl", EventRow))
 
 
 def _freeze(context: StepContext, rows: tuple[EventRow, ...]) -> None:

@@ -176,6 +176,25 @@ def test_a_long_log_is_read_in_parts_and_its_refusals_name_their_line(room: Room
     assert list(room.reasons()) == [f"long.jsonl.{count - 1}"]
 
 
+def test_lines_that_no_plugin_reads_wait_for_one_that_does(room: Room) -> None:
+    room.drop("log.jsonl", line("1"))
+    reading, room.hooks = room.hooks, Hooks.load(plugin_directory=None, tables={}, built_in=BUILT_IN[1:])
+    room.intake = room.new_intake()
+    assert room.scan(60).added == 0
+    assert room.ledger.events.file("log.jsonl") is None
+    room.hooks = reading
+    room.intake = room.new_intake()
+    assert room.scan(60).added == 1
+
+
+def test_an_old_file_is_kept_as_long_as_a_new_one(room: Room) -> None:
+    file = room.drop("old.json", record("1"))
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    room.scan()
+    room.scan()
+    assert room.names("accepted") == ["old.json"]
+
+
 def test_a_tombstone_in_a_file_retracts(room: Room) -> None:
     room.drop("a.json", record("1"))
     room.scan()

@@ -3,6 +3,7 @@
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,31 @@ def test_wrong_configuration_is_refused_and_the_old_one_stays(night: Night, mana
     wait_until(lambda: night.ledger().events.total() == 2, 30)
     assert daemon.poll() is None
     night.configuration.write_text(text)
+    stop(daemon)
+
+
+def test_reloads_in_quick_succession_do_not_end_the_daemon(night: Night, manager: socket.socket) -> None:
+    daemon = night.start("serve")
+    assert manager.recv(100) == b"READY=1"
+    for _ in range(12):
+        daemon.send_signal(signal.SIGHUP)
+        time.sleep(0.25)
+    while manager.recv(100) != b"READY=1":
+        pass
+    assert daemon.poll() is None
+    night.drop(greetings(2))
+    wait_until(lambda: night.ledger().events.total() == 2, 30)
+    stop(daemon)
+
+
+def test_wrong_table_of_a_plugin_is_refused_and_the_old_configuration_stays(
+    night: Night, manager: socket.socket
+) -> None:
+    daemon = night.start("serve")
+    assert manager.recv(100) == b"READY=1"
+    night.configuration.write_text(night.configuration.read_text() + "\n[plugins.intake_qualty]\nx = 1\n")
+    daemon.send_signal(signal.SIGHUP)
+    assert "plugins.intake_qualty" in line_with("The configuration stays as it was", daemon)
     stop(daemon)
 
 

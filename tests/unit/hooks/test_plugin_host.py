@@ -366,6 +366,33 @@ def test_three_strikes_disable_a_plugin_until_it_changes(load: Load) -> None:
     assert repaired.score_difficulty(event=sample_event()) == 0.3
 
 
+def test_gate_that_fails_stays_shut(load: Load) -> None:
+    """What decides on admission is asked on: feedback waits rather than getting in unseen."""
+    texts = {
+        "gate": """
+        @hookimpl
+        def nightschool_validate_event(event):
+            raise ValueError("boom")
+        """
+    }
+    hooks = load(texts)
+    for _ in range(5):
+        with pytest.raises(PluginFailed):
+            hooks.validate_event(event=sample_event())
+    again = load(texts)
+    with pytest.raises(PluginFailed):
+        again.validate_event(event=sample_event())
+
+
+def test_observer_that_lets_a_models_failure_through_is_an_observer_that_failed(load: Load) -> None:
+    text = """
+        @hookimpl
+        def nightschool_after_event_accepted(event):
+            raise GenerationError("the model is away")
+        """
+    load({"mine": text}).after_event_accepted(event=sample_event())
+
+
 def test_a_workers_failure_counts(load: Load) -> None:
     hooks = load({"a": difficulty("0.1"), "broken": difficulty("0.2")})
     for _ in range(3):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nightschool_daemon.learning import rounding
 from nightschool_daemon.learning.engine import head
@@ -15,9 +17,7 @@ VOCABULARY, WIDTH = head.VOCABULARY_PIECE + 777, 64
 @pytest.mark.parametrize("cap", [None, 5.0])
 @pytest.mark.parametrize("targets", [1, 40, head.ROWS + 9])
 def test_value_and_gradient_are_those_of_a_softmax(targets: int, cap: float | None) -> None:
-    values = np.random.default_rng(0).standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
-    data = torch.from_numpy(rounding.rounded(values, Kind.Q8_0))
-    matrix = PackedMatrix(name="output.weight", data=data, kind=Kind.Q8_0, shape=(VOCABULARY, WIDTH))
+    matrix = random_head(WIDTH)
     bench = Bench(device=torch.device("cpu"), dtype=torch.float32, threads=2)
     dense = bench.unpack(matrix, "test").clone()
     torch.manual_seed(0)
@@ -35,6 +35,64 @@ def test_value_and_gradient_are_those_of_a_softmax(targets: int, cap: float | No
     torch.testing.assert_close(gradient, hidden.grad, rtol=1e-4, atol=1e-4)
     exact = head.logits(hidden.detach(), matrix, bench, cap)
     torch.testing.assert_close(torch.log_softmax(exact, -1).gather(1, wanted[:, None]), plain, rtol=1e-5, atol=1e-4)
+
+
+def random_head(width: int = WIDTH) -> PackedMatrix:
+    values = np.random.default_rng(0).standard_normal((VOCABULARY, width)).astype(np.float32)
+    data = torch.from_numpy(rounding.rounded(values, Kind.Q8_0))
+    return PackedMatrix(name="output.weight", data=data, kind=Kind.Q8_0, shape=(VOCABULARY, width))
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_products_of_16_bits_are_near_those_of_32(cap: float | None) -> None:
+    matrix, found = random_head(), []
+    states = torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(0)).bfloat16()
+    wanted = torch.arange(20) * 400
+    for dtype in (torch.float32, torch.bfloat16):
+        bench = Bench(device=torch.device("cpu"), dtype=dtype, threads=1)
+        hidden = states.to(dtype).requires_grad_()
+        values = head.log_probabilities(hidden, wanted, matrix, bench, cap)
+        values.sum().backward()
+        assert hidden.grad is not None
+        assert hidden.grad.dtype is dtype
+        found.append((values.detach(), hidden.grad.float().flatten()))
+    (exact, gradient), (rounded, rounded_gradient) = found
+    assert rounded.dtype is torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.15)
+    assert float(torch.nn.functional.cosine_similarity(rounded_gradient, gradient, dim=0)) > 0.999
+
+
+def test_kept_pieces_of_the_head_change_nothing() -> None:
+    matrix, hidden, wanted = random_head(), torch.randn(9, WIDTH), torch.arange(9) * 900
+    found = [
+        head.log_probabilities(
+            hidden,
+            wanted,
+            matrix,
+            Bench(device=torch.device("cpu"), dtype=torch.float32, threads=1, kept_bytes=kept_bytes),
+            None,
+        )
+        for kept_bytes in (0, 1 << 20, 1 << 30)
+    ]
+    assert torch.equal(found[1], found[0])
+    assert torch.equal(found[2], found[0])
+
+
+@given(vocabulary=st.integers(1, 1 << 20))
+def test_logits_in_memory_are_bounded(vocabulary: int) -> None:
+    rows = head.rows_at_once(vocabulary)
+    assert head.FEWEST_ROWS <= rows <= head.ROWS
+    assert rows == head.FEWEST_ROWS or rows * vocabulary * 4 <= head.LOGIT_BYTES
+
+
+def test_nothing_to_predict_has_no_loss_and_no_gradient() -> None:
+    hidden = torch.zeros(0, WIDTH, requires_grad=True)
+    bench = Bench(device=torch.device("cpu"), dtype=torch.float32, threads=1)
+    found = head.log_probabilities(hidden, torch.zeros(0, dtype=torch.long), random_head(), bench, None)
+    found.sum().backward()
+    assert found.shape == (0,)
+    assert hidden.grad is not None
+    assert hidden.grad.shape == (0, WIDTH)
 
 
 def test_no_gradient_is_computed_where_none_is_wanted() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError
-from nightschool_hookspecs import Event, FeedbackType, Metadata, Side, SideChoice, Specialty
+from nightschool_hookspecs import Context, Event, FeedbackType, Metadata, Side, SideChoice, Specialty
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SHELL = Specialty(base="tiny:1b", artifact_type="shell")
@@ -80,11 +80,11 @@ def test_without_a_version_the_later_arrival_wins(ledger: Ledger) -> None:
     assert [row.event.ai_output for row in ledger.events.of_specialty(SHELL, with_unassigned=False)] == ["second"]
 
 
-def test_a_tombstone_retracts_and_a_new_body_brings_it_back(ledger: Ledger) -> None:
+def test_a_tombstone_retracts_and_a_later_record_brings_it_back(ledger: Ledger) -> None:
     add(ledger, event("1"))
     assert add(ledger, event("1", deleted=True)).retracted == 1
     assert (ids(ledger), ledger.events.total()) == ([], 0)
-    add(ledger, event("1"))
+    add(ledger, replace(event("1"), timestamp=NOW + timedelta(seconds=1)))
     assert ids(ledger) == ["1"]
 
 
@@ -94,9 +94,9 @@ def test_a_tombstone_of_an_unknown_event_is_harmless(ledger: Ledger) -> None:
 
 def test_equal_content_is_one_row_and_keeps_all_ids(ledger: Ledger) -> None:
     add(ledger, event("1"), event("2"), event("3"))
-    assert ids(ledger) == ["1"]
+    assert ids(ledger) == ["3"]
     assert ledger.events.total() == 3
-    add(ledger, event("1", deleted=True))
+    add(ledger, event("3", deleted=True))
     assert ids(ledger) == ["2"]
 
 
@@ -139,9 +139,9 @@ def test_a_decided_side_never_changes(ledger: Ledger) -> None:
 def test_what_a_run_looked_at_is_not_fresh_and_what_it_learned_is_trained_on(ledger: Ledger) -> None:
     add(ledger, event("1", "a"), event("2", "b"))
     assert available(ledger) == 2
-    ledger.events.mark_batched(SHELL, "run", ["dropdir/1", "dropdir/2"])
-    ledger.events.mark_trained(SHELL, "run", ["dropdir/1"], "tag.v1")
-    ledger.events.mark_batched(SHELL, "run", ["dropdir/1"])
+    ledger.events.mark_batched(SHELL, "run", [event("1", "a"), event("2", "b")])
+    ledger.events.mark_trained(SHELL, "run", [event("1", "a")], "tag.v1")
+    ledger.events.mark_batched(SHELL, "run", [event("1", "a")])
     assert available(ledger) == 0
     rows = ledger.events.of_specialty(SHELL, with_unassigned=False)
     assert [(row.event.id, row.trained_on) for row in rows] == [("1", True), ("2", False)]
@@ -150,7 +150,7 @@ def test_what_a_run_looked_at_is_not_fresh_and_what_it_learned_is_trained_on(led
 
 def test_a_copy_of_a_used_event_is_not_fresh(ledger: Ledger) -> None:
     add(ledger, event("1"))
-    ledger.events.mark_batched(SHELL, "run", ["dropdir/1"])
+    ledger.events.mark_batched(SHELL, "run", [event("1")])
     add(ledger, event("2"))
     assert available(ledger) == 0
     add(ledger, event("1", deleted=True))
@@ -159,14 +159,64 @@ def test_a_copy_of_a_used_event_is_not_fresh(ledger: Ledger) -> None:
 
 def test_a_changed_event_is_fresh_again(ledger: Ledger) -> None:
     add(ledger, event("1", "a"))
-    ledger.events.mark_batched(SHELL, "run", ["dropdir/1"])
+    ledger.events.mark_batched(SHELL, "run", [event("1", "a")])
     add(ledger, event("1", "b"))
     assert available(ledger) == 1
 
 
+def test_an_event_that_changed_while_its_run_went_on_stays_fresh(ledger: Ledger) -> None:
+    add(ledger, event("1", "a"))
+    add(ledger, event("1", "b"))
+    ledger.events.mark_batched(SHELL, "run", [event("1", "a")])
+    ledger.events.mark_trained(SHELL, "run", [event("1", "a")], "tag.v1")
+    assert available(ledger) == 1
+    assert not ledger.events.of_specialty(SHELL, with_unassigned=False)[0].trained_on
+
+
+def test_a_withdrawal_that_comes_first_holds(ledger: Ledger) -> None:
+    add(ledger, event("1", deleted=True))
+    add(ledger, event("1"))
+    assert ids(ledger) == []
+    assert ledger.events.total() == 0
+
+
+def test_what_was_withdrawn_does_not_come_back_by_being_read_again(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    add(ledger, event("1", deleted=True))
+    add(ledger, event("1"))
+    assert ids(ledger) == []
+    add(ledger, replace(event("1"), timestamp=NOW + timedelta(hours=1)))
+    assert ids(ledger) == ["1"]
+
+
+def test_versions_decide_between_an_event_and_its_withdrawal(ledger: Ledger) -> None:
+    add(ledger, event("1", version="7"), event("1", version="1", deleted=True))
+    assert ids(ledger) == ["1"]
+    add(ledger, event("1", version="8", deleted=True), event("1", version="2"))
+    assert ids(ledger) == []
+    add(ledger, event("1", version="9"))
+    assert ids(ledger) == ["1"]
+
+
+def test_an_older_record_that_is_read_later_does_not_win(ledger: Ledger) -> None:
+    add(ledger, replace(event("1", "corrected"), timestamp=NOW + timedelta(hours=1)))
+    assert add(ledger, event("1", "first")).conflicts == 1
+    assert ledger.events.of_specialty(SHELL, with_unassigned=False)[0].event.ai_output == "corrected"
+
+
+def test_of_two_verdicts_on_one_answer_the_last_counts(ledger: Ledger) -> None:
+    add(ledger, event("1"), replace(event("2"), feedback_type=FeedbackType.EXPLICIT_NEGATIVE, validation_score=0))
+    assert ids(ledger) == ["2"]
+
+
+def test_the_same_answer_in_another_context_is_another_content(ledger: Ledger) -> None:
+    add(ledger, event("1"), replace(event("2"), context=Context(system="Answer in French.")))
+    assert ids(ledger) == ["1", "2"]
+
+
 def test_a_specialty_does_not_use_up_the_events_of_another(ledger: Ledger) -> None:
     add(ledger, event("1"), base=None)
-    ledger.events.mark_batched(OTHER_BASE, "run", ["dropdir/1"])
+    ledger.events.mark_batched(OTHER_BASE, "run", [event("1")])
     assert ledger.events.statistics(SHELL, with_unassigned=True).available == 1
     assert ledger.events.statistics(OTHER_BASE, with_unassigned=True).available == 0
 
@@ -176,12 +226,12 @@ def test_statistics_of_nothing(ledger: Ledger) -> None:
     assert (found.available, found.total_seen, found.average_quality) == (0, 0, 0.5)
 
 
-def test_get_finds_retracted_events_too(ledger: Ledger) -> None:
+def test_of_what_was_withdrawn_only_the_withdrawal_is_kept(ledger: Ledger) -> None:
     add(ledger, event("1"))
     add(ledger, event("1", deleted=True))
     row = ledger.events.get("dropdir/1")
     assert row is not None
-    assert row.event == event("1")
+    assert row.event == event("1", deleted=True)
     assert ledger.events.get("dropdir/2") is None
 
 
@@ -202,17 +252,21 @@ def test_any_order_of_arrival_ends_as_a_simple_model_says(
 ) -> None:
     ledger = Ledger.open(tmp_path_factory.mktemp("ledger") / "ledger.sqlite3")
     expected: dict[str, Event] = {}
+    versions: dict[str, int | None] = {}
     gone: set[str] = set()
     events = [event(name, answer, version, deleted=deleted) for name, answer, version, deleted in steps]
     for one in events:
-        if one.metadata.deleted:
-            gone |= {one.id} & expected.keys()
-            continue
-        known = expected.get(one.id)
-        versions = (one.metadata.source_version, known.metadata.source_version if known else None)
-        older = None not in versions and int(versions[0] or 0) < int(versions[1] or 0)
-        if not older:
-            expected[one.id] = one
+        version = None if one.metadata.source_version is None else int(one.metadata.source_version)
+        known = versions.get(one.id)
+        order = 0 if version is None or known is None else version - known
+        if one.id not in expected:
+            expected[one.id], versions[one.id] = one, version
+            gone |= {one.id} if one.metadata.deleted else set()
+        elif one.metadata.deleted and one.id not in gone and order >= 0:
+            gone.add(one.id)
+            versions[one.id] = known if version is None else version
+        elif not one.metadata.deleted and (order > 0 or (order == 0 and one.id not in gone)):
+            expected[one.id], versions[one.id] = one, version
             gone.discard(one.id)
     for start in range(0, len(events), batch):
         add(ledger, *events[start : start + batch])

@@ -17,6 +17,8 @@ ROWS = 256
 """Predictions whose logits are in memory at the same time: 268 MB over 262,144 tokens."""
 LOGIT_BYTES = 256 * 2**20
 """Bound of that memory; with a large vocabulary fewer predictions go together."""
+FEWEST_ROWS = 16
+"""So many go together in any case: the head is unpacked anew for each such part."""
 VOCABULARY_PIECE = 8192
 """Rows of the head that are unpacked at a time."""
 
@@ -41,7 +43,7 @@ def logits(hidden: Tensor, matrix: PackedMatrix, bench: Bench, cap: float | None
 
 def rows_at_once(vocabulary: int) -> int:
     """How many predictions share one table of logits."""
-    return max(16, min(ROWS, LOGIT_BYTES // (4 * vocabulary)))
+    return max(FEWEST_ROWS, min(ROWS, LOGIT_BYTES // (4 * vocabulary)))
 
 
 class _LogProbabilities(torch.autograd.Function):  # type: ignore[misc]  # torch is not read by mypy
