@@ -17,7 +17,7 @@ VOCABULARY, WIDTH = head.VOCABULARY_PIECE + 777, 64
 @pytest.mark.parametrize("cap", [None, 5.0])
 @pytest.mark.parametrize("targets", [1, 40, head.ROWS + 9])
 def test_value_and_gradient_are_those_of_a_softmax(targets: int, cap: float | None) -> None:
-    matrix = random_head(WIDTH)
+    matrix = random_head()
     bench = Bench(device=torch.device("cpu"), dtype=torch.float32, threads=2)
     dense = bench.unpack(matrix, "test").clone()
     torch.manual_seed(0)
@@ -37,10 +37,10 @@ def test_value_and_gradient_are_those_of_a_softmax(targets: int, cap: float | No
     torch.testing.assert_close(torch.log_softmax(exact, -1).gather(1, wanted[:, None]), plain, rtol=1e-5, atol=1e-4)
 
 
-def random_head(width: int = WIDTH) -> PackedMatrix:
-    values = np.random.default_rng(0).standard_normal((VOCABULARY, width)).astype(np.float32)
+def random_head() -> PackedMatrix:
+    values = np.random.default_rng(0).standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
     data = torch.from_numpy(rounding.rounded(values, Kind.Q8_0))
-    return PackedMatrix(name="output.weight", data=data, kind=Kind.Q8_0, shape=(VOCABULARY, width))
+    return PackedMatrix(name="output.weight", data=data, kind=Kind.Q8_0, shape=(VOCABULARY, WIDTH))
 
 
 @pytest.mark.parametrize("cap", [None, 5.0])

@@ -1,5 +1,7 @@
 """What a batch teaches does not depend on how it is cut into passes, and each method moves answers as it should."""
 
+import json
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import methods
-from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered
+from nightschool_daemon.learning.engine.examples import WATCHED_FROM, Answer, Example, Numbered, divided
 from nightschool_daemon.learning.engine.forms import LowRank
 from nightschool_daemon.learning.engine.layout import lay_out
 from nightschool_daemon.learning.engine.loop import Objective, Outcome, Plan, train
@@ -128,6 +130,33 @@ def test_a_pair_begins_at_the_loss_of_a_coin(network: Network, tmp_path: Path) -
     pairs = [replace(one, margin=0.0) for one in LESSONS[TrainingMethod.DPO]]
     outcome = trained(network, adapter(network), plan(TrainingMethod.DPO, tmp_path), pairs)
     assert outcome.base_loss == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_the_epoch_that_serves_the_held_out_examples_best_is_kept(network: Network, tmp_path: Path) -> None:
+    """Answers by chance: who learns them by heart gets worse at those that were held out."""
+    chance = random.Random(5)
+    examples = [
+        Example(prompt=(1, chance.randrange(262, 350)), answers=(Answer(tokens=(chance.randrange(262, 350),)),))
+        for _ in range(WATCHED_FROM)
+    ]
+    form, asked = adapter(network), plan(TrainingMethod.SFT, tmp_path)
+    outcome = trained(network, form, asked, examples)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    watched = [one["watched_loss"] for one in lines if "watched_loss" in one]
+    assert len(watched) < SETTINGS.num_epochs, "it stops when it gets worse"
+    assert watched[-1] > min(watched) == outcome.trained_loss
+    split = divided(examples, asked.seed, SETTINGS.num_epochs)
+    assert Objective(network, asked, split.learned, split.watched).watched_loss() == pytest.approx(min(watched))
+
+
+def test_a_finished_training_is_not_repeated(network: Network, tmp_path: Path) -> None:
+    asked, lesson, steps = plan(TrainingMethod.SFT, tmp_path), LESSONS[TrainingMethod.SFT], list[int]()
+    first = adapter(network)
+    outcome = trained(network, first, asked, lesson)
+    second = adapter(network)
+    assert train(network, second, lesson, asked, lambda done, _total, _text: steps.append(done)) == outcome
+    assert steps == []
+    assert all(torch.equal(second.parameters[name], one) for name, one in first.parameters.items())
 
 
 def test_twice_the_weight_counts_as_two_examples(network: Network, tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Every example is learned from once an epoch, none that is watched is, and the rate warms up and cools down."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nightschool_daemon.learning.engine.examples import WATCHED_FROM, Answer, Example, batches, divided
+from nightschool_daemon.learning.engine.loop import FINAL_RATE, schedule
+
+COUNTS, SEEDS = st.integers(1, 120), st.integers(0, 2**31)
+
+
+def numbered(count: int) -> list[Example]:
+    return [Example(prompt=(number,), answers=(Answer(tokens=(1,)),)) for number in range(count)]
+
+
+@given(count=COUNTS, seed=SEEDS, epochs=st.integers(1, 4))
+def test_what_is_held_out_is_not_learned_from_and_nothing_is_lost(count: int, seed: int, epochs: int) -> None:
+    examples = numbered(count)
+    split = divided(examples, seed, epochs)
+    assert split == divided(examples, seed, epochs)
+    assert split.watched
+    assert split.held == (count >= WATCHED_FROM and epochs > 1)
+    if split.held:
+        assert sorted((*split.learned, *split.watched), key=lambda one: one.prompt) == examples
+    else:
+        assert list(split.learned) == examples
+        assert set(split.watched) <= set(examples)
+
+
+@given(count=COUNTS, size=st.integers(1, 50), epoch=st.integers(0, 3), seed=SEEDS)
+def test_an_epoch_has_every_example_once(count: int, size: int, epoch: int, seed: int) -> None:
+    examples = numbered(count)
+    steps = batches(examples, size, epoch, seed)
+    order = [one.number for step in steps for one in step]
+    assert sorted(order) == list(range(count))
+    assert all(one.example is examples[one.number] for step in steps for one in step)
+    assert [len(step) for step in steps[:-1]] == [size] * (math.ceil(count / size) - 1)
+    assert epoch > 0 or order == list(range(count))
+
+
+@given(steps=st.integers(1, 500), warmup=st.floats(0, 1))
+def test_the_rate_warms_up_once_and_cools_down(steps: int, warmup: float) -> None:
+    rates = [schedule(step, steps, warmup) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates)
+    top = rates.index(max(rates))
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert min(rates[top:]) >= FINAL_RATE
+    assert warmup == 1 or max(rates) == 1
