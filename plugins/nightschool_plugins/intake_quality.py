@@ -11,17 +11,24 @@ from dataclasses import dataclass
 from nightschool_hookspecs import Event, Refusal, hookimpl
 
 PLACEHOLDER = re.compile(
-    r"lorem ipsum|\bTODO: (write|implement|fill)|\[(insert|your|placeholder)[^\]]*\]|<(insert|your)[^>]*here>"
+    r"lorem ipsum|\bTODO: (write|implement|fill)|(?<!\w)\[((insert|your) [^\]]*|placeholder)\]|<(insert|your)[^>]*here>"
     r"|\byour (code|text|answer) here\b",
     re.IGNORECASE,
 )
+"""An index into a list, as in `slots[your_turn]`, is none."""
 ABOUT_ITSELF = re.compile(r"\bas an? (ai|artificial intelligence|(large )?language model)\b", re.IGNORECASE)
+CANNOT = (
+    r"(cannot|can't|can not|could not|couldn't|am unable to|'m unable to|am not able to|'m not able to"
+    r"|won't be able to)"
+)
+APOLOGY = r"(i('m| am) (really |very |so )?sorry|sorry|i apologi[sz]e|my apologies)"
 REFUSAL = re.compile(
-    r"^\W*(i('m| am) (really |very |so )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately,? i"
-    r"|i (cannot|can't|can not|am unable to|'m unable to|am not able to|won't be able to)"
-    r" (help|assist|do that|comply|fulfil|answer|provide))\b",
+    rf"^\W*(({APOLOGY}|unfortunately)\b[^.!?\n]{{0,40}}\bi ?{CANNOT}"
+    rf"|i ?{CANNOT} (help|assist|do that|comply|fulfil|answer|provide)"
+    rf"|{APOLOGY}\b[^,.;:!?\n]{{0,60}}\W*$)",
     re.IGNORECASE,
 )
+"""An apology alone, or one for what is not done. One for a delay is an answer."""
 CUT_OFF = re.compile(r"(\[\.\.\.\]|\[truncated\]|\(truncated\)|\.\.\. ?\(continued\))\s*$", re.IGNORECASE)
 OPEN_FENCE = re.compile(r"^```", re.MULTILINE)
 
