@@ -225,7 +225,7 @@ def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRank]:
     from safetensors.numpy import load_file
 
     configuration = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    _require_plain(configuration)
+    require_plain(configuration)
     weights = load_file(adapter / "adapter_model.safetensors")
     scale = configuration["lora_alpha"] / configuration["r"]
     lesson: dict[str, LowRank] = {}
@@ -249,7 +249,8 @@ SPECIAL = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_p
 """What makes an adapter more than plain LoRA, in PEFT's names."""
 
 
-def _require_plain(configuration: Mapping[str, object]) -> None:
+def require_plain(configuration: Mapping[str, object]) -> None:
+    """Raise `TrainingError` for an adapter's configuration that means more than plain LoRA."""
     special = [key for key in SPECIAL if configuration.get(key)]
     if configuration.get("peft_type") != "LORA" or special:
         raise TrainingError(

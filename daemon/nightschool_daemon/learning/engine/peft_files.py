@@ -11,7 +11,7 @@ import torch
 
 from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS, PREFIX
+from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS, PREFIX, require_plain
 from nightschool_daemon.learning.loading import from_file_layout, to_file_layout
 from nightschool_hookspecs.services import TrainingError
 
@@ -112,6 +112,7 @@ def load_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
     from safetensors.torch import load_file
 
     configuration = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    require_plain(configuration)
     described = directory / DESCRIPTION
     group = json.loads(described.read_text(encoding="utf-8"))["group"] if described.is_file() else 1
     if (configuration["r"], configuration["lora_alpha"], group) != (form.rank, form.alpha, form.group):
@@ -130,4 +131,6 @@ def load_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
                 values[key] = torch.from_numpy(rows.copy())
         except KeyError as error:
             raise TrainingError(f"The earlier adapter lacks {error}, so training cannot begin from it.") from None
+    if len(weights) > len(values):
+        raise TrainingError("The earlier adapter changes more than is trained here, so training cannot begin from it.")
     form.put(values)

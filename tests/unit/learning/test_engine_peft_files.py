@@ -1,0 +1,107 @@
+"""A saved adapter is read back as it was, and what would begin somewhere else is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
+from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.packed import Bench
+from nightschool_daemon.learning.engine.peft_files import load_form, save_form
+from nightschool_hookspecs.services import TrainingError
+from support.tiny_architectures import write_tiny_architecture
+
+CPU = torch.device("cpu")
+F = TypeVar("F", bound=Form)
+Open = Callable[[str], Network]
+WEIGHTS, CONFIGURATION = "adapter_model.safetensors", "adapter_config.json"
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Open:
+    directory = tmp_path_factory.mktemp("tiny")
+
+    def opened(architecture: str) -> Network:
+        path = directory / f"{architecture}.gguf"
+        if not path.exists():
+            write_tiny_architecture(path, architecture, kind="F32")
+        return Network(gguf_file.read(path), Bench(device=CPU, dtype=torch.float32, threads=1))
+
+    return opened
+
+
+def low_rank(opened: Network, *, seed: int = 0, rank: int = 4, alpha: float = 8, group: int = 1) -> LowRank:
+    generator = torch.Generator().manual_seed(seed)
+    form = LowRank(opened.linears(), rank=rank, alpha=alpha, group=group, generator=generator)
+    return filled(form, generator)
+
+
+def filled(form: F, generator: torch.Generator) -> F:
+    for one in form.parameters.values():
+        torch.nn.init.normal_(one, generator=generator)
+    return form
+
+
+def assert_equal(form: Form, other: Form) -> None:
+    for name, one in form.parameters.items():
+        torch.testing.assert_close(other.parameters[name], one, rtol=1e-6, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("group", [1, 32])
+@pytest.mark.parametrize("architecture", ["llama", "mistral3", "gemma3", "phi3"])
+def test_a_low_rank_form_comes_back(network: Open, tmp_path: Path, architecture: str, group: int) -> None:
+    opened = network(architecture)
+    form, other = (low_rank(opened, seed=seed, group=group) for seed in (0, 1))
+    save_form(form, opened.file, tmp_path / "adapter")
+    load_form(other, opened.file, tmp_path / "adapter")
+    assert_equal(form, other)
+
+
+def test_neurons_come_back(network: Open, tmp_path: Path) -> None:
+    opened = network("qwen2")
+    form, other = (
+        filled(Neurons(opened.architecture, count=32, spread=opened.spread, generator=generator), generator)
+        for generator in (torch.Generator().manual_seed(seed) for seed in (0, 1))
+    )
+    save_form(form, opened.file, tmp_path / "adapter")
+    load_form(other, opened.file, tmp_path / "adapter")
+    assert_equal(form, other)
+
+
+@pytest.mark.parametrize("changed", [{"rank": 8}, {"alpha": 16}, {"group": 32}])
+def test_another_rank_alpha_or_group_is_refused(network: Open, tmp_path: Path, changed: dict[str, int]) -> None:
+    opened = network("llama")
+    save_form(low_rank(opened), opened.file, tmp_path / "adapter")
+    with pytest.raises(TrainingError, match="another rank, alpha or group"):
+        load_form(low_rank(opened, **changed), opened.file, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("setting", [{"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"q_proj": 2}}])
+def test_an_adapter_that_means_more_than_its_factors_is_refused(
+    network: Open, tmp_path: Path, setting: dict[str, object]
+) -> None:
+    opened = network("llama")
+    save_form(low_rank(opened), opened.file, tmp_path)
+    configuration = json.loads((tmp_path / CONFIGURATION).read_text())
+    (tmp_path / CONFIGURATION).write_text(json.dumps(configuration | setting))
+    with pytest.raises(TrainingError, match="no plain LoRA"):
+        load_form(low_rank(opened), opened.file, tmp_path)
+
+
+def test_an_adapter_with_less_or_more_is_refused(network: Open, tmp_path: Path) -> None:
+    opened = network("llama")
+    save_form(low_rank(opened), opened.file, tmp_path)
+    whole = load_file(tmp_path / WEIGHTS)
+    first = next(iter(whole))
+    save_file({name: one for name, one in whole.items() if name != first}, tmp_path / WEIGHTS)
+    with pytest.raises(TrainingError, match="lacks"):
+        load_form(low_rank(opened), opened.file, tmp_path)
+    save_file({**whole, "base_model.model.lm_head.lora_A.weight": torch.ones(4, 256)}, tmp_path / WEIGHTS)
+    with pytest.raises(TrainingError, match="changes more than is trained"):
+        load_form(low_rank(opened), opened.file, tmp_path)
