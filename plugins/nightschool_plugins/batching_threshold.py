@@ -1,6 +1,6 @@
 """How much fresh feedback starts a run: a fixed number.
 
-floor = 8 if more than half of the fresh events are corrections, else 12
+floor = 12 if more than half of the fresh events are corrections, else 16
 size  = 0 if available < floor, else min(available, 100)
 """
 
