@@ -40,6 +40,9 @@ IN_TRANSFORMERS = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
 """The architectures that transformers has too. It does not read mistral3 from a GGUF."""
 
 
+Uninterrupted = Callable[[str], tuple[Path, TrainingResult]]
+
+
 class Interrupted(Exception):
     """The power went."""
 
@@ -122,21 +125,35 @@ FORMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_gguf: Path, tokens: Tokens, tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """The directory and the result of a whole training, one for each form."""
+    found: dict[str, tuple[Path, TrainingResult]] = {}
+
+    def one(form: str) -> tuple[Path, TrainingResult]:
+        if form not in found:
+            directory = tmp_path_factory.mktemp(form)
+            found[form] = directory, trained(directory, tiny_gguf, tokens, settings=FORMS[form])
+        return found[form]
+
+    return one
+
+
 @pytest.mark.parametrize("form", FORMS)
-def test_the_answer_is_learned(tiny_gguf: Path, tokens: Tokens, tmp_path: Path, form: str) -> None:
-    result = trained(tmp_path, tiny_gguf, tokens, settings=FORMS[form])
+def test_the_answer_is_learned(uninterrupted: Uninterrupted, form: str) -> None:
+    directory, result = uninterrupted(form)
     assert (result.steps, result.examples, result.left_out) == (9, 12, 0)
     assert result.trained_loss < result.base_loss / 2
-    assert [one["step"] for one in losses(tmp_path) if "loss" in one] == list(range(1, 10))
+    assert [one["step"] for one in losses(directory) if "loss" in one] == list(range(1, 10))
 
 
 @pytest.mark.parametrize("step", [1, 3, 5, 9])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_resumed_training_equals_the_uninterrupted_one(
-    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, form: str, step: int
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path, form: str, step: int
 ) -> None:
     settings = FORMS[form]
-    whole = trained(tmp_path / "whole", tiny_gguf, tokens, settings=settings)
+    directory, whole = uninterrupted(form)
     with pytest.raises(Interrupted):
         trained(tmp_path / "cut", tiny_gguf, tokens, settings=settings, report=stops_at(step))
     steps: list[int] = []
@@ -145,7 +162,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
     )
     # the step in which it was cut had not been kept yet
     assert steps == list(range(step, 10))
-    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "cut") == losses(directory)
     (name,) = [one.name for one in whole.adapter.glob("*.safetensors")]
     expected, found = load_file(whole.adapter / name), load_file(again.adapter / name)
     assert found.keys() == expected.keys()
@@ -168,14 +185,15 @@ def test_metrics_are_never_behind_the_checkpoint(tiny_gguf: Path, tokens: Tokens
     trained(tmp_path, tiny_gguf, tokens, report=compared)
 
 
-def test_a_line_in_which_the_power_went_is_written_anew(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
-    trained(tmp_path / "whole", tiny_gguf, tokens)
+def test_a_line_in_which_the_power_went_is_written_anew(
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path
+) -> None:
     with pytest.raises(Interrupted):
-        trained(tmp_path / "cut", tiny_gguf, tokens, report=stops_at(5))
-    metrics = tmp_path / "cut" / "metrics.jsonl"
+        trained(tmp_path, tiny_gguf, tokens, report=stops_at(5))
+    metrics = tmp_path / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes()[:-9])
-    trained(tmp_path / "cut", tiny_gguf, tokens)
-    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    trained(tmp_path, tiny_gguf, tokens)
+    assert losses(tmp_path) == losses(uninterrupted("lora")[0])
 
 
 def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
@@ -189,11 +207,11 @@ def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(tiny_gguf: Path, to
 
 @pytest.mark.parametrize("form", ["lora", "neurons"])
 def test_a_warm_start_begins_where_the_last_training_ended(
-    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, form: str
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path, form: str
 ) -> None:
-    first = trained(tmp_path / "first", tiny_gguf, tokens, settings=FORMS[form])
-    trained(tmp_path / "second", tiny_gguf, tokens, settings=FORMS[form], warm_start=first.adapter)
-    begins = [losses(tmp_path / one)[0]["loss"] for one in ("first", "second")]
+    directory, first = uninterrupted(form)
+    trained(tmp_path, tiny_gguf, tokens, settings=FORMS[form], warm_start=first.adapter)
+    begins = [losses(one)[0]["loss"] for one in (directory, tmp_path)]
     assert begins[1] < begins[0] / 2
 
 
