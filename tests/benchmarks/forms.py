@@ -32,7 +32,7 @@ from nightschool_daemon.learning.engine.loop import Plan, train  # noqa: E402
 from nightschool_daemon.learning.engine.network import Network  # noqa: E402
 from nightschool_daemon.learning.engine.peft_files import save_form  # noqa: E402
 from nightschool_daemon.learning.engine.route import TOKENS_A_PASS, make_form  # noqa: E402
-from nightschool_daemon.learning.export import ALLOWED_LOSS, Parcel, write_split  # noqa: E402
+from nightschool_daemon.learning.export import ALLOWED_NOISE, Parcel, write_split  # noqa: E402
 from nightschool_daemon.learning.lesson import Lesson, read_lesson  # noqa: E402
 from nightschool_daemon.learning.loading import Tokens, load_tokens  # noqa: E402
 from nightschool_daemon.learning.rows import Row  # noqa: E402
@@ -184,21 +184,21 @@ def delivered(lesson: Lesson, variants: PackedVariants, rows: Sequence[Row], dir
     trained = variants.mean_loss(rows)
     plan = DeliveryPlan(form=DeliveryForm.SPLIT, version_bytes=0, shared_bytes=0, reason="")
 
-    def attempt(allowed_loss: float) -> ExportResult:
+    def attempt(allowed_noise: float) -> ExportResult:
         parcel = Parcel(
             lesson=lesson,
             name="cell",
             directory=directory,
-            allowed_loss=allowed_loss,
+            allowed_noise=allowed_noise,
             report=lambda _done, _total, _text: None,
         )
         export = ExportResult(abilities=ABILITIES, plan=plan, files=write_split(parcel), touched=lesson.touched)
         variants.use(Variant.DELIVERED, export)
         return export
 
-    *narrower, widest = ALLOWED_LOSS
-    for allowed_loss in narrower:
-        export = attempt(allowed_loss)
+    *narrower, widest = ALLOWED_NOISE
+    for allowed_noise in narrower:
+        export = attempt(allowed_noise)
         if share_kept(base, trained, variants.mean_loss(rows)) >= 0.99:
             return export
     return attempt(widest)

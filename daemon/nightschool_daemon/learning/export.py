@@ -46,7 +46,7 @@ from nightschool_hookspecs.records import (
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 Value = gguf.GGUFValueType
 MEASURED_TEXTS = 40
-ALLOWED_LOSS: Sequence[float] = (100.0, 10.0, 2.0, 0.2, 0.0)
+ALLOWED_NOISE: Sequence[float] = (30.0, 10.0, 3.0, 1.0, 0.0)
 """How much noise rounding may add, in units of the change's own energy, by attempt; the last takes the widest types.
 
 Noise has no direction, the lesson has one: noise of twice the change's energy still leaves 99 % of what was learned.
@@ -64,7 +64,7 @@ class Parcel:
     lesson: Lesson
     name: str
     directory: Path
-    allowed_loss: float
+    allowed_noise: float
     report: Callable[[int, int, str], None]
 
 
@@ -87,7 +87,7 @@ def run(context: WorkerContext) -> None:
     name = f"{base.name.replace(':', '-').replace('/', '-')}.{context.info.specialty.artifact_type}"
     context.progress(0, 1, "measure what was learned")
     measure = Measure.of(context, base, lesson)
-    attempts = (_delivered(context, lesson, abilities, measure, name, loss) for loss in ALLOWED_LOSS)
+    attempts = (_delivered(context, lesson, abilities, measure, name, loss) for loss in ALLOWED_NOISE)
     kept = 0.0
     for result in attempts:
         kept = result.held_in.kept if result.held_in is not None else 0.0
@@ -108,7 +108,7 @@ def _delivered(
     plans = context.hooks.choose_delivery(target=target_of(lesson, abilities, loss))
     plan = chosen(plans, context.settings.delivery.form, abilities)
     _require_disk(directory, plan, context.settings.delivery.min_free_gb)
-    parcel = Parcel(lesson=lesson, name=name, directory=directory, allowed_loss=loss, report=context.progress)
+    parcel = Parcel(lesson=lesson, name=name, directory=directory, allowed_noise=loss, report=context.progress)
     result = ExportResult(abilities=abilities, plan=plan, files=WRITERS[plan.form](parcel), touched=lesson.touched)
     return replace(result, held_in=measure.of_delivered(result))
 
@@ -147,7 +147,7 @@ class Measure:
         )
 
 
-def target_of(lesson: Lesson, abilities: ServerAbilities, allowed_loss: float) -> DeliveryTarget:
+def target_of(lesson: Lesson, abilities: ServerAbilities, allowed_noise: float) -> DeliveryTarget:
     """What the delivery plugins decide on."""
     touched = frozenset(lesson.touched)
     tensors = tuple(
@@ -157,7 +157,7 @@ def target_of(lesson: Lesson, abilities: ServerAbilities, allowed_loss: float) -
             type=one.type.name,
             bytes=one.bytes,
             touched=one.name in touched,
-            delivered_bytes=_delivered_bytes(lesson, one.name, allowed_loss) if one.name in touched else one.bytes,
+            delivered_bytes=_delivered_bytes(lesson, one.name, allowed_noise) if one.name in touched else one.bytes,
         )
         for one in lesson.file.tensors.values()
     )
@@ -165,8 +165,8 @@ def target_of(lesson: Lesson, abilities: ServerAbilities, allowed_loss: float) -
     return DeliveryTarget(server=abilities, tensors=tensors, adapter_bytes=adapter_bytes)
 
 
-def _delivered_bytes(lesson: Lesson, name: str, allowed_loss: float) -> int:
-    tensor = lesson.tensor(name, allowed_loss)
+def _delivered_bytes(lesson: Lesson, name: str, allowed_noise: float) -> int:
+    tensor = lesson.tensor(name, allowed_noise)
     return rounding.size_of(tensor.shape, tensor.type)
 
 
@@ -191,7 +191,7 @@ def write_fused(parcel: Parcel) -> tuple[DeliveredFile, ...]:
     lesson = parcel.lesson
     touched = frozenset(lesson.touched)
     tensors = [
-        lesson.tensor(name, parcel.allowed_loss) if name in touched else gguf_file.copied(lesson.file, name)
+        lesson.tensor(name, parcel.allowed_noise) if name in touched else gguf_file.copied(lesson.file, name)
         for name in lesson.file.tensors
     ]
     return (_write(parcel, f"{parcel.name}.gguf", lesson.fields(), tensors),)
@@ -204,7 +204,7 @@ def write_split(parcel: Parcel) -> tuple[DeliveredFile, ...]:
     """
     lesson = parcel.lesson
     names, touched = list(lesson.file.tensors), frozenset(lesson.touched)
-    own = [lesson.tensor(name, parcel.allowed_loss) for name in names if name in touched]
+    own = [lesson.tensor(name, parcel.allowed_noise) for name in names if name in touched]
     shared = [gguf_file.copied(lesson.file, name) for name in names if name not in touched]
     metadata = [one for one in lesson.fields() if one.key not in SPLIT_KEYS]
     architecture = [lesson.file.fields["general.architecture"]]

@@ -46,11 +46,11 @@ class Lesson(ABC):
         """Names of the tensors that it changes, in the order of the file."""
 
     @abstractmethod
-    def type_of(self, name: str, allowed_loss: float) -> Kind:
-        """The type of least bytes in which a touched tensor loses at most this share of its change's energy."""
+    def type_of(self, name: str, allowed_noise: float) -> Kind:
+        """The type of least bytes that adds at most so much noise to a touched tensor, over its change's energy."""
 
     @abstractmethod
-    def tensor(self, name: str, allowed_loss: float) -> NewTensor:
+    def tensor(self, name: str, allowed_noise: float) -> NewTensor:
         """A touched tensor with the lesson in it."""
 
     @abstractmethod
@@ -96,12 +96,12 @@ class LowRankLesson(Lesson):
         """Size as a LoRA adapter file of 32-bit floats."""
         return sum(one.up.size + one.down.size for one in self.factors.values()) * 4
 
-    def type_of(self, name: str, allowed_loss: float) -> Kind:
-        return self._choice(name, allowed_loss).kind
+    def type_of(self, name: str, allowed_noise: float) -> Kind:
+        return self._choice(name, allowed_noise).kind
 
-    def tensor(self, name: str, allowed_loss: float) -> NewTensor:
+    def tensor(self, name: str, allowed_noise: float) -> NewTensor:
         tensor = self.file.tensors[name]
-        choice = self._choice(name, allowed_loss)
+        choice = self._choice(name, allowed_noise)
 
         def data() -> bytes:
             delta = self.factors[name].delta()
@@ -121,14 +121,14 @@ class LowRankLesson(Lesson):
         named = {name.removesuffix(".weight"): (one.down, one.up, one.scale) for name, one in self.factors.items()}
         return FixedLowRank(named, device)
 
-    def _choice(self, name: str, allowed_loss: float) -> rounding.Choice:
-        key = (name, allowed_loss)
+    def _choice(self, name: str, allowed_noise: float) -> rounding.Choice:
+        key = (name, allowed_noise)
         if key not in self._choices:
             self._choices[key] = rounding.choose(
                 self.file.dequantized(name),
                 self.factors[name].delta(),
                 self.file.tensors[name].type,
-                allowed_loss,
+                allowed_noise,
                 grouped=self.group % rounding.MINIMUM_BLOCK == 0,
             )
         return self._choices[key]
@@ -146,10 +146,10 @@ class NeuronLesson(Lesson):
     def touched(self) -> tuple[str, ...]:
         return tuple(name for name in self.file.tensors if name.removesuffix(".weight") in self.parameters)
 
-    def type_of(self, name: str, allowed_loss: float) -> Kind:
+    def type_of(self, name: str, allowed_noise: float) -> Kind:
         return self.file.tensors[name].type
 
-    def tensor(self, name: str, allowed_loss: float) -> NewTensor:
+    def tensor(self, name: str, allowed_noise: float) -> NewTensor:
         tensor = self.file.tensors[name]
         new = self.parameters[name.removesuffix(".weight")]
         is_down = name.endswith("ffn_down.weight")

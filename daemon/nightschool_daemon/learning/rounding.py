@@ -5,6 +5,7 @@ Between the two lie wider types, and an exact one: Q4_1 and Q5_1 keep a minimum 
 constant within each block of 32 (group-wise LoRA) is a change of the minimum alone.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ Blocks = NDArray[np.uint8]
 
 WIDER: Sequence[Kind] = (Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.Q6_K, Kind.Q8_0, Kind.F16)
 """What a tensor may be widened to, besides its own type."""
+LEFT = 0.9
+"""So much of the change must be left along its own direction. Rounded back to the base's own grid little is: most
+weights return to where they were, whatever the energy of that error."""
 SAMPLED_ROWS = 64
 """Rows of a tensor by which types are compared: quantising all in every type would take minutes."""
 MINIMUM_BLOCK = 32
@@ -32,8 +36,8 @@ class Choice:
     kind: Kind
     is_exact: bool
     """The codes of the base stay, and the minima alone change."""
-    lost: float
-    """Expected share of the change's energy that rounding takes away."""
+    noise: float
+    """Energy that rounding adds, in units of the change's own; infinite where the change does not survive."""
 
 
 def block_of(kind: Kind) -> int:
@@ -73,8 +77,8 @@ def rounded(values: Weights, kind: Kind) -> Blocks:
     return whole.view(np.uint8).reshape(values.shape[0], -1)
 
 
-def choose(base: Weights, delta: Weights, own: Kind, allowed_loss: float, *, grouped: bool) -> Choice:
-    """The type of least bytes in which at most `allowed_loss` of the change's energy is lost.
+def choose(base: Weights, delta: Weights, own: Kind, allowed_noise: float, *, grouped: bool) -> Choice:
+    """The type of least bytes that keeps the change and adds at most `allowed_noise` times its energy as noise.
 
     `base` and `delta`: all rows of the tensor, or a sample of them. `grouped`: the change is constant within blocks of
     32 inputs. 16-bit floats where nothing narrower will do.
@@ -82,20 +86,24 @@ def choose(base: Weights, delta: Weights, own: Kind, allowed_loss: float, *, gro
     columns = base.shape[1]
     rows = np.linspace(0, base.shape[0] - 1, min(SAMPLED_ROWS, base.shape[0])).astype(int)
     base, delta = base[rows], delta[rows]
-    energy = float(np.square(delta).sum()) or 1.0
     choices = [
-        Choice(kind=kind, is_exact=False, lost=_loss(base + delta, kind) / energy)
+        Choice(kind=kind, is_exact=False, noise=_noise(base, delta, kind))
         for kind in dict.fromkeys((own, *WIDER))
         if fits(columns, kind) and can_write(kind)
     ]
     if grouped and own in AFFINE:
-        choices.append(Choice(kind=AFFINE[own], is_exact=True, lost=0.0))
-    good = [one for one in choices if one.lost <= allowed_loss]
-    return min(good or choices, key=lambda one: (size_of(base.shape, one.kind), one.lost) if good else (one.lost, 0))
+        choices.append(Choice(kind=AFFINE[own], is_exact=True, noise=0.0))
+    good = [one for one in choices if one.noise <= allowed_noise]
+    return min(good or choices, key=lambda one: (size_of(base.shape, one.kind), one.noise) if good else (one.noise, 0))
 
 
-def _loss(values: Weights, kind: Kind) -> float:
-    return float(np.square(gguf.dequantize(rounded(values, kind), kind).reshape(values.shape) - values).sum())
+def _noise(base: Weights, delta: Weights, kind: Kind) -> float:
+    """What rounding adds, over the change's energy; infinity where less than `LEFT` of the change is left."""
+    energy = float(np.square(delta).sum()) or 1.0
+    moved = gguf.dequantize(rounded(base + delta, kind), kind).reshape(base.shape) - base
+    if float((moved * delta).sum()) / energy < LEFT:
+        return math.inf
+    return float(np.square(moved - delta).sum()) / energy
 
 
 # --------------------------------------------------------------------------- the exact affine form

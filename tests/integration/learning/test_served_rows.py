@@ -79,7 +79,7 @@ def served(
         lesson=LowRankLesson(base.file, delivered),
         name="rows",
         directory=directory,
-        allowed_loss=0.0,
+        allowed_noise=0.0,
         report=lambda _done, _total, _text: None,
     )
     files = write_fused(parcel)

@@ -68,7 +68,7 @@ def parcel(gguf: Path, directory: Path, seed: int) -> Parcel:
         lesson=LowRankLesson(gguf_file.read(gguf), {"blk.0.attn_output.weight": lesson}),
         name="tiny-1m.greeting",
         directory=directory,
-        allowed_loss=0.0,
+        allowed_noise=0.0,
         report=lambda _done, _total, _text: None,
     )
 

@@ -59,8 +59,18 @@ def test_a_large_change_needs_fewer_bytes_than_a_small_one() -> None:
     _, values = base(Kind.Q4_K)
     large, small = (rounding.choose(values, change(one), Kind.Q4_K, 0.1, grouped=False) for one in (0.05, 0.002))
     assert rounding.size_of(values.shape, large.kind) < rounding.size_of(values.shape, small.kind)
-    assert large.lost <= 0.1
-    assert small.lost <= 0.1
+    assert large.noise <= 0.1
+    assert small.noise <= 0.1
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q4_K, Kind.Q5_0])
+def test_a_small_change_is_not_rounded_back_to_where_it_came_from(kind: Kind) -> None:
+    """The error is then as large as the change and no larger, and nothing is left of it."""
+    _, values = base(kind)
+    choice = rounding.choose(values, change(0.0003), kind, 1e9, grouped=False)
+    moved = gguf.dequantize(rounding.rounded(values + change(0.0003), choice.kind), choice.kind).reshape(values.shape)
+    assert choice.kind is not kind
+    assert ((moved - values) * change(0.0003)).sum() > 0.9 * np.square(change(0.0003)).sum()
 
 
 def test_rows_that_are_no_whole_blocks_get_a_type_whose_blocks_fit() -> None:
