@@ -87,7 +87,7 @@ def run(context: WorkerContext) -> None:
     name = f"{base.name.replace(':', '-').replace('/', '-')}.{context.info.specialty.artifact_type}"
     context.progress(0, 1, "measure what was learned")
     measure = Measure.of(context, base, lesson)
-    attempts = (_delivered(context, lesson, abilities, measure, name, loss) for loss in ALLOWED_NOISE)
+    attempts = (_delivered(context, lesson, abilities, measure, name, noise) for noise in ALLOWED_NOISE)
     kept = 0.0
     for result in attempts:
         kept = result.held_in.kept if result.held_in is not None else 0.0
@@ -101,14 +101,14 @@ def run(context: WorkerContext) -> None:
 
 
 def _delivered(
-    context: WorkerContext, lesson: Lesson, abilities: ServerAbilities, measure: "Measure", name: str, loss: float
+    context: WorkerContext, lesson: Lesson, abilities: ServerAbilities, measure: "Measure", name: str, noise: float
 ) -> ExportResult:
     """One attempt: plan, write, read back, measure."""
     directory = context.run.step(Step.EXPORT)
-    plans = context.hooks.choose_delivery(target=target_of(lesson, abilities, loss))
+    plans = context.hooks.choose_delivery(target=target_of(lesson, abilities, noise))
     plan = chosen(plans, context.settings.delivery.form, abilities)
     _require_disk(directory, plan, context.settings.delivery.min_free_gb)
-    parcel = Parcel(lesson=lesson, name=name, directory=directory, allowed_noise=loss, report=context.progress)
+    parcel = Parcel(lesson=lesson, name=name, directory=directory, allowed_noise=noise, report=context.progress)
     result = ExportResult(abilities=abilities, plan=plan, files=WRITERS[plan.form](parcel), touched=lesson.touched)
     return replace(result, held_in=measure.of_delivered(result))
 

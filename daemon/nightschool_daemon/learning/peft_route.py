@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import write_durably
 from nightschool_daemon.learning.engine.examples import WATCHED_FROM, WATCHED_SHARE, WATCHED_SHOWN
-from nightschool_daemon.learning.engine.loop import GRADIENT_NORM, Report, schedule
+from nightschool_daemon.learning.engine.loop import GRADIENT_NORM, Report, load_moments, save_moments, schedule
 from nightschool_daemon.learning.loading import Base
 from nightschool_daemon.learning.rows import Row, read_rows
 from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingResult
@@ -288,12 +288,7 @@ class Checkpoints:
         place = self.directory / f"epoch-{state.epoch}"
         place.mkdir(parents=True, exist_ok=True)
         save_file({name: one.detach() for name, one in trained_of(model)}, place / "adapter.safetensors")
-        moments = {
-            f"{number}.{key}": value
-            for number, values in optimizer.state_dict()["state"].items()
-            for key, value in values.items()
-        }
-        save_file(moments, place / "optimizer.safetensors")
+        save_moments(optimizer, place / "optimizer.safetensors")
         write_durably(place / "state.json", json.dumps({"signature": self.signature, "state": vars(state)}))
         for other in self.directory.iterdir():
             if other != place:
@@ -312,13 +307,7 @@ class Checkpoints:
             with torch.no_grad():
                 for name, one in trained_of(model):
                     one.copy_(weights[name])
-            moments = load_file(file.parent / "optimizer.safetensors")
-            whole = optimizer.state_dict()
-            whole["state"] = {}
-            for name, value in moments.items():
-                number, key = name.split(".", 1)
-                whole["state"].setdefault(int(number), {})[key] = value
-            optimizer.load_state_dict(whole)
+            load_moments(optimizer, file.parent / "optimizer.safetensors")
             return State(**kept["state"])
         return None
 

@@ -130,10 +130,6 @@ class Architecture:
         """Whether a layer attends within the window only."""
         return self.window > 0 and self.local_by > 0 and layer % self.local_by < self.local_by - 1
 
-    def rope_of(self, layer: int) -> Rope:
-        """The rotary embedding of a layer."""
-        return self.local_rope if self.is_local(layer) else self.rope
-
 
 def is_known(file: GgufFile) -> bool:
     """Whether the engine trains this file's architecture."""

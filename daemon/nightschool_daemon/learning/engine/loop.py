@@ -205,16 +205,11 @@ class Objective:
 
     def watched_loss(self) -> float:
         """The mean loss over the watched examples; for SFT every answer token counts alike."""
-        total = count = 0.0
         even = self._watched
         if self._plan.method is TrainingMethod.SFT:
             even = [replace(one, example=_unweighted(one.example)) for one in self._watched]
         with torch.no_grad():
-            whole = self._whole(even)
-            for loss in self.losses(even):
-                total += float(loss)
-                count = whole
-        return total if count else math.nan
+            return sum(float(loss) for loss in self.losses(even)) if even else math.nan
 
     def _whole(self, batch: Sequence[Numbered]) -> float:
         if self._plan.method is not TrainingMethod.SFT:
@@ -322,18 +317,10 @@ class Checkpoint:
 
     def keep(self, form: Form, optimizer: torch.optim.Optimizer, state: State) -> None:
         """Keep a step; the one before goes when this one is whole."""
-        from safetensors.torch import save_file
-
         place = self.directory / f"step-{state.step}-epoch-{state.epoch}"
         place.mkdir(parents=True, exist_ok=True)
         save_parameters(form, place / "form.safetensors")
-        moments = {
-            f"{number}.{key}": value
-            for number, values in optimizer.state_dict()["state"].items()
-            for key, value in values.items()
-        }
-        save_file(moments, place / "optimizer.safetensors")
-        _sync(place / "optimizer.safetensors")
+        save_moments(optimizer, place / "optimizer.safetensors")
         write_durably(place / "state.json", json.dumps({"signature": self.signature, "state": vars(state)}))
         for other in self.directory.iterdir():
             if other != place:
@@ -341,21 +328,35 @@ class Checkpoint:
 
     def restore(self, form: Form, optimizer: torch.optim.Optimizer) -> State | None:
         """Go on from the kept step, if it was made from the same job."""
-        from safetensors.torch import load_file
-
         for file in sorted(self.directory.glob("step-*/state.json")):
             kept = json.loads(file.read_text(encoding="utf-8"))
             if kept["signature"] != self.signature:
                 continue
             load_parameters(form, file.parent / "form.safetensors")
-            whole = optimizer.state_dict()
-            whole["state"] = {}
-            for name, value in load_file(file.parent / "optimizer.safetensors").items():
-                number, key = name.split(".", 1)
-                whole["state"].setdefault(int(number), {})[key] = value
-            optimizer.load_state_dict(whole)
+            load_moments(optimizer, file.parent / "optimizer.safetensors")
             return State(**kept["state"])
         return None
+
+
+def save_moments(optimizer: torch.optim.Optimizer, file: Path) -> None:
+    """Write what an optimiser remembers of each parameter, and wait until it is on the disk."""
+    from safetensors.torch import save_file
+
+    state = optimizer.state_dict()["state"]
+    save_file({f"{number}.{key}": value for number, of in state.items() for key, value in of.items()}, file)
+    _sync(file)
+
+
+def load_moments(optimizer: torch.optim.Optimizer, file: Path) -> None:
+    """Give an optimiser of the same parameters what another one remembered."""
+    from safetensors.torch import load_file
+
+    whole = optimizer.state_dict()
+    whole["state"] = {}
+    for name, value in load_file(file).items():
+        number, key = name.split(".", 1)
+        whole["state"].setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict(whole)
 
 
 def save_parameters(form: Form, file: Path) -> None:
