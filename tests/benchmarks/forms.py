@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from gguf import GGMLQuantizationType
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks import tasks  # noqa: E402 - found through the path above
 from nightschool_daemon.jobs import ExportResult  # noqa: E402
-from nightschool_daemon.learning import gguf_file  # noqa: E402
+from nightschool_daemon.learning import gguf_file, rounding  # noqa: E402
 from nightschool_daemon.learning.engine import machine  # noqa: E402
 from nightschool_daemon.learning.engine.examples import Answer, Example  # noqa: E402
 from nightschool_daemon.learning.engine.loop import Plan, train  # noqa: E402
@@ -33,7 +34,7 @@ from nightschool_daemon.learning.engine.network import Network  # noqa: E402
 from nightschool_daemon.learning.engine.peft_files import save_form  # noqa: E402
 from nightschool_daemon.learning.engine.route import TOKENS_A_PASS, make_form  # noqa: E402
 from nightschool_daemon.learning.export import ALLOWED_NOISE, Parcel, write_split  # noqa: E402
-from nightschool_daemon.learning.lesson import Lesson, read_lesson  # noqa: E402
+from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, read_lesson  # noqa: E402
 from nightschool_daemon.learning.loading import Tokens, load_tokens  # noqa: E402
 from nightschool_daemon.learning.rows import Row  # noqa: E402
 from nightschool_daemon.learning.variants import PackedVariants, Variant, share_kept  # noqa: E402
@@ -58,6 +59,7 @@ SEEDS = (0, 1, 2)
 LEARNED = {"shell": 240, "diagrams": 80}
 HELD_OUT = {"shell": 80, "diagrams": 20}
 BATCH = 8
+KEPT = 0.99
 ABILITIES = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="")
 
 
@@ -93,6 +95,15 @@ class Result:
     tokens: int
     training_s: float
     peak_mb: float
+    in_q8_0: float | None = None
+    """Loss with every touched tensor in Q8_0, which keeps all of the lesson; for plain LoRA, the peer of the table."""
+
+
+class InQ80(LowRankLesson):
+    """A lesson that is delivered in Q8_0 throughout."""
+
+    def _choice(self, name: str, allowed_noise: float) -> rounding.Choice:
+        return rounding.Choice(kind=GGMLQuantizationType.Q8_0, is_exact=False, noise=0.0)
 
 
 def main() -> int:
@@ -159,20 +170,26 @@ def run(cell: Cell) -> Result:
         trained = variants.mean_loss(held_out)
         export = delivered(lesson, variants, learned[:40], directory)
         variants.use(Variant.DELIVERED, export)
-        loss = variants.mean_loss(held_out)
+        loss, general_delivered = variants.mean_loss(held_out), variants.mean_loss(general)
+        touched_bytes = sum(one.bytes for one in gguf_file.read(export.files[0].path).tensors.values())
+        in_q8_0 = None
+        if isinstance(lesson, LowRankLesson) and lesson.group == 1:
+            variants.use(Variant.DELIVERED, written(InQ80(file, lesson.factors), directory, 0.0))
+            in_q8_0 = variants.mean_loss(held_out)
         return Result(
             base=base,
             trained=trained,
             delivered=loss,
             kept=share_kept(base, trained, loss),
             general_base=general_base,
-            general_delivered=variants.mean_loss(general),
+            general_delivered=general_delivered,
             touched_bytes=sum(file.tensors[name].bytes for name in lesson.touched),
-            delivered_bytes=sum(one.bytes for one in gguf_file.read(export.files[0].path).tensors.values()),
+            delivered_bytes=touched_bytes,
             parameters=form.size(),
             tokens=outcome.tokens,
             training_s=outcome.seconds,
             peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+            in_q8_0=in_q8_0,
         )
 
 
@@ -182,26 +199,25 @@ def delivered(lesson: Lesson, variants: PackedVariants, rows: Sequence[Row], dir
     base = variants.mean_loss(rows)
     variants.use(Variant.TRAINED)
     trained = variants.mean_loss(rows)
-    plan = DeliveryPlan(form=DeliveryForm.SPLIT, version_bytes=0, shared_bytes=0, reason="")
-
-    def attempt(allowed_noise: float) -> ExportResult:
-        parcel = Parcel(
-            lesson=lesson,
-            name="cell",
-            directory=directory,
-            allowed_noise=allowed_noise,
-            report=lambda _done, _total, _text: None,
-        )
-        export = ExportResult(abilities=ABILITIES, plan=plan, files=write_split(parcel), touched=lesson.touched)
+    for allowed_noise in ALLOWED_NOISE:
+        export = written(lesson, directory, allowed_noise)
         variants.use(Variant.DELIVERED, export)
-        return export
+        if share_kept(base, trained, variants.mean_loss(rows)) >= KEPT:
+            break
+    return export
 
-    *narrower, widest = ALLOWED_NOISE
-    for allowed_noise in narrower:
-        export = attempt(allowed_noise)
-        if share_kept(base, trained, variants.mean_loss(rows)) >= 0.99:
-            return export
-    return attempt(widest)
+
+def written(lesson: Lesson, directory: Path, allowed_noise: float) -> ExportResult:
+    """The split files of a lesson."""
+    parcel = Parcel(
+        lesson=lesson,
+        name="cell",
+        directory=directory,
+        allowed_noise=allowed_noise,
+        report=lambda _done, _total, _text: None,
+    )
+    plan = DeliveryPlan(form=DeliveryForm.SPLIT, version_bytes=0, shared_bytes=0, reason="")
+    return ExportResult(abilities=ABILITIES, plan=plan, files=write_split(parcel), touched=lesson.touched)
 
 
 def rows_of(pairs: Sequence[tasks.Pair], model: BaseModel, tokens: Tokens) -> list[Row]:
