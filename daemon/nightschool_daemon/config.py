@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from nightschool_daemon import codec
+from nightschool_hookspecs.records import MethodChoice
 
 
 class ConfigurationError(Exception):
@@ -139,6 +140,9 @@ class TrainingSettings:
     """`[training]`"""
 
     engine: EngineChoice = EngineChoice.AUTO
+    method: MethodChoice = MethodChoice.SFT
+    warm_start: bool = True
+    """Begin from what the version in service learned, where it fits."""
     max_events: int = 2000
     max_tokens: int = 400_000
     time_limit_minutes: float = 480.0

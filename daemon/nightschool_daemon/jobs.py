@@ -7,7 +7,7 @@ it is removed before the step is repeated.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -20,11 +20,13 @@ from nightschool_hookspecs.records import (
     Event,
     GuardResult,
     Hyperparameters,
+    Material,
     RunEnd,
     RunInfo,
     ServerAbilities,
     Side,
     SideChoice,
+    TrainingMethod,
     Verdict,
 )
 
@@ -88,6 +90,8 @@ class PrepareResult:
     """Where an undo of this run's promotion leads: a tag with what the alias held, else the base's pin."""
     undo_digest: str
     events: int
+    warm_start: Path | None = None
+    """What the incumbent learned, where the training may begin from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,19 +113,23 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectResult:
-    """`select`: `examples.jsonl` (TrainingText), `pairs.jsonl` (PreferencePair), `items.jsonl` (ExamItem)."""
+    """`select`: what is learned from (`TrainingJob.dataset`), and `items.jsonl` (ExamItem)."""
 
-    examples: int
+    material: Material
     variants: int
-    pairs: int
+    """Examples that are variants of another."""
     items: int
     guard_items: int
     hyperparameters: Hyperparameters
     closing: str
     """Text of the token that ends an answer."""
-    learned_from: tuple[str, ...]
-    """`source/id` of every event that an example comes from."""
+    sources: Mapping[TrainingMethod, tuple[str, ...]]
+    """`source/id` of every event that a method would learn from."""
     left_out: tuple[LeftOut, ...]
+
+    def learned_from(self, methods: Iterable[TrainingMethod]) -> tuple[str, ...]:
+        """The events that were learned from by these methods."""
+        return tuple(dict.fromkeys(key for method in methods for key in self.sources[method]))
 
 
 @dataclass(frozen=True, kw_only=True)

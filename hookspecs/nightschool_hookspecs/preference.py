@@ -1,13 +1,22 @@
-"""Hooks of preferences: pairs of a better and a worse answer."""
+"""Hooks of preferences: pairs of a better and a worse answer, and answers that were liked or disliked alone."""
 
 from nightschool_hookspecs.markers import hookspec
-from nightschool_hookspecs.records import PreferencePair, ScoredEvent
+from nightschool_hookspecs.records import LabelledAnswer, PreferencePair, ScoredEvent
 
 
 @hookspec
 def nightschool_build_preference_pairs(events: tuple[ScoredEvent, ...]) -> tuple[PreferencePair, ...] | None:
-    """Build preference pairs from the selected events.
+    """Build preference pairs from the selected events, and from disliked answers of the training side.
 
     Called once in a run, in the worker, with events of the training side only. The pairs of all
     plugins are joined; equal ones count once. None: no pairs.
+    """
+
+
+@hookspec
+def nightschool_label_answers(events: tuple[ScoredEvent, ...]) -> tuple[LabelledAnswer, ...] | None:
+    """Say which answers were liked or disliked by themselves.
+
+    Called once in a run, in the worker, with the same events. The labels of all plugins are joined;
+    the first one of an answer counts. None: no labels.
     """

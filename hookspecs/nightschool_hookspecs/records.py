@@ -116,6 +116,12 @@ class Event:
         return self.corrected_output is not None
 
     @property
+    def conversation(self) -> tuple[Message, ...]:
+        """All that the model saw: the system text, earlier turns, the prompt."""
+        system = (Message(role=Role.SYSTEM, content=self.context.system),) if self.context.system else ()
+        return (*system, *self.context.messages, Message(role=Role.USER, content=self.input_data))
+
+    @property
     def target(self) -> str | None:
         """The text worth learning: the correction, else an answer that was liked; None for the others."""
         if self.corrected_output is not None:
@@ -290,6 +296,16 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelledAnswer:
+    """An answer that was liked or disliked by itself, with no other one beside it."""
+
+    event_id: str
+    messages: tuple[Message, ...]
+    answer: str
+    liked: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """How much a run may learn from."""
 
@@ -344,16 +360,45 @@ class Hyperparameters:
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
+    beta: float = 0.1
+    """How strongly a preference holds the model to the one that it began from (DPO and KTO)."""
     max_length: int = 2048
     """Tokens of an example; longer ones are left out and counted, never cut."""
 
 
 class TrainingMethod(StrEnum):
-    """How the answer is learned."""
+    """How a model learns."""
 
+    SFT = "sft"
+    """Wanted answers."""
+    DPO = "dpo"
+    """Better answers over worse ones."""
+    KTO = "kto"
+    """Answers that were liked, or disliked, by themselves."""
+
+
+class MethodChoice(StrEnum):
+    """What a user asks for."""
+
+    AUTO = "auto"
+    """SFT while there are wanted answers, DPO on top where there are enough pairs, KTO where there are thumbs alone."""
     SFT = "sft"
     DPO = "dpo"
     KTO = "kto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """How much there is to learn from."""
+
+    examples: int
+    """Wanted answers: corrections, demonstrations, liked answers, variants of them."""
+    better_known: int
+    """Those of them that come from a correction, a demonstration or a preference."""
+    pairs: int
+    liked: int
+    """Lone answers that were liked."""
+    disliked: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,14 +411,16 @@ class TrainingJob:
     """SHA-256 of that file, hex."""
     architecture: str
     dataset: Path
-    """`examples.jsonl`: one rendered `TrainingText` a line, frozen."""
+    """Directory of what is learned from, frozen and rendered: `examples.jsonl` (a `TrainingText` a line), `pairs.jsonl`
+    (`PairText`), `labels.jsonl` (`LabelledText`)."""
     output: Path
     """Directory to fill: PEFT adapter, `metrics.jsonl`, checkpoints."""
-    examples: int
+    material: Material
+    method: MethodChoice
     hyperparameters: Hyperparameters
     seed: int
     warm_start: Path | None = None
-    """A PEFT adapter directory to begin from."""
+    """What an earlier training left, to begin from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,11 +435,35 @@ class TrainingText:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairText:
+    """A preference pair after Ollama rendered its prompt; both answers with their closing token's text."""
+
+    event_id: str
+    prompt: str
+    chosen: str
+    rejected: str
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledText:
+    """A labelled answer after Ollama rendered its prompt."""
+
+    event_id: str
+    prompt: str
+    completion: str
+    """The answer with its closing token's text."""
+    liked: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingResult:
     """What a training left behind."""
 
     adapter: Path
     """The directory of what was trained; for LoRA one that `PeftModel.from_pretrained` loads."""
+    methods: tuple[TrainingMethod, ...]
+    """What it learned by, in order."""
     steps: int
     tokens: int
     """Tokens seen, prompts included."""
@@ -400,10 +471,12 @@ class TrainingResult:
     left_out: int
     """Examples longer than `max_length`."""
     base_loss: float
-    """Nats per answer token on the watched slice before training."""
+    """On the watched slice before training: nats per answer token for SFT, else the loss of the last method."""
     trained_loss: float
     """The same after it."""
     seconds: float
+    warm_start: bool = False
+    """Whether it began from `TrainingJob.warm_start`."""
 
 
 class DeliveryForm(StrEnum):

@@ -75,9 +75,9 @@ class Train(Protocol):
     """The training engine of the worker."""
 
     def __call__(self, job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
-        """Train and return what was left in `job.output`.
+        """Train from `job.warm_start`, or from the base, and return what was left in `job.output`.
 
-        Raises `TrainingError` where the architecture cannot be loaded or no example fits.
+        Raises `TrainingError` where the architecture cannot be loaded, or nothing fits that the method learns from.
         """
         ...
 

@@ -55,8 +55,10 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     InstalledModel,
     ItemRole,
+    Material,
     Matrix,
     Message,
+    MethodChoice,
     MoveKind,
     Peers,
     PromptGroup,
@@ -173,9 +175,10 @@ class FakeTrain:
         self.asked.append((job, method, hyperparameters))
         return TrainingResult(
             adapter=job.output,
+            methods=(method,),
             steps=1,
-            tokens=job.examples,
-            examples=job.examples,
+            tokens=job.material.examples,
+            examples=job.material.examples,
             left_out=0,
             base_loss=2.0,
             trained_loss=1.0,
@@ -350,11 +353,14 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
             {"examples": some, "generate": FakeGenerate()} | services for some in ((), examples)
         ),
         "nightschool_build_preference_pairs": tuple({"events": some} for some in ((), scored)),
+        "nightschool_label_answers": tuple({"events": some} for some in ((), scored)),
         "nightschool_suggest_hyperparameters": (
             {"specialty": SAMPLE_SPECIALTY, "examples": 20, "store": FakeStore(), "seed": 1},
         ),
         "nightschool_build_example": tuple({"event": event, "chunks": (Chunk(text="man ls"),)} for event in scored),
-        "nightschool_train_adapter": ({"job": _sample_job(directory), "train": FakeTrain()},),
+        "nightschool_train_adapter": tuple(
+            {"job": _sample_job(directory, method), "train": FakeTrain()} for method in MethodChoice
+        ),
         "nightschool_choose_delivery": tuple({"target": _sample_target(takes)} for takes in (True, False)),
         "nightschool_select_held_out": ({"groups": (), "seed": 1}, {"groups": _sample_groups(), "seed": 1}),
         "nightschool_validate_answer": tuple(
@@ -390,16 +396,17 @@ def _sample_groups() -> tuple[PromptGroup, ...]:
     return tuple(PromptGroup(key=f"group-{number}", events=1) for number in range(20))
 
 
-def _sample_job(directory: Path) -> TrainingJob:
-    dataset = directory / "examples.jsonl"
-    dataset.write_text("", encoding="utf-8")
+def _sample_job(directory: Path, method: MethodChoice) -> TrainingJob:
+    for name in ("examples.jsonl", "pairs.jsonl", "labels.jsonl"):
+        (directory / name).write_text("", encoding="utf-8")
     return TrainingJob(
         base_gguf=directory / "base.gguf",
         base_digest="0" * 64,
         architecture="llama",
-        dataset=dataset,
+        dataset=directory,
         output=directory / "adapter",
-        examples=20,
+        material=Material(examples=20, better_known=10, pairs=10, liked=10, disliked=5),
+        method=method,
         hyperparameters=Hyperparameters(),
         seed=1,
     )

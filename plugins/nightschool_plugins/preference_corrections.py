@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 
-from nightschool_hookspecs import Event, FeedbackType, Message, PreferencePair, Role, ScoredEvent, hookimpl
+from nightschool_hookspecs import Event, FeedbackType, Message, PreferencePair, ScoredEvent, hookimpl
 
 LIKED = frozenset({FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE})
 DISLIKED = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
@@ -27,7 +27,7 @@ class PreferenceCorrections:
         strong = [scored.event for scored in events if not scored.event.metadata.weak]
         by_prompt: dict[tuple[Message, ...], list[Event]] = {}
         for event in strong:
-            by_prompt.setdefault(_conversation(event), []).append(event)
+            by_prompt.setdefault(event.conversation, []).append(event)
         among = (pair for answers in by_prompt.values() for pair in self._among(answers))
         return tuple(_once([*_corrections(strong), *among]))
 
@@ -55,16 +55,11 @@ def _corrections(events: Iterable[Event]) -> Iterator[PreferencePair]:
 def _pair(event: Event, chosen: str, rejected: str, margin: float) -> PreferencePair:
     return PreferencePair(
         event_id=event.key,
-        messages=_conversation(event),
+        messages=event.conversation,
         chosen=chosen,
         rejected=rejected,
         margin=margin,
     )
-
-
-def _conversation(event: Event) -> tuple[Message, ...]:
-    system = (Message(role=Role.SYSTEM, content=event.context.system),) if event.context.system else ()
-    return (*system, *event.context.messages, Message(role=Role.USER, content=event.input_data))
 
 
 def _once(pairs: Iterable[PreferencePair]) -> Iterator[PreferencePair]:

@@ -4,12 +4,12 @@ The target is the correction, else an answer that was liked. An example's weight
 at least `lowest_weight`, times the weight that its source gave it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nightschool_hookspecs import (
     Chunk,
     Message,
-    Role,
+    MethodChoice,
     ScoredEvent,
     Train,
     TrainingExample,
@@ -55,15 +55,13 @@ class TrainingSft:
 
     @hookimpl
     def nightschool_train_adapter(self, job: TrainingJob, train: Train) -> TrainingResult | None:
-        if job.examples == 0:
+        if job.method not in (MethodChoice.AUTO, MethodChoice.SFT) or not job.material.examples:
             return None
         return train(job, method=TrainingMethod.SFT, hyperparameters=job.hyperparameters)
 
     def _messages(self, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> tuple[Message, ...]:
-        context = event.event.context
-        system = (Message(role=Role.SYSTEM, content=context.system),) if context.system else ()
-        prompt = Message(role=Role.USER, content=self._prompt(event, chunks))
-        return (*system, *context.messages, prompt)
+        *before, prompt = event.event.conversation
+        return (*before, replace(prompt, content=self._prompt(event, chunks)))
 
     def _prompt(self, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> str:
         """The prompt with the retrieved texts, unless the application put them into the messages itself."""

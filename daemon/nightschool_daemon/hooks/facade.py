@@ -26,6 +26,7 @@ from nightschool_hookspecs.records import (
     GuardResult,
     Hyperparameters,
     InstalledModel,
+    LabelledAnswer,
     ParsedFeedback,
     Peers,
     PreferencePair,
@@ -172,6 +173,9 @@ class Hooks:
 
     def build_preference_pairs(self, *, events: tuple[ScoredEvent, ...]) -> tuple[tuple[PreferencePair, ...], ...]:
         return tuple(self._hook.nightschool_build_preference_pairs(events=events))
+
+    def label_answers(self, *, events: tuple[ScoredEvent, ...]) -> tuple[tuple[LabelledAnswer, ...], ...]:
+        return tuple(self._hook.nightschool_label_answers(events=events))
 
     def suggest_hyperparameters(
         self, *, specialty: Specialty, examples: int, store: Store, seed: int

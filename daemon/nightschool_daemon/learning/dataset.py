@@ -4,10 +4,13 @@ The held-out side leaves first: nothing below that scores, selects, augments or 
 ever sees it.
 """
 
+import itertools
 import math
+import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from nightschool_daemon import codec
 from nightschool_daemon.evaluation.context import WorkContext
@@ -23,7 +26,13 @@ from nightschool_daemon.jobs import (
     read_lines,
     write_durably,
 )
-from nightschool_daemon.learning.rendering import CachedRenderer, find_closing, render_example
+from nightschool_daemon.learning.rendering import (
+    CachedRenderer,
+    find_closing,
+    render_example,
+    render_label,
+    render_pair,
+)
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, LocalModel, read_snapshot
 from nightschool_daemon.learning.split import group_rows, sides_of
 from nightschool_daemon.ollama.http import OllamaHttp
@@ -34,15 +43,23 @@ from nightschool_hookspecs.records import (
     ExamItem,
     FeedbackType,
     ItemRole,
+    LabelledAnswer,
+    LabelledText,
+    Material,
+    Message,
+    PairText,
     Peers,
     PreferencePair,
     RunInfo,
     ScoredEvent,
     Side,
     TrainingExample,
+    TrainingMethod,
     TrainingText,
 )
 from nightschool_hookspecs.services import Generate, Measure, Retrieve, Store
+
+T = TypeVar("T")
 
 LARGEST_GROWTH = 3
 """Originals and variants together, as a multiple of the originals."""
@@ -79,6 +96,7 @@ class Dataset:
 
     examples: tuple[TrainingExample, ...]
     pairs: tuple[PreferencePair, ...]
+    labels: tuple[LabelledAnswer, ...]
     items: tuple[ExamItem, ...]
     left_out: tuple[LeftOut, ...]
 
@@ -93,11 +111,11 @@ def run(context: WorkContext) -> None:
     dataset = build_dataset(workshop, rows, sides, budget)
     http = OllamaHttp(context.settings.ollama)
     try:
-        texts, closing = _rendered(context, http, base.pin, dataset.examples)
+        rendered = _rendered(context, http, base.pin, dataset)
     finally:
         http.close()
-    _write(context, dataset, texts)
-    context.run.finish(Step.SELECT, _result(workshop, dataset, closing))
+    _write(context, dataset, rendered)
+    context.run.finish(Step.SELECT, _result(workshop, dataset, rows, rendered.closing))
 
 
 def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[str, Side], budget: Budget) -> Dataset:
@@ -107,12 +125,14 @@ def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[st
     selection = _select(workshop, training, budget)
     examples = _arrange(workshop, _augment(workshop, _build_examples(workshop, selection.events)))
     _require_no_leak(examples, sides)
+    pairs, labels = _preferences(workshop, selection.events, training, budget)
     undecided = (
         _left_out(row.event, "too few events to hold any out for an exam") for row in rows if row.group not in sides
     )
     return Dataset(
         examples=examples,
-        pairs=_pairs(workshop, selection.events, training),
+        pairs=pairs,
+        labels=labels,
         items=_items(workshop, held_out),
         left_out=(*selection.left_out, *undecided),
     )
@@ -236,13 +256,35 @@ def _require_no_leak(examples: Iterable[TrainingExample], sides: dict[str, Side]
             )
 
 
-def _pairs(
-    workshop: Workshop, selected: tuple[ScoredEvent, ...], training: tuple[ScoredEvent, ...]
-) -> tuple[PreferencePair, ...]:
-    """Pairs of the selected events, whose worse sides are disliked answers that are no targets themselves."""
-    worse = tuple(one for one in training if one.event.feedback_type in DISLIKED and one.event.target is None)
-    offered = workshop.hooks.build_preference_pairs(events=(*selected, *worse))
-    return tuple(dict.fromkeys(pair for of_plugin in offered for pair in of_plugin))
+def _preferences(
+    workshop: Workshop, selected: tuple[ScoredEvent, ...], training: tuple[ScoredEvent, ...], budget: Budget
+) -> tuple[tuple[PreferencePair, ...], tuple[LabelledAnswer, ...]]:
+    """Pairs and labels of the selected events, and of the newest disliked answers, which are no targets themselves."""
+    disliked = [one for one in training if _is_dislike(one.event)]
+    events = (*selected, *disliked[-budget.events :])
+    known = frozenset(one.event.key for one in events)
+    pairs = _once(workshop.hooks.build_preference_pairs(events=events), lambda one: one)
+    labels = _once(workshop.hooks.label_answers(events=events), lambda one: (one.messages, one.answer))
+    made: list[PreferencePair | LabelledAnswer] = [*pairs, *labels]
+    foreign = [one.event_id for one in made if one.event_id not in known]
+    if foreign:
+        raise DatasetError(f"A plugin made a preference of the event {foreign[0]}, which was not offered to it.")
+    order = random.Random(f"{workshop.info.seed}/preferences")  # noqa: S311 - no secret
+    return tuple(order.sample(pairs, len(pairs))), tuple(order.sample(labels, len(labels)))
+
+
+def _is_dislike(event: Event) -> bool:
+    usable = not (event.metadata.deleted or event.metadata.weak)
+    return usable and event.feedback_type in DISLIKED and event.target is None
+
+
+def _once(offered: Iterable[Iterable[T]], key: Callable[[T], object]) -> list[T]:
+    """What all plugins offer; of equal ones the first."""
+    found: dict[object, T] = {}
+    for of_plugin in offered:
+        for one in of_plugin:
+            found.setdefault(key(one), one)
+    return list(found.values())
 
 
 # --------------------------------------------------------------------------- exam items
@@ -279,8 +321,12 @@ def _item(workshop: Workshop, scored: ScoredEvent) -> ExamItem | None:
 
 def _role(event: Event) -> ItemRole:
     """A liked answer says that it was good, not that another is worse: it can only guard."""
-    better_known = event.is_correction or event.metadata.demonstration or event.metadata.preference
-    return ItemRole.GAIN if better_known else ItemRole.GUARD
+    return ItemRole.GAIN if _is_better_known(event) else ItemRole.GUARD
+
+
+def _is_better_known(event: Event) -> bool:
+    """Whether it says what a better answer is."""
+    return event.is_correction or event.metadata.demonstration or event.metadata.preference
 
 
 # --------------------------------------------------------------------------- in the worker
@@ -300,37 +346,60 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
     )
 
 
-def _rendered(
-    context: WorkContext, http: OllamaHttp, pin: str, examples: tuple[TrainingExample, ...]
-) -> tuple[tuple[TrainingText, ...], str]:
-    if not examples:
-        return (), ""
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """The material as the model will see it."""
+
+    examples: tuple[TrainingText, ...] = ()
+    pairs: tuple[PairText, ...] = ()
+    labels: tuple[LabelledText, ...] = ()
+    closing: str = ""
+
+
+def _rendered(context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset) -> Rendered:
+    if not (dataset.examples or dataset.pairs or dataset.labels):
+        return Rendered()
     render = CachedRenderer(lambda messages: http.render(pin, messages))
     stops = [value for key, value in http.show(pin).modelfile.parameters if key.lower() == "stop"]
     closing = find_closing(render, stops)
-    texts: list[TrainingText] = []
-    for done, example in enumerate(examples):
-        context.progress(done, len(examples), "Ollama renders the prompts")
-        texts.append(render_example(example, render, closing))
-    return tuple(texts), closing
+    counter = itertools.count()
+    total = len(dataset.examples) + len(dataset.pairs) + len(dataset.labels)
+
+    def counted(messages: Sequence[Message]) -> str:
+        context.progress(next(counter), total, "Ollama renders the prompts")
+        return render(messages)
+
+    return Rendered(
+        examples=tuple(render_example(one, counted, closing) for one in dataset.examples),
+        pairs=tuple(render_pair(one, counted, closing) for one in dataset.pairs),
+        labels=tuple(render_label(one, counted, closing) for one in dataset.labels),
+        closing=closing,
+    )
 
 
-def _write(context: WorkContext, dataset: Dataset, texts: tuple[TrainingText, ...]) -> None:
+def _write(context: WorkContext, dataset: Dataset, rendered: Rendered) -> None:
     directory = context.run.step(Step.SELECT)
     files: dict[str, Sequence[object]] = {
-        "examples.jsonl": texts,
-        "pairs.jsonl": dataset.pairs,
+        "examples.jsonl": rendered.examples,
+        "pairs.jsonl": rendered.pairs,
+        "labels.jsonl": rendered.labels,
         "items.jsonl": dataset.items,
     }
     for name, records in files.items():
         write_durably(directory / name, "".join(codec.to_json(record) + "\n" for record in records))
 
 
-def _result(workshop: Workshop, dataset: Dataset, closing: str) -> SelectResult:
+def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], closing: str) -> SelectResult:
+    better_known = frozenset(row.event.key for row in rows if _is_better_known(row.event))
     return SelectResult(
-        examples=len(dataset.examples),
+        material=Material(
+            examples=len(dataset.examples),
+            better_known=sum(one.event_id in better_known for one in dataset.examples),
+            pairs=len(dataset.pairs),
+            liked=sum(one.liked for one in dataset.labels),
+            disliked=sum(not one.liked for one in dataset.labels),
+        ),
         variants=sum(example.parent is not None for example in dataset.examples),
-        pairs=len(dataset.pairs),
         items=sum(item.role is ItemRole.GAIN for item in dataset.items),
         guard_items=sum(item.role is ItemRole.GUARD for item in dataset.items),
         hyperparameters=workshop.hooks.suggest_hyperparameters(
@@ -340,9 +409,17 @@ def _result(workshop: Workshop, dataset: Dataset, closing: str) -> SelectResult:
             seed=workshop.info.seed,
         ),
         closing=closing,
-        learned_from=tuple(dict.fromkeys(example.event_id for example in dataset.examples)),
+        sources={
+            TrainingMethod.SFT: _events_of(dataset.examples),
+            TrainingMethod.DPO: _events_of(dataset.pairs),
+            TrainingMethod.KTO: _events_of(dataset.labels),
+        },
         left_out=dataset.left_out,
     )
+
+
+def _events_of(of_events: Iterable[TrainingExample | PreferencePair | LabelledAnswer]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.event_id for one in of_events))
 
 
 def _left_out(event: Event, reason: str) -> LeftOut:

@@ -28,7 +28,7 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.learning import gguf_file, rounding
 from nightschool_daemon.learning.gguf_file import Field, NewTensor
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, read_lesson, require_low_rank
-from nightschool_daemon.learning.rows import Row, read_rows
+from nightschool_daemon.learning.rows import Row, fitting, learned_texts, rows_of
 from nightschool_daemon.learning.training import limit_threads
 from nightschool_daemon.learning.variants import Variant, Variants, open_variants, share_kept
 from nightschool_daemon.learning.worker import WorkerContext
@@ -128,8 +128,9 @@ class Measure:
         limit_threads(context.settings.training.threads)
         variants = open_variants(lesson, base.weights_digest, context.settings)
         selected = context.run.result(Step.SELECT, SelectResult)
-        dataset = context.run.step(Step.SELECT) / "examples.jsonl"
-        rows, _ = read_rows(dataset, variants.tokens, selected.hyperparameters.max_length)
+        methods = context.run.result(Step.TRAIN, TrainingResult).methods
+        texts = learned_texts(context.run.step(Step.SELECT), methods)
+        rows, _ = fitting(rows_of(texts, variants.tokens), selected.hyperparameters.max_length)
         rows = rows[:MEASURED_TEXTS]
         base_loss = variants.mean_loss(rows)
         variants.use(Variant.TRAINED)

@@ -6,7 +6,6 @@ bottom: loss, loop, checkpoints. Losses are in nats per answer token.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import random
@@ -17,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nightschool_daemon import codec
 from nightschool_daemon.jobs import write_durably
-from nightschool_daemon.learning.engine.examples import WATCHED_FROM, WATCHED_SHARE, WATCHED_SHOWN
+from nightschool_daemon.learning.engine.examples import divided
 from nightschool_daemon.learning.engine.loop import GRADIENT_NORM, Report, load_moments, save_moments, schedule
 from nightschool_daemon.learning.loading import Base
-from nightschool_daemon.learning.rows import Row, read_rows
-from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingResult
+from nightschool_daemon.learning.rows import Row, read_rows, signature
+from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
 from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
@@ -144,23 +142,24 @@ def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: R
 
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
     require_equal_logits(base.model, rows[0])
-    learned, watched, is_held = divided(rows, job.seed, settings.num_epochs)
+    split = divided(rows, job.seed, settings.num_epochs)
     began = time.monotonic()
-    base_loss = mean_loss(base.model, watched)
+    base_loss = mean_loss(base.model, split.watched)
     torch.manual_seed(job.seed)
     model = with_adapter(base.model, settings)
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
-    checkpoints = Checkpoints(directory=job.output / "checkpoints", signature=signature(job, settings))
+    made_of = signature(job, TrainingMethod.SFT, settings)
+    checkpoints = Checkpoints(directory=job.output / "checkpoints", signature=made_of)
     state = checkpoints.restore(model, optimizer) or State(base_loss=base_loss)
     # PEFT put its layers into the model itself, so this is the network with the adapter
     network = base.model
-    batches = math.ceil(len(learned) / settings.batch_size)
+    batches = math.ceil(len(split.learned) / settings.batch_size)
     steps = batches * settings.num_epochs
     metrics = (job.output / "metrics.jsonl").open("a", encoding="utf-8")
     while state.epoch < settings.num_epochs:
         network.train()
-        for batch in epoch_batches(learned, settings.batch_size, state.epoch, job.seed):
+        for batch in epoch_batches(split.learned, settings.batch_size, state.epoch, job.seed):
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * schedule(state.step, steps, settings.warmup_ratio)
             loss = update(network, batch, optimizer, trained)
@@ -169,40 +168,29 @@ def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: R
             metrics.write(json.dumps({"step": state.step, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}) + "\n")
             report(state.step, steps, f"epoch {state.epoch + 1} of {settings.num_epochs}, loss {loss:.3f}")
         state.epoch += 1
-        watched_loss = mean_loss(network, watched)
+        watched_loss = mean_loss(network, split.watched)
         metrics.write(json.dumps({"epoch": state.epoch, "watched_loss": watched_loss}) + "\n")
         state.seconds += time.monotonic() - began
         began = time.monotonic()
         improved = watched_loss < state.best_loss
-        if improved or not is_held:
+        if improved or not split.held:
             state.best_loss, state.best_epoch = watched_loss, state.epoch
             save_adapter(model, job.output / "adapter")
         checkpoints.keep(model, optimizer, state)
-        if is_held and not improved:
+        if split.held and not improved:
             break
     metrics.close()
     return TrainingResult(
         adapter=job.output / "adapter",
+        methods=(TrainingMethod.SFT,),
         steps=state.step,
         tokens=state.tokens,
-        examples=len(learned),
+        examples=len(split.learned),
         left_out=left_out,
         base_loss=state.base_loss,
         trained_loss=state.best_loss,
         seconds=state.seconds,
     )
-
-
-def divided(rows: list[Row], seed: int, epochs: int) -> tuple[list[Row], list[Row], bool]:
-    """What is learned, what is watched, and whether the watched slice is held out of the updates.
-
-    One pass over the data cannot overfit it, so it learns from everything.
-    """
-    if len(rows) < WATCHED_FROM or epochs == 1:
-        return rows, rows[:WATCHED_SHOWN], False
-    chosen = set(random.Random(f"{seed}/watched").sample(range(len(rows)), len(rows) // WATCHED_SHARE))  # noqa: S311 - no secret
-    learned = [row for number, row in enumerate(rows) if number not in chosen]
-    return learned, [rows[number] for number in sorted(chosen)], True
 
 
 def epoch_batches(rows: Sequence[Row], size: int, epoch: int, seed: int) -> Iterator[Sequence[Row]]:
@@ -265,13 +253,6 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
     model.save_pretrained(str(temporary), safe_serialization=True)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
-
-
-def signature(job: TrainingJob, settings: Hyperparameters) -> str:
-    """What a checkpoint must have been made from to be gone on with."""
-    digest = hashlib.sha256(job.dataset.read_bytes())
-    digest.update(f"{job.base_digest} {job.seed} {codec.to_json(settings)}".encode())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

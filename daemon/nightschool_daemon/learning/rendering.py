@@ -3,7 +3,16 @@
 import re
 from collections.abc import Callable, Sequence
 
-from nightschool_hookspecs.records import Message, Role, TrainingExample, TrainingText
+from nightschool_hookspecs.records import (
+    LabelledAnswer,
+    LabelledText,
+    Message,
+    PairText,
+    PreferencePair,
+    Role,
+    TrainingExample,
+    TrainingText,
+)
 
 Render = Callable[[Sequence[Message]], str]
 """The exact prompt that Ollama builds for a conversation."""
@@ -78,4 +87,25 @@ def render_example(example: TrainingExample, render: Render, closing: str) -> Tr
         prompt=render(example.messages),
         completion=example.target + closing,
         weight=example.weight,
+    )
+
+
+def render_pair(pair: PreferencePair, render: Render, closing: str) -> PairText:
+    """The same for a pair."""
+    return PairText(
+        event_id=pair.event_id,
+        prompt=render(pair.messages),
+        chosen=pair.chosen + closing,
+        rejected=pair.rejected + closing,
+        margin=pair.margin,
+    )
+
+
+def render_label(label: LabelledAnswer, render: Render, closing: str) -> LabelledText:
+    """The same for an answer that was liked or disliked by itself."""
+    return LabelledText(
+        event_id=label.event_id,
+        prompt=render(label.messages),
+        completion=label.answer + closing,
+        liked=label.liked,
     )

@@ -1,12 +1,29 @@
-"""Examples as token ids."""
+"""What is learned from, as token ids."""
 
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nightschool_daemon import codec
 from nightschool_daemon.jobs import read_lines
 from nightschool_daemon.learning.loading import Tokens
-from nightschool_hookspecs.records import TrainingText
+from nightschool_hookspecs.records import (
+    Hyperparameters,
+    LabelledText,
+    PairText,
+    TrainingJob,
+    TrainingMethod,
+    TrainingText,
+)
 from nightschool_hookspecs.services import TrainingError
+
+FILES: Mapping[TrainingMethod, str] = {
+    TrainingMethod.SFT: "examples.jsonl",
+    TrainingMethod.DPO: "pairs.jsonl",
+    TrainingMethod.KTO: "labels.jsonl",
+}
+"""What each method learns from, in the directory of a dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +39,52 @@ class Row:
 
 
 def read_rows(dataset: Path, tokens: Tokens, max_length: int) -> tuple[list[Row], int]:
-    """Tokenise the dataset. Returns the rows that fit and how many did not. Raises `TrainingError` where none does."""
-    rows = []
-    for text in read_lines(dataset, TrainingText):
-        prompt = tuple(tokens.prompt(text.prompt))
-        rows.append(
-            Row(prompt=prompt, completion=tuple(tokens.completion(text.prompt, text.completion)), weight=text.weight)
+    """The wanted answers that fit, and how many did not. Raises `TrainingError` where none does."""
+    return fitting(rows_of(read_lines(dataset / FILES[TrainingMethod.SFT], TrainingText), tokens), max_length)
+
+
+def rows_of(texts: Iterable[TrainingText], tokens: Tokens) -> list[Row]:
+    """Texts as token ids."""
+    return [
+        Row(
+            prompt=tuple(tokens.prompt(text.prompt)),
+            completion=tuple(tokens.completion(text.prompt, text.completion)),
+            weight=text.weight,
         )
-    fitting = [row for row in rows if len(row) <= max_length and row.completion]
-    if not fitting:
+        for text in texts
+    ]
+
+
+def fitting(rows: list[Row], max_length: int) -> tuple[list[Row], int]:
+    """The rows of at most `max_length` tokens, and how many are longer. Raises `TrainingError` where none is left."""
+    found = [row for row in rows if len(row) <= max_length and row.completion]
+    require_some(len(found), max_length)
+    return found, len(rows) - len(found)
+
+
+def require_some(count: int, max_length: int) -> None:
+    """Raise where nothing is left to learn from."""
+    if not count:
         raise TrainingError(f"No example fits into {max_length} tokens. Raise max_length in [plugins.tuning_fixed].")
-    return fitting, len(rows) - len(fitting)
+
+
+def learned_texts(dataset: Path, methods: Iterable[TrainingMethod]) -> list[TrainingText]:
+    """Answers that a training was about, to be measured on: the first method's wanted, better or labelled ones."""
+    first = next(iter(methods))
+    if first is TrainingMethod.SFT:
+        return list(read_lines(dataset / FILES[first], TrainingText))
+    if first is TrainingMethod.DPO:
+        pairs = read_lines(dataset / FILES[first], PairText)
+        return [TrainingText(event_id=one.event_id, prompt=one.prompt, completion=one.chosen) for one in pairs]
+    labels = read_lines(dataset / FILES[first], LabelledText)
+    return [TrainingText(event_id=one.event_id, prompt=one.prompt, completion=one.completion) for one in labels]
+
+
+def signature(job: TrainingJob, method: TrainingMethod, settings: Hyperparameters) -> str:
+    """What a checkpoint must have been made from to be gone on with."""
+    digest = hashlib.sha256((job.dataset / FILES[method]).read_bytes())
+    if job.warm_start is not None:
+        for file in sorted(job.warm_start.iterdir()):
+            digest.update(file.read_bytes())
+    digest.update(f"{job.base_digest} {job.seed} {method} {codec.to_json(settings)}".encode())
+    return digest.hexdigest()

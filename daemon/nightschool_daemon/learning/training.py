@@ -35,7 +35,8 @@ def run(context: WorkerContext) -> None:
             )
         if method is not TrainingMethod.SFT:
             raise TrainingError(
-                f"The method '{method}' is not to be had for the architecture '{file.architecture}'. Use 'sft'."
+                f"The method '{method}' needs the packed engine, which does not train this base: it knows "
+                f'{", ".join(FAMILIES)}, with training.engine = "auto". Set training.method = "sft".'
             )
         return fine_tune(load_base(job.base_gguf, job.base_digest, cache), job, hyperparameters, context.progress)
 
@@ -47,17 +48,20 @@ def run(context: WorkerContext) -> None:
 
 def make_job(context: WorkerContext) -> TrainingJob:
     """Gather what a training needs, so that it could be handed to any process."""
-    base = context.run.result(Step.PREPARE, PrepareResult).base
+    prepared = context.run.result(Step.PREPARE, PrepareResult)
+    base = prepared.base
     selected = context.run.result(Step.SELECT, SelectResult)
     return TrainingJob(
         base_gguf=base.gguf,
         base_digest=base.weights_digest,
         architecture=base.architecture,
-        dataset=context.run.step(Step.SELECT) / "examples.jsonl",
+        dataset=context.run.step(Step.SELECT),
         output=context.run.step(Step.TRAIN),
-        examples=selected.examples,
+        material=selected.material,
+        method=context.settings.training.method,
         hyperparameters=selected.hyperparameters,
         seed=context.info.seed,
+        warm_start=prepared.warm_start,
     )
 
 

@@ -31,7 +31,7 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens
-from nightschool_daemon.learning.rows import Row
+from nightschool_daemon.learning.rows import Row, learned_texts, rows_of
 from nightschool_daemon.learning.training import limit_threads
 from nightschool_daemon.learning.variants import Variant, Variants, open_variants
 from nightschool_daemon.learning.worker import WorkerContext
@@ -86,9 +86,10 @@ def run(context: WorkerContext) -> None:
     candidate = context.run.result(Step.REGISTER, RegisterResult).tag
     limit_threads(context.settings.training.threads)
     context.progress(0, 4, "load the base model")
-    lesson = read_lesson(context.run.result(Step.TRAIN, TrainingResult).adapter, gguf_file.read(base.gguf))
+    trained = context.run.result(Step.TRAIN, TrainingResult)
+    lesson = read_lesson(trained.adapter, gguf_file.read(base.gguf))
     variants = open_variants(lesson, base.weights_digest, context.settings)
-    texts = list(read_lines(context.run.step(Step.SELECT) / "examples.jsonl", TrainingText))
+    texts = learned_texts(context.run.step(Step.SELECT), trained.methods)
     positions = choose_positions(variants.tokens, texts, context.settings.exam.verify_positions, context.info.seed)
     held_out = _held_out_rows(context, variants.tokens, base.pin, texts)
     context.progress(1, 4, f"ask the engine at {len(positions)} places")
@@ -253,17 +254,13 @@ def _held_out_rows(context: WorkerContext, tokens: Tokens, pin: str, texts: Sequ
     closing = context.run.result(Step.SELECT, SelectResult).closing
     items = list(read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem))
     http = OllamaHttp(context.settings.ollama)
-    pairs = [(http.render(pin, one.messages), one.reference + closing) for one in items[:LOSS_TEXTS] if one.reference]
-    http.close()
-    pairs = pairs or [(one.prompt, one.completion) for one in texts[:LOSS_TEXTS]]
-    return [
-        Row(
-            prompt=tuple(tokens.prompt(prompt)),
-            completion=tuple(tokens.completion(prompt, completion)),
-            weight=1.0,
-        )
-        for prompt, completion in pairs
+    held_out = [
+        TrainingText(event_id=one.id, prompt=http.render(pin, one.messages), completion=one.reference + closing)
+        for one in items[:LOSS_TEXTS]
+        if one.reference
     ]
+    http.close()
+    return rows_of(held_out or texts[:LOSS_TEXTS], tokens)
 
 
 PROBES: Sequence[Sequence[Message]] = (

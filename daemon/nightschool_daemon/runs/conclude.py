@@ -15,7 +15,7 @@ from nightschool_daemon.runs.moves import AliasMover, Destination
 from nightschool_daemon.runs.planner import Planner, due_key
 from nightschool_daemon.runs.reasons import REBUILD, RETRAIN
 from nightschool_daemon.runs.register import version_of_run
-from nightschool_hookspecs.records import MoveKind, Outcome, RunEnd, Verdict
+from nightschool_hookspecs.records import MoveKind, Outcome, RunEnd, TrainingResult, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,8 @@ def _remember_what_was_learned(context: StepContext, version: VersionRow | None)
     if reused is None:
         events.mark_batched(specialty, context.info.id, prepare.frozen_events(context.directory))
     if version is not None and lesson.is_done(Step.SELECT):
-        learned = frozenset(lesson.result(Step.SELECT, SelectResult).learned_from)
+        methods = lesson.result(Step.TRAIN, TrainingResult).methods
+        learned = frozenset(lesson.result(Step.SELECT, SelectResult).learned_from(methods))
         seen = [one for one in prepare.frozen_events(lesson) if one.key in learned]
         events.mark_trained(specialty, context.info.id, seen, version.tag)
 

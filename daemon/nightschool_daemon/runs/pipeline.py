@@ -32,7 +32,7 @@ from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFai
 from nightschool_daemon.runs.estimate import items_needed
 from nightschool_daemon.runs.reasons import REBUILD
 from nightschool_daemon.runs.worker_process import run_worker
-from nightschool_hookspecs.records import RunEnd, RunReport
+from nightschool_hookspecs.records import Material, MethodChoice, RunEnd, RunReport
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending
         return Ending(end=RunEnd.NOT_ENOUGH, reason="There is no feedback to learn from yet.")
     if step is Step.SELECT:
         selected = context.result(step, SelectResult)
-        if selected.examples == 0:
+        if not _is_learnable(selected.material, context.settings.training.method):
             return Ending(
                 end=RunEnd.NOT_ENOUGH,
                 reason=f"None of the feedback can be learned from yet ({_why_left_out(selected)}). "
@@ -148,6 +148,11 @@ def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending
     if step is Step.VERIFY and not (verified := context.result(step, VerifyResult)).passed:
         return Ending(end=RunEnd.FAILED, reason=f"verify: {verified.reason}")
     return None
+
+
+def _is_learnable(there: Material, method: MethodChoice) -> bool:
+    """Whether there is something that a method learns from; what it needs beyond that is its plugin's to say."""
+    return bool(there.examples or (method is not MethodChoice.SFT and (there.pairs or there.liked or there.disliked)))
 
 
 def _why_left_out(selected: SelectResult) -> str:

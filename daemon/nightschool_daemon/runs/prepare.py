@@ -12,7 +12,7 @@ from nightschool_daemon.ollama.http import TagEntry
 from nightschool_daemon.runs import store
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
-from nightschool_hookspecs.records import Event, Specialty
+from nightschool_hookspecs.records import Event, Specialty, TrainingResult
 
 
 def perform(context: StepContext) -> None:
@@ -33,8 +33,19 @@ def perform(context: StepContext) -> None:
             undo_tag=incumbent.undo_tag,
             undo_digest=incumbent.undo_digest,
             events=len(rows),
+            warm_start=_warm_start(context, incumbent.examined, base) if context.settings.training.warm_start else None,
         ),
     )
+
+
+def _warm_start(context: StepContext, incumbent: str, base: BaseSnapshot) -> Path | None:
+    """What the version in service learned on these very weights."""
+    version = context.ledger.versions.get(incumbent)
+    run = context.ledger.runs.get(version.run_id) if version is not None else None
+    if version is None or run is None or version.base_weights_digest != base.weights_digest:
+        return None
+    directory = RunDirectory(path=run.directory)
+    return directory.result(Step.TRAIN, TrainingResult).adapter if directory.is_done(Step.TRAIN) else None
 
 
 def _pin_base(context: StepContext, tags: dict[str, TagEntry]) -> BaseSnapshot:

@@ -31,6 +31,7 @@ def train_or_reuse(context: StepContext) -> None:
         Step.TRAIN,
         TrainingResult(
             adapter=adapter,
+            methods=earlier.methods,
             steps=earlier.steps,
             tokens=earlier.tokens,
             examples=earlier.examples,

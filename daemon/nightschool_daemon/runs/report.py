@@ -22,11 +22,18 @@ from nightschool_hookspecs.records import (
     RunEnd,
     RunReport,
     Sitting,
+    TrainingMethod,
     TrainingResult,
     Verdict,
 )
 
 SHOWN_ANSWERS = 3
+
+LEARNED_BY = {
+    TrainingMethod.SFT: "wanted answers",
+    TrainingMethod.DPO: "better answers over worse ones",
+    TrainingMethod.KTO: "answers that were liked or disliked",
+}
 
 HEADLINES = {
     RunEnd.PROMOTED: "A better model is in use",
@@ -96,16 +103,23 @@ def _learning_lines(context: StepContext) -> list[str]:
     lines = [
         "## What was learned",
         "",
-        f"- {selected.examples} examples from {len(selected.learned_from)} events; {selected.items} events were "
-        f"held out for the exam, {selected.guard_items} liked answers guard against getting worse",
+        f"- {selected.items} events were held out for the exam, {selected.guard_items} liked answers guard against "
+        "getting worse",
     ]
     trained = context.result_if_done(Step.TRAIN, TrainingResult)
+    learned: frozenset[str] = frozenset()
     if trained is not None:
-        lines.append(
+        learned = frozenset(selected.learned_from(trained.methods))
+        *_, last = trained.methods
+        unit = "nats per answer token" if last is TrainingMethod.SFT else f"by {last.upper()}"
+        lines += [
+            f"- From {len(learned)} events: {', then '.join(LEARNED_BY[one] for one in trained.methods)}",
             f"- {trained.steps} steps over {trained.tokens} tokens in {trained.seconds:.0f} s; "
-            f"loss {trained.base_loss:.3f} before, {trained.trained_loss:.3f} after (nats per answer token)"
-        )
-    reasons = Counter(one.reason for one in selected.left_out)
+            f"loss {trained.base_loss:.3f} before, {trained.trained_loss:.3f} after ({unit})",
+        ]
+        if trained.warm_start:
+            lines.append("- It went on from what the model in use had learned")
+    reasons = Counter(one.reason for one in selected.left_out if one.event_id not in learned)
     lines += [f"- Left out: {count} ({reason})" for reason, count in reasons.most_common()]
     return [*lines, ""]
 

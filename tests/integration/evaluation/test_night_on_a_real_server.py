@@ -162,7 +162,7 @@ def test_the_same_model_twice_is_not_promoted(night: Night) -> None:
 
     dataset.run(night)
     selected = night.run.result(Step.SELECT, SelectResult)
-    assert (selected.examples, selected.items, selected.pairs) == (24, 6, 24)
+    assert (selected.material.examples, selected.items, selected.material.pairs) == (24, 6, 24)
     texts = [codec.from_json(line, TrainingText) for line in lines(night, Step.SELECT, "examples.jsonl")]
     items = [codec.from_json(line, ExamItem) for line in lines(night, Step.SELECT, "items.jsonl")]
     assert not {text.event_id for text in texts} & {item.event_id for item in items}

@@ -4,17 +4,18 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from nightschool_daemon import codec
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.forms import LowRank
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
+from nightschool_daemon.learning.engine.methods import answer_sums
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.engine.peft_files import load_form
@@ -24,14 +25,16 @@ from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import (
     Hyperparameters,
+    LabelledText,
+    PairText,
     TrainedForm,
-    TrainingJob,
     TrainingMethod,
     TrainingResult,
     TrainingText,
 )
 from nightschool_hookspecs.services import TrainingError
 from support.tiny_architectures import write_tiny_architecture
+from support.training_jobs import Interrupted, greetings, training_job, unheard
 from support.transformers_models import assert_same_gradients, in_peft_layout, in_transformers, peft_gradients
 
 SETTINGS = Hyperparameters(learning_rate=0.005, batch_size=4, num_epochs=3, lora_r=4, lora_alpha=8, max_length=64)
@@ -41,10 +44,6 @@ IN_TRANSFORMERS = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
 
 
 Uninterrupted = Callable[[str], tuple[Path, TrainingResult]]
-
-
-class Interrupted(Exception):
-    """The power went."""
 
 
 @pytest.fixture(autouse=True)
@@ -62,33 +61,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tokens(tiny_gguf: Path, cache: Path) -> Tokens:
     (cache / "tokenizers").mkdir(exist_ok=True)
     return load_tokens(gguf_file.read(tiny_gguf), sha256_of(tiny_gguf), cache)
-
-
-def lesson(count: int = 12) -> list[TrainingText]:
-    return [
-        TrainingText(event_id=f"g-{number}", prompt=f"greet guest {number}\n", completion="hello<|im_end|>")
-        for number in range(count)
-    ]
-
-
-def job(directory: Path, gguf: Path, texts: list[TrainingText]) -> TrainingJob:
-    directory.mkdir(parents=True, exist_ok=True)
-    dataset = directory / "examples.jsonl"
-    dataset.write_text("".join(codec.to_json(one) + "\n" for one in texts), encoding="utf-8")
-    return TrainingJob(
-        base_gguf=gguf,
-        base_digest=sha256_of(gguf),
-        architecture="llama",
-        dataset=dataset,
-        output=directory,
-        examples=len(texts),
-        hyperparameters=SETTINGS,
-        seed=7,
-    )
-
-
-def unheard(_done: int, _total: int, _text: str) -> None:
-    """Nobody watches."""
 
 
 def stops_at(step: int) -> Callable[[int, int, str], None]:
@@ -109,7 +81,7 @@ def trained(
     report: Callable[[int, int, str], None] = unheard,
     warm_start: Path | None = None,
 ) -> TrainingResult:
-    asked = replace(job(directory, gguf, texts or lesson()), warm_start=warm_start)
+    asked = replace(training_job(directory, gguf, settings, texts=texts or greetings()), warm_start=warm_start)
     return fine_tune(gguf_file.read(gguf), tokens, asked, TrainingMethod.SFT, settings, report)
 
 
@@ -198,7 +170,7 @@ def test_a_line_in_which_the_power_went_is_written_anew(
 
 def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        trained(tmp_path, tiny_gguf, tokens, texts=lesson(11), report=stops_at(4))
+        trained(tmp_path, tiny_gguf, tokens, texts=greetings(11), report=stops_at(4))
     steps: list[int] = []
     trained(tmp_path, tiny_gguf, tokens, report=lambda done, _total, _text: steps.append(done))
     assert steps == list(range(1, 10))
@@ -215,10 +187,131 @@ def test_a_warm_start_begins_where_the_last_training_ended(
     assert begins[1] < begins[0] / 2
 
 
-def test_a_warm_start_of_another_form_is_refused(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
-    first = trained(tmp_path / "first", tiny_gguf, tokens)
-    with pytest.raises(TrainingError, match="another form"):
-        trained(tmp_path / "second", tiny_gguf, tokens, settings=FORMS["neurons"], warm_start=first.adapter)
+def test_a_training_with_a_start_of_another_form_begins_from_the_base(
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = uninterrupted("lora")
+    cold, _ = uninterrupted("neurons")
+    result = trained(tmp_path, tiny_gguf, tokens, settings=FORMS["neurons"], warm_start=first / "adapter")
+    assert not result.warm_start
+    assert losses(tmp_path) == losses(cold)
+    assert "begins from the base: The earlier lesson has another form" in caplog.text
+
+
+def test_the_loss_before_is_the_bases_though_training_began_elsewhere(
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path
+) -> None:
+    directory, cold = uninterrupted("lora")
+    result = trained(tmp_path, tiny_gguf, tokens, warm_start=directory / "adapter")
+    assert result.warm_start
+    assert result.base_loss == cold.base_loss
+
+
+# --------------------------------------------------------------------------- preferences
+
+PAIRS = [
+    PairText(
+        event_id=f"p-{number}",
+        prompt=f"greet guest {number}\n",
+        chosen="hello<|im_end|>",
+        rejected="go away<|im_end|>",
+        margin=0.1 * (number % 3),
+    )
+    for number in range(8)
+]
+LABELS = [
+    LabelledText(event_id=f"l-{number}", prompt=f"greet guest {number}\n", completion=text, liked=liked)
+    for number in range(4)
+    for text, liked in (("hello<|im_end|>", True), ("go away<|im_end|>", False))
+]
+PREFERENCES: dict[TrainingMethod, dict[str, Any]] = {
+    TrainingMethod.DPO: {"pairs": PAIRS},
+    TrainingMethod.KTO: {"labels": LABELS},
+}
+
+
+def preferred(
+    directory: Path,
+    gguf: Path,
+    tokens: Tokens,
+    method: TrainingMethod,
+    *,
+    report: Callable[[int, int, str], None] = unheard,
+    warm_start: Path | None = None,
+) -> TrainingResult:
+    asked = replace(training_job(directory, gguf, SETTINGS, **PREFERENCES[method]), warm_start=warm_start)
+    return fine_tune(gguf_file.read(gguf), tokens, asked, method, SETTINGS, report)
+
+
+def preference_of(network: Network, tokens: Tokens) -> float:
+    """How much likelier the better answers of `PAIRS` are than the worse ones, in nats a pair."""
+    rows = [
+        Branches(
+            stem=tuple(tokens.prompt(one.prompt)),
+            answers=tuple(tuple(tokens.completion(one.prompt, text)) for text in (one.chosen, one.rejected)),
+        )
+        for one in PAIRS
+    ]
+    layout = lay_out(rows, CPU)
+    with torch.no_grad():
+        sums = answer_sums(network.log_probabilities(layout), layout.answer_of, layout.answers)
+    return float((sums[0::2] - sums[1::2]).mean())
+
+
+@pytest.mark.parametrize("method", PREFERENCES)
+def test_what_is_preferred_becomes_likelier(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, method: TrainingMethod
+) -> None:
+    result = preferred(tmp_path, tiny_gguf, tokens, method)
+    file = gguf_file.read(tiny_gguf)
+    network = Network(file, Bench(device=CPU, dtype=torch.float32, threads=1))
+    before = preference_of(network, tokens)
+    network.form = read_lesson(result.adapter, file).form(CPU)
+    assert preference_of(network, tokens) > before + 3
+    assert result.methods == (method,)
+    assert result.trained_loss < result.base_loss - 0.1
+
+
+@pytest.mark.parametrize("method", PREFERENCES)
+@pytest.mark.parametrize("step", [1, 3])
+def test_preferences_are_gone_on_with_after_an_interruption(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, method: TrainingMethod, step: int
+) -> None:
+    whole = preferred(tmp_path / "whole", tiny_gguf, tokens, method)
+    with pytest.raises(Interrupted):
+        preferred(tmp_path / "broken", tiny_gguf, tokens, method, report=stops_at(step))
+    result = preferred(tmp_path / "broken", tiny_gguf, tokens, method)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert result.trained_loss == whole.trained_loss
+
+
+def test_preferences_are_held_to_what_they_began_from(
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path
+) -> None:
+    directory, _ = uninterrupted("lora")
+    result = preferred(tmp_path, tiny_gguf, tokens, TrainingMethod.DPO, warm_start=directory / "adapter")
+    # with no change from where it began, each pair costs -log sigmoid(-margin)
+    expected = [-torch.nn.functional.logsigmoid(torch.tensor(-one.margin)) for one in PAIRS]
+    assert result.base_loss == pytest.approx(float(torch.stack(expected).mean()), abs=1e-5)
+
+
+def test_a_lone_label_in_a_batch_has_no_other_answer_to_be_held_to(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, batch_size=1, num_epochs=1)
+    asked = training_job(tmp_path, tiny_gguf, settings, labels=LABELS[:3])
+    result = fine_tune(gguf_file.read(tiny_gguf), tokens, asked, TrainingMethod.KTO, settings, unheard)
+    assert result.trained_loss < result.base_loss
+
+
+def test_a_pair_is_as_long_as_its_longer_answer(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
+    long = PairText(event_id="long", prompt="greet\n", chosen="hello", rejected="a" * 200)
+    asked = training_job(tmp_path, tiny_gguf, SETTINGS, pairs=[*PAIRS, long])
+    result = fine_tune(gguf_file.read(tiny_gguf), tokens, asked, TrainingMethod.DPO, SETTINGS, unheard)
+    assert (result.examples, result.left_out) == (len(PAIRS), 1)
+
+
+# --------------------------------------------------------------------------- bad input
 
 
 def test_a_loss_that_is_no_number_is_told(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
@@ -233,7 +326,7 @@ def test_a_loss_that_is_no_number_behind_the_last_step_is_told(
     """With one step an epoch only the watched loss shows it; of forty examples some are held out for that."""
     settings = replace(SETTINGS, learning_rate=1e30, batch_size=count, num_epochs=1 if count == 12 else 2)
     with pytest.raises(TrainingError, match="no longer a number"):
-        trained(tmp_path, tiny_gguf, tokens, settings=settings, texts=lesson(count))
+        trained(tmp_path, tiny_gguf, tokens, settings=settings, texts=greetings(count))
     assert not (tmp_path / "best.safetensors").exists()
 
 

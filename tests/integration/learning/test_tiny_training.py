@@ -9,20 +9,16 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from nightschool_daemon import codec
 from nightschool_daemon.learning.engine.loop import Report
 from nightschool_daemon.learning.loading import Base, load_base
 from nightschool_daemon.learning.peft_route import fine_tune
 from nightschool_daemon.ollama.storage import sha256_of
-from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingResult, TrainingText
+from nightschool_hookspecs.records import Hyperparameters, TrainingResult, TrainingText
 from nightschool_hookspecs.services import TrainingError
+from support.training_jobs import Interrupted, greetings, training_job, unheard
 
 SETTINGS = Hyperparameters(learning_rate=0.01, batch_size=4, num_epochs=3, lora_r=4, lora_alpha=8, max_length=64)
 Load = Callable[[], Base]
-
-
-class Interrupted(Exception):
-    """The power went."""
 
 
 @pytest.fixture(scope="module")
@@ -33,31 +29,10 @@ def load(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Load:
     return lambda: load_base(tiny_gguf, digest, cache)
 
 
-def job(directory: Path, gguf: Path, texts: list[TrainingText]) -> TrainingJob:
-    directory.mkdir(parents=True, exist_ok=True)
-    dataset = directory / "examples.jsonl"
-    dataset.write_text("".join(codec.to_json(one) + "\n" for one in texts), encoding="utf-8")
-    return TrainingJob(
-        base_gguf=gguf,
-        base_digest=sha256_of(gguf),
-        architecture="llama",
-        dataset=dataset,
-        output=directory,
-        examples=len(texts),
-        hyperparameters=SETTINGS,
-        seed=7,
-    )
-
-
-def lesson(count: int = 12) -> list[TrainingText]:
-    return [
-        TrainingText(event_id=f"g-{number}", prompt=f"greet guest {number}\n", completion="hello<|im_end|>")
-        for number in range(count)
-    ]
-
-
-def unheard(_done: int, _total: int, _text: str) -> None:
-    """Nobody watches."""
+def fine_tuned(
+    base: Base, directory: Path, gguf: Path, texts: list[TrainingText], report: Report = unheard
+) -> TrainingResult:
+    return fine_tune(base, training_job(directory, gguf, SETTINGS, texts=texts), SETTINGS, report)
 
 
 def stops_at(step: int) -> Report:
@@ -80,7 +55,7 @@ def trained(load: Load, tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactor
     """A training from beginning to end."""
     directory = tmp_path_factory.mktemp("uninterrupted")
     base = load()
-    return base, fine_tune(base, job(directory, tiny_gguf, lesson()), SETTINGS, unheard), directory
+    return base, fine_tuned(base, directory, tiny_gguf, greetings()), directory
 
 
 def test_the_answer_is_learned(trained: tuple[Base, TrainingResult, Path]) -> None:
@@ -114,7 +89,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
     load: Load, trained: tuple[Base, TrainingResult, Path], tiny_gguf: Path, tmp_path: Path, step: int
 ) -> None:
     _, whole, _ = trained
-    again = job(tmp_path, tiny_gguf, lesson())
+    again = training_job(tmp_path, tiny_gguf, SETTINGS, texts=greetings())
     with pytest.raises(Interrupted):
         fine_tune(load(), again, SETTINGS, stops_at(step))
     steps: list[int] = []
@@ -132,19 +107,26 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
 
 def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        fine_tune(load(), job(tmp_path, tiny_gguf, lesson(11)), SETTINGS, stops_at(4))
+        fine_tuned(load(), tmp_path, tiny_gguf, greetings(11), stops_at(4))
     steps: list[int] = []
-    fine_tune(load(), job(tmp_path, tiny_gguf, lesson()), SETTINGS, lambda done, _total, _text: steps.append(done))
+    fine_tune(
+        load(),
+        training_job(tmp_path, tiny_gguf, SETTINGS, texts=greetings()),
+        SETTINGS,
+        lambda done, _total, _text: steps.append(done),
+    )
     assert steps == list(range(1, 10))
 
 
 def test_examples_that_do_not_fit_are_left_out_and_counted(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:
     long = TrainingText(event_id="long", prompt="a" * 200, completion="b")
-    result = fine_tune(load(), job(tmp_path, tiny_gguf, [*lesson(3), long]), SETTINGS, unheard)
+    result = fine_tune(
+        load(), training_job(tmp_path, tiny_gguf, SETTINGS, texts=[*greetings(3), long]), SETTINGS, unheard
+    )
     assert (result.examples, result.left_out) == (3, 1)
 
 
 def test_a_dataset_of_which_nothing_fits_is_told(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:
     long = TrainingText(event_id="long", prompt="a" * 200, completion="b")
     with pytest.raises(TrainingError, match="No example fits into 64 tokens"):
-        fine_tune(load(), job(tmp_path, tiny_gguf, [long]), SETTINGS, unheard)
+        fine_tuned(load(), tmp_path, tiny_gguf, [long])

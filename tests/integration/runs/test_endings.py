@@ -27,9 +27,12 @@ from nightschool_hookspecs.records import (
     Event,
     FeedbackType,
     Hyperparameters,
+    Material,
     Outcome,
     RunEnd,
     Specialty,
+    TrainingMethod,
+    TrainingResult,
     Verdict,
 )
 from support.night import TINY, import_tiny
@@ -466,15 +469,28 @@ def judged(context: StepContext, *keys: str) -> None:
     context.directory.finish(
         Step.SELECT,
         SelectResult(
-            examples=len(keys),
+            material=Material(examples=len(keys), better_known=0, pairs=0, liked=0, disliked=0),
             variants=0,
-            pairs=0,
             items=0,
             guard_items=0,
             hyperparameters=Hyperparameters(),
             closing="",
-            learned_from=keys,
+            sources={TrainingMethod.SFT: keys},
             left_out=(),
+        ),
+    )
+    context.directory.finish(
+        Step.TRAIN,
+        TrainingResult(
+            adapter=context.directory.step(Step.TRAIN) / "adapter",
+            methods=(TrainingMethod.SFT,),
+            steps=1,
+            tokens=1,
+            examples=len(keys),
+            left_out=0,
+            base_loss=2.0,
+            trained_loss=1.0,
+            seconds=1.0,
         ),
     )
 

@@ -75,7 +75,7 @@ def test_store_forgets() -> None:
 
 
 def test_train_keeps_what_it_was_asked(tmp_path: Path) -> None:
-    (call,) = sample_arguments(tmp_path)["nightschool_train_adapter"]
+    call, *_ = sample_arguments(tmp_path)["nightschool_train_adapter"]
     job = call["job"]
     assert isinstance(job, TrainingJob)
     train = FakeTrain()

@@ -21,6 +21,7 @@ from nightschool_hookspecs import (
     FeedbackType,
     Generate,
     ItemRole,
+    LabelledAnswer,
     Measure,
     Message,
     Metadata,
@@ -44,6 +45,7 @@ PLAIN = (
     "negatives_plain",
     "curriculum_shuffle",
     "preference_corrections",
+    "preference_thumbs",
 )
 ROOMY = Budget(events=1000, tokens=1_000_000)
 
@@ -112,7 +114,8 @@ def test_no_held_out_group_is_ever_learned_from(kinds: list[tuple[FeedbackType, 
     dataset = build(rows, sorted(groups))
     of_event = {f"dropdir/{one.event.id}": one.group for one in rows}
     assert not {of_event[key] for key in learned(dataset)} & groups
-    assert not {of_event[pair.event_id] for pair in dataset.pairs} & groups
+    assert not {of_event[one.event_id] for one in dataset.pairs} & groups
+    assert not {of_event[one.event_id] for one in dataset.labels} & groups
     assert {item.group for item in dataset.items} <= groups
     assert len({item.group for item in dataset.items}) == len(dataset.items)
 
@@ -174,6 +177,28 @@ def test_hard_negatives_weigh_more() -> None:
     failed = replace(failed, event=replace(failed.event, feedback_type=FeedbackType.VALIDATION_FAILURE))
     weights = {example.event_id: example.weight for example in build([row("1"), failed]).examples}
     assert weights == {"dropdir/1": 1.0, "dropdir/2": 1.5}
+
+
+def test_lone_thumbs_are_labels() -> None:
+    rows = [row("1"), row("2", FeedbackType.SUCCESS), row("3", FeedbackType.EXPLICIT_NEGATIVE)]
+    assert {one.event_id: one.liked for one in build(rows).labels} == {"dropdir/2": True, "dropdir/3": False}
+
+
+def test_the_newest_disliked_answers_fit_the_budget() -> None:
+    rows = [row(str(number), FeedbackType.EXPLICIT_NEGATIVE) for number in range(5)]
+    sides = {one.group: Side.TRAINING for one in rows}
+    dataset = build_dataset(workshop(), tuple(rows), sides, Budget(events=2, tokens=1000))
+    assert {one.event_id for one in dataset.labels} == {"dropdir/3", "dropdir/4"}
+
+
+def test_a_label_of_an_event_that_was_not_offered_is_refused() -> None:
+    class Invents:
+        @hookimpl
+        def nightschool_label_answers(self) -> tuple[LabelledAnswer, ...]:
+            return (LabelledAnswer(event_id="dropdir/held", messages=(), answer="x", liked=True),)
+
+    with pytest.raises(DatasetError, match="dropdir/held, which was not offered"):
+        build([row("1"), row("held")], ["held"], Invents())
 
 
 def test_disliked_answers_are_the_worse_side_of_pairs() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from nightschool_daemon.learning.engine.layout import Branches
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +37,22 @@ class Example:
         """Tokens that are predicted."""
         return sum(len(one.tokens) for one in self.answers)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with its longest answer."""
+        return len(self.prompt) + max(len(one.tokens) for one in self.answers)
+
     def branches(self) -> Branches:
         """Its row in a pass."""
         return Branches(stem=self.prompt, answers=tuple(one.tokens for one in self.answers))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class Split(Generic[T]):
     """What is learned from, and what is watched."""
 
-    learned: tuple[Example, ...]
-    watched: tuple[Example, ...]
+    learned: tuple[T, ...]
+    watched: tuple[T, ...]
     held: bool
     """Whether the watched examples are held out of the updates."""
 
@@ -65,7 +73,7 @@ WATCHED_SHOWN = 32
 """Without a watched slice, losses are taken on so many of the training examples."""
 
 
-def divided(examples: Sequence[Example], seed: int, epochs: int) -> Split:
+def divided(examples: Sequence[T], seed: int, epochs: int) -> Split[T]:
     """Decide what is watched. One pass over the data cannot overfit it, so it learns from everything."""
     if len(examples) < WATCHED_FROM or epochs == 1:
         return Split(learned=tuple(examples), watched=tuple(examples[:WATCHED_SHOWN]), held=False)

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,7 +49,6 @@ class Plan:
     """Gets `metrics.jsonl`, `checkpoints/` and `best.safetensors`."""
     signature: str
     """What base, data and settings it is made of: a checkpoint of another is not gone on with."""
-    beta: float = methods.BETA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,20 +78,28 @@ class State:
     is_over: bool = False
 
 
-def train(network: Network, form: Form, examples: Sequence[Example], plan: Plan, report: Report) -> Outcome:
+def train(
+    network: Network,
+    form: Form,
+    examples: Sequence[Example],
+    plan: Plan,
+    report: Report,
+    *,
+    reference: Form | None = None,
+) -> Outcome:
     """Train `form` beside the frozen network, and leave the best epoch's parameters in it.
 
-    Raises `TrainingError` where the loss is no number.
+    `reference`: what DPO and KTO are held to, a frozen form of training; None: the base alone. Raises `TrainingError`
+    where the loss is no number.
     """
     settings = plan.hyperparameters
     split = divided(examples, plan.seed, settings.num_epochs)
-    network.form = None
-    objective = Objective(network, plan, split.learned, split.watched)
     network.form = form
+    objective = Objective(network, plan, split.learned, split.watched, reference)
     parameters = list(form.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     checkpoint = Checkpoint(directory=plan.output / "checkpoints", signature=plan.signature)
-    state = checkpoint.restore(form, optimizer) or State(base_loss=objective.watched_loss())
+    state = checkpoint.restore(form, optimizer) or State(base_loss=objective.loss_before())
     steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
     clock = Clock()
     _forget_later_steps(plan.output / "metrics.jsonl", state)
@@ -177,14 +185,23 @@ def _require_number(loss: float) -> None:
 
 
 class Objective:
-    """The loss of a batch by the chosen method. References of DPO and KTO are taken once, from the base alone."""
+    """The loss of a batch by the chosen method. What DPO and KTO are held to is asked once for each answer."""
 
-    def __init__(self, network: Network, plan: Plan, learned: Sequence[Example], watched: Sequence[Example]) -> None:
-        self._network, self._plan = network, plan
+    def __init__(
+        self,
+        network: Network,
+        plan: Plan,
+        learned: Sequence[Example],
+        watched: Sequence[Example],
+        reference: Form | None = None,
+    ) -> None:
+        self._network, self._plan, self._reference = network, plan, reference
+        self._beta = plan.hyperparameters.beta
         self._watched = [Numbered(number=number, example=one) for number, one in enumerate(watched)]
         self._references: Mapping[Example, Tensor] = {}
         if plan.method is not TrainingMethod.SFT:
-            self._references = self._sums(list(dict.fromkeys((*learned, *watched))))
+            with self._as(reference):
+                self._references = self._sums(list(dict.fromkeys((*learned, *watched))))
         liked = sum(one.answers[0].liked for one in learned)
         self._weights = methods.kto_weights(liked, len(learned) - liked)
 
@@ -202,6 +219,11 @@ class Objective:
             layout = self._layout(examples)
             values = self._network.log_probabilities(layout)
             yield self._loss(examples, layout, values, divergence) / whole
+
+    def loss_before(self) -> float:
+        """`watched_loss` of the base; for DPO and KTO of what they are held to."""
+        with self._as(None if self._plan.method is TrainingMethod.SFT else self._reference):
+            return self.watched_loss()
 
     def watched_loss(self) -> float:
         """The mean loss over the watched examples; for SFT every answer token counts alike."""
@@ -230,24 +252,34 @@ class Objective:
                 reference_rejected=reference[1::2],
             )
             margins = torch.tensor([one.margin for one in examples], device=sums.device)
-            return methods.dpo_losses(scores, margins, self._plan.beta).sum()
+            return methods.dpo_losses(scores, margins, self._beta).sum()
         liked = torch.tensor([one.answers[0].liked for one in examples], device=sums.device)
-        losses = methods.kto_losses(sums, reference, liked, divergence, self._plan.beta)
+        losses = methods.kto_losses(sums, reference, liked, divergence, self._beta)
         return (losses * torch.where(liked, *self._weights)).sum()
 
     def _divergence(self, batch: Sequence[Numbered]) -> float:
-        """How far the model is from its base, on answers to other prompts (KTO's reference point)."""
+        """How far the model is from its reference, on answers to other prompts (KTO's reference point)."""
+        if len(batch) == 1:
+            return 0.0
         examples = [one.example for one in batch]
         mismatched = [
             replace(one, answers=other.answers)
             for one, other in zip(examples, [*examples[1:], examples[0]], strict=True)
         ]
         policy = self._sums(mismatched)
-        form, self._network.form = self._network.form, None
-        base = self._sums(mismatched)
-        self._network.form = form
-        moved = [float(policy[one] - base[one]) for one in mismatched]
+        with self._as(self._reference):
+            reference = self._sums(mismatched)
+        moved = [float(policy[one] - reference[one]) for one in mismatched]
         return max(0.0, sum(moved) / len(moved))
+
+    @contextmanager
+    def _as(self, form: Form | None) -> Iterator[None]:
+        """With another form beside the network, or with none."""
+        trained, self._network.form = self._network.form, form
+        try:
+            yield
+        finally:
+            self._network.form = trained
 
     def _sums(self, examples: Sequence[Example]) -> dict[Example, Tensor]:
         """Log-probability of each answer of each example, shape (answers,), without gradient."""

@@ -13,9 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-BETA = 0.1
-"""How strongly a preference holds the model to its base (DPO and KTO), as in both papers."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PairScores:

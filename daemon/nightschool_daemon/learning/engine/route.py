@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 
-from nightschool_daemon import codec
+from nightschool_daemon.jobs import read_lines
 from nightschool_daemon.learning.engine import machine
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import GROUP, Form, LowRank, Neurons
@@ -16,9 +18,20 @@ from nightschool_daemon.learning.engine.peft_files import load_form, save_form
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons
 from nightschool_daemon.learning.loading import Tokens
-from nightschool_daemon.learning.rows import read_rows
-from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingJob, TrainingMethod, TrainingResult
+from nightschool_daemon.learning.rows import FILES, require_some, rows_of, signature
+from nightschool_hookspecs.records import (
+    Hyperparameters,
+    LabelledText,
+    PairText,
+    TrainedForm,
+    TrainingJob,
+    TrainingMethod,
+    TrainingResult,
+    TrainingText,
+)
 from nightschool_hookspecs.services import TrainingError
+
+logger = logging.getLogger(__name__)
 
 TOKENS_A_PASS = 2048
 SHARE_OF_NEURONS = 8
@@ -35,28 +48,29 @@ def fine_tune(
 ) -> TrainingResult:
     """Train on all linear layers and save the best epoch's adapter. Goes on from a checkpoint if one fits.
 
+    Begins from `job.warm_start` where that is of the same form and size, and DPO and KTO are held to where it began.
     Raises `TrainingError`.
     """
-    if method is not TrainingMethod.SFT:
-        raise TrainingError(f"The method '{method}' needs pairs, and a run brings none yet. Use 'sft'.")
-    rows, left_out = read_rows(job.dataset, tokens, settings.max_length)
-    examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion, weight=row.weight),)) for row in rows]
+    examples, left_out = read_examples(job, method, tokens, settings.max_length)
     network = Network(file, machine.bench())
+    start = None if job.warm_start is None else loaded(network, file, settings, job.warm_start)
     form = make_form(network, settings, job.seed)
-    if job.warm_start is not None:
-        load_form(form, file, job.warm_start)
+    if start is not None:
+        form.put(start.parameters)
     plan = Plan(
         method=method,
         hyperparameters=settings,
         seed=job.seed,
         tokens_a_pass=TOKENS_A_PASS,
         output=job.output,
-        signature=_signature(job, method, settings),
+        signature=signature(job, method, settings),
     )
-    outcome = train(network, form, examples, plan, report)
+    job.output.mkdir(parents=True, exist_ok=True)
+    outcome = train(network, form, examples, plan, report, reference=start)
     save_form(form, file, job.output / "adapter")
     return TrainingResult(
         adapter=job.output / "adapter",
+        methods=(method,),
         steps=outcome.steps,
         tokens=outcome.tokens,
         examples=outcome.examples,
@@ -64,7 +78,56 @@ def fine_tune(
         base_loss=outcome.base_loss,
         trained_loss=outcome.trained_loss,
         seconds=outcome.seconds,
+        warm_start=start is not None,
     )
+
+
+def loaded(network: Network, file: GgufFile, settings: Hyperparameters, directory: Path) -> Form | None:
+    """What an earlier training left; None where it was of another form or size, so that it is begun anew."""
+    form = make_form(network, settings, 0)
+    try:
+        load_form(form, file, directory)
+    except TrainingError as error:
+        logger.warning("The training begins from the base: %s", error)
+        return None
+    return form
+
+
+def read_examples(
+    job: TrainingJob, method: TrainingMethod, tokens: Tokens, max_length: int
+) -> tuple[list[Example], int]:
+    """What the method learns from, and how many were too long. Raises `TrainingError` where nothing fits."""
+    file = job.dataset / FILES[method]
+    found = list(READERS[method](file, tokens))
+    short = [one for one in found if one.longest <= max_length and all(answer.tokens for answer in one.answers)]
+    require_some(len(short), max_length)
+    return short, len(found) - len(short)
+
+
+def _wanted(file: Path, tokens: Tokens) -> Iterator[Example]:
+    for row in rows_of(read_lines(file, TrainingText), tokens):
+        yield Example(prompt=row.prompt, answers=(Answer(tokens=row.completion, weight=row.weight),))
+
+
+def _preferred(file: Path, tokens: Tokens) -> Iterator[Example]:
+    for pair in read_lines(file, PairText):
+        answers = tuple(
+            Answer(tokens=tuple(tokens.completion(pair.prompt, one))) for one in (pair.chosen, pair.rejected)
+        )
+        yield Example(prompt=tuple(tokens.prompt(pair.prompt)), answers=answers, margin=pair.margin)
+
+
+def _labelled(file: Path, tokens: Tokens) -> Iterator[Example]:
+    for label in read_lines(file, LabelledText):
+        answer = Answer(tokens=tuple(tokens.completion(label.prompt, label.completion)), liked=label.liked)
+        yield Example(prompt=tuple(tokens.prompt(label.prompt)), answers=(answer,))
+
+
+READERS: Mapping[TrainingMethod, Callable[[Path, Tokens], Iterator[Example]]] = {
+    TrainingMethod.SFT: _wanted,
+    TrainingMethod.DPO: _preferred,
+    TrainingMethod.KTO: _labelled,
+}
 
 
 def make_form(network: Network, settings: Hyperparameters, seed: int) -> Form:
@@ -92,10 +155,3 @@ def _neurons(network: Network, asked: int) -> int:
     if asked % block:
         raise TrainingError(f"Neurons are added to this base in multiples of {block}, not {asked}.")
     return max(block, wanted // block * block)
-
-
-def _signature(job: TrainingJob, method: TrainingMethod, settings: Hyperparameters) -> str:
-    """What a checkpoint must have been made from to be gone on with."""
-    digest = hashlib.sha256(job.dataset.read_bytes())
-    digest.update(f"{job.base_digest} {job.seed} {method} {job.warm_start} {codec.to_json(settings)}".encode())
-    return digest.hexdigest()

@@ -1,0 +1,65 @@
+"""Jobs of the tiny model's training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nightschool_daemon import codec
+from nightschool_daemon.learning.rows import FILES
+from nightschool_daemon.ollama.storage import sha256_of
+from nightschool_hookspecs.records import (
+    Hyperparameters,
+    LabelledText,
+    Material,
+    MethodChoice,
+    PairText,
+    TrainingJob,
+    TrainingMethod,
+    TrainingText,
+)
+
+
+class Interrupted(Exception):
+    """The power went."""
+
+
+def unheard(_done: int, _total: int, _text: str) -> None:
+    """Nobody watches."""
+
+
+def greetings(count: int = 12) -> list[TrainingText]:
+    """One answer to many prompts."""
+    return [
+        TrainingText(event_id=f"g-{number}", prompt=f"greet guest {number}\n", completion="hello<|im_end|>")
+        for number in range(count)
+    ]
+
+
+def training_job(
+    directory: Path,
+    gguf: Path,
+    settings: Hyperparameters,
+    *,
+    texts: Sequence[TrainingText] = (),
+    pairs: Sequence[PairText] = (),
+    labels: Sequence[LabelledText] = (),
+) -> TrainingJob:
+    """A job whose dataset and output are in one directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    of_method = {TrainingMethod.SFT: texts, TrainingMethod.DPO: pairs, TrainingMethod.KTO: labels}
+    for method, records in of_method.items():
+        lines = "".join(codec.to_json(one) + "\n" for one in records)
+        (directory / FILES[method]).write_text(lines, encoding="utf-8")
+    liked = sum(one.liked for one in labels)
+    return TrainingJob(
+        base_gguf=gguf,
+        base_digest=sha256_of(gguf),
+        architecture="llama",
+        dataset=directory,
+        output=directory,
+        material=Material(
+            examples=len(texts), better_known=len(texts), pairs=len(pairs), liked=liked, disliked=len(labels) - liked
+        ),
+        method=MethodChoice.AUTO,
+        hyperparameters=settings,
+        seed=7,
+    )

@@ -1,0 +1,90 @@
+"""Which method learns from which feedback."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon.hooks import Hooks
+from nightschool_hookspecs import (
+    Hyperparameters,
+    Material,
+    MethodChoice,
+    TrainingError,
+    TrainingJob,
+    TrainingMethod,
+    TrainingResult,
+)
+from nightschool_hookspecs.testing import FakeTrain
+
+SFT, DPO, KTO = TrainingMethod.SFT, TrainingMethod.DPO, TrainingMethod.KTO
+NOTHING = Material(examples=0, better_known=0, pairs=0, liked=0, disliked=0)
+CORRECTIONS = Material(examples=80, better_known=80, pairs=80, liked=0, disliked=0)
+FEW = replace(CORRECTIONS, pairs=10)
+THUMBS = Material(examples=30, better_known=0, pairs=3, liked=30, disliked=10)
+LIKED = replace(THUMBS, pairs=0, disliked=0)
+DISLIKED = Material(examples=0, better_known=0, pairs=0, liked=0, disliked=10)
+
+
+def asked(method: MethodChoice, material: Material) -> tuple[TrainingResult | None, FakeTrain]:
+    hooks = Hooks.load(plugin_directory=None, tables={}, built_in=("training_sft", "training_dpo", "training_kto"))
+    train = FakeTrain()
+    job = TrainingJob(
+        base_gguf=Path("base"),
+        base_digest="d",
+        architecture="llama",
+        dataset=Path("data"),
+        output=Path("out"),
+        material=material,
+        method=method,
+        hyperparameters=Hyperparameters(learning_rate=1e-3, num_epochs=3),
+        seed=1,
+    )
+    return hooks.train_adapter(job=job, train=train), train
+
+
+@pytest.mark.parametrize(
+    ("method", "material", "expected"),
+    [
+        (MethodChoice.SFT, CORRECTIONS, (SFT,)),
+        (MethodChoice.SFT, THUMBS, (SFT,)),
+        (MethodChoice.DPO, CORRECTIONS, (DPO,)),
+        (MethodChoice.KTO, THUMBS, (KTO,)),
+        (MethodChoice.KTO, DISLIKED, (KTO,)),
+        (MethodChoice.AUTO, CORRECTIONS, (SFT, DPO)),
+        (MethodChoice.AUTO, FEW, (SFT,)),
+        (MethodChoice.AUTO, THUMBS, (KTO,)),
+        (MethodChoice.AUTO, DISLIKED, (KTO,)),
+        (MethodChoice.AUTO, LIKED, (SFT,)),
+        (MethodChoice.AUTO, replace(CORRECTIONS, disliked=9), (SFT, DPO)),
+    ],
+)
+def test_the_method_follows_the_feedback(
+    method: MethodChoice, material: Material, expected: tuple[TrainingMethod, ...]
+) -> None:
+    result, train = asked(method, material)
+    assert result is not None
+    assert result.methods == expected == tuple(one for _, one, _ in train.asked)
+
+
+def test_preferences_go_on_from_the_wanted_answers() -> None:
+    result, train = asked(MethodChoice.AUTO, CORRECTIONS)
+    (first, _, _), (second, _, settings) = train.asked
+    assert result is not None
+    assert first.output != second.output
+    assert second.warm_start == first.output
+    assert settings.learning_rate == pytest.approx(1e-4)
+    assert settings.num_epochs == 1
+    assert result.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "said"), [(MethodChoice.DPO, "no pair of a better"), (MethodChoice.KTO, "liked or disliked by itself")]
+)
+def test_a_method_without_its_feedback_is_told(method: MethodChoice, said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
+        asked(method, replace(NOTHING, examples=3))
+
+
+def test_nothing_is_trained_from_nothing() -> None:
+    assert asked(MethodChoice.AUTO, NOTHING)[0] is None
