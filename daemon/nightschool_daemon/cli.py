@@ -1,5 +1,6 @@
 """The command line: arguments, exit codes, tables. It decides nothing."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from rich.markdown import Markdown
 from nightschool_daemon import __version__, codec, config, doctor, night, units
 from nightschool_daemon.config import ConfigurationError, Settings
 from nightschool_daemon.control import ControlClient, ControlError
-from nightschool_daemon.display import complain, out, run_listener, say, show_table
+from nightschool_daemon.display import complain, out, run_listener, say, show_curve, show_table
 from nightschool_daemon.exits import Exit
 from nightschool_daemon.hooks import PluginFailed, PluginStatus
 from nightschool_daemon.installation import Installation, load_hooks, looking, now, working
@@ -34,7 +35,7 @@ from nightschool_daemon.runs.alone import train_alone
 from nightschool_daemon.starter import starter_configuration
 from nightschool_daemon.status import PAUSED, Status, status_of
 from nightschool_daemon.views import History, Page, history_of, page_of
-from nightschool_hookspecs.records import AliasMove, FeedbackFile, ParsedFeedback, RunEnd, RunReport
+from nightschool_hookspecs.records import AliasMove, FeedbackFile, MethodChoice, ParsedFeedback, RunEnd, RunReport
 
 T = TypeVar("T")
 
@@ -360,9 +361,18 @@ def train(
     model: Annotated[str, typer.Argument(help="The base, as Ollama calls it.")],
     data: Annotated[Path, typer.Option("--data", help="A file of feedback events.", exists=True, dir_okay=False)],
     name: Annotated[str, typer.Option("--name", help="How the result is to be called.")],
+    method: Annotated[
+        MethodChoice,
+        typer.Option(
+            "--method",
+            help="sft: wanted answers; dpo: better answers over worse ones; kto: liked and disliked answers; "
+            "auto: what the file has.",
+        ),
+    ] = MethodChoice.AUTO,
 ) -> None:
     """Train by hand: one file in, one model out. No exam, no alias."""
     settings = _settings(context)
+    settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, method=method))
     if (problem := names.model_problem(name)) is not None:
         raise RunRefused(f"--name: {problem}.")
     hooks = load_hooks(settings, None, safe_mode=False)
@@ -376,6 +386,8 @@ def train(
         made = train_alone(
             settings, hooks=hooks, model=model, events=parsed.events, name=name, listener=listener, now=now()
         )
+    for curve in made.curves:
+        show_curve(f"loss by {curve.method.upper()}", curve.losses, curve.watched)
     say(
         f"{made.name}: loss {made.verified.base_loss:.3f} before, {made.verified.delivered_loss:.3f} after (nats per "
         f"answer token), delivered as {made.export.plan.form.value}. Try it: `ollama run {made.name}`"

@@ -14,6 +14,9 @@ from nightschool_daemon.jobs import Step
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+PLOT_WIDTH, PLOT_HEIGHT = 100, 16
+"""Letters and lines."""
+
 STEP_TEXTS: Mapping[Step, str] = {
     Step.PREPARE: "pin the base",
     Step.SPLIT: "hold prompts out",
@@ -90,6 +93,20 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     out.print(table)
+
+
+def show_curve(title: str, losses: Sequence[tuple[int, float]], watched: Sequence[tuple[int, float]]) -> None:
+    """A plot of losses over steps, in letters."""
+    import plotext
+
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plot_size(min(out.width, PLOT_WIDTH), PLOT_HEIGHT)
+    plotext.title(title)
+    plotext.xlabel("step")
+    plotext.plot(*zip(*losses, strict=True), label="of each batch")
+    plotext.scatter(*zip(*watched, strict=True), marker="x", label="of examples kept apart, after an epoch")
+    out.print(Text(plotext.uncolorize(plotext.build()).rstrip()))
 
 
 def say(text: str) -> None:

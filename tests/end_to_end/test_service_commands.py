@@ -1,5 +1,6 @@
 """The daemon and the command line together: everything goes through the control socket while it serves."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nightschool_hookspecs.records import RunEnd
-from support.night import TINY, TINY_ALIAS, Night, greetings, import_tiny, wait_until
+from support.night import TINY, TINY_ALIAS, TINY_SETTINGS, Night, greetings, import_tiny, wait_until
 from support.ollama_server import OllamaServer
 
 
@@ -101,9 +102,72 @@ def test_training_by_hand_makes_a_model_and_nothing_else(night: Night, fresh_oll
     done = night.run("train", TINY, "--data", str(data), "--name", "polite")
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(fresh_ollama.tags()) == before | {"polite:latest"}
+    assert "loss by SFT" in done.stdout
     again = night.run("train", TINY, "--data", str(data), "--name", "polite")
     assert again.returncode == 1
     assert "polite:latest" in again.stderr
+
+
+EAGER = """
+[plugins.training_dpo]
+fewest_pairs = 20
+learning_rate_share = 0.3
+num_epochs = 4
+
+[plugins.training_kto]
+learning_rate_share = 1.0
+num_epochs = 6
+"""
+
+
+def thumbs(count: int) -> list[dict[str, object]]:
+    """Answers of two kinds: one that is liked, and one that is not."""
+    kinds = (("hello", "explicit_positive"), ("5", "explicit_negative"))
+    return [
+        {"id": f"t-{number}-{kind}", "input_data": f"greet guest {number}", "ai_output": answer, "feedback_type": kind}
+        for number in range(count)
+        for answer, kind in kinds
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "events", "learned_by"),
+    [
+        ("kto", thumbs(24), ["KTO"]),
+        ("dpo", greetings(32), ["DPO"]),
+        ("auto", greetings(32), ["SFT", "DPO"]),
+        ("auto", thumbs(24), ["KTO"]),
+    ],
+    ids=["kto", "dpo", "auto of corrections", "auto of thumbs"],
+)
+def test_training_by_hand_by_each_method(
+    night: Night, fresh_ollama: OllamaServer, method: str, events: list[dict[str, object]], learned_by: list[str]
+) -> None:
+    night.configure(fresh_ollama.url, fresh_ollama.models_directory, TINY_SETTINGS + EAGER)
+    data = night.drop(events).rename(night.directory / "data.jsonl")
+    done = night.run("train", TINY, "--data", str(data), "--name", "polite", "--method", method)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"loss by (\w+)", done.stdout) == learned_by
+    assert "polite:latest" in fresh_ollama.tags()
+
+
+@pytest.mark.parametrize(
+    ("method", "events", "said"),
+    [
+        ("dpo", thumbs(24)[::2], "no pair of a better and a worse answer"),
+        ("kto", greetings(24), "no answer that was liked or disliked by itself"),
+        ("sft", thumbs(24)[1::2], "None of the feedback can be learned from"),
+    ],
+)
+def test_a_method_without_its_feedback_is_told(
+    night: Night, fresh_ollama: OllamaServer, method: str, events: list[dict[str, object]], said: str
+) -> None:
+    data = night.drop(events).rename(night.directory / "data.jsonl")
+    before = set(fresh_ollama.tags())
+    done = night.run("train", TINY, "--data", str(data), "--name", "polite", "--method", method)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert set(fresh_ollama.tags()) == before
 
 
 def test_dry_run_tells_and_changes_nothing(night: Night, fresh_ollama: OllamaServer) -> None:

@@ -169,7 +169,7 @@ def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: R
             report(state.step, steps, f"epoch {state.epoch + 1} of {settings.num_epochs}, loss {loss:.3f}")
         state.epoch += 1
         watched_loss = mean_loss(network, split.watched)
-        metrics.write(json.dumps({"epoch": state.epoch, "watched_loss": watched_loss}) + "\n")
+        metrics.write(json.dumps({"epoch": state.epoch, "step": state.step, "watched_loss": watched_loss}) + "\n")
         state.seconds += time.monotonic() - began
         began = time.monotonic()
         improved = watched_loss < state.best_loss

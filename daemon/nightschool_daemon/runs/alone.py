@@ -4,6 +4,7 @@ It takes the same steps as a run, in a state directory of its own that is gone a
 """
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +25,20 @@ from nightschool_daemon.runs.listener import RunListener
 from nightschool_daemon.runs.reasons import ASKED
 from nightschool_daemon.runs.register import version_of_run
 from nightschool_daemon.runs.service import Runs
-from nightschool_hookspecs.records import Event, Specialty, TrainingResult
+from nightschool_hookspecs.records import Event, Specialty, TrainingMethod, TrainingResult
 
 MANUAL_TYPE = "manual"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """How the loss of a training went."""
+
+    method: TrainingMethod
+    losses: tuple[tuple[int, float], ...]
+    """Step, counted from 1, and the loss of its batch."""
+    watched: tuple[tuple[int, float], ...]
+    """Step at an epoch's end, and the loss on the watched slice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +47,8 @@ class TrainedAlone:
 
     name: str
     trained: TrainingResult
+    curves: tuple[Curve, ...]
+    """One for each method."""
     export: ExportResult
     verified: VerifyResult
 
@@ -88,9 +102,11 @@ def _learn(runs: Runs, specialty: Specialty, target: str, listener: RunListener,
         if version is None:
             raise RunRefused("The training left no version. Run it again.")
         runs.ollama.copy(version.tag, target)
+        trained = context.result(Step.TRAIN, TrainingResult)
         return TrainedAlone(
             name=target,
-            trained=context.result(Step.TRAIN, TrainingResult),
+            trained=trained,
+            curves=curves_of(context.directory.step(Step.TRAIN), trained.methods),
             export=context.result(Step.EXPORT, ExportResult),
             verified=context.result(Step.VERIFY, VerifyResult),
         )
@@ -98,6 +114,21 @@ def _learn(runs: Runs, specialty: Specialty, target: str, listener: RunListener,
         version = version_of_run(context)
         if version is not None:
             retention.delete_if_ours(runs.ollama, version)
+
+
+def curves_of(directory: Path, methods: Sequence[TrainingMethod]) -> tuple[Curve, ...]:
+    """Read `metrics.jsonl` of a training, and of one that it went on from in a directory within."""
+    files = (*sorted(directory.glob("*/metrics.jsonl")), *directory.glob("metrics.jsonl"))
+    return tuple(_curve(method, file) for method, file in zip(methods, files, strict=False))
+
+
+def _curve(method: TrainingMethod, file: Path) -> Curve:
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return Curve(
+        method=method,
+        losses=tuple((one["step"], one["loss"]) for one in lines if "loss" in one),
+        watched=tuple((one["step"], one["watched_loss"]) for one in lines if "watched_loss" in one),
+    )
 
 
 def _is_taught(settings: Settings, base: str) -> bool:
