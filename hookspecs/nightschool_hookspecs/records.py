@@ -419,6 +419,8 @@ class TrainingJob:
     method: MethodChoice
     hyperparameters: Hyperparameters
     seed: int
+    context: int = 4096
+    """Tokens that the engine is run with (`num_ctx`): some architectures turn positions otherwise in a long context."""
     warm_start: Path | None = None
     """What an earlier training left, to begin from."""
 

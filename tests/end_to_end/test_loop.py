@@ -8,7 +8,7 @@ import pytest
 
 from nightschool_daemon.jobs import ExportResult, RunDirectory, Step, VerifyResult
 from nightschool_daemon.ledger import VersionState
-from nightschool_hookspecs.records import DeliveryForm, RunEnd, Specialty
+from nightschool_hookspecs.records import DeliveryForm, RunEnd, Specialty, TrainingResult
 from support.night import TINY, TINY_ALIAS, Night, greetings, import_tiny
 from support.ollama_server import OllamaServer
 
@@ -59,6 +59,8 @@ def test_second_night_builds_on_fresh_feedback_and_its_undo_leads_to_the_first_v
     assert done.returncode == 0, done.stdout + done.stderr
     tags = fresh_ollama.tags()
     assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v2"]
+    runs = [RunDirectory(path=one) for one in night.run_directories()]
+    assert [one.result(Step.TRAIN, TrainingResult).warm_start for one in runs] == [False, True]
     assert night.run("undo", TINY_ALIAS).returncode == 0
     assert fresh_ollama.tags()[TINY_ALIAS] == first
 

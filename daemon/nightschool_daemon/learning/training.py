@@ -61,6 +61,7 @@ def make_job(context: WorkerContext) -> TrainingJob:
         method=context.settings.training.method,
         hyperparameters=selected.hyperparameters,
         seed=context.info.seed,
+        context=context.settings.exam.context_tokens,
         warm_start=prepared.warm_start,
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 from nightschool_daemon.config import EngineChoice, Settings
 from nightschool_daemon.jobs import ExportResult
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine.architecture import is_known
+from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, is_known
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, require_low_rank
 from nightschool_daemon.learning.loading import Base, Tokens, from_file_layout, load_base, load_tokens, set_weight
@@ -68,7 +68,7 @@ def open_variants(lesson: Lesson, digest: str, settings: Settings) -> Variants:
     """Load what is needed. Raises `TrainingError`."""
     cache = settings.state_directory / "cache"
     if settings.training.engine is EngineChoice.AUTO and is_known(lesson.file):
-        return PackedVariants(lesson, load_tokens(lesson.file, digest, cache))
+        return PackedVariants(lesson, load_tokens(lesson.file, digest, cache), settings.exam.context_tokens)
     return LoadedVariants(load_base(lesson.file.path, digest, cache), require_low_rank(lesson))
 
 
@@ -88,9 +88,9 @@ def share_kept(base_loss: float, trained_loss: float, delivered_loss: float) -> 
 class PackedVariants(Variants):
     """The blocks themselves: those of the base, or those of the delivered file where it has them."""
 
-    def __init__(self, lesson: Lesson, tokens: Tokens) -> None:
+    def __init__(self, lesson: Lesson, tokens: Tokens, context: int = DEFAULT_CONTEXT) -> None:
         self.file, self.tokens = lesson.file, tokens
-        self._lesson = lesson
+        self._lesson, self._context = lesson, context
         self._network = self._opened(None)
 
     def use(self, variant: Variant, export: ExportResult | None = None) -> None:
@@ -144,7 +144,7 @@ class PackedVariants(Variants):
         from nightschool_daemon.learning.engine import machine
         from nightschool_daemon.learning.engine.network import Network
 
-        return Network(self.file, machine.bench(torch.float32), over=over)
+        return Network(self.file, machine.bench(torch.float32), context=self._context, over=over)
 
 
 def delivered_adapter(lesson: LowRankLesson, export: ExportResult | None) -> LowRankLesson:

@@ -10,6 +10,9 @@ from enum import StrEnum
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_hookspecs.services import TrainingError
 
+DEFAULT_CONTEXT = 4096
+"""Tokens that Ollama runs a model with where nobody says otherwise."""
+
 
 class Activation(StrEnum):
     """Of the gate in the feed-forward block."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from nightschool_daemon.learning.engine import head, rope
-from nightschool_daemon.learning.engine.architecture import read_architecture
+from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, read_architecture
 from nightschool_daemon.learning.engine.forms import Form, Linear, activation
 from nightschool_daemon.learning.engine.layout import Layout
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, Weights, product
@@ -49,7 +49,9 @@ class Rotations:
 class Network:
     """A base in its blocks, and a form of training beside it."""
 
-    def __init__(self, file: GgufFile, bench: Bench, *, context: int = 4096, over: GgufFile | None = None) -> None:
+    def __init__(
+        self, file: GgufFile, bench: Bench, *, context: int = DEFAULT_CONTEXT, over: GgufFile | None = None
+    ) -> None:
         """`context`: tokens that the engine is run with (`num_ctx`); `over`: a delivered file of the same base."""
         self.file, self.context = file, context
         self.architecture = read_architecture(file)

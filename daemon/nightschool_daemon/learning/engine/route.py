@@ -52,7 +52,7 @@ def fine_tune(
     Raises `TrainingError`.
     """
     examples, left_out = read_examples(job, method, tokens, settings.max_length)
-    network = Network(file, machine.bench())
+    network = Network(file, machine.bench(), context=job.context)
     start = None if job.warm_start is None else loaded(network, file, settings, job.warm_start)
     form = make_form(network, settings, job.seed)
     if start is not None:
