@@ -369,10 +369,21 @@ def train(
             "auto: what the file has.",
         ),
     ] = MethodChoice.AUTO,
+    start_from: Annotated[
+        Path | None, typer.Option("--from", help="A PEFT adapter to begin from.", exists=True, file_okay=False)
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", help="Where to put what was trained: for LoRA, a PEFT adapter.")
+    ] = None,
 ) -> None:
     """Train by hand: one file in, one model out. No exam, no alias."""
     settings = _settings(context)
-    settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, method=method))
+    training = dataclasses.replace(
+        settings.training, method=method, start_from=None if start_from is None else start_from.absolute()
+    )
+    settings = dataclasses.replace(settings, training=training)
+    if adapter is not None and adapter.exists():
+        raise RunRefused(f"--adapter: {adapter} is there already. Choose another directory.")
     if (problem := names.model_problem(name)) is not None:
         raise RunRefused(f"--name: {problem}.")
     hooks = load_hooks(settings, None, safe_mode=False)
@@ -384,7 +395,14 @@ def train(
         complain(f"Left out, record {record.position}: {record.reason}")
     with run_listener() as listener:
         made = train_alone(
-            settings, hooks=hooks, model=model, events=parsed.events, name=name, listener=listener, now=now()
+            settings,
+            hooks=hooks,
+            model=model,
+            events=parsed.events,
+            name=name,
+            adapter=adapter,
+            listener=listener,
+            now=now(),
         )
     for curve in made.curves:
         show_curve(f"loss by {curve.method.upper()}", curve.losses, curve.watched)

@@ -143,6 +143,8 @@ class TrainingSettings:
     method: MethodChoice = MethodChoice.SFT
     warm_start: bool = True
     """Begin from what the version in service learned, where it fits."""
+    start_from: Path | None = None
+    """A PEFT adapter that a specialty's first training begins from."""
     max_events: int = 2000
     max_tokens: int = 400_000
     time_limit_minutes: float = 480.0
@@ -339,6 +341,7 @@ def _check_directories(settings: Settings, where: str) -> None:
         "state.directory": settings.state.directory,
         "state.runtime_directory": settings.state.runtime_directory,
         "plugins.directory": settings.plugins.directory,
+        "training.start_from": settings.training.start_from,
     }
     for key, path in given.items():
         if path is not None and not path.expanduser().is_absolute():

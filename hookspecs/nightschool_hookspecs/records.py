@@ -423,6 +423,8 @@ class TrainingJob:
     """Tokens that the engine is run with (`num_ctx`): some architectures turn positions otherwise in a long context."""
     warm_start: Path | None = None
     """What an earlier training left, to begin from."""
+    requires_start: bool = False
+    """Whether a start that does not fit ends the training, instead of having it begin from the base."""
 
 
 @dataclass(frozen=True, kw_only=True)

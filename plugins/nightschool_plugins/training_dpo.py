@@ -50,7 +50,7 @@ class TrainingDpo:
                 method=TrainingMethod.SFT,
                 hyperparameters=job.hyperparameters,
             )
-            return _joined(first, self._preferred(replace(job, warm_start=first.adapter), train))
+            return _joined(first, self._preferred(replace(job, warm_start=first.adapter, requires_start=True), train))
         return None
 
     def _preferred(self, job: TrainingJob, train: Train) -> TrainingResult:

@@ -1,5 +1,6 @@
 """The daemon and the command line together: everything goes through the control socket while it serves."""
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -149,6 +150,26 @@ def test_training_by_hand_by_each_method(
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"loss by (\w+)", done.stdout) == learned_by
     assert "polite:latest" in fresh_ollama.tags()
+
+
+def test_an_adapter_is_taken_away_and_brought_back(night: Night, fresh_ollama: OllamaServer, tmp_path: Path) -> None:
+    data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
+    adapter = tmp_path / "adapter"
+    first = night.run("train", TINY, "--data", str(data), "--name", "first", "--adapter", str(adapter))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert json.loads((adapter / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    again = night.run("train", TINY, "--data", str(data), "--name", "second", "--adapter", str(adapter))
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+
+    second = night.run("train", TINY, "--data", str(data), "--name", "second", "--from", str(adapter))
+
+    assert second.returncode == 0, second.stdout + second.stderr
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LOKR"}')
+    refused = night.run("train", TINY, "--data", str(data), "--name", "third", "--from", str(adapter))
+    assert refused.returncode == 1
+    assert "no plain LoRA" in refused.stderr
+    assert set(fresh_ollama.tags()) == {TINY, "first:latest", "second:latest"}
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,10 @@ def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: R
     """Train a LoRA adapter on all linear layers and save the best epoch's. Goes on from a checkpoint if one fits."""
     import torch
 
+    if job.warm_start is not None and job.requires_start:
+        raise TrainingError(
+            "Only the packed engine begins from an adapter, and it does not train this base. Take start_from out."
+        )
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
     require_equal_logits(base.model, rows[0])
     split = divided(rows, job.seed, settings.num_epochs)

@@ -48,6 +48,7 @@ def run(context: WorkerContext) -> None:
 
 def make_job(context: WorkerContext) -> TrainingJob:
     """Gather what a training needs, so that it could be handed to any process."""
+    brought = context.settings.training.start_from
     prepared = context.run.result(Step.PREPARE, PrepareResult)
     base = prepared.base
     selected = context.run.result(Step.SELECT, SelectResult)
@@ -62,7 +63,8 @@ def make_job(context: WorkerContext) -> TrainingJob:
         hyperparameters=selected.hyperparameters,
         seed=context.info.seed,
         context=context.settings.exam.context_tokens,
-        warm_start=prepared.warm_start,
+        warm_start=prepared.warm_start or (brought.expanduser() if brought is not None else None),
+        requires_start=prepared.warm_start is None,
     )
 
 

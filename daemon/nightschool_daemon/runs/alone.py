@@ -5,6 +5,7 @@ It takes the same steps as a run, in a state directory of its own that is gone a
 
 import dataclasses
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,10 +61,14 @@ def train_alone(
     model: str,
     events: Sequence[Event],
     name: str,
+    adapter: Path | None,
     listener: RunListener,
     now: datetime,
 ) -> TrainedAlone:
-    """Train `model` on the events and register the result as `name`. Raises `RunRefused` and `OllamaError`."""
+    """Train `model` on the events and register the result as `name`; what was trained goes to the directory `adapter`.
+
+    Raises `RunRefused` and `OllamaError`.
+    """
     ollama = OllamaHttp(settings.ollama)
     base, target = names.normalise(model), names.normalise(name)
     before = {entry.name for entry in ollama.tags()}
@@ -84,7 +89,10 @@ def train_alone(
         try:
             ledger.events.add([_incoming(event, base, now) for event in events])
             runs = Runs(settings=own, ledger=ledger, hooks=hooks, ollama=ollama, clock=lambda: now)
-            return _learn(runs, specialty, target, listener, now)
+            made = _learn(runs, specialty, target, listener, now)
+            if adapter is not None:
+                shutil.copytree(made.trained.adapter, adapter)
+            return made
         finally:
             ledger.close()
             if not _is_taught(settings, base):

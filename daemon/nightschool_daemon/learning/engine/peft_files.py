@@ -6,8 +6,10 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
 from nightschool_daemon.learning.gguf_file import GgufFile
@@ -108,29 +110,54 @@ def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
 
 
 def load_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
-    """Begin from a saved adapter of the same shape. Raises `TrainingError` where it does not fit."""
-    from safetensors.torch import load_file
+    """Begin from a saved adapter: of the same rank or a lower one, on the same layers or some of them.
 
-    configuration = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    What it does not have begins as in a new adapter. Raises `TrainingError` where it does not fit.
+    """
+    configuration, weights = _read_peft(directory)
     require_plain(configuration)
     described = directory / DESCRIPTION
     group = json.loads(described.read_text(encoding="utf-8"))["group"] if described.is_file() else 1
-    if (configuration["r"], configuration["lora_alpha"], group) != (form.rank, form.alpha, form.group):
-        raise TrainingError("The earlier adapter has another rank, alpha or group, so training cannot begin from it.")
-    weights = load_file(directory / "adapter_model.safetensors")
-    values = {}
+    rank = configuration["r"]
+    if rank > form.rank or group % form.group:
+        raise TrainingError(
+            f"The earlier adapter has rank {rank} over groups of {group}, and one of rank {form.rank} over groups of "
+            f"{form.group} is trained here. Set lora_r and form in [plugins.tuning_fixed] to its own."
+        )
+    # the same product of other factors
+    stretch = configuration["lora_alpha"] / rank / form.scale
+    values = form.copy()
     for key in form.parameters:
         name = key.rsplit(".", 1)[0]
         stem = f"{PREFIX}{module_of(file, name)}"
-        try:
-            if key.endswith(".lora_a"):
-                down = weights[f"{stem}.lora_A.weight"].float()
-                values[key] = down[:, :: form.group] * math.sqrt(form.group)
-            else:
-                rows = to_file_layout(file, f"{name}.weight", weights[f"{stem}.lora_B.weight"].float().numpy())
-                values[key] = torch.from_numpy(rows.copy())
-        except KeyError as error:
-            raise TrainingError(f"The earlier adapter lacks {error}, so training cannot begin from it.") from None
-    if len(weights) > len(values):
-        raise TrainingError("The earlier adapter changes more than is trained here, so training cannot begin from it.")
+        if key.endswith(".lora_a") and (down := weights.pop(f"{stem}.lora_A.weight", None)) is not None:
+            _put(values[key][:rank], down.float()[:, :: form.group] * math.sqrt(form.group), stem)
+        elif key.endswith(".lora_b") and (up := weights.pop(f"{stem}.lora_B.weight", None)) is not None:
+            rows = to_file_layout(file, f"{name}.weight", up.float().numpy())
+            _put(values[key][:, :rank], torch.from_numpy(rows.copy()) * stretch, stem)
+    if weights:
+        raise TrainingError(
+            f"The earlier adapter changes {next(iter(weights))}, which is not trained here, so training cannot begin "
+            "from it."
+        )
     form.put(values)
+
+
+def _read_peft(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        configuration = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+        return configuration, load_file(directory / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TrainingError(f"{directory} is no PEFT adapter: {error}.") from error
+
+
+def _put(place: Tensor, value: Tensor, name: str) -> None:
+    if place.shape != value.shape:
+        raise TrainingError(
+            f"The earlier adapter's {name} is of shape {tuple(value.shape)} where this base wants "
+            f"{tuple(place.shape)}: it was trained for another base."
+        )
+    place.copy_(value)

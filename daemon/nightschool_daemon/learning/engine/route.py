@@ -53,7 +53,7 @@ def fine_tune(
     """
     examples, left_out = read_examples(job, method, tokens, settings.max_length)
     network = Network(file, machine.bench(), context=job.context)
-    start = None if job.warm_start is None else loaded(network, file, settings, job.warm_start)
+    start = loaded(network, job, settings)
     form = make_form(network, settings, job.seed)
     if start is not None:
         form.put(start.parameters)
@@ -82,12 +82,16 @@ def fine_tune(
     )
 
 
-def loaded(network: Network, file: GgufFile, settings: Hyperparameters, directory: Path) -> Form | None:
-    """What an earlier training left; None where it was of another form or size, so that it is begun anew."""
+def loaded(network: Network, job: TrainingJob, settings: Hyperparameters) -> Form | None:
+    """What the training begins from; None: the base. Raises `TrainingError` where what it must begin from is no fit."""
+    if job.warm_start is None:
+        return None
     form = make_form(network, settings, 0)
     try:
-        load_form(form, file, directory)
+        load_form(form, network.file, job.warm_start)
     except TrainingError as error:
+        if job.requires_start:
+            raise
         logger.warning("The training begins from the base: %s", error)
         return None
     return form
