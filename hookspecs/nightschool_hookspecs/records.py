@@ -360,6 +360,8 @@ class Hyperparameters:
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
+    lora_layers: tuple[str, ...] = ()
+    """Which linear layers of each block, by their names in the GGUF (`attn_q`, `ffn_down`); empty: all."""
     beta: float = 0.1
     """How strongly a preference holds the model to the one that it began from (DPO and KTO)."""
     max_length: int = 2048

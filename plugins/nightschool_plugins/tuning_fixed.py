@@ -21,6 +21,8 @@ class TuningFixed:
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
+    lora_layers: tuple[str, ...] = ()
+    """Of each block: `attn_q`, `attn_k`, `attn_v`, `attn_output`, `ffn_gate`, `ffn_up`, `ffn_down`; empty: all."""
     max_length: int = 2048
     """Tokens of an example; longer ones are left out and counted, never cut."""
 
@@ -48,6 +50,7 @@ class TuningFixed:
             lora_r=self.lora_r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
+            lora_layers=self.lora_layers,
             max_length=self.max_length,
         )
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from nightschool_daemon.jobs import write_durably
 from nightschool_daemon.learning.engine.examples import divided
 from nightschool_daemon.learning.engine.loop import GRADIENT_NORM, Report, load_moments, save_moments, schedule
+from nightschool_daemon.learning.engine.peft_files import MODULES
 from nightschool_daemon.learning.loading import Base
 from nightschool_daemon.learning.rows import Row, read_rows, signature
 from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
@@ -242,10 +243,19 @@ def with_adapter(model: PreTrainedModel, settings: Hyperparameters) -> PeftModel
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules="all-linear",
+        target_modules=[_module(one) for one in settings.lora_layers] or "all-linear",
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, configuration)
+
+
+def _module(layer: str) -> str:
+    """`attn_q` to `q_proj`."""
+    if layer not in MODULES:
+        raise TrainingError(
+            f"There is no layer {layer}: there are {', '.join(MODULES)}. Correct lora_layers in [plugins.tuning_fixed]."
+        )
+    return MODULES[layer].rsplit(".", 1)[-1]
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:

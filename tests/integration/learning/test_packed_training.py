@@ -314,6 +314,15 @@ def test_a_pair_is_as_long_as_its_longer_answer(tiny_gguf: Path, tokens: Tokens,
 # --------------------------------------------------------------------------- bad input
 
 
+def test_chosen_layers_alone_are_trained(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, num_epochs=1, lora_layers=("attn_q", "ffn_down"))
+    result = trained(tmp_path, tiny_gguf, tokens, settings=settings)
+    touched = read_lesson(result.adapter, gguf_file.read(tiny_gguf)).touched
+    assert {name.split(".")[2] for name in touched} == {"attn_q", "ffn_down"}
+    with pytest.raises(TrainingError, match="no layer q_proj"):
+        trained(tmp_path / "other", tiny_gguf, tokens, settings=replace(settings, lora_layers=("q_proj",)))
+
+
 def test_a_loss_that_is_no_number_is_told(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no longer a number"):
         trained(tmp_path, tiny_gguf, tokens, settings=replace(SETTINGS, learning_rate=1e30))

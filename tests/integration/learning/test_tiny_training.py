@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_the_answer_is_learned(trained: tuple[Base, TrainingResult, Path]) -> No
     assert (result.steps, result.examples, result.left_out) == (9, 12, 0)
     assert result.trained_loss < result.base_loss / 2
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    assert [one["step"] for one in lines if "step" in one] == list(range(1, 10))
+    assert [one["step"] for one in lines if "loss" in one] == list(range(1, 10))
     assert [one["epoch"] for one in lines if "epoch" in one] == [1, 2, 3]
 
 
@@ -103,6 +104,16 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
         torch.testing.assert_close(found[name], weights, rtol=0, atol=0)
     assert (result.steps, result.tokens) == (whole.steps, whole.tokens)
     assert (result.base_loss, result.trained_loss) == (whole.base_loss, whole.trained_loss)
+
+
+def test_chosen_layers_alone_are_trained(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, num_epochs=1, lora_layers=("attn_q", "ffn_down"))
+    asked = training_job(tmp_path, tiny_gguf, settings, texts=greetings())
+    adapter = fine_tune(load(), asked, settings, unheard).adapter
+    changed = {name.split(".")[-3] for name in load_file(adapter / "adapter_model.safetensors")}
+    assert changed == {"q_proj", "down_proj"}
+    with pytest.raises(TrainingError, match="no layer q_proj"):
+        fine_tune(load(), asked, replace(settings, lora_layers=("q_proj",)), unheard)
 
 
 def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ class Linear:
     rows: int
     columns: int
 
+    @property
+    def part(self) -> str:
+        """Its name within the block: `attn_q`."""
+        return self.name.rsplit(".", 1)[-1]
+
 
 class Form(ABC):
     """Trainable parameters, and what they add to the forward pass. Parameters are 32-bit floats."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from nightschool_daemon.jobs import read_lines
 from nightschool_daemon.learning.engine import machine
 from nightschool_daemon.learning.engine.examples import Answer, Example
-from nightschool_daemon.learning.engine.forms import GROUP, Form, LowRank, Neurons
+from nightschool_daemon.learning.engine.forms import GROUP, Form, Linear, LowRank, Neurons
 from nightschool_daemon.learning.engine.loop import Plan, Report, train
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.peft_files import load_form, save_form
@@ -142,7 +142,7 @@ def make_form(network: Network, settings: Hyperparameters, seed: int) -> Form:
         form: Form = Neurons(network.architecture, count=count, spread=network.spread, generator=generator)
     else:
         form = LowRank(
-            network.linears(),
+            _chosen(network, settings.lora_layers),
             rank=settings.lora_r,
             alpha=settings.lora_alpha,
             group=GROUP if settings.form is TrainedForm.GROUPED else 1,
@@ -150,6 +150,18 @@ def make_form(network: Network, settings: Hyperparameters, seed: int) -> Form:
             dropout=settings.lora_dropout,
         )
     return form.on(network.bench.device)
+
+
+def _chosen(network: Network, layers: Sequence[str]) -> tuple[Linear, ...]:
+    linears = network.linears()
+    known = dict.fromkeys(one.part for one in linears)
+    unknown = [one for one in layers if one not in known]
+    if unknown:
+        raise TrainingError(
+            f"This base has no layer {unknown[0]}: it has {', '.join(known)}. Correct lora_layers in "
+            "[plugins.tuning_fixed]."
+        )
+    return tuple(one for one in linears if not layers or one.part in layers)
 
 
 def _neurons(network: Network, asked: int) -> int:
