@@ -225,12 +225,13 @@ def delivered(lesson: Lesson, variants: PackedVariants, rows: Sequence[Row], dir
     base = variants.mean_loss(rows)
     variants.use(Variant.TRAINED)
     trained = variants.mean_loss(rows)
-    for allowed_noise in ALLOWED_NOISE:
+    *narrower, widest = ALLOWED_NOISE
+    for allowed_noise in narrower:
         export = written(lesson, directory, allowed_noise)
         variants.use(Variant.DELIVERED, export)
         if share_kept(base, trained, variants.mean_loss(rows)) >= KEPT:
-            break
-    return export
+            return export
+    return written(lesson, directory, widest)
 
 
 def written(lesson: Lesson, directory: Path, allowed_noise: float) -> ExportResult:

@@ -30,7 +30,7 @@ REPEATS = 3
 PAIRS = 64
 BATCH = 8
 RANK = 16
-HEAD_ROWS, HEAD_WIDTH, HEAD_VOCABULARY = 512, 640, 262_144
+HEAD_WIDTH, HEAD_VOCABULARY = 640, 262_144
 
 Figures = dict[str, float]
 
@@ -85,7 +85,18 @@ def measures() -> list[Measure]:
         )
         for model in MODELS
     ]
-    head = {"ours": "packed_head", "peer": "torch_head"}
+    rows += [
+        Measure(
+            name=f"DPO pairs/s, {model}",
+            ours=("packed_dpo", "pairs_s"),
+            peer=("trl_dpo", "pairs_s"),
+            model=model,
+            goal=3.5,
+            more_is_better=True,
+        )
+        for model in MODELS
+    ]
+    head = {"ours": "packed_head", "peer": "trl_head"}
     rows += [
         Measure(
             name=f"head over 262,144 tokens: {title}",
@@ -94,7 +105,6 @@ def measures() -> list[Measure]:
             model="gemma",
             goal=goal,
             more_is_better=False,
-            needs="torch",
         )
         for title, figure, goal in (("s", "seconds", 4.0), ("MB", "added_mb", 12.0))
     ]
@@ -174,23 +184,48 @@ def rows_of(model: str) -> list[Row]:
 
 def packed_sft(model: str) -> Figures:
     """One epoch of LoRA by the packed engine."""
+    from nightschool_daemon.learning.engine.examples import Answer, Example
+    from nightschool_hookspecs.records import TrainingMethod
+
+    examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion),)) for row in rows_of(model)]
+    seconds, learned = _epoch(model, examples, TrainingMethod.SFT)
+    return {"tokens_s": sum(map(len, learned)) / seconds, "peak_mb": peak_mb()}
+
+
+def packed_dpo(model: str) -> Figures:
+    """One epoch of DPO: each wanted answer over that to another prompt. What the base says of them is taken before."""
+    from nightschool_daemon.learning.engine.examples import Answer, Example
+    from nightschool_hookspecs.records import TrainingMethod
+
+    rows = rows_of(model)
+    examples = [
+        Example(
+            prompt=row.prompt, answers=(Answer(tokens=row.completion), Answer(tokens=other.completion, liked=False))
+        )
+        for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)
+    ]
+    seconds, learned = _epoch(model, examples, TrainingMethod.DPO)
+    return {"pairs_s": len(learned) / seconds, "peak_mb": peak_mb()}
+
+
+def _epoch(model: str, examples: Any, method: Any) -> tuple[float, list[Any]]:
+    """Seconds of all steps but the first, and the examples that they learned from."""
     import torch
 
     from nightschool_daemon.learning import gguf_file
     from nightschool_daemon.learning.engine import machine
-    from nightschool_daemon.learning.engine.examples import Answer, Example, batches
+    from nightschool_daemon.learning.engine.examples import batches
     from nightschool_daemon.learning.engine.loop import Objective, Plan, update
     from nightschool_daemon.learning.engine.network import Network
     from nightschool_daemon.learning.engine.route import TOKENS_A_PASS, make_form
-    from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
+    from nightschool_hookspecs.records import Hyperparameters
 
-    examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion),)) for row in rows_of(model)]
     settings = Hyperparameters(batch_size=BATCH, lora_r=RANK, num_epochs=1)
     network = Network(gguf_file.read(forms.fetched(model, MODELS[model])), machine.bench())
     network.form = make_form(network, settings, 0)
     with tempfile.TemporaryDirectory() as directory:
         plan = Plan(
-            method=TrainingMethod.SFT,
+            method=method,
             hyperparameters=settings,
             seed=0,
             tokens_a_pass=TOKENS_A_PASS,
@@ -205,8 +240,7 @@ def packed_sft(model: str) -> Figures:
         for batch in steps[1:]:
             update(objective, batch, optimizer, 5e-4)
         seconds = time.perf_counter() - began
-    tokens = sum(len(one.example) for batch in steps[1:] for one in batch)
-    return {"tokens_s": tokens / seconds, "peak_mb": peak_mb()}
+    return seconds, [one.example for batch in steps[1:] for one in batch]
 
 
 def packed_load(model: str) -> Figures:
@@ -225,23 +259,23 @@ def packed_load(model: str) -> Figures:
 
 
 def packed_head(model: str) -> Figures:
-    """Loss and gradient of a head in Q8_0."""
-    import torch
+    """Loss and gradient of a head in Q8_0, where labels are."""
 
     from nightschool_daemon.learning.engine import head, machine
 
-    matrix, hidden, targets = _head()
+    matrix, hidden, targets, labels = _head()
     bench = machine.bench()
-    hidden = hidden.to(bench.dtype).requires_grad_()
+    hidden = hidden[labels].to(bench.dtype).requires_grad_()
+    targets = targets[labels]
     before = peak_mb()
     began = time.perf_counter()
     (-head.log_probabilities(hidden, targets, matrix, bench, None).mean()).backward()
     seconds = time.perf_counter() - began
-    torch.set_num_threads(torch.get_num_threads())
     return {"seconds": seconds, "added_mb": max(1.0, peak_mb() - before)}
 
 
-def _head() -> tuple[Any, Any, Any]:
+def _head() -> tuple[Any, Any, Any, Any]:
+    """A head, and the states, targets and labelled places of a batch as it comes: padded rows, shifted by one."""
     import gguf
     import numpy as np
     import torch
@@ -254,7 +288,13 @@ def _head() -> tuple[Any, Any, Any]:
     data = torch.from_numpy(np.tile(rounded(piece, kind), (HEAD_VOCABULARY // 4096, 1)))
     matrix = PackedMatrix(name="output.weight", data=data, kind=kind, shape=(HEAD_VOCABULARY, HEAD_WIDTH))
     torch.manual_seed(0)
-    return matrix, torch.randn(HEAD_ROWS, HEAD_WIDTH), torch.randint(0, HEAD_VOCABULARY, (HEAD_ROWS,))
+    rows = rows_of("gemma")[:BATCH]
+    longest = max(map(len, rows)) - 1
+    labels = torch.zeros(BATCH, longest, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        labels[number, len(row.prompt) - 1 : len(row) - 1] = True
+    count = labels.numel()
+    return matrix, torch.randn(count, HEAD_WIDTH), torch.randint(0, HEAD_VOCABULARY, (count,)), labels.flatten()
 
 
 # --------------------------------------------------------------------------- peers
@@ -265,7 +305,6 @@ def trl_sft(model: str) -> Figures:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import TrainerCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -281,18 +320,13 @@ def trl_sft(model: str) -> Figures:
         ]
     )
     marks: list[float] = []
-
-    class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is not read by mypy
-        def on_step_end(self, *_arguments: object, **_named: object) -> None:
-            marks.append(time.perf_counter())
-
     with tempfile.TemporaryDirectory() as directory:
         trainer = SFTTrainer(
             model=network,
             processing_class=tokenizer,
             train_dataset=data,
             peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
-            callbacks=[Clock()],
+            callbacks=[_clock(marks)],
             args=SFTConfig(
                 output_dir=directory,
                 per_device_train_batch_size=BATCH,
@@ -324,20 +358,88 @@ def transformers_load(model: str) -> Figures:
     return {"seconds": time.perf_counter() - began}
 
 
-def torch_head(model: str) -> Figures:
-    """Loss and gradient of the same head as TRL takes them: all logits at once, through torch's own cross-entropy."""
+def trl_dpo(model: str) -> Figures:
+    """The same by TRL, with the reference taken before."""
     import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    begin, end = MODELS[model].turn
+    pairs = tasks.shell(0, PAIRS, 1).learned
+    network, tokenizer = _unpacked(model, torch.bfloat16)
+    data = Dataset.from_list(
+        [
+            {"prompt": begin.format(prompt=one.prompt), "chosen": one.answer + end, "rejected": other.answer + end}
+            for one, other in zip(pairs, [*pairs[1:], pairs[0]], strict=True)
+        ]
+    )
+    marks: list[float] = []
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = DPOTrainer(
+            model=network,
+            processing_class=tokenizer,
+            train_dataset=data,
+            peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
+            callbacks=[_clock(marks)],
+            args=DPOConfig(
+                output_dir=directory,
+                per_device_train_batch_size=BATCH,
+                num_train_epochs=1,
+                learning_rate=5e-4,
+                bf16=True,
+                use_cpu=True,
+                gradient_checkpointing=False,
+                precompute_ref_log_probs=True,
+                max_length=None,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                logging_steps=1000,
+            ),
+        )
+        trainer.train()
+    return {"pairs_s": (PAIRS - BATCH) / (marks[-1] - marks[0]), "peak_mb": peak_mb()}
+
+
+def _clock(marks: list[float]) -> Any:
+    """Notes when each step ended."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is not read by mypy
+        def on_step_end(self, *_arguments: object, **_named: object) -> None:
+            marks.append(time.perf_counter())
+
+    return Clock()
+
+
+def trl_head(_model: str) -> Figures:
+    """Loss and gradient of the same head by TRL's own: on a CPU it takes every place of the padded batch."""
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
     from nightschool_daemon.learning.engine import machine
 
-    matrix, hidden, targets = _head()
+    matrix, hidden, targets, labels = _head()
     bench = machine.bench()
     dense = bench.unpack(matrix).clone()
     bench = machine.bench()
     hidden = hidden.to(dense.dtype).requires_grad_()
     before = peak_mb()
     began = time.perf_counter()
-    torch.nn.functional.cross_entropy((hidden @ dense.t()).float(), targets).backward()
+    values, *_ = ChunkedLogProbFunction.apply(
+        hidden,
+        dense,
+        None,
+        targets,
+        1.0,
+        _CHUNKED_LOGPROB_CHUNK_SIZE,
+        None,
+        1.0,
+        ("log_probs", "entropy", "is_top1"),
+    )
+    (-values.masked_fill(~labels, 0).sum() / labels.sum()).backward()
     return {"seconds": time.perf_counter() - began, "added_mb": max(1.0, peak_mb() - before)}
 
 
@@ -367,7 +469,17 @@ def _unpacked(model: str, dtype: Any) -> tuple[Any, Any]:
 
 
 TAKERS: Mapping[str, Callable[[str], Figures]] = {
-    one.__name__: one for one in (packed_sft, packed_load, packed_head, trl_sft, transformers_load, torch_head)
+    one.__name__: one
+    for one in (
+        packed_sft,
+        packed_dpo,
+        packed_load,
+        packed_head,
+        trl_sft,
+        trl_dpo,
+        trl_head,
+        transformers_load,
+    )
 }
 
 
