@@ -1,9 +1,9 @@
 """`make bench-forms`: which trained form delivers most at the least bytes.
 
 LoRA, group-wise LoRA and added neurons on two models and two tasks, at equal training tokens, each with the learning
-rate that did best on the first seed. Every cell trains by the packed engine, writes the split files that Ollama would
-get, and takes its losses over the blocks read back from them. Finished cells are kept under
-`benchmarks/results/forms/` and not run again, so the bench can be stopped at any time.
+rate that did best on the first seed: doubled or halved for as long as that helps. Every cell trains by the packed
+engine, writes the split files that Ollama would get, and takes its losses over the blocks read back from them.
+Finished cells are kept under `benchmarks/results/forms/` and not run again, so the bench can be stopped at any time.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,17 +54,17 @@ TABLE = ROOT / "build" / "bench" / "forms.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A form of training, and the learning rates among which the best is sought."""
+    """A form of training, and the learning rate from which the best is sought."""
 
     form: TrainedForm
     rank: int
-    rates: tuple[float, ...]
+    rate: float
 
 
 CONTENDERS = {
-    "lora_r16": Contender(form=TrainedForm.LORA, rank=16, rates=(5e-4, 1e-3, 2e-3, 4e-3)),
-    "grouped_r32": Contender(form=TrainedForm.GROUPED, rank=32, rates=(1e-3, 2e-3, 4e-3, 8e-3)),
-    "neurons": Contender(form=TrainedForm.NEURONS, rank=16, rates=(5e-4, 1e-3, 2e-3, 4e-3)),
+    "lora_r16": Contender(form=TrainedForm.LORA, rank=16, rate=2e-3),
+    "grouped_r32": Contender(form=TrainedForm.GROUPED, rank=32, rate=4e-3),
+    "neurons": Contender(form=TrainedForm.NEURONS, rank=16, rate=2e-3),
 }
 """Group-wise LoRA has twice the rank: its A is a thirty-second of the size, and delivered bytes do not depend on it."""
 SEEDS = (0, 1, 2)
@@ -134,21 +134,34 @@ def main() -> int:
 
 
 def missing() -> Iterator[Cell]:
-    """Cells that are still to be run: every rate on the first seed, then the best on the others."""
+    """Cells that are still to be run, each when it is known to be needed."""
     for model in MODELS:
         for task in tasks.TASKS:
             for name in CONTENDERS:
-                tuned = of_first_seed(model, task, name)
-                yield from (one for one in tuned if not one.file.exists())
-                best = min(tuned, key=lambda one: read(one).delivered)
-                others = (dataclasses.replace(best, seed=seed) for seed in SEEDS[1:])
-                yield from (one for one in others if not one.file.exists())
+                best = yield from tuned(model, task, name)
+                yield from (one for one in seeds_of(best) if not one.file.exists())
 
 
-def of_first_seed(model: str, task: str, contender: str) -> list[Cell]:
-    """One cell a learning rate."""
-    rates = CONTENDERS[contender].rates
-    return [Cell(model=model, task=task, contender=contender, rate=rate, seed=SEEDS[0]) for rate in rates]
+def tuned(model: str, task: str, contender: str) -> Generator[Cell, None, Cell]:
+    """The cell of the best learning rate on the first seed; what is missing on the way to it is yielded, to be run."""
+    rate = CONTENDERS[contender].rate
+    best = Cell(model=model, task=task, contender=contender, rate=rate, seed=SEEDS[0])
+    if not best.file.exists():
+        yield best
+    for factor in (2, 1 / 2):
+        while True:
+            further = dataclasses.replace(best, rate=best.rate * factor)
+            if not further.file.exists():
+                yield further
+            if read(further).delivered >= read(best).delivered:
+                break
+            best = further
+    return best
+
+
+def seeds_of(cell: Cell) -> list[Cell]:
+    """The same cell on every seed."""
+    return [dataclasses.replace(cell, seed=seed) for seed in SEEDS]
 
 
 def read(cell: Cell) -> Result:
@@ -298,13 +311,15 @@ def show() -> int:
 
 
 def summary(model: str, task: str, contender: str) -> list[dict[str, object]]:
-    """The finished cells of the best rate."""
-    tuned = of_first_seed(model, task, contender)
-    if not all(one.file.exists() for one in tuned):
+    """The cells of the best rate, once all are finished."""
+    search = tuned(model, task, contender)
+    try:
+        next(search)
+    except StopIteration as end:
+        best = end.value
+    else:
         return []
-    best = min(tuned, key=lambda one: read(one).delivered)
-    cells = [dataclasses.replace(best, seed=seed) for seed in SEEDS]
-    found = [read(one) for one in cells if one.file.exists()]
+    found = [read(one) for one in seeds_of(best) if one.file.exists()]
     return [
         {
             "model": model,
