@@ -7,7 +7,7 @@ OLLAMA_VERSIONS := 0.34.3 0.34.0
 BASE ?= smollm2
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-learning-engine clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-learning-engine clean
 
 environment: .venv/.ready
 
@@ -52,6 +52,10 @@ bench-idle: ollama
 # Which trained form delivers most at the least bytes. Hours; goes on where it was stopped.
 bench-forms: .venv/.ready
 	$(BIN)/python tests/benchmarks/forms.py
+
+# Peak memory and time of a training, as planned and as seen.
+bench-memory: .venv/.ready
+	$(BIN)/python tests/benchmarks/memory.py
 
 # The packed engine against TRL and transformers, which this installs beside it.
 bench-learning-engine: .venv/.ready

@@ -32,7 +32,7 @@ from nightschool_daemon.learning.engine.examples import Answer, Example  # noqa:
 from nightschool_daemon.learning.engine.loop import Plan, train  # noqa: E402
 from nightschool_daemon.learning.engine.network import Network  # noqa: E402
 from nightschool_daemon.learning.engine.peft_files import save_form  # noqa: E402
-from nightschool_daemon.learning.engine.route import TOKENS_A_PASS, make_form  # noqa: E402
+from nightschool_daemon.learning.engine.route import make_form  # noqa: E402
 from nightschool_daemon.learning.export import ALLOWED_NOISE, Parcel, write_split  # noqa: E402
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, read_lesson  # noqa: E402
 from nightschool_daemon.learning.loading import Tokens, load_tokens  # noqa: E402
@@ -71,6 +71,7 @@ SEEDS = (0, 1, 2)
 LEARNED = {"shell": 240, "diagrams": 80}
 HELD_OUT = {"shell": 80, "diagrams": 20}
 BATCH = 8
+TOKENS_A_PASS = 2048
 KEPT = 0.99
 ABILITIES = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="")
 

@@ -213,22 +213,25 @@ def _epoch(model: str, examples: Any, method: Any) -> tuple[float, list[Any]]:
     import torch
 
     from nightschool_daemon.learning import gguf_file
-    from nightschool_daemon.learning.engine import machine
+    from nightschool_daemon.learning.engine import machine, memory
     from nightschool_daemon.learning.engine.examples import batches
     from nightschool_daemon.learning.engine.loop import Objective, Plan, update
     from nightschool_daemon.learning.engine.network import Network
-    from nightschool_daemon.learning.engine.route import TOKENS_A_PASS, make_form
+    from nightschool_daemon.learning.engine.route import make_form
     from nightschool_hookspecs.records import Hyperparameters
 
     settings = Hyperparameters(batch_size=BATCH, lora_r=RANK, num_epochs=1)
     network = Network(gguf_file.read(forms.fetched(model, MODELS[model])), machine.bench())
     network.form = make_form(network, settings, 0)
+    todo = memory.Todo(examples=examples, method=method, settings=settings, seed=0)
+    planned = memory.plan(network, network.form, todo)
+    network.checkpointed = planned.checkpointed
     with tempfile.TemporaryDirectory() as directory:
         plan = Plan(
             method=method,
             hyperparameters=settings,
             seed=0,
-            tokens_a_pass=TOKENS_A_PASS,
+            tokens_a_pass=planned.tokens_a_pass,
             output=Path(directory),
             signature="",
         )

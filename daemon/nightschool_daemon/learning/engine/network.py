@@ -110,6 +110,10 @@ class Network:
 
     # ----------------------------------------------------------------------- a layer
 
+    def layer(self, block: Block, x: Tensor, layout: Layout) -> Tensor:
+        """One layer by itself: states of shape (tokens, width) before it to those after it."""
+        return self._layer(block, x, layout, self._rotations(layout.positions))
+
     def _layer(self, block: Block, x: Tensor, layout: Layout, rotations: Rotations) -> Tensor:
         attended = self._attention(block, self._norm(x, block.norms["attn_norm"]), layout, rotations)
         x = x + self._norm_after(block, "post_attention_norm", attended)

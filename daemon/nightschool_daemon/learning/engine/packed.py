@@ -152,6 +152,11 @@ class Weights:
         if over is not None:
             self._bytes |= dict.fromkeys(over.tensors, _mapped(over))
 
+    @property
+    def bytes(self) -> int:
+        """Of all tensors, as they lie in their blocks."""
+        return sum(one.bytes for one in self._tensors.values())
+
     def has(self, name: str) -> bool:
         """Whether there is such a tensor."""
         return name in self._tensors

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from nightschool_daemon.jobs import read_lines
-from nightschool_daemon.learning.engine import machine
+from nightschool_daemon import codec
+from nightschool_daemon.jobs import read_lines, write_durably
+from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import GROUP, Form, Linear, LowRank, Neurons
 from nightschool_daemon.learning.engine.loop import Plan, Report, train
+from nightschool_daemon.learning.engine.memory import MemoryPlan
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.peft_files import load_form, save_form
 from nightschool_daemon.learning.gguf_file import GgufFile
@@ -33,7 +36,6 @@ from nightschool_hookspecs.services import TrainingError
 
 logger = logging.getLogger(__name__)
 
-TOKENS_A_PASS = 2048
 SHARE_OF_NEURONS = 8
 """Where nothing else is asked for, one unit is added for so many that there are."""
 
@@ -57,15 +59,18 @@ def fine_tune(
     form = make_form(network, settings, job.seed)
     if start is not None:
         form.put(start.parameters)
+    todo = memory.Todo(examples=examples, method=method, settings=settings, seed=job.seed)
+    decided = kept_plan(job.output, signature(job, method, settings), lambda: memory.plan(network, form, todo))
+    network.checkpointed = decided.checkpointed
+    report(0, 1, decided.sentence())
     plan = Plan(
         method=method,
         hyperparameters=settings,
         seed=job.seed,
-        tokens_a_pass=TOKENS_A_PASS,
+        tokens_a_pass=decided.tokens_a_pass,
         output=job.output,
         signature=signature(job, method, settings),
     )
-    job.output.mkdir(parents=True, exist_ok=True)
     outcome = train(network, form, examples, plan, report, reference=start)
     save_form(form, file, job.output / "adapter")
     return TrainingResult(
@@ -80,6 +85,27 @@ def fine_tune(
         seconds=outcome.seconds,
         warm_start=start is not None,
     )
+
+
+def kept_plan(directory: Path, signature: str, make: Callable[[], MemoryPlan]) -> MemoryPlan:
+    """The plan that the training began with, so that it goes on with the same passes; made where there is none."""
+    file = directory / "plan.json"
+    if file.exists():
+        kept = codec.from_json(file.read_bytes(), KeptPlan)
+        if kept.signature == signature:
+            return kept.plan
+    directory.mkdir(parents=True, exist_ok=True)
+    plan = make()
+    write_durably(file, codec.to_json(KeptPlan(signature=signature, plan=plan)))
+    return plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptPlan:
+    """`plan.json`, beside the checkpoints."""
+
+    signature: str
+    plan: MemoryPlan
 
 
 def loaded(network: Network, job: TrainingJob, settings: Hyperparameters) -> Form | None:

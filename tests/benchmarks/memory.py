@@ -1,0 +1,165 @@
+"""`make bench-memory`: peak memory and time of a training as planned, against what it then took.
+
+Six configurations, each in a process of its own. `ours` is the prediction, `peer` what was measured.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from benchmarks import forms  # noqa: E402 - found through the path above
+from nightschool_hookspecs.records import TrainedForm, TrainingMethod  # noqa: E402
+from support.base_models import MODELS  # noqa: E402
+
+RESULT = ROOT / "build" / "bench" / "memory.json"
+GOAL = 0.15
+ROWS_OF_VOCABULARY = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """A training whose memory is told."""
+
+    model: str
+    form: TrainedForm
+    method: TrainingMethod
+    dtype: str
+    length: int
+    """Tokens of an example; its answer is a third of them."""
+    examples: int
+    short_of: int = 0
+    """Bytes by which what may be taken is less than what was planned at first."""
+
+
+CONFIGURATIONS = {
+    "short rows": Configuration(
+        model="smollm2",
+        form=TrainedForm.LORA,
+        method=TrainingMethod.SFT,
+        dtype="bfloat16",
+        length=60,
+        examples=128,
+    ),
+    "512-token rows": Configuration(
+        model="smollm2",
+        form=TrainedForm.GROUPED,
+        method=TrainingMethod.SFT,
+        dtype="bfloat16",
+        length=512,
+        examples=24,
+    ),
+    "32-bit": Configuration(
+        model="smollm2", form=TrainedForm.LORA, method=TrainingMethod.SFT, dtype="float32", length=200, examples=32
+    ),
+    "large vocabulary": Configuration(
+        model="gemma", form=TrainedForm.NEURONS, method=TrainingMethod.SFT, dtype="bfloat16", length=512, examples=16
+    ),
+    "pairs": Configuration(
+        model="gemma", form=TrainedForm.LORA, method=TrainingMethod.DPO, dtype="bfloat16", length=150, examples=24
+    ),
+    "too little memory": Configuration(
+        model="gemma",
+        form=TrainedForm.LORA,
+        method=TrainingMethod.SFT,
+        dtype="bfloat16",
+        length=1500,
+        examples=6,
+        short_of=900_000_000,
+    ),
+}
+
+
+def main() -> int:
+    """Take all, print the table. Returns 1 where a prediction is off by more than `GOAL`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--take", choices=CONFIGURATIONS)
+    given = parser.parse_args()
+    if given.take:
+        print(json.dumps(take(CONFIGURATIONS[given.take])))
+        return 0
+    rows: list[dict[str, object]] = []
+    for name in CONFIGURATIONS:
+        command = [sys.executable, __file__, "--take", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{name} ended with {done.returncode}: {done.stderr[-2000:]}")
+        told, seen = json.loads(done.stdout.splitlines()[-1])
+        for what in ("peak MB", "seconds"):
+            ratio = told[what] / seen[what]
+            row = {"measure": f"{what}, {name}", "ours": told[what], "peer": seen[what], "ratio": ratio, "goal": GOAL}
+            rows.append({**row, "holds": abs(ratio - 1) <= GOAL})
+            print(f"{what:8} {name:18} told {told[what]:8.1f}  seen {seen[what]:8.1f}  ratio {ratio:.2f}", flush=True)
+        print(f"         passes of {told['tokens']:g} tokens, {told['twice']:g} layers twice", flush=True)
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 1 if any(row["holds"] is False for row in rows) else 0
+
+
+def take(wanted: Configuration) -> tuple[dict[str, float], dict[str, float]]:
+    """What was told, and what was seen."""
+    import random
+    import resource
+    import time
+
+    import torch
+
+    from nightschool_daemon.learning import gguf_file
+    from nightschool_daemon.learning.engine import machine, memory
+    from nightschool_daemon.learning.engine.examples import Answer, Example
+    from nightschool_daemon.learning.engine.loop import Plan, train
+    from nightschool_daemon.learning.engine.network import Network
+    from nightschool_daemon.learning.engine.route import make_form
+    from nightschool_hookspecs.records import Hyperparameters
+
+    torch.set_num_threads(2)
+    chooser = random.Random(0)
+    answers = 2 if wanted.method is TrainingMethod.DPO else 1
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(chooser.randrange(1000, ROWS_OF_VOCABULARY) for _ in range(count))
+
+    def example() -> Example:
+        length = round(wanted.length * chooser.uniform(0.8, 1.0))
+        return Example(
+            prompt=tokens(length - length // 3),
+            answers=tuple(Answer(tokens=tokens(length // 3)) for _ in range(answers)),
+        )
+
+    examples = [example() for _ in range(wanted.examples)]
+    network = Network(
+        gguf_file.read(forms.fetched(wanted.model, MODELS[wanted.model])), machine.bench(getattr(torch, wanted.dtype))
+    )
+    settings = Hyperparameters(form=wanted.form, batch_size=8, num_epochs=1)
+    form = make_form(network, settings, 0)
+    todo = memory.Todo(examples=examples, method=wanted.method, settings=settings, seed=0)
+    plan = memory.plan(network, form, todo)
+    if wanted.short_of:
+        plan = memory.plan(network, form, todo, available=plan.peak_bytes - wanted.short_of)
+    network.checkpointed = plan.checkpointed
+    with tempfile.TemporaryDirectory() as directory:
+        how = Plan(
+            method=wanted.method,
+            hyperparameters=settings,
+            seed=0,
+            tokens_a_pass=plan.tokens_a_pass,
+            output=Path(directory),
+            signature="",
+        )
+        began = time.perf_counter()
+        train(network, form, examples, how, lambda _done, _total, _text: None)
+        seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    told = {"peak MB": plan.peak_bytes / 1e6, "seconds": plan.seconds}
+    told |= {"tokens": plan.tokens_a_pass, "twice": plan.checkpointed}
+    return told, {"peak MB": peak / 1e6, "seconds": seconds}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
