@@ -308,7 +308,7 @@ class RunDirectory:
         directory = self.step(step)
         for file in sorted(one for one in directory.rglob("*") if one.is_file()):
             name = file.relative_to(directory)
-            if name.parts[0] in PASSING or name.name.startswith(".") or file.suffix == ".gguf":
+            if not PASSING.isdisjoint(name.parts) or name.name.startswith(".") or file.suffix == ".gguf":
                 continue
             with file.open("rb") as stream:
                 digest.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())

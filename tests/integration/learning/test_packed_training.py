@@ -144,6 +144,12 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
     assert (again.base_loss, again.trained_loss) == (whole.base_loss, whole.trained_loss)
 
 
+def test_the_plan_goes_with_the_checkpoints(uninterrupted: Uninterrupted) -> None:
+    """What was measured before a training differs from run to run, and is no part of its output."""
+    directory, _ = uninterrupted("lora")
+    assert [one.parent.name for one in directory.rglob("plan.json")] == ["checkpoints"]
+
+
 def test_metrics_are_never_behind_the_checkpoint(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
     """Who is killed right behind a checkpoint goes on from it, and does not write its steps again."""
 

@@ -31,6 +31,8 @@ GRADIENT_NORM = 1.0
 FINAL_RATE = 0.1
 """The cosine ends at this share of the learning rate."""
 STEPS_A_SEED = 1_000_003
+CHECKPOINTS = "checkpoints"
+"""Directory of a training's output."""
 CHECKPOINT_S = 60.0
 """A checkpoint is written when the last one is older than this, and after each epoch."""
 
@@ -98,7 +100,7 @@ def train(
     objective = Objective(network, plan, split.learned, split.watched, reference)
     parameters = list(form.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
-    checkpoint = Checkpoint(directory=plan.output / "checkpoints", signature=plan.signature)
+    checkpoint = Checkpoint(directory=plan.output / CHECKPOINTS, signature=plan.signature)
     state = checkpoint.restore(form, optimizer) or State(base_loss=objective.loss_before())
     steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
     clock = Clock()
@@ -354,7 +356,7 @@ class Checkpoint:
         save_parameters(form, place / "form.safetensors")
         save_moments(optimizer, place / "optimizer.safetensors")
         write_durably(place / "state.json", json.dumps({"signature": self.signature, "state": vars(state)}))
-        for other in self.directory.iterdir():
+        for other in self.directory.glob("step-*"):
             if other != place:
                 shutil.rmtree(other)
 

@@ -44,6 +44,10 @@ FIXED_BYTES = 250_000_000
 """Buffers of the libraries that appear with the first whole pass."""
 FORWARD_SHARE = 1 / 3
 """Of a pass forth and back, what the way forth takes."""
+FORTH_MORE = {TrainingMethod.SFT: 0.0, TrainingMethod.DPO: 0.3, TrainingMethod.KTO: 2.3}
+"""Passes that only go forth, for each that is learned from: what the base says once, KTO's divergence at each step."""
+PROBED_LABELS = 32
+"""Predictions by which the head is timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +113,7 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
                     checkpointed=checkpointed,
                     peak_bytes=peak,
                     available_bytes=available,
-                    seconds=_seconds(network, todo, probe, tokens, checkpointed),
+                    seconds=_seconds(network, todo, probe, checkpointed),
                 )
     needed = _least(network, form, todo)
     raise TrainingError(
@@ -285,22 +289,18 @@ def _head_bytes(network: Network) -> int:
     return int(rows * shape.vocabulary * FLOAT * tables + piece * (shape.width + 2 * rows) * item)
 
 
-def _seconds(network: Network, todo: Todo, probe: Probe, tokens: int, checkpointed: int) -> float:
+def _seconds(network: Network, todo: Todo, probe: Probe, checkpointed: int) -> float:
     """Time of all passes, forth and back, and of those that only go forth."""
-    layers = network.architecture.layers
     a_label = _head_seconds(network)
-    a_token = probe.seconds / probe.tokens * (layers + checkpointed * FORWARD_SHARE)
-    learned = [one for part in _all_passes(todo, tokens) for one in part]
-    there_and_back = sum(len(one.example) * a_token + one.example.labels * a_label for one in learned)
-    split = divided(todo.examples, todo.seed, todo.settings.num_epochs)
-    looks = todo.settings.num_epochs + 1
-    watched = looks * sum(len(one) * a_token + one.labels * a_label for one in split.watched)
-    return there_and_back * (1 + FORTH_MORE[todo.method] * FORWARD_SHARE) + watched * FORWARD_SHARE
+    a_token = probe.seconds / probe.tokens * (network.architecture.layers + checkpointed * FORWARD_SHARE)
 
+    def once(examples: Sequence[Example]) -> float:
+        return sum(len(one) * a_token + one.labels * a_label for one in examples)
 
-FORTH_MORE = {TrainingMethod.SFT: 0.0, TrainingMethod.DPO: 0.3, TrainingMethod.KTO: 2.3}
-"""Passes that only go forth, for each that is learned from: what the base says once, KTO's divergence at each step."""
-PROBED_LABELS = 32
+    epochs = todo.settings.num_epochs
+    split = divided(todo.examples, todo.seed, epochs)
+    learned = epochs * once(split.learned) * (1 + FORTH_MORE[todo.method] * FORWARD_SHARE)
+    return learned + (epochs + 1) * once(split.watched) * FORWARD_SHARE
 
 
 def _head_seconds(network: Network) -> float:

@@ -14,7 +14,7 @@ from nightschool_daemon.jobs import read_lines, write_durably
 from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import GROUP, Form, Linear, LowRank, Neurons
-from nightschool_daemon.learning.engine.loop import Plan, Report, train
+from nightschool_daemon.learning.engine.loop import CHECKPOINTS, Plan, Report, train
 from nightschool_daemon.learning.engine.memory import MemoryPlan
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.peft_files import load_form, save_form
@@ -60,7 +60,8 @@ def fine_tune(
     if start is not None:
         form.put(start.parameters)
     todo = memory.Todo(examples=examples, method=method, settings=settings, seed=job.seed)
-    decided = kept_plan(job.output, signature(job, method, settings), lambda: memory.plan(network, form, todo))
+    made_of = signature(job, method, settings)
+    decided = kept_plan(job.output / CHECKPOINTS, made_of, lambda: memory.plan(network, form, todo))
     network.checkpointed = decided.checkpointed
     report(0, 1, decided.sentence())
     plan = Plan(
@@ -69,7 +70,7 @@ def fine_tune(
         seed=job.seed,
         tokens_a_pass=decided.tokens_a_pass,
         output=job.output,
-        signature=signature(job, method, settings),
+        signature=made_of,
     )
     outcome = train(network, form, examples, plan, report, reference=start)
     save_form(form, file, job.output / "adapter")
@@ -94,15 +95,15 @@ def kept_plan(directory: Path, signature: str, make: Callable[[], MemoryPlan]) -
         kept = codec.from_json(file.read_bytes(), KeptPlan)
         if kept.signature == signature:
             return kept.plan
-    directory.mkdir(parents=True, exist_ok=True)
     plan = make()
+    directory.mkdir(parents=True, exist_ok=True)
     write_durably(file, codec.to_json(KeptPlan(signature=signature, plan=plan)))
     return plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptPlan:
-    """`plan.json`, beside the checkpoints."""
+    """`plan.json`, which goes with the checkpoints: no two runs measure the same."""
 
     signature: str
     plan: MemoryPlan
