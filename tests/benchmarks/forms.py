@@ -120,7 +120,7 @@ class InQ80(LowRankLesson):
 
 
 def main() -> int:
-    """Run what is missing, print the table. Returns 1 where the default form is not the best."""
+    """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; the next call goes on")
     deadline = time.monotonic() + 60 * parser.parse_args().minutes

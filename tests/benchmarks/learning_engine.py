@@ -331,20 +331,7 @@ def trl_sft(model: str) -> Figures:
             peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
             callbacks=[_clock(marks)],
             args=SFTConfig(
-                output_dir=directory,
-                per_device_train_batch_size=BATCH,
-                num_train_epochs=1,
-                learning_rate=5e-4,
-                bf16=True,
-                use_cpu=True,
-                train_sampling_strategy="group_by_length",
-                gradient_checkpointing=False,
-                completion_only_loss=True,
-                max_length=None,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                logging_steps=1000,
+                train_sampling_strategy="group_by_length", completion_only_loss=True, **_of_peers(directory)
             ),
         )
         trainer.train()
@@ -386,24 +373,28 @@ def trl_dpo(model: str) -> Figures:
             train_dataset=data,
             peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
             callbacks=[_clock(marks)],
-            args=DPOConfig(
-                output_dir=directory,
-                per_device_train_batch_size=BATCH,
-                num_train_epochs=1,
-                learning_rate=5e-4,
-                bf16=True,
-                use_cpu=True,
-                gradient_checkpointing=False,
-                precompute_ref_log_probs=True,
-                max_length=None,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                logging_steps=1000,
-            ),
+            args=DPOConfig(precompute_ref_log_probs=True, **_of_peers(directory)),
         )
         trainer.train()
     return {"pairs_s": (PAIRS - BATCH) / (marks[-1] - marks[0]), "peak_mb": peak_mb()}
+
+
+def _of_peers(directory: str) -> dict[str, Any]:
+    """What both of TRL's trainers are told."""
+    return {
+        "output_dir": directory,
+        "per_device_train_batch_size": BATCH,
+        "num_train_epochs": 1,
+        "learning_rate": 5e-4,
+        "bf16": True,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "max_length": None,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "logging_steps": 1000,
+    }
 
 
 def _clock(marks: list[float]) -> Any:
