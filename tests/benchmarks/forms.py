@@ -9,6 +9,7 @@ Finished cells are kept under `benchmarks/results/forms/` and not run again, so 
 import argparse
 import dataclasses
 import json
+import os
 import resource
 import statistics
 import sys
@@ -123,9 +124,13 @@ def main() -> int:
     """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; the next call goes on")
-    deadline = time.monotonic() + 60 * parser.parse_args().minutes
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="these alone")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="cores to use")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    deadline = time.monotonic() + 60 * given.minutes
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for cell in missing():
+    for cell in missing(given.models):
         if time.monotonic() > deadline:
             break
         result = run(cell)
@@ -134,9 +139,9 @@ def main() -> int:
     return show()
 
 
-def missing() -> Iterator[Cell]:
+def missing(models: Sequence[str]) -> Iterator[Cell]:
     """Cells that are still to be run, each when it is known to be needed."""
-    for model in MODELS:
+    for model in models:
         for task in tasks.TASKS:
             for name in CONTENDERS:
                 best = yield from tuned(model, task, name)
@@ -337,5 +342,4 @@ def summary(model: str, task: str, contender: str) -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     sys.exit(main())

@@ -7,9 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import methods
+from nightschool_daemon.learning.engine import attention, methods
 from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered, passes
 from nightschool_daemon.learning.engine.forms import LowRank, Neurons
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
@@ -91,6 +93,59 @@ def test_products_of_16_bits_say_and_teach_nearly_the_same(tmp_path: Path, archi
     assert float(torch.nn.functional.cosine_similarity(rounded_gradient, gradient, dim=0)) > 0.99
     assert torch.equal(kept, rounded)
     assert torch.equal(kept_gradient, rounded_gradient)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "phi3", "qwen3"])
+def test_rows_in_line_count_and_teach_as_padded_ones(network: Open, architecture: str) -> None:
+    opened = network(architecture)
+    opened.form = form = moved(opened)
+    texts = [((1, *range(20, 33)), tuple(range(40, 52))), ((7,), (8,)), ((1, 30, 9), tuple(range(60, 68)))]
+    rows = [Branches(stem=stem, answers=(answer,)) for stem, answer in texts]
+    found = []
+    for attend in (None, one_by_one):
+        opened.rows_in_line = attend
+        values = opened.log_probabilities(lay_out(rows, CPU))
+        values.sum().backward()
+        found.append((values.detach(), taken_gradients(form)))
+    opened.form = opened.rows_in_line = None
+    (padded, taught), (in_line, also_taught) = found
+    torch.testing.assert_close(in_line, padded, rtol=1e-4, atol=1e-3)
+    for name, gradient in taught.items():
+        torch.testing.assert_close(also_taught[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+def one_by_one(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, before: int) -> Tensor:
+    """What `RowsInLine` promises, written out: each row by itself, each query with the keys that it sees."""
+    times = q.shape[1] // k.shape[1]
+    found = []
+    for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        assert end - begin <= longest
+        order = torch.arange(end - begin)
+        distance = order[:, None] - order[None, :]
+        visible = (distance >= 0) & ((distance <= before) | (before < 0))
+        keys, values = (one[begin:end].repeat_interleave(times, dim=1) for one in (k, v))
+        scores = torch.einsum("qhs,khs->hqk", q[begin:end], keys).masked_fill(~visible, -torch.inf)
+        found.append(torch.einsum("hqk,khs->qhs", scores.softmax(-1), values))
+    return torch.cat(found)
+
+
+def test_torch_takes_what_rows_in_line_gives_it() -> None:
+    """The kernel is CUDA's; what goes in and what comes back is the same on fake tensors anywhere."""
+    assert attention.rows_in_line(CPU, torch.bfloat16, 64) is None
+    cuda = torch.device("cuda")
+    assert attention.rows_in_line(cuda, torch.float32, 64) is None
+    assert attention.rows_in_line(cuda, torch.bfloat16, 512) is None
+    attend = attention.rows_in_line(cuda, torch.bfloat16, 64)
+    assert attend is not None
+    with FakeTensorMode():
+        q = torch.empty(10, 4, 64, dtype=torch.bfloat16, requires_grad=True)
+        k = torch.empty(10, 2, 64, dtype=torch.bfloat16, requires_grad=True)
+        mixed = attend(q, k, k, torch.empty(3, dtype=torch.int32), 6, 7)
+        mixed.sum().backward()
+    assert mixed.shape == q.shape
+    assert q.grad is not None
+    assert k.grad is not None
+    assert (q.grad.shape, k.grad.shape) == (q.shape, k.shape)
 
 
 def moved(opened: Network) -> LowRank:

@@ -37,6 +37,8 @@ class Layout:
     """Shape (B * T,): the token at each place of the padded rows; None where no row needs padding."""
     scatter: Tensor | None
     """Shape (N,): the place of each token in the padded rows."""
+    starts: Tensor
+    """Shape (B + 1,), 32-bit: the first token of each row, and N."""
     rows: int
     longest: int
     visible: Tensor | None
@@ -84,6 +86,7 @@ def lay_out(rows: Sequence[Branches], device: torch.device) -> Layout:
         positions=torch.cat([_positions(row) for row in rows]).to(device),
         gather=None if gather is None else gather.to(device),
         scatter=None if scatter is None else scatter.to(device),
+        starts=torch.tensor(starts, dtype=torch.int32, device=device),
         rows=len(rows),
         longest=longest,
         visible=None if visible is None else visible.to(device),

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nightschool_daemon.learning.engine import head, rope
 from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, read_architecture
+from nightschool_daemon.learning.engine.attention import padded_attention, rows_in_line
 from nightschool_daemon.learning.engine.forms import Form, Linear, activation
 from nightschool_daemon.learning.engine.layout import Layout
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, Weights, product
@@ -65,6 +66,7 @@ class Network:
         self.form: Form | None = None
         self.checkpointed = 0
         """So many layers, from the first, keep no activations and are computed again in the backward pass."""
+        self.rows_in_line = rows_in_line(bench.device, bench.dtype, self.architecture.head_size)
         self._activation = activation(self.architecture.family.activation)
 
     def linears(self) -> tuple[Linear, ...]:
@@ -133,8 +135,7 @@ class Network:
         turn = rotations.local if shape.is_local(block.number) else rotations.whole
         q, k = (rope.turned(one, *turn, shape.family.pairing) for one in (q, k))
         q = self._sharpened(q, layout.positions) * shape.query_scale
-        mixed = self._mixed(block.number, layout.padded(q), layout.padded(k), layout.padded(v), layout)
-        return self._linear(block, "attn_output", layout.flat(mixed))
+        return self._linear(block, "attn_output", self._mixed(block.number, q, k, v, layout))
 
     def _queries_keys_values(self, block: Block, x: Tensor) -> Sequence[Tensor]:
         if not self.architecture.family.fused:
@@ -157,20 +158,13 @@ class Network:
         return q * factor[:, None, None].to(q.dtype)
 
     def _mixed(self, layer: int, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        """Attention over padded rows: (B, T, heads, size) to (B, T, heads * size)."""
-        shape = self.architecture
-        q, k, v = (one.transpose(1, 2) for one in (q, k, v))
-        if shape.heads != shape.key_heads:
-            times = shape.heads // shape.key_heads
-            k, v = k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
-        visible = self._visible(layer, layout)
-        if shape.attention_cap is not None:
-            mixed = _capped_attention(q, k, v, visible, shape.attention_cap)
-        else:
-            mixed = functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=visible, is_causal=visible is None, scale=1.0
-            )
-        return mixed.transpose(1, 2).flatten(2)
+        """Attention: queries (N, heads, size), keys and values (N, key heads, size) to (N, heads * size)."""
+        cap = self.architecture.attention_cap
+        if self.rows_in_line is not None and layout.visible is None and cap is None:
+            before = self.architecture.window - 1 if self.architecture.is_local(layer) else -1
+            return self.rows_in_line(q, k, v, layout.starts, layout.longest, before).flatten(1)
+        q, k, v = (layout.padded(one) for one in (q, k, v))
+        return layout.flat(padded_attention(q, k, v, self._visible(layer, layout), cap))
 
     def _visible(self, layer: int, layout: Layout) -> Tensor | None:
         """Which token sees which, shape (B or 1, 1, T, T); None: every one before it."""
@@ -233,12 +227,3 @@ class Network:
         is_long = self.context > self.architecture.rope.original_context
         names = ("rope_freqs.weight", f"rope_factors_{'long' if is_long else 'short'}.weight")
         return next((self.weights.vector(name) for name in names if self.weights.has(name)), None)
-
-
-def _capped_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, cap: float) -> Tensor:
-    """Attention whose scores are bounded softly before the softmax (Gemma 2)."""
-    scores = (q @ k.transpose(-1, -2)).float()
-    scores = cap * (scores / cap).tanh()
-    if visible is None:
-        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    return scores.masked_fill(~visible, -math.inf).softmax(-1).to(q.dtype) @ v

@@ -1,0 +1,90 @@
+"""Attention over the rows of a pass: padded, as every device takes them, or in line, as CUDA's kernels do."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+RowsInLine = Callable[[Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
+"""Causal attention of rows that lie one behind another: queries of shape (N, heads, size), keys and values of shape
+(N, key heads, size), where each row begins and the last one ends (B + 1, 32-bit), tokens of the longest row, tokens
+that are seen besides the own one (-1: all before it). Queries are scaled already. Gives (N, heads, size)."""
+
+LARGEST_HEAD = 256
+"""Flash attention's kernels know no larger ones, and none whose size is no multiple of eight."""
+
+
+def rows_in_line(device: torch.device, dtype: torch.dtype, head_size: int) -> RowsInLine | None:
+    """Torch's attention over rows of unlike length, which needs no padding; None where it cannot be had.
+
+    It is there for CUDA and 16-bit floats, since torch 2.11 with windows and shared key heads.
+    """
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return None
+    if head_size > LARGEST_HEAD or head_size % 8:
+        return None
+    return _varlen() if knows_windows() else None
+
+
+@functools.cache
+def knows_windows() -> bool:
+    """Whether this torch has attention over rows of unlike length as it is needed here."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"scale", "window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
+
+
+def _varlen() -> RowsInLine:
+    from torch.nn.attention.varlen import varlen_attn
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, before: int) -> Tensor:
+        found: Tensor = varlen_attn(
+            q,
+            k,
+            v,
+            starts,
+            starts,
+            longest,
+            longest,
+            scale=1.0,
+            window_size=(before, 0),
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        return found
+
+    return attend
+
+
+def padded_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, cap: float | None) -> Tensor:
+    """Attention over padded rows: queries (B, T, heads, size), keys and values (B, T, key heads, size), scaled already.
+
+    `visible`: which token sees which, shape (B or 1, 1, T, T); None: every one before it. `cap` bounds scores softly
+    (Gemma 2). Gives (B, T, heads * size).
+    """
+    q, k, v = (one.transpose(1, 2) for one in (q, k, v))
+    if q.shape[1] != k.shape[1]:
+        times = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
+    if cap is not None:
+        mixed = _capped(q, k, v, visible, cap)
+    else:
+        mixed = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=visible, is_causal=visible is None, scale=1.0
+        )
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, cap: float) -> Tensor:
+    scores = (q @ k.transpose(-1, -2)).float()
+    scores = cap * (scores / cap).tanh()
+    if visible is None:
+        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    return scores.masked_fill(~visible, -math.inf).softmax(-1).to(q.dtype) @ v
