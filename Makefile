@@ -58,7 +58,7 @@ bench-memory: .venv/.ready
 	$(BIN)/python tests/benchmarks/memory.py
 
 # The packed engine against TRL and transformers, which this installs beside it.
-bench-learning-engine: .venv/.ready
+bench-learning-engine: ollama
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group peers
 	$(BIN)/python tests/benchmarks/learning_engine.py
 

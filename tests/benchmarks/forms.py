@@ -30,11 +30,13 @@ from nightschool_daemon.jobs import ExportResult  # noqa: E402
 from nightschool_daemon.learning import gguf_file, rounding  # noqa: E402
 from nightschool_daemon.learning.engine import machine  # noqa: E402
 from nightschool_daemon.learning.engine.examples import Answer, Example  # noqa: E402
-from nightschool_daemon.learning.engine.loop import Plan, train  # noqa: E402
+from nightschool_daemon.learning.engine.forms import Form  # noqa: E402
+from nightschool_daemon.learning.engine.loop import Outcome, Plan, train  # noqa: E402
 from nightschool_daemon.learning.engine.network import Network  # noqa: E402
 from nightschool_daemon.learning.engine.peft_files import save_form  # noqa: E402
 from nightschool_daemon.learning.engine.route import make_form  # noqa: E402
 from nightschool_daemon.learning.export import ALLOWED_NOISE, Parcel, write_split  # noqa: E402
+from nightschool_daemon.learning.gguf_file import GgufFile  # noqa: E402
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, read_lesson  # noqa: E402
 from nightschool_daemon.learning.loading import Tokens, load_tokens  # noqa: E402
 from nightschool_daemon.learning.rows import Row  # noqa: E402
@@ -50,6 +52,7 @@ from nightschool_hookspecs.records import (  # noqa: E402
 from support.base_models import CACHE, MODELS, BaseModel  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "forms"
+WORK = ROOT / "build" / "forms"
 TABLE = ROOT / "build" / "bench" / "forms.json"
 
 
@@ -68,6 +71,7 @@ CONTENDERS = {
     "neurons": Contender(form=TrainedForm.NEURONS, rank=16, rate=2e-3),
 }
 """Group-wise LoRA has twice the rank: its A is a thirty-second of the size, and delivered bytes do not depend on it."""
+PLAIN = "lora_r16"
 SEEDS = (0, 1, 2)
 LEARNED = {"shell": 240, "diagrams": 80}
 HELD_OUT = {"shell": 80, "diagrams": 20}
@@ -130,10 +134,12 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     deadline = time.monotonic() + 60 * given.minutes
     RESULTS.mkdir(parents=True, exist_ok=True)
+    WORK.mkdir(parents=True, exist_ok=True)
     for cell in missing(given.models):
         if time.monotonic() > deadline:
             break
-        result = run(cell)
+        with tempfile.TemporaryDirectory(dir=WORK) as directory:
+            result, _ = run(cell, Path(directory))
         cell.file.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n", encoding="utf-8")
         print(cell.file.stem, f"{result.base:.3f} -> {result.delivered:.3f}, kept {result.kept:.1%}", flush=True)
     return show()
@@ -165,6 +171,21 @@ def tuned(model: str, task: str, contender: str) -> Generator[Cell, None, Cell]:
     return best
 
 
+def best(model: str, task: str, contender: str, seed: int) -> Cell:
+    """The cell of the best learning rate that is known so far."""
+    pattern = f"{model}-{task}-{contender}-*-{SEEDS[0]}.json"
+    rates = {float(one.stem.split("-")[3]): one for one in RESULTS.glob(pattern)}
+    losses = {rate: Result(**json.loads(one.read_text(encoding="utf-8"))).delivered for rate, one in rates.items()}
+    rate = min(losses, key=losses.__getitem__, default=CONTENDERS[contender].rate)
+    return Cell(model=model, task=task, contender=contender, rate=rate, seed=seed)
+
+
+def default_contender() -> str:
+    """The contender that is trained where nothing else is asked for."""
+    form = Hyperparameters().form
+    return next(name for name, one in CONTENDERS.items() if one.form is form)
+
+
 def seeds_of(cell: Cell) -> list[Cell]:
     """The same cell on every seed."""
     return [dataclasses.replace(cell, seed=seed) for seed in SEEDS]
@@ -175,8 +196,8 @@ def read(cell: Cell) -> Result:
     return Result(**json.loads(cell.file.read_text(encoding="utf-8")))
 
 
-def run(cell: Cell) -> Result:
-    """Train, deliver, measure."""
+def run(cell: Cell, directory: Path) -> tuple[Result, ExportResult]:
+    """Train, deliver into `directory`, measure."""
     model = MODELS[cell.model]
     gguf = fetched(cell.model, model)
     file = gguf_file.read(gguf)
@@ -184,6 +205,41 @@ def run(cell: Cell) -> Result:
     task = tasks.TASKS[cell.task](cell.seed, LEARNED[cell.task], HELD_OUT[cell.task])
     learned, held_out = (rows_of(pairs, model, tokens) for pairs in (task.learned, task.held_out))
     general = [Row(prompt=ids[:1], completion=ids[1:], weight=1.0) for ids in general_ids(tokens)]
+    form, outcome = trained(file, cell, learned, directory)
+    lesson = read_lesson(directory / "adapter", file)
+    variants = PackedVariants(lesson, tokens)
+    base, general_base = variants.mean_loss(held_out), variants.mean_loss(general)
+    variants.use(Variant.TRAINED)
+    trained_loss = variants.mean_loss(held_out)
+    export = delivered(lesson, variants, learned[:40], directory)
+    variants.use(Variant.DELIVERED, export)
+    loss, general_delivered = variants.mean_loss(held_out), variants.mean_loss(general)
+    touched_bytes = sum(one.bytes for one in gguf_file.read(export.files[0].path).tensors.values())
+    in_q8_0 = None
+    if isinstance(lesson, LowRankLesson) and lesson.group == 1:
+        (directory / "q8_0").mkdir()
+        variants.use(Variant.DELIVERED, written(InQ80(file, lesson.factors), directory / "q8_0", 0.0))
+        in_q8_0 = variants.mean_loss(held_out)
+    result = Result(
+        base=base,
+        trained=trained_loss,
+        delivered=loss,
+        kept=share_kept(base, trained_loss, loss),
+        general_base=general_base,
+        general_delivered=general_delivered,
+        touched_bytes=sum(file.tensors[name].bytes for name in lesson.touched),
+        delivered_bytes=touched_bytes,
+        parameters=form.size(),
+        tokens=outcome.tokens,
+        training_s=outcome.seconds,
+        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        in_q8_0=in_q8_0,
+    )
+    return result, export
+
+
+def trained(file: GgufFile, cell: Cell, learned: Sequence[Row], directory: Path) -> tuple[Form, Outcome]:
+    """Train for one epoch, and leave the adapter in `directory`."""
     contender = CONTENDERS[cell.contender]
     settings = Hyperparameters(
         form=contender.form,
@@ -193,49 +249,20 @@ def run(cell: Cell) -> Result:
         batch_size=BATCH,
         num_epochs=1,
     )
-    with tempfile.TemporaryDirectory(dir=ROOT / "build") as text:
-        directory = Path(text)
-        network = Network(file, machine.bench())
-        form = make_form(network, settings, cell.seed)
-        plan = Plan(
-            method=TrainingMethod.SFT,
-            hyperparameters=settings,
-            seed=cell.seed,
-            tokens_a_pass=TOKENS_A_PASS,
-            output=directory,
-            signature=cell.file.stem,
-        )
-        examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion),)) for row in learned]
-        outcome = train(network, form, examples, plan, lambda _done, _total, _text: None)
-        save_form(form, file, directory / "adapter")
-        lesson = read_lesson(directory / "adapter", file)
-        variants = PackedVariants(lesson, tokens)
-        base, general_base = variants.mean_loss(held_out), variants.mean_loss(general)
-        variants.use(Variant.TRAINED)
-        trained = variants.mean_loss(held_out)
-        export = delivered(lesson, variants, learned[:40], directory)
-        variants.use(Variant.DELIVERED, export)
-        loss, general_delivered = variants.mean_loss(held_out), variants.mean_loss(general)
-        touched_bytes = sum(one.bytes for one in gguf_file.read(export.files[0].path).tensors.values())
-        in_q8_0 = None
-        if isinstance(lesson, LowRankLesson) and lesson.group == 1:
-            variants.use(Variant.DELIVERED, written(InQ80(file, lesson.factors), directory, 0.0))
-            in_q8_0 = variants.mean_loss(held_out)
-        return Result(
-            base=base,
-            trained=trained,
-            delivered=loss,
-            kept=share_kept(base, trained, loss),
-            general_base=general_base,
-            general_delivered=general_delivered,
-            touched_bytes=sum(file.tensors[name].bytes for name in lesson.touched),
-            delivered_bytes=touched_bytes,
-            parameters=form.size(),
-            tokens=outcome.tokens,
-            training_s=outcome.seconds,
-            peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
-            in_q8_0=in_q8_0,
-        )
+    network = Network(file, machine.bench())
+    form = make_form(network, settings, cell.seed)
+    plan = Plan(
+        method=TrainingMethod.SFT,
+        hyperparameters=settings,
+        seed=cell.seed,
+        tokens_a_pass=TOKENS_A_PASS,
+        output=directory,
+        signature=cell.file.stem,
+    )
+    examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion),)) for row in learned]
+    outcome = train(network, form, examples, plan, lambda _done, _total, _text: None)
+    save_form(form, file, directory / "adapter")
+    return form, outcome
 
 
 def delivered(lesson: Lesson, variants: PackedVariants, rows: Sequence[Row], directory: Path) -> ExportResult:

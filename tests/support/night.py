@@ -12,6 +12,7 @@ from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.ledger import FILE_NAME, Ledger
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
+from support.base_models import BaseModel
 from support.ollama_server import OllamaServer
 
 TINY = "tiny:1m"
@@ -44,6 +45,18 @@ def import_tiny(server: OllamaServer, gguf: Path, name: str = TINY, *, system: s
     ollama.create(CreateRequest(model=name, files={"tiny.gguf": digest}, system=system))
     ollama.close()
     return digest
+
+
+def import_base(server: OllamaServer, base: BaseModel, gguf: Path) -> None:
+    """Give a server a real model, with its template and its stop word."""
+    ollama = OllamaHttp(OllamaSettings(host=server.url))
+    digest = sha256_of(gguf)
+    ollama.upload_blob(gguf, digest)
+    parameters = {"stop": [base.stop]}
+    ollama.create(
+        CreateRequest(model=base.tag, files={"base.gguf": digest}, template=base.template, parameters=parameters)
+    )
+    ollama.close()
 
 
 def greetings(

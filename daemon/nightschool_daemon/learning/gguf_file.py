@@ -95,14 +95,16 @@ class GgufFile:
         tensor = self.tensors[name]
         return memoryview(self.content)[tensor.start : tensor.start + tensor.bytes]
 
-    def dequantized(self, name: str) -> NDArray[np.float32]:
-        """The weights of a tensor, shape rows first."""
+    def dequantized(self, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """The weights of a tensor, shape rows first; of a matrix some rows alone, where they are given."""
         tensor = self.tensors[name]
         block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.type]
         data = np.frombuffer(self.blocks(name), np.uint8).reshape(*tensor.shape[:-1], -1)
         if data.shape[-1] * block != tensor.shape[-1] * block_bytes:
             raise GgufError(f"{self.path}: the rows of {name} are no whole blocks")
-        return np.asarray(gguf.dequantize(data, tensor.type), np.float32).reshape(tensor.shape)
+        if rows is not None:
+            data = data[rows]
+        return np.asarray(gguf.dequantize(data, tensor.type), np.float32).reshape(-1, *tensor.shape[1:])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
 from nightschool_daemon.learning import gguf_file, rounding
@@ -46,12 +45,11 @@ class Lesson(ABC):
         """Names of the tensors that it changes, in the order of the file."""
 
     @abstractmethod
-    def type_of(self, name: str, allowed_noise: float) -> Kind:
-        """The type of least bytes that adds at most so much noise to a touched tensor, over its change's energy."""
-
-    @abstractmethod
     def tensor(self, name: str, allowed_noise: float) -> NewTensor:
-        """A touched tensor with the lesson in it."""
+        """A touched tensor with the lesson in it.
+
+        It is in the type of least bytes that adds at most so much noise, in units of the change's own energy.
+        """
 
     @abstractmethod
     def fields(self) -> list[Field]:
@@ -74,9 +72,9 @@ class LowRank:
     """LoRA's B, shape (out, r), rows in the file's order."""
     scale: float
 
-    def delta(self) -> Weights:
-        """Shape (out, in)."""
-        return np.asarray(self.scale * (self.up @ self.down), np.float32)
+    def delta(self, rows: NDArray[np.int64] | slice = slice(None), columns: slice = slice(None)) -> Weights:
+        """Shape (out, in), or some rows and columns of it."""
+        return np.asarray(self.scale * (self.up[rows] @ self.down[:, columns]), np.float32)
 
 
 class LowRankLesson(Lesson):
@@ -85,7 +83,7 @@ class LowRankLesson(Lesson):
     def __init__(self, file: GgufFile, factors: Mapping[str, LowRank], group: int = 1) -> None:
         self.file, self.group = file, group
         self.factors = {name: factors[name] for name in file.tensors if name in factors}
-        self._choices: dict[tuple[str, float], rounding.Choice] = {}
+        self._choices: dict[str, tuple[rounding.Choice, ...]] = {}
 
     @property
     def touched(self) -> tuple[str, ...]:
@@ -96,19 +94,16 @@ class LowRankLesson(Lesson):
         """Size as a LoRA adapter file of 32-bit floats."""
         return sum(one.up.size + one.down.size for one in self.factors.values()) * 4
 
-    def type_of(self, name: str, allowed_noise: float) -> Kind:
-        return self._choice(name, allowed_noise).kind
-
     def tensor(self, name: str, allowed_noise: float) -> NewTensor:
         tensor = self.file.tensors[name]
         choice = self._choice(name, allowed_noise)
 
         def data() -> bytes:
-            delta = self.factors[name].delta()
             if choice.is_exact:
                 blocks = np.frombuffer(self.file.blocks(name), np.uint8).reshape(tensor.shape[0], -1)
-                return rounding.shifted(blocks, tensor.type, delta[:, :: rounding.MINIMUM_BLOCK]).tobytes()
-            return rounding.rounded(self.file.dequantized(name) + delta, choice.kind).tobytes()
+                shifts = self.factors[name].delta(columns=slice(None, None, rounding.MINIMUM_BLOCK))
+                return rounding.shifted(blocks, tensor.type, shifts).tobytes()
+            return rounding.rounded(self.file.dequantized(name) + self.factors[name].delta(), choice.kind).tobytes()
 
         return NewTensor(name=name, shape=tensor.shape, type=choice.kind, data=data)
 
@@ -122,16 +117,16 @@ class LowRankLesson(Lesson):
         return FixedLowRank(named, device)
 
     def _choice(self, name: str, allowed_noise: float) -> rounding.Choice:
-        key = (name, allowed_noise)
-        if key not in self._choices:
-            self._choices[key] = rounding.choose(
-                self.file.dequantized(name),
-                self.factors[name].delta(),
-                self.file.tensors[name].type,
-                allowed_noise,
+        tensor = self.file.tensors[name]
+        if name not in self._choices:
+            rows = rounding.sampled(tensor.shape[0])
+            self._choices[name] = rounding.choices(
+                self.file.dequantized(name, rows),
+                self.factors[name].delta(rows),
+                tensor.type,
                 grouped=self.group % rounding.MINIMUM_BLOCK == 0,
             )
-        return self._choices[key]
+        return rounding.narrowest(self._choices[name], tensor.shape[1], allowed_noise)
 
 
 class NeuronLesson(Lesson):
@@ -145,9 +140,6 @@ class NeuronLesson(Lesson):
     @property
     def touched(self) -> tuple[str, ...]:
         return tuple(name for name in self.file.tensors if name.removesuffix(".weight") in self.parameters)
-
-    def type_of(self, name: str, allowed_noise: float) -> Kind:
-        return self.file.tensors[name].type
 
     def tensor(self, name: str, allowed_noise: float) -> NewTensor:
         tensor = self.file.tensors[name]

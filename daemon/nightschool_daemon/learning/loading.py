@@ -6,6 +6,7 @@ Names and layouts differ between the two worlds: a module `model.layers.0.self_a
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,11 +136,16 @@ def _by_transformers(file: GgufFile, digest: str, cache: Path) -> Tokenizer:
     return cast("Tokenizer", backend)
 
 
+@functools.cache
+def _tensor_names(architecture: str, layers: int) -> gguf.TensorNameMap:
+    """Names of transformers' modules and of tensors; tens of thousands, so that it is made once."""
+    keys = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
+    return gguf.get_tensor_name_map(keys[architecture], layers)
+
+
 def tensor_of(file: GgufFile, module: str) -> str:
     """The tensor that holds a module's weight. Raises `TrainingError` where there is none."""
-    layers = file.number("block_count") or 0
-    architecture = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[file.architecture]
-    found = gguf.get_tensor_name_map(architecture, layers).get_name(module)
+    found = _tensor_names(file.architecture, file.number("block_count") or 0).get_name(module)
     name = f"{found}.weight"
     if found is None or name not in file.tensors:
         raise TrainingError(

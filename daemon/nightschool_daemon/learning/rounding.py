@@ -77,24 +77,33 @@ def rounded(values: Weights, kind: Kind) -> Blocks:
     return whole.view(np.uint8).reshape(values.shape[0], -1)
 
 
-def choose(base: Weights, delta: Weights, own: Kind, allowed_noise: float, *, grouped: bool) -> Choice:
-    """The type of least bytes that keeps the change and adds at most `allowed_noise` times its energy as noise.
+def sampled(rows: int) -> NDArray[np.int64]:
+    """Which rows of a tensor types are compared by."""
+    return np.linspace(0, rows - 1, min(SAMPLED_ROWS, rows)).astype(np.int64)
 
-    `base` and `delta`: all rows of the tensor, or a sample of them. `grouped`: the change is constant within blocks of
-    32 inputs. 16-bit floats where nothing narrower will do.
+
+def choices(base: Weights, delta: Weights, own: Kind, *, grouped: bool) -> tuple[Choice, ...]:
+    """Every type that a tensor may get, and what it does to the change.
+
+    `base` and `delta`: a sample of the tensor's rows. `grouped`: the change is constant within blocks of 32 inputs.
     """
     columns = base.shape[1]
-    rows = np.linspace(0, base.shape[0] - 1, min(SAMPLED_ROWS, base.shape[0])).astype(int)
-    base, delta = base[rows], delta[rows]
-    choices = [
+    found = [
         Choice(kind=kind, is_exact=False, noise=_noise(base, delta, kind))
         for kind in dict.fromkeys((own, *WIDER))
         if fits(columns, kind) and can_write(kind)
     ]
     if grouped and own in AFFINE:
-        choices.append(Choice(kind=AFFINE[own], is_exact=True, noise=0.0))
-    good = [one for one in choices if one.noise <= allowed_noise]
-    return min(good or choices, key=lambda one: (size_of(base.shape, one.kind), one.noise) if good else (one.noise, 0))
+        found.append(Choice(kind=AFFINE[own], is_exact=True, noise=0.0))
+    return tuple(found)
+
+
+def narrowest(found: Sequence[Choice], columns: int, allowed_noise: float) -> Choice:
+    """The choice of least bytes that adds at most `allowed_noise`; the one of least noise where all add more."""
+    good = [one for one in found if one.noise <= allowed_noise]
+    if not good:
+        return min(found, key=lambda one: one.noise)
+    return min(good, key=lambda one: (size_of((columns,), one.kind), one.noise))
 
 
 def _noise(base: Weights, delta: Weights, kind: Kind) -> float:

@@ -1,0 +1,246 @@
+"""The peers of `make bench-learning-engine`. Every function takes its figures in a process of its own."""
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import forms, material, packed_side, tasks
+from benchmarks.material import Figures
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.engine import machine
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.rows import Row
+from support.base_models import MODELS
+
+LORA = {
+    "r": material.RANK,
+    "lora_alpha": 2 * material.RANK,
+    "target_modules": "all-linear",
+    "task_type": "CAUSAL_LM",
+}
+CONVERTER = "llama-cpp-python==0.3.36"
+"""Its source has llama.cpp's converters with it; nothing of it is built or installed."""
+
+
+def trl_sft(model: str, _seed: int) -> Figures:
+    """The same by TRL, as fast as it goes: rows of like length together, labels on answers alone."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    rows = material.rows_of(model)
+    network, tokenizer = _unpacked(model, machine.fastest_type(machine.device()))
+    data = Dataset.from_list(
+        [
+            {
+                "input_ids": [*row.prompt, *row.completion],
+                "completion_mask": [0] * len(row.prompt) + [1] * len(row.completion),
+            }
+            for row in rows
+        ]
+    )
+    marks: list[float] = []
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = SFTTrainer(
+            model=network,
+            processing_class=tokenizer,
+            train_dataset=data,
+            peft_config=LoraConfig(**LORA),
+            callbacks=[_clock(marks)],
+            args=SFTConfig(
+                train_sampling_strategy="group_by_length", completion_only_loss=True, **_of_peers(directory)
+            ),
+        )
+        trainer.train()
+    tokens = sum(map(len, rows)) * (len(marks) - 1) / len(marks)
+    return {"tokens_s": tokens / (marks[-1] - marks[0]), "peak_mb": material.peak_mb()}
+
+
+def transformers_first_step(model: str, _seed: int) -> Figures:
+    """Model and tokenizer by `gguf_file`, PEFT around them, one step on the same rows."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    ids, mask, labels = _padded(material.rows_of(model)[: material.BATCH])
+    dtype = machine.fastest_type(machine.device())
+    began = time.perf_counter()
+    network, tokenizer = _loaded(model, dtype)
+    tokenizer.encode("a b c")
+    network = get_peft_model(network, LoraConfig(**LORA))
+    optimizer = torch.optim.AdamW([one for one in network.parameters() if one.requires_grad], lr=5e-4)
+    network(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+    optimizer.step()
+    return {"seconds": time.perf_counter() - began}
+
+
+def _padded(rows: Sequence[Row]) -> tuple[Any, Any, Any]:
+    """Ids, what is no padding, and labels on answers alone; each of shape (rows, longest)."""
+    import torch
+
+    shape = (len(rows), max(map(len, rows)))
+    ids, mask, labels = torch.zeros(shape).long(), torch.zeros(shape).long(), torch.full(shape, -100)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor([*row.prompt, *row.completion])
+        mask[number, : len(row)] = 1
+        labels[number, len(row.prompt) : len(row)] = torch.tensor(row.completion)
+    return ids, mask, labels
+
+
+def trl_dpo(model: str, _seed: int) -> Figures:
+    """The same by TRL, with the reference taken before."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    begin, end = MODELS[model].turn
+    pairs = tasks.shell(0, material.PAIRS, 1).learned
+    network, tokenizer = _unpacked(model, machine.fastest_type(machine.device()))
+    data = Dataset.from_list(
+        [
+            {"prompt": begin.format(prompt=one.prompt), "chosen": one.answer + end, "rejected": other.answer + end}
+            for one, other in zip(pairs, [*pairs[1:], pairs[0]], strict=True)
+        ]
+    )
+    marks: list[float] = []
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = DPOTrainer(
+            model=network,
+            processing_class=tokenizer,
+            train_dataset=data,
+            peft_config=LoraConfig(**LORA),
+            callbacks=[_clock(marks)],
+            args=DPOConfig(precompute_ref_log_probs=True, **_of_peers(directory)),
+        )
+        trainer.train()
+    return {"pairs_s": (material.PAIRS - material.BATCH) / (marks[-1] - marks[0]), "peak_mb": material.peak_mb()}
+
+
+def _of_peers(directory: str) -> dict[str, Any]:
+    """What both of TRL's trainers are told. 16-bit floats are an option; where they are slower it is not the best."""
+    import torch
+
+    return {
+        "output_dir": directory,
+        "per_device_train_batch_size": material.BATCH,
+        "num_train_epochs": 1,
+        "learning_rate": 5e-4,
+        "bf16": machine.fastest_type(machine.device()) is torch.bfloat16,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "max_length": None,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "logging_steps": 1000,
+    }
+
+
+def _clock(marks: list[float]) -> Any:
+    """Notes when each step ended."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is not read by mypy
+        def on_step_end(self, *_arguments: object, **_named: object) -> None:
+            marks.append(time.perf_counter())
+
+    return Clock()
+
+
+def trl_head(_model: str, _seed: int) -> Figures:
+    """Loss and gradient of the same head by TRL's own: on a CPU it takes every place of the padded batch."""
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
+
+    matrix, hidden, targets, labels = material.head_batch()
+    bench = machine.bench()
+    dense = bench.unpack(matrix).clone()
+    bench = machine.bench()
+    hidden = hidden.to(dense.dtype).requires_grad_()
+    before = material.peak_mb()
+    began = time.perf_counter()
+    values, *_ = ChunkedLogProbFunction.apply(
+        hidden,
+        dense,
+        None,
+        targets,
+        1.0,
+        _CHUNKED_LOGPROB_CHUNK_SIZE,
+        None,
+        1.0,
+        ("log_probs", "entropy", "is_top1"),
+    )
+    (-values.masked_fill(~labels, 0).sum() / labels.sum()).backward()
+    return {"seconds": time.perf_counter() - began, "added_mb": max(1.0, material.peak_mb() - before)}
+
+
+def _loaded(model: str, dtype: Any) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    file = forms.fetched(model, MODELS[model])
+    network = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
+    return network, AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+
+
+def _unpacked(model: str, dtype: Any) -> tuple[Any, Any]:
+    """The model in transformers' own files, made once: it trains none that it knows to come from a GGUF."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    kept = forms.cached() / "unpacked" / model
+    if not kept.exists():
+        import torch
+
+        network, tokenizer = _loaded(model, torch.float32)
+        del network.config.quantization_config
+        plain = AutoModelForCausalLM.from_config(network.config)
+        plain.load_state_dict(network.state_dict())
+        plain.save_pretrained(kept)
+        tokenizer.save_pretrained(kept)
+    return AutoModelForCausalLM.from_pretrained(kept, dtype=dtype), AutoTokenizer.from_pretrained(kept)
+
+
+def converter_export(model: str, _seed: int) -> Figures:
+    """The same adapter by llama.cpp's converter: what a call takes beyond one that only imports what it needs."""
+    _unpacked(model, machine.fastest_type(machine.device()))
+    script, file = converter(), gguf_file.read(forms.fetched(model, MODELS[model]))
+    with tempfile.TemporaryDirectory() as text:
+        directory = Path(text)
+        exported = directory / "converted.gguf"
+        command = [sys.executable, str(script), str(material.adapter(model)), "--outtype", "f32"]
+        command += ["--base", str(forms.cached() / "unpacked" / model), "--outfile", str(exported)]
+        seconds = _duration(command) - _duration([sys.executable, str(script), "--help"])
+        _, own = packed_side.exported_adapter(file, material.adapter(model), directory)
+        return {"seconds": seconds, "equal": _equal_tensors(gguf_file.read(own), gguf_file.read(exported))}
+
+
+def converter() -> Path:
+    """The script, from the source distribution that it travels in. Raises `CalledProcessError` where it is not had."""
+    kept = forms.cached() / "llama.cpp"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=kept.parent) as text:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+            subprocess.run([*command, "--dest", text, CONVERTER], check=True)
+            with tarfile.open(next(Path(text).glob("*.tar.gz"))) as archive:
+                archive.extractall(text, filter="data")
+            next(Path(text).glob("*/vendor/llama.cpp")).rename(kept)
+    return kept / "convert_lora_to_gguf.py"
+
+
+def _duration(command: Sequence[str]) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def _equal_tensors(own: GgufFile, other: GgufFile) -> int:
+    """How many tensors of ours the other file has, with the same weights."""
+    both = own.tensors.keys() & other.tensors.keys()
+    return sum(np.array_equal(own.dequantized(name), other.dequantized(name)) for name in both)
