@@ -7,7 +7,7 @@ OLLAMA_VERSIONS := 0.34.3 0.34.0
 BASE ?= smollm2
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-learning-engine clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine clean
 
 environment: .venv/.ready
 
@@ -56,6 +56,10 @@ bench-forms: .venv/.ready
 # Peak memory and time of a training, as planned and as seen.
 bench-memory: .venv/.ready
 	$(BIN)/python tests/benchmarks/memory.py
+
+# Log-probabilities of our forward pass beside those of a real Ollama, by architecture and type of weights.
+bench-agreement: ollama
+	$(BIN)/python tests/benchmarks/agreement.py
 
 # The packed engine against TRL and transformers, which this installs beside it.
 bench-learning-engine: ollama

@@ -75,6 +75,8 @@ PLAIN = "lora_r16"
 SEEDS = (0, 1, 2)
 LEARNED = {"shell": 240, "diagrams": 80}
 HELD_OUT = {"shell": 80, "diagrams": 20}
+HELD_IN = 20
+"""Learned texts by which the narrowest types are found that keep the lesson."""
 BATCH = 8
 TOKENS_A_PASS = 2048
 KEPT = 0.99
@@ -121,7 +123,7 @@ class InQ80(LowRankLesson):
     """A lesson that is delivered in Q8_0 throughout."""
 
     def _choice(self, name: str, allowed_noise: float) -> rounding.Choice:
-        return rounding.Choice(kind=GGMLQuantizationType.Q8_0, is_exact=False, noise=0.0)
+        return rounding.Choice(kind=GGMLQuantizationType.Q8_0, is_exact=False, noise=0.0, left=1.0)
 
 
 def main() -> int:
@@ -208,10 +210,10 @@ def run(cell: Cell, directory: Path) -> tuple[Result, ExportResult]:
     form, outcome = trained(file, cell, learned, directory)
     lesson = read_lesson(directory / "adapter", file)
     variants = PackedVariants(lesson, tokens)
-    base, general_base = variants.mean_loss(held_out), variants.mean_loss(general)
+    base, general_base = losses_of_base(cell) or (variants.mean_loss(held_out), variants.mean_loss(general))
     variants.use(Variant.TRAINED)
     trained_loss = variants.mean_loss(held_out)
-    export = delivered(lesson, variants, learned[:40], directory)
+    export = delivered(lesson, variants, learned[:HELD_IN], directory)
     variants.use(Variant.DELIVERED, export)
     loss, general_delivered = variants.mean_loss(held_out), variants.mean_loss(general)
     touched_bytes = sum(one.bytes for one in gguf_file.read(export.files[0].path).tensors.values())
@@ -236,6 +238,14 @@ def run(cell: Cell, directory: Path) -> tuple[Result, ExportResult]:
         in_q8_0=in_q8_0,
     )
     return result, export
+
+
+def losses_of_base(cell: Cell) -> tuple[float, float] | None:
+    """Held-out and general loss of the base, from a finished cell with the same texts; None where there is none."""
+    for file in RESULTS.glob(f"{cell.model}-{cell.task}-*-{cell.seed}.json"):
+        result = Result(**json.loads(file.read_text(encoding="utf-8")))
+        return result.base, result.general_base
+    return None
 
 
 def trained(file: GgufFile, cell: Cell, learned: Sequence[Row], directory: Path) -> tuple[Form, Outcome]:

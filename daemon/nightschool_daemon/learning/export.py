@@ -46,7 +46,7 @@ from nightschool_hookspecs.records import (
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 Value = gguf.GGUFValueType
 MEASURED_TEXTS = 40
-ALLOWED_NOISE: Sequence[float] = (30.0, 10.0, 3.0, 1.0, 0.0)
+ALLOWED_NOISE: Sequence[float] = (30.0, 10.0, 3.0, 1.0, 0.1, 0.0)
 """How much noise rounding may add, in units of the change's own energy, by attempt; the last takes the widest types.
 
 Noise has no direction, the lesson has one: noise of twice the change's energy still leaves 99 % of what was learned.

@@ -5,7 +5,6 @@ Between the two lie wider types, and an exact one: Q4_1 and Q5_1 keep a minimum 
 constant within each block of 32 (group-wise LoRA) is a change of the minimum alone.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +23,8 @@ WIDER: Sequence[Kind] = (Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.Q6_K, 
 LEFT = 0.9
 """So much of the change must be left along its own direction. Rounded back to the base's own grid little is: most
 weights return to where they were, whatever the energy of that error."""
+LOST_BY_NOISE = 0.03
+"""Where less noise is allowed than the change has energy, less of the change may be lost: so much at equal energy."""
 SAMPLED_ROWS = 64
 """Rows of a tensor by which types are compared: quantising all in every type would take minutes."""
 MINIMUM_BLOCK = 32
@@ -37,7 +38,9 @@ class Choice:
     is_exact: bool
     """The codes of the base stay, and the minima alone change."""
     noise: float
-    """Energy that rounding adds, in units of the change's own; infinite where the change does not survive."""
+    """Energy that rounding adds, in units of the change's own."""
+    left: float
+    """Share of the change that is left along its own direction."""
 
 
 def block_of(kind: Kind) -> int:
@@ -89,30 +92,31 @@ def choices(base: Weights, delta: Weights, own: Kind, *, grouped: bool) -> tuple
     """
     columns = base.shape[1]
     found = [
-        Choice(kind=kind, is_exact=False, noise=_noise(base, delta, kind))
-        for kind in dict.fromkeys((own, *WIDER))
-        if fits(columns, kind) and can_write(kind)
+        _tried(base, delta, kind) for kind in dict.fromkeys((own, *WIDER)) if fits(columns, kind) and can_write(kind)
     ]
     if grouped and own in AFFINE:
-        found.append(Choice(kind=AFFINE[own], is_exact=True, noise=0.0))
+        found.append(Choice(kind=AFFINE[own], is_exact=True, noise=0.0, left=1.0))
     return tuple(found)
 
 
 def narrowest(found: Sequence[Choice], columns: int, allowed_noise: float) -> Choice:
     """The choice of least bytes that adds at most `allowed_noise`; the one of least noise where all add more."""
-    good = [one for one in found if one.noise <= allowed_noise]
+    needed = max(LEFT, 1 - LOST_BY_NOISE * allowed_noise)
+    good = [one for one in found if one.noise <= allowed_noise and one.left >= needed]
     if not good:
         return min(found, key=lambda one: one.noise)
     return min(good, key=lambda one: (size_of((columns,), one.kind), one.noise))
 
 
-def _noise(base: Weights, delta: Weights, kind: Kind) -> float:
-    """What rounding adds, over the change's energy; infinity where less than `LEFT` of the change is left."""
+def _tried(base: Weights, delta: Weights, kind: Kind) -> Choice:
     energy = float(np.square(delta).sum()) or 1.0
     moved = gguf.dequantize(rounded(base + delta, kind), kind).reshape(base.shape) - base
-    if float((moved * delta).sum()) / energy < LEFT:
-        return math.inf
-    return float(np.square(moved - delta).sum()) / energy
+    return Choice(
+        kind=kind,
+        is_exact=False,
+        noise=float(np.square(moved - delta).sum()) / energy,
+        left=float((moved * delta).sum()) / energy,
+    )
 
 
 # --------------------------------------------------------------------------- the exact affine form

@@ -7,26 +7,24 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-import torch
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.architecture import is_known, read_architecture
-from nightschool_daemon.learning.engine.layout import Branches, lay_out
-from nightschool_daemon.learning.engine.network import Network
-from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.ollama.library import NextToken
 from nightschool_hookspecs.services import TrainingError
-from support.engine_logprobs import engine_logprobs, token_id, token_ids
+from support.engine_logprobs import (
+    EXACT,
+    ROUNDED,
+    ROUNDED_ON_AVERAGE,
+    TEXTS,
+    differences,
+    engine_logprobs,
+    token_ids,
+)
 from support.ollama_server import OllamaServer
 from support.tiny_architectures import DEFAULTS, KINDS, ORIGINAL_CONTEXT, VARIANTS, write_tiny_architecture
 
-TEXTS = ["the quick brown fox jumps over the lazy dog, again and again", "greet guest 7 now: hello?"]
 SERVED_KINDS = ("Q2_K", "Q4_K", "Q5_0", "Q8_0", "IQ4_XS")
-EXACT = 0.03
-"""Largest difference of a logarithm with F32 weights: the engine keeps keys, values and GELU in 16 bits."""
-ROUNDED = 0.6
-"""The same with quantised weights, for which the engine rounds activations to 8 bits."""
-ROUNDED_ON_AVERAGE = 0.3
 CLEARLY = 0.5
 """Difference of two logarithms that no rounding explains: with F32 weights that is below 0.02."""
 
@@ -61,7 +59,7 @@ def test_engine_serves_types_of_weights(ollama: OllamaServer, tmp_path: Path, ki
     file = write_tiny_architecture(tmp_path / f"llama-{kind}.gguf", "llama", kind=kind)
     found = engine_logprobs(ollama, file, TEXTS)
     require_sound(found)
-    differing = differences(file, found)
+    differing = differences(file, TEXTS, found)
     assert max(differing) < ROUNDED
     assert sum(differing) / len(differing) < ROUNDED_ON_AVERAGE
 
@@ -88,20 +86,7 @@ def served(server: OllamaServer, directory: Path, architecture: str, *, variant:
 
 def disagreement(file: Path, found: Sequence[NextToken], *, context: int = 512) -> float:
     """Largest difference between the engine's logarithms and our own."""
-    return max(differences(file, found, context=context))
-
-
-def differences(file: Path, found: Sequence[NextToken], *, context: int = 512) -> list[float]:
-    """Between the engine's logarithms and those of our forward pass over the same blocks, for each listed token."""
-    bench = Bench(device=torch.device("cpu"), dtype=torch.float32, threads=1)
-    network = Network(gguf_file.read(file), bench, context=context)
-    differing: list[float] = []
-    for text, one in zip(TEXTS, found, strict=False):
-        ids = token_ids(text)
-        layout = lay_out([Branches(stem=tuple(ids), answers=())], bench.device)
-        own = torch.log_softmax(network.logits(layout, torch.tensor([len(ids) - 1])), dim=-1)[0]
-        differing += [abs(token.logprob - float(own[token_id(token.token)])) for token in one.top]
-    return differing
+    return max(differences(file, TEXTS, found, context_tokens=context))
 
 
 def require_sound(found: Sequence[NextToken]) -> None:
