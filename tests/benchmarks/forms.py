@@ -53,6 +53,7 @@ from support.base_models import CACHE, MODELS, BaseModel  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "forms"
 WORK = ROOT / "build" / "forms"
+PLOT = ROOT / "docs" / "forms.svg"
 TABLE = ROOT / "build" / "bench" / "forms.json"
 
 
@@ -117,6 +118,24 @@ class Result:
     peak_mb: float
     in_q8_0: float | None = None
     """Loss with every touched tensor in Q8_0, which keeps all of the lesson; for plain LoRA, the peer of the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A form on a task, at its best rate: medians over the seeds."""
+
+    model: str
+    task: str
+    form: str
+    rate: float
+    seeds: int
+    delivered: float
+    in_q8_0: float | None
+    kept: float
+    bytes: float
+    """Of the touched tensors, over those of the base's."""
+    forgets: float
+    """What general text loses, in nats a token."""
 
 
 class InQ80(LowRankLesson):
@@ -336,46 +355,71 @@ def cached() -> Path:
 
 
 def show() -> int:
-    """Print a row a model, task and form, medians over the seeds, and write the table."""
-    rows = []
-    for model in MODELS:
-        for task in tasks.TASKS:
-            for contender in CONTENDERS:
-                rows += summary(model, task, contender)
+    """Print a row a model, task and form, medians over the seeds, write the table, and draw loss against bytes."""
+    rows = [
+        row
+        for model in MODELS
+        for task in tasks.TASKS
+        for contender in CONTENDERS
+        if (row := summary(model, task, contender)) is not None
+    ]
     print(
-        f"{'model':9} {'task':9} {'form':13} {'rate':>6} {'n':>2} {'loss':>7} {'kept':>7} {'bytes':>6} {'forgets':>8}"
+        f"{'model':9} {'task':9} {'form':13} {'rate':>6} {'n':>2} {'loss':>7} {'in Q8_0':>7} {'kept':>7} {'bytes':>6} "
+        f"{'forgets':>8}"
     )
     for row in rows:
-        text = f"{row['model']:9} {row['task']:9} {row['form']:13} {row['rate']:6g} {row['seeds']:2}"
-        print(f"{text} {row['delivered']:7.3f} {row['kept']:7.1%} {row['bytes']:6.2f} {row['forgets']:+8.3f}")
+        plain = f"{row.in_q8_0:7.3f}" if row.in_q8_0 is not None else " " * 7
+        text = f"{row.model:9} {row.task:9} {row.form:13} {row.rate:6g} {row.seeds:2} {row.delivered:7.3f} {plain}"
+        print(f"{text} {row.kept:7.1%} {row.bytes:6.2f} {row.forgets:+8.3f}")
     TABLE.parent.mkdir(parents=True, exist_ok=True)
-    TABLE.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    TABLE.write_text(json.dumps([dataclasses.asdict(one) for one in rows], indent=1) + "\n", encoding="utf-8")
+    if rows:
+        draw(rows)
     return 0
 
 
-def summary(model: str, task: str, contender: str) -> list[dict[str, object]]:
-    """The cells of the best rate, once all are finished."""
+def draw(rows: Sequence[Summary]) -> None:
+    """Loss against bytes, a panel a model and task."""
+    from matplotlib.figure import Figure
+
+    panels = list(dict.fromkeys((row.model, row.task) for row in rows))
+    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
+    for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        for row in rows:
+            if (row.model, row.task) == panel:
+                axes.plot(row.bytes, row.delivered, "o", label=f"{row.form}, {row.seeds} seeds")
+                if row.in_q8_0 is not None:
+                    axes.axhline(row.in_q8_0, color="grey", linestyle=":", label="lora_r16, all in Q8_0")
+        axes.set(title=f"{panel[0]}, {panel[1]}", xlabel="bytes of the touched tensors, base = 1")
+        axes.legend(fontsize="small")
+    figure.supylabel("held-out loss of the delivered blocks, nats a token")
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def summary(model: str, task: str, contender: str) -> Summary | None:
+    """Medians over the seeds at the best rate, once that is known."""
     search = tuned(model, task, contender)
     try:
         next(search)
     except StopIteration as end:
-        best = end.value
+        cell: Cell = end.value
     else:
-        return []
-    found = [read(one) for one in seeds_of(best) if one.file.exists()]
-    return [
-        {
-            "model": model,
-            "task": task,
-            "form": contender,
-            "rate": best.rate,
-            "seeds": len(found),
-            "delivered": statistics.median(one.delivered for one in found),
-            "kept": statistics.median(one.kept for one in found),
-            "bytes": statistics.median(one.delivered_bytes / one.touched_bytes for one in found),
-            "forgets": statistics.median(one.general_delivered - one.general_base for one in found),
-        }
-    ]
+        return None
+    found = [read(one) for one in seeds_of(cell) if one.file.exists()]
+    return Summary(
+        model=model,
+        task=task,
+        form=contender,
+        rate=cell.rate,
+        seeds=len(found),
+        delivered=statistics.median(one.delivered for one in found),
+        in_q8_0=statistics.median(one.in_q8_0 for one in found if one.in_q8_0 is not None)
+        if contender == PLAIN
+        else None,
+        kept=statistics.median(one.kept for one in found),
+        bytes=statistics.median(one.delivered_bytes / one.touched_bytes for one in found),
+        forgets=statistics.median(one.general_delivered - one.general_base for one in found),
+    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from support.base_models import MODELS  # noqa: E402
 
 RESULT = ROOT / "build" / "bench" / "learning-engine.json"
 REPEATS = 3
+Takes = dict[tuple[str, str], list[Figures]]
+"""By the function that took them, and the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,10 @@ class Measure:
     """Of the ratio, which is above 1 where ours is better."""
     more_is_better: bool
     has_peer: Callable[[], bool] = lambda: True
+
+    def ratio(self, ours: float, peer: float) -> float:
+        """How many times better ours is."""
+        return ours / peer if self.more_is_better else peer / ours
 
 
 def has_trl() -> bool:
@@ -207,7 +213,7 @@ def main() -> int:
         function, model, seed = given.take
         print(json.dumps(TAKERS[function](model, int(seed))))
         return 0
-    taken: dict[tuple[str, str], Figures] = {}
+    taken: Takes = {}
     rows = [row_of(measure, taken) for measure in measures() if given.rows in measure.name]
     show(rows)
     RESULT.parent.mkdir(parents=True, exist_ok=True)
@@ -223,24 +229,27 @@ def show(rows: list[dict[str, object]]) -> None:
     Console(width=140).print(table)
 
 
-def row_of(measure: Measure, taken: dict[tuple[str, str], Figures]) -> dict[str, object]:
-    """One line of the table."""
-    ours = peer = ratio = holds = None
-    if measure.has_peer():
-        ours, peer = (figure(source, measure.model, taken) for source in (measure.ours, measure.peer))
-        ratio = ours / peer if measure.more_is_better else peer / ours
-        holds = ratio >= measure.goal
-    print(f"{measure.name}: {ours} and {peer}", file=sys.stderr, flush=True)
-    return {"measure": measure.name, "ours": ours, "peer": peer, "ratio": ratio, "goal": measure.goal, "holds": holds}
+def row_of(measure: Measure, taken: Takes) -> dict[str, object]:
+    """One line of the table: medians of figures and of ratios. Figures of one process are compared with each other."""
+    row: dict[str, object] = {"measure": measure.name, "ours": None, "peer": None, "ratio": None}
+    if not measure.has_peer():
+        return row | {"goal": measure.goal, "holds": None}
+    ours, peer = (figures(source, measure.model, taken) for source in (measure.ours, measure.peer))
+    if measure.ours[0] == measure.peer[0]:
+        ratio = statistics.median(map(measure.ratio, ours, peer))
+    else:
+        ratio = measure.ratio(statistics.median(ours), statistics.median(peer))
+    row |= {"ours": statistics.median(ours), "peer": statistics.median(peer), "ratio": ratio}
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row | {"goal": measure.goal, "holds": ratio >= measure.goal}
 
 
-def figure(source: tuple[str, str], model: str, taken: dict[tuple[str, str], Figures]) -> float:
-    """The median of a figure, taken once for all rows that want it."""
+def figures(source: tuple[str, str], model: str, taken: Takes) -> list[float]:
+    """A figure as often as it was taken: once for all rows that want it."""
     taker, name = source
     if (taker, model) not in taken:
-        repeats = [in_a_process(taker, model, seed) for seed in range(REPEATS)]
-        taken[taker, model] = {key: statistics.median(one[key] for one in repeats) for key in repeats[0]}
-    return taken[taker, model][name]
+        taken[taker, model] = [in_a_process(taker, model, seed) for seed in range(REPEATS)]
+    return [one[name] for one in taken[taker, model]]
 
 
 def in_a_process(taker: str, model: str, seed: int) -> Figures:
