@@ -70,14 +70,12 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, ca
     (Gemma 2). Gives (B, T, heads * size).
     """
     q, k, v = (one.transpose(1, 2) for one in (q, k, v))
-    if q.shape[1] != k.shape[1]:
-        times = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
     if cap is not None:
+        k, v = (one.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for one in (k, v))
         mixed = _capped(q, k, v, visible, cap)
     else:
         mixed = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=visible, is_causal=visible is None, scale=1.0
+            q, k, v, attn_mask=visible, is_causal=visible is None, scale=1.0, enable_gqa=q.shape[1] != k.shape[1]
         )
     return mixed.transpose(1, 2).flatten(2)
 

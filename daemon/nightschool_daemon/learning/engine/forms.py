@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -40,6 +40,26 @@ class Linear:
         return self.name.rsplit(".", 1)[-1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A layer's input, and how it was made: where the sources are kept anyway, it need not be kept itself."""
+
+    value: Tensor
+    """Shape (tokens, columns)."""
+    make: Callable[..., Tensor]
+    sources: tuple[Tensor, ...]
+
+    @classmethod
+    def by(cls, make: Callable[..., Tensor], *sources: Tensor) -> Self:
+        """What `make` makes of `sources`. It must hold no tensor that comes and goes with a pass."""
+        return cls(value=make(*sources), make=make, sources=sources)
+
+    @classmethod
+    def of(cls, value: Tensor) -> Self:
+        """An input that is kept."""
+        return cls(value=value, make=lambda kept: kept, sources=(value,))
+
+
 class Form(ABC):
     """Trainable parameters, and what they add to the forward pass. Parameters are 32-bit floats."""
 
@@ -48,7 +68,7 @@ class Form(ABC):
     """Whether dropout is applied."""
 
     @abstractmethod
-    def addition(self, name: str, x: Tensor) -> Tensor | None:
+    def addition(self, name: str, x: Made) -> Tensor | None:
         """What a linear layer's output gains, shape (tokens, rows); None where it is left alone."""
 
     @abstractmethod
@@ -80,6 +100,30 @@ class Form(ABC):
                 one.copy_(values[name])
 
 
+class _LowRankProduct(torch.autograd.Function):  # type: ignore[misc]  # torch is not read by mypy
+    """`scale * (x A^T) B^T`. Its input is made again on the way back: `make` of `sources`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, down: Tensor, up: Tensor, scale: float, make: Callable[..., Tensor], *sources: Tensor
+    ) -> Tensor:
+        inner = x @ down.t()
+        ctx.scale, ctx.make, ctx.others = scale, make, len(sources)
+        ctx.save_for_backward(inner, down, up, *sources)
+        return (inner * scale) @ up.t()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        inner, down, up, *sources = ctx.saved_tensors
+        gradient = grad_outputs[0]
+        to_inner = (gradient @ up) * ctx.scale
+        to_x = to_inner @ down if ctx.needs_input_grad[0] else None
+        to_down = to_up = None
+        if ctx.needs_input_grad[1]:
+            to_down, to_up = to_inner.t() @ ctx.make(*sources), (gradient.t() @ inner) * ctx.scale
+        return (to_x, to_down, to_up, *[None] * (2 + ctx.others))
+
+
 class LowRank(Form):
     """LoRA on chosen linear layers: `scale * (x A^T) B^T`. B begins at zero, so training starts from the base."""
 
@@ -105,16 +149,20 @@ class LowRank(Form):
             self.parameters[f"{one.name}.lora_a"] = down.requires_grad_()
             self.parameters[f"{one.name}.lora_b"] = torch.zeros(one.rows, rank).requires_grad_()
 
-    def addition(self, name: str, x: Tensor) -> Tensor | None:
+    def addition(self, name: str, x: Made) -> Tensor | None:
         down = self.parameters.get(f"{name}.lora_a")
         if down is None:
             return None
         up = self.parameters[f"{name}.lora_b"]
         if self._dropout and self.is_training:
-            x = torch.nn.functional.dropout(x, self._dropout)
+            x = Made.of(torch.nn.functional.dropout(x.value, self._dropout))
         if self.group > 1:
-            x = x.view(x.shape[0], -1, self.group).sum(-1) / math.sqrt(self.group)
-        return (x @ down.to(x.dtype).t()) @ (up.to(x.dtype).t() * self.scale)
+            x = Made.of(x.value.view(x.value.shape[0], -1, self.group).sum(-1) / math.sqrt(self.group))
+        down, up = (one.to(x.value.dtype) for one in (down, up))
+        found: Tensor = _LowRankProduct.apply(
+            x.value, down, up, self.scale, x.make, *(one.detach() for one in x.sources)
+        )
+        return found
 
     def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
         return None
@@ -143,11 +191,11 @@ class FixedLowRank(Form):
             for name, (down, up, scale) in factors.items()
         }
 
-    def addition(self, name: str, x: Tensor) -> Tensor | None:
+    def addition(self, name: str, x: Made) -> Tensor | None:
         if name not in self._factors:
             return None
-        down, up = self._factors[name]
-        return (x @ down.to(x.dtype).t()) @ up.to(x.dtype).t()
+        down, up = (one.to(x.value.dtype) for one in self._factors[name])
+        return (x.value @ down.t()) @ up.t()
 
     def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
         return None
@@ -175,12 +223,38 @@ class Neurons(Form):
                 self.parameters[name] = values.requires_grad_()
             self.parameters[f"blk.{layer}.ffn_down"] = torch.zeros(architecture.width, count).requires_grad_()
 
-    def addition(self, name: str, x: Tensor) -> Tensor | None:
+    def addition(self, name: str, x: Made) -> Tensor | None:
         return None
 
     def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
         gate, up, down = (self.parameters[f"blk.{layer}.ffn_{part}"].to(x.dtype) for part in ("gate", "up", "down"))
         return (self._activation(x @ gate.t()) * (x @ up.t())) @ down.t()
+
+
+class _Gated(torch.autograd.Function):  # type: ignore[misc]  # as above
+    """`activation(gate) * up`, of which gate and up alone are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, kind: Activation) -> Tensor:
+        ctx.kind = kind
+        ctx.save_for_backward(gate, up)
+        return activation(kind)(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, None]:
+        gate, up = ctx.saved_tensors
+        (gradient,) = grad_outputs
+        to_up = gradient * activation(ctx.kind)(gate)
+        outer = gradient * up
+        if ctx.kind is Activation.SILU:
+            return torch.ops.aten.silu_backward(outer, gate), to_up, None
+        return torch.ops.aten.gelu_backward(outer, gate, approximate="tanh"), to_up, None
+
+
+def gated(gate: Tensor, up: Tensor, kind: Activation) -> Tensor:
+    """What goes into the last matrix of a feed-forward block, shape (tokens, units)."""
+    found: Tensor = _Gated.apply(gate, up, kind)
+    return found
 
 
 def activation(kind: Activation) -> Callable[[Tensor], Tensor]:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from nightschool_daemon.learning.engine import head, rope
 from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, read_architecture
 from nightschool_daemon.learning.engine.attention import padded_attention, rows_in_line
-from nightschool_daemon.learning.engine.forms import Form, Linear, activation
+from nightschool_daemon.learning.engine.forms import Form, Linear, Made, gated
 from nightschool_daemon.learning.engine.layout import Layout
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, Weights, product
 from nightschool_daemon.learning.gguf_file import GgufFile
@@ -67,7 +67,6 @@ class Network:
         self.checkpointed = 0
         """So many layers, from the first, keep no activations and are computed again in the backward pass."""
         self.rows_in_line = rows_in_line(bench.device, bench.dtype, self.architecture.head_size)
-        self._activation = activation(self.architecture.family.activation)
 
     def linears(self) -> tuple[Linear, ...]:
         """Every linear layer but the head."""
@@ -117,15 +116,15 @@ class Network:
         return self._layer(block, x, layout, self._rotations(layout.positions))
 
     def _layer(self, block: Block, x: Tensor, layout: Layout, rotations: Rotations) -> Tensor:
-        attended = self._attention(block, self._norm(x, block.norms["attn_norm"]), layout, rotations)
+        attended = self._attention(block, self._normed(x, block.norms["attn_norm"]), layout, rotations)
         x = x + self._norm_after(block, "post_attention_norm", attended)
-        fed = self._feed_forward(block, self._norm(x, block.norms["ffn_norm"]))
+        fed = self._feed_forward(block, self._normed(x, block.norms["ffn_norm"]))
         return x + self._norm_after(block, "post_ffw_norm", fed)
 
-    def _attention(self, block: Block, x: Tensor, layout: Layout, rotations: Rotations) -> Tensor:
+    def _attention(self, block: Block, x: Made, layout: Layout, rotations: Rotations) -> Tensor:
         shape = self.architecture
         q, k, v = (
-            one.view(x.shape[0], heads, shape.head_size)
+            one.view(one.shape[0], heads, shape.head_size)
             for one, heads in zip(
                 self._queries_keys_values(block, x), (shape.heads, shape.key_heads, shape.key_heads), strict=True
             )
@@ -137,7 +136,7 @@ class Network:
         q = self._sharpened(q, layout.positions) * shape.query_scale
         return self._linear(block, "attn_output", self._mixed(block.number, q, k, v, layout))
 
-    def _queries_keys_values(self, block: Block, x: Tensor) -> Sequence[Tensor]:
+    def _queries_keys_values(self, block: Block, x: Made) -> Sequence[Tensor]:
         if not self.architecture.family.fused:
             return [self._linear(block, part, x) for part in ("attn_q", "attn_k", "attn_v")]
         shape = self.architecture
@@ -145,7 +144,7 @@ class Network:
         whole = self._linear(block, "attn_qkv", x)
         return list(whole.split((shape.heads * shape.head_size, keys, keys), dim=1))
 
-    def _gate_and_up(self, block: Block, x: Tensor) -> Sequence[Tensor]:
+    def _gate_and_up(self, block: Block, x: Made) -> Sequence[Tensor]:
         if not self.architecture.family.fused:
             return [self._linear(block, part, x) for part in ("ffn_gate", "ffn_up")]
         return list(self._linear(block, "ffn_up", x).chunk(2, dim=1))
@@ -157,14 +156,14 @@ class Network:
         factor = 1 + temperature * torch.log(1 + torch.floor(positions.float() / length))
         return q * factor[:, None, None].to(q.dtype)
 
-    def _mixed(self, layer: int, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    def _mixed(self, layer: int, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Made:
         """Attention: queries (N, heads, size), keys and values (N, key heads, size) to (N, heads * size)."""
         cap = self.architecture.attention_cap
         if self.rows_in_line is not None and layout.visible is None and cap is None:
             before = self.architecture.window - 1 if self.architecture.is_local(layer) else -1
-            return self.rows_in_line(q, k, v, layout.starts, layout.longest, before).flatten(1)
+            return Made.of(self.rows_in_line(q, k, v, layout.starts, layout.longest, before).flatten(1))
         q, k, v = (layout.padded(one) for one in (q, k, v))
-        return layout.flat(padded_attention(q, k, v, self._visible(layer, layout), cap))
+        return Made.by(layout.flat, padded_attention(q, k, v, self._visible(layer, layout), cap))
 
     def _visible(self, layer: int, layout: Layout) -> Tensor | None:
         """Which token sees which, shape (B or 1, 1, T, T); None: every one before it."""
@@ -177,18 +176,22 @@ class Network:
         distance = order[:, None] - order[None, :]
         return ((distance >= 0) & (distance < window))[None, None]
 
-    def _feed_forward(self, block: Block, x: Tensor) -> Tensor:
+    def _feed_forward(self, block: Block, x: Made) -> Tensor:
         gate, up = self._gate_and_up(block, x)
-        found = self._linear(block, "ffn_down", self._activation(gate) * up)
-        added = self.form.feed_forward(block.number, x) if self.form is not None else None
+        kind = self.architecture.family.activation
+        found = self._linear(block, "ffn_down", Made.by(lambda gate, up: gated(gate, up, kind), gate, up))
+        added = self.form.feed_forward(block.number, x.value) if self.form is not None else None
         return found if added is None else found + added
 
-    def _linear(self, block: Block, part: str, x: Tensor) -> Tensor:
-        found = product(x, block.matrices[part], self.bench)
+    def _linear(self, block: Block, part: str, x: Made) -> Tensor:
+        found = product(x.value, block.matrices[part], self.bench)
         if part in block.biases:
-            found = found + block.biases[part].to(x.dtype)
+            found = found + block.biases[part].to(found.dtype)
         added = self.form.addition(f"blk.{block.number}.{part}", x) if self.form is not None else None
         return found if added is None else found + added
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Made:
+        return Made.by(lambda x: self._norm(x, weight), x)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         normed = functional.rms_norm(x.float(), (x.shape[-1],), weight, self.architecture.epsilon)
