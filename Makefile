@@ -5,9 +5,11 @@ BIN := .venv/bin
 OLLAMA_VERSIONS := 0.34.3 0.34.0
 # The demo's base model: smollm2, or gemma (larger, not tuned to instructions).
 BASE ?= smollm2
+# How long to fuzz.
+SECONDS ?= 60
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine fuzz-gguf clean
 
 environment: .venv/.ready
 
@@ -65,6 +67,11 @@ bench-agreement: ollama
 bench-learning-engine: ollama
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group peers
 	$(BIN)/python tests/benchmarks/learning_engine.py
+
+# Coverage-guided fuzz of the GGUF reader; what drives it is installed beside.
+fuzz-gguf: .venv/.ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group fuzz
+	$(BIN)/python tests/fuzz/gguf_reader.py --seconds $(SECONDS)
 
 clean:
 	rm -rf build dist .venv .cache

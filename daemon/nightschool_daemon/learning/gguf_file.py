@@ -21,8 +21,17 @@ MAGIC = b"GGUF"
 VERSION = 3
 READABLE_VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
-MAX_COUNT = 1_000_000
+MAX_ALIGNMENT = 1 << 16
+"""The largest page of any machine; padding is made of it in memory."""
+MAX_COUNT = 100_000
+"""Of keys and of tensors. The largest models have some thousand tensors."""
+MAX_HEADER_BYTES = 1 << 28
+"""The header is kept in memory; a vocabulary of a million tokens takes a tenth of this."""
 MAX_DIMENSIONS = 4
+MAX_DIMENSION = 1 << 40
+MAX_NAME_BYTES = 63
+"""Of a tensor; `GGML_MAX_NAME` counts a zero behind it."""
+SHOWN_CHARACTERS = 80
 ALIGNMENT_KEY = "general.alignment"
 
 Type = gguf.GGUFValueType
@@ -98,10 +107,9 @@ class GgufFile:
     def dequantized(self, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """The weights of a tensor, shape rows first; of a matrix some rows alone, where they are given."""
         tensor = self.tensors[name]
-        block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.type]
+        if not tensor.bytes:
+            return np.zeros(tensor.shape, np.float32)
         data = np.frombuffer(self.blocks(name), np.uint8).reshape(*tensor.shape[:-1], -1)
-        if data.shape[-1] * block != tensor.shape[-1] * block_bytes:
-            raise GgufError(f"{self.path}: the rows of {name} are no whole blocks")
         if rows is not None:
             data = data[rows]
         return np.asarray(gguf.dequantize(data, tensor.type), np.float32).reshape(-1, *tensor.shape[1:])
@@ -127,9 +135,11 @@ def read(path: Path) -> GgufFile:
     fields, descriptions = reader.header()
     alignment = _alignment(path, fields.values())
     start = _aligned(reader.position, alignment)
-    tensors = {one.name: _checked(path, one, start, alignment, len(content)) for one in descriptions}
-    if len(tensors) != len(descriptions):
-        raise GgufError(f"{path}: two tensors have the same name")
+    tensors: dict[str, Tensor] = {}
+    for one in descriptions:
+        if one.name in tensors:
+            raise GgufError(f"{path}: two tensors have the same name, {shown(one.name)}")
+        tensors[one.name] = _checked(path, one, start, alignment, len(content))
     _refuse_overlaps(path, tensors.values())
     return GgufFile(path=path, fields=fields, tensors=tensors, content=content)
 
@@ -171,11 +181,24 @@ def copied(file: GgufFile, name: str) -> NewTensor:
     return NewTensor(name=name, shape=tensor.shape, type=tensor.type, data=lambda: file.blocks(name))
 
 
+def shown(name: str) -> str:
+    """A text from a file as it may stand in a sentence: nothing that moves a cursor, and not without end."""
+    begin = name[: SHOWN_CHARACTERS + 1]
+    text = begin if begin.isprintable() else ascii(begin)[1:-1]
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
 def _alignment(path: Path, fields: Iterable[Field]) -> int:
     """What the file's own key says, where it has one."""
-    value = next((one.scalar for one in fields if one.key == ALIGNMENT_KEY), DEFAULT_ALIGNMENT)
-    if not isinstance(value, int) or value <= 0 or value % 8:
-        raise GgufError(f"{path}: {ALIGNMENT_KEY} is {value}")
+    key = next((one for one in fields if one.key == ALIGNMENT_KEY), None)
+    if key is None:
+        return DEFAULT_ALIGNMENT
+    value = key.scalar
+    (kind,) = struct.unpack_from("<I", key.raw)
+    if kind != Type.UINT32 or not isinstance(value, int) or value.bit_count() != 1 or value > MAX_ALIGNMENT:
+        raise GgufError(
+            f"{path}: {ALIGNMENT_KEY} is {shown(str(value))} of value type {kind} and no power of two in 32 bits"
+        )
     return value
 
 
@@ -223,26 +246,27 @@ class _Description:
 
 
 def _checked(path: Path, one: _Description, start: int, alignment: int, size: int) -> Tensor:
+    name = shown(one.name)
     try:
         kind = gguf.GGMLQuantizationType(one.type)
         block, _ = gguf.GGML_QUANT_SIZES[kind]
     except (ValueError, KeyError):
-        raise GgufError(f"{path}: {one.name} has the unknown type {one.type}") from None
+        raise GgufError(f"{path}: {name} has the unknown type {one.type}") from None
     if one.shape[-1] % block:
-        raise GgufError(f"{path}: the rows of {one.name} are no whole blocks of {kind.name}")
+        raise GgufError(f"{path}: the rows of {name} are no whole blocks of {kind.name}")
     if one.offset % alignment:
-        raise GgufError(f"{path}: {one.name} is not aligned to {alignment} bytes")
+        raise GgufError(f"{path}: {name} is not aligned to {alignment} bytes")
     length = _bytes_of(one.shape, kind)
     if start + one.offset + length > size:
-        raise GgufError(f"{path}: {one.name} goes beyond the end of the file")
+        raise GgufError(f"{path}: {name} goes beyond the end of the file")
     return Tensor(name=one.name, shape=one.shape, type=kind, start=start + one.offset, bytes=length)
 
 
 def _refuse_overlaps(path: Path, tensors: Iterable[Tensor]) -> None:
     end = 0
-    for tensor in sorted(tensors, key=lambda one: one.start):
+    for tensor in sorted((one for one in tensors if one.bytes), key=lambda one: one.start):
         if tensor.start < end:
-            raise GgufError(f"{path}: {tensor.name} overlaps another tensor")
+            raise GgufError(f"{path}: {shown(tensor.name)} overlaps another tensor")
         end = tensor.start + tensor.bytes
 
 
@@ -267,24 +291,28 @@ class _Reader:
         for _ in range(field_count):
             one = self._field()
             if one.key in fields:
-                raise GgufError(f"{self._path}: the key {one.key} stands there twice")
+                raise GgufError(f"{self._path}: the key {shown(one.key)} stands there twice")
             fields[one.key] = one
         return fields, [self._description() for _ in range(tensor_count)]
 
     def _field(self) -> Field:
         key = self._text()
+        if not key:
+            raise GgufError(f"{self._path}: a key has no name")
         start = self.position
         scalar = self._value(self._unpack("<I"))
         return Field(key=key, raw=self._content[start : self.position], scalar=scalar)
 
     def _description(self) -> _Description:
         name = self._text()
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise GgufError(f"{self._path}: the name of the tensor {shown(name)} is longer than {MAX_NAME_BYTES} bytes")
         count = self._unpack("<I")
         if not 1 <= count <= MAX_DIMENSIONS:
-            raise GgufError(f"{self._path}: {name} has {count} dimensions")
+            raise GgufError(f"{self._path}: {shown(name)} has {count} dimensions")
         dimensions = [self._unpack("<Q") for _ in range(count)]
-        if any(one <= 0 or one > 2**40 for one in dimensions):
-            raise GgufError(f"{self._path}: {name} has impossible dimensions")
+        if max(dimensions) > MAX_DIMENSION:
+            raise GgufError(f"{self._path}: {shown(name)} has impossible dimensions")
         kind, offset = self._unpack("<I"), self._unpack("<Q")
         return _Description(name=name, shape=tuple(reversed(dimensions)), type=kind, offset=offset)
 
@@ -302,10 +330,10 @@ class _Reader:
     def _array(self) -> None:
         kind, count = self._unpack("<I"), self._unpack("<Q")
         if kind in SCALARS:
-            self._take(struct.calcsize(SCALARS[kind]) * count)
+            self._pass(struct.calcsize(SCALARS[kind]) * count)
         elif kind == Type.STRING:
             for _ in range(count):
-                self._take(self._unpack("<Q"))
+                self._pass(self._unpack("<Q"))
         else:
             raise GgufError(f"{self._path}: an array of value type {kind}")
 
@@ -319,9 +347,15 @@ class _Reader:
         return int(struct.unpack(form, self._take(struct.calcsize(form)))[0])
 
     def _take(self, count: int) -> bytes:
+        start = self.position
+        self._pass(count)
+        return self._content[start : self.position]
+
+    def _pass(self, count: int) -> None:
+        """Go on by so many bytes without a copy of them."""
         end = self.position + count
         if end > len(self._content):
             raise GgufError(f"{self._path} ends in the middle of its header")
-        taken = self._content[self.position : end]
+        if end > MAX_HEADER_BYTES:
+            raise GgufError(f"{self._path} has a header of more than {MAX_HEADER_BYTES >> 20} MiB")
         self.position = end
-        return taken

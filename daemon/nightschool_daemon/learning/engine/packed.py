@@ -22,6 +22,8 @@ from nightschool_hookspecs.services import TrainingError
 PIECE = 1 << 18
 """Weights that a thread de-quantises at a time: a megabyte of floats stays within its cache."""
 
+FLOAT = 4
+
 _Place = tuple[int, tuple[int, int]]
 """Where blocks begin in memory, and the shape of their matrix: slices of one matrix are told apart."""
 
@@ -183,7 +185,9 @@ class Weights:
         tensor = self._tensors[name]
         if tensor.type not in blocks.READERS:
             raise TrainingError(f"{name} is in {tensor.type.name}, which cannot be trained on. Choose another base.")
-        return self._bytes[name][tensor.start : tensor.start + tensor.bytes], tensor.type, tensor.shape
+        data = self._bytes[name][tensor.start : tensor.start + tensor.bytes]
+        # torch sees floats only where they begin at multiples of their size, and a file may be aligned to 1
+        return data.clone() if tensor.start % FLOAT else data, tensor.type, tensor.shape
 
 
 def _mapped(file: GgufFile) -> Tensor:
