@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import gguf
 import numpy as np
 
-from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.base_file import ADVICE, open_base, vocabulary_size
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.tokenizer import build_tokenizer, is_known
 from nightschool_hookspecs.services import TrainingError
@@ -90,14 +90,13 @@ def load_base(path: Path, digest: str, cache: Path) -> Base:
     import torch
     from transformers import AutoModelForCausalLM
 
-    file = gguf_file.read(path)
-    _refuse_split(file)
+    file = open_base(path)
     directory = _linked(path, digest, cache)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             directory, gguf_file="model.gguf", dtype=torch.float32, local_files_only=True
         )
-    except (ValueError, KeyError, NotImplementedError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # a library may raise anything over a file that it does not expect
         raise TrainingError(
             f"transformers cannot load a GGUF of the architecture '{file.architecture}' ({_one_line(error)}). "
             "Choose another base, or add its name to specialties.ignore."
@@ -125,7 +124,7 @@ def _by_transformers(file: GgufFile, digest: str, cache: Path) -> Tokenizer:
 
     try:
         made = AutoTokenizer.from_pretrained(_linked(file.path, digest, cache), gguf_file="model.gguf")
-    except (ValueError, KeyError, NotImplementedError, TypeError) as error:
+    except Exception as error:  # the same
         raise TrainingError(
             f"The tokenizer of this base ({file.scalar('tokenizer.ggml.model')}, "
             f"{file.scalar('tokenizer.ggml.pre')}) cannot be read ({_one_line(error)}). Choose another base."
@@ -208,15 +207,14 @@ def _bos(file: GgufFile) -> int | None:
     if adds is None:
         adds = file.scalar("tokenizer.ggml.model") in BOS_BY_DEFAULT
     identifier = file.scalar("tokenizer.ggml.bos_token_id")
-    return identifier if adds and isinstance(identifier, int) else None
-
-
-def _refuse_split(file: GgufFile) -> None:
-    count = file.scalar("split.count")
-    if isinstance(count, int) and count > 1:
+    if not adds or not isinstance(identifier, int):
+        return None
+    if not 0 <= identifier < vocabulary_size(file):
         raise TrainingError(
-            f"The base consists of {count} files, which transformers cannot load. Use the same model as one file."
+            f"The tokenizer in {file.path} begins texts with the token {identifier} and has "
+            f"{vocabulary_size(file)}. {ADVICE}"
         )
+    return identifier
 
 
 def _linked(path: Path, digest: str, cache: Path) -> Path:

@@ -1,7 +1,8 @@
 """Step `split`: groups of prompts that have no side yet get one, for good."""
 
 from nightschool_daemon.evaluation.context import WorkContext
-from nightschool_daemon.jobs import EventRow, SplitResult, Step, read_lines
+from nightschool_daemon.jobs import EventRow, PrepareResult, SplitResult, Step, read_lines
+from nightschool_daemon.learning.base_file import open_base
 from nightschool_hookspecs.records import PromptGroup, Side, SideChoice
 
 
@@ -11,6 +12,8 @@ class SplitError(Exception):
 
 def run(context: WorkContext) -> None:
     """Have the sides chosen, check them, and write `SplitResult`."""
+    # the first look at the base's file: Ollama, which is asked next, says less of what is wrong with it
+    open_base(context.run.result(Step.PREPARE, PrepareResult).base.gguf)
     rows = tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow))
     groups = group_rows(rows)
     choices = check_choices(groups, context.hooks.select_held_out(groups=groups, seed=context.info.seed))

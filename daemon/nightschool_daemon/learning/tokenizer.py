@@ -10,7 +10,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from nightschool_daemon.learning.gguf_file import SCALARS, GgufFile, Type
+from nightschool_daemon.learning.base_file import ADVICE
+from nightschool_daemon.learning.gguf_file import SCALARS, GgufFile, Type, shown
 from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ HEAD_BYTES = 16
 CONTROL, USER_DEFINED, BYTE = 3, 4, 6
 """Kinds of tokens (`llama_token_type`)."""
 SPACE = "▁"
+LONGEST_TOKEN = 1024
+"""Letters. Every cut of a token is tried, so that a token of a million would take for ever."""
 
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3_SPLIT = (
@@ -53,11 +56,13 @@ def build_tokenizer(file: GgufFile) -> Tokenizer:
     try:
         made = _by_scores(file) if file.scalar(f"{PREFIX}model") == "llama" else _by_merges(file)
         _add_whole_tokens(made, file)
-    except (KeyError, IndexError, ValueError, struct.error) as error:
-        raise TrainingError(
-            f"The tokenizer in {file.path} is damaged ({type(error).__name__}: {error}). Pull the base anew."
-        ) from error
+    except Exception as error:  # the library raises plain ones, in Rust's words
+        raise TrainingError(f"The tokenizer in {file.path} is damaged ({_told(error)}). {ADVICE}") from error
     return made
+
+
+def _told(error: Exception) -> str:
+    return shown(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def _by_scores(file: GgufFile) -> Tokenizer:
@@ -65,12 +70,12 @@ def _by_scores(file: GgufFile) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     tokens = list(_texts(file, "tokens"))
-    scores = _numbers(file, "scores")
+    scores = _numbers(file, "scores", len(tokens))
     unknown = file.scalar(f"{PREFIX}unknown_token_id")
     made = Tokenizer(
         models.BPE(
             vocab=_vocabulary(tokens),
-            merges=merges_by_score(tokens, scores, _numbers(file, "token_type")),
+            merges=merges_by_score(tokens, scores, _numbers(file, "token_type", len(tokens))),
             unk_token=tokens[unknown] if isinstance(unknown, int) else None,
             fuse_unk=True,
             byte_fallback=True,
@@ -108,6 +113,8 @@ def merges_by_score(tokens: Sequence[str], scores: Sequence[float], kinds: Seque
     for place, token in enumerate(tokens):
         if len(token) < 2 or kinds[place] in (CONTROL, USER_DEFINED, BYTE):
             continue
+        if len(token) > LONGEST_TOKEN:
+            raise ValueError(f"token {place} has {len(token)} letters")
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
             if left in places and right in places:
@@ -121,7 +128,8 @@ def _add_whole_tokens(made: Tokenizer, file: GgufFile) -> None:
     from tokenizers import AddedToken
 
     of_kind: dict[float, list[AddedToken]] = {CONTROL: [], USER_DEFINED: []}
-    for token, kind in zip(_texts(file, "tokens"), _numbers(file, "token_type"), strict=True):
+    tokens = list(_texts(file, "tokens"))
+    for token, kind in zip(tokens, _numbers(file, "token_type", len(tokens)), strict=True):
         if kind in of_kind:
             of_kind[kind].append(AddedToken(token, normalized=False, special=kind == CONTROL))
     made.add_special_tokens(of_kind[CONTROL])
@@ -132,16 +140,20 @@ def _vocabulary(tokens: Sequence[str]) -> dict[str, int]:
     return {token: place for place, token in enumerate(tokens)}
 
 
-def _numbers(file: GgufFile, name: str) -> Sequence[float]:
-    """A list of numbers of the tokenizer."""
-    raw = file.fields[f"{PREFIX}{name}"].raw
+def _numbers(file: GgufFile, name: str, expected: int) -> Sequence[float]:
+    """A list of so many numbers of the tokenizer, one a token."""
+    raw = _list(file, name)
     _, kind, count = struct.unpack_from("<IIQ", raw)
+    if kind not in SCALARS:
+        raise ValueError(f"{PREFIX}{name} is no list of numbers")
+    if count != expected:
+        raise ValueError(f"{PREFIX}{name} has {count} numbers for {expected} tokens")
     return struct.unpack_from(f"<{count}{SCALARS[kind][1:]}", raw, HEAD_BYTES)
 
 
 def _texts(file: GgufFile, name: str) -> Iterator[str]:
     """A list of texts of the tokenizer."""
-    raw = file.fields[f"{PREFIX}{name}"].raw
+    raw = _list(file, name)
     _, kind, count = struct.unpack_from("<IIQ", raw)
     if kind != Type.STRING:
         raise ValueError(f"{PREFIX}{name} is no list of texts")
@@ -151,3 +163,11 @@ def _texts(file: GgufFile, name: str) -> Iterator[str]:
         position += 8
         yield raw[position : position + length].decode("utf-8", "replace")
         position += length
+
+
+def _list(file: GgufFile, name: str) -> bytes:
+    """Type, type of its values, their count, the values."""
+    field = file.fields.get(f"{PREFIX}{name}")
+    if field is None or field.scalar is not None:
+        raise ValueError(f"{PREFIX}{name} is missing or no list")
+    return field.raw

@@ -6,7 +6,7 @@ import os
 
 from nightschool_daemon.config import EngineChoice
 from nightschool_daemon.jobs import PrepareResult, SelectResult, Step
-from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.engine.architecture import FAMILIES, is_known
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
 from nightschool_daemon.learning.loading import load_base, load_tokens
@@ -20,11 +20,12 @@ def run(context: WorkerContext) -> None:
     """Train the adapter of a run and leave `TrainingResult`."""
     job = make_job(context)
     cache = context.settings.state_directory / "cache"
+    # before a plugin is asked: a damaged base is no fault of the one that trains
+    file = open_base(job.base_gguf)
 
     def train(job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
         limit_threads(context.settings.training.threads)
         context.progress(0, 1, "load the base model")
-        file = gguf_file.read(job.base_gguf)
         if context.settings.training.engine is EngineChoice.AUTO and is_known(file):
             tokens = load_tokens(file, job.base_digest, cache)
             return fine_tune_packed(file, tokens, job, method, hyperparameters, context.progress)

@@ -9,11 +9,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.learning import gguf_file, tokenizer
+from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.tokenizer import SPLITS, build_tokenizer
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_hookspecs.services import TrainingError
 from support.night import import_tiny
 from support.ollama_server import OllamaServer
+from support.rewritten_gguf import rewritten
 from support.tiny_gguf import write_byte_level_gguf
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -96,3 +98,10 @@ def test_lists_that_do_not_belong_together_are_told(tiny_gguf: Path, tmp_path: P
     )
     with pytest.raises(TrainingError, match="is damaged"):
         build_tokenizer(broken)
+
+
+def test_a_kind_that_nobody_knows_is_refused(tiny_gguf: Path, tmp_path: Path) -> None:
+    keys = {"tokenizer.ggml.model": "zebra", "tokenizer.ggml.scores": None}
+    path = rewritten(tiny_gguf, tmp_path / "zebra.gguf", keys=keys)
+    with pytest.raises(TrainingError, match=r"The tokenizer of this base \(zebra, default\) cannot be read"):
+        load_tokens(gguf_file.read(path), "digest", tmp_path)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.base_file import ADVICE, EMBEDDING, is_split, require_one_file
+from nightschool_daemon.learning.gguf_file import GgufFile, shown
 from nightschool_hookspecs.services import TrainingError
 
 DEFAULT_CONTEXT = 4096
@@ -136,7 +137,7 @@ class Architecture:
 
 def is_known(file: GgufFile) -> bool:
     """Whether the engine trains this file's architecture."""
-    return file.architecture in FAMILIES and not file.number("expert_count") and _split_count(file) <= 1
+    return file.architecture in FAMILIES and not file.number("expert_count") and not is_split(file)
 
 
 def read_architecture(file: GgufFile) -> Architecture:
@@ -144,49 +145,70 @@ def read_architecture(file: GgufFile) -> Architecture:
     _refuse_unknown(file)
     family = FAMILIES[file.architecture]
     width, heads = _required(file, "embedding_length"), _required(file, "attention.head_count")
-    head_size = file.number("attention.key_length") or width // heads
-    if (file.number("attention.value_length") or width // heads) != head_size:
-        raise TrainingError("Heads whose keys and values differ in size cannot be trained. Choose another base.")
+    head_size = _head_size(file, width, heads)
     layers = _required(file, "block_count")
     rope = _rope(file, head_size)
     whole = LARGEST_GEMMA.get(file.architecture) == layers
-    window = file.number("attention.sliding_window")
+    window = _count(file, "attention.sliding_window")
     return Architecture(
         name=file.architecture,
         family=family,
         layers=layers,
         width=width,
         heads=heads,
-        key_heads=file.number("attention.head_count_kv") or heads,
+        key_heads=_key_heads(file, heads),
         head_size=head_size,
         feed_forward=_required(file, "feed_forward_length"),
-        vocabulary=file.tensors["token_embd.weight"].shape[0],
+        vocabulary=file.tensors[EMBEDDING].shape[0],
         epsilon=_float(file, "attention.layer_norm_rms_epsilon", 1e-5),
         rope=rope,
         local_rope=_local_rope(file, rope),
         window=0 if not family.local_by else family.window if window is None else window,
-        query_scale=1 / math.sqrt(width // heads if whole else head_size),
+        query_scale=1 / math.sqrt(width / heads if whole else head_size),
         attention_cap=_cap(file, "attn_logit_softcapping", family.attention_cap) if family.attention_cap else None,
         final_cap=_cap(file, "final_logit_softcapping", family.final_cap) if family.scaled_embedding else None,
-        temperature=_float(file, "attention.temperature_scale", 0.0),
-        local_by=file.number("attention.sliding_window_pattern") or family.local_by,
+        temperature=_temperature(file, rope),
+        local_by=_count(file, "attention.sliding_window_pattern") or family.local_by,
     )
+
+
+def _head_size(file: GgufFile, width: int, heads: int) -> int:
+    sizes = {key: _at_least_one(file, f"attention.{key}_length", width // heads) for key in ("key", "value")}
+    if sizes["key"] != sizes["value"]:
+        raise TrainingError("Heads whose keys and values differ in size cannot be trained. Choose another base.")
+    if not sizes["key"]:
+        raise _impossible(file, "attention.head_count", heads)
+    return sizes["key"]
+
+
+def _key_heads(file: GgufFile, heads: int) -> int:
+    key_heads = _at_least_one(file, "attention.head_count_kv", heads)
+    if heads % key_heads:
+        raise _impossible(file, "attention.head_count_kv", key_heads)
+    return key_heads
+
+
+def _temperature(file: GgufFile, rope: Rope) -> float:
+    """Positions are divided by the original context, where there is a temperature."""
+    temperature = _float(file, "attention.temperature_scale", 0.0)
+    if temperature and not rope.original_context:
+        raise _impossible(file, "rope.scaling.original_context_length", 0)
+    return temperature
 
 
 def _refuse_unknown(file: GgufFile) -> None:
     if file.architecture not in FAMILIES:
         raise TrainingError(
-            f"The engine does not know the architecture '{file.architecture}' (it knows {', '.join(FAMILIES)})."
+            f"The engine does not know the architecture '{shown(file.architecture)}' (it knows {', '.join(FAMILIES)})."
         )
     if file.number("expert_count"):
         raise TrainingError("Models with experts (MoE) cannot be trained. Choose a dense base.")
-    if _split_count(file) > 1:
-        raise TrainingError("The base consists of several files. Use the same model as one file.")
+    require_one_file(file)
     uneven = [key for key in BY_LAYER if _is_array(file, key)]
     if uneven:
         raise TrainingError(f"Models whose {uneven[0]} differs by layer cannot be trained. Choose another base.")
-    if "token_embd.weight" not in file.tensors:
-        raise TrainingError("The GGUF has no token_embd.weight, so it is no language model. Choose another base.")
+    if EMBEDDING not in file.tensors:
+        raise TrainingError(f"The GGUF has no {EMBEDDING}, so it is no language model. {ADVICE}")
 
 
 BY_LAYER = (
@@ -203,44 +225,63 @@ def _is_array(file: GgufFile, key: str) -> bool:
     return name in file.fields and file.fields[name].scalar is None
 
 
-def _split_count(file: GgufFile) -> int:
-    count = file.scalar("split.count")
-    return count if isinstance(count, int) else 1
-
-
 def _rope(file: GgufFile, head_size: int) -> Rope:
     name = file.scalar(f"{file.architecture}.rope.scaling.type")
     known = [one.value for one in Scaling]
     if name is not None and name not in known:
-        raise TrainingError(f"Rope scaling '{name}' is not known (known are {', '.join(known)}). Choose another base.")
+        raise TrainingError(
+            f"Rope scaling '{shown(str(name))}' is not known (known are {', '.join(known)}). Choose another base."
+        )
     scaling = Scaling(str(name)) if name is not None else Scaling.LINEAR
     own = file.architecture in YARN_KEYS
     factor = _float(file, "rope.scaling.factor", 0.0) or _float(file, "rope.scale_linear", 0.0) or 1.0
-    return Rope(
-        base=_float(file, "rope.freq_base", 10_000.0),
-        dimensions=file.number("rope.dimension_count") or head_size,
+    made = Rope(
+        base=_base(file, "rope.freq_base", 10_000.0),
+        dimensions=_at_least_one(file, "rope.dimension_count", head_size),
         scaling=scaling,
         factor=1.0 if scaling is Scaling.NONE else factor,
-        original_context=file.number("rope.scaling.original_context_length") or file.number("context_length") or 0,
+        original_context=_count(file, "rope.scaling.original_context_length") or _count(file, "context_length") or 0,
         attention_factor=_float(file, "rope.scaling.attn_factor", 1.0),
         yarn_log_multiplier=_float(file, "rope.scaling.yarn_log_multiplier", 0.0) if own else 0.0,
         beta_fast=_float(file, "rope.scaling.yarn_beta_fast", 32.0) if own else 32.0,
         beta_slow=_float(file, "rope.scaling.yarn_beta_slow", 1.0) if own else 1.0,
     )
+    if made.dimensions % 2 or made.dimensions > head_size:
+        raise _impossible(file, "rope.dimension_count", made.dimensions)
+    if scaling is Scaling.YARN and not made.original_context:
+        raise _impossible(file, "rope.scaling.original_context_length", 0)
+    if not made.beta_fast or not made.beta_slow:
+        raise _impossible(file, "rope.scaling.yarn_beta_fast", min(made.beta_fast, made.beta_slow))
+    return made
 
 
 def _local_rope(file: GgufFile, rope: Rope) -> Rope:
     """Gemma 3's local layers are not stretched, Gemma 2's are like the others but for a base of their own."""
-    base = _float(file, "rope.freq_base_swa", LOCAL_BASE if file.architecture == "gemma3" else rope.base)
+    base = _base(file, "rope.freq_base_swa", LOCAL_BASE if file.architecture == "gemma3" else rope.base)
     if file.architecture == "gemma3":
         return Rope(base=base, dimensions=rope.dimensions, attention_factor=rope.attention_factor)
     return replace(rope, base=base)
 
 
 def _required(file: GgufFile, key: str) -> int:
+    value = _count(file, key)
+    if not value:
+        raise TrainingError(f"The GGUF lacks {file.architecture}.{key}. {ADVICE}")
+    return value
+
+
+def _at_least_one(file: GgufFile, key: str, default: int) -> int:
+    value = _count(file, key)
+    if value == 0:
+        raise _impossible(file, key, value)
+    return default if value is None else value
+
+
+def _count(file: GgufFile, key: str) -> int | None:
+    """A whole number from 0 on, None where the file has none."""
     value = file.number(key)
-    if not value or value < 0:
-        raise TrainingError(f"The GGUF lacks {file.architecture}.{key}. Choose another base.")
+    if value is not None and value < 0:
+        raise _impossible(file, key, value)
     return value
 
 
@@ -248,6 +289,22 @@ def _cap(file: GgufFile, key: str, default: float) -> float | None:
     return _float(file, key, default) or None
 
 
+def _base(file: GgufFile, key: str, default: float) -> float:
+    """Of rotations; YaRN divides by its logarithm."""
+    value = _float(file, key, default)
+    if value <= 1:
+        raise _impossible(file, key, value)
+    return value
+
+
 def _float(file: GgufFile, key: str, default: float) -> float:
-    value = file.scalar(f"{file.architecture}.{key}")
-    return float(value) if isinstance(value, int | float) else default
+    """A number from 0 on."""
+    found = file.scalar(f"{file.architecture}.{key}")
+    value = float(found) if isinstance(found, int | float) else default
+    if not 0 <= value < math.inf:
+        raise _impossible(file, key, value)
+    return value
+
+
+def _impossible(file: GgufFile, key: str, value: float) -> TrainingError:
+    return TrainingError(f"The GGUF's {file.architecture}.{key} is {value:g}, which no model can have. {ADVICE}")

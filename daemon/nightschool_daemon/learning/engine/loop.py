@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nightschool_daemon.jobs import write_durably
+from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
 from nightschool_daemon.learning.engine.examples import Example, Numbered, batches, divided, passes
 from nightschool_daemon.learning.engine.forms import Form
@@ -102,6 +103,7 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     checkpoint = Checkpoint(directory=plan.output / CHECKPOINTS, signature=plan.signature)
     state = checkpoint.restore(form, optimizer) or State(base_loss=objective.loss_before())
+    _require_sound_base(state.base_loss)
     steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
     clock = Clock()
     _forget_later_steps(plan.output / "metrics.jsonl", state)
@@ -176,6 +178,11 @@ def update(objective: Objective, batch: Sequence[Numbered], optimizer: torch.opt
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total
+
+
+def _require_sound_base(loss: float) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(f"The loss of the base itself is no number, so its weights are damaged. {ADVICE}")
 
 
 def _require_number(loss: float) -> None:

@@ -11,19 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from nightschool_daemon.learning.base_file import EMBEDDING
 from nightschool_daemon.learning.engine import head, rope
-from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, read_architecture
+from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, Architecture, read_architecture
 from nightschool_daemon.learning.engine.attention import padded_attention, rows_in_line
 from nightschool_daemon.learning.engine.forms import Form, Linear, Made, gated
 from nightschool_daemon.learning.engine.layout import Layout
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, Weights, product
 from nightschool_daemon.learning.gguf_file import GgufFile
-
-PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-"""The matrices of a layer."""
-FUSED_PARTS = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
-"""The same where q, k and v lie one below the other in one tensor, gate and up in another (phi3)."""
-
 
 SAMPLED_ROWS = 64
 
@@ -58,10 +53,14 @@ class Network:
         self.architecture = read_architecture(file)
         self.weights = Weights(file, over)
         self.bench = bench
-        self.embedding = self.weights.matrix("token_embd.weight")
-        self.head = self.weights.matrix("output.weight") if self.weights.has("output.weight") else self.embedding
-        self.final_norm = self._vector("output_norm.weight")
-        self.blocks = tuple(self._block(number) for number in range(self.architecture.layers))
+        table = (self.architecture.vocabulary, self.architecture.width)
+        self.embedding = self.weights.matrix(EMBEDDING, table)
+        self.head = self.weights.matrix("output.weight", table) if self.weights.has("output.weight") else self.embedding
+        self.final_norm = self._vector("output_norm.weight", self.architecture.width)
+        # added neurons make the feed-forward blocks of a delivered file wider than the base's
+        delivered = over.number("feed_forward_length") if over is not None else None
+        shapes = _shapes(self.architecture, delivered or self.architecture.feed_forward)
+        self.blocks = tuple(self._block(number, shapes) for number in range(self.architecture.layers))
         self.factors = self._rope_factors()
         self.form: Form | None = None
         self.checkpointed = 0
@@ -208,25 +207,49 @@ class Network:
 
     # ----------------------------------------------------------------------- weights
 
-    def _vector(self, name: str) -> Tensor:
-        return self.weights.vector(name).to(self.bench.device)
+    def _vector(self, name: str, length: int) -> Tensor:
+        return self.weights.vector(name, length).to(self.bench.device)
 
-    def _block(self, number: int) -> Block:
+    def _block(self, number: int, shapes: Mapping[str, tuple[int, int]]) -> Block:
         prefix = f"blk.{number}."
-        norms = {
-            name: self._vector(f"{prefix}{name}.weight")
-            for name in ("attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm")
+        matrices = {part: self.weights.matrix(f"{prefix}{part}.weight", shape) for part, shape in shapes.items()}
+        biases = {
+            part: self._vector(f"{prefix}{part}.bias", rows)
+            for part, (rows, _) in shapes.items()
+            if self.weights.has(f"{prefix}{part}.bias")
+        }
+        return Block(number=number, matrices=matrices, biases=biases, norms=self._norms(prefix))
+
+    def _norms(self, prefix: str) -> dict[str, Tensor]:
+        """Those that every layer has, and those that this one has beside them. Queries and keys are normed together."""
+        width, head_size = self.architecture.width, self.architecture.head_size
+        wanted = {"attn_norm": width, "ffn_norm": width}
+        wanted |= {
+            name: width
+            for name in ("post_attention_norm", "post_ffw_norm")
             if self.weights.has(f"{prefix}{name}.weight")
         }
-        parts = FUSED_PARTS if self.architecture.family.fused else PARTS
-        matrices = {part: self.weights.matrix(f"{prefix}{part}.weight") for part in parts}
-        biases = {
-            part: self._vector(f"{prefix}{part}.bias") for part in matrices if self.weights.has(f"{prefix}{part}.bias")
-        }
-        return Block(number=number, matrices=matrices, biases=biases, norms=norms)
+        of_heads = ("attn_q_norm", "attn_k_norm")
+        if any(self.weights.has(f"{prefix}{name}.weight") for name in of_heads):
+            wanted |= dict.fromkeys(of_heads, head_size)
+        return {name: self._vector(f"{prefix}{name}.weight", length) for name, length in wanted.items()}
 
     def _rope_factors(self) -> Tensor | None:
         """What divides the angles. Of two tables the engine takes one by the context that it runs with."""
-        is_long = self.context > self.architecture.rope.original_context
+        rope = self.architecture.rope
+        is_long = self.context > rope.original_context
         names = ("rope_freqs.weight", f"rope_factors_{'long' if is_long else 'short'}.weight")
-        return next((self.weights.vector(name) for name in names if self.weights.has(name)), None)
+        name = next((one for one in names if self.weights.has(one)), None)
+        return None if name is None else self.weights.vector(name, rope.dimensions // 2)
+
+
+def _shapes(shape: Architecture, feed_forward: int) -> Mapping[str, tuple[int, int]]:
+    """Rows and columns of a layer's matrices; fused ones hold q, k and v, or gate and up, one below the other."""
+    width, queries, keys = shape.width, shape.heads * shape.head_size, shape.key_heads * shape.head_size
+    if shape.family.fused:
+        attention = {"attn_qkv": (queries + 2 * keys, width)}
+        inward = {"ffn_up": (2 * feed_forward, width)}
+    else:
+        attention = {"attn_q": (queries, width), "attn_k": (keys, width), "attn_v": (keys, width)}
+        inward = {"ffn_gate": (feed_forward, width), "ffn_up": (feed_forward, width)}
+    return {**attention, "attn_output": (width, queries), **inward, "ffn_down": (width, feed_forward)}

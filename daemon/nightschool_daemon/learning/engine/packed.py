@@ -15,6 +15,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
+from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import blocks, ggml
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_hookspecs.services import TrainingError
@@ -163,31 +164,29 @@ class Weights:
         """Whether there is such a tensor."""
         return name in self._tensors
 
-    def matrix(self, name: str) -> PackedMatrix:
-        """A tensor of two dimensions. Raises `TrainingError` for one that is missing or of an unknown type."""
-        data, kind, shape = self._tensor(name)
-        if len(shape) != 2:
-            raise TrainingError(f"{name} has {len(shape)} dimensions where two are expected. Choose another base.")
-        return PackedMatrix(name=name, data=data.view(shape[0], -1), kind=kind, shape=(shape[0], shape[1]))
+    def matrix(self, name: str, shape: tuple[int, int]) -> PackedMatrix:
+        """A tensor of this shape, rows first. Raises `TrainingError` for one that is missing or of another."""
+        data, kind = self._tensor(name, shape)
+        return PackedMatrix(name=name, data=data.view(shape[0], -1), kind=kind, shape=shape)
 
-    def vector(self, name: str) -> Tensor:
-        """A tensor of one dimension as 32-bit floats."""
-        data, kind, _ = self._tensor(name)
+    def vector(self, name: str, length: int) -> Tensor:
+        """A tensor of one dimension as 32-bit floats. Raises `TrainingError` as `matrix` does."""
+        data, kind = self._tensor(name, (length,))
         return blocks.dequantized(data.view(1, -1), kind)[0].clone()
 
-    def vector_or_none(self, name: str) -> Tensor | None:
-        """The same, None where the file has no such tensor."""
-        return self.vector(name) if self.has(name) else None
-
-    def _tensor(self, name: str) -> tuple[Tensor, Kind, tuple[int, ...]]:
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> tuple[Tensor, Kind]:
         if name not in self._tensors:
-            raise TrainingError(f"The GGUF has no tensor {name}. Choose another base.")
+            raise TrainingError(f"The GGUF has no tensor {name}. {ADVICE}")
         tensor = self._tensors[name]
+        if tensor.shape != shape:
+            raise TrainingError(
+                f"The GGUF's {name} is of shape {tensor.shape}, and by its metadata it should be {shape}. {ADVICE}"
+            )
         if tensor.type not in blocks.READERS:
             raise TrainingError(f"{name} is in {tensor.type.name}, which cannot be trained on. Choose another base.")
         data = self._bytes[name][tensor.start : tensor.start + tensor.bytes]
         # torch sees floats only where they begin at multiples of their size, and a file may be aligned to 1
-        return data.clone() if tensor.start % FLOAT else data, tensor.type, tensor.shape
+        return data.clone() if tensor.start % FLOAT else data, tensor.type
 
 
 def _mapped(file: GgufFile) -> Tensor:
