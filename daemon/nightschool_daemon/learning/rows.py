@@ -24,6 +24,8 @@ FILES: Mapping[TrainingMethod, str] = {
     TrainingMethod.KTO: "labels.jsonl",
 }
 """What each method learns from, in the directory of a dataset."""
+LESSON_FILES = (".json", ".safetensors")
+"""Endings of what a training begins from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,8 @@ def signature(job: TrainingJob, method: TrainingMethod, settings: Hyperparameter
     """What a checkpoint must have been made from to be gone on with."""
     digest = hashlib.sha256((job.dataset / FILES[method]).read_bytes())
     if job.warm_start is not None:
-        for file in sorted(job.warm_start.iterdir()):
+        # an adapter that was brought along may lie among a trainer's other files
+        for file in sorted(one for one in job.warm_start.iterdir() if one.suffix in LESSON_FILES and one.is_file()):
             digest.update(file.read_bytes())
     digest.update(f"{job.base_digest} {job.seed} {method} {codec.to_json(settings)}".encode())
     return digest.hexdigest()

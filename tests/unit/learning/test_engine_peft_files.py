@@ -1,7 +1,11 @@
 """A saved adapter is read back as it was, and what would begin somewhere else is refused."""
 
 import json
-from collections.abc import Callable
+import math
+import os
+import pickle
+import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -122,10 +126,10 @@ def test_a_directory_that_is_no_adapter_is_told(network: Open, tmp_path: Path, b
     opened = network("llama")
     save_form(low_rank(opened), opened.file, tmp_path / "adapter")
     (tmp_path / "adapter" / broken).write_bytes(b"{broken")
-    with pytest.raises(TrainingError, match="is no PEFT adapter"):
+    with pytest.raises(TrainingError, match=r"is no PEFT adapter|holds no safetensors"):
         load_form(low_rank(opened), opened.file, tmp_path / "adapter")
     (tmp_path / "adapter" / broken).unlink()
-    with pytest.raises(TrainingError, match="is no PEFT adapter"):
+    with pytest.raises(TrainingError, match=r"it is missing, or no file"):
         load_form(low_rank(opened), opened.file, tmp_path / "adapter")
 
 
@@ -162,4 +166,142 @@ def test_an_adapter_with_more_is_refused(network: Open, tmp_path: Path) -> None:
     whole = load_file(tmp_path / WEIGHTS)
     save_file({**whole, "base_model.model.lm_head.lora_A.weight": torch.ones(4, 256)}, tmp_path / WEIGHTS)
     with pytest.raises(TrainingError, match=r"lm_head\.lora_A\.weight, which is not trained here"):
+        load_form(low_rank(opened), opened.file, tmp_path)
+
+
+# --------------------------------------------------------------------------- hostile files
+
+
+class Opener:
+    """What pickle makes of this is a call."""
+
+    def __init__(self, sentinel: Path) -> None:
+        self._sentinel = sentinel
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self._sentinel,)
+
+
+def safetensors(header: bytes, data: bytes = b"", *, claimed: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if claimed is None else claimed) + header + data
+
+
+def entry(shape: list[int], *offsets: int) -> dict[str, object]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+
+
+HOSTILE_WEIGHTS: Mapping[str, tuple[bytes, str]] = {
+    "header of 100 MB": (safetensors(b"{" + b" " * (100_000_000 - 2) + b"}"), "claims 100000000 bytes"),
+    "header of 2^63 bytes": (safetensors(b"{}", claimed=2**63), "claims 9223372036854775808 bytes"),
+    "overlapping tensors": (
+        safetensors(json.dumps({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}).encode(), bytes(12)),
+        "holds no safetensors",
+    ),
+    "tensor beyond the file": (
+        safetensors(json.dumps({"a": entry([2**40], 0, 2**42)}).encode(), bytes(8)),
+        "holds no safetensors",
+    ),
+    "truncated": (safetensors(b'{"a', claimed=400), "holds no safetensors"),
+    "nothing": (b"", "holds no safetensors"),
+    "no tensors": (safetensors(b"{}"), "it is empty"),
+    "no number": (
+        safetensors(json.dumps({"a": entry([1], 0, 4)}).encode(), struct.pack("<f", math.nan)),
+        "a holds what is no number",
+    ),
+    "another tensor": (
+        safetensors(json.dumps({"\u001b[2J": entry([1], 0, 4)}).encode(), bytes(4)),
+        r"changes \\x1b\[2J, which is not trained here",
+    ),
+}
+
+
+@pytest.mark.parametrize("which", HOSTILE_WEIGHTS)
+def test_hostile_weights_are_refused(network: Open, tmp_path: Path, which: str) -> None:
+    content, sentence = HOSTILE_WEIGHTS[which]
+    opened = network("llama")
+    save_form(low_rank(opened), opened.file, tmp_path / "adapter")
+    (tmp_path / "adapter" / WEIGHTS).write_bytes(content)
+    with pytest.raises(TrainingError, match=sentence):
+        load_form(low_rank(opened), opened.file, tmp_path / "adapter")
+
+
+def pickle_of(value: object, file: Path) -> None:
+    file.write_bytes(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("write", [pickle_of, torch.save], ids=["pickle", "torch"])
+@pytest.mark.parametrize("name", [WEIGHTS, "neurons.safetensors"])
+def test_a_pickle_under_another_name_is_refused_and_not_run(
+    network: Open, tmp_path: Path, write: Callable[[object, Path], None], name: str
+) -> None:
+    opened, sentinel = network("llama"), tmp_path / "sentinel"
+    form: Form = low_rank(opened)
+    if name == "neurons.safetensors":
+        generator = torch.Generator().manual_seed(0)
+        form = Neurons(opened.architecture, count=32, spread=opened.spread, generator=generator)
+    save_form(form, opened.file, tmp_path / "adapter")
+    write(Opener(sentinel), tmp_path / "adapter" / name)
+    with pytest.raises(TrainingError, match="holds no safetensors"):
+        load_form(form, opened.file, tmp_path / "adapter")
+    assert not sentinel.exists()
+
+
+def test_what_pickle_would_have_run_is_real(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Opener(tmp_path / "sentinel")))  # noqa: S301 - its own
+    assert (tmp_path / "sentinel").exists()
+
+
+HOSTILE_CONFIGURATIONS: Mapping[str, tuple[str, str]] = {
+    "a list": ("[]", "holds no object"),
+    "nested without end": ("[" * 100_000, "is no PEFT adapter"),
+    "too large": (" " * (2 << 20), "larger than"),
+    "no rank": ('{"peft_type": "LORA", "lora_alpha": 8}', "r is no whole number"),
+    "rank of nothing": ('{"peft_type": "LORA", "r": 0, "lora_alpha": 8}', "r is no whole number"),
+    "rank in words": ('{"peft_type": "LORA", "r": "four", "lora_alpha": 8}', "r is no whole number"),
+    "alpha that is no number": ('{"peft_type": "LORA", "r": 4, "lora_alpha": NaN}', "lora_alpha is no number"),
+    "no alpha": ('{"peft_type": "LORA", "r": 4}', "lora_alpha is no number"),
+    "another kind": ('{"peft_type": "IA3", "r": 4}', "no plain LoRA"),
+}
+
+
+@pytest.mark.parametrize("which", HOSTILE_CONFIGURATIONS)
+def test_hostile_configurations_are_refused(network: Open, tmp_path: Path, which: str) -> None:
+    content, sentence = HOSTILE_CONFIGURATIONS[which]
+    opened = network("llama")
+    save_form(low_rank(opened), opened.file, tmp_path / "adapter")
+    (tmp_path / "adapter" / CONFIGURATION).write_text(content)
+    with pytest.raises(TrainingError, match=sentence):
+        load_form(low_rank(opened), opened.file, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"group": 0}'])
+def test_a_hostile_description_is_refused(network: Open, tmp_path: Path, content: str) -> None:
+    opened = network("llama")
+    save_form(low_rank(opened), opened.file, tmp_path / "adapter")
+    (tmp_path / "adapter" / "nightschool.json").write_text(content)
+    with pytest.raises(TrainingError, match="is no PEFT adapter's"):
+        load_form(low_rank(opened), opened.file, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIGURATION])
+def test_a_pipe_is_not_waited_for(network: Open, tmp_path: Path, name: str) -> None:
+    opened = network("llama")
+    save_form(low_rank(opened), opened.file, tmp_path / "adapter")
+    (tmp_path / "adapter" / name).unlink()
+    os.mkfifo(tmp_path / "adapter" / name)
+    with pytest.raises(TrainingError, match="it is missing, or no file"):
+        load_form(low_rank(opened), opened.file, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1, 256), (0, 256)])
+@pytest.mark.parametrize("which", ["lora_A", "lora_B"])
+def test_factors_of_another_shape_are_refused(
+    network: Open, tmp_path: Path, which: str, shape: tuple[int, ...]
+) -> None:
+    opened = network("llama")
+    save_form(low_rank(opened), opened.file, tmp_path)
+    whole = load_file(tmp_path / WEIGHTS)
+    name = next(one for one in whole if which in one)
+    save_file({**whole, name: torch.ones(shape)}, tmp_path / WEIGHTS)
+    with pytest.raises(TrainingError, match=r"is no matrix|is of shape"):
         load_form(low_rank(opened), opened.file, tmp_path)

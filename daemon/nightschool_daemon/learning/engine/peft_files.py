@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
-from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.gguf_file import GgufFile, shown
 from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS, PREFIX, require_plain
 from nightschool_daemon.learning.loading import from_file_layout, to_file_layout
 from nightschool_hookspecs.services import TrainingError
@@ -28,6 +28,11 @@ MODULES = {
     "attn_qkv": "self_attn.qkv_proj",
 }
 """A layer's tensors by their names in transformers."""
+CONFIGURATION, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LARGEST_JSON = 1 << 20
+"""Characters. A configuration has some hundred."""
+LARGEST_HEADER_BYTES = 10 << 20
+"""Of safetensors; an adapter of a hundred layers has a tenth of a megabyte."""
 FUSED_UP = "mlp.gate_up_proj"
 """`ffn_up` where it holds the gate too (phi3)."""
 
@@ -51,12 +56,10 @@ def save_form(form: Form, file: GgufFile, directory: Path) -> None:
 
 def load_form(form: Form, file: GgufFile, directory: Path) -> None:
     """Begin from what an earlier training left. Raises `TrainingError` where it does not fit."""
-    from safetensors.torch import load_file
-
     if isinstance(form, LowRank) and not (directory / NEURONS).is_file():
         load_peft(form, file, directory)
     elif isinstance(form, Neurons) and (directory / NEURONS).is_file():
-        form.put(load_file(directory / NEURONS))
+        form.put(_read_weights(directory / NEURONS))
     else:
         raise TrainingError("The earlier lesson has another form, so training cannot begin from it.")
 
@@ -89,7 +92,7 @@ def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
         weights[f"{PREFIX}{module}.lora_A.weight"] = down.cpu().contiguous()
         rows = from_file_layout(file, f"{name}.weight", up.cpu().numpy())
         weights[f"{PREFIX}{module}.lora_B.weight"] = torch.from_numpy(rows.copy())
-    save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
     configuration = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -102,7 +105,7 @@ def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
         "inference_mode": True,
         "target_modules": sorted(targets),
     }
-    (temporary / "adapter_config.json").write_text(json.dumps(configuration, indent=2), encoding="utf-8")
+    (temporary / CONFIGURATION).write_text(json.dumps(configuration, indent=2), encoding="utf-8")
     description = {"form": "grouped_lora" if form.group > 1 else "lora", "group": form.group}
     (temporary / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)
@@ -114,50 +117,115 @@ def load_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
 
     What it does not have begins as in a new adapter. Raises `TrainingError` where it does not fit.
     """
-    configuration, weights = _read_peft(directory)
+    configuration = _read_object(directory / CONFIGURATION)
     require_plain(configuration)
     described = directory / DESCRIPTION
-    group = json.loads(described.read_text(encoding="utf-8"))["group"] if described.is_file() else 1
-    rank = configuration["r"]
+    group = _whole_number(_read_object(described), "group", described) if described.exists() else 1
+    rank = _whole_number(configuration, "r", directory / CONFIGURATION)
+    alpha = configuration.get("lora_alpha")
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise TrainingError(f"{directory / CONFIGURATION} is no PEFT adapter's: lora_alpha is no number.")
+    weights = _read_weights(directory / WEIGHTS)
     if rank > form.rank or group % form.group:
         raise TrainingError(
             f"The earlier adapter has rank {rank} over groups of {group}, and one of rank {form.rank} over groups of "
             f"{form.group} is trained here. Set lora_r and form in [plugins.tuning_fixed] to its own."
         )
     # the same product of other factors
-    stretch = configuration["lora_alpha"] / rank / form.scale
+    stretch = alpha / rank / form.scale
     values = form.copy()
     for key in form.parameters:
         name = key.rsplit(".", 1)[0]
         stem = f"{PREFIX}{module_of(file, name)}"
         if key.endswith(".lora_a") and (down := weights.pop(f"{stem}.lora_A.weight", None)) is not None:
+            _require_matrix(down, stem)
             _put(values[key][:rank], down.float()[:, :: form.group] * math.sqrt(form.group), stem)
         elif key.endswith(".lora_b") and (up := weights.pop(f"{stem}.lora_B.weight", None)) is not None:
+            place = values[key][:, :rank]
+            _require_shape(place, up, stem)
             rows = to_file_layout(file, f"{name}.weight", up.float().numpy())
-            _put(values[key][:, :rank], torch.from_numpy(rows.copy()) * stretch, stem)
+            _put(place, torch.from_numpy(rows.copy()) * stretch, stem)
     if weights:
         raise TrainingError(
-            f"The earlier adapter changes {next(iter(weights))}, which is not trained here, so training cannot begin "
-            "from it."
+            f"The earlier adapter changes {shown(next(iter(weights)))}, which is not trained here, so training cannot "
+            "begin from it."
         )
     form.put(values)
 
 
-def _read_peft(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_object(file: Path) -> dict[str, object]:
+    """A JSON object. Raises `TrainingError` for anything else, however large or deep."""
+    try:
+        found = json.loads(_read_text(file))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TrainingError(f"{file} is no PEFT adapter's: {error}.") from error
+    if not isinstance(found, dict):
+        raise TrainingError(f"{file} is no PEFT adapter's: it holds no object.")
+    return found
+
+
+def _read_text(file: Path) -> str:
+    _require_file(file)
+    with file.open(encoding="utf-8") as stream:
+        text = stream.read(LARGEST_JSON + 1)
+    if len(text) > LARGEST_JSON:
+        raise ValueError(f"it is larger than {LARGEST_JSON} characters")
+    return text
+
+
+def _require_file(file: Path) -> None:
+    """A pipe would never end."""
+    if not file.is_file():
+        raise FileNotFoundError("it is missing, or no file")
+
+
+def _whole_number(configuration: Mapping[str, object], key: str, file: Path) -> int:
+    value = configuration.get(key)
+    if not isinstance(value, int) or value < 1:
+        raise TrainingError(f"{file} is no PEFT adapter's: {key} is no whole number from 1 on.")
+    return value
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """Tensors from safetensors, and from nothing else: other forms can hold code."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        configuration = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-        return configuration, load_file(directory / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise TrainingError(f"{directory} is no PEFT adapter: {error}.") from error
+        _require_short_header(file)
+        weights: dict[str, Tensor] = load_file(file)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise TrainingError(f"{file} holds no safetensors: {error}.") from error
+    if not weights:
+        raise TrainingError(f"{file} holds no safetensors: it is empty.")
+    broken = next((name for name, one in weights.items() if not torch.isfinite(one.float()).all()), None)
+    if broken is not None:
+        raise TrainingError(f"The earlier adapter's {shown(broken)} holds what is no number, so it is damaged.")
+    return weights
 
 
-def _put(place: Tensor, value: Tensor, name: str) -> None:
+def _require_short_header(file: Path) -> None:
+    """The library takes headers of 100 MB, and parses them."""
+    _require_file(file)
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if length > LARGEST_HEADER_BYTES:
+        raise ValueError(f"its header claims {length} bytes")
+
+
+def _require_matrix(value: Tensor, name: str) -> None:
+    if value.dim() != 2:
+        raise TrainingError(f"The earlier adapter's {name} has {value.dim()} dimensions and is no matrix.")
+
+
+def _require_shape(place: Tensor, value: Tensor, name: str) -> None:
     if place.shape != value.shape:
         raise TrainingError(
             f"The earlier adapter's {name} is of shape {tuple(value.shape)} where this base wants "
             f"{tuple(place.shape)}: it was trained for another base."
         )
+
+
+def _put(place: Tensor, value: Tensor, name: str) -> None:
+    _require_shape(place, value, name)
     place.copy_(value)
