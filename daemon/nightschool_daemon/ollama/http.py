@@ -315,7 +315,7 @@ class OllamaHttp:
                 first_error = first_error or line.get("error")
                 yield line
         if first_error:
-            raise OllamaRefused(f"Ollama says: {first_error}", status=200)
+            raise OllamaRefused(f"Ollama says: {_one_line(first_error)}", status=200)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -345,7 +345,11 @@ def _refusal(status: int, text: str, body: Mapping[str, object] | None) -> Excep
         return OllamaRefused(
             "Ollama's disk is full. Free some space in its models directory, then try again.", status=status
         )
-    return OllamaRefused(f"Ollama says: {message}", status=status)
+    return OllamaRefused(f"Ollama says: {_one_line(message)}", status=status)
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
 
 
 def _largest(value: object) -> int:

@@ -8,7 +8,8 @@ from nightschool_daemon import codec
 from nightschool_daemon.jobs import BaseSnapshot, EventRow, PrepareResult, RunDirectory, Step, read_lines, write_durably
 from nightschool_daemon.ledger import VersionRow
 from nightschool_daemon.ollama import names, storage
-from nightschool_daemon.ollama.http import TagEntry
+from nightschool_daemon.ollama.errors import OllamaRefused
+from nightschool_daemon.ollama.http import ShownModel, TagEntry
 from nightschool_daemon.runs import store
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
@@ -57,7 +58,7 @@ def _pin_base(context: StepContext, tags: dict[str, TagEntry]) -> BaseSnapshot:
             "its feedback is kept."
         )
     source = _pure_base(context, entry, tags)
-    shown = context.ollama.show(source)
+    shown = _shown(context, source)
     pin = names.pin_of(name, tags[source].digest)
     if source != pin and (pin not in tags or tags[pin].digest != tags[source].digest):
         context.ollama.copy(source, pin)
@@ -75,6 +76,14 @@ def _pin_base(context: StepContext, tags: dict[str, TagEntry]) -> BaseSnapshot:
         pin=pin,
         gguf=blob,
     )
+
+
+def _shown(context: StepContext, source: str) -> ShownModel:
+    """What Ollama says of a model; where it can say nothing, the model is damaged."""
+    try:
+        return context.ollama.show(source)
+    except OllamaRefused as error:
+        raise StepFailed(f"{source} cannot be used. {error}. `ollama pull {source}` brings it anew.") from error
 
 
 def _pure_base(context: StepContext, entry: TagEntry, tags: dict[str, TagEntry]) -> str:

@@ -1,5 +1,6 @@
 """What the planner decides, on a tiny network."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_layers_are_computed_twice_where_memory_is_short(network: Network, form:
 def test_a_row_longer_than_memory_is_refused_with_what_to_do(network: Network, form: Form) -> None:
     with pytest.raises(TrainingError, match=r"An example of 40 tokens needs .* Lower max_length"):
         memory.plan(network, form, todo_of(40), available=1)
+
+
+def test_a_limit_on_the_address_space_is_kept_to() -> None:
+    """`ulimit -v`: a gigabyte more than this process has now."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit = memory._of_proc("/proc/self/status", "VmSize") + 10**9
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        assert memory.available_bytes(torch.device("cpu")) <= 10**9
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_what_is_kept_grows_with_the_tokens(network: Network, form: Form) -> None:

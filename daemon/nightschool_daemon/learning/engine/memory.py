@@ -7,6 +7,7 @@ which every page is read, the trained parameters with gradient and moments, the 
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -167,7 +168,7 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * FREE_SHARE) + int(torch.cuda.memory_allocated(device))
-    return int(min(free_memory(), _left_in_group()) * FREE_SHARE) + resident_bytes()
+    return int(min(free_memory(), _left_in_group(), _left_in_limit()) * FREE_SHARE) + resident_bytes()
 
 
 def free_memory() -> int:
@@ -199,6 +200,12 @@ def _left_in_group() -> float:
             for name in ("memory.max", "memory.high"):
                 left = min(left, _left(place / name, place / "memory.current"))
     return left
+
+
+def _left_in_limit() -> float:
+    """What `ulimit -v` leaves this process of its address space."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return float("inf") if limit == resource.RLIM_INFINITY else max(0, limit - _of_proc("/proc/self/status", "VmSize"))
 
 
 def _left(limit: Path, used: Path) -> float:

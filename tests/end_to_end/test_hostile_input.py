@@ -1,0 +1,189 @@
+"""Bad input to `nightschool train` ends in one clear sentence and a documented exit code, and nothing is sent."""
+
+import json
+import pickle
+import re
+import resource
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.forged_tags import OFFSET, SHAPE, TYPE, forge, patched
+from support.malformed_gguf import ACCEPTED, UNKNOWN_TYPE
+from support.night import TINY, Night, greetings, import_tiny
+from support.ollama_server import OllamaServer
+from support.rewritten_gguf import rewritten
+
+FAILED, USAGE = 1, 2
+PROGRESS = re.compile(r"^\d{8}-\d{6}-\w{4} ")
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+ADDRESS_SPACE = 8 << 30
+"""Bytes: ample for torch, and far too little for the long row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A server with the tiny base, shared by all tests here, and an installation beside it."""
+
+    server: OllamaServer
+    night: Night
+    gguf: Path
+
+    def data(self, records: Sequence[Mapping[str, object]], name: str = "data.json") -> Path:
+        """Feedback in a file of its own."""
+        file = self.night.directory / name
+        file.write_text(json.dumps(records), encoding="utf-8")
+        return file
+
+    def refused(
+        self, model: str = TINY, *options: str, data: Path | None = None, name: str = "result:1m", code: int = FAILED
+    ) -> str:
+        """Train, and return the one sentence that comes of it."""
+        before = self.server.tags(), self.server.blobs()
+        known = {one.name for one in self.night.directory.iterdir()}
+        given = data or self.data(greetings(12))
+        done = self.night.run("train", model, "--data", str(given), "--name", name, *options)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert (self.server.tags(), self.server.blobs()) == before
+        assert {one.name for one in self.night.directory.iterdir()} <= known | {"state", given.name}
+        assert "Traceback" not in done.stdout + done.stderr
+        assert not done.stdout.strip()
+        (sentence,) = (line for line in done.stderr.splitlines() if line and not PROGRESS.match(line))
+        return sentence
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Iterator[Place]:
+    directory = tmp_path_factory.mktemp("hostile")
+    with OllamaServer("0.34.3", directory=directory / "ollama") as server:
+        import_tiny(server, tiny_gguf)
+        yield Place(
+            server=server, night=Night(directory / "night", server.url, server.models_directory), gguf=tiny_gguf
+        )
+
+
+DAMAGES: Mapping[str, tuple[Callable[[bytes], bytes], str]] = {
+    "truncated": (lambda sound: sound[: len(sound) // 2], "size exceeds file size|goes beyond the end"),
+    "magic": (lambda sound: b"GGML" + sound[4:], "unsupported file type|is no GGUF"),
+    "beyond": (
+        lambda sound: patched(sound, EMBEDDING, OFFSET, "<Q", len(sound) // 32 * 32),
+        "size exceeds file size|goes beyond the end",
+    ),
+    "unknown-type": (
+        lambda sound: patched(sound, EMBEDDING, TYPE, "<I", UNKNOWN_TYPE),
+        "token_embd.weight.* size overflows|unknown type 4711",
+    ),
+    "overlap": (lambda sound: patched(sound, OUTPUT, OFFSET, "<Q", 0), "overlaps another tensor"),
+    "dimensions": (
+        lambda sound: patched(sound, EMBEDDING, SHAPE, "<Q", 2**40),
+        "size exceeds file size|goes beyond the end",
+    ),
+    "no-model": (lambda _: ACCEPTED["data: as it was written"], "is no language model"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_base_is_refused(place: Place, damage: str) -> None:
+    change, sentence = DAMAGES[damage]
+    found = place.refused(forge(place.server, f"{damage}:1m", change(place.gguf.read_bytes())))
+    assert re.search(sentence, found), found
+    assert re.search(r"(brings it anew|Pull the base anew, or choose another)\.$", found), found
+
+
+def test_a_base_that_was_damaged_under_its_name_is_refused(place: Place) -> None:
+    whole = rewritten(place.gguf, place.night.directory.parent / "whole.gguf", keys={"general.name": "rotten"})
+    digest = import_tiny(place.server, whole, "rotten:1m")
+    blob = place.server.models_directory / "blobs" / f"sha256-{digest}"
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    assert "is damaged: its content is not what its name says" in place.refused("rotten:1m")
+
+
+def test_metadata_that_lie_are_refused_before_anything_is_rendered(place: Place) -> None:
+    lie = rewritten(place.gguf, place.night.directory.parent / "lie.gguf", keys={"llama.block_count": 2**31})
+    found = place.refused(forge(place.server, "lie:1m", lie.read_bytes()))
+    assert "claims 2147483648 layers and has tensors of 2, so it is damaged" in found
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("[]", "holds no event that can be learned from: it is an empty list"),
+        ("", "holds no event that can be learned from"),
+        ("[" * 100_000, "holds no event that can be learned from"),
+    ],
+    ids=["list", "file", "nested"],
+)
+def test_an_empty_data_set_is_refused(place: Place, content: str, sentence: str) -> None:
+    file = place.night.directory / "empty.json"
+    file.write_text(content, encoding="utf-8")
+    assert sentence in place.refused(data=file)
+
+
+def test_feedback_without_anything_to_learn_is_refused(place: Place) -> None:
+    event = {
+        "artifact_type": "greeting",
+        "input_data": "greet",
+        "ai_output": "5",
+        "feedback_type": "validation_failure",
+    }
+    found = place.refused(TINY, "--method", "sft", data=place.data([event]))
+    assert "None of the feedback can be learned from yet" in found
+
+
+def test_a_loss_that_is_no_number_is_refused(place: Place, tmp_path: Path) -> None:
+    night = with_settings(place, tmp_path, learning_rate=1e30)
+    found = night.refused()
+    assert "The loss is no longer a number. Lower learning_rate" in found
+
+
+def test_a_row_longer_than_memory_is_refused(place: Place, tmp_path: Path) -> None:
+    own = with_settings(place, tmp_path, max_length=10**6)
+    answer = "".join(f"{number} sheep; " for number in range(4_500))
+    data = own.data(greetings(12, answer=answer))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    # children take the limit along, as from a shell's `ulimit -v`
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, before[1]))
+    try:
+        found = own.refused(data=data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert re.search(r"An example of 5\d{4} tokens needs [\d.]+ GB of memory, and [\d.]+ GB can be had", found), found
+    assert "Lower max_length" in found
+
+
+def with_settings(place: Place, directory: Path, **values: float) -> Place:
+    """The same server, and an installation that trains otherwise."""
+    lines = "".join(f"{key} = {value}\n" for key, value in values.items())
+    settings = f"[training]\nthreads = 1\n[plugins.tuning_fixed]\n{lines}"
+    server = place.server
+    night = Night(directory / "night", server.url, server.models_directory, settings=settings)
+    return Place(server=server, night=night, gguf=place.gguf)
+
+
+class Opener:
+    """What pickle makes of this is a call."""
+
+    def __init__(self, sentinel: Path) -> None:
+        self._sentinel = sentinel
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self._sentinel,)
+
+
+def test_a_pickle_that_is_called_an_adapter_is_refused_and_not_run(place: Place, tmp_path: Path) -> None:
+    adapter, sentinel = tmp_path / "adapter", tmp_path / "sentinel"
+    adapter.mkdir()
+    configuration = {"peft_type": "LORA", "r": 16, "lora_alpha": 32}
+    (adapter / "adapter_config.json").write_text(json.dumps(configuration), encoding="utf-8")
+    (adapter / "adapter_model.safetensors").write_bytes(pickle.dumps(Opener(sentinel)))
+    assert "holds no safetensors" in place.refused(TINY, "--from", str(adapter))
+    assert not sentinel.exists()
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc/outside:1m", "a/../../b"])
+def test_a_name_that_leads_elsewhere_is_refused(place: Place, name: str) -> None:
+    assert place.refused(name=name).startswith("--name: ")
