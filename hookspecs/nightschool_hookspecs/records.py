@@ -483,6 +483,8 @@ class TrainingResult:
     seconds: float
     warm_start: bool = False
     """Whether it began from `TrainingJob.warm_start`."""
+    plan: str = ""
+    """How it was cut to fit into memory, and what was expected of it, as decided before it began."""
 
 
 class DeliveryForm(StrEnum):

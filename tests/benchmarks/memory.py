@@ -142,7 +142,7 @@ def take(wanted: Configuration) -> tuple[dict[str, float], dict[str, float]]:
     plan = memory.plan(network, form, todo)
     if wanted.short_of:
         plan = memory.plan(network, form, todo, available=plan.peak_bytes - wanted.short_of)
-    network.checkpointed = plan.checkpointed
+    memory.set_up(network, form, plan)
     with tempfile.TemporaryDirectory() as directory:
         how = Plan(
             method=wanted.method,

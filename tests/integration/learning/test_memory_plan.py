@@ -1,17 +1,23 @@
 """What the planner decides, on a tiny network."""
 
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.examples import Answer, Example
-from nightschool_daemon.learning.engine.forms import Form
+from nightschool_daemon.learning.engine.forms import Form, block_of
+from nightschool_daemon.learning.engine.layout import lay_out
+from nightschool_daemon.learning.engine.memory import Line
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.route import kept_plan, make_form
+from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
 
@@ -27,6 +33,7 @@ def network(tiny_gguf: Path) -> Network:
 @pytest.fixture(autouse=True)
 def _steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest of the process takes nothing."""
+    torch.set_num_threads(1)
     monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
 
 
@@ -51,6 +58,87 @@ def test_layers_are_computed_twice_where_memory_is_short(network: Network, form:
     short = memory.plan(network, form, todo_of(2048), available=ample.peak_bytes - 1)
     assert short.checkpointed > 0
     assert short.peak_bytes < ample.peak_bytes
+
+
+def upper_alone(network: Network, form: Form) -> MemoryPlan:
+    """The plan where one byte less than all layers need is to be had."""
+    least = min(
+        memory._peak_bytes(network, form, memory.probed(network, form, todo_of(2048).examples[:1]), cut)
+        for cut in (memory.Cut(checkpointed=again) for again in range(network.architecture.layers + 1))
+    )
+    return memory.plan(network, form, todo_of(2048), available=least - 1)
+
+
+def test_fewer_layers_are_trained_before_a_training_is_refused(network: Network, form: Form) -> None:
+    plan = upper_alone(network, form)
+    assert 0 < plan.trained_from < plan.layers
+    assert plan.checkpointed == plan.layers - plan.trained_from
+    assert plan.peak_bytes <= plan.available_bytes
+    assert f"of {plan.layers} layers only the upper {plan.layers - plan.trained_from} are trained" in plan.sentence()
+
+
+def test_a_plan_that_trains_all_layers_says_nothing_of_it(network: Network, form: Form) -> None:
+    assert "upper" not in memory.plan(network, form, todo_of(40), available=AMPLE).sentence()
+
+
+def test_layers_that_are_left_out_get_no_gradient_and_keep_nothing(network: Network, form: Form) -> None:
+    memory.set_up(network, form, upper_alone(network, form))
+    network.form = form
+    layout = lay_out([todo_of(40).examples[0].branches()], network.bench.device)
+    network.log_probabilities(layout).sum().backward()
+    moved = {block_of(name) for name, one in form.parameters.items() if one.grad is not None}
+    assert moved == set(range(1, network.architecture.layers))
+    assert form.size() == sum(one.numel() for name, one in form.parameters.items() if block_of(name) >= 1)
+
+
+ONE_A_TOKEN = memory.Pace(
+    forth=Line(fixed=0, slope=1),
+    back=Line(fixed=0, slope=2),
+    head_forth=Line(fixed=0, slope=0),
+    head_both=Line(fixed=0, slope=0),
+    rows=1,
+)
+"""A second for each token forth, two back; the head costs nothing."""
+
+
+@pytest.mark.parametrize(
+    ("method", "epochs", "cut", "passes"),
+    [
+        (TrainingMethod.SFT, 1, memory.Cut(checkpointed=0), 3 + 2),
+        (TrainingMethod.SFT, 4, memory.Cut(checkpointed=0), 4 * 3 + 5),
+        (TrainingMethod.SFT, 1, memory.Cut(checkpointed=2), 3 + 1 + 2),
+        (TrainingMethod.SFT, 1, memory.Cut(checkpointed=1, trained_from=1), 1 + 0.5 + 1 + 2),
+        (TrainingMethod.DPO, 1, memory.Cut(checkpointed=0), 3 + 2 + 1),
+        (TrainingMethod.KTO, 1, memory.Cut(checkpointed=0), 3 + 2 + 1 + 2),
+    ],
+)
+def test_every_pass_of_a_method_is_counted(method: TrainingMethod, epochs: int, cut: memory.Cut, passes: float) -> None:
+    """In seconds of all examples once forth. So few are watched too, before the training and after each epoch."""
+    distinct = [Example(prompt=(1, number), answers=(Answer(tokens=(2, 3)),)) for number in range(16)]
+    todo = memory.Todo(examples=distinct, method=method, settings=replace(SETTINGS, num_epochs=epochs), seed=0)
+    assert memory.seconds(ONE_A_TOKEN, todo, 64, cut, layers=2) == pytest.approx(64 * passes)
+
+
+def test_the_head_is_counted_by_tables() -> None:
+    pace = replace(ONE_A_TOKEN, head_both=Line(fixed=10, slope=0.1), rows=8)
+    example = Example(prompt=(1,), answers=(Answer(tokens=(2,) * 9),))
+    assert pace.whole([example], again=0, trained=1) == pytest.approx(10 * 3 + 2 * 10 + 9 * 0.1)
+
+
+@given(fixed=st.floats(0, 10), slope=st.floats(1e-6, 1), small=st.integers(1, 500), more=st.integers(1, 500))
+def test_a_line_through_two_times_gives_them_back(fixed: float, slope: float, small: int, more: int) -> None:
+    large = small + more
+    line = Line.through((small, fixed + slope * small), (large, fixed + slope * large))
+    assert line.at(small) == pytest.approx(fixed + slope * small)
+    assert line.at(large) == pytest.approx(fixed + slope * large)
+
+
+@given(small=st.integers(1, 500), more=st.integers(0, 500), first=st.floats(1e-6, 9), second=st.floats(1e-6, 9))
+def test_no_part_of_a_time_is_negative(small: int, more: int, first: float, second: float) -> None:
+    line = Line.through((small, first), (small + more, second))
+    assert line.fixed >= -1e-12
+    assert line.slope >= 0
+    assert line.at(small + more) == pytest.approx(second)
 
 
 def test_a_row_longer_than_memory_is_refused_with_what_to_do(network: Network, form: Form) -> None:
@@ -84,7 +172,7 @@ def test_a_training_goes_on_with_the_plan_that_it_began_with(network: Network, f
     first = memory.plan(network, form, todo_of(40), available=AMPLE)
     assert kept_plan(tmp_path, "a", lambda: first) == first
 
-    def never() -> memory.MemoryPlan:
+    def never() -> MemoryPlan:
         raise AssertionError("planned anew")
 
     assert kept_plan(tmp_path, "a", never) == first

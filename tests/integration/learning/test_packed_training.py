@@ -12,17 +12,18 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import loop
-from nightschool_daemon.learning.engine.forms import LowRank
+from nightschool_daemon.learning.engine import loop, memory
+from nightschool_daemon.learning.engine.forms import Form, LowRank
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
 from nightschool_daemon.learning.engine.methods import answer_sums
-from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.network import PARTS, Network
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.engine.peft_files import load_form
 from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
+from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import (
     Hyperparameters,
     LabelledText,
@@ -148,6 +149,60 @@ def test_the_plan_goes_with_the_checkpoints(uninterrupted: Uninterrupted) -> Non
     """What was measured before a training differs from run to run, and is no part of its output."""
     directory, _ = uninterrupted("lora")
     assert [one.parent.name for one in directory.rglob("plan.json")] == ["checkpoints"]
+
+
+@pytest.fixture
+def memory_is_short(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """All that is planned has the upper layer trained alone, once: a second plan would train both."""
+    planned: list[int] = []
+
+    def plan(network: Network, form: Form, todo: memory.Todo) -> MemoryPlan:
+        planned.append(1 if not planned else 0)
+        return replace(whole(network, form, todo, available=10**12), trained_from=planned[-1], checkpointed=1)
+
+    whole = memory.plan
+    monkeypatch.setattr(memory, "plan", plan)
+    return planned
+
+
+@pytest.mark.parametrize("form", ["lora", "neurons"])
+def test_where_memory_is_short_the_upper_layers_learn_alone(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, form: str, memory_is_short: list[int]
+) -> None:
+    result = trained(tmp_path, tiny_gguf, tokens, settings=FORMS[form])
+    assert result.trained_loss < result.base_loss
+    assert "of 2 layers only the upper 1 are trained" in result.plan
+    (adapter,) = result.adapter.glob("*.safetensors")
+    learned = {name: one for name, one in load_file(adapter).items() if "lora_B" in name or "ffn_down" in name}
+    assert {name for name, one in learned.items() if one.any()} == {name for name in learned if ".1." in name}
+
+
+def test_layers_that_were_left_out_stay_so_after_an_interruption(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, memory_is_short: list[int]
+) -> None:
+    whole = trained(tmp_path / "whole", tiny_gguf, tokens)
+    memory_is_short.clear()
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "cut", tiny_gguf, tokens, report=stops_at(5))
+    again = trained(tmp_path / "cut", tiny_gguf, tokens)
+    assert memory_is_short == [1]
+    (name,) = [one.name for one in whole.adapter.glob("*.safetensors")]
+    expected, found = load_file(whole.adapter / name), load_file(again.adapter / name)
+    assert all(torch.equal(found[key], values) for key, values in expected.items())
+    assert set(read_lesson(again.adapter, gguf_file.read(tiny_gguf)).touched) == {
+        f"blk.1.{part}.weight" for part in PARTS
+    }
+
+
+def test_what_a_left_out_layer_had_learned_earlier_stays(
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path, memory_is_short: list[int]
+) -> None:
+    _, first = uninterrupted("lora")
+    memory_is_short.clear()
+    second = trained(tmp_path, tiny_gguf, tokens, warm_start=first.adapter)
+    before, after = (load_file(one.adapter / "adapter_model.safetensors") for one in (first, second))
+    same = {name for name, one in before.items() if torch.equal(one, after[name])}
+    assert same == {name for name in before if ".layers.0." in name}
 
 
 def test_metrics_are_never_behind_the_checkpoint(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:

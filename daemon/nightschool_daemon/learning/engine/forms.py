@@ -82,9 +82,22 @@ class Form(ABC):
         }
         return self
 
+    def trained(self) -> list[Tensor]:
+        """The parameters that are trained."""
+        return [one for one in self.parameters.values() if one.requires_grad]
+
     def size(self) -> int:
         """How many parameters are trained."""
-        return sum(one.numel() for one in self.parameters.values())
+        return sum(one.numel() for one in self.trained())
+
+    def freeze_below(self, block: int) -> Self:
+        """Train the blocks from this one on alone. What the others hold stays and counts, and the way back ends there.
+
+        Called again with a lower block, more of them are trained.
+        """
+        for name, one in self.parameters.items():
+            one.requires_grad_(block_of(name) >= block)
+        return self
 
     def copy(self) -> dict[str, Tensor]:
         """The parameters as they are now."""
@@ -255,6 +268,11 @@ def gated(gate: Tensor, up: Tensor, kind: Activation) -> Tensor:
     """What goes into the last matrix of a feed-forward block, shape (tokens, units)."""
     found: Tensor = _Gated.apply(gate, up, kind)
     return found
+
+
+def block_of(name: str) -> int:
+    """`blk.3.ffn_up` to 3."""
+    return int(name.split(".")[1])
 
 
 def activation(kind: Activation) -> Callable[[Tensor], Tensor]:

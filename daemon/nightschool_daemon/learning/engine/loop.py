@@ -99,8 +99,7 @@ def train(
     split = divided(examples, plan.seed, settings.num_epochs)
     network.form = form
     objective = Objective(network, plan, split.learned, split.watched, reference)
-    parameters = list(form.parameters.values())
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(form.trained(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
     checkpoint = Checkpoint(directory=plan.output / CHECKPOINTS, signature=plan.signature)
     state = checkpoint.restore(form, optimizer) or State(base_loss=objective.loss_before())
     _require_sound_base(state.base_loss)
@@ -217,7 +216,7 @@ class Objective:
     def parameters(self) -> list[Tensor]:
         """What is trained."""
         form = self._network.form
-        return [] if form is None else list(form.parameters.values())
+        return [] if form is None else form.trained()
 
     def losses(self, batch: Sequence[Numbered]) -> Iterator[Tensor]:
         """The batch's loss in parts, one a pass; their sum is the mean over the batch."""

@@ -2,15 +2,20 @@
 
 What the backward pass keeps is counted, not guessed: one layer goes through once, with the widest pass of the training,
 and every tensor that is saved for the way back is summed up. The rest follows from the GGUF's header: its blocks, of
-which every page is read, the trained parameters with gradient and moments, the table of logits.
+which every page is read, the trained parameters with gradient and moments, the table of logits. Time is that of the
+narrowest and the widest pass through a layer and through the head, laid on all passes that the training will make.
 """
 
 from __future__ import annotations
 
+import math
 import resource
+import statistics
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,9 +23,10 @@ from torch import Tensor
 
 from nightschool_daemon.learning.engine import head
 from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered, batches, divided, passes
-from nightschool_daemon.learning.engine.forms import Form
+from nightschool_daemon.learning.engine.forms import Form, block_of
 from nightschool_daemon.learning.engine.layout import Layout, lay_out
 from nightschool_daemon.learning.engine.network import Block, Network
+from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
 
@@ -43,11 +49,9 @@ HOLES_OF_DEVICES = 1.1
 """The same of torch's own allocator, on GPUs."""
 FIXED_BYTES = 250_000_000
 """Buffers of the libraries that appear with the first whole pass."""
-FORWARD_SHARE = 1 / 3
-"""Of a pass forth and back, what the way forth takes."""
-FORTH_MORE = {TrainingMethod.SFT: 0.0, TrainingMethod.DPO: 0.3, TrainingMethod.KTO: 2.3}
-"""Passes that only go forth, for each that is learned from: what the base says once, KTO's divergence at each step."""
-PROBED_LABELS = 32
+TRIED_S, TRIES = 1.0, 5
+"""A probe is repeated for so long, or so often. Its first time, which pays for page faults, does not count."""
+PROBED_ROWS = (16, 128)
 """Predictions by which the head is timed."""
 
 
@@ -62,71 +66,59 @@ class Todo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryPlan:
-    """What was decided, and what is expected of it."""
-
-    tokens_a_pass: int
-    checkpointed: int
-    """So many layers are computed again on the way back instead of being kept."""
-    peak_bytes: int
-    """Resident memory of the process at its height, the file's pages included; on a GPU, the memory of the device."""
-    available_bytes: int
-    """The same, as much as may be taken."""
-    seconds: float
-    """Expected time of the training."""
-
-    def sentence(self) -> str:
-        """For a progress bar."""
-        again = f", {self.checkpointed} layers computed twice" if self.checkpointed else ""
-        return (
-            f"passes of {self.tokens_a_pass} tokens{again}: about {self.peak_bytes / 1e9:.1f} GB and "
-            f"{max(1, round(self.seconds / 60))} min"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Probe:
     """What one layer showed."""
 
     tokens: int
     kept_bytes: int
     """Saved for the way back, by this layer alone."""
-    seconds: float
-    """Forth and back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How much of a network is trained, and how much of that is computed twice."""
+
+    checkpointed: int
+    trained_from: int = 0
 
 
 def plan(network: Network, form: Form, todo: Todo, *, available: int | None = None) -> MemoryPlan:
-    """Choose how much goes through at once: smaller passes first, then layers that are computed twice.
+    """Choose how much goes through at once: smaller passes first, then layers computed twice, then fewer layers.
 
     `available`: bytes that may be taken, this process as it is included; None: as the machine and its control group
-    allow. Raises `TrainingError` where not even the longest row fits by itself.
+    allow. Raises `TrainingError` where not even the longest row fits by itself through one layer.
     """
     available = available_bytes(network.bench.device) if available is None else available
     longest = max(map(len, todo.examples))
-    for smallest in (max(SMALLEST_PASS, longest), longest):
+    layers = network.architecture.layers
+    twice = [Cut(checkpointed=again) for again in range(layers + 1)]
+    fewer = [Cut(checkpointed=layers - block, trained_from=block) for block in range(1, layers)]
+    for smallest, cuts in ((max(SMALLEST_PASS, longest), twice), (longest, [*twice, *fewer])):
         tokens, probe = _pass_size(network, form, todo, available, smallest)
-        fixed = _fixed_bytes(network, form)
-        peaks = [fixed + _moving_bytes(network, probe, again) for again in range(network.architecture.layers + 1)]
-        for checkpointed, peak in enumerate(peaks):
+        for cut in cuts:
+            peak = _peak_bytes(network, form, probe, cut)
             if peak <= available:
                 return MemoryPlan(
                     tokens_a_pass=tokens,
-                    checkpointed=checkpointed,
+                    checkpointed=cut.checkpointed,
+                    trained_from=cut.trained_from,
+                    layers=layers,
                     peak_bytes=peak,
                     available_bytes=available,
-                    seconds=_seconds(network, todo, probe, checkpointed),
+                    seconds=seconds(pace_of(network, form, todo, tokens), todo, tokens, cut, layers),
                 )
-    needed = _least(network, form, todo)
+    alone = probed(network, form, widest(todo, 1))
+    needed = _peak_bytes(network, form, alone, Cut(checkpointed=1, trained_from=layers - 1))
     raise TrainingError(
         f"An example of {longest} tokens needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB can be "
         "had. Lower max_length in [plugins.tuning_fixed], close what uses memory, or choose a smaller base."
     )
 
 
-def _least(network: Network, form: Form, todo: Todo) -> int:
-    """What the longest row takes by itself, each layer computed twice."""
-    alone = probed(network, form, widest(todo, 1))
-    return _fixed_bytes(network, form) + _moving_bytes(network, alone, network.architecture.layers)
+def set_up(network: Network, form: Form, decided: MemoryPlan) -> None:
+    """Have a network and what is trained beside it do as was decided."""
+    network.checkpointed = decided.trained_from + decided.checkpointed
+    form.freeze_below(decided.trained_from)
 
 
 def _pass_size(network: Network, form: Form, todo: Todo, available: int, smallest: int) -> tuple[int, Probe]:
@@ -135,32 +127,41 @@ def _pass_size(network: Network, form: Form, todo: Todo, available: int, smalles
     tokens = max(LARGEST_PASS, smallest)
     while True:
         probe = probed(network, form, widest(todo, tokens))
-        if tokens == smallest or _fixed_bytes(network, form) + _moving_bytes(network, probe, 0) <= wanted:
+        if tokens == smallest or _peak_bytes(network, form, probe, Cut(checkpointed=0)) <= wanted:
             return tokens, probe
         tokens = max(smallest, tokens // 2)
 
 
 def widest(todo: Todo, tokens: int) -> list[Example]:
     """The pass with the most tokens of all that the training will make."""
-    return max(
-        ([one.example for one in part] for part in _all_passes(todo, tokens)), key=lambda part: sum(map(len, part))
-    )
+    return max(_all_passes(todo, tokens), key=_length)
+
+
+def _length(examples: Sequence[Example]) -> int:
+    return sum(map(len, examples))
+
+
+def _all_passes(todo: Todo, tokens: int) -> Iterator[list[Example]]:
+    learned = divided(todo.examples, todo.seed, todo.settings.num_epochs).learned
+    for epoch in range(todo.settings.num_epochs):
+        for batch in batches(learned, todo.settings.batch_size, epoch, todo.seed):
+            for part in passes(batch, tokens):
+                yield [one.example for one in part]
+
+
+# --------------------------------------------------------------------------- memory
 
 
 def probed(network: Network, form: Form, examples: Sequence[Example]) -> Probe:
     """Let a pass go through one layer. A pass that is too wide for a trial is extrapolated from narrower ones."""
-    tokens = sum(map(len, examples))
+    tokens = _length(examples)
     if tokens <= PROBED_TOKENS:
         return _probe(network, form, examples)
     # what is kept grows with the tokens, and with their square where masks are made
     half, whole = (_probe(network, form, [_of_length(size)]) for size in (PROBED_TOKENS // 2, PROBED_TOKENS))
     square = max(0.0, (whole.kept_bytes - 2 * half.kept_bytes) / (2 * half.tokens**2))
     linear = whole.kept_bytes / whole.tokens - square * whole.tokens
-    return Probe(
-        tokens=tokens,
-        kept_bytes=int(linear * tokens + square * tokens**2),
-        seconds=whole.seconds * tokens / whole.tokens,
-    )
+    return Probe(tokens=tokens, kept_bytes=int(linear * tokens + square * tokens**2))
 
 
 def available_bytes(device: torch.device) -> int:
@@ -216,38 +217,40 @@ def _left(limit: Path, used: Path) -> float:
         return float("inf")
 
 
-def _all_passes(todo: Todo, tokens: int) -> Iterator[list[Numbered]]:
-    learned = divided(todo.examples, todo.seed, todo.settings.num_epochs).learned
-    for epoch in range(todo.settings.num_epochs):
-        for batch in batches(learned, todo.settings.batch_size, epoch, todo.seed):
-            yield from passes(batch, tokens)
-
-
 def _of_length(tokens: int) -> Example:
     return Example(prompt=(0,) * (tokens // 2), answers=(Answer(tokens=(0,) * (tokens - tokens // 2)),))
 
 
 def _probe(network: Network, form: Form, examples: Sequence[Example]) -> Probe:
-    layout = lay_out([one.branches() for one in examples], network.bench.device)
-    beside, network.form = network.form, form
+    layout = _laid_out(network, examples)
+    with beside(network, form):
+        kept = max(_kept_bytes(network, block, layout) for block in _kinds(network).values())
+    return Probe(tokens=_length(examples), kept_bytes=kept)
+
+
+def _laid_out(network: Network, examples: Sequence[Example]) -> Layout:
+    return lay_out([one.branches() for one in examples], network.bench.device)
+
+
+@contextmanager
+def beside(network: Network, form: Form) -> Iterator[None]:
+    """With this form beside the network, and no gradient left behind."""
+    held, network.form = network.form, form
     try:
-        tried = [_layer(network, block, layout) for block in _kinds(network)]
+        yield
     finally:
-        network.form = beside
+        network.form = held
         for one in form.parameters.values():
             one.grad = None
-    return replace(max(tried, key=lambda one: one.kept_bytes), seconds=min(one.seconds for one in tried))
 
 
-def _kinds(network: Network) -> list[Block]:
-    """A layer of each kind, and the first of them again: its first time is that of the page faults."""
-    kinds = {network.architecture.is_local(one.number): one for one in network.blocks}
-    return [*kinds.values(), *kinds.values()]
+def _kinds(network: Network) -> dict[bool, Block]:
+    """A layer of each kind: whether it attends within a window, and the last of its kind."""
+    return {network.architecture.is_local(one.number): one for one in network.blocks}
 
 
-def _layer(network: Network, block: Block, layout: Layout) -> Probe:
-    tokens = layout.ids.shape[0]
-    x = torch.zeros(tokens, network.architecture.width, device=network.bench.device, requires_grad=True)
+def _kept_bytes(network: Network, block: Block, layout: Layout) -> int:
+    x = _states(network, layout)
     weights = {one.untyped_storage().data_ptr() for one in _weights(network, block)}
     kept: dict[int, int] = {}
 
@@ -257,11 +260,14 @@ def _layer(network: Network, block: Block, layout: Layout) -> Probe:
             kept[storage.data_ptr()] = storage.nbytes()
         return saved
 
-    began = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
-        found = network.layer(block, x, layout)
-    found.sum().backward()
-    return Probe(tokens=tokens, kept_bytes=sum(kept.values()), seconds=time.perf_counter() - began)
+        network.layer(block, x, layout)
+    return sum(kept.values())
+
+
+def _states(network: Network, layout: Layout) -> Tensor:
+    width = network.architecture.width
+    return torch.zeros(layout.ids.shape[0], width, device=network.bench.device, requires_grad=True)
 
 
 def _weights(network: Network, block: Block) -> Iterator[Tensor]:
@@ -271,19 +277,24 @@ def _weights(network: Network, block: Block) -> Iterator[Tensor]:
         yield from network.form.parameters.values()
 
 
-def _fixed_bytes(network: Network, form: Form) -> int:
+def _peak_bytes(network: Network, form: Form, probe: Probe, cut: Cut) -> int:
+    return _fixed_bytes(network, form, cut) + _moving_bytes(network, probe, cut)
+
+
+def _fixed_bytes(network: Network, form: Form, cut: Cut) -> int:
     """What is there whatever goes through: the process, the file's pages, what is trained with its moments."""
-    trained = form.size() * FLOAT * STATES
+    trained = sum(one.numel() for name, one in form.parameters.items() if block_of(name) >= cut.trained_from)
+    states = int(trained) * FLOAT * STATES
     if network.bench.device.type == "cuda":
-        return int(torch.cuda.memory_allocated(network.bench.device)) + trained + FIXED_BYTES
-    return resident_bytes() + network.weights.bytes + trained + FIXED_BYTES
+        return int(torch.cuda.memory_allocated(network.bench.device)) + states + FIXED_BYTES
+    return resident_bytes() + network.weights.bytes + states + FIXED_BYTES
 
 
-def _moving_bytes(network: Network, probe: Probe, checkpointed: int) -> int:
+def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
     """What a pass adds at its height."""
-    layers = network.architecture.layers
     inputs = probe.tokens * network.architecture.width * FLOAT
-    kept = (layers - checkpointed) * probe.kept_bytes + checkpointed * inputs
+    whole = network.architecture.layers - cut.trained_from - cut.checkpointed
+    kept = whole * probe.kept_bytes + cut.checkpointed * inputs
     holes = HOLES if network.bench.device.type == "cpu" else HOLES_OF_DEVICES
     return int(holes * (kept + PASSING_LAYERS * probe.kept_bytes)) + _head_bytes(network)
 
@@ -296,27 +307,146 @@ def _head_bytes(network: Network) -> int:
     return int(rows * shape.vocabulary * FLOAT * tables + piece * (shape.width + 2 * rows) * item)
 
 
-def _seconds(network: Network, todo: Todo, probe: Probe, checkpointed: int) -> float:
+# --------------------------------------------------------------------------- time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Time by size: what each pass costs whatever goes through, and what each token or prediction adds. Seconds."""
+
+    fixed: float
+    slope: float
+
+    @classmethod
+    def through(cls, small: tuple[int, float], large: tuple[int, float]) -> Line:
+        """By two sizes and their times; neither part is negative. One size twice: all of it is in the slope."""
+        (size, seconds), (larger, longer) = small, large
+        slope = (longer - seconds) / (larger - size) if larger > size else longer / larger
+        slope = min(max(slope, 0.0), longer / larger)
+        return cls(fixed=longer - slope * larger, slope=slope)
+
+    def at(self, size: float) -> float:
+        """Seconds at a size."""
+        return self.fixed + self.slope * size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast this machine is."""
+
+    forth: Line
+    """All layers, by the tokens of a pass."""
+    back: Line
+    head_forth: Line
+    """By the predictions that share a table of logits."""
+    head_both: Line
+    rows: int
+    """Predictions that share a table."""
+
+    def forward(self, examples: Sequence[Example]) -> float:
+        """Seconds of a pass without gradient."""
+        return self.forth.at(_length(examples)) + self._tables(examples, self.head_forth)
+
+    def whole(self, examples: Sequence[Example], again: float, trained: float) -> float:
+        """Seconds of a pass with gradient: these shares of the layers are computed twice, and gone back through."""
+        tokens = _length(examples)
+        layers = self.forth.at(tokens) * (1 + again) + self.back.at(tokens) * trained
+        return layers + self._tables(examples, self.head_both)
+
+    def _tables(self, examples: Sequence[Example], line: Line) -> float:
+        labels = sum(one.labels for one in examples)
+        return line.slope * labels + line.fixed * math.ceil(labels / self.rows)
+
+
+def seconds(pace: Pace, todo: Todo, tokens: int, cut: Cut, layers: int) -> float:
     """Time of all passes, forth and back, and of those that only go forth."""
-    a_label = _head_seconds(network)
-    a_token = probe.seconds / probe.tokens * (network.architecture.layers + checkpointed * FORWARD_SHARE)
+    learning = list(_all_passes(todo, tokens))
+    again, trained = cut.checkpointed / layers, (layers - cut.trained_from) / layers
+    found = sum(pace.whole(part, again, trained) for part in learning)
+    split = divided(todo.examples, todo.seed, todo.settings.num_epochs)
+    found += (todo.settings.num_epochs + 1) * _forth_alone(pace, split.watched, tokens)
+    if todo.method is not TrainingMethod.SFT:
+        # what the base, or what the training began from, says of each answer is asked once
+        found += _forth_alone(pace, tuple(dict.fromkeys((*split.learned, *split.watched))), tokens)
+    if todo.method is TrainingMethod.KTO:
+        # the divergence of each step: both networks on answers to other prompts
+        found += 2 * sum(map(pace.forward, learning))
+    return found
 
-    def once(examples: Sequence[Example]) -> float:
-        return sum(len(one) * a_token + one.labels * a_label for one in examples)
 
-    epochs = todo.settings.num_epochs
-    split = divided(todo.examples, todo.seed, epochs)
-    learned = epochs * once(split.learned) * (1 + FORTH_MORE[todo.method] * FORWARD_SHARE)
-    return learned + (epochs + 1) * once(split.watched) * FORWARD_SHARE
+def _forth_alone(pace: Pace, examples: Sequence[Example], tokens: int) -> float:
+    numbered = [Numbered(number=number, example=one) for number, one in enumerate(examples)]
+    return sum(pace.forward([one.example for one in part]) for part in passes(numbered, tokens))
 
 
-def _head_seconds(network: Network) -> float:
-    """Time of the head for one label."""
-    states = torch.zeros(
-        PROBED_LABELS, network.architecture.width, device=network.bench.device, dtype=network.bench.dtype
-    ).requires_grad_()
-    targets = torch.zeros(PROBED_LABELS, dtype=torch.long, device=network.bench.device)
+def pace_of(network: Network, form: Form, todo: Todo, tokens: int) -> Pace:
+    """Time the narrowest and the widest pass of a training."""
+    learning = list(_all_passes(todo, tokens))
+    small, large = min(learning, key=_length), max(learning, key=_length)
+    if _length(large) > PROBED_TOKENS:
+        small, large = [_of_length(PROBED_TOKENS // 2)], [_of_length(PROBED_TOKENS)]
+    sizes = _length(small), _length(large)
+    with beside(network, form):
+        (forth, back), (longer_forth, longer_back) = (
+            _layers_seconds(network, _laid_out(network, one)) for one in (small, large)
+        )
+    rows = head.rows_at_once(network.architecture.vocabulary)
+    few, many = (min(rows, one) for one in PROBED_ROWS)
+    return Pace(
+        forth=Line.through((sizes[0], forth), (sizes[1], longer_forth)),
+        back=Line.through((sizes[0], back), (sizes[1], longer_back)),
+        head_forth=_head_line(network, few, many, with_gradient=False),
+        head_both=_head_line(network, few, many, with_gradient=True),
+        rows=rows,
+    )
+
+
+def _layers_seconds(network: Network, layout: Layout) -> tuple[float, float]:
+    """Time of a pass through all layers, forth and back, by one layer of each kind."""
+    kinds = _kinds(network)
+    forth = back = 0.0
+    for kind, count in Counter(network.architecture.is_local(one.number) for one in network.blocks).items():
+        block = kinds[kind]
+        tried = _repeated(lambda block=block: _there_and_back(network, block, layout))  # type: ignore[misc]  # bound now
+        forth += count * statistics.median(one for one, _ in tried)
+        back += count * statistics.median(one for _, one in tried)
+    return forth, back
+
+
+def _there_and_back(network: Network, block: Block, layout: Layout) -> tuple[float, float]:
+    x = _states(network, layout)
     began = time.perf_counter()
-    cap = network.architecture.final_cap
-    head.log_probabilities(states, targets, network.head, network.bench, cap).sum().backward()
-    return (time.perf_counter() - began) / PROBED_LABELS
+    found = network.layer(block, x, layout)
+    turned = _now(network)
+    found.backward(torch.ones_like(found))
+    return turned - began, _now(network) - turned
+
+
+def _head_line(network: Network, few: int, many: int, *, with_gradient: bool) -> Line:
+    def once(rows: int) -> tuple[float, float]:
+        shape, bench = network.architecture, network.bench
+        states = torch.zeros(rows, shape.width, device=bench.device, dtype=bench.dtype)
+        states.requires_grad_(with_gradient)
+        targets = torch.zeros(rows, dtype=torch.long, device=bench.device)
+        began = time.perf_counter()
+        head.log_probabilities(states, targets, network.head, bench, shape.final_cap)
+        return _now(network) - began, 0.0
+
+    times = [statistics.median(one for one, _ in _repeated(lambda rows=rows: once(rows))) for rows in (few, many)]  # type: ignore[misc]  # bound now
+    return Line.through((few, times[0]), (many, times[1]))
+
+
+def _repeated(probe: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
+    """What a probe took, several times over. The first time is that of the page faults, and does not count."""
+    probe()
+    found = [probe()]
+    while len(found) < TRIES and sum(map(sum, found)) < TRIED_S:
+        found.append(probe())
+    return found
+
+
+def _now(network: Network) -> float:
+    """The time when all that was asked for is done."""
+    if network.bench.device.type == "cuda":
+        torch.cuda.synchronize(network.bench.device)
+    return time.perf_counter()

@@ -15,13 +15,13 @@ from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import GROUP, Form, Linear, LowRank, Neurons
 from nightschool_daemon.learning.engine.loop import CHECKPOINTS, Plan, Report, train
-from nightschool_daemon.learning.engine.memory import MemoryPlan
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.peft_files import load_form, save_form
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons
 from nightschool_daemon.learning.loading import Tokens
 from nightschool_daemon.learning.rows import FILES, require_some, rows_of, signature
+from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import (
     Hyperparameters,
     LabelledText,
@@ -40,6 +40,35 @@ SHARE_OF_NEURONS = 8
 """Where nothing else is asked for, one unit is added for so many that there are."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A training that is ready to begin."""
+
+    network: Network
+    form: Form
+    start: Form | None
+    """What it begins from, and what DPO and KTO are held to; None: the base."""
+    todo: memory.Todo
+    left_out: int
+    """Examples that were too long."""
+
+    def plan(self) -> MemoryPlan:
+        """Decide how it fits into memory. Raises `TrainingError` where it does not."""
+        return memory.plan(self.network, self.form, self.todo)
+
+
+def ready(file: GgufFile, tokens: Tokens, job: TrainingJob, method: TrainingMethod, settings: Hyperparameters) -> Task:
+    """Read what is learned, open the base, make what is trained. Raises `TrainingError`."""
+    examples, left_out = read_examples(job, method, tokens, settings.max_length)
+    network = Network(file, machine.bench(), context=job.context)
+    start = loaded(network, job, settings)
+    form = make_form(network, settings, job.seed)
+    if start is not None:
+        form.put(start.parameters)
+    todo = memory.Todo(examples=examples, method=method, settings=settings, seed=job.seed)
+    return Task(network=network, form=form, start=start, todo=todo, left_out=left_out)
+
+
 def fine_tune(
     file: GgufFile,
     tokens: Tokens,
@@ -48,21 +77,15 @@ def fine_tune(
     settings: Hyperparameters,
     report: Report,
 ) -> TrainingResult:
-    """Train on all linear layers and save the best epoch's adapter. Goes on from a checkpoint if one fits.
+    """Train on all linear layers, as far as memory goes, and save the best epoch's adapter.
 
-    Begins from `job.warm_start` where that is of the same form and size, and DPO and KTO are held to where it began.
-    Raises `TrainingError`.
+    Goes on from a checkpoint if one fits. Begins from `job.warm_start` where that is of the same form and size, and DPO
+    and KTO are held to where it began. Raises `TrainingError`.
     """
-    examples, left_out = read_examples(job, method, tokens, settings.max_length)
-    network = Network(file, machine.bench(), context=job.context)
-    start = loaded(network, job, settings)
-    form = make_form(network, settings, job.seed)
-    if start is not None:
-        form.put(start.parameters)
-    todo = memory.Todo(examples=examples, method=method, settings=settings, seed=job.seed)
+    task = ready(file, tokens, job, method, settings)
     made_of = signature(job, method, settings)
-    decided = kept_plan(job.output / CHECKPOINTS, made_of, lambda: memory.plan(network, form, todo))
-    network.checkpointed = decided.checkpointed
+    decided = kept_plan(job.output / CHECKPOINTS, made_of, task.plan)
+    memory.set_up(task.network, task.form, decided)
     report(0, 1, decided.sentence())
     plan = Plan(
         method=method,
@@ -72,19 +95,20 @@ def fine_tune(
         output=job.output,
         signature=made_of,
     )
-    outcome = train(network, form, examples, plan, report, reference=start)
-    save_form(form, file, job.output / "adapter")
+    outcome = train(task.network, task.form, task.todo.examples, plan, report, reference=task.start)
+    save_form(task.form, file, job.output / "adapter")
     return TrainingResult(
         adapter=job.output / "adapter",
         methods=(method,),
         steps=outcome.steps,
         tokens=outcome.tokens,
         examples=outcome.examples,
-        left_out=left_out,
+        left_out=task.left_out,
         base_loss=outcome.base_loss,
         trained_loss=outcome.trained_loss,
         seconds=outcome.seconds,
-        warm_start=start is not None,
+        warm_start=task.start is not None,
+        plan=decided.sentence(),
     )
 
 

@@ -1,0 +1,158 @@
+"""What a training is expected to take, told before it starts: what a worker answers to `nightschool plan`."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from nightschool_hookspecs.records import DeliveryForm, Hyperparameters, MethodChoice, ServerAbilities, TrainingMethod
+
+
+class Route(StrEnum):
+    """What trains."""
+
+    PACKED = "packed"
+    """The engine that works on the blocks of the file itself."""
+    TRANSFORMERS = "transformers"
+    """transformers with PEFT, on weights in 32-bit floats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """What was decided for a training, and what is expected of it."""
+
+    tokens_a_pass: int
+    checkpointed: int
+    """So many layers are computed again on the way back instead of being kept."""
+    layers: int
+    """That the base has."""
+    trained_from: int = 0
+    """The layers below are left as they are, because not all could be trained in this memory."""
+    peak_bytes: int
+    """Resident memory of the process at its height, the file's pages included; on a GPU, the memory of the device."""
+    available_bytes: int
+    """The same, as much as may be taken."""
+    seconds: float
+    """Expected time of the training."""
+    is_rough: bool = False
+    """By rules of thumb, not by trying a layer."""
+
+    def sentence(self) -> str:
+        """What was decided, and what it takes."""
+        again = f", {self.checkpointed} layers computed twice" if self.checkpointed else ""
+        return (
+            f"passes of {self.tokens_a_pass} tokens{again}{self._left_out()}: about {self.peak_bytes / 1e9:.1f} GB of "
+            f"{self.available_bytes / 1e9:.1f} GB, and {duration(self.seconds)}"
+        )
+
+    def _left_out(self) -> str:
+        if not self.trained_from:
+            return ""
+        upper = self.layers - self.trained_from
+        return (
+            f", and of {self.layers} layers only the upper {upper} are trained, because memory is short for more (all "
+            "would learn more: lower max_length in [plugins.tuning_fixed], or choose a smaller base)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTraining:
+    """One training of a plan: preferences on top of wanted answers make two."""
+
+    method: TrainingMethod
+    hyperparameters: Hyperparameters
+    examples: int
+    left_out: int
+    """Examples longer than `max_length`."""
+    tokens: int
+    """Of all examples, prompts included, once."""
+    longest: int
+    """Tokens of the longest example."""
+    parameters: int
+    """That are trained."""
+    memory: MemoryPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryCost:
+    """What a version costs in Ollama's store in one form. The types of its tensors are chosen after the training."""
+
+    form: DeliveryForm
+    least_bytes: int
+    """Where each touched tensor keeps its type."""
+    most_bytes: int
+    """Where each needs the widest."""
+    shared_bytes: int
+    """Once for a base, however many versions share it."""
+    reason: str
+    is_chosen: bool = False
+
+    def sentence(self) -> str:
+        """The cost in words."""
+        least, most = self.least_bytes / 1e6, self.most_bytes / 1e6
+        size = f"{most:.1f} MB" if self.least_bytes == self.most_bytes else f"{least:.1f} to {most:.1f} MB"
+        shared = f", {self.shared_bytes / 1e6:.1f} MB shared by all versions" if self.shared_bytes else ""
+        return f"{size} a version{shared}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """`request.json`: what is to be planned. The events, if there are any, lie in `prepare/events.jsonl`."""
+
+    base: str
+    weights_digest: str
+    gguf: Path
+    method: MethodChoice
+    system: str | None
+    """The base's own system text: it stands in every prompt."""
+    loaded_bytes: int
+    """What Ollama's models hold in memory, and a run asks it to give back."""
+    has_events: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """The answer."""
+
+    base: str
+    architecture: str
+    parameters: int
+    """Of the base."""
+    file_bytes: int
+    route: Route
+    why_route: str
+    assumed: str | None
+    """What was taken for the data, where none was given."""
+    held_out: int
+    """Events that would be kept for an exam."""
+    trainings: tuple[PlannedTraining, ...]
+    problem: str | None
+    """One sentence: why it cannot be trained here, and what to change; None where it can."""
+    server: ServerAbilities | None
+    deliveries: tuple[DeliveryCost, ...]
+    not_delivered: tuple[str, ...]
+    """A sentence for each form that is not to be had."""
+    delivery_problem: str | None
+    """Why none of them is taken; None where one is, or where none was asked for."""
+    loaded_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Of all trainings."""
+        return sum(one.memory.seconds for one in self.trainings)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The highest of all trainings."""
+        return max((one.memory.peak_bytes for one in self.trainings), default=0)
+
+    @property
+    def delivery(self) -> DeliveryCost | None:
+        """The form that would be taken."""
+        return next((one for one in self.deliveries if one.is_chosen), None)
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
