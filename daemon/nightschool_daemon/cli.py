@@ -25,13 +25,13 @@ from nightschool_daemon.exits import Exit
 from nightschool_daemon.hooks import PluginFailed, PluginStatus
 from nightschool_daemon.installation import Installation, load_hooks, looking, now, working
 from nightschool_daemon.jobs import Step
-from nightschool_daemon.ledger import LedgerError, MoveRow, RunRow
+from nightschool_daemon.ledger import LedgerError, MoveRow, RunRow, VersionRow
 from nightschool_daemon.locking import LockedError
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.address import base_url
 from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, OllamaUnreachable, RemoteHostRefused
-from nightschool_daemon.runs import Estimate, MoveFailed, RunListener, RunRefused, UndoRefused
-from nightschool_daemon.runs.alone import train_alone
+from nightschool_daemon.runs import Estimate, MoveFailed, RunListener, RunRefused, SpecialtyState, UndoRefused
+from nightschool_daemon.runs.alone import TrainedAlone, train_alone
 from nightschool_daemon.starter import starter_configuration
 from nightschool_daemon.status import PAUSED, Status, status_of
 from nightschool_daemon.views import History, Page, history_of, page_of
@@ -406,10 +406,21 @@ def train(
         )
     for curve in made.curves:
         show_curve(f"loss by {curve.method.upper()}", curve.losses, curve.watched)
-    say(
-        f"{made.name}: loss {made.verified.base_loss:.3f} before, {made.verified.delivered_loss:.3f} after (nats per "
-        f"answer token), delivered as {made.export.plan.form.value}. Try it: `ollama run {made.name}`"
-    )
+    columns = ("nats an answer token", "base", "trained", "delivered", "kept")
+    show_table("What is left of the lesson", columns, list(_loss_rows(made)))
+    say(f"{made.name}: delivered as {made.export.plan.form.value}. Try it: `ollama run {made.name}`")
+
+
+def _loss_rows(made: TrainedAlone) -> Iterator[tuple[str, ...]]:
+    """Losses on what was learned, and on what was held out, where anything was."""
+    verified = made.verified
+    measured = {"on what was learned": made.export.held_in}
+    if verified.held_out_texts:
+        measured[f"on {verified.held_out_texts} held-out references"] = verified.held_out
+    for texts, losses in measured.items():
+        if losses is not None:
+            three = (losses.base_loss, losses.trained_loss, losses.delivered_loss)
+            yield (texts, *(f"{one:.3f}" for one in three), f"{losses.kept:.1%}")
 
 
 def _why_nothing(parsed: ParsedFeedback | None) -> str:
@@ -514,12 +525,17 @@ def history(
     limit: Annotated[int, typer.Option(help="How many of each.", min=1)] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Every run and every move of an alias, newest first."""
+    """Every run, every version with what is left in it of its lesson, and every move of an alias, newest first."""
     found = _look(_settings(context), History, "history", lambda one: history_of(one, limit), limit=limit)
     if as_json:
         _print_json(found)
         return
     show_table("Runs", ("run", "specialty", "end", "why"), [_run_line(one) for one in found.runs])
+    show_table(
+        "Versions",
+        ("version", "state", "form", "MB", "kept", "loss on held-out: base", "trained", "delivered"),
+        [_version_line(one) for one in found.versions],
+    )
     show_table(
         "Moves of aliases", ("when", "alias", "kind", "from", "to", "state"), [_move_line(one) for one in found.moves]
     )
@@ -630,7 +646,7 @@ def _show_status(found: Status) -> None:
     lines = [
         (
             str(one.specialty),
-            one.serving or "the base",
+            _serving(one),
             f"{one.fresh} of {one.total}",
             "due" if one.batch_size else "collects",
             one.last_run.end.value if one.last_run and one.last_run.end else "-",
@@ -645,8 +661,26 @@ def _show_status(found: Status) -> None:
         complain(problem)
 
 
+def _serving(one: SpecialtyState) -> str:
+    lesson = one.serving_lesson.sentence() if one.serving_lesson is not None else ""
+    return " ".join(filter(None, (one.serving or "the base", f"({lesson})" if lesson else "")))
+
+
 def _run_line(row: RunRow) -> tuple[str, str, str, str]:
     return (row.id, str(row.specialty), row.end.value if row.end else "under way", row.outcome_reason or row.reason)
+
+
+def _version_line(row: VersionRow) -> tuple[str, ...]:
+    held_in, held_out = row.lesson.held_in, row.lesson.held_out
+    losses = (held_out.base_loss, held_out.trained_loss, held_out.delivered_loss) if held_out is not None else ()
+    return (
+        row.tag,
+        row.state.value,
+        row.form.value if row.form is not None else "-",
+        f"{row.files[0].bytes / 1e6:.1f}" if row.files else "-",
+        f"{held_in.kept:.1%}" if held_in is not None else "-",
+        *(f"{one:.3f}" for one in losses),
+    )
 
 
 def _move_line(row: MoveRow) -> tuple[str, ...]:

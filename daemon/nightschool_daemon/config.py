@@ -170,9 +170,11 @@ class DeliverySettings:
     """Free disk that must remain in the state directory and in Ollama's store."""
     min_kept: float = 0.99
     """Share of the lesson that must be left in the written file."""
+    max_version_mb: float = 0.0
+    """What a version may add to Ollama's store; 0: no limit."""
 
     def __post_init__(self) -> None:
-        _require(self, 0, "min_free_gb", "min_kept")
+        _require(self, 0, "min_free_gb", "min_kept", "max_version_mb")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,16 @@ from nightschool_hookspecs.records import (
 T = TypeVar("T")
 
 
-PASSING = frozenset({"worker.log", "progress.json", "failure.json", "checkpoints"})
+NOTES = "notes.txt"
+"""What a worker has to say to whoever looks on, a sentence a line."""
+PASSING = frozenset({"worker.log", "progress.json", "failure.json", "checkpoints", NOTES})
 """What a step leaves beside its output."""
+
+
+class Job(StrEnum):
+    """What a worker does that belongs to no run."""
+
+    PLAN = "plan"
 
 
 class Step(StrEnum):
@@ -143,16 +151,25 @@ class DeliveredFile:
     bytes: int
 
 
+SMALLEST_LESSON = 1e-3
+"""Nats per answer token; a loss that moved by less was not changed by what was learned."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class HeldIn:
-    """Losses on texts that were learned, in nats per answer token, by our own forward pass."""
+class Losses:
+    """Losses of three networks on the same texts, in nats per answer token, by our own forward pass."""
 
     base_loss: float
     trained_loss: float
+    """With what was trained in full precision."""
     delivered_loss: float
     """Over the blocks read back from the written file."""
-    kept: float
-    """Share of the lesson that is left in them."""
+
+    @property
+    def kept(self) -> float:
+        """The share of what was learned that is still there; 1 where nothing was learned that could be lost."""
+        learned = self.base_loss - self.trained_loss
+        return 1.0 if abs(learned) < SMALLEST_LESSON else (self.base_loss - self.delivered_loss) / learned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +181,14 @@ class ExportResult:
     files: tuple[DeliveredFile, ...]
     touched: tuple[str, ...]
     """Names of the tensors that the lesson changes."""
-    held_in: HeldIn | None = None
+    others: tuple[DeliveryPlan, ...] = ()
+    """What else was possible, and what it would have cost."""
+    why: str = ""
+    """One sentence: why this form was taken."""
+    attempts: int = 1
+    """So often it was written, each time in wider types, until enough of the lesson was left."""
+    held_in: Losses | None = None
+    """On texts that were learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,12 +219,9 @@ class VerifyResult:
     """Median |base by engine - base by us|."""
     disagreement: float
     """Median |(candidate - base) by engine - (candidate - base) by us|."""
-    base_loss: float
-    """Nats per answer token on the held-out references, our own forward pass over the base."""
-    trained_loss: float
-    """The same with the trained adapter in full precision."""
-    delivered_loss: float
-    """The same over the blocks read back from the delivered file."""
+    held_out: Losses
+    held_out_texts: int
+    """References of held-out prompts that the losses were taken on; 0: none were held out, so on texts learned from."""
     prompts_equal: bool
     """Base and candidate render the same prompts."""
     passed: bool
@@ -260,7 +281,7 @@ class WorkerFailure:
 class Progress:
     """`progress.json`: how far a step is, overwritten as it goes on."""
 
-    step: Step
+    step: Step | Job
     done: int
     total: int
     text: str
@@ -283,7 +304,7 @@ class RunDirectory:
         """`RunInfo`."""
         return self.path / "run.json"
 
-    def step(self, step: Step) -> Path:
+    def step(self, step: Step | Job) -> Path:
         """The sub-directory of a step."""
         return self.path / step.value
 
@@ -291,11 +312,11 @@ class RunDirectory:
         """Read `run.json`."""
         return codec.from_json(self.info.read_bytes(), RunInfo)
 
-    def result(self, step: Step, kind: type[T]) -> T:
+    def result(self, step: Step | Job, kind: type[T]) -> T:
         """Read the result of a finished step."""
         return codec.from_json((self.step(step) / "result.json").read_bytes(), kind)
 
-    def is_done(self, step: Step) -> bool:
+    def is_done(self, step: Step | Job) -> bool:
         """Whether the step's last act took place."""
         return (self.step(step) / "result.json").is_file()
 
@@ -314,7 +335,7 @@ class RunDirectory:
                 digest.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
         return digest.hexdigest()
 
-    def finish(self, step: Step, result: object) -> None:
+    def finish(self, step: Step | Job, result: object) -> None:
         """Write the result of a step, durably and as its last act."""
         write_durably(self.step(step) / "result.json", codec.to_json(result))
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nightschool_daemon.installation import Installation
-from nightschool_daemon.ledger import MoveRow, RunRow
+from nightschool_daemon.ledger import MoveRow, RunRow, VersionRow
 from nightschool_daemon.runs import RunRefused
 from nightschool_daemon.runs import report as reports
 from nightschool_hookspecs.records import RunEnd, RunReport
@@ -20,9 +20,10 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """Runs and moves of aliases, newest first."""
+    """Runs, versions and moves of aliases, newest first."""
 
     runs: tuple[RunRow, ...]
+    versions: tuple[VersionRow, ...]
     moves: tuple[MoveRow, ...]
 
 
@@ -53,6 +54,8 @@ def _page_of_broken(installation: Installation, row: RunRow, end: RunEnd) -> Pag
 
 
 def history_of(installation: Installation, limit: int) -> History:
-    """The latest `limit` runs and as many moves."""
+    """The latest `limit` runs, and as many versions and moves."""
     ledger = installation.ledger
-    return History(runs=tuple(ledger.runs.latest(limit)), moves=tuple(ledger.moves.latest(limit)))
+    return History(
+        runs=ledger.runs.latest(limit), versions=ledger.versions.latest(limit), moves=ledger.moves.latest(limit)
+    )

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks import tasks  # noqa: E402 - found through the path above
-from nightschool_daemon.jobs import ExportResult  # noqa: E402
+from nightschool_daemon.jobs import ExportResult, Losses  # noqa: E402
 from nightschool_daemon.learning import gguf_file, rounding  # noqa: E402
 from nightschool_daemon.learning.engine import machine  # noqa: E402
 from nightschool_daemon.learning.engine.examples import Answer, Example  # noqa: E402
@@ -40,7 +40,7 @@ from nightschool_daemon.learning.gguf_file import GgufFile  # noqa: E402
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, read_lesson  # noqa: E402
 from nightschool_daemon.learning.loading import Tokens, load_tokens  # noqa: E402
 from nightschool_daemon.learning.rows import Row  # noqa: E402
-from nightschool_daemon.learning.variants import PackedVariants, Variant, share_kept  # noqa: E402
+from nightschool_daemon.learning.variants import PackedVariants, Variant  # noqa: E402
 from nightschool_hookspecs.records import (  # noqa: E402
     DeliveryForm,
     DeliveryPlan,
@@ -245,7 +245,7 @@ def run(cell: Cell, directory: Path) -> tuple[Result, ExportResult]:
         base=base,
         trained=trained_loss,
         delivered=loss,
-        kept=share_kept(base, trained_loss, loss),
+        kept=Losses(base_loss=base, trained_loss=trained_loss, delivered_loss=loss).kept,
         general_base=general_base,
         general_delivered=general_delivered,
         touched_bytes=sum(file.tensors[name].bytes for name in lesson.touched),
@@ -304,7 +304,8 @@ def delivered(lesson: Lesson, variants: PackedVariants, rows: Sequence[Row], dir
     for allowed_noise in narrower:
         export = written(lesson, directory, allowed_noise)
         variants.use(Variant.DELIVERED, export)
-        if share_kept(base, trained, variants.mean_loss(rows)) >= KEPT:
+        losses = Losses(base_loss=base, trained_loss=trained, delivered_loss=variants.mean_loss(rows))
+        if losses.kept >= KEPT:
             return export
     return written(lesson, directory, widest)
 

@@ -178,7 +178,7 @@ class Trainer:
         network.form = make_form(network, SETTINGS, 0)
         todo = memory.Todo(examples=examples, method=method, settings=SETTINGS, seed=0)
         planned = memory.plan(network, network.form, todo)
-        network.checkpointed = planned.checkpointed
+        memory.set_up(network, network.form, planned)
         plan = Plan(
             method=method,
             hyperparameters=SETTINGS,

@@ -82,14 +82,14 @@ def figures(route: Route, directory: RunDirectory, seconds: float) -> list[dict[
     verdict = report.verdict
     if verdict is None:
         raise RuntimeError(f"{route.name}: no verdict: {report.reason}")
-    kept = (verified.base_loss - verified.delivered_loss) / (verified.base_loss - verified.trained_loss)
+    held_out = verified.held_out
     low, high = verdict.interval
     name = f"{route.name} ({route.version})"
     return [
         row(f"{name}: held-out score, after / before", verdict.candidate_mean, verdict.incumbent_mean, 1.0),
         row(f"{name}: gain, lower end of its 95 % interval ({low:+.1f} to {high:+.1f})", low, verdict.noise, 1.0),
-        row(f"{name}: held-out loss, base / delivered", verified.base_loss, verified.delivered_loss, 1.0),
-        row(f"{name}: lesson kept, delivered / trained", kept, 1.0, 0.99),
+        row(f"{name}: held-out loss, base / delivered", held_out.base_loss, held_out.delivered_loss, 1.0),
+        row(f"{name}: lesson kept, delivered / trained", held_out.kept, 1.0, 0.99),
         row(f"{name}: twice the engine's noise / disagreement (nats)", 2 * verified.noise, verified.disagreement, 1.0),
         row(f"{name}: lesson seen in the engine / expected (nats)", verified.live, verified.expected, 0.5),
         row(f"{name}: MB of the base / of a version", base_mb(directory), export.plan.version_bytes / 1e6, 0.0),

@@ -94,7 +94,50 @@ def test_split_versions_share_a_shard(night: Night, fresh_ollama: OllamaServer) 
     verified = directory.result(Step.VERIFY, VerifyResult)
     assert verified.passed
     assert verified.positions >= 64
-    assert verified.delivered_loss < verified.base_loss
+    assert verified.held_out.delivered_loss < verified.held_out.base_loss
+
+
+def test_costs_are_told_before_they_are_paid_and_what_is_kept_stands_in_report_and_ledger(night: Night) -> None:
+    night.drop(greetings(60))
+    done = night.learn()
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = done.stderr.splitlines()
+    planned = next(number for number, line in enumerate(told) if "train: SFT in passes of" in line)
+    costs = next(number for number, line in enumerate(told) if "export: delivered as split:" in line)
+    registers = next(number for number, line in enumerate(told) if "give it to Ollama" in line)
+    assert planned < costs < registers
+    assert "fused would cost" in told[costs]
+    assert "Ollama 0.34.3 takes no LoRA adapters." in told[costs]
+    directory = RunDirectory(path=night.run_directories()[0])
+    export, verified = directory.result(Step.EXPORT, ExportResult), directory.result(Step.VERIFY, VerifyResult)
+    assert [one.form for one in export.others] == [DeliveryForm.FUSED]
+    report = night.run("report").stdout
+    assert "Planned beforehand: passes of" in report
+    assert "fused would have cost" in report
+    assert f"Loss on {verified.held_out_texts} held-out references: base" in report
+    (version,) = night.ledger().versions.in_state(VersionState.PROMOTED)
+    assert (version.lesson.held_in, version.lesson.held_out) == (export.held_in, verified.held_out)
+    assert version.lesson.served is not None
+    assert version.lesson.served.disagreement == verified.disagreement
+    assert version.tag in night.run("history").stdout
+    status = night.json("status")
+    assert isinstance(status, dict)
+    assert export.held_in is not None
+    assert status["specialties"][0]["serving_lesson"]["held_in"]["delivered_loss"] == export.held_in.delivered_loss
+
+
+def test_a_version_beyond_the_budget_is_refused_before_anything_is_written(
+    night: Night, fresh_ollama: OllamaServer
+) -> None:
+    text = night.configuration.read_text().replace("[delivery]", "[delivery]\nmax_version_mb = 0.01")
+    night.configuration.write_text(text)
+    before = fresh_ollama.blobs()
+    night.drop(greetings(60))
+    done = night.learn()
+    assert done.returncode == 1
+    assert "A version may cost 0.01 MB (delivery.max_version_mb), which is too little: " in done.stdout
+    assert fresh_ollama.blobs() == before
+    assert not list(night.run_directories()[0].rglob("*.gguf"))
 
 
 def test_the_route_by_transformers_and_peft_leads_to_the_same_place(night: Night, fresh_ollama: OllamaServer) -> None:
@@ -108,7 +151,7 @@ def test_the_route_by_transformers_and_peft_leads_to_the_same_place(night: Night
     assert export.held_in is not None
     assert export.held_in.kept >= 0.99
     assert verified.passed
-    assert verified.delivered_loss < verified.base_loss
+    assert verified.held_out.delivered_loss < verified.held_out.base_loss
     assert (directory.step(Step.TRAIN) / "adapter" / "README.md").exists()
     assert TINY_ALIAS in fresh_ollama.tags()
 

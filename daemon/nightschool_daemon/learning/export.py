@@ -15,22 +15,22 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from nightschool_daemon.config import DeliveryChoice
 from nightschool_daemon.jobs import (
     BaseSnapshot,
     DeliveredFile,
     ExportResult,
-    HeldIn,
+    Losses,
     PrepareResult,
     SelectResult,
     Step,
 )
-from nightschool_daemon.learning import gguf_file, rounding
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.delivery import Decision, ExportError, absent, chosen, target_of
 from nightschool_daemon.learning.gguf_file import Field, NewTensor
-from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, read_lesson, require_low_rank
+from nightschool_daemon.learning.lesson import Lesson, read_lesson, require_low_rank
 from nightschool_daemon.learning.rows import Row, fitting, learned_texts, rows_of
 from nightschool_daemon.learning.training import limit_threads
-from nightschool_daemon.learning.variants import Variant, Variants, open_variants, share_kept
+from nightschool_daemon.learning.variants import Variant, Variants, open_variants
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.abilities import probe_abilities
 from nightschool_daemon.ollama.http import OllamaHttp
@@ -39,7 +39,6 @@ from nightschool_hookspecs.records import (
     DeliveryPlan,
     DeliveryTarget,
     ServerAbilities,
-    TensorInfo,
     TrainingResult,
 )
 
@@ -51,10 +50,6 @@ ALLOWED_NOISE: Sequence[float] = (30.0, 10.0, 3.0, 1.0, 0.1, 0.0)
 
 Noise has no direction, the lesson has one: noise of twice the change's energy still leaves 99 % of what was learned.
 """
-
-
-class ExportError(Exception):
-    """The lesson cannot be delivered; the message says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,30 +82,58 @@ def run(context: WorkerContext) -> None:
     name = f"{base.name.replace(':', '-').replace('/', '-')}.{context.info.specialty.artifact_type}"
     context.progress(0, 1, "measure what was learned")
     measure = Measure.of(context, base, lesson)
-    attempts = (_delivered(context, lesson, abilities, measure, name, noise) for noise in ALLOWED_NOISE)
-    kept = 0.0
-    for result in attempts:
-        kept = result.held_in.kept if result.held_in is not None else 0.0
-        if kept >= context.settings.delivery.min_kept:
+    result: ExportResult | None = None
+    for number, noise in enumerate(ALLOWED_NOISE, start=1):
+        decision = _decided(context, target_of(lesson, abilities, noise), result)
+        _require_disk(directory, decision.plan, context.settings.delivery.min_free_gb)
+        parcel = Parcel(lesson=lesson, name=name, directory=directory, allowed_noise=noise, report=context.progress)
+        result = _written(parcel, decision, abilities, measure, number)
+        if _kept(result) >= context.settings.delivery.min_kept:
             context.run.finish(Step.EXPORT, result)
             return
-    raise ExportError(
-        f"Written into the file, {kept:.1%} of the lesson are left, and delivery.min_kept asks for "
-        f"{context.settings.delivery.min_kept:.0%}. Lower it, or give the lesson more feedback: a larger one survives."
-    )
+    raise ExportError(f"{_left_in(result, context)} Lower it, or give the lesson more feedback: a larger one survives.")
 
 
-def _delivered(
-    context: WorkerContext, lesson: Lesson, abilities: ServerAbilities, measure: "Measure", name: str, noise: float
+def _decided(context: WorkerContext, target: DeliveryTarget, before: ExportResult | None) -> Decision:
+    """Choose a form, and say what each would cost. `before`: an attempt that kept too little of the lesson."""
+    plans = context.hooks.choose_delivery(target=target)
+    try:
+        decision = chosen(plans, context.settings.delivery, target.server)
+    except ExportError as error:
+        if before is None:
+            raise
+        raise ExportError(f"{_left_in(before, context)} What keeps more is too large. {error}") from error
+    told = decision.sentence(tuple(absent(plans, target)))
+    context.note(told if before is None else f"{_left_in(before, context)} Once more, in wider types: {told}")
+    return decision
+
+
+def _written(
+    parcel: Parcel, decision: Decision, abilities: ServerAbilities, measure: "Measure", attempts: int
 ) -> ExportResult:
-    """One attempt: plan, write, read back, measure."""
-    directory = context.run.step(Step.EXPORT)
-    plans = context.hooks.choose_delivery(target=target_of(lesson, abilities, noise))
-    plan = chosen(plans, context.settings.delivery.form, abilities)
-    _require_disk(directory, plan, context.settings.delivery.min_free_gb)
-    parcel = Parcel(lesson=lesson, name=name, directory=directory, allowed_noise=noise, report=context.progress)
-    result = ExportResult(abilities=abilities, plan=plan, files=WRITERS[plan.form](parcel), touched=lesson.touched)
+    """One attempt: write, read back, measure."""
+    plan = decision.plan
+    result = ExportResult(
+        abilities=abilities,
+        plan=plan,
+        files=WRITERS[plan.form](parcel),
+        touched=parcel.lesson.touched,
+        others=decision.others,
+        why=decision.why,
+        attempts=attempts,
+    )
     return replace(result, held_in=measure.of_delivered(result))
+
+
+def _kept(result: ExportResult | None) -> float:
+    return result.held_in.kept if result is not None and result.held_in is not None else 0.0
+
+
+def _left_in(result: ExportResult | None, context: WorkerContext) -> str:
+    return (
+        f"Written into the file, {_kept(result):.1%} of the lesson are left, and delivery.min_kept asks for "
+        f"{context.settings.delivery.min_kept:.0%}."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,52 +159,14 @@ class Measure:
         variants.use(Variant.TRAINED)
         return cls(variants=variants, rows=rows, base_loss=base_loss, trained_loss=variants.mean_loss(rows))
 
-    def of_delivered(self, export: ExportResult) -> HeldIn:
+    def of_delivered(self, export: ExportResult) -> Losses:
         """Measure what was written."""
         self.variants.use(Variant.DELIVERED, export)
-        delivered = self.variants.mean_loss(self.rows)
-        return HeldIn(
+        return Losses(
             base_loss=self.base_loss,
             trained_loss=self.trained_loss,
-            delivered_loss=delivered,
-            kept=share_kept(self.base_loss, self.trained_loss, delivered),
+            delivered_loss=self.variants.mean_loss(self.rows),
         )
-
-
-def target_of(lesson: Lesson, abilities: ServerAbilities, allowed_noise: float) -> DeliveryTarget:
-    """What the delivery plugins decide on."""
-    touched = frozenset(lesson.touched)
-    tensors = tuple(
-        TensorInfo(
-            name=one.name,
-            shape=one.shape,
-            type=one.type.name,
-            bytes=one.bytes,
-            touched=one.name in touched,
-            delivered_bytes=_delivered_bytes(lesson, one.name, allowed_noise) if one.name in touched else one.bytes,
-        )
-        for one in lesson.file.tensors.values()
-    )
-    adapter_bytes = lesson.adapter_bytes if isinstance(lesson, LowRankLesson) else None
-    return DeliveryTarget(server=abilities, tensors=tensors, adapter_bytes=adapter_bytes)
-
-
-def _delivered_bytes(lesson: Lesson, name: str, allowed_noise: float) -> int:
-    tensor = lesson.tensor(name, allowed_noise)
-    return rounding.size_of(tensor.shape, tensor.type)
-
-
-def chosen(plans: Sequence[DeliveryPlan], wanted: DeliveryChoice, abilities: ServerAbilities) -> DeliveryPlan:
-    """The plan that adds the fewest bytes a version, or the configured form. Raises `ExportError`."""
-    possible = [plan for plan in plans if wanted is DeliveryChoice.AUTO or plan.form.value == wanted.value]
-    if not possible:
-        takes = ", ".join(plan.form.value for plan in plans) or "none of the known forms"
-        asked = "" if wanted is DeliveryChoice.AUTO else f"delivery.form is '{wanted}', but "
-        raise ExportError(
-            f'{asked}Ollama {abilities.version} takes {takes}. Set delivery.form = "auto", or update Ollama to 0.34.1 '
-            "or newer."
-        )
-    return min(possible, key=lambda plan: plan.version_bytes)
 
 
 # --------------------------------------------------------------------------- the three forms

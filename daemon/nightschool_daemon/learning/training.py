@@ -28,7 +28,7 @@ def run(context: WorkerContext) -> None:
         context.progress(0, 1, "load the base model")
         if context.settings.training.engine is EngineChoice.AUTO and is_known(file):
             tokens = load_tokens(file, job.base_digest, cache)
-            return fine_tune_packed(file, tokens, job, method, hyperparameters, context.progress)
+            return fine_tune_packed(file, tokens, job, method, hyperparameters, context.progress, note=context.note)
         if hyperparameters.form is not TrainedForm.LORA:
             raise TrainingError(
                 f"The form '{hyperparameters.form}' needs the packed engine, which does not train this base: it knows "

@@ -72,16 +72,6 @@ def open_variants(lesson: Lesson, digest: str, settings: Settings) -> Variants:
     return LoadedVariants(load_base(lesson.file.path, digest, cache), require_low_rank(lesson))
 
 
-SMALLEST_LESSON = 1e-3
-"""Nats per answer token; a loss that moved by less was not changed by what was learned."""
-
-
-def share_kept(base_loss: float, trained_loss: float, delivered_loss: float) -> float:
-    """The share of what was learned that is still there; 1 where nothing was learned that could be lost."""
-    learned = base_loss - trained_loss
-    return 1.0 if abs(learned) < SMALLEST_LESSON else (base_loss - delivered_loss) / learned
-
-
 # --------------------------------------------------------------------------- by the packed engine
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from nightschool_daemon.jobs import (
     ExportResult,
+    Losses,
     PrepareResult,
     RegisterResult,
     SelectResult,
@@ -91,29 +92,30 @@ def run(context: WorkerContext) -> None:
     variants = open_variants(lesson, base.weights_digest, context.settings)
     texts = learned_texts(context.run.step(Step.SELECT), trained.methods)
     positions = choose_positions(variants.tokens, texts, context.settings.exam.verify_positions, context.info.seed)
-    held_out = _held_out_rows(context, variants.tokens, base.pin, texts)
+    measured, texts_held_out = _measured_rows(context, variants.tokens, base.pin, texts)
     context.progress(1, 4, f"ask the engine at {len(positions)} places")
     tokens = context.settings.exam.context_tokens
     base_engine = ask_engine(context, base.pin, positions, tokens)
     candidate_engine = ask_engine(context, candidate, positions, tokens)
     context.progress(2, 4, "compute the same by our own forward pass")
-    base_own, base_loss = own_logprobs(variants, positions), variants.mean_loss(held_out)
+    base_own, base_loss = own_logprobs(variants, positions), variants.mean_loss(measured)
     variants.use(Variant.TRAINED)
-    trained_loss = variants.mean_loss(held_out)
+    trained_loss = variants.mean_loss(measured)
     variants.use(Variant.DELIVERED, export)
-    candidate_own, delivered_loss = own_logprobs(variants, positions), variants.mean_loss(held_out)
+    candidate_own, delivered_loss = own_logprobs(variants, positions), variants.mean_loss(measured)
     context.progress(3, 4, "compare the prompts")
     table = compare(variants.tokens, positions, (base_engine, candidate_engine), (base_own, candidate_own))
     result = judged(
         table,
         positions=len(positions),
-        losses=(base_loss, trained_loss, delivered_loss),
+        held_out=Losses(base_loss=base_loss, trained_loss=trained_loss, delivered_loss=delivered_loss),
+        held_out_texts=texts_held_out,
         prompts_equal=prompts_are_equal(context, base.pin, candidate),
     )
     context.run.finish(Step.VERIFY, result)
 
 
-def judged(table: Table, *, positions: int, losses: tuple[float, float, float], prompts_equal: bool) -> VerifyResult:
+def judged(table: Table, *, positions: int, held_out: Losses, held_out_texts: int, prompts_equal: bool) -> VerifyResult:
     """Turn the table into medians and say whether they hold."""
     served, own = table.candidate_engine - table.base_engine, table.candidate_own - table.base_own
     noise = _median(table.base_engine - table.base_own)
@@ -149,9 +151,8 @@ def judged(table: Table, *, positions: int, losses: tuple[float, float, float], 
         expected=expected,
         noise=noise,
         disagreement=disagreement,
-        base_loss=losses[0],
-        trained_loss=losses[1],
-        delivered_loss=losses[2],
+        held_out=held_out,
+        held_out_texts=held_out_texts,
         prompts_equal=prompts_equal,
         passed=problem is None,
         reason=f"{problem}." if problem else "The served model is live and equals the trained network.",
@@ -249,8 +250,10 @@ def compare(
 # --------------------------------------------------------------------------- texts and prompts
 
 
-def _held_out_rows(context: WorkerContext, tokens: Tokens, pin: str, texts: Sequence[TrainingText]) -> list[Row]:
-    """Held-out prompts with their references; training texts where nothing was held out."""
+def _measured_rows(
+    context: WorkerContext, tokens: Tokens, pin: str, texts: Sequence[TrainingText]
+) -> tuple[list[Row], int]:
+    """Held-out prompts with their references, and how many; training texts where nothing was held out."""
     closing = context.run.result(Step.SELECT, SelectResult).closing
     items = list(read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem))
     http = OllamaHttp(context.settings.ollama)
@@ -260,7 +263,7 @@ def _held_out_rows(context: WorkerContext, tokens: Tokens, pin: str, texts: Sequ
         if one.reference
     ]
     http.close()
-    return rows_of(held_out or texts[:LOSS_TEXTS], tokens)
+    return rows_of(held_out or texts[:LOSS_TEXTS], tokens), len(held_out)
 
 
 PROBES: Sequence[Sequence[Message]] = (

@@ -22,7 +22,7 @@ from pathlib import Path
 from nightschool_daemon import codec
 from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks, KnownStrikes, PluginFailed
-from nightschool_daemon.jobs import PluginAtFault, Progress, RunDirectory, Step, WorkerFailure
+from nightschool_daemon.jobs import NOTES, Job, PluginAtFault, Progress, RunDirectory, Step, WorkerFailure
 from nightschool_daemon.ledger import FILE_NAME, Ledger
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_hookspecs.records import RunInfo
@@ -31,7 +31,7 @@ EXIT_FAILED = 1
 EXIT_TERMINATED = 128 + signal.SIGTERM
 PR_SET_PDEATHSIG = 1
 
-STEPS: Mapping[Step, str] = {
+STEPS: Mapping[Step | Job, str] = {
     Step.SPLIT: "nightschool_daemon.learning.split",
     Step.SELECT: "nightschool_daemon.learning.dataset",
     Step.TRAIN: "nightschool_daemon.learning.training",
@@ -39,6 +39,7 @@ STEPS: Mapping[Step, str] = {
     Step.VERIFY: "nightschool_daemon.learning.verification",
     Step.EXAMINE: "nightschool_daemon.evaluation.examiner",
     Step.JUDGE: "nightschool_daemon.learning.judging",
+    Job.PLAN: "nightschool_daemon.learning.planning",
 }
 """Where each step's `run(context)` stands. Only the one that is asked for is imported."""
 
@@ -58,7 +59,7 @@ QUIET: Mapping[str, str] = {
 class WorkerContext:
     """What a step works with."""
 
-    step: Step
+    step: Step | Job
     run: RunDirectory
     info: RunInfo
     settings: Settings
@@ -72,6 +73,11 @@ class WorkerContext:
         temporary.write_text(codec.to_json(progress), encoding="utf-8")
         temporary.replace(file)
 
+    def note(self, text: str) -> None:
+        """Say one sentence to whoever looks on, and to the log."""
+        with (self.run.step(self.step) / NOTES).open("a", encoding="utf-8") as stream:
+            stream.write(f"{' '.join(text.split())}\n")
+
 
 class Terminated(BaseException):
     """SIGTERM came: the step ends where it is."""
@@ -80,7 +86,7 @@ class Terminated(BaseException):
 def main(arguments: list[str] | None = None) -> int:
     """Do one step. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="nightschool_daemon.learning")
-    parser.add_argument("step", type=Step, choices=list(STEPS))
+    parser.add_argument("step", type=_step, choices=list(STEPS))
     parser.add_argument("run", type=Path)
     parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args(arguments)
@@ -101,7 +107,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def open_context(step: Step, run: RunDirectory) -> WorkerContext:
+def _step(text: str) -> Step | Job:
+    return Job(text) if text in set(Job) else Step(text)
+
+
+def open_context(step: Step | Job, run: RunDirectory) -> WorkerContext:
     """Read the frozen settings and load the same plugins as the daemon, which has checked their files."""
     settings = codec.from_json(run.settings.read_bytes(), Settings)
     hooks = Hooks.load(
@@ -134,7 +144,7 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _function_of(step: Step) -> Callable[[WorkerContext], None]:
+def _function_of(step: Step | Job) -> Callable[[WorkerContext], None]:
     function = importlib.import_module(STEPS[step]).run
     if not callable(function):
         raise TypeError(f"{STEPS[step]}.run is no function")

@@ -154,5 +154,9 @@ CREATE TABLE facts (
 ) STRICT, WITHOUT ROWID
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST,)
+LESSONS = """
+ALTER TABLE versions ADD COLUMN lesson TEXT NOT NULL DEFAULT '{}'
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS)
 """Append; the number of a step is the schema version it leads to."""

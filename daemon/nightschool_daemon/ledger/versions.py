@@ -5,7 +5,7 @@ from datetime import datetime
 
 from nightschool_daemon import codec
 from nightschool_daemon.ledger.database import Database
-from nightschool_daemon.ledger.rows import DeliveredFileRow, MoveRow, MoveState, VersionRow, VersionState
+from nightschool_daemon.ledger.rows import DeliveredFileRow, KeptLesson, MoveRow, MoveState, VersionRow, VersionState
 from nightschool_hookspecs.records import DeliveryForm, MoveKind, Specialty
 
 
@@ -39,9 +39,10 @@ class Versions:
             row.state.value,
             row.created_at.isoformat(),
             codec.to_json(row.files),
+            codec.to_json(row.lesson),
         )
         with self._database.transaction() as connection:
-            connection.execute("INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+            connection.execute("INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def get(self, tag: str) -> VersionRow | None:
         """A version by its tag."""
@@ -72,6 +73,16 @@ class Versions:
                 "UPDATE versions SET tag_digest = ?, weights_digest = ? WHERE tag = ?",
                 (tag_digest, weights_digest, tag),
             )
+
+    def set_lesson(self, tag: str, lesson: KeptLesson) -> None:
+        """Note how much of what was learned is in a version."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE versions SET lesson = ? WHERE tag = ?", (codec.to_json(lesson), tag))
+
+    def latest(self, limit: int) -> tuple[VersionRow, ...]:
+        """The newest versions of all specialties, newest first."""
+        rows = self._database.execute("SELECT * FROM versions ORDER BY created_at DESC, tag DESC LIMIT ?", (limit,))
+        return tuple(_version(row) for row in rows)
 
     def _first(self, condition: str, *values: object) -> VersionRow | None:
         found = self._all(condition, *values)
@@ -166,6 +177,7 @@ def _version(row: sqlite3.Row) -> VersionRow:
         state=VersionState(row["state"]),
         created_at=datetime.fromisoformat(row["created_at"]),
         files=codec.from_json(row["files"], tuple[DeliveredFileRow, ...]),
+        lesson=codec.from_json(row["lesson"], KeptLesson),
     )
 
 

@@ -58,6 +58,7 @@ PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
 ACCEPT: Mapping[Step, Callable[[StepContext], None]] = {
     Step.SPLIT: split.accept,
     Step.SELECT: store.accept,
+    Step.VERIFY: register.accept_verified,
     Step.EXAMINE: examine.accept,
     Step.JUDGE: examine.accept_verdict,
 }

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from nightschool_daemon.config import Settings, SpecialtyMode
 from nightschool_daemon.hooks import Hooks, PluginFailed
-from nightschool_daemon.ledger import POOLED_TYPE, Ledger, RunRow
+from nightschool_daemon.ledger import POOLED_TYPE, KeptLesson, Ledger, RunRow
 from nightschool_daemon.ollama import names
 from nightschool_daemon.runs.reasons import FRESH_FEEDBACK
 from nightschool_hookspecs.records import BatchStatistics, RunEnd, Specialty
@@ -30,6 +30,8 @@ class SpecialtyState:
     alias_exists: bool
     serving: str | None
     """Tag of the version that the alias holds; None: the alias does not exist or holds none of ours."""
+    serving_lesson: KeptLesson | None
+    """How much of what was learned is in it."""
     fresh: int
     total: int
     batch_size: int

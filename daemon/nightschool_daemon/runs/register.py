@@ -1,7 +1,7 @@
 """Step `register`: the candidate becomes a tag in Ollama, under a version number that is never used again."""
 
-from nightschool_daemon.jobs import ExportResult, PrepareResult, RegisterResult, Step
-from nightschool_daemon.ledger import DeliveredFileRow, VersionRow, VersionState
+from nightschool_daemon.jobs import ExportResult, PrepareResult, RegisterResult, Step, VerifyResult
+from nightschool_daemon.ledger import Agreement, DeliveredFileRow, KeptLesson, VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.publish import Publication, publish
 from nightschool_daemon.runs.context import StepContext
@@ -41,6 +41,19 @@ def perform(context: StepContext) -> None:
     )
 
 
+def accept_verified(context: StepContext) -> None:
+    """Note with the version how much of the lesson is in it, and how close what is served is to what was trained."""
+    verified = context.result(Step.VERIFY, VerifyResult)
+    lesson = KeptLesson(
+        held_in=context.result(Step.EXPORT, ExportResult).held_in,
+        held_out=verified.held_out if verified.held_out_texts else None,
+        served=Agreement(
+            disagreement=verified.disagreement, noise=verified.noise, live=verified.live, pairs=verified.pairs
+        ),
+    )
+    context.ledger.versions.set_lesson(context.result(Step.REGISTER, RegisterResult).tag, lesson)
+
+
 def version_of_run(context: StepContext) -> VersionRow | None:
     """The version that this run reserved, if it came so far."""
     versions = context.ledger.versions.of_specialty(context.info.specialty)
@@ -70,6 +83,7 @@ def reserve(context: StepContext, prepared: PrepareResult, export: ExportResult)
             DeliveredFileRow(name=file.name, path=file.path, digest=file.digest, bytes=file.bytes)
             for file in export.files
         ),
+        lesson=KeptLesson(held_in=export.held_in),
     )
     context.ledger.versions.add(version)
     return version

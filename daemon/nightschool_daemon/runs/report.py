@@ -7,6 +7,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.jobs import (
     ConcludeResult,
     ExportResult,
+    Losses,
     PrepareResult,
     SelectResult,
     Step,
@@ -14,9 +15,11 @@ from nightschool_daemon.jobs import (
     write_durably,
 )
 from nightschool_daemon.ollama import names
+from nightschool_daemon.plans import cost_text
 from nightschool_daemon.runs.conclude import verdict_of
 from nightschool_daemon.runs.context import StepContext
 from nightschool_hookspecs.records import (
+    DeliveryPlan,
     ExamAnswer,
     ExamItem,
     RunEnd,
@@ -117,6 +120,8 @@ def _learning_lines(context: StepContext) -> list[str]:
             f"- {trained.steps} steps over {trained.tokens} tokens in {trained.seconds:.0f} s; "
             f"loss {trained.base_loss:.3f} before, {trained.trained_loss:.3f} after ({unit})",
         ]
+        if trained.plan:
+            lines.append(f"- Planned beforehand: {trained.plan}")
         if trained.warm_start:
             lines.append("- It went on from what the model in use had learned")
     reasons = Counter(one.reason for one in selected.left_out if one.event_id not in learned)
@@ -131,25 +136,40 @@ def _delivery_lines(context: StepContext) -> list[str]:
     lines = [
         "## How it was delivered",
         "",
-        f"- {export.plan.form.value}: {export.plan.reason} {export.plan.version_bytes / 1e6:.1f} MB for this version, "
-        f"{export.plan.shared_bytes / 1e6:.1f} MB shared by all versions",
+        f"- {export.plan.form.value}: {_cost(export.plan)}. {export.why}",
+        *(f"- {one.form.value} would have cost {_cost(one)}" for one in export.others),
     ]
+    if export.attempts > 1:
+        lines.append(f"- Enough of the lesson was left at attempt {export.attempts}, each in wider types")
     if export.held_in is not None:
         lines.append(
-            f"- Of the lesson {export.held_in.kept:.1%} are left in the written file (loss on what was learned: base "
-            f"{export.held_in.base_loss:.3f}, trained {export.held_in.trained_loss:.3f}, delivered "
-            f"{export.held_in.delivered_loss:.3f})"
+            f"- Of the lesson {export.held_in.kept:.1%} are left in the written file (loss on what was learned: "
+            f"{_losses(export.held_in)})"
         )
     verified = context.result_if_done(Step.VERIFY, VerifyResult)
     if verified is not None:
         lines += [
-            f"- Loss on the held-out references: base {verified.base_loss:.3f}, trained {verified.trained_loss:.3f}, "
-            f"delivered {verified.delivered_loss:.3f}",
+            f"- Loss on {_measured_on(verified)}: {_losses(verified.held_out)}",
             f"- Served and trained network differ by {verified.disagreement:.4f} nats (median over {verified.pairs} "
             f"token probabilities), base and our own forward pass by {verified.noise:.4f}; "
             f"the lesson moved them by {verified.live:.4f}",
         ]
     return [*lines, ""]
+
+
+def _cost(plan: DeliveryPlan) -> str:
+    return cost_text(plan.version_bytes, plan.version_bytes, plan.shared_bytes)
+
+
+def _losses(losses: Losses) -> str:
+    three = f"base {losses.base_loss:.3f}, trained {losses.trained_loss:.3f}, delivered {losses.delivered_loss:.3f}"
+    return f"{three} nats an answer token"
+
+
+def _measured_on(verified: VerifyResult) -> str:
+    if verified.held_out_texts:
+        return f"{verified.held_out_texts} held-out references"
+    return "what was learned, as nothing was held out"
 
 
 def _answer_lines(context: StepContext) -> list[str]:

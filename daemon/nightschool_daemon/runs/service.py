@@ -274,6 +274,7 @@ class Runs:
             alias=alias,
             alias_exists=held is not None,
             serving=version.tag if version is not None else None,
+            serving_lesson=version.lesson if version is not None else None,
             fresh=statistics.available,
             total=statistics.total_seen,
             batch_size=batch_size,

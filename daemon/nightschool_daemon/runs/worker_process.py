@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import Progress, Step, WorkerFailure
+from nightschool_daemon.jobs import NOTES, Job, Progress, RunDirectory, Step, WorkerFailure
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
@@ -25,23 +26,46 @@ def run_worker(context: StepContext, step: Step) -> None:
     The child dies with this process. Raises `StepFailed` with the worker's reason, `OllamaUnreachable`
     where the worker lost the server, `RunCancelled` and `RunInterrupted`.
     """
-    directory = context.directory.step(step)
-    command = [sys.executable, "-m", "nightschool_daemon.learning", step.value, str(context.directory.path)]
+    # what a worker said before it was killed has been told
+    (context.directory.step(step) / NOTES).unlink(missing_ok=True)
+    with _started(context.directory, step) as process:
+        _watch(process, context, step)
+    _require_result(process, context.directory, step)
+
+
+def run_job(directory: RunDirectory, job: Job) -> None:
+    """Do what belongs to no run in a child process, and return when its result is there.
+
+    Raises `StepFailed` with the worker's reason, `OllamaUnreachable` where it lost the server.
+    """
+    with _started(directory, job) as process:
+        process.wait()
+    _require_result(process, directory, job)
+
+
+@contextlib.contextmanager
+def _started(directory: RunDirectory, step: Step | Job) -> "Iterator[subprocess.Popen[bytes]]":
+    """A worker that is at its end, or ended, when the block is left."""
+    command = [sys.executable, "-m", "nightschool_daemon.learning", step.value, str(directory.path)]
     command += ["--parent", str(os.getpid())]
-    with (directory / "worker.log").open("ab") as log:
+    with (directory.step(step) / "worker.log").open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            _watch(process, context, step)
+            yield process
         finally:
             _end(process)
-    if process.returncode != 0 or not context.directory.is_done(step):
-        raise _failure(directory, process.returncode, step)
+
+
+def _require_result(process: "subprocess.Popen[bytes]", directory: RunDirectory, step: Step | Job) -> None:
+    if process.returncode != 0 or not directory.is_done(step):
+        raise _failure(directory.step(step), process.returncode, step)
 
 
 def _watch(process: "subprocess.Popen[bytes]", context: StepContext, step: Step) -> None:
     limit_s = context.settings.training.time_limit_minutes * 60
     began = time.monotonic()
     shown: str | None = None
+    told = 0
     while process.poll() is None:
         try:
             context.signals.wait(POLL_S)
@@ -51,12 +75,14 @@ def _watch(process: "subprocess.Popen[bytes]", context: StepContext, step: Step)
                 process.wait(GRACE_S)
             raise
         shown = _report_progress(context, step, shown)
+        told = _tell_notes(context, step, told)
         if time.monotonic() - began > limit_s:
             raise StepFailed(
                 f"{step} took longer than {limit_s / 60:g} minutes and was ended. Raise training.time_limit_minutes, "
                 "or lower training.max_tokens."
             )
     _report_progress(context, step, shown)
+    _tell_notes(context, step, told)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -77,7 +103,20 @@ def _report_progress(context: StepContext, step: Step, shown: str | None) -> str
     return text
 
 
-def _failure(directory: Path, code: int, step: Step) -> Exception:
+def _tell_notes(context: StepContext, step: Step, told: int) -> int:
+    """Tell the listener the sentences that are new and whole. Returns how many bytes were told."""
+    try:
+        with (context.directory.step(step) / NOTES).open("rb") as stream:
+            stream.seek(told)
+            whole, end, _ = stream.read().rpartition(b"\n")
+    except FileNotFoundError:
+        return told
+    for line in whole.decode().splitlines():
+        context.note(f"{step}: {line}")
+    return told + len(whole) + len(end)
+
+
+def _failure(directory: Path, code: int, step: Step | Job) -> Exception:
     log = directory / "worker.log"
     try:
         failure = codec.from_json((directory / "failure.json").read_bytes(), WorkerFailure)

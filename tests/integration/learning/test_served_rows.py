@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nightschool_daemon.config import OllamaSettings
-from nightschool_daemon.jobs import VerifyResult
+from nightschool_daemon.jobs import Losses, VerifyResult
 from nightschool_daemon.learning import gguf_file, loading
 from nightschool_daemon.learning.export import Parcel, write_fused
 from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
@@ -93,7 +93,8 @@ def served(
     plain = own_logprobs(variants, positions)
     variants.use(Variant.TRAINED)
     table = compare(base.tokens, positions, (before, after), (plain, own_logprobs(variants, positions)))
-    return judged(table, positions=len(positions), losses=(0, 0, 0), prompts_equal=True)
+    held_out = Losses(base_loss=0, trained_loss=0, delivered_loss=0)
+    return judged(table, positions=len(positions), held_out=held_out, held_out_texts=0, prompts_equal=True)
 
 
 def test_the_right_rows_pass(base: Base, client: OllamaHttp, settings: OllamaSettings, tmp_path: Path) -> None:

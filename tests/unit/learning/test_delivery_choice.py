@@ -1,10 +1,12 @@
 """Which form of delivery is taken."""
 
+from dataclasses import replace
+
 import pytest
 
-from nightschool_daemon.config import DeliveryChoice
-from nightschool_daemon.learning.export import ExportError, chosen
-from nightschool_hookspecs.records import DeliveryForm, DeliveryPlan, ServerAbilities
+from nightschool_daemon.config import DeliveryChoice, DeliverySettings
+from nightschool_daemon.learning.delivery import ExportError, absent, chosen
+from nightschool_hookspecs.records import DeliveryForm, DeliveryPlan, DeliveryTarget, ServerAbilities
 
 SERVER = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama")
 
@@ -13,26 +15,72 @@ def plan(form: DeliveryForm, version_bytes: int, shared_bytes: int = 0) -> Deliv
     return DeliveryPlan(form=form, version_bytes=version_bytes, shared_bytes=shared_bytes, reason="test")
 
 
-SPLIT, FUSED = plan(DeliveryForm.SPLIT, 100, 900), plan(DeliveryForm.FUSED, 900)
+AUTO = DeliverySettings()
+ONE_FILE = DeliverySettings(form=DeliveryChoice.FUSED)
+MB = 1_000_000
+SPLIT, FUSED = plan(DeliveryForm.SPLIT, 100 * MB, 900 * MB), plan(DeliveryForm.FUSED, 1000 * MB)
 
 
 def test_the_plan_that_adds_least_for_a_version_is_taken() -> None:
-    assert chosen([FUSED, SPLIT], DeliveryChoice.AUTO, SERVER) is SPLIT
-    assert chosen([SPLIT, FUSED], DeliveryChoice.AUTO, SERVER) is SPLIT
+    for plans in ([FUSED, SPLIT], [SPLIT, FUSED]):
+        decision = chosen(plans, AUTO, SERVER)
+        assert (decision.plan, decision.others) == (SPLIT, (FUSED,))
+        assert decision.why.endswith("it adds the fewest bytes a version.")
 
 
 def test_the_configured_form_is_taken_whatever_it_costs() -> None:
-    assert chosen([FUSED, SPLIT], DeliveryChoice.FUSED, SERVER) is FUSED
+    decision = chosen([FUSED, SPLIT], ONE_FILE, SERVER)
+    assert (decision.plan, decision.others) == (FUSED, (SPLIT,))
+    assert decision.why.startswith("delivery.form asks for it.")
 
 
 def test_a_configured_form_that_is_not_to_be_had_is_told() -> None:
     with pytest.raises(
         ExportError, match=r"delivery\.form is 'adapter', but Ollama 0\.34\.3 takes fused, split"
     ) as told:
-        chosen([FUSED, SPLIT], DeliveryChoice.ADAPTER, SERVER)
+        chosen([FUSED, SPLIT], DeliverySettings(form=DeliveryChoice.ADAPTER), SERVER)
     assert 'delivery.form = "auto"' in str(told.value)
 
 
 def test_a_server_that_takes_nothing_is_told() -> None:
     with pytest.raises(ExportError, match=r"^Ollama 0\.34\.3 takes none of the known forms\."):
-        chosen([], DeliveryChoice.AUTO, SERVER)
+        chosen([], AUTO, SERVER)
+
+
+def test_what_the_budget_allows_is_taken() -> None:
+    assert chosen([FUSED, SPLIT], DeliverySettings(max_version_mb=100), SERVER).plan is SPLIT
+
+
+def test_where_nothing_fits_the_budget_every_cost_is_told() -> None:
+    with pytest.raises(ExportError, match=r"^A version may cost 99\.5 MB \(delivery\.max_version_mb\)") as told:
+        chosen([FUSED, SPLIT], DeliverySettings(max_version_mb=99.5), SERVER)
+    assert "fused: 1000.0 MB a version; split: 100.0 MB a version, 900.0 MB shared by all versions" in str(told.value)
+    assert "Raise it, or have fewer tensors changed: lora_layers" in str(told.value)
+
+
+def test_a_configured_form_beyond_the_budget_is_refused_though_another_would_fit() -> None:
+    with pytest.raises(ExportError, match=r'Set delivery\.form = "auto"\.$'):
+        chosen([FUSED, SPLIT], DeliverySettings(form=DeliveryChoice.FUSED, max_version_mb=200), SERVER)
+
+
+def test_all_costs_are_told_before_anything_is_written() -> None:
+    decision = chosen([FUSED, SPLIT], AUTO, SERVER)
+    target = DeliveryTarget(server=SERVER, tensors=(), adapter_bytes=5)
+    told = decision.sentence(tuple(absent([FUSED, SPLIT], target)))
+    assert told == (
+        "delivered as split: 100.0 MB a version, 900.0 MB shared by all versions. test Of what is possible it adds the "
+        "fewest bytes a version. fused would cost 1000.0 MB a version. Ollama 0.34.3 takes no LoRA adapters."
+    )
+
+
+@pytest.mark.parametrize(
+    ("server", "adapter_bytes", "reason"),
+    [
+        (SERVER, 5, "Ollama 0.34.3 takes no LoRA adapters."),
+        (replace(SERVER, adapter=True), None, "Added neurons are no LoRA, so there is no adapter of them."),
+        (replace(SERVER, adapter=True), 5, "No plugin offers adapter."),
+    ],
+)
+def test_why_a_form_is_not_to_be_had_is_told(server: ServerAbilities, adapter_bytes: int | None, reason: str) -> None:
+    target = DeliveryTarget(server=server, tensors=(), adapter_bytes=adapter_bytes)
+    assert list(absent([SPLIT, FUSED], target)) == [reason]

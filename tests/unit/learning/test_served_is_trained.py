@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nightschool_daemon.jobs import VerifyResult
+from nightschool_daemon.jobs import Losses, VerifyResult
 from nightschool_daemon.learning.verification import Table, judged
 
 PAIRS = 101
 GENERATOR = np.random.default_rng(0)
 BASE = GENERATOR.standard_normal(PAIRS) - 4
 CHANGE = GENERATOR.standard_normal(PAIRS)
+HELD_OUT = Losses(base_loss=3.0, trained_loss=2.0, delivered_loss=2.5)
 NOISE = 0.05 * GENERATOR.standard_normal(PAIRS)
 
 
@@ -28,7 +29,7 @@ def judge(
         candidate_engine=BASE + noise + served,
         candidate_own=BASE + trained,
     )
-    return judged(table, positions=7, losses=(3.0, 2.0, 2.5), prompts_equal=prompts_equal)
+    return judged(table, positions=7, held_out=HELD_OUT, held_out_texts=5, prompts_equal=prompts_equal)
 
 
 def test_the_same_change_passes_however_the_engine_rounds() -> None:
@@ -37,7 +38,7 @@ def test_the_same_change_passes_however_the_engine_rounds() -> None:
     assert result.disagreement == pytest.approx(0)
     assert result.live == pytest.approx(result.expected)
     assert (result.positions, result.pairs) == (7, PAIRS)
-    assert (result.base_loss, result.trained_loss, result.delivered_loss) == (3.0, 2.0, 2.5)
+    assert (result.held_out, result.held_out_texts) == (HELD_OUT, 5)
 
 
 def test_a_served_base_is_not_live() -> None:
@@ -65,7 +66,7 @@ def test_a_lesson_too_small_to_be_seen_is_told() -> None:
 def test_nothing_compared_is_no_pass() -> None:
     empty = np.zeros(0)
     table = Table(base_engine=empty, base_own=empty, candidate_engine=empty, candidate_own=empty)
-    result = judged(table, positions=7, losses=(3.0, 2.0, 2.5), prompts_equal=True)
+    result = judged(table, positions=7, held_out=HELD_OUT, held_out_texts=5, prompts_equal=True)
     assert not result.passed
     assert result.pairs == 0
     assert "nothing could be compared" in result.reason

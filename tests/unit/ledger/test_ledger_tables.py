@@ -3,14 +3,17 @@
 import sqlite3
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from nightschool_daemon.jobs import Step
+from nightschool_daemon.jobs import Losses, Step
 from nightschool_daemon.ledger import (
+    Agreement,
     DeliveredFileRow,
+    KeptLesson,
     Ledger,
     LedgerError,
     MoveRow,
@@ -92,6 +95,48 @@ def move_row(to_digest: str, alias: str = "tiny-nightschool:1b.shell") -> MoveRo
         done_at=None,
         state=MoveState.INTENDED,
     )
+
+
+LESSON = KeptLesson(
+    held_in=Losses(base_loss=3.0, trained_loss=1.0, delivered_loss=1.1),
+    held_out=Losses(base_loss=3.5, trained_loss=2.0, delivered_loss=2.0),
+    served=Agreement(disagreement=0.01, noise=0.02, live=0.5, pairs=700),
+)
+
+
+def test_what_is_left_of_a_lesson_stands_with_its_version(ledger: Ledger) -> None:
+    row = version_row(1)
+    ledger.versions.add(row)
+    found = ledger.versions.get(row.tag)
+    assert found is not None
+    assert found.lesson == KeptLesson()
+    assert found.lesson.sentence() == ""
+    ledger.versions.set_lesson(row.tag, LESSON)
+    found = ledger.versions.get(row.tag)
+    assert found is not None
+    assert found.lesson == LESSON
+    assert found.lesson.sentence() == "95.0% kept, held-out loss 3.500 to 2.000"
+
+
+def test_the_latest_versions_come_first(ledger: Ledger) -> None:
+    for number in (1, 2, 3):
+        ledger.versions.add(replace(version_row(number), created_at=NOW + timedelta(days=number)))
+    assert [one.number for one in ledger.versions.latest(2)] == [3, 2]
+
+
+def test_versions_of_an_older_ledger_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.sqlite3"
+    connection = sqlite3.connect(file)
+    connection.executescript(f"{MIGRATIONS[0]}; PRAGMA user_version = 1;")
+    values = ("t", "b", "shell", 1, "r", "fused", "d", "", "", "", "promoted", NOW.isoformat(), "[]")
+    with connection:
+        connection.execute(f"INSERT INTO versions VALUES ({', '.join('?' * 13)})", values)
+    connection.close()
+    opened = Ledger.open(file)
+    found = opened.versions.get("t")
+    opened.close()
+    assert found is not None
+    assert (found.state, found.lesson) == (VersionState.PROMOTED, KeptLesson())
 
 
 def test_a_run_reads_back_as_it_was_written(ledger: Ledger) -> None:

@@ -40,6 +40,10 @@ SHARE_OF_NEURONS = 8
 """Where nothing else is asked for, one unit is added for so many that there are."""
 
 
+def _unheard(_text: str) -> None:
+    pass
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A training that is ready to begin."""
@@ -76,6 +80,8 @@ def fine_tune(
     method: TrainingMethod,
     settings: Hyperparameters,
     report: Report,
+    *,
+    note: Callable[[str], None] = _unheard,
 ) -> TrainingResult:
     """Train on all linear layers, as far as memory goes, and save the best epoch's adapter.
 
@@ -87,6 +93,7 @@ def fine_tune(
     decided = kept_plan(job.output / CHECKPOINTS, made_of, task.plan)
     memory.set_up(task.network, task.form, decided)
     report(0, 1, decided.sentence())
+    note(f"{method.upper()} in {decided.sentence()}.")
     plan = Plan(
         method=method,
         hyperparameters=settings,

@@ -1,0 +1,121 @@
+"""Which form of delivery is taken, and what each would cost: decided and told before anything is written."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from nightschool_daemon.config import DeliveryChoice, DeliverySettings
+from nightschool_daemon.learning import rounding
+from nightschool_daemon.learning.lesson import Lesson, LowRankLesson
+from nightschool_daemon.plans import cost_text
+from nightschool_hookspecs.records import DeliveryForm, DeliveryPlan, DeliveryTarget, ServerAbilities, TensorInfo
+
+IN_WORDS: Mapping[DeliveryForm, str] = {
+    DeliveryForm.SPLIT: "files in two shards",
+    DeliveryForm.FUSED: "files of our own",
+    DeliveryForm.ADAPTER: "LoRA adapters",
+}
+
+
+class ExportError(Exception):
+    """The lesson cannot be delivered; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The form that is taken, and what else was possible."""
+
+    plan: DeliveryPlan
+    others: tuple[DeliveryPlan, ...]
+    why: str
+    """One sentence."""
+
+    def sentence(self, absent: Sequence[str]) -> str:
+        """What each form costs, and why this one is taken. `absent`: why others are not to be had."""
+        others = "".join(f" {one.form.value} would cost {cost(one)}." for one in self.others)
+        missing = "".join(f" {one}" for one in absent)
+        return f"delivered as {self.plan.form.value}: {cost(self.plan)}. {self.why}{others}{missing}"
+
+
+def cost(plan: DeliveryPlan) -> str:
+    """In words."""
+    return cost_text(plan.version_bytes, plan.version_bytes, plan.shared_bytes)
+
+
+def target_of(lesson: Lesson, abilities: ServerAbilities, allowed_noise: float) -> DeliveryTarget:
+    """What the delivery plugins decide on."""
+    touched = frozenset(lesson.touched)
+    tensors = tuple(
+        TensorInfo(
+            name=one.name,
+            shape=one.shape,
+            type=one.type.name,
+            bytes=one.bytes,
+            touched=one.name in touched,
+            delivered_bytes=_delivered_bytes(lesson, one.name, allowed_noise) if one.name in touched else one.bytes,
+        )
+        for one in lesson.file.tensors.values()
+    )
+    adapter_bytes = lesson.adapter_bytes if isinstance(lesson, LowRankLesson) else None
+    return DeliveryTarget(server=abilities, tensors=tensors, adapter_bytes=adapter_bytes)
+
+
+def _delivered_bytes(lesson: Lesson, name: str, allowed_noise: float) -> int:
+    tensor = lesson.tensor(name, allowed_noise)
+    return rounding.size_of(tensor.shape, tensor.type)
+
+
+def chosen(plans: Sequence[DeliveryPlan], settings: DeliverySettings, abilities: ServerAbilities) -> Decision:
+    """The plan of the fewest bytes a version, or of the configured form, within the budget. Raises `ExportError`."""
+    wanted = settings.form
+    possible = [plan for plan in plans if wanted is DeliveryChoice.AUTO or plan.form.value == wanted.value]
+    if not possible:
+        takes = ", ".join(plan.form.value for plan in plans) or "none of the known forms"
+        asked = "" if wanted is DeliveryChoice.AUTO else f"delivery.form is '{wanted}', but "
+        raise ExportError(
+            f'{asked}Ollama {abilities.version} takes {takes}. Set delivery.form = "auto", or update Ollama to 0.34.1 '
+            "or newer."
+        )
+    taken = min(possible, key=lambda plan: plan.version_bytes)
+    if not _fits(taken, settings):
+        raise ExportError(_too_large(plans, settings))
+    others = tuple(plan for plan in plans if plan is not taken)
+    return Decision(plan=taken, others=others, why=_why(taken, others, settings))
+
+
+def _fits(plan: DeliveryPlan, settings: DeliverySettings) -> bool:
+    return not settings.max_version_mb or plan.version_bytes <= settings.max_version_mb * 1e6
+
+
+def _too_large(plans: Sequence[DeliveryPlan], settings: DeliverySettings) -> str:
+    costs = "; ".join(f"{one.form.value}: {cost(one)}" for one in plans)
+    if settings.form is not DeliveryChoice.AUTO and any(_fits(one, settings) for one in plans):
+        advice = 'Set delivery.form = "auto"'
+    else:
+        advice = "Raise it, or have fewer tensors changed: lora_layers in [plugins.tuning_fixed]"
+    limit = f"A version may cost {settings.max_version_mb:g} MB (delivery.max_version_mb)"
+    return f"{limit}, which is too little: {costs}. {advice}."
+
+
+def _why(taken: DeliveryPlan, others: Sequence[DeliveryPlan], settings: DeliverySettings) -> str:
+    if settings.form is not DeliveryChoice.AUTO:
+        return f"delivery.form asks for it. {taken.reason}"
+    least = " Of what is possible it adds the fewest bytes a version." if others else " It is the only form possible."
+    return f"{taken.reason}{least}"
+
+
+def absent(plans: Sequence[DeliveryPlan], target: DeliveryTarget) -> Iterator[str]:
+    """A sentence for each form that is not to be had."""
+    server = target.server
+    takes = {
+        DeliveryForm.SPLIT: server.split,
+        DeliveryForm.FUSED: server.fused,
+        DeliveryForm.ADAPTER: server.adapter,
+    }
+    offered = {one.form for one in plans}
+    for form in (one for one in DeliveryForm if one not in offered):
+        if not takes[form]:
+            yield f"Ollama {server.version} takes no {IN_WORDS[form]}."
+        elif form is DeliveryForm.ADAPTER and target.adapter_bytes is None:
+            yield "Added neurons are no LoRA, so there is no adapter of them."
+        else:
+            yield f"No plugin offers {form.value}."
