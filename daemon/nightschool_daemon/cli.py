@@ -20,9 +20,9 @@ from rich.markdown import Markdown
 from nightschool_daemon import __version__, codec, config, doctor, night, units
 from nightschool_daemon.config import ConfigurationError, Settings
 from nightschool_daemon.control import ControlClient, ControlError
-from nightschool_daemon.display import complain, out, run_listener, say, show_curve, show_table
+from nightschool_daemon.display import complain, out, plan_rows, run_listener, say, show_curve, show_table
 from nightschool_daemon.exits import Exit
-from nightschool_daemon.hooks import PluginFailed, PluginStatus
+from nightschool_daemon.hooks import Hooks, PluginFailed, PluginStatus
 from nightschool_daemon.installation import Installation, load_hooks, looking, now, working
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.ledger import LedgerError, MoveRow, RunRow, VersionRow
@@ -31,11 +31,19 @@ from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.address import base_url
 from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, OllamaUnreachable, RemoteHostRefused
 from nightschool_daemon.runs import Estimate, MoveFailed, RunListener, RunRefused, SpecialtyState, UndoRefused
-from nightschool_daemon.runs.alone import TrainedAlone, train_alone
+from nightschool_daemon.runs.alone import TrainedAlone, plan_alone, train_alone
 from nightschool_daemon.starter import starter_configuration
 from nightschool_daemon.status import PAUSED, Status, status_of
 from nightschool_daemon.views import History, Page, history_of, page_of
-from nightschool_hookspecs.records import AliasMove, FeedbackFile, MethodChoice, ParsedFeedback, RunEnd, RunReport
+from nightschool_hookspecs.records import (
+    AliasMove,
+    Event,
+    FeedbackFile,
+    MethodChoice,
+    ParsedFeedback,
+    RunEnd,
+    RunReport,
+)
 
 T = TypeVar("T")
 
@@ -330,21 +338,16 @@ def _dry_run(settings: Settings, text: str | None, as_json: bool) -> None:
         _print_json(estimates)
         return
     for one in estimates:
-        show_table(str(one.specialty), ("what", "how much"), _estimate_rows(one))
+        show_table(str(one.specialty), ("what", "how much"), (*_estimate_rows(one), *plan_rows(one.plan)))
 
 
 def _estimate_rows(one: Estimate) -> list[tuple[str, str]]:
-    how = "as the last run took" if one.measured else "a rough guess; later ones are measured"
+    how = "as the last run took" if one.measured else "a rough guess of all steps; later ones are measured"
     return [
         ("fresh events", str(one.fresh)),
-        ("learned from", str(one.training_events)),
-        ("held out for the exam", str(one.held_out_events)),
-        ("without an answer worth learning", str(one.without_target)),
         *([("but", one.problem)] if one.problem else []),
-        ("time", f"{one.minutes:.0f} min ({how})"),
-        ("disk in Ollama", f"{one.version_bytes / 1e6:.0f} MB a version, {one.shared_bytes / 1e6:.0f} MB once"),
+        ("time of the run", f"{one.minutes:.0f} min ({how})"),
         ("disk while it runs", f"{one.work_bytes / 1e6:.0f} MB"),
-        ("memory", f"about {one.memory_bytes / 1e9:.1f} GB"),
     ]
 
 
@@ -387,18 +390,13 @@ def train(
     if (problem := names.model_problem(name)) is not None:
         raise RunRefused(f"--name: {problem}.")
     hooks = load_hooks(settings, None, safe_mode=False)
-    modified = datetime.fromtimestamp(data.stat().st_mtime, UTC)
-    parsed = hooks.parse_feedback(file=FeedbackFile(path=data, name=data.name, modified_at=modified, settled=True))
-    if parsed is None or not parsed.events:
-        raise RunRefused(f"{data} holds no event that can be learned from: {_why_nothing(parsed)}.")
-    for record in parsed.refused:
-        complain(f"Left out, record {record.position}: {record.reason}")
+    events = _events_in(data, hooks)
     with run_listener() as listener:
         made = train_alone(
             settings,
             hooks=hooks,
             model=model,
-            events=parsed.events,
+            events=events,
             name=name,
             adapter=adapter,
             listener=listener,
@@ -423,12 +421,49 @@ def _loss_rows(made: TrainedAlone) -> Iterator[tuple[str, ...]]:
             yield (texts, *(f"{one:.3f}" for one in three), f"{losses.kept:.1%}")
 
 
+def _events_in(data: Path, hooks: Hooks) -> tuple[Event, ...]:
+    """The events of a file. Raises `RunRefused` where there are none."""
+    modified = datetime.fromtimestamp(data.stat().st_mtime, UTC)
+    parsed = hooks.parse_feedback(file=FeedbackFile(path=data, name=data.name, modified_at=modified, settled=True))
+    if parsed is None or not parsed.events:
+        raise RunRefused(f"{data} holds no event that can be learned from: {_why_nothing(parsed)}.")
+    for record in parsed.refused:
+        complain(f"Left out, record {record.position}: {record.reason}")
+    return parsed.events
+
+
 def _why_nothing(parsed: ParsedFeedback | None) -> str:
     if parsed is None:
         return "it is no *.json or *.jsonl file"
     if parsed.refused:
         return parsed.refused[0].reason.removesuffix(".")
     return "it ends in the middle" if parsed.incomplete else "it is an empty list"
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="The base, as Ollama calls it.")],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A file of feedback events; else an assumption.", exists=True, dir_okay=False),
+    ] = None,
+    method: Annotated[MethodChoice | None, typer.Option("--method", help="As for `train`; else as configured.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a training would take on this machine, and what a version would cost. Nothing is changed."""
+    settings = _settings(context)
+    if method is not None:
+        settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, method=method))
+    events = None if data is None else _events_in(data, load_hooks(settings, None, safe_mode=False))
+    found = plan_alone(settings, model=model, events=events, now=now())
+    if as_json:
+        _print_json(found)
+    else:
+        show_table(found.base, ("what", "how much"), plan_rows(found))
+    if (problem := found.problem or found.delivery_problem) is not None:
+        complain(problem)
+        raise typer.Exit(Exit.FAILED)
 
 
 @app.command()

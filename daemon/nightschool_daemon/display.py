@@ -10,6 +10,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from nightschool_daemon.jobs import Step
+from nightschool_daemon.plans import PlannedTraining, Route, TrainingPlan, duration
+from nightschool_hookspecs.records import TrainedForm
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -93,6 +95,62 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     out.print(table)
+
+
+FORMS: Mapping[TrainedForm, str] = {
+    TrainedForm.LORA: "LoRA of rank {rank}",
+    TrainedForm.GROUPED: "group-wise LoRA of rank {rank}",
+    TrainedForm.NEURONS: "added neurons",
+}
+ROUTES: Mapping[Route, str] = {
+    Route.PACKED: "the packed engine, on the blocks of the file itself",
+    Route.TRANSFORMERS: "transformers with PEFT, on weights in 32-bit floats, as the packed engine does not know it",
+}
+
+
+def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
+    """What a training would take, as rows of a table. What stands in its way is no row."""
+    rows = [
+        ("base", f"{plan.architecture}, {plan.parameters / 1e6:.0f} million weights in {plan.file_bytes / 1e6:.0f} MB"),
+        *([("trained by", ROUTES[plan.route])] if plan.route is not None else []),
+        ("learned from", plan.assumed or f"{plan.events} events; {plan.held_out} prompts held out for an exam"),
+        *(("left out", f"{count}: {reason}") for reason, count in plan.events_left_out.items()),
+    ]
+    for one in plan.trainings:
+        rows += _training_rows(one, name=f" ({one.method.upper()})" if len(plan.trainings) > 1 else "")
+    if plan.trainings and plan.loaded_bytes:
+        rows.append(("held by Ollama", f"{plan.loaded_bytes / 1e9:.1f} GB, which a run asks it to give back first"))
+    for cost in plan.deliveries:
+        taken = f" Taken. {plan.why_delivery}" if cost.is_chosen else ""
+        rows.append((f"delivered as {cost.form.value}", f"{cost.sentence()}.{taken}"))
+    return rows + [("not delivered", sentence) for sentence in plan.not_delivered]
+
+
+def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
+    settings, memory = one.hyperparameters, one.memory
+    form = FORMS[settings.form].format(rank=settings.lora_r)
+    parts = f" on {', '.join(settings.lora_layers)}" if settings.lora_layers else ""
+    upper = memory.layers - memory.trained_from
+    layers = (
+        f"all {memory.layers}" if not memory.trained_from else f"the upper {upper} of {memory.layers}: memory is short"
+    )
+    left_out = f"; {one.left_out} longer than max_length left out" if one.left_out else ""
+    rough = "about " if not memory.is_rough else "very roughly "
+    return [
+        (f"training{name}", f"{one.method.upper()}, {settings.num_epochs} epochs in steps of {settings.batch_size}"),
+        (
+            f"examples{name}",
+            f"{one.examples} of {one.tokens} tokens in all, the longest of {one.longest}{left_out}",
+        ),
+        (f"trained form{name}", f"{form}{parts}: {one.parameters / 1e6:.2f} million parameters"),
+        (f"trained layers{name}", layers),
+        (f"passes{name}", f"of {memory.tokens_a_pass} tokens at most, {memory.checkpointed} layers computed twice"),
+        (
+            f"memory{name}",
+            f"{rough}{memory.peak_bytes / 1e9:.2f} GB at its height; {memory.available_bytes / 1e9:.2f} GB can be had",
+        ),
+        (f"time{name}", f"{rough}{duration(memory.seconds)}"),
+    ]
 
 
 def show_curve(title: str, losses: Sequence[tuple[int, float]], watched: Sequence[tuple[int, float]]) -> None:

@@ -1,10 +1,11 @@
 """What a training is expected to take, told before it starts: what a worker answers to `nightschool plan`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from nightschool_hookspecs.records import DeliveryForm, Hyperparameters, MethodChoice, ServerAbilities, TrainingMethod
+from nightschool_hookspecs.records import DeliveryForm, Hyperparameters, MethodChoice, TrainingMethod
 
 
 class Route(StrEnum):
@@ -80,7 +81,7 @@ class DeliveryCost:
     least_bytes: int
     """Where each touched tensor keeps its type."""
     most_bytes: int
-    """Where each needs the widest."""
+    """Where each is in the type that keeps all but the smallest lessons whole."""
     shared_bytes: int
     """Once for a base, however many versions share it."""
     reason: str
@@ -115,22 +116,30 @@ class TrainingPlan:
     parameters: int
     """Of the base."""
     file_bytes: int
-    route: Route
-    why_route: str
+    route: Route | None
+    """None where nothing trains it."""
     assumed: str | None
     """What was taken for the data, where none was given."""
+    events: int
+    """That would be learned from."""
     held_out: int
-    """Events that would be kept for an exam."""
+    """Prompts that would be kept for an exam."""
+    events_left_out: Mapping[str, int]
+    """Reason -> events that would not be learned from."""
     trainings: tuple[PlannedTraining, ...]
     problem: str | None
     """One sentence: why it cannot be trained here, and what to change; None where it can."""
-    server: ServerAbilities | None
-    deliveries: tuple[DeliveryCost, ...]
-    not_delivered: tuple[str, ...]
-    """A sentence for each form that is not to be had."""
-    delivery_problem: str | None
-    """Why none of them is taken; None where one is, or where none was asked for."""
     loaded_bytes: int
+    """What Ollama's models hold in memory, and a run asks it to give back."""
+    server: str = ""
+    """Ollama's version."""
+    deliveries: tuple[DeliveryCost, ...] = ()
+    not_delivered: tuple[str, ...] = ()
+    """A sentence for each form that is not to be had."""
+    why_delivery: str = ""
+    """Why the chosen form is taken."""
+    delivery_problem: str | None = None
+    """Why none is taken; None where one is."""
 
     @property
     def seconds(self) -> float:

@@ -427,6 +427,8 @@ class TrainingJob:
     """What an earlier training left, to begin from."""
     requires_start: bool = False
     """Whether a start that does not fit ends the training, instead of having it begin from the base."""
+    is_rehearsal: bool = False
+    """Nothing is to be trained: what `train` is asked for is planned."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,4 +22,7 @@ def nightschool_train_adapter(job: TrainingJob, train: Train) -> TrainingResult 
     Called once in a run, in a child process of its own. Choose the method and the settings and call
     `train`, or do the whole work by yourself and leave a PEFT adapter directory in `job.output`. None:
     not a job of yours; the first answer counts. Where all say None, the run fails.
+
+    Called too where a training is only planned (`job.is_rehearsal`): `train` then trains nothing, and who
+    does the work by themselves returns None.
     """

@@ -191,10 +191,34 @@ def test_a_method_without_its_feedback_is_told(
     assert set(fresh_ollama.tags()) == before
 
 
+def test_plan_tells_what_a_training_would_take_and_changes_nothing(night: Night, fresh_ollama: OllamaServer) -> None:
+    before = fresh_ollama.tags(), fresh_ollama.blobs()
+    data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
+    told = night.json("plan", TINY, "--data", str(data))
+    assert isinstance(told, dict)
+    assert (told["base"], told["events"], told["held_out"], told["problem"]) == (TINY, 32, 8, None)
+    assert (fresh_ollama.tags(), fresh_ollama.blobs()) == before
+    assert not night.run_directories()
+    shown = night.run("plan", TINY)
+    assert shown.returncode == 0, shown.stderr
+    assert "100 examples of 128 tokens" in shown.stdout
+    assert "delivered as split" in shown.stdout
+
+
+def test_plan_of_a_model_that_is_not_there_says_so(night: Night) -> None:
+    done = night.run("plan", "nowhere:1b")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Ollama does not have nowhere:1b")
+    assert done.stdout == ""
+
+
 def test_dry_run_tells_and_changes_nothing(night: Night, fresh_ollama: OllamaServer) -> None:
     night.drop(greetings(50))
     told = night.json("run", "--dry-run")
     assert isinstance(told, list)
-    assert (told[0]["training_events"], told[0]["held_out_events"]) == (40, 10)
+    planned = told[0]["plan"]
+    assert (planned["events"], planned["held_out"], planned["trainings"][0]["examples"]) == (40, 10, 40)
+    assert planned["trainings"][0]["memory"]["peak_bytes"] > 10**8
+    assert [one["form"] for one in planned["deliveries"] if one["is_chosen"]] == ["split"]
     assert set(fresh_ollama.tags()) == {TINY}
     assert not night.run_directories()

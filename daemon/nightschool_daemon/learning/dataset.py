@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from nightschool_daemon import codec
@@ -28,6 +29,7 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.learning.rendering import (
     CachedRenderer,
+    Render,
     find_closing,
     render_example,
     render_label,
@@ -355,6 +357,26 @@ class Rendered:
     labels: tuple[LabelledText, ...] = ()
     closing: str = ""
 
+    @classmethod
+    def of(cls, dataset: Dataset, render: Render, closing: str) -> "Rendered":
+        """Have every prompt rendered."""
+        return cls(
+            examples=tuple(render_example(one, render, closing) for one in dataset.examples),
+            pairs=tuple(render_pair(one, render, closing) for one in dataset.pairs),
+            labels=tuple(render_label(one, render, closing) for one in dataset.labels),
+            closing=closing,
+        )
+
+    def write(self, directory: Path) -> None:
+        """Leave the files that a training reads."""
+        files: dict[str, Sequence[object]] = {
+            "examples.jsonl": self.examples,
+            "pairs.jsonl": self.pairs,
+            "labels.jsonl": self.labels,
+        }
+        for name, records in files.items():
+            write_durably(directory / name, "".join(codec.to_json(record) + "\n" for record in records))
+
 
 def _rendered(context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset) -> Rendered:
     if not (dataset.examples or dataset.pairs or dataset.labels):
@@ -369,36 +391,30 @@ def _rendered(context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset
         context.progress(next(counter), total, "Ollama renders the prompts")
         return render(messages)
 
-    return Rendered(
-        examples=tuple(render_example(one, counted, closing) for one in dataset.examples),
-        pairs=tuple(render_pair(one, counted, closing) for one in dataset.pairs),
-        labels=tuple(render_label(one, counted, closing) for one in dataset.labels),
-        closing=closing,
-    )
+    return Rendered.of(dataset, counted, closing)
 
 
 def _write(context: WorkContext, dataset: Dataset, rendered: Rendered) -> None:
     directory = context.run.step(Step.SELECT)
-    files: dict[str, Sequence[object]] = {
-        "examples.jsonl": rendered.examples,
-        "pairs.jsonl": rendered.pairs,
-        "labels.jsonl": rendered.labels,
-        "items.jsonl": dataset.items,
-    }
-    for name, records in files.items():
-        write_durably(directory / name, "".join(codec.to_json(record) + "\n" for record in records))
+    rendered.write(directory)
+    write_durably(directory / "items.jsonl", "".join(codec.to_json(item) + "\n" for item in dataset.items))
+
+
+def material_of(dataset: Dataset, rows: Iterable[EventRow]) -> Material:
+    """How much there is to learn from."""
+    better_known = frozenset(row.event.key for row in rows if _is_better_known(row.event))
+    return Material(
+        examples=len(dataset.examples),
+        better_known=sum(one.event_id in better_known for one in dataset.examples),
+        pairs=len(dataset.pairs),
+        liked=sum(one.liked for one in dataset.labels),
+        disliked=sum(not one.liked for one in dataset.labels),
+    )
 
 
 def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], closing: str) -> SelectResult:
-    better_known = frozenset(row.event.key for row in rows if _is_better_known(row.event))
     return SelectResult(
-        material=Material(
-            examples=len(dataset.examples),
-            better_known=sum(one.event_id in better_known for one in dataset.examples),
-            pairs=len(dataset.pairs),
-            liked=sum(one.liked for one in dataset.labels),
-            disliked=sum(not one.liked for one in dataset.labels),
-        ),
+        material=material_of(dataset, rows),
         variants=sum(example.parent is not None for example in dataset.examples),
         items=sum(item.role is ItemRole.GAIN for item in dataset.items),
         guard_items=sum(item.role is ItemRole.GUARD for item in dataset.items),

@@ -1,13 +1,29 @@
 """Which form of delivery is taken, and what each would cost: decided and told before anything is written."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gguf import GGMLQuantizationType as Kind
+
 from nightschool_daemon.config import DeliveryChoice, DeliverySettings
 from nightschool_daemon.learning import rounding
-from nightschool_daemon.learning.lesson import Lesson, LowRankLesson
+from nightschool_daemon.learning.gguf_file import GgufFile, Tensor
+from nightschool_daemon.learning.lesson import FEED_FORWARD, Lesson, LowRankLesson
 from nightschool_daemon.plans import cost_text
-from nightschool_hookspecs.records import DeliveryForm, DeliveryPlan, DeliveryTarget, ServerAbilities, TensorInfo
+from nightschool_hookspecs.records import (
+    DeliveryForm,
+    DeliveryPlan,
+    DeliveryTarget,
+    Hyperparameters,
+    ServerAbilities,
+    TensorInfo,
+    TrainedForm,
+)
+
+FLOAT = 4
+LINEAR = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+"""A layer's matrix: its block and its part."""
 
 IN_WORDS: Mapping[DeliveryForm, str] = {
     DeliveryForm.SPLIT: "files in two shards",
@@ -57,6 +73,58 @@ def target_of(lesson: Lesson, abilities: ServerAbilities, allowed_noise: float) 
     )
     adapter_bytes = lesson.adapter_bytes if isinstance(lesson, LowRankLesson) else None
     return DeliveryTarget(server=abilities, tensors=tensors, adapter_bytes=adapter_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """A lesson that is still to be learned, by what it will touch."""
+
+    settings: Hyperparameters
+    trained_from: int = 0
+    """Layers below are left as they are."""
+    neurons: int = 0
+    """Units added to each layer; 0: it is a LoRA."""
+
+    def touches(self, tensor: Tensor) -> bool:
+        """Whether it will change a tensor."""
+        match = LINEAR.fullmatch(tensor.name)
+        if match is None or len(tensor.shape) != 2:
+            return False
+        block, part = match.groups()
+        if self.neurons:
+            return part in FEED_FORWARD
+        return int(block) >= self.trained_from and part in (self.settings.lora_layers or (part,))
+
+    def bytes_of(self, tensor: Tensor, *, widest: bool) -> int:
+        """Of a touched tensor with the lesson in it: in its own type, or in one that keeps all but the smallest."""
+        rows, columns = tensor.shape
+        if self.neurons:
+            is_down = tensor.name.endswith("ffn_down.weight")
+            shape = (rows, columns + self.neurons) if is_down else (rows + self.neurons, columns)
+            return rounding.size_of(shape, tensor.type)
+        return max(tensor.bytes, rounding.size_of(tensor.shape, self._widest(tensor))) if widest else tensor.bytes
+
+    def _widest(self, tensor: Tensor) -> Kind:
+        if self.settings.form is TrainedForm.GROUPED and tensor.type in rounding.AFFINE:
+            return rounding.AFFINE[tensor.type]
+        return Kind.Q8_0 if rounding.fits(tensor.shape[1], Kind.Q8_0) else Kind.F16
+
+    def target(self, file: GgufFile, abilities: ServerAbilities, *, widest: bool) -> DeliveryTarget:
+        """What the delivery plugins decide on."""
+        tensors = tuple(
+            TensorInfo(
+                name=one.name,
+                shape=one.shape,
+                type=one.type.name,
+                bytes=one.bytes,
+                touched=self.touches(one),
+                delivered_bytes=self.bytes_of(one, widest=widest) if self.touches(one) else one.bytes,
+            )
+            for one in file.tensors.values()
+        )
+        factors = sum(sum(one.shape) for one in file.tensors.values() if self.touches(one))
+        adapter_bytes = None if self.neurons else factors * self.settings.lora_r * FLOAT
+        return DeliveryTarget(server=abilities, tensors=tensors, adapter_bytes=adapter_bytes)
 
 
 def _delivered_bytes(lesson: Lesson, name: str, allowed_noise: float) -> int:

@@ -9,9 +9,11 @@ from nightschool_daemon.jobs import PrepareResult, SelectResult, Step
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.engine.architecture import FAMILIES, is_known
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
+from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import load_base, load_tokens
 from nightschool_daemon.learning.peft_route import fine_tune
 from nightschool_daemon.learning.worker import WorkerContext
+from nightschool_daemon.plans import Route
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingJob, TrainingMethod, TrainingResult
 from nightschool_hookspecs.services import TrainingError
 
@@ -26,25 +28,38 @@ def run(context: WorkerContext) -> None:
     def train(job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
         limit_threads(context.settings.training.threads)
         context.progress(0, 1, "load the base model")
-        if context.settings.training.engine is EngineChoice.AUTO and is_known(file):
+        if route_of(file, context.settings.training.engine, method, hyperparameters) is Route.PACKED:
             tokens = load_tokens(file, job.base_digest, cache)
             return fine_tune_packed(file, tokens, job, method, hyperparameters, context.progress, note=context.note)
-        if hyperparameters.form is not TrainedForm.LORA:
-            raise TrainingError(
-                f"The form '{hyperparameters.form}' needs the packed engine, which does not train this base: it knows "
-                f'{", ".join(FAMILIES)}, with training.engine = "auto". Set form = "lora" in [plugins.tuning_fixed].'
-            )
-        if method is not TrainingMethod.SFT:
-            raise TrainingError(
-                f"The method '{method}' needs the packed engine, which does not train this base: it knows "
-                f'{", ".join(FAMILIES)}, with training.engine = "auto". Set training.method = "sft".'
-            )
         return fine_tune(load_base(job.base_gguf, job.base_digest, cache), job, hyperparameters, context.progress)
 
     result = context.hooks.train_adapter(job=job, train=train)
     if result is None:
         raise TrainingError("No plugin trains this base. Take training_sft out of plugins.disabled.")
     context.run.finish(Step.TRAIN, result)
+
+
+def route_of(file: GgufFile, engine: EngineChoice, method: TrainingMethod, settings: Hyperparameters) -> Route:
+    """What trains this base. Raises `TrainingError` with what stands in the way, as far as the header tells."""
+    if file.number("expert_count"):
+        raise TrainingError(
+            f"Models with experts (MoE), as this {file.architecture}, cannot be trained. Choose a dense base, or add "
+            "this one to specialties.ignore."
+        )
+    if engine is EngineChoice.AUTO and is_known(file):
+        return Route.PACKED
+    knows = f'it knows {", ".join(FAMILIES)}, with training.engine = "auto"'
+    if settings.form is not TrainedForm.LORA:
+        raise TrainingError(
+            f"The form '{settings.form}' needs the packed engine, which does not train this base: {knows}. "
+            'Set form = "lora" in [plugins.tuning_fixed].'
+        )
+    if method is not TrainingMethod.SFT:
+        raise TrainingError(
+            f"The method '{method}' needs the packed engine, which does not train this base: {knows}. "
+            'Set training.method = "sft".'
+        )
+    return Route.TRANSFORMERS
 
 
 def make_job(context: WorkerContext) -> TrainingJob:

@@ -15,14 +15,16 @@ from pathlib import Path
 from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.intake.assignment import group_of
-from nightschool_daemon.jobs import ExportResult, Step, VerifyResult
+from nightschool_daemon.jobs import EventRow, ExportResult, Step, VerifyResult
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, LedgerError
 from nightschool_daemon.locking import StateLock
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.plans import TrainingPlan
 from nightschool_daemon.runs import pipeline, retention
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.listener import RunListener
+from nightschool_daemon.runs.plan import Feedback, plan
 from nightschool_daemon.runs.reasons import ASKED
 from nightschool_daemon.runs.register import version_of_run
 from nightschool_daemon.runs.service import Runs
@@ -100,6 +102,29 @@ def train_alone(
             lock.release()
 
 
+def plan_alone(settings: Settings, *, model: str, events: Sequence[Event] | None, now: datetime) -> TrainingPlan:
+    """Say what `train_alone` would take on these events; without events, by assumption.
+
+    Raises `RunRefused` and `OllamaError`.
+    """
+    base = names.normalise(model)
+    feedback = None if events is None else Feedback(rows=_rows(events, base), store={})
+    ollama = OllamaHttp(settings.ollama)
+    try:
+        return plan(settings, ollama, Specialty(base=base, artifact_type=MANUAL_TYPE), base, feedback, now)
+    finally:
+        ollama.close()
+
+
+def _rows(events: Sequence[Event], base: str) -> list[EventRow]:
+    """Events as a new ledger would have them."""
+    typed = [_typed(event, base) for event in events]
+    return [
+        EventRow(event=event, group=group_of(event), side=None, trained_on=False, arrival=number)
+        for number, event in enumerate(typed)
+    ]
+
+
 def _learn(runs: Runs, specialty: Specialty, target: str, listener: RunListener, now: datetime) -> TrainedAlone:
     context = runs.context_of(runs.start(specialty, ASKED, now), listener)
     try:
@@ -165,5 +190,9 @@ def _cache(settings: Settings) -> Path:
 
 
 def _incoming(event: Event, base: str, now: datetime) -> IncomingEvent:
-    typed = dataclasses.replace(event, artifact_type=MANUAL_TYPE, model=base)
+    typed = _typed(event, base)
     return IncomingEvent(event=typed, base=base, answered_by=None, group=group_of(typed), arrived_at=now)
+
+
+def _typed(event: Event, base: str) -> Event:
+    return dataclasses.replace(event, artifact_type=MANUAL_TYPE, model=base)

@@ -171,7 +171,7 @@ class Runs:
         """What a run would do, without doing any of it. Raises `RunRefused`."""
         if (problem := self.problem(specialty)) is not None:
             raise RunRefused(problem)
-        return estimate(specialty, settings=self.settings, ledger=self.ledger, ollama=self.ollama)
+        return estimate(specialty, settings=self.settings, ledger=self.ledger, ollama=self.ollama, now=now)
 
     def undo(self, text: str, now: datetime) -> AliasMove:
         """Put an alias back by one promotion, and with it the user's own tag. Raises `UndoRefused`."""

@@ -53,24 +53,27 @@ class Task:
     start: Form | None
     """What it begins from, and what DPO and KTO are held to; None: the base."""
     todo: memory.Todo
-    left_out: int
-    """Examples that were too long."""
 
     def plan(self) -> MemoryPlan:
         """Decide how it fits into memory. Raises `TrainingError` where it does not."""
         return memory.plan(self.network, self.form, self.todo)
 
 
-def ready(file: GgufFile, tokens: Tokens, job: TrainingJob, method: TrainingMethod, settings: Hyperparameters) -> Task:
-    """Read what is learned, open the base, make what is trained. Raises `TrainingError`."""
-    examples, left_out = read_examples(job, method, tokens, settings.max_length)
+def ready(
+    file: GgufFile,
+    job: TrainingJob,
+    method: TrainingMethod,
+    settings: Hyperparameters,
+    examples: Sequence[Example],
+) -> Task:
+    """Open the base, and make what is trained beside it. Raises `TrainingError`."""
     network = Network(file, machine.bench(), context=job.context)
     start = loaded(network, job, settings)
     form = make_form(network, settings, job.seed)
     if start is not None:
         form.put(start.parameters)
     todo = memory.Todo(examples=examples, method=method, settings=settings, seed=job.seed)
-    return Task(network=network, form=form, start=start, todo=todo, left_out=left_out)
+    return Task(network=network, form=form, start=start, todo=todo)
 
 
 def fine_tune(
@@ -88,7 +91,8 @@ def fine_tune(
     Goes on from a checkpoint if one fits. Begins from `job.warm_start` where that is of the same form and size, and DPO
     and KTO are held to where it began. Raises `TrainingError`.
     """
-    task = ready(file, tokens, job, method, settings)
+    examples, left_out = read_examples(job, method, tokens, settings.max_length)
+    task = ready(file, job, method, settings, examples)
     made_of = signature(job, method, settings)
     decided = kept_plan(job.output / CHECKPOINTS, made_of, task.plan)
     memory.set_up(task.network, task.form, decided)
@@ -102,7 +106,7 @@ def fine_tune(
         output=job.output,
         signature=made_of,
     )
-    outcome = train(task.network, task.form, task.todo.examples, plan, report, reference=task.start)
+    outcome = train(task.network, task.form, examples, plan, report, reference=task.start)
     save_form(task.form, file, job.output / "adapter")
     return TrainingResult(
         adapter=job.output / "adapter",
@@ -110,7 +114,7 @@ def fine_tune(
         steps=outcome.steps,
         tokens=outcome.tokens,
         examples=outcome.examples,
-        left_out=task.left_out,
+        left_out=left_out,
         base_loss=outcome.base_loss,
         trained_loss=outcome.trained_loss,
         seconds=outcome.seconds,

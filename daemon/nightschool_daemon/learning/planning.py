@@ -1,0 +1,382 @@
+"""Job `plan`: what a training would take on this machine, and what each form of delivery would cost.
+
+The stages are those of a run, but nothing is pinned, no model is loaded, and what trains only plans. So prompts are put
+into ChatML here, where a run has Ollama render them: they are about as long.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nightschool_daemon import codec
+from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
+from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
+from nightschool_daemon.learning.base_file import open_base
+from nightschool_daemon.learning.dataset import Dataset, Rendered, Workshop, build_dataset, material_of
+from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
+from nightschool_daemon.learning.engine import memory
+from nightschool_daemon.learning.engine.examples import Answer, Example, divided
+from nightschool_daemon.learning.engine.forms import Neurons
+from nightschool_daemon.learning.engine.route import read_examples, ready
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.loading import load_tokens
+from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
+from nightschool_daemon.learning.split import check_choices, group_rows, sides_of
+from nightschool_daemon.learning.training import limit_threads, route_of
+from nightschool_daemon.learning.worker import WorkerContext
+from nightschool_daemon.ollama.abilities import probe_abilities
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.plans import DeliveryCost, MemoryPlan, PlannedTraining, PlanRequest, Route, TrainingPlan
+from nightschool_hookspecs.records import (
+    Budget,
+    Hyperparameters,
+    ItemRole,
+    Material,
+    Message,
+    MethodChoice,
+    ServerAbilities,
+    Side,
+    TrainingJob,
+    TrainingMethod,
+    TrainingResult,
+)
+from nightschool_hookspecs.services import GenerationError, TrainingError
+
+ASSUMED_EXAMPLES, ASSUMED_TOKENS = 100, 128
+"""What is planned for where no data are given; a third of an example is its answer."""
+CLOSING = "<|im_end|>"
+LOADED_BYTES = 4
+"""A weight in transformers' 32-bit floats."""
+REST_BYTES = 2_000_000_000
+"""Libraries and activations of that route: a rule of thumb."""
+TOKENS_A_PASS_OF_TRANSFORMERS = 1024
+FLOPS_PER_CORE = 1.6e10
+"""32-bit operations that one core of an ordinary machine sustains in training: a rule of thumb."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What would be learned from."""
+
+    material: Material
+    hyperparameters: Hyperparameters
+    events: int
+    """That are learned from."""
+    held_out: int
+    """Prompts that an exam would ask."""
+    left_out: Counter[str]
+    assumed: str | None
+
+
+def run(context: WorkerContext) -> None:
+    """Plan, and leave `TrainingPlan`."""
+    directory = context.run.step(Job.PLAN)
+    request = codec.from_json((directory / "request.json").read_bytes(), PlanRequest)
+    limit_threads(context.settings.training.threads)
+    file = open_base(request.gguf)
+    data = _data_of(context, request) if request.has_events else _assumed(context, request)
+    rehearsal = Rehearsal(context=context, file=file, digest=request.weights_digest, assumed=data.assumed is not None)
+    problem = _rehearsed(context, rehearsal, _job(context, request, data, file))
+    plan = TrainingPlan(
+        base=request.base,
+        architecture=file.architecture,
+        parameters=_parameters(file),
+        file_bytes=sum(one.bytes for one in file.tensors.values()),
+        route=rehearsal.route,
+        assumed=data.assumed,
+        events=data.events,
+        held_out=data.held_out,
+        events_left_out=dict(data.left_out),
+        trainings=tuple(rehearsal.found),
+        problem=problem,
+        loaded_bytes=request.loaded_bytes,
+    )
+    context.run.finish(Job.PLAN, plan if problem is not None else _with_deliveries(plan, context, file, rehearsal))
+
+
+# --------------------------------------------------------------------------- what is learned from
+
+
+def _assumed(context: WorkerContext, request: PlanRequest) -> Data:
+    """Where no data are given."""
+    method = TrainingMethod.SFT if request.method is MethodChoice.AUTO else TrainingMethod(request.method.value)
+    count = ASSUMED_EXAMPLES
+    material = Material(
+        examples=count if method is TrainingMethod.SFT else 0,
+        better_known=0,
+        pairs=count if method is TrainingMethod.DPO else 0,
+        liked=count // 2 if method is TrainingMethod.KTO else 0,
+        disliked=count // 2 if method is TrainingMethod.KTO else 0,
+    )
+    store = JournalStore({}, context.run.step(Job.PLAN) / "store.jsonl")
+    return Data(
+        material=material,
+        hyperparameters=context.hooks.suggest_hyperparameters(
+            specialty=context.info.specialty, examples=count, store=store, seed=context.info.seed
+        ),
+        events=count,
+        held_out=0,
+        left_out=Counter(),
+        assumed=f"{count} examples of {ASSUMED_TOKENS} tokens, a third of them the answer, as no data were named",
+    )
+
+
+def _data_of(context: WorkerContext, request: PlanRequest) -> Data:
+    """The dataset that a run would build of the events, in `dataset/`."""
+    directory = context.run.step(Job.PLAN)
+    rows = tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow))
+    groups = group_rows(rows)
+    choices = check_choices(groups, context.hooks.select_held_out(groups=groups, seed=context.info.seed))
+    sides = sides_of(groups, choices)
+    training = [row.event for row in rows if sides.get(row.group) is Side.TRAINING]
+    workshop = Workshop(
+        hooks=context.hooks,
+        info=context.info,
+        measure=CombinedMeasure(context.hooks, no_embeddings),
+        generate=_asks_nobody,
+        retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
+        store=JournalStore(read_snapshot(context.run.step(Step.PREPARE) / "store.json"), directory / "store.jsonl"),
+    )
+    budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
+    dataset = build_dataset(workshop, rows, sides, budget)
+    (directory / "dataset").mkdir()
+    Rendered.of(dataset, _chat_ml(request.system), CLOSING).write(directory / "dataset")
+    return Data(
+        material=material_of(dataset, rows),
+        hyperparameters=context.hooks.suggest_hyperparameters(
+            specialty=context.info.specialty,
+            examples=len(dataset.examples),
+            store=workshop.store,
+            seed=context.info.seed,
+        ),
+        events=_events(dataset),
+        held_out=sum(item.role is ItemRole.GAIN for item in dataset.items),
+        left_out=Counter(one.reason for one in dataset.left_out),
+        assumed=None,
+    )
+
+
+def _events(dataset: Dataset) -> int:
+    examples = {one.event_id for one in dataset.examples}
+    return len(examples | {one.event_id for one in dataset.pairs} | {one.event_id for one in dataset.labels})
+
+
+def _asks_nobody(messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
+    raise GenerationError("A plan asks no model.")
+
+
+def _chat_ml(system: str | None) -> Callable[[Sequence[Message]], str]:
+    """What stands around the turns of a conversation in most templates, or as much."""
+
+    def render(messages: Sequence[Message]) -> str:
+        turns = [(one.role.value, one.content) for one in messages]
+        if system and (not turns or turns[0][0] != "system"):
+            turns.insert(0, ("system", system))
+        return (
+            "".join(f"<|im_start|>{role}\n{content}{CLOSING}\n" for role, content in turns) + "<|im_start|>assistant\n"
+        )
+
+    return render
+
+
+# --------------------------------------------------------------------------- the trainings
+
+
+@dataclass(kw_only=True)
+class Rehearsal:
+    """`Train` for the training plugins: plans what they ask for, and trains nothing."""
+
+    context: WorkerContext
+    file: GgufFile
+    digest: str
+    assumed: bool
+    found: list[PlannedTraining] = field(default_factory=list)
+    expected: Expected | None = None
+    """What the last of them touches."""
+    route: Route | None = None
+
+    def __call__(self, job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
+        self.route = route_of(self.file, self.context.settings.training.engine, method, hyperparameters)
+        examples, left_out = self._examples(job, method, hyperparameters)
+        # what an earlier training left does not change what this one takes
+        alone = replace(job, warm_start=None, requires_start=False)
+        planner = self._packed if self.route is Route.PACKED else self._by_rule_of_thumb
+        decided, parameters = planner(alone, method, hyperparameters, examples)
+        self.found.append(
+            PlannedTraining(
+                method=method,
+                hyperparameters=hyperparameters,
+                examples=len(examples),
+                left_out=left_out,
+                tokens=sum(map(len, examples)),
+                longest=max(map(len, examples)),
+                parameters=parameters,
+                memory=decided,
+            )
+        )
+        return TrainingResult(
+            adapter=job.output,
+            methods=(method,),
+            steps=0,
+            tokens=0,
+            examples=len(examples),
+            left_out=left_out,
+            base_loss=0.0,
+            trained_loss=0.0,
+            seconds=decided.seconds,
+        )
+
+    def _examples(
+        self, job: TrainingJob, method: TrainingMethod, settings: Hyperparameters
+    ) -> tuple[list[Example], int]:
+        if self.assumed:
+            return [_example(method)] * ASSUMED_EXAMPLES, 0
+        tokens = load_tokens(self.file, self.digest, self.context.settings.state_directory / "cache")
+        return read_examples(job, method, tokens, settings.max_length)
+
+    def _packed(
+        self, job: TrainingJob, method: TrainingMethod, settings: Hyperparameters, examples: list[Example]
+    ) -> tuple[MemoryPlan, int]:
+        task = ready(self.file, job, method, settings, examples)
+        decided = task.plan()
+        memory.set_up(task.network, task.form, decided)
+        self.expected = Expected(
+            settings=settings,
+            trained_from=decided.trained_from,
+            neurons=task.form.count if isinstance(task.form, Neurons) else 0,
+        )
+        return decided, task.form.size()
+
+    def _by_rule_of_thumb(
+        self, job: TrainingJob, _method: TrainingMethod, settings: Hyperparameters, examples: list[Example]
+    ) -> tuple[MemoryPlan, int]:
+        self.expected = Expected(settings=settings)
+        touched = [one.shape for one in self.file.tensors.values() if self.expected.touches(one)]
+        trained = settings.lora_r * sum(map(sum, touched))
+        decided = rough_plan(
+            parameters=_parameters(self.file),
+            trained=trained,
+            layers=self.file.number("block_count") or 0,
+            tokens=settings.num_epochs * sum(map(len, divided(examples, job.seed, settings.num_epochs).learned)),
+        )
+        if decided.peak_bytes > decided.available_bytes:
+            raise TrainingError(
+                f"Through transformers this base needs about {decided.peak_bytes / 1e9:.1f} GB of memory, and "
+                f"{decided.available_bytes / 1e9:.1f} GB can be had. Choose a smaller base, or one of an architecture "
+                "that the packed engine trains."
+            )
+        return decided, trained
+
+
+def rough_plan(*, parameters: int, trained: int, layers: int, tokens: int) -> MemoryPlan:
+    """What a training through transformers takes, by rules of thumb: six operations for each weight and token."""
+    threads = os.cpu_count() or 1
+    return MemoryPlan(
+        tokens_a_pass=TOKENS_A_PASS_OF_TRANSFORMERS,
+        checkpointed=0,
+        layers=layers,
+        peak_bytes=parameters * LOADED_BYTES + trained * memory.FLOAT * (1 + memory.STATES) + REST_BYTES,
+        available_bytes=int(memory.free_memory() * memory.FREE_SHARE) + memory.resident_bytes(),
+        seconds=6 * parameters * tokens / (FLOPS_PER_CORE * threads),
+        is_rough=True,
+    )
+
+
+def _example(method: TrainingMethod) -> Example:
+    answer = ASSUMED_TOKENS // 3
+    answers = 2 if method is TrainingMethod.DPO else 1
+    return Example(
+        prompt=(0,) * (ASSUMED_TOKENS - answer), answers=tuple(Answer(tokens=(0,) * answer) for _ in range(answers))
+    )
+
+
+def _job(context: WorkerContext, request: PlanRequest, data: Data, file: GgufFile) -> TrainingJob:
+    directory = context.run.step(Job.PLAN)
+    return TrainingJob(
+        base_gguf=request.gguf,
+        base_digest=request.weights_digest,
+        architecture=file.architecture,
+        dataset=directory / "dataset",
+        output=directory / "output",
+        material=data.material,
+        method=request.method,
+        hyperparameters=data.hyperparameters,
+        seed=context.info.seed,
+        context=context.settings.exam.context_tokens,
+        is_rehearsal=True,
+    )
+
+
+def _rehearsed(context: WorkerContext, rehearsal: Rehearsal, job: TrainingJob) -> str | None:
+    """Have the plugins ask for their trainings. Returns why it cannot be trained, None where it can."""
+    try:
+        if context.hooks.train_adapter(job=job, train=rehearsal) is None:
+            return (
+                f"There is nothing in the data that the method '{job.method}' learns from. Corrections and liked "
+                "answers are what a model learns from."
+            )
+    except TrainingError as error:
+        return str(error)
+    return None
+
+
+def _parameters(file: GgufFile) -> int:
+    return sum(math.prod(one.shape) for one in file.tensors.values())
+
+
+# --------------------------------------------------------------------------- the delivery
+
+
+def _with_deliveries(plan: TrainingPlan, context: WorkerContext, file: GgufFile, rehearsal: Rehearsal) -> TrainingPlan:
+    if rehearsal.expected is None:
+        return plan
+    server = _probed(context, plan.base, plan.architecture)
+    narrow, wide = (rehearsal.expected.target(file, server, widest=widest) for widest in (False, True))
+    least, most = (context.hooks.choose_delivery(target=target) for target in (narrow, wide))
+    taken, why, problem = None, "", None
+    try:
+        decision = chosen(least, context.settings.delivery, server)
+        taken, why = decision.plan.form, decision.why
+    except ExportError as error:
+        problem = str(error)
+    widest = {one.form: one for one in most}
+    return replace(
+        plan,
+        server=server.version,
+        deliveries=tuple(
+            DeliveryCost(
+                form=one.form,
+                least_bytes=one.version_bytes,
+                most_bytes=widest.get(one.form, one).version_bytes,
+                shared_bytes=one.shared_bytes,
+                reason=one.reason,
+                is_chosen=one.form is taken,
+            )
+            for one in least
+        ),
+        not_delivered=tuple(absent(least, narrow)),
+        why_delivery=why,
+        delivery_problem=problem,
+    )
+
+
+def _probed(context: WorkerContext, base: str, architecture: str) -> ServerAbilities:
+    """Ask the server, and leave it as it was: a base that only this had loaded is unloaded."""
+    http = OllamaHttp(context.settings.ollama)
+    scratch: Path = context.run.step(Job.PLAN) / "probe"
+    try:
+        before = {one.name for one in http.loaded()}
+        abilities = probe_abilities(http, base, architecture, scratch)
+        for one in http.loaded():
+            if one.name == base and base not in before:
+                http.unload(base)
+        return abilities
+    finally:
+        http.close()
+        shutil.rmtree(scratch, ignore_errors=True)

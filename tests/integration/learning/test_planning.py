@@ -1,0 +1,228 @@
+"""What a plan tells, by a worker's room in this process and a real server that stays as it was."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+from nightschool_daemon import codec
+from nightschool_daemon.config import (
+    DeliverySettings,
+    EngineChoice,
+    OllamaSettings,
+    Settings,
+    StateSettings,
+    TrainingSettings,
+)
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.jobs import EventRow, Job, RunDirectory, Step
+from nightschool_daemon.learning import planning
+from nightschool_daemon.learning.engine import memory
+from nightschool_daemon.learning.worker import WorkerContext
+from nightschool_daemon.ollama.storage import sha256_of
+from nightschool_daemon.plans import PlanRequest, Route, TrainingPlan
+from nightschool_hookspecs.records import (
+    DeliveryForm,
+    Event,
+    FeedbackType,
+    MethodChoice,
+    RunInfo,
+    Specialty,
+    TrainingMethod,
+)
+from support.night import import_tiny
+from support.ollama_server import OllamaServer
+from support.tiny_architectures import write_tiny_architecture
+
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+BASE = "planned:1m"
+SPECIALTY = Specialty(base=BASE, artifact_type="manual")
+
+
+class Desk:
+    """Where plans are made."""
+
+    def __init__(self, directory: Path, server: OllamaServer, gguf: Path) -> None:
+        self.directory, self.server, self.gguf = directory, server, gguf
+        self.settings = Settings(
+            ollama=OllamaSettings(host=server.url, models_directory=server.models_directory),
+            state=StateSettings(directory=directory / "state"),
+            training=TrainingSettings(threads=1),
+        )
+        self.tables: dict[str, dict[str, object]] = {}
+
+    def plan(
+        self, method: MethodChoice = MethodChoice.SFT, events: list[Event] | None = None, gguf: Path | None = None
+    ) -> TrainingPlan:
+        """A plan as the worker leaves it."""
+        run = RunDirectory(path=self.directory)
+        for step in (Step.PREPARE, Job.PLAN):
+            run.step(step).mkdir()
+        file = gguf or self.gguf
+        request = PlanRequest(
+            base=BASE,
+            weights_digest=sha256_of(file),
+            gguf=file,
+            method=method,
+            system=None,
+            loaded_bytes=0,
+            has_events=events is not None,
+        )
+        (run.step(Job.PLAN) / "request.json").write_text(codec.to_json(request))
+        rows = [
+            EventRow(event=one, group=one.id, side=None, trained_on=False, arrival=number)
+            for number, one in enumerate(events or ())
+        ]
+        (run.step(Step.PREPARE) / "events.jsonl").write_text("".join(f"{codec.to_json(row)}\n" for row in rows))
+        info = RunInfo(id="plan", specialty=SPECIALTY, seed=1, started_at=NOW, reason="plan", directory=self.directory)
+        hooks = Hooks.load(plugin_directory=None, tables=self.tables)
+        planning.run(WorkerContext(step=Job.PLAN, run=run, info=info, settings=self.settings, hooks=hooks))
+        return run.result(Job.PLAN, TrainingPlan)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, ollama: OllamaServer, tiny_gguf: Path) -> Desk:
+    torch.set_num_threads(1)
+    import_tiny(ollama, tiny_gguf, BASE)
+    return Desk(tmp_path, ollama, tiny_gguf)
+
+
+def corrections(count: int) -> list[Event]:
+    return [
+        Event(
+            id=f"c-{number}",
+            source="test",
+            timestamp=NOW,
+            artifact_type="manual",
+            model=BASE,
+            input_data=f"greet guest {number}",
+            ai_output="go away",
+            corrected_output="hello",
+            feedback_type=FeedbackType.USER_CORRECTION,
+        )
+        for number in range(count)
+    ]
+
+
+def test_without_data_an_assumption_is_planned_for_and_told(desk: Desk) -> None:
+    plan = desk.plan()
+    assert plan.assumed is not None
+    assert plan.assumed.startswith("100 examples of 128 tokens")
+    assert (plan.route, plan.problem, plan.architecture) == (Route.PACKED, None, "llama")
+    (training,) = plan.trainings
+    assert (training.examples, training.tokens, training.longest) == (100, 12_800, 128)
+    assert 0 < training.memory.peak_bytes <= training.memory.available_bytes
+    assert training.memory.seconds > 0
+
+
+def test_ollama_is_as_it_was(desk: Desk) -> None:
+    before = desk.server.tags(), desk.server.blobs()
+    desk.plan(events=corrections(20))
+    assert (desk.server.tags(), desk.server.blobs()) == before
+
+
+def test_events_are_divided_as_a_run_would(desk: Desk) -> None:
+    plan = desk.plan(events=corrections(40))
+    assert plan.assumed is None
+    assert (plan.events, plan.held_out, plan.trainings[0].examples) == (32, 8, 32)
+    # greet guest 7, hello, and what stands around them: a character is a token
+    assert 32 * len("greet guest 7hello") < plan.trainings[0].tokens < 32 * 100
+
+
+def test_preferences_on_top_of_wanted_answers_are_two_trainings(desk: Desk) -> None:
+    desk.tables = {"training_dpo": {"fewest_pairs": 10}}
+    plan = desk.plan(MethodChoice.AUTO, events=corrections(40))
+    assert [one.method for one in plan.trainings] == [TrainingMethod.SFT, TrainingMethod.DPO]
+    assert plan.seconds == pytest.approx(sum(one.memory.seconds for one in plan.trainings))
+
+
+@pytest.mark.parametrize("method", [MethodChoice.DPO, MethodChoice.KTO])
+def test_other_methods_are_planned_without_data_too(desk: Desk, method: MethodChoice) -> None:
+    plan = desk.plan(method)
+    assert [one.method.value for one in plan.trainings] == [method.value]
+
+
+def test_data_that_the_method_learns_nothing_from_are_told(desk: Desk) -> None:
+    liked = [replace(one, corrected_output=None, feedback_type=FeedbackType.SUCCESS) for one in corrections(20)]
+    plan = desk.plan(MethodChoice.DPO, events=liked)
+    assert plan.problem is not None
+    assert "no pair of a better and a worse answer" in plan.problem
+    assert not plan.deliveries
+
+
+def test_every_form_that_the_server_takes_has_its_cost(desk: Desk) -> None:
+    plan = desk.plan()
+    costs = {one.form: one for one in plan.deliveries}
+    assert set(costs) == {DeliveryForm.SPLIT, DeliveryForm.FUSED}
+    split, fused = costs[DeliveryForm.SPLIT], costs[DeliveryForm.FUSED]
+    assert (split.is_chosen, fused.is_chosen) == (True, False)
+    assert split.least_bytes <= split.most_bytes
+    assert split.least_bytes + split.shared_bytes == fused.least_bytes == plan.file_bytes
+    assert plan.not_delivered == ("Ollama 0.34.3 takes no LoRA adapters.",)
+
+
+def test_a_budget_that_nothing_fits_is_told(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, delivery=DeliverySettings(max_version_mb=0.01))
+    plan = desk.plan()
+    assert plan.delivery is None
+    assert plan.delivery_problem is not None
+    assert plan.delivery_problem.startswith("A version may cost 0.01 MB (delivery.max_version_mb)")
+
+
+def test_a_training_that_does_not_fit_says_what_to_change(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda _device: 1000)
+    plan = desk.plan()
+    assert plan.problem is not None
+    assert plan.problem.startswith("An example of 128 tokens needs")
+    assert "Lower max_length" in plan.problem
+    assert not plan.trainings
+
+
+def test_layers_that_are_left_out_cost_nothing_in_a_version(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, planned = desk.plan(), memory.plan
+    for step in (Step.PREPARE, Job.PLAN):
+        desk.directory.joinpath(step.value).rename(desk.directory / f"first-{step.value}")
+    monkeypatch.setattr(
+        memory, "plan", lambda *given: replace(planned(*given, available=10**12), trained_from=1, checkpointed=1)
+    )
+    upper = desk.plan()
+    assert upper.delivery is not None
+    assert whole.delivery is not None
+    assert upper.delivery.least_bytes * 2 == whole.delivery.least_bytes
+    assert upper.trainings[0].parameters * 2 == whole.trainings[0].parameters
+
+
+def test_models_with_experts_are_refused(desk: Desk, tmp_path: Path) -> None:
+    plan = desk.plan(gguf=write_tiny_architecture(tmp_path / "moe.gguf", "qwen3moe"))
+    assert (plan.route, plan.trainings) == (None, ())
+    assert plan.problem is not None
+    assert plan.problem.startswith("Models with experts (MoE), as this qwen3moe, cannot be trained.")
+
+
+def test_the_route_by_transformers_is_told_and_rough(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, training=TrainingSettings(threads=1, engine=EngineChoice.TRANSFORMERS))
+    plan = desk.plan()
+    assert plan.route is Route.TRANSFORMERS
+    (training,) = plan.trainings
+    assert training.memory.is_rough
+    assert training.memory.peak_bytes > 4 * plan.parameters
+    assert plan.delivery is not None
+
+
+def test_that_route_says_when_its_weights_do_not_fit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.settings = replace(desk.settings, training=TrainingSettings(threads=1, engine=EngineChoice.TRANSFORMERS))
+    monkeypatch.setattr(memory, "free_memory", lambda: 0)
+    plan = desk.plan()
+    assert plan.problem is not None
+    assert plan.problem.startswith("Through transformers this base needs about")
+
+
+def test_the_same_parameters_are_trained_as_planned(desk: Desk) -> None:
+    """The rule of thumb counts what the engine makes."""
+    packed = desk.plan()
+    for step in (Step.PREPARE, Job.PLAN):
+        desk.directory.joinpath(step.value).rename(desk.directory / f"first-{step.value}")
+    desk.settings = replace(desk.settings, training=TrainingSettings(threads=1, engine=EngineChoice.TRANSFORMERS))
+    assert desk.plan().trainings[0].parameters == packed.trainings[0].parameters

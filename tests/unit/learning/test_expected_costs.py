@@ -1,0 +1,92 @@
+"""What a version is expected to cost, against what lessons of that form then do cost."""
+
+import numpy as np
+import pytest
+
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.delivery import Expected, target_of
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.lesson import LowRank, LowRankLesson, NeuronLesson
+from nightschool_daemon.plans import cost_text, duration
+from nightschool_hookspecs.records import DeliveryTarget, Hyperparameters, ServerAbilities, TrainedForm
+from support.tiny_architectures import write_tiny_architecture
+
+SERVER = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama")
+RANK = 4
+LORA = Hyperparameters(lora_r=RANK)
+GROUPED = Hyperparameters(lora_r=RANK, form=TrainedForm.GROUPED)
+GENERATOR = np.random.default_rng(0)
+USUAL_NOISE = 1.0
+
+
+@pytest.fixture(scope="module", params=["Q4_K", "Q8_0", "F16"])
+def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GgufFile:
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    return gguf_file.read(write_tiny_architecture(path, "llama", kind=request.param))
+
+
+def low_rank(file: GgufFile, *, group: int) -> LowRankLesson:
+    """A lesson on every matrix of every block, of a tenth of the weights' size."""
+    factors = {}
+    for name, one in file.tensors.items():
+        if name.startswith("blk.") and len(one.shape) == 2:
+            rows, columns = one.shape
+            down = np.repeat(GENERATOR.standard_normal((RANK, columns // group)), group, axis=1)
+            up = GENERATOR.standard_normal((rows, RANK)) * 0.005
+            factors[name] = LowRank(module=name, down=down.astype(np.float32), up=up.astype(np.float32), scale=1.0)
+    return LowRankLesson(file, factors, group=group)
+
+
+def version_bytes(target: DeliveryTarget) -> int:
+    return sum(one.delivered_bytes for one in target.tensors if one.touched)
+
+
+def touched(target: DeliveryTarget) -> set[str]:
+    return {one.name for one in target.tensors if one.touched}
+
+
+@pytest.mark.parametrize(("settings", "group"), [(LORA, 1), (GROUPED, 32)], ids=["lora", "grouped"])
+def test_a_lora_costs_what_was_expected(file: GgufFile, settings: Hyperparameters, group: int) -> None:
+    paid = target_of(low_rank(file, group=group), SERVER, USUAL_NOISE)
+    least, most = (Expected(settings=settings).target(file, SERVER, widest=widest) for widest in (False, True))
+    assert touched(least) == touched(most) == touched(paid)
+    assert least.adapter_bytes == paid.adapter_bytes
+    assert version_bytes(paid) <= version_bytes(most)
+    assert version_bytes(least) <= version_bytes(most)
+
+
+def test_added_neurons_cost_exactly_what_was_expected(file: GgufFile) -> None:
+    count = 256
+    width, layers = file.number("embedding_length") or 0, file.number("block_count") or 0
+    shapes = {"ffn_gate": (count, width), "ffn_up": (count, width), "ffn_down": (width, count)}
+    lesson = NeuronLesson(
+        file,
+        {f"blk.{n}.{part}": np.zeros(shape, np.float32) for n in range(layers) for part, shape in shapes.items()},
+    )
+    paid = target_of(lesson, SERVER, USUAL_NOISE)
+    expected = Expected(settings=Hyperparameters(form=TrainedForm.NEURONS), neurons=count)
+    for widest in (False, True):
+        assert expected.target(file, SERVER, widest=widest) == paid
+
+
+def test_chosen_parts_and_upper_layers_alone_are_touched(file: GgufFile) -> None:
+    expected = Expected(settings=Hyperparameters(lora_layers=("attn_q", "ffn_down")), trained_from=1)
+    assert touched(expected.target(file, SERVER, widest=True)) == {"blk.1.attn_q.weight", "blk.1.ffn_down.weight"}
+
+
+def test_neither_norms_nor_the_embedding_are_touched(file: GgufFile) -> None:
+    names = touched(Expected(settings=LORA).target(file, SERVER, widest=False))
+    assert names
+    assert all(len(file.tensors[name].shape) == 2 and name.startswith("blk.") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.1, "1 s"), (99, "99 s"), (100, "2 min"), (5990, "100 min"), (6000, "1.7 h")]
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_costs_read_well() -> None:
+    assert cost_text(1_000_000, 2_500_000, 0) == "1.0 to 2.5 MB a version"
+    assert cost_text(1_000_000, 1_000_001, 3_000_000) == "1.0 MB a version, 3.0 MB shared by all versions"
