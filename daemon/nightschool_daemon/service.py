@@ -411,7 +411,7 @@ class LogListener:
         logger.debug("run %s: %s done", run_id, step)
 
     def note(self, run_id: str, text: str) -> None:
-        logger.warning("run %s: %s", run_id, text)
+        logger.info("run %s: %s", run_id, text)
 
 
 class SendingListener:

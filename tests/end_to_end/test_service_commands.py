@@ -104,6 +104,8 @@ def test_training_by_hand_makes_a_model_and_nothing_else(night: Night, fresh_oll
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(fresh_ollama.tags()) == before | {"polite:latest"}
     assert "loss by SFT" in done.stdout
+    assert "What is left of the lesson" in done.stdout
+    assert "delivered as split: " in done.stderr
     again = night.run("train", TINY, "--data", str(data), "--name", "polite")
     assert again.returncode == 1
     assert "polite:latest" in again.stderr

@@ -52,6 +52,10 @@ Noise has no direction, the lesson has one: noise of twice the change's energy s
 """
 
 
+Measured = Callable[[ExportResult], Losses]
+"""The losses of base, trained and delivered network, once the files are written."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
     """What is delivered, and under which name."""
@@ -82,15 +86,24 @@ def run(context: WorkerContext) -> None:
     name = f"{base.name.replace(':', '-').replace('/', '-')}.{context.info.specialty.artifact_type}"
     context.progress(0, 1, "measure what was learned")
     measure = Measure.of(context, base, lesson)
+    delivered = attempted(context, lesson, abilities, name, measure.of_delivered)
+    context.run.finish(Step.EXPORT, delivered)
+
+
+def attempted(
+    context: WorkerContext, lesson: Lesson, abilities: ServerAbilities, name: str, measured: Measured
+) -> ExportResult:
+    """Write the lesson in wider types each time, until enough of it is left by `measured`. Raises `ExportError`."""
+    directory = context.run.step(Step.EXPORT)
     result: ExportResult | None = None
     for number, noise in enumerate(ALLOWED_NOISE, start=1):
         decision = _decided(context, target_of(lesson, abilities, noise), result)
         _require_disk(directory, decision.plan, context.settings.delivery.min_free_gb)
         parcel = Parcel(lesson=lesson, name=name, directory=directory, allowed_noise=noise, report=context.progress)
-        result = _written(parcel, decision, abilities, measure, number)
+        result = _written(parcel, decision, abilities, number)
+        result = replace(result, held_in=measured(result))
         if _kept(result) >= context.settings.delivery.min_kept:
-            context.run.finish(Step.EXPORT, result)
-            return
+            return result
     raise ExportError(f"{_left_in(result, context)} Lower it, or give the lesson more feedback: a larger one survives.")
 
 
@@ -108,21 +121,16 @@ def _decided(context: WorkerContext, target: DeliveryTarget, before: ExportResul
     return decision
 
 
-def _written(
-    parcel: Parcel, decision: Decision, abilities: ServerAbilities, measure: "Measure", attempts: int
-) -> ExportResult:
-    """One attempt: write, read back, measure."""
-    plan = decision.plan
-    result = ExportResult(
+def _written(parcel: Parcel, decision: Decision, abilities: ServerAbilities, attempts: int) -> ExportResult:
+    return ExportResult(
         abilities=abilities,
-        plan=plan,
-        files=WRITERS[plan.form](parcel),
+        plan=decision.plan,
+        files=WRITERS[decision.plan.form](parcel),
         touched=parcel.lesson.touched,
         others=decision.others,
         why=decision.why,
         attempts=attempts,
     )
-    return replace(result, held_in=measure.of_delivered(result))
 
 
 def _kept(result: ExportResult | None) -> float:

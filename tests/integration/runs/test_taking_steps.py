@@ -10,11 +10,11 @@ import pytest
 
 from nightschool_daemon.config import OllamaSettings, Settings, StateSettings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import Step
+from nightschool_daemon.jobs import NOTES, Step
 from nightschool_daemon.ledger import FILE_NAME, Ledger, LedgerError
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.ollama.http import OllamaHttp
-from nightschool_daemon.runs import RunRefused, Runs, pipeline
+from nightschool_daemon.runs import RunRefused, Runs, pipeline, worker_process
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.listener import SilentListener
 from nightschool_daemon.runs.reasons import ASKED
@@ -99,6 +99,20 @@ def test_damaged_step_that_comes_out_the_same_leaves_later_ones_alone(context: S
     (context.directory.step(Step.SELECT) / "made.txt").unlink()
     take(context, steps, times)
     assert times == [Step.SPLIT, Step.SELECT, Step.TRAIN, Step.SELECT]
+
+
+def test_what_a_worker_says_is_told_once_and_whole(context: StepContext) -> None:
+    file = context.directory.step(Step.EXPORT) / NOTES
+    assert worker_process._tell_notes(context, Step.EXPORT, 0) == 0
+    file.parent.mkdir()
+    file.write_text("split costs 5 MB.\nhalf a sen")
+    told = worker_process._tell_notes(context, Step.EXPORT, 0)
+    assert notes(context) == ["export: split costs 5 MB."]
+    file.write_text("split costs 5 MB.\nhalf a sentence, gr\u00f6\u00dfer.\n", encoding="utf-8")
+    told = worker_process._tell_notes(context, Step.EXPORT, told)
+    assert notes(context) == ["export: split costs 5 MB.", "export: half a sentence, gr\u00f6\u00dfer."]
+    assert worker_process._tell_notes(context, Step.EXPORT, told) == told
+    assert len(notes(context)) == 2
 
 
 def test_what_does_not_last_is_no_part_of_a_step(context: StepContext) -> None:
