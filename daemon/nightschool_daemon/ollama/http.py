@@ -59,9 +59,6 @@ class ShownModel:
     architecture: str
     capabilities: tuple[str, ...]
     template: str
-    parameter_count: int
-    embedding_parameters: int
-    """Weights of the token embedding, which no lesson touches; 0 where the server does not tell."""
     embedding_length: int
     """Width of the residual stream."""
     attention_width: int
@@ -165,8 +162,6 @@ class OllamaHttp:
             architecture=architecture,
             capabilities=tuple(body.get("capabilities") or ()),
             template=body.get("template", ""),
-            parameter_count=int(info.get("general.parameter_count") or 0),
-            embedding_parameters=width * int(info.get(f"{architecture}.vocab_size") or 0),
             embedding_length=width,
             attention_width=heads * head_width,
         )

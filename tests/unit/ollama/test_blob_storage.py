@@ -28,8 +28,6 @@ SHOWN = ShownModel(
     architecture="llama",
     capabilities=(),
     template="",
-    parameter_count=1,
-    embedding_parameters=1,
     embedding_length=1,
     attention_width=1,
 )

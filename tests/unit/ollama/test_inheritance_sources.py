@@ -39,8 +39,6 @@ def shown(modelfile: str = MODELFILE, name: str = "tiny:1m") -> ShownModel:
         architecture="llama",
         capabilities=("completion",),
         template="",
-        parameter_count=1,
-        embedding_parameters=1,
         embedding_length=1,
         attention_width=1,
     )
