@@ -8,7 +8,7 @@ from benchmarks import forms, tasks
 from nightschool_daemon.learning.rows import Row
 from support.base_models import MODELS
 
-PAIRS = 64
+PAIRS = 32
 BATCH = 8
 RANK = 16
 HEAD_WIDTH, HEAD_VOCABULARY = 640, 262_144

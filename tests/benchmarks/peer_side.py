@@ -30,14 +30,24 @@ CONVERTER = "llama-cpp-python==0.3.36"
 
 
 def trl_sft(model: str, _seed: int) -> Figures:
-    """The same by TRL, as fast as it goes: rows of like length together, labels on answers alone."""
+    """The same by TRL with its options for speed: 16-bit floats, rows of like length together."""
+    return _trl_sft(model, in_16_bits=True)
+
+
+def trl_sft_in_32_bits(model: str, _seed: int) -> Figures:
+    """The same in 32-bit floats, which are faster on processors that have no products of 16 bits."""
+    return _trl_sft(model, in_16_bits=False)
+
+
+def _trl_sft(model: str, *, in_16_bits: bool) -> Figures:
+    """Labels on answers alone, as ours."""
     from datasets import Dataset
     from peft import LoraConfig
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     rows = material.rows_of(model)
-    network, tokenizer = _unpacked(model, machine.fastest_type(machine.device()))
+    network, tokenizer = _unpacked(model, in_16_bits=in_16_bits)
     data = Dataset.from_list(
         [
             {
@@ -56,7 +66,9 @@ def trl_sft(model: str, _seed: int) -> Figures:
             peft_config=LoraConfig(**LORA),
             callbacks=[_clock(marks)],
             args=SFTConfig(
-                train_sampling_strategy="group_by_length", completion_only_loss=True, **_of_peers(directory)
+                train_sampling_strategy="group_by_length",
+                completion_only_loss=True,
+                **_of_peers(directory, in_16_bits=in_16_bits),
             ),
         )
         trainer.train()
@@ -95,7 +107,16 @@ def _padded(rows: Sequence[Row]) -> tuple[Any, Any, Any]:
 
 
 def trl_dpo(model: str, _seed: int) -> Figures:
-    """The same by TRL, with the reference taken before."""
+    """The same by TRL, with the reference taken before, in 16-bit floats."""
+    return _trl_dpo(model, in_16_bits=True)
+
+
+def trl_dpo_in_32_bits(model: str, _seed: int) -> Figures:
+    """The same in 32-bit floats."""
+    return _trl_dpo(model, in_16_bits=False)
+
+
+def _trl_dpo(model: str, *, in_16_bits: bool) -> Figures:
     from datasets import Dataset
     from peft import LoraConfig
     from trl.trainer.dpo_config import DPOConfig
@@ -103,7 +124,7 @@ def trl_dpo(model: str, _seed: int) -> Figures:
 
     begin, end = MODELS[model].turn
     pairs = tasks.shell(0, material.PAIRS, 1).learned
-    network, tokenizer = _unpacked(model, machine.fastest_type(machine.device()))
+    network, tokenizer = _unpacked(model, in_16_bits=in_16_bits)
     data = Dataset.from_list(
         [
             {"prompt": begin.format(prompt=one.prompt), "chosen": one.answer + end, "rejected": other.answer + end}
@@ -118,22 +139,20 @@ def trl_dpo(model: str, _seed: int) -> Figures:
             train_dataset=data,
             peft_config=LoraConfig(**LORA),
             callbacks=[_clock(marks)],
-            args=DPOConfig(precompute_ref_log_probs=True, **_of_peers(directory)),
+            args=DPOConfig(precompute_ref_log_probs=True, **_of_peers(directory, in_16_bits=in_16_bits)),
         )
         trainer.train()
     return {"pairs_s": (material.PAIRS - material.BATCH) / (marks[-1] - marks[0]), "peak_mb": material.peak_mb()}
 
 
-def _of_peers(directory: str) -> dict[str, Any]:
-    """What both of TRL's trainers are told. 16-bit floats are an option; where they are slower it is not the best."""
-    import torch
-
+def _of_peers(directory: str, *, in_16_bits: bool) -> dict[str, Any]:
+    """What both of TRL's trainers are told."""
     return {
         "output_dir": directory,
         "per_device_train_batch_size": material.BATCH,
         "num_train_epochs": 1,
         "learning_rate": 5e-4,
-        "bf16": machine.fastest_type(machine.device()) is torch.bfloat16,
+        "bf16": in_16_bits,
         "use_cpu": True,
         "gradient_checkpointing": False,
         "max_length": None,
@@ -190,14 +209,14 @@ def _loaded(model: str, dtype: Any) -> tuple[Any, Any]:
     return network, AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
 
 
-def _unpacked(model: str, dtype: Any) -> tuple[Any, Any]:
+def _unpacked(model: str, *, in_16_bits: bool) -> tuple[Any, Any]:
     """The model in transformers' own files, made once: it trains none that it knows to come from a GGUF."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     kept = forms.cached() / "unpacked" / model
+    dtype = torch.bfloat16 if in_16_bits else torch.float32
     if not kept.exists():
-        import torch
-
         network, tokenizer = _loaded(model, torch.float32)
         del network.config.quantization_config
         plain = AutoModelForCausalLM.from_config(network.config)
@@ -209,7 +228,7 @@ def _unpacked(model: str, dtype: Any) -> tuple[Any, Any]:
 
 def converter_export(model: str, _seed: int) -> Figures:
     """The same adapter by llama.cpp's converter: what a call takes beyond one that only imports what it needs."""
-    _unpacked(model, machine.fastest_type(machine.device()))
+    _unpacked(model, in_16_bits=False)
     script, file = converter(), gguf_file.read(forms.fetched(model, MODELS[model]))
     with tempfile.TemporaryDirectory() as text:
         directory = Path(text)

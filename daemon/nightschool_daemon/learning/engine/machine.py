@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import time
 
@@ -37,6 +38,13 @@ def bench(dtype: torch.dtype | None = None) -> Bench:
     """A bench for this machine; in 32-bit floats for what must be exact."""
     where = device()
     return Bench(device=where, dtype=dtype or fastest_type(where), threads=torch.get_num_threads())
+
+
+def return_free_memory() -> None:
+    """Have the C library give freed memory back to the system: glibc keeps it, in pieces too small for later use."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _seconds(where: torch.device, dtype: torch.dtype) -> float:
