@@ -41,6 +41,17 @@ class EngineChoice(StrEnum):
     TRANSFORMERS = "transformers"
 
 
+class EmbeddingSource(StrEnum):
+    """Which model makes embeddings."""
+
+    AUTO = "auto"
+    """The first of those below that is there."""
+    OLLAMA = "ollama"
+    SENTENCE_TRANSFORMERS = "sentence-transformers"
+    STATIC = "static"
+    NONE = "none"
+
+
 class DeliveryChoice(StrEnum):
     """In which form a lesson is delivered."""
 
@@ -133,6 +144,27 @@ class SpecialtySettings:
     """`[specialties.default_base]`: artifact type (or `*`) -> Ollama name, for events without a model."""
     ignore: tuple[str, ...] = ()
     """Ollama names that never learn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilaritySettings:
+    """`[similarity]`"""
+
+    embedding: EmbeddingSource = EmbeddingSource.AUTO
+    ollama_model: str = ""
+    """Empty: the first by name that can embed."""
+    sentence_transformers_model: str = "all-MiniLM-L6-v2"
+    """A name or a directory; loaded from disk only."""
+    near_duplicate: float = 0.85
+    """Combined similarity, 0..1, from which two prompts are near-duplicates."""
+    max_near_duplicates: int = 16
+    """Events of one group of near-duplicates that a run learns from."""
+
+    def __post_init__(self) -> None:
+        _require(self, 0, "near_duplicate", above=True)
+        _require(self, 1, "max_near_duplicates")
+        if self.near_duplicate > 1:
+            raise ValueError(f"near_duplicate must be at most 1, not {self.near_duplicate:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +277,7 @@ class Settings:
     state: StateSettings = field(default_factory=StateSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     specialties: SpecialtySettings = field(default_factory=SpecialtySettings)
+    similarity: SimilaritySettings = field(default_factory=SimilaritySettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
     exam: ExamSettings = field(default_factory=ExamSettings)

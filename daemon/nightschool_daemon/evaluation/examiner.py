@@ -16,7 +16,8 @@ from typing import Protocol
 from nightschool_daemon import codec
 from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation.context import WorkContext
-from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
+from nightschool_daemon.evaluation.embedding import open_embed
+from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, Step, read_lines, write_durably
 from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused, OllamaUnreachable
@@ -75,7 +76,7 @@ def run(context: WorkContext) -> None:
     _forget_other_sitters(directory, sitters)
     library = OllamaLibrary(context.settings.ollama)
     options = pinned_options(exam, context.info.seed)
-    measure = CombinedMeasure(context.hooks, no_embeddings)
+    measure = CombinedMeasure(context.hooks, open_embed(context.settings))
     began = time.monotonic()
     answers = examine(
         items,

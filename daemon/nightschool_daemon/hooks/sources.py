@@ -25,6 +25,8 @@ BUILT_IN: tuple[str, ...] = (
     "reward_plain",
     "difficulty_length",
     "similarity_edit",
+    "similarity_bleu",
+    "similarity_embedding",
     "batching_threshold",
     "selection_priority",
     "negatives_plain",

@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from nightschool_daemon import codec
 from nightschool_daemon.evaluation.context import WorkContext
-from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
+from nightschool_daemon.evaluation.embedding import open_embed
+from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
     EventRow,
@@ -341,7 +342,7 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
     return Workshop(
         hooks=context.hooks,
         info=context.info,
-        measure=CombinedMeasure(context.hooks, no_embeddings),
+        measure=CombinedMeasure(context.hooks, open_embed(context.settings)),
         generate=LocalModel(OllamaLibrary(context.settings.ollama), pin, context.settings.exam),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),

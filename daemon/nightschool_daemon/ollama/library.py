@@ -130,6 +130,10 @@ class OllamaLibrary:
             done_reason=str(reason) if reason is not None else None,
         )
 
+    def embed(self, name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """A vector a text, in order. What is longer than the model's context is cut."""
+        return self._translated(lambda: self._client.embed(model=name, input=list(texts), truncate=True)).embeddings
+
     def next_token(self, name: str, prompt: str, *, context_tokens: int, top: int = 20) -> NextToken:
         """The `top` likeliest next tokens behind a raw prompt.
 

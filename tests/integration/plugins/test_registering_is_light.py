@@ -9,6 +9,7 @@ from nightschool_daemon.hooks import Hooks
 hooks = Hooks.load(plugin_directory=None, tables={})
 assert all(one.state == "active" for one in hooks.status()), hooks.status()
 heavy = {"numpy", "torch", "scipy", "gguf", "transformers", "ollama", "typer", "rich", "rapidfuzz"}
+heavy |= {"sacrebleu", "wordllama", "sentence_transformers"}
 print(",".join(sorted(heavy & set(sys.modules))))
 """
 
