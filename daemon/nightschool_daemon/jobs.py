@@ -8,7 +8,7 @@ it is removed before the step is repeated.
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -80,11 +80,25 @@ class EventRow:
     """A line of `prepare/events.jsonl`: an event of the specialty as the ledger has it."""
 
     event: Event
-    group: str
+    group: str | None
+    """Its group of near-duplicate prompts; before its prompt was placed, the prompt's own key. None: its prompt is
+    close to both sides, and the event goes to neither."""
     side: Side | None
     trained_on: bool
     arrival: int
     """Order of arrival in the ledger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRow:
+    """A line of `prepare/prompts.jsonl`: a prompt of the artifact type, whatever base it was put to."""
+
+    key: str
+    text: str
+    placed: bool
+    """Its group is decided, for good."""
+    group: str | None
+    side: Side | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +118,15 @@ class PrepareResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitResult:
-    """`split`: sides of the groups that had none."""
+    """`split`: groups of the prompts that had none, and sides of the groups that had none."""
 
     choices: tuple[SideChoice, ...]
     training_events: int
     held_out_events: int
+    groups: Mapping[str, str | None] = field(default_factory=dict)
+    """Prompt's key -> its group; None: it goes to neither side."""
+    sides: Mapping[str, Side] = field(default_factory=dict)
+    """Every group of this run that has a side."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -218,7 +218,7 @@ class ScoredEvent:
     difficulty: float
     """0 (easy) .. 1 (hard)."""
     group: str
-    """Digest shared by prompts that differ in case, white space and closing punctuation alone: one side for all."""
+    """Shared by all near-duplicates of its prompt: one side for all."""
     trained_on: bool
     """A version of the specialty was trained on it."""
 
@@ -242,7 +242,7 @@ class BatchStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptGroup:
-    """Prompts of a type that differ in case, spaces and closing punctuation alone, and their side if it was decided."""
+    """Near-duplicate prompts of a type, and their side if it was decided."""
 
     key: str
     events: int

@@ -2,18 +2,19 @@
 
     quality  = (score - 50) / 50                        -1 .. 1; without a score 0
     bonus    = by feedback type, below
-    priority = weight * (quality + bonus)
+    priority = weight * (quality + bonus)               a minor correction weighs a quarter
     reward   = priority clipped to -1 .. 1
 
 A correction counts as the correction, whatever the type of the event says: its score is that of the
-corrected text, and its bonus that of `user_correction`.
+corrected text, and its bonus that of `user_correction`. It is minor where prose was changed in nothing but white
+space, case or closing punctuation.
 """
 
 import math
 from dataclasses import dataclass
 from datetime import datetime
 
-from nightschool_hookspecs import Event, FeedbackType, Peers, RewardScore, hookimpl
+from nightschool_hookspecs import Event, FeedbackType, Peers, RewardScore, hookimpl, is_minor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class RewardPlain:
     explicit_negative: float = -1.0
     correction_score: float = 100.0
     """0..100, what a corrected text counts as."""
+    minor_correction: float = 0.25
+    """Factor on the weight of a minor correction."""
     largest_weight: float = 10.0
     """Bound of the weight that an application may give an event."""
 
@@ -52,7 +55,8 @@ class RewardPlain:
 
     def _weight(self, event: Event) -> float:
         weight = event.metadata.weight
-        return 1.0 if math.isnan(weight) else _clip(weight, 0.0, self.largest_weight)
+        given = 1.0 if math.isnan(weight) else _clip(weight, 0.0, self.largest_weight)
+        return given * self.minor_correction if is_minor(event) else given
 
 
 def _clip(value: float, low: float, high: float) -> float:

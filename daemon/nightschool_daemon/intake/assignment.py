@@ -38,9 +38,10 @@ def assign(event: Event, default_base: Mapping[str, str]) -> Assignment:
 
 
 def group_of(event: Event) -> str:
-    """Digest of the prompt with case, white space and closing punctuation folded.
+    """Digest of the folded prompt: prompts of one digest are one. The split finds near-duplicates among them."""
+    return hashlib.sha256(fold(event.input_data).encode("utf-8", "surrogatepass")).hexdigest()
 
-    Prompts that differ in nothing else stand on the same side of every split.
-    """
-    folded = SPACE.sub(" ", event.input_data.casefold()).strip(CLOSING)
-    return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
+
+def fold(prompt: str) -> str:
+    """A prompt without what does not tell it from others: case, white space, closing punctuation."""
+    return SPACE.sub(" ", prompt.casefold()).strip(CLOSING)

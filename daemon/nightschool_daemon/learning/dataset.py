@@ -28,6 +28,7 @@ from nightschool_daemon.jobs import (
     read_lines,
     write_durably,
 )
+from nightschool_daemon.learning.grouping import regroup
 from nightschool_daemon.learning.rendering import (
     CachedRenderer,
     Render,
@@ -37,7 +38,7 @@ from nightschool_daemon.learning.rendering import (
     render_pair,
 )
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, LocalModel, read_snapshot
-from nightschool_daemon.learning.split import group_rows, sides_of
+from nightschool_daemon.learning.split import side_of
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_hookspecs.records import (
@@ -83,6 +84,8 @@ class Workshop:
     generate: Generate
     retrieve: Retrieve
     store: Store
+    most_alike: int = 16
+    """Events of one group of near-duplicates that are learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +109,9 @@ class Dataset:
 
 def run(context: WorkContext) -> None:
     """Build the dataset, have its prompts rendered, and write `SelectResult`."""
-    rows = tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow))
-    sides = sides_of(group_rows(rows), context.run.result(Step.SPLIT, SplitResult).choices)
+    found = context.run.result(Step.SPLIT, SplitResult)
+    sides = dict(found.sides)
+    rows = regroup(tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow)), found.groups, sides)
     base = context.run.result(Step.PREPARE, PrepareResult).base
     workshop = _workshop(context, rows, sides, base.pin)
     budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
@@ -123,15 +127,13 @@ def run(context: WorkContext) -> None:
 
 def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[str, Side], budget: Budget) -> Dataset:
     """Build everything that needs no server."""
-    training = _score(workshop, [row for row in rows if sides.get(row.group) is Side.TRAINING], rows)
-    held_out = _score(workshop, [row for row in rows if sides.get(row.group) is Side.HELD_OUT], rows)
+    training = _score(workshop, [row for row in rows if side_of(row, sides) is Side.TRAINING], rows)
+    held_out = _score(workshop, [row for row in rows if side_of(row, sides) is Side.HELD_OUT], rows)
     selection = _select(workshop, training, budget)
     examples = _arrange(workshop, _augment(workshop, _build_examples(workshop, selection.events)))
     _require_no_leak(examples, sides)
     pairs, labels = _preferences(workshop, selection.events, training, budget)
-    undecided = (
-        _left_out(row.event, "too few events to hold any out for an exam") for row in rows if row.group not in sides
-    )
+    undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return Dataset(
         examples=examples,
         pairs=pairs,
@@ -139,6 +141,12 @@ def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[st
         items=_items(workshop, held_out),
         left_out=(*selection.left_out, *undecided),
     )
+
+
+def _why_undecided(row: EventRow) -> str:
+    if row.group is None:
+        return "its prompt is close to one that is learned from and to one that is kept for the exam"
+    return "too few events to hold any out for an exam"
 
 
 # --------------------------------------------------------------------------- selection
@@ -162,7 +170,7 @@ def _score(workshop: Workshop, wanted: Sequence[EventRow], rows: Sequence[EventR
                 priority=reward.priority,
                 reward=reward.reward,
                 difficulty=difficulty,
-                group=row.group,
+                group=row.group or "",
                 trained_on=row.trained_on,
             )
         )
@@ -171,6 +179,7 @@ def _score(workshop: Workshop, wanted: Sequence[EventRow], rows: Sequence[EventR
 
 def _select(workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget) -> Selection:
     objections = {one.event.key: _objection(one.event) for one in training}
+    objections |= _repetitions([one for one in training if objections[one.event.key] is None], workshop.most_alike)
     learnable = {one.event.key: one for one in training if objections[one.event.key] is None}
     keys = workshop.hooks.select_events(
         events=tuple(learnable.values()), budget=budget, measure=workshop.measure, seed=workshop.info.seed
@@ -187,6 +196,18 @@ def _select(workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budge
             if key not in chosen
         ),
     )
+
+
+def _repetitions(learnable: Sequence[ScoredEvent], most: int) -> dict[str, str | None]:
+    """Why some of many near-duplicates wait: a night's lesson must not be one thing over and over."""
+    ranked = sorted(learnable, key=lambda one: -one.priority)
+    places = Counter[str]()
+    waiting: dict[str, str | None] = {}
+    for one in ranked:
+        places[one.group] += 1
+        if places[one.group] > most:
+            waiting[one.event.key] = f"{most} near-duplicates of it are learned from"
+    return waiting
 
 
 def _objection(event: Event) -> str | None:
@@ -337,7 +358,7 @@ def _is_better_known(event: Event) -> bool:
 
 def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str, Side], pin: str) -> Workshop:
     directory = context.run.step(Step.SELECT)
-    training = [row.event for row in rows if sides.get(row.group) is Side.TRAINING]
+    training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
     snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
     return Workshop(
         hooks=context.hooks,
@@ -346,6 +367,7 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
         generate=LocalModel(OllamaLibrary(context.settings.ollama), pin, context.settings.exam),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),
+        most_alike=context.settings.similarity.max_near_duplicates,
     )
 
 

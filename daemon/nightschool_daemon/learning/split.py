@@ -1,9 +1,16 @@
-"""Step `split`: groups of prompts that have no side yet get one, for good."""
+"""Step `split`: new prompts are put into groups of near-duplicates, and groups without a side get one, for good."""
+
+from collections.abc import Callable, Mapping, Sequence
 
 from nightschool_daemon.evaluation.context import WorkContext
-from nightschool_daemon.jobs import EventRow, PrepareResult, SplitResult, Step, read_lines
+from nightschool_daemon.evaluation.embedding import open_embed
+from nightschool_daemon.evaluation.similarity import CombinedMeasure
+from nightschool_daemon.jobs import EventRow, PrepareResult, PromptRow, SplitResult, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
+from nightschool_daemon.learning.grouping import FindNear, NearPrompts, place, regroup
 from nightschool_hookspecs.records import PromptGroup, Side, SideChoice
+
+Choose = Callable[[tuple[PromptGroup, ...]], tuple[SideChoice, ...]]
 
 
 class SplitError(Exception):
@@ -11,28 +18,51 @@ class SplitError(Exception):
 
 
 def run(context: WorkContext) -> None:
-    """Have the sides chosen, check them, and write `SplitResult`."""
+    """Place the prompts, have the sides chosen, check them, and write `SplitResult`."""
     # the first look at the base's file: Ollama, which is asked next, says less of what is wrong with it
     open_base(context.run.result(Step.PREPARE, PrepareResult).base.gguf)
-    rows = tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow))
+    frozen = context.run.step(Step.PREPARE)
+    rows = tuple(read_lines(frozen / "events.jsonl", EventRow))
+    prompts = tuple(read_lines(frozen / "prompts.jsonl", PromptRow))
+    context.progress(0, 1, f"looks for near-duplicates among {len(prompts)} prompts")
+    embed = open_embed(context.settings)
+    near = NearPrompts(CombinedMeasure(context.hooks, embed), embed, context.settings.similarity.near_duplicate)
+
+    def choose(groups: tuple[PromptGroup, ...]) -> tuple[SideChoice, ...]:
+        return context.hooks.select_held_out(groups=groups, seed=context.info.seed)
+
+    context.run.finish(Step.SPLIT, split(rows, prompts, near, choose))
+
+
+def split(rows: tuple[EventRow, ...], prompts: Sequence[PromptRow], find_near: FindNear, choose: Choose) -> SplitResult:
+    """Groups and sides of everything that has none. Raises `SplitError` where a choice breaks a rule."""
+    placed = place(prompts, find_near)
+    known = {prompt.group: prompt.side for prompt in prompts if prompt.group is not None and prompt.side is not None}
+    rows = regroup(rows, placed, known)
     groups = group_rows(rows)
-    choices = check_choices(groups, context.hooks.select_held_out(groups=groups, seed=context.info.seed))
+    choices = check_choices(groups, choose(groups))
     sides = sides_of(groups, choices)
-    context.run.finish(
-        Step.SPLIT,
-        SplitResult(
-            choices=choices,
-            training_events=sum(sides.get(row.group) is Side.TRAINING for row in rows),
-            held_out_events=sum(sides.get(row.group) is Side.HELD_OUT for row in rows),
-        ),
+    decided = known | sides
+    return SplitResult(
+        choices=choices,
+        training_events=sum(side_of(row, sides) is Side.TRAINING for row in rows),
+        held_out_events=sum(side_of(row, sides) is Side.HELD_OUT for row in rows),
+        groups={key: group for key, group in placed.items() if group is None or group in decided},
+        sides=sides,
     )
 
 
+def side_of(row: EventRow, sides: Mapping[str, Side]) -> Side | None:
+    """The side of a row's group; None where it is not decided, and for a row that goes to neither."""
+    return sides.get(row.group) if row.group is not None else None
+
+
 def group_rows(rows: tuple[EventRow, ...]) -> tuple[PromptGroup, ...]:
-    """Put rows of equal prompts together, in order of first arrival."""
+    """Put rows of one group together, in order of first arrival. Those that go to neither side are left out."""
     by_key: dict[str, list[EventRow]] = {}
     for row in rows:
-        by_key.setdefault(row.group, []).append(row)
+        if row.group is not None:
+            by_key.setdefault(row.group, []).append(row)
     return tuple(
         PromptGroup(
             key=key,

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import EventRow
+from nightschool_daemon.jobs import EventRow, PromptRow
 from nightschool_daemon.ledger.database import Database
 from nightschool_daemon.ledger.rows import AddResult, IncomingEvent, LedgerError, SpecialtyCount
 from nightschool_hookspecs.records import BatchStatistics, Event, Side, SideChoice, Specialty
@@ -37,7 +37,7 @@ class FileRow:
 
 
 class Events:
-    """Tables `events`, `sides`, `uses` and `files`."""
+    """Tables `events`, `prompts`, `sides`, `uses` and `files`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -68,14 +68,20 @@ class Events:
         """
         rows = self._database.execute(
             f"""
-            SELECT max(e.arrival) AS arrival, e.body, e.group_key, s.side,
+            SELECT max(e.arrival) AS arrival, e.body, {_GROUP} AS group_key, s.side,
                    EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
                            WHERE o.content_digest = e.content_digest AND u.base = ? AND u.artifact_type = ?
                              AND u.version_tag IS NOT NULL) AS trained
-            FROM events e LEFT JOIN sides s ON s.artifact_type = ? AND s.group_key = e.group_key
+            FROM events e {_PLACED}
             WHERE {_OF_SPECIALTY} GROUP BY e.content_digest ORDER BY 1
             """,
-            (specialty.base, specialty.artifact_type, specialty.artifact_type, *_scope(specialty, with_unassigned)),
+            (
+                specialty.base,
+                specialty.artifact_type,
+                specialty.artifact_type,
+                specialty.artifact_type,
+                *_scope(specialty, with_unassigned),
+            ),
         )
         return tuple(
             EventRow(
@@ -84,6 +90,28 @@ class Events:
                 side=Side(row["side"]) if row["side"] is not None else None,
                 trained_on=bool(row["trained"]),
                 arrival=row["arrival"],
+            )
+            for row in rows
+        )
+
+    def prompts(self, artifact_type: str) -> tuple[PromptRow, ...]:
+        """Every prompt of an artifact type, whatever base it was put to, in order of first arrival."""
+        rows = self._database.execute(
+            f"""
+            SELECT min(e.arrival), e.group_key AS prompt_key, json_extract(e.body, '$.input_data') AS text,
+                   p.prompt_key IS NOT NULL OR s.side IS NOT NULL AS placed, {_GROUP} AS group_key, s.side
+            FROM events e {_PLACED}
+            WHERE e.retracted = 0 AND (? OR e.artifact_type = ?) GROUP BY e.group_key ORDER BY 1
+            """,
+            (artifact_type, artifact_type, artifact_type == POOLED_TYPE, artifact_type),
+        )
+        return tuple(
+            PromptRow(
+                key=row["prompt_key"],
+                text=row["text"],
+                placed=bool(row["placed"]),
+                group=row["group_key"],
+                side=Side(row["side"]) if row["side"] is not None else None,
             )
             for row in rows
         )
@@ -131,9 +159,24 @@ class Events:
         )[0]
         return datetime.fromisoformat(row["newest"]) if row["newest"] is not None else None
 
-    def set_sides(self, artifact_type: str, choices: Sequence[SideChoice]) -> None:
-        """Decide the sides of groups, for good. Raises `LedgerError` where one is decided otherwise."""
+    def set_sides(
+        self, artifact_type: str, choices: Sequence[SideChoice], groups: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Decide the groups of prompts and the sides of groups, for good.
+
+        `groups` maps a prompt's key to its group, or to None where it goes to neither side. Raises `LedgerError` where
+        one of them is decided otherwise.
+        """
         with self._database.transaction() as connection:
+            for prompt, group in (groups or {}).items():
+                connection.execute(
+                    "INSERT INTO prompts VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (artifact_type, prompt, group)
+                )
+                found = connection.execute(
+                    "SELECT group_key FROM prompts WHERE artifact_type = ? AND prompt_key = ?", (artifact_type, prompt)
+                ).fetchone()["group_key"]
+                if found != group:
+                    raise LedgerError(f"prompt {prompt} of {artifact_type} is in the group {found} for good")
             for choice in choices:
                 connection.execute(
                     "INSERT INTO sides VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
@@ -172,10 +215,10 @@ class Events:
     def get(self, key: str) -> EventRow | None:
         """An event by its key, retracted or not."""
         rows = self._database.execute(
-            """
-            SELECT e.*, s.side,
+            f"""
+            SELECT e.arrival, e.body, {_GROUP} AS group_key, s.side,
                    EXISTS (SELECT 1 FROM uses u WHERE u.arrival = e.arrival AND u.version_tag IS NOT NULL) AS trained
-            FROM events e LEFT JOIN sides s USING (artifact_type, group_key) WHERE key = ?
+            FROM events e {_PLACED.replace("?", "e.artifact_type")} WHERE e.key = ?
             """,
             (key,),
         )
@@ -209,6 +252,13 @@ class Events:
 
 _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _OF_SPECIALTY = "e.retracted = 0 AND (? OR e.artifact_type = ?) AND (e.base = ? OR (? AND e.base IS NULL))"
+
+
+_GROUP = "CASE WHEN p.prompt_key IS NULL THEN e.group_key ELSE p.group_key END"
+"""The group that an event's prompt was placed in; before that, the prompt by itself."""
+_PLACED = f"""
+LEFT JOIN prompts p ON p.artifact_type = ? AND p.prompt_key = e.group_key
+LEFT JOIN sides s ON s.artifact_type = ? AND s.group_key = {_GROUP}"""
 
 
 def _scope(specialty: Specialty, with_unassigned: bool) -> tuple[object, ...]:

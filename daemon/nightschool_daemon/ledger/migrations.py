@@ -158,5 +158,14 @@ LESSONS = """
 ALTER TABLE versions ADD COLUMN lesson TEXT NOT NULL DEFAULT '{}'
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS)
+PROMPTS = """
+CREATE TABLE prompts (                  -- which group of near-duplicates a prompt is in, for good
+    artifact_type TEXT NOT NULL,
+    prompt_key TEXT NOT NULL,           -- group_key of its events
+    group_key TEXT,                     -- group_key of `sides`; NULL: close to both sides, it goes to neither
+    PRIMARY KEY (artifact_type, prompt_key)
+) STRICT, WITHOUT ROWID
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS)
 """Append; the number of a step is the schema version it leads to."""

@@ -1,11 +1,21 @@
 """Step `prepare`: the base is pinned, its file found, the specialty's events are frozen."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import BaseSnapshot, EventRow, PrepareResult, RunDirectory, Step, read_lines, write_durably
+from nightschool_daemon.jobs import (
+    BaseSnapshot,
+    EventRow,
+    PrepareResult,
+    PromptRow,
+    RunDirectory,
+    Step,
+    read_lines,
+    write_durably,
+)
 from nightschool_daemon.ledger import VersionRow
 from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.errors import OllamaRefused
@@ -24,7 +34,8 @@ def perform(context: StepContext) -> None:
     _require_free_disk(context, base)
     incumbent = incumbent_of(context, tags, base)
     rows = context.ledger.events.of_specialty(specialty, with_unassigned=True)
-    _freeze(context, rows)
+    _freeze(context, "events.jsonl", rows)
+    _freeze(context, "prompts.jsonl", context.ledger.events.prompts(specialty.artifact_type))
     store.freeze(context)
     context.directory.finish(
         Step.PREPARE,
@@ -183,6 +194,6 @@ def frozen_events(directory: RunDirectory) -> tuple[Event, ...]:
     return tuple(row.event for row in read_lines(directory.step(Step.PREPARE) / "events.jsonl", EventRow))
 
 
-def _freeze(context: StepContext, rows: tuple[EventRow, ...]) -> None:
+def _freeze(context: StepContext, name: str, rows: Sequence[EventRow] | Sequence[PromptRow]) -> None:
     lines = "".join(codec.to_json(row) + "\n" for row in rows)
-    write_durably(context.directory.step(Step.PREPARE) / "events.jsonl", lines)
+    write_durably(context.directory.step(Step.PREPARE) / name, lines)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon import codec
-from nightschool_daemon.config import ExamSettings, OllamaSettings, Settings
+from nightschool_daemon.config import ExamSettings, OllamaSettings, Settings, StateSettings
 from nightschool_daemon.evaluation import examiner
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
@@ -18,6 +18,7 @@ from nightschool_daemon.jobs import (
     ExamineResult,
     JudgeResult,
     PrepareResult,
+    PromptRow,
     RegisterResult,
     RunDirectory,
     SelectResult,
@@ -50,6 +51,8 @@ BUILT_IN = (
     "reward_plain",
     "difficulty_length",
     "similarity_edit",
+    "similarity_bleu",
+    "similarity_embedding",
     "selection_priority",
     "negatives_plain",
     "curriculum_shuffle",
@@ -106,6 +109,7 @@ def night(ollama: OllamaServer, base: str, tiny_gguf: Path, tmp_path: Path) -> N
     hooks.manager.register(BuildsPlainly(), name="test")
     settings = Settings(
         ollama=OllamaSettings(host=ollama.url),
+        state=StateSettings(directory=tmp_path / "state"),
         exam=ExamSettings(max_items=4, max_answer_tokens=6, context_tokens=512),
     )
     specialty = Specialty(base=NAME, artifact_type="shell")
@@ -138,6 +142,12 @@ def _prepare(run: RunDirectory, digest: str, gguf: Path) -> None:
     ]
     lines = "".join(codec.to_json(row) + "\n" for row in rows)
     (run.step(Step.PREPARE) / "events.jsonl").write_text(lines, encoding="utf-8")
+    prompts = [
+        PromptRow(key=row.group or "", text=row.event.input_data, placed=False, group=row.group, side=None)
+        for row in rows
+    ]
+    lines = "".join(codec.to_json(prompt) + "\n" for prompt in prompts)
+    (run.step(Step.PREPARE) / "prompts.jsonl").write_text(lines, encoding="utf-8")
     snapshot = BaseSnapshot(
         name=NAME,
         tag_digest="t",

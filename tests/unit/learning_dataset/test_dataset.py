@@ -99,7 +99,7 @@ def row(
 
 
 def build(rows: Sequence[EventRow], held_out: Sequence[str] = (), *plugins: object) -> Dataset:
-    sides = {one.group: Side.HELD_OUT if one.group in held_out else Side.TRAINING for one in rows}
+    sides = {one.group or "": Side.HELD_OUT if one.group in held_out else Side.TRAINING for one in rows}
     return build_dataset(workshop(*plugins), tuple(rows), sides, ROOMY)
 
 
@@ -166,7 +166,7 @@ def test_an_event_without_a_side_waits() -> None:
 
 def test_the_budget_leaves_out_with_a_reason() -> None:
     rows = tuple(row(str(index)) for index in range(5))
-    sides = {one.group: Side.TRAINING for one in rows}
+    sides = {one.group or "": Side.TRAINING for one in rows}
     dataset = build_dataset(workshop(), rows, sides, Budget(events=2, tokens=1_000_000))
     assert len(dataset.examples) == 2
     assert {one.reason for one in dataset.left_out} == {"it did not fit into this night's budget"}
@@ -186,7 +186,7 @@ def test_lone_thumbs_are_labels() -> None:
 
 def test_the_newest_disliked_answers_fit_the_budget() -> None:
     rows = [row(str(number), FeedbackType.EXPLICIT_NEGATIVE) for number in range(5)]
-    sides = {one.group: Side.TRAINING for one in rows}
+    sides = {one.group or "": Side.TRAINING for one in rows}
     dataset = build_dataset(workshop(), tuple(rows), sides, Budget(events=2, tokens=1000))
     assert {one.event_id for one in dataset.labels} == {"dropdir/3", "dropdir/4"}
 
@@ -227,6 +227,29 @@ class Augments:
             for example in examples
             for number in range(self.times)
         )
+
+
+def test_of_many_near_duplicates_the_best_are_learned_and_the_others_wait() -> None:
+    rows = [row(str(number), group="g") for number in range(4)] + [row("alone")]
+    liked = replace(rows[1].event, metadata=Metadata(weight=2.0))
+    rows[1] = replace(rows[1], event=liked)
+    shop = replace(workshop(), most_alike=2)
+    dataset = build_dataset(shop, tuple(rows), {"g": Side.TRAINING, "alone": Side.TRAINING}, ROOMY)
+    assert learned(dataset) == {"dropdir/0", "dropdir/1", "dropdir/alone"}
+    assert {one.event_id: one.reason for one in dataset.left_out} == {
+        "dropdir/2": "2 near-duplicates of it are learned from",
+        "dropdir/3": "2 near-duplicates of it are learned from",
+    }
+
+
+def test_an_event_close_to_both_sides_is_neither_learned_nor_asked() -> None:
+    bridge = replace(row("bridge"), group=None)
+    dataset = build_dataset(workshop(), (row("t"), row("h"), bridge), {"t": Side.TRAINING, "h": Side.HELD_OUT}, ROOMY)
+    assert learned(dataset) == {"dropdir/t"}
+    assert [item.event_id for item in dataset.items] == ["dropdir/h"]
+    assert [(one.event_id, one.reason[:24]) for one in dataset.left_out] == [
+        ("dropdir/bridge", "its prompt is close to o")
+    ]
 
 
 def test_a_variant_stays_in_the_group_of_its_parent() -> None:

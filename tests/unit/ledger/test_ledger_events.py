@@ -124,7 +124,7 @@ def test_types_bases_and_pooling(ledger: Ledger) -> None:
 
 def test_a_decided_side_never_changes(ledger: Ledger) -> None:
     add(ledger, event("1"))
-    group = ledger.events.of_specialty(SHELL, with_unassigned=False)[0].group
+    group = ledger.events.prompts("shell")[0].key
     ledger.events.set_sides("shell", [SideChoice(key=group, side=Side.HELD_OUT)])
     ledger.events.set_sides("shell", [SideChoice(key=group, side=Side.HELD_OUT)])
     with pytest.raises(LedgerError, match="for good"):
@@ -134,6 +134,53 @@ def test_a_decided_side_never_changes(ledger: Ledger) -> None:
     assert ledger.events.of_specialty(SHELL, with_unassigned=False)[0].side is Side.HELD_OUT
     # the whole choice was undone
     ledger.events.set_sides("shell", [SideChoice(key="new", side=Side.HELD_OUT)])
+
+
+def keys(ledger: Ledger) -> list[tuple[str, str | None, Side | None, bool]]:
+    return [(one.key, one.group, one.side, one.placed) for one in ledger.events.prompts("shell")]
+
+
+def test_prompts_are_those_of_all_bases_once_each_until_the_last_event_is_withdrawn(ledger: Ledger) -> None:
+    add(ledger, event("1"), event("2", "other answer"))
+    add(ledger, replace(event("3"), input_data="Count files"), base=OTHER_BASE.base)
+    add(ledger, replace(event("4"), input_data="Draw", artifact_type="erd"))
+    shell = [("group of List files", "group of List files", None, False)]
+    both = [*shell, ("group of Count files", "group of Count files", None, False)]
+    assert keys(ledger) == both
+    assert [one.text for one in ledger.events.prompts("shell")] == ["List files", "Count files"]
+    assert [one.text for one in ledger.events.prompts("all")] == ["List files", "Count files", "Draw"]
+    add(ledger, event("3", deleted=True))
+    assert keys(ledger) == shell
+
+
+def test_a_prompt_stays_in_its_group_and_its_group_on_its_side(ledger: Ledger) -> None:
+    add(ledger, event("1"), replace(event("2"), input_data="List all files"), replace(event("3"), input_data="between"))
+    prompts = [one.key for one in ledger.events.prompts("shell")]
+    groups = {prompts[0]: "g", prompts[1]: "g", prompts[2]: None}
+    choices = [SideChoice(key="g", side=Side.TRAINING)]
+    for _ in range(2):
+        ledger.events.set_sides("shell", choices, groups)
+    assert keys(ledger) == [
+        (prompts[0], "g", Side.TRAINING, True),
+        (prompts[1], "g", Side.TRAINING, True),
+        (prompts[2], None, None, True),
+    ]
+    rows = ledger.events.of_specialty(SHELL, with_unassigned=False)
+    assert [(row.group, row.side) for row in rows] == [("g", Side.TRAINING), ("g", Side.TRAINING), (None, None)]
+    found = ledger.events.get("dropdir/2")
+    assert found is not None
+    assert (found.group, found.side) == ("g", Side.TRAINING)
+    for other in ("another", None):
+        with pytest.raises(LedgerError, match="for good"):
+            ledger.events.set_sides("shell", [], {prompts[0]: other})
+    # a pooled specialty decides for itself
+    assert [one.placed for one in ledger.events.prompts("all")] == [False] * 3
+
+
+def test_a_side_that_was_decided_before_there_were_groups_still_holds(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    ledger.events.set_sides("shell", [SideChoice(key="group of List files", side=Side.HELD_OUT)])
+    assert keys(ledger) == [("group of List files", "group of List files", Side.HELD_OUT, True)]
 
 
 def test_what_a_run_looked_at_is_not_fresh_and_what_it_learned_is_trained_on(ledger: Ledger) -> None:

@@ -4,10 +4,12 @@ import math
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 
-from nightschool_hookspecs import Event, FeedbackType, Metadata, Peers, RewardScore
+from nightschool_hookspecs import Event, FeedbackType, Metadata, Peers, RewardScore, is_minor
 from nightschool_plugins.reward_plain import RewardPlain
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -68,3 +70,66 @@ def test_a_larger_weight_makes_a_good_event_worth_more() -> None:
     light = event(FeedbackType.SUCCESS, 90)
     heavy = replace(light, metadata=Metadata(weight=2.0))
     assert reward(heavy).priority == 2 * reward(light).priority
+
+
+# --------------------------------------------------------------------------- minor corrections
+
+COMMAND = "find /var/log -type f -name '*.log' -mtime +30 -size +10M -exec gzip --best --keep {} + -print | sort -n"
+
+
+def correction(kind: str | None, given: str, better: str) -> Event:
+    return replace(event(FeedbackType.USER_CORRECTION, None, better), artifact_type=kind, ai_output=given)
+
+
+@pytest.mark.parametrize("kind", ["other", "architecture", "api_docs"])
+@pytest.mark.parametrize(
+    ("given", "better"),
+    [
+        ("The gateway asks the ledger", "The gateway asks the ledger."),
+        ("the Gateway  asks\nthe ledger", "The gateway asks the ledger"),
+        ("Use `ls -a` here", "use `ls -a` here!"),
+    ],
+)
+def test_a_minor_correction_of_prose_weighs_a_quarter(kind: str, given: str, better: str) -> None:
+    minor, whole = correction(kind, given, better), correction(kind, "something else", better)
+    assert reward(minor).priority == pytest.approx(reward(whole).priority / 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "better"),
+    [
+        ("shell", COMMAND, COMMAND.replace("--keep", "--Keep")),
+        ("shell", COMMAND, COMMAND.replace("sort -n", "sort -N")),
+        ("shell", COMMAND, COMMAND + "."),
+        ("shell", COMMAND, COMMAND.replace("-mtime +30", "-mtime -30")),
+        ("code_prototype", "if a:\n  b()", "if a:\n    b()"),
+        ("workflows", "on: push", "on:  push"),
+        ("erd", "erDiagram A", "erDiagram a"),
+        (None, "no type", "No type."),
+        ("other", COMMAND, COMMAND.replace("-mtime +30", "-mtime -30")),
+        ("other", "Call it Ann", "Call it Anne"),
+        ("other", "Run `ls -a` now", "Run `ls -A` now"),
+        ("other", "So:\n```\nsort -n x\n```\nDone", "So:\n```\nsort -N x\n```\nDone"),
+        ("architecture", "| Gateway | asks |", "| gateway | asks |"),
+        (
+            "api_docs",
+            '{"openapi": "3.1.0", "info": {"title": "Pets"}}',
+            '{"openapi": "3.1.0", "info": {"title": "pets"}}',
+        ),
+        ("api_docs", "openapi: 3.1.0\ninfo:\n  title: Pets", "openapi: 3.1.0\ninfo:\n  title: pets"),
+    ],
+)
+def test_every_other_correction_is_a_lesson_of_its_own(kind: str | None, given: str, better: str) -> None:
+    assert not is_minor(correction(kind, given, better))
+    assert reward(correction(kind, given, better)).priority == 1.5
+
+
+def test_one_changed_flag_is_no_minor_correction_although_the_texts_are_alike_by_any_metric() -> None:
+    changed = COMMAND.replace("-size +10M", "-size +10G")
+    assert Levenshtein.normalized_similarity(COMMAND, changed) > 0.95
+    assert not any(is_minor(correction(kind, COMMAND, changed)) for kind in ("shell", "other", "api_docs"))
+
+
+@given(st.text(), st.text(), st.sampled_from(["other", "shell"]))
+def test_minor_does_not_depend_on_which_text_came_first(one: str, other: str, kind: str) -> None:
+    assert is_minor(correction(kind, one, other)) == is_minor(correction(kind, other, one))

@@ -1,7 +1,7 @@
 """BLEU similarity against sacrebleu's own sentence score."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
@@ -40,6 +40,7 @@ def test_a_text_of_fewer_than_four_words_is_like_itself_and_its_kin() -> None:
     assert all(value > 0.2 for value in found)
 
 
+@settings(deadline=None)
 @given(st.lists(words, max_size=4), st.lists(words, max_size=4))
 def test_the_batch_says_what_sacrebleu_says_of_each_pair(left: list[str], right: list[str]) -> None:
     for text, row in zip(left, table(left, right), strict=True):
@@ -48,6 +49,7 @@ def test_the_batch_says_what_sacrebleu_says_of_each_pair(left: list[str], right:
             assert value == pytest.approx(expected, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
 def test_any_text_has_a_value_in_range_and_is_equal_to_itself(left: list[str], right: list[str]) -> None:
     assert all(0 <= value <= 1 for row in table(left, right) for value in row)

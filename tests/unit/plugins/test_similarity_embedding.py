@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightschool_hookspecs import Matrix
@@ -36,6 +36,7 @@ def test_without_a_model_it_drops_out() -> None:
     assert SimilarityEmbedding().nightschool_measure_similarity(["a"], ["b"], FakeEmbed(available=False)) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
 def test_any_text_has_a_value_in_range_and_is_equal_to_itself(left: list[str], right: list[str]) -> None:
     found = SimilarityEmbedding().nightschool_measure_similarity(left, [*left, *right], FakeEmbed())

@@ -1,0 +1,36 @@
+"""How much a correction changes: what a reward needs to know of it."""
+
+import re
+
+from nightschool_hookspecs.records import Event
+
+PROSE = frozenset({"other", "architecture", "api_docs"})
+"""Artifact types whose text is read by people. In every other type a letter may be the whole lesson."""
+CODE = re.compile(r"^```(?s:.*?)^```|^~~~(?s:.*?)^~~~|`[^`\n]+`|^(?: {4}|\t).*$|^[ \t]*\|.*$", re.MULTILINE)
+"""In prose: fenced, quoted and indented code, and the rows of tables."""
+DATA = re.compile(r"\A\s*(?:[{\[<]|---\s|(?:openapi|swagger|info|paths)\s*:)", re.IGNORECASE)
+"""How a text begins that is data from end to end."""
+SPACE = re.compile(r"\s+")
+CLOSING = ".!?:;, "
+
+
+def is_minor(event: Event) -> bool:
+    """Whether a correction of prose changes nothing but white space, case or closing punctuation.
+
+    Never so outside prose, nor in the code that stands within it: one changed flag in a long command is the whole
+    lesson, however alike the two texts are. False for what is no correction of an answer.
+    """
+    given, better = event.ai_output, event.corrected_output
+    if given is None or better is None or event.artifact_type not in PROSE:
+        return False
+    if any(DATA.match(text) for text in (given, better)):
+        return given == better
+    return _code_of(given) == _code_of(better) and _folded(given) == _folded(better)
+
+
+def _code_of(text: str) -> list[str]:
+    return [found.group() for found in CODE.finditer(text)]
+
+
+def _folded(text: str) -> str:
+    return SPACE.sub(" ", text.casefold()).strip(CLOSING)

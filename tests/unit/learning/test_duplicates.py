@@ -1,0 +1,128 @@
+"""The search for near-duplicates: complete on what is alike, blind to the order, exact for vectors."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nightschool_daemon.intake.assignment import fold
+from nightschool_daemon.learning import duplicates
+from nightschool_daemon.learning.duplicates import confirmed, keep_first, near_texts, near_vectors, shingles
+from nightschool_hookspecs import Matrix
+from nightschool_hookspecs.testing import matrix
+
+SAMPLE = Path(__file__).parents[2] / "data" / "nl2bash" / "sample.jsonl"
+
+
+def real_prompts() -> list[str]:
+    """Descriptions of shell commands, once each."""
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines()
+    return list(dict.fromkeys(fold(json.loads(line)["description"]) for line in lines))
+
+
+def groups_of(text: str) -> set[str]:
+    padded = f" {text}".ljust(duplicates.SHINGLE)
+    return {padded[place : place + duplicates.SHINGLE] for place in range(len(padded) - duplicates.SHINGLE + 1)}
+
+
+def jaccard(one: set[str], other: set[str]) -> float:
+    shared = len(one & other)
+    return shared / (len(one) + len(other) - shared)
+
+
+def as_set(pairs: duplicates.Pairs) -> set[tuple[int, int]]:
+    return {(int(low), int(high)) for low, high in pairs}
+
+
+def typo(text: str) -> str:
+    """The same text with two letters swapped in its middle."""
+    place = len(text) // 2
+    return text[: place - 1] + text[place] + text[place - 1] + text[place + 1 :]
+
+
+def test_every_pair_that_shares_most_of_its_wording_is_found_among_real_prompts() -> None:
+    texts = real_prompts()[:300]
+    texts += [typo(text) for text in texts if len(text) > 60]
+    sets = [groups_of(text) for text in texts]
+    found = as_set(near_texts(texts))
+    alike = {(i, j) for j in range(len(texts)) for i in range(j) if jaccard(sets[i], sets[j]) >= 0.7}
+    assert len(alike) > 100
+    assert alike <= found
+    assert min(jaccard(sets[i], sets[j]) for i, j in found) > 0.3
+
+
+def test_only_pairs_with_a_new_text_are_found_when_the_others_are_known() -> None:
+    texts = real_prompts()[:100]
+    texts += [f"{text} please" for text in texts[:20]]
+    whole, late = as_set(near_texts(texts)), as_set(near_texts(texts, since=100))
+    assert late == {(low, high) for low, high in whole if high >= 100}
+    assert len(late) >= 20
+
+
+def test_the_same_texts_give_the_same_pairs_whatever_the_size_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [text for text in real_prompts() for _ in range(2)]
+    first = near_texts(texts)
+    monkeypatch.setattr(duplicates, "TEXTS_AT_ONCE", 7)
+    assert np.array_equal(near_texts(texts), first)
+
+
+def test_a_crowd_of_equal_texts_hangs_together_at_a_cost_that_is_linear() -> None:
+    pairs = near_texts(["count the lines of every file below here"] * 1000)
+    assert len(pairs) < 1000 * duplicates.WINDOW
+    assert set(range(1, 1000)) <= {int(high) for _, high in pairs}
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=30), max_size=8))
+def test_any_texts_have_shingles_of_their_own_and_equal_ones_are_near(texts: list[str]) -> None:
+    hashes, owners = shingles(texts)
+    for number, text in enumerate(texts):
+        assert len(set(hashes[owners == number].tolist())) == len(groups_of(text))
+    found = as_set(near_texts(texts))
+    assert {(i, j) for j in range(len(texts)) for i in range(j) if texts[i] == texts[j]} <= found
+
+
+@settings(deadline=None)
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 0.9]))
+def test_vectors_give_every_pair_above_the_threshold(count: int, since: int, seed: int, threshold: float) -> None:
+    vectors = np.random.default_rng(seed).standard_normal((count, 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    original, duplicates.TILE = duplicates.TILE, 8
+    try:
+        pairs = near_vectors(vectors, threshold, since=since)
+    finally:
+        duplicates.TILE = original
+    clear = {
+        (i, j): float(vectors[i] @ vectors[j]) for j in range(max(1, since), count) for i in range(j) if j >= since
+    }
+    assert {pair for pair, value in clear.items() if value >= threshold + 1e-6} <= as_set(pairs)
+    assert as_set(pairs) <= {pair for pair, value in clear.items() if value >= threshold - 1e-6}
+    assert pairs.tolist() == sorted(pairs.tolist())
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12).flatmap(lambda count: st.tuples(st.just(count), st.sets(st.tuples(
+    st.integers(0, count - 1), st.integers(0, count - 1))))))  # fmt: skip
+def test_what_goes_has_an_earlier_one_that_stays(given_pairs: tuple[int, set[tuple[int, int]]]) -> None:
+    count, drawn = given_pairs
+    wanted = sorted((low, high) for low, high in drawn if low < high)
+    kept = keep_first(np.array(wanted, dtype=np.int64).reshape(-1, 2), count)
+    for text in range(count):
+        assert kept[text] == (not any(kept[low] for low, high in wanted if high == text))
+
+
+def test_the_metrics_see_candidates_only_and_the_order_of_two_texts_does_not_matter() -> None:
+    seen: list[tuple[str, str]] = []
+
+    def longer_left(left: list[str], right: list[str]) -> Matrix:
+        seen.extend((left[0], other) for other in right)
+        return matrix([[1.0 if left[0] < other else 0.2 for other in right]], columns=len(right))
+
+    texts = ["b", "a", "c"]
+    pairs = np.array([[0, 1], [0, 2]], dtype=np.int64)
+    assert as_set(confirmed(pairs, texts, longer_left, 0.5)) == {(0, 1), (0, 2)}
+    assert sorted(seen) == [("a", "b"), ("b", "c")]
+    assert len(confirmed(pairs[:0], texts, longer_left, 0.5)) == 0

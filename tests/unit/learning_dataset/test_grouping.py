@@ -1,0 +1,225 @@
+"""Groups of near-duplicate prompts: never on both sides, whatever comes in whatever order."""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.intake.assignment import fold, group_of
+from nightschool_daemon.jobs import EventRow, PromptRow
+from nightschool_daemon.learning.grouping import FindNear, NearPrompts, place, regroup
+from nightschool_daemon.learning.split import Choose, split
+from nightschool_daemon.ledger import IncomingEvent, Ledger
+from nightschool_hookspecs import Event, FeedbackType, PromptGroup, Side, SideChoice, Specialty
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+LOWEST = 0.8
+
+
+def prompt(key: str, group: str | None = None, side: Side | None = None, *, placed: bool | None = None) -> PromptRow:
+    decided = side is not None if placed is None else placed
+    return PromptRow(key=key, text=key, placed=decided, group=group if decided else key, side=side)
+
+
+def near(*pairs: tuple[str, str]) -> FindNear:
+    """Says of these pairs of texts that they are near."""
+    known = {frozenset(pair) for pair in pairs}
+
+    def find(texts: Sequence[str], since: int) -> Iterable[tuple[int, int]]:
+        return [(i, j) for j in range(since, len(texts)) for i in range(j) if frozenset((texts[i], texts[j])) in known]
+
+    return find
+
+
+def test_new_prompts_that_are_near_form_a_group_named_by_the_first() -> None:
+    found = place([prompt("a"), prompt("b"), prompt("c")], near(("a", "c")))
+    assert found == {"a": "a", "b": "b", "c": "a"}
+
+
+def test_a_new_prompt_joins_the_group_that_is_there() -> None:
+    known = prompt("old", "g", Side.HELD_OUT)
+    assert place([known, prompt("new")], near(("old", "new"))) == {"new": "g"}
+
+
+def test_a_prompt_between_two_undecided_groups_makes_them_one() -> None:
+    found = place([prompt("a"), prompt("b"), prompt("c")], near(("a", "c"), ("b", "c")))
+    assert found == {"a": "a", "b": "a", "c": "a"}
+
+
+def test_an_undecided_group_follows_a_later_prompt_onto_its_side() -> None:
+    known = prompt("old", "g", Side.TRAINING)
+    assert place([known, prompt("a"), prompt("b")], near(("a", "b"), ("old", "b"))) == {"a": "g", "b": "g"}
+
+
+SIDED = (prompt("t", "training", Side.TRAINING), prompt("h", "held out", Side.HELD_OUT))
+
+
+def test_a_prompt_that_bridges_the_sides_goes_to_neither() -> None:
+    found = place([*SIDED, prompt("bridge"), prompt("free")], near(("t", "bridge"), ("h", "bridge")))
+    assert found == {"bridge": None, "free": "free"}
+
+
+def test_a_prompt_that_bridges_connects_nothing_else() -> None:
+    found = place([*SIDED, prompt("x"), prompt("bridge")], near(("t", "bridge"), ("h", "bridge"), ("x", "bridge")))
+    assert found == {"x": "x", "bridge": None}
+    earlier = prompt("bridge", None, None, placed=True)
+    assert place([*SIDED, earlier, prompt("x")], near(("x", "bridge"))) == {"x": "x"}
+
+
+def test_a_chain_breaks_where_it_would_tie_the_sides_together() -> None:
+    found = place([*SIDED, prompt("b"), prompt("c")], near(("t", "b"), ("b", "c"), ("c", "h")))
+    assert found == {"b": "training", "c": None}
+
+
+def test_rows_take_over_what_was_found_and_decided_ones_stay() -> None:
+    rows = (row("1", "p"), row("2", "q"), row("3", "g", Side.TRAINING), row("4", None))
+    found = regroup(rows, {"p": "g", "q": None, "g": "another"}, {"g": Side.TRAINING})
+    assert [(one.group, one.side) for one in found] == [
+        ("g", Side.TRAINING),
+        (None, None),
+        ("g", Side.TRAINING),
+        (None, None),
+    ]
+
+
+def row(identifier: str, group: str | None, side: Side | None = None) -> EventRow:
+    event = Event(id=identifier, timestamp=NOW, feedback_type=FeedbackType.SUCCESS, input_data=identifier)
+    return EventRow(event=event, group=group, side=side, trained_on=False, arrival=0)
+
+
+def chooses(*choices: SideChoice) -> Choose:
+    return lambda _groups: choices
+
+
+def test_a_group_is_remembered_only_once_it_has_a_side() -> None:
+    rows, prompts = (row("1", "a"), row("2", "b")), (prompt("a"), prompt("b"), prompt("of another base"))
+    nothing = split(rows, prompts, near(), chooses())
+    assert (nothing.groups, nothing.sides) == ({}, {})
+    assert [len(prompts), nothing.training_events] == [3, 0]
+    held = (SideChoice(key="a", side=Side.HELD_OUT),)
+    some = split(rows, prompts, near(("a", "of another base")), chooses(*held))
+    assert some.groups == {"a": "a", "of another base": "a"}
+    assert (some.sides, some.held_out_events) == ({"a": Side.HELD_OUT}, 1)
+
+
+def test_a_group_that_only_another_base_decided_holds_here_too() -> None:
+    elsewhere = prompt("p of another base", "g", Side.TRAINING)
+    asked: list[tuple[PromptGroup, ...]] = []
+
+    def choose(groups: tuple[PromptGroup, ...]) -> tuple[SideChoice, ...]:
+        asked.append(groups)
+        return ()
+
+    found = split((row("1", "p"),), (elsewhere, prompt("p")), near(("p", elsewhere.key)), choose)
+    assert asked == [(PromptGroup(key="g", events=1, side=Side.TRAINING),)]
+    assert (found.groups, found.sides, found.training_events) == ({"p": "g"}, {"g": Side.TRAINING}, 1)
+
+
+# --------------------------------------------------------------------------- nights upon nights
+
+
+def metrics() -> NearPrompts:
+    hooks = Hooks.load(plugin_directory=None, tables={}, built_in=("similarity_edit", "similarity_bleu"))
+    return NearPrompts(CombinedMeasure(hooks, no_embeddings), no_embeddings, LOWEST)
+
+
+def steps(one: str, other: str) -> list[str]:
+    """From a text to another of as many words, a word at a time: each is near its neighbours, the ends are not."""
+    left, right = one.split(), other.split()
+    return [" ".join([*right[:place], *left[place:]]) for place in range(len(left) + 1)]
+
+
+POOL = (
+    *steps(
+        "find all regular files named core below the home directory and remove each of them right now",
+        "print every symbolic link that points at nothing within /usr/local then count these broken ones twice",
+    ),
+    "Find all regular files named core below the home directory, and remove each of them right now!",
+    "find all regular flies named core below the home directory and remove each of them right now",
+    "print every symbolic link that points at nothing within /usr/local then count these broken ones thrice",
+    "archive the logs of last week",
+    "archive the logs of last month",
+    "Archive the logs of last week.",
+    "",
+)
+BASES = ("tiny:1b", "small:3b", None)
+
+
+def test_the_search_finds_every_near_pair_of_the_pool() -> None:
+    texts = list(dict.fromkeys(fold(text) for text in POOL))
+    measure = CombinedMeasure(
+        Hooks.load(plugin_directory=None, tables={}, built_in=("similarity_edit", "similarity_bleu")), no_embeddings
+    )
+    alike = {
+        (i, j)
+        for j in range(len(texts))
+        for i in range(j)
+        if measure([min(texts[i], texts[j])], [max(texts[i], texts[j])]).values[0] >= LOWEST
+    }
+    assert len(alike) > 20
+    assert set(metrics()(texts, 0)) == alike
+
+
+class Nights(RuleBasedStateMachine):
+    """Prompts come to two bases, nights are held, and whoever chooses sides chooses at random."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        self.ledger = Ledger.open(Path(self.directory.name) / "ledger.sqlite3")
+        self.find_near = metrics()
+        self.sides: dict[tuple[str, str], Side] = {}
+        self.count = 0
+
+    @rule(text=st.sampled_from(POOL), base=st.sampled_from(BASES))
+    def a_prompt_comes(self, text: str, base: str | None) -> None:
+        self.count += 1
+        event = Event(
+            id=str(self.count), timestamp=NOW, feedback_type=FeedbackType.SUCCESS, input_data=text,
+            artifact_type="shell", ai_output=f"answer {self.count}",
+        )  # fmt: skip
+        incoming = IncomingEvent(event=event, base=base, answered_by=None, group=group_of(event), arrived_at=NOW)
+        self.ledger.events.add([incoming])
+
+    @rule(base=st.sampled_from(BASES[:2]), random=st.randoms(use_true_random=False))
+    def a_night_is_held(self, base: str, random: Random) -> None:
+        def choose(groups: tuple[PromptGroup, ...]) -> tuple[SideChoice, ...]:
+            free = [group.key for group in groups if group.side is None and random.random() < 0.7]
+            return tuple(SideChoice(key=key, side=random.choice(list(Side))) for key in free)
+
+        rows = self.ledger.events.of_specialty(Specialty(base=base, artifact_type="shell"), with_unassigned=True)
+        found = split(rows, self.ledger.events.prompts("shell"), self.find_near, choose)
+        self.ledger.events.set_sides("shell", found.choices, found.groups)
+        after = self.ledger.events.of_specialty(Specialty(base=base, artifact_type="shell"), with_unassigned=True)
+        expected = {one.event.id: found.sides.get(one.group or "") for one in regroup(rows, found.groups, found.sides)}
+        assert {one.event.id: one.side for one in after} == expected
+
+    @invariant()
+    def no_near_pair_is_on_both_sides_and_no_side_changes(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        prompts = [one for one in self.ledger.events.prompts("shell") if one.side is not None]
+        texts = [fold(one.text) for one in prompts]
+        for low, high in self.find_near(texts, 0):
+            assert prompts[low].side is prompts[high].side, (texts[low], texts[high])
+        sides = {("shell", one.key): one.side for one in prompts if one.side is not None}
+        assert self.sides.items() <= sides.items()
+        self.sides = sides
+
+    def teardown(self) -> None:
+        if hasattr(self, "ledger"):
+            self.ledger.close()
+            self.directory.cleanup()
+
+
+Nights.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestNights = Nights.TestCase
