@@ -9,7 +9,7 @@ BASE ?= smollm2
 SECONDS ?= 60
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine fuzz-gguf clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection fuzz-gguf clean
 
 environment: .venv/.ready
 
@@ -72,6 +72,11 @@ bench-learning-engine: ollama
 fuzz-gguf: .venv/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group fuzz
 	$(BIN)/python tests/fuzz/gguf_reader.py --seconds $(SECONDS)
+
+# The search for near-duplicates against datasketch and SemHash, and what the similarity metrics tell apart.
+bench-selection: .venv/.ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group peers
+	$(BIN)/python tests/benchmarks/selection.py
 
 clean:
 	rm -rf build dist .venv .cache

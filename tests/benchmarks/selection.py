@@ -1,0 +1,289 @@
+"""`make bench-selection`: near-duplicates against datasketch and SemHash, in the same run on the same real texts.
+
+Times are CPU seconds of the process, all threads together, medians of three. A row holds where the ratio reaches its
+goal *and* the answer is as good: the recall of datasketch reached, the same texts kept as by SemHash.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from nightschool_daemon.evaluation.embedding import CachedEmbed, StaticEmbedder  # noqa: E402
+from nightschool_daemon.hooks import Hooks  # noqa: E402
+from nightschool_daemon.intake.assignment import fold  # noqa: E402
+from nightschool_daemon.learning.duplicates import keep_first, near_texts, near_vectors, shingles  # noqa: E402
+from nightschool_hookspecs import Matrix  # noqa: E402
+
+RESULT = ROOT / "build" / "bench" / "selection.json"
+DATA = ROOT / "tests" / "data" / "nl2bash"
+REPEATS = 3
+ALIKE = 0.7
+"""Jaccard similarity of the groups of five characters from which a pair counts as a near-duplicate."""
+COSINE = 0.9
+GROWTH = (10_000, 100_000)
+T = TypeVar("T")
+Row = dict[str, Any]
+
+
+def main() -> int:
+    """Take all figures, print the tables. Returns 1 where a row falls short."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--million", action="store_true", help="show the growth up to a million texts too")
+    given = parser.parse_args()
+    texts = list(dict.fromkeys(fold(line) for line in (DATA / "descriptions.txt").open(encoding="utf-8")))
+    print(f"{len(texts)} different real descriptions")
+    rows = [against_datasketch(texts), *against_semhash(texts)]
+    for row in rows:
+        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()))
+    show_growth(texts, (*GROWTH, 1_000_000) if given.million else GROWTH)
+    show_separation()
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 1 if any(row["holds"] is False for row in rows) else 0
+
+
+def row_of(measure: str, ours: float, peer: float, goal: float, *, equal: bool) -> Row:
+    """A line of the table; less is better."""
+    ratio = peer / ours
+    return {
+        "measure": measure, "ours": ours, "peer": peer, "ratio": ratio, "goal": goal, "holds": equal and ratio >= goal,
+    }  # fmt: skip
+
+
+def taken(function: Callable[[], T]) -> tuple[float, T]:
+    """The median of the CPU seconds, and the last result."""
+    seconds: list[float] = []
+    results: list[T] = []
+    for _ in range(REPEATS):
+        began = time.process_time()
+        results = [function()]
+        seconds.append(time.process_time() - began)
+    return statistics.median(seconds), results[0]
+
+
+# --------------------------------------------------------------------------- the wording
+
+
+def against_datasketch(texts: list[str]) -> Row:
+    """From texts to pairs. datasketch has its default of 128 permutations, and bands that favour recall."""
+    truth = alike(texts)
+    ours, found = taken(lambda: near_texts(texts))
+    peer, candidates = taken(lambda: by_datasketch(texts))
+    ours_recall = _recall(truth, {(int(low), int(high)) for low, high in found})
+    peer_recall = _recall(truth, candidates)
+    print(
+        f"{len(truth)} pairs with a Jaccard similarity of {ALIKE}: recall {ours_recall:.4f} of {len(found)} pairs, "
+        f"datasketch {peer_recall:.4f} of {len(candidates)}"
+    )
+    measure = f"near-duplicate pairs, CPU s, {len(texts)} texts, against datasketch MinHash+LSH"
+    return row_of(measure, ours, peer, 10.0, equal=ours_recall >= peer_recall)
+
+
+def by_datasketch(texts: list[str]) -> set[tuple[int, int]]:
+    """Candidate pairs of MinHash and LSH over the same groups of characters."""
+    from datasketch import MinHash, MinHashLSH
+
+    documents = [{part.encode() for part in _parts(text)} for text in texts]
+    index = MinHashLSH(threshold=ALIKE, num_perm=128, weights=(0.1, 0.9))
+    found: set[tuple[int, int]] = set()
+    for number, sketch in enumerate(MinHash.generator(documents, num_perm=128)):
+        found.update((int(str(other)), number) for other in index.query(sketch))
+        index.insert(number, sketch)
+    return found
+
+
+def _parts(text: str) -> list[str]:
+    padded = f" {text}".ljust(5)
+    return [padded[place : place + 5] for place in range(len(padded) - 4)]
+
+
+def alike(texts: list[str]) -> set[tuple[int, int]]:
+    """Every near-duplicate pair, by comparing all."""
+    from scipy.sparse import csr_matrix
+
+    hashes, owners = shingles(texts)
+    _, columns = np.unique(hashes, return_inverse=True)
+    table = csr_matrix((np.ones(len(columns), np.int32), (owners, columns)))
+    table.sum_duplicates()
+    table.data[:] = 1
+    sizes = np.asarray(table.sum(axis=1)).ravel()
+    found: set[tuple[int, int]] = set()
+    for start in range(0, len(texts), 500):
+        shared = (table[start : start + 500] @ table.T).tocoo()
+        low, high = shared.row + start, shared.col
+        close = (shared.data >= ALIKE * (sizes[low] + sizes[high] - shared.data)) & (low < high)
+        found.update(zip(low[close].tolist(), high[close].tolist(), strict=True))
+    return found
+
+
+def _recall(truth: set[tuple[int, int]], found: set[tuple[int, int]]) -> float:
+    return len(truth & found) / len(truth)
+
+
+# --------------------------------------------------------------------------- the vectors
+
+
+class Given:
+    """An encoder for a peer that has its vectors already."""
+
+    def encode(self, inputs: Sequence[Any] | Any, **_: Any) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+
+def against_semhash(texts: list[str]) -> list[Row]:
+    """Which texts stay at a cosine of 0.9, on the same static vectors."""
+    vectors = _vectors(texts)
+    ours, kept = taken(lambda: keep_first(near_vectors(vectors, COSINE), len(texts)))
+    ours_kept = {text for text, stays in zip(texts, kept, strict=True) if stays}
+    rows: list[Row] = []
+    for backend, title in (("basic", "exact"), ("usearch", "its default index")):
+        peer, peer_kept = taken(partial(by_semhash, texts, vectors, backend))
+        differing = len(ours_kept ^ peer_kept)
+        print(f"SemHash, {title}: {len(peer_kept)} kept, ours {len(ours_kept)}, {differing} differ")
+        measure = f"texts kept at cosine {COSINE}, CPU s, against SemHash ({title})"
+        # an approximate index misses a few pairs: as good is who keeps no more near-duplicates than it
+        equal = differing == 0 if backend == "basic" else len(ours_kept) <= len(peer_kept)
+        rows.append(row_of(measure, ours, peer, 1.4, equal=equal))
+    return rows
+
+
+def by_semhash(texts: list[str], vectors: NDArray[np.float32], backend: str) -> set[str]:
+    """The texts that SemHash keeps."""
+    from semhash import SemHash
+
+    index = SemHash.from_embeddings(vectors, texts, Given(), ann_backend=backend)
+    return set(index.self_deduplicate(COSINE).selected)
+
+
+def _vectors(texts: list[str]) -> NDArray[np.float32]:
+    vectors = StaticEmbedder()(texts)
+    lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = np.nan_to_num(np.asarray(vectors, dtype=np.float32) / lengths)
+    return unit
+
+
+# --------------------------------------------------------------------------- growth, and what the metrics tell apart
+
+
+def show_growth(texts: list[str], sizes: Sequence[int]) -> None:
+    """How the search grows: texts of three real runs of five words; one in ten is an earlier one with a typo."""
+    print("growth of the search by wording:")
+    chance = random.Random(20261123)
+    words = " ".join(texts).split()
+    for size in sizes:
+        grown = [" ".join(_runs(words, chance)) for _ in range(size)]
+        for place in range(9, size, 10):
+            grown[place] = _typo(grown[chance.randrange(place)], chance)
+        began = time.process_time()
+        found = near_texts(grown)
+        seconds = time.process_time() - began
+        print(f"  {size:>9} texts  {seconds:8.2f} CPU s  {1e6 * seconds / size:6.1f} us a text  {len(found)} pairs")
+
+
+def _runs(words: list[str], chance: random.Random) -> list[str]:
+    starts = [chance.randrange(len(words) - 5) for _ in range(3)]
+    return [word for start in starts for word in words[start : start + 5]]
+
+
+def show_separation() -> None:
+    """How well the metrics tell a slip of the pen from another meaning, on pairs made by rule from real texts."""
+    pairs = labelled_pairs()
+    slips = np.array([label for _, _, label in pairs])
+    print(
+        f"a slip against another meaning, {int(slips.sum())} and {int((~slips).sum())} pairs; 1 would tell all apart:"
+    )
+    metrics = _scores([one for one, _, _ in pairs], [other for _, other, _ in pairs])
+    for name, values in metrics.items():
+        high = float((values[~slips] >= 0.85).mean())
+        area = _area(values, slips)
+        print(f"  {name:<10} area under the curve {area:.3f}; other meaning at 0.85 or more: {high:.0%}")
+
+
+def labelled_pairs() -> list[tuple[str, str, bool]]:
+    """Real descriptions and commands, each beside itself with a slip, and beside itself with another meaning."""
+    chance = random.Random(20261123)
+    found: list[tuple[str, str, bool]] = []
+    for line in (DATA / "sample.jsonl").open(encoding="utf-8"):
+        row: dict[str, str] = json.loads(line)
+        for text in row.values():
+            changed = _other_meaning(text, chance)
+            if changed is not None and len(text) > 20:
+                found += [(text, _typo(text, chance), True), (text, changed, False)]
+    return found
+
+
+def _typo(text: str, chance: random.Random) -> str:
+    """Two neighbouring letters swapped, one letter lost or doubled."""
+    place = chance.randrange(1, len(text) - 1)
+    slips = (
+        text[: place - 1] + text[place] + text[place - 1] + text[place + 1 :],
+        text[:place] + text[place + 1 :],
+        text[:place] + text[place] + text[place:],
+    )
+    return chance.choice(slips)
+
+
+OTHER_MEANINGS = (
+    ("all", "no"), ("files", "directories"), ("file", "directory"), ("and", "or"), ("more", "less"),
+    ("before", "after"), ("ascending", "descending"), ("first", "last"), ("-f", "-d"), ("-r", "-n"),
+    ("-name", "-path"), ("-n", "-c"), ("f", "d"), ("-l", "-L"), ("+", "-"), ("7", "70"), ("1", "2"),
+    ("home", "tmp"), ("-iname", "-name"),
+)  # fmt: skip
+
+
+def _other_meaning(text: str, chance: random.Random) -> str | None:
+    """One word or flag exchanged for another that asks for something else; None where there is none."""
+    words = text.split(" ")
+    known = dict(OTHER_MEANINGS)
+    places = [place for place, word in enumerate(words) if word in known]
+    if not places:
+        return None
+    place = chance.choice(places)
+    return " ".join([*words[:place], known[words[place]], *words[place + 1 :]])
+
+
+def _scores(left: list[str], right: list[str]) -> dict[str, NDArray[np.float64]]:
+    import tempfile
+
+    hooks = Hooks.load(plugin_directory=None, tables={})
+    with tempfile.TemporaryDirectory() as directory:
+        embed = CachedEmbed(StaticEmbedder, Path(directory) / "vectors.sqlite3")
+        answers = [
+            hooks.measure_similarity(left=[one], right=[other], embed=embed)
+            for one, other in zip(left, right, strict=True)
+        ]
+    found = {
+        metric.metric: np.array([_value(row[place].matrix) for row in answers])
+        for place, metric in enumerate(answers[0])
+    }
+    weights = {metric.metric: metric.weight for metric in answers[0]}
+    found["combined"] = sum((weights[name] * values for name, values in found.items()), np.zeros(len(left)))
+    return found
+
+
+def _value(matrix: Matrix) -> float:
+    return float(matrix.values[0])
+
+
+def _area(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    from scipy.stats import mannwhitneyu
+
+    up, down = values[positive], values[~positive]
+    return float(mannwhitneyu(up, down).statistic / (len(up) * len(down)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
