@@ -27,7 +27,7 @@ from nightschool_daemon.learning.engine.route import read_examples, ready
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
-from nightschool_daemon.learning.split import check_choices, group_rows, sides_of
+from nightschool_daemon.learning.split import check_choices, group_rows, side_of, sides_of
 from nightschool_daemon.learning.training import limit_threads, route_of
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.abilities import probe_abilities
@@ -134,7 +134,7 @@ def _data_of(context: WorkerContext, request: PlanRequest) -> Data:
     groups = group_rows(rows)
     choices = check_choices(groups, context.hooks.select_held_out(groups=groups, seed=context.info.seed))
     sides = sides_of(groups, choices)
-    training = [row.event for row in rows if sides.get(row.group) is Side.TRAINING]
+    training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
     workshop = Workshop(
         hooks=context.hooks,
         info=context.info,
