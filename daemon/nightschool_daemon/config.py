@@ -227,6 +227,8 @@ class ExamSettings:
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
     verify_positions: int = 64
+    judge_model: str = ""
+    """Ollama name of the model that plugins may ask about answers. Empty: the base that learns."""
 
     def __post_init__(self) -> None:
         _require(self, 1, "max_items", "max_answer_tokens", "context_tokens", "top_k", "verify_positions")

@@ -2,7 +2,7 @@
 
 from nightschool_hookspecs.markers import hookspec
 from nightschool_hookspecs.records import AnswerScore, Exam, ExamItem, GuardResult, PromptGroup, SideChoice, Verdict
-from nightschool_hookspecs.services import Measure
+from nightschool_hookspecs.services import Generate, Measure
 
 
 @hookspec(firstresult=True)
@@ -17,12 +17,17 @@ def nightschool_select_held_out(groups: tuple[PromptGroup, ...], seed: int) -> t
 
 
 @hookspec(firstresult=True)
-def nightschool_validate_answer(item: ExamItem, answer: str, measure: Measure) -> AnswerScore | None:
+def nightschool_validate_answer(
+    item: ExamItem, answer: str, measure: Measure, generate: Generate
+) -> AnswerScore | None:
     """Score an answer to an exam item from 0 to 100.
 
-    Called for every answer of an exam, in the worker that examines. Never execute what is in the
-    answer. None: not an artifact type of yours; the first answer counts. Where all say None, the run
-    fails.
+    Called for every answer of an exam, in the worker that examines, and for the answer of a failed
+    check, to see whether it is an item without reference. `generate` asks the model of
+    `exam.judge_model`. Never execute what is in the answer, but for the tests that an item brings
+    along, and these by `nightschool_hookspecs.confined` alone, which runs nothing where it cannot
+    lock its child down. None: not an artifact type of yours; the first answer counts. Where all say
+    None, the run fails.
     """
 
 

@@ -77,6 +77,10 @@ class Metadata:
     comment: str | None = None
     tags: tuple[str, ...] = ()
     fim_suffix: str | None = None
+    tests: str | None = None
+    """Tests that an answer of this event must pass, as Python text."""
+    schema: str | None = None
+    """A JSON Schema as JSON text, or `CREATE` statements of SQL."""
     clock_flag: bool = False
     """The timestamp lay outside 2000-01-01 .. now + 1 day: order by arrival instead."""
     extra_json: str | None = None
@@ -569,7 +573,12 @@ class ExamItem:
     role: ItemRole
     messages: tuple[Message, ...]
     reference: str | None = None
+    """None: an answer can only be checked, by parsing it and by `tests` or `schema`."""
     group: str = ""
+    tests: str | None = None
+    """Tests of a program in its own language, run in a locked-down child alone."""
+    schema: str | None = None
+    """What an answer must fit: a JSON Schema, or the tables a query is asked of as `CREATE` statements."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -454,8 +454,17 @@ def _metadata(record: Mapping[str, object]) -> Metadata:
         comment=_string(given, "comment", "metadata.comment"),
         tags=tuple(_sound("metadata.tags", str(one)) for one in _list(given, "tags", "metadata.tags")),
         fim_suffix=_string(given, "fim_suffix", "metadata.fim_suffix"),
+        tests=_string(given, "tests", "metadata.tests"),
+        schema=_schema(given),
         extra_json=json.dumps(extra, sort_keys=True) if extra else None,
     )
+
+
+def _schema(given: Mapping[str, object]) -> str | None:
+    schema = given.get("schema")
+    if isinstance(schema, dict):
+        return _sound("metadata.schema", json.dumps(schema, sort_keys=True, ensure_ascii=False))
+    return _string(given, "schema", "metadata.schema")
 
 
 def _weight(given: Mapping[str, object]) -> float:

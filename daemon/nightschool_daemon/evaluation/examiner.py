@@ -17,13 +17,14 @@ from nightschool_daemon import codec
 from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
+from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, Step, read_lines, write_durably
 from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused, OllamaUnreachable
-from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary, PinnedOptions
+from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary
 from nightschool_hookspecs.records import AnswerScore, ExamAnswer, ExamItem, ItemRole, Message, Sitting
-from nightschool_hookspecs.services import Measure
+from nightschool_hookspecs.services import Generate, Measure
 
 SERVER_WAIT_S = 120.0
 """How long one question waits for an Ollama that went away; then the step is given back to the daemon."""
@@ -63,9 +64,10 @@ class Sitters:
 
 def run(context: WorkContext) -> None:
     """Hold the exam of a run and leave `answers.jsonl`."""
+    prepared = context.run.result(Step.PREPARE, PrepareResult)
     registered = context.run.result(Step.REGISTER, RegisterResult)
     sitters = Sitters(
-        incumbent=context.run.result(Step.PREPARE, PrepareResult).incumbent,
+        incumbent=prepared.incumbent,
         candidate=registered.tag,
         candidate_digest=registered.tag_digest,
     )
@@ -77,12 +79,13 @@ def run(context: WorkContext) -> None:
     library = OllamaLibrary(context.settings.ollama)
     options = pinned_options(exam, context.info.seed)
     measure = CombinedMeasure(context.hooks, open_embed(context.settings))
+    judge = LocalModel(library, exam.judge_model or prepared.base.pin, exam)
     began = time.monotonic()
     answers = examine(
         items,
         sitters,
         ask=lambda name, messages: library.chat(name, messages, options),
-        score=lambda item, text: score_answer(context.hooks, measure, item, text),
+        score=lambda item, text: score_answer(context.hooks, measure, judge, item, text),
         file=directory / "answers.jsonl",
         report=context.progress,
     )
@@ -132,24 +135,9 @@ def choose_items(items: tuple[ExamItem, ...], exam: ExamSettings, seed: int) -> 
     return tuple(item for item in items if item.id in chosen)
 
 
-def pinned_options(exam: ExamSettings, seed: int) -> PinnedOptions:
-    """The options that all sittings share. What a model stops at is its own, and the same for all of them."""
-    return PinnedOptions(
-        temperature=exam.temperature,
-        seed=seed % 2**31,
-        top_k=exam.top_k,
-        top_p=exam.top_p,
-        min_p=exam.min_p,
-        repeat_penalty=exam.repeat_penalty,
-        repeat_last_n=exam.repeat_last_n,
-        num_ctx=exam.context_tokens,
-        num_predict=exam.max_answer_tokens,
-    )
-
-
-def score_answer(hooks: Hooks, measure: Measure, item: ExamItem, text: str) -> AnswerScore:
+def score_answer(hooks: Hooks, measure: Measure, judge: Generate, item: ExamItem, text: str) -> AnswerScore:
     """Have an answer scored. Raises `ExamError` where no validator knows the artifact type."""
-    score = hooks.validate_answer(item=item, answer=text, measure=measure)
+    score = hooks.validate_answer(item=item, answer=text, measure=measure, generate=judge)
     if score is None:
         raise ExamError(
             f"No plugin scores answers of the type '{item.artifact_type}'. Take evaluation_text out of "

@@ -202,8 +202,10 @@ class Hooks:
         answer = self._hook.nightschool_select_held_out(groups=groups, seed=seed)
         return cast(tuple[SideChoice, ...] | None, answer) or ()
 
-    def validate_answer(self, *, item: ExamItem, answer: str, measure: Measure) -> AnswerScore | None:
-        score = self._hook.nightschool_validate_answer(item=item, answer=answer, measure=measure)
+    def validate_answer(
+        self, *, item: ExamItem, answer: str, measure: Measure, generate: Generate
+    ) -> AnswerScore | None:
+        score = self._hook.nightschool_validate_answer(item=item, answer=answer, measure=measure, generate=generate)
         return cast(AnswerScore | None, score)
 
     def guard_promotion(self, *, exam: Exam, seed: int) -> tuple[GuardResult, ...]:

@@ -43,13 +43,19 @@ BUILT_IN: tuple[str, ...] = (
     "delivery_adapter",
     "evaluation_split",
     "evaluation_text",
+    "evaluation_markdown",
+    "evaluation_document",
+    "evaluation_code",
+    "evaluation_sql",
+    "evaluation_erd",
     "evaluation_shell",
+    "evaluation_judge",
     "guard_answers",
     "guard_length",
     "guard_liked",
     "judge_paired",
 )
-"""Of two that answer the same first-result hook the later is asked first: shell before text."""
+"""Of two that answer the same first-result hook the later is asked first: SQL before other code, text last."""
 
 BUILT_IN_PACKAGE = "nightschool_plugins"
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 from nightschool_daemon import codec
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
+from nightschool_daemon.evaluation.local_model import LocalModel
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
@@ -37,7 +38,7 @@ from nightschool_daemon.learning.rendering import (
     render_label,
     render_pair,
 )
-from nightschool_daemon.learning.services import ChunkSearch, JournalStore, LocalModel, read_snapshot
+from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import side_of
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
@@ -67,6 +68,8 @@ T = TypeVar("T")
 
 LARGEST_GROWTH = 3
 """Originals and variants together, as a multiple of the originals."""
+GOOD_SCORE = 70.0
+"""0..100; an answer above it is a success."""
 DISLIKED = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
 
 
@@ -328,18 +331,43 @@ def _items(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamI
 def _item(workshop: Workshop, scored: ScoredEvent) -> ExamItem | None:
     event = scored.event
     if _objection(event) is not None:
-        return None
+        return _item_without_reference(workshop, scored)
     example = _build(workshop, scored)
+    return None if example is None else _item_of(workshop, scored, example, _role(event), example.target)
+
+
+def _item_without_reference(workshop: Workshop, scored: ScoredEvent) -> ExamItem | None:
+    """An item of a failed check, where a validator sees by itself that the answer of then is bad."""
+    event = scored.event
+    failed = event.feedback_type is FeedbackType.VALIDATION_FAILURE and event.ai_output is not None
+    if not failed or event.metadata.deleted or event.metadata.weak or event.target is not None:
+        return None
+    # only the prompt is wanted: the answer of then stands in for a target, so that the example can be built
+    liked = replace(scored, event=replace(event, feedback_type=FeedbackType.SUCCESS))
+    example = _build(workshop, liked)
     if example is None:
         return None
+    item = _item_of(workshop, scored, example, ItemRole.GAIN, None)
+    score = workshop.hooks.validate_answer(
+        item=item, answer=event.ai_output or "", measure=workshop.measure, generate=workshop.generate
+    )
+    return item if score is not None and score.score <= GOOD_SCORE else None
+
+
+def _item_of(
+    workshop: Workshop, scored: ScoredEvent, example: TrainingExample, role: ItemRole, reference: str | None
+) -> ExamItem:
+    event = scored.event
     return ExamItem(
         id=event.key,
         event_id=event.key,
         artifact_type=event.artifact_type or workshop.info.specialty.artifact_type,
-        role=_role(event),
+        role=role,
         messages=example.messages,
-        reference=example.target,
+        reference=reference,
         group=scored.group,
+        tests=event.metadata.tests,
+        schema=event.metadata.schema,
     )
 
 

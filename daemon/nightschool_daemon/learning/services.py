@@ -1,7 +1,7 @@
-"""What a worker's plugins may use: a local model, a search over chunks, a store.
+"""What a worker's plugins may use: a search over chunks, a store.
 
-`Measure` and `Embed` stand in `nightschool_daemon.evaluation.similarity`, because the examiner needs
-them too.
+`Measure`, `Embed` and `Generate` stand in `nightschool_daemon.evaluation`, because the examiner needs them
+too.
 """
 
 import os
@@ -10,29 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nightschool_daemon import codec
-from nightschool_daemon.config import ExamSettings
-from nightschool_daemon.evaluation.examiner import pinned_options
 from nightschool_daemon.jobs import StoreWrite
-from nightschool_daemon.ollama.errors import OllamaError
-from nightschool_daemon.ollama.library import OllamaLibrary
-from nightschool_hookspecs.records import Chunk, Message
-from nightschool_hookspecs.services import GenerationError
-
-
-class LocalModel:
-    """`Generate`: asks one model of the local Ollama."""
-
-    def __init__(self, library: OllamaLibrary, name: str, exam: ExamSettings) -> None:
-        self._library = library
-        self._name = name
-        self._exam = exam
-
-    def __call__(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
-        asked = replace(pinned_options(self._exam, seed), num_predict=max_tokens, temperature=temperature)
-        try:
-            return self._library.chat(self._name, tuple(messages), asked).text
-        except OllamaError as error:
-            raise GenerationError(str(error)) from error
+from nightschool_hookspecs.records import Chunk
 
 
 class ChunkSearch:

@@ -199,7 +199,7 @@ def _one_answer(item: ExamItem, before: ExamAnswer, after: ExamAnswer) -> list[s
     return [
         f"**{_one_line(item.messages[-1].content)}**",
         "",
-        f"- wanted: `{_one_line(item.reference or '')}`",
+        *([f"- wanted: `{_one_line(item.reference)}`"] if item.reference is not None else []),
         f"- before ({before.score:.0f}): `{_one_line(before.text)}`",
         f"- after ({after.score:.0f}): `{_one_line(after.text)}`",
         "",

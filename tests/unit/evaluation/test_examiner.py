@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from nightschool_daemon import codec
 from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation import examiner
-from nightschool_daemon.evaluation.examiner import ExamError, Sitters, choose_items, examine, pinned_options
+from nightschool_daemon.evaluation.examiner import ExamError, Sitters, choose_items, examine
+from nightschool_daemon.evaluation.local_model import pinned_options
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, NoSimilarityError, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.ollama.errors import OllamaError, OllamaInterrupted, OllamaRefused, OllamaUnreachable
@@ -27,7 +28,7 @@ from nightschool_hookspecs import (
     Sitting,
     hookimpl,
 )
-from nightschool_hookspecs.testing import matrix
+from nightschool_hookspecs.testing import FakeGenerate, matrix
 
 SITTERS = Sitters(incumbent="old", candidate="new", candidate_digest="d")
 BLOCKS = ["old", "old", "new", "new", "old", "old"]
@@ -191,4 +192,4 @@ def test_without_any_metric_nothing_is_made_up() -> None:
 def test_an_artifact_type_that_nobody_scores_is_an_error() -> None:
     hooks = Hooks.load(plugin_directory=None, tables={}, built_in=())
     with pytest.raises(ExamError, match="evaluation_text"):
-        examiner.score_answer(hooks, CombinedMeasure(hooks, no_embeddings), ITEMS[0], "ls")
+        examiner.score_answer(hooks, CombinedMeasure(hooks, no_embeddings), FakeGenerate(), ITEMS[0], "ls")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
@@ -15,9 +15,11 @@ from nightschool_daemon.jobs import EventRow
 from nightschool_daemon.learning.dataset import Dataset, DatasetError, Workshop, build_dataset
 from nightschool_daemon.learning.services import ChunkSearch
 from nightschool_hookspecs import (
+    AnswerScore,
     Budget,
     Chunk,
     Event,
+    ExamItem,
     FeedbackType,
     Generate,
     ItemRole,
@@ -108,6 +110,7 @@ def learned(dataset: Dataset) -> set[str]:
 
 
 @given(st.lists(st.tuples(st.sampled_from(FeedbackType), st.integers(0, 6)), max_size=15), st.sets(st.integers(0, 6)))
+@settings(deadline=None)
 def test_no_held_out_group_is_ever_learned_from(kinds: list[tuple[FeedbackType, int]], held_out: set[int]) -> None:
     rows = [row(str(index), kind, group=f"g{group}") for index, (kind, group) in enumerate(kinds)]
     groups = {f"g{group}" for group in held_out}
@@ -127,6 +130,26 @@ def test_corrections_count_and_liked_answers_guard() -> None:
         "dropdir/1": (ItemRole.GAIN, "good"),
         "dropdir/2": (ItemRole.GUARD, "bad"),
     }
+
+
+class SeesFailures:
+    """Knows a bad answer of shell commands by itself, and says so of the others' too."""
+
+    @hookimpl
+    def nightschool_validate_answer(self, item: ExamItem, answer: str) -> AnswerScore:
+        return AnswerScore(score=0.0 if answer == "bad" else 100.0, validator="sees")
+
+
+def test_a_failed_check_is_an_item_without_reference_where_a_validator_sees_the_failure() -> None:
+    failed = row("1", FeedbackType.VALIDATION_FAILURE, metadata=Metadata(tests="assert True", schema="{}"))
+    unseen = row("2", FeedbackType.VALIDATION_FAILURE, answer="fine")
+    weak = row("3", FeedbackType.VALIDATION_FAILURE, metadata=Metadata(weak=True))
+    held_out = ["1", "2", "3"]
+    (item,) = build([failed, unseen, weak], held_out, SeesFailures()).items
+    assert (item.id, item.role, item.reference) == ("dropdir/1", ItemRole.GAIN, None)
+    assert (item.tests, item.schema) == ("assert True", "{}")
+    assert item.messages[-1].content == "question 1"
+    assert build([failed], held_out).items == ()
 
 
 def test_a_group_sends_one_item_and_a_correction_goes_first() -> None:

@@ -72,10 +72,12 @@ def test_more_of_the_reference_scores_higher(worse: str, better: str, reference:
 
 
 def test_the_formula() -> None:
-    # utilities 2/2, flags 0 of 1, arguments: one common of 2 + 1
-    assert shell("ls a", "ls -l a b").score == pytest.approx(100 * (0.4 * 1 + 0.3 * 0 + 0.3 * 2 / 3))
+    # utilities 2/2, flags 0 of 1, arguments: one common of 2 + 1; another template; half alike
+    assert shell("ls a", "ls -l a b").score == pytest.approx(100 * (0.15 + 0.3 * 2 / 3 + 0.3 * 0.5))
     # no flags on either side: the weights are renormalised
-    assert shell("ls a", "ls a b").score == pytest.approx(100 * (0.4 * 1 + 0.3 * 2 / 3) / 0.7)
+    assert shell("ls a", "ls a b").score == pytest.approx(100 * (0.15 + 0.3 * 2 / 3 + 0.3 * 0.5) / 0.85)
+    # the same template
+    assert shell("ls -l a", "ls -l b").score == pytest.approx(100 * (0.15 + 0.15 + 0.1 + 0.3 * 0.5))
 
 
 def test_joined_flags_are_letters_but_words_for_find() -> None:

@@ -66,6 +66,13 @@ def test_what_is_missing_has_a_default() -> None:
     assert (event.timestamp, event.metadata.clock_flag, event.artifact_type) == (NOW, False, None)
 
 
+def test_tests_and_schema_are_read_from_the_metadata() -> None:
+    metadata = read(metadata={"tests": "assert f()", "schema": {"type": "object", "a": 1}}).metadata
+    assert (metadata.tests, metadata.schema) == ("assert f()", '{"a": 1, "type": "object"}')
+    assert read(metadata={"schema": "CREATE TABLE t (a)"}).metadata.schema == "CREATE TABLE t (a)"
+    assert "metadata.tests" in refusal(metadata={"tests": 3})
+
+
 def test_an_id_is_made_from_the_content() -> None:
     assert read().id == read().id
     assert read().id != read(ai_output="b").id
