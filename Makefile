@@ -9,7 +9,7 @@ BASE ?= smollm2
 SECONDS ?= 60
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection fuzz-gguf clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-validators fuzz-gguf clean
 
 environment: .venv/.ready
 
@@ -77,6 +77,10 @@ fuzz-gguf: .venv/.ready
 bench-selection: .venv/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group peers
 	$(BIN)/python tests/benchmarks/selection.py
+
+# How well validators agree with people on real answers. JUDGE=NAME asks a model of the local Ollama too.
+bench-validators: .venv/.ready
+	$(BIN)/python tests/benchmarks/validators.py $(if $(JUDGE),--judge $(JUDGE))
 
 clean:
 	rm -rf build dist .venv .cache
