@@ -163,7 +163,9 @@ def _parse(text: str) -> Statements | None:
     from sqlglot import expressions
     from sqlglot.errors import SqlglotError
 
-    kinds = (expressions.Query, expressions.DML, expressions.DDL, expressions.Alter, expressions.Drop)
+    # its package hands it on by a star
+    changes = expressions.DML  # pyright: ignore[reportPrivateImportUsage]
+    kinds = (expressions.Query, changes, expressions.DDL, expressions.Alter, expressions.Drop)
     for dialect in DIALECTS:
         try:
             trees = [one for one in sqlglot.parse(text, read=dialect or None) if one is not None]
