@@ -18,6 +18,7 @@ from nightschool_daemon import codec
 from nightschool_hookspecs.records import (
     DeliveryPlan,
     Event,
+    Evidence,
     GuardResult,
     Hyperparameters,
     Material,
@@ -114,6 +115,10 @@ class PrepareResult:
     events: int
     warm_start: Path | None = None
     """What the incumbent learned, where the training may begin from it."""
+    evidence: Evidence = field(default_factory=Evidence)
+    """What earlier exams against this incumbent have shown."""
+    judged_together: int = 1
+    """Specialties that may be judged in one night."""
 
 
 @dataclass(frozen=True, kw_only=True)

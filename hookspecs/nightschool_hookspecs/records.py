@@ -580,6 +580,11 @@ class ExamItem:
     schema: str | None = None
     """What an answer must fit: a JSON Schema, or the tables a query is asked of as `CREATE` statements."""
 
+    @property
+    def key(self) -> str:
+        """What tells it from others over the nights: its group of prompts, whichever event speaks for it."""
+        return self.group or self.id
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerScore:
@@ -620,6 +625,28 @@ class ExamAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CountedItem:
+    """An item that counted as evidence, and what the candidate of its night gained on it."""
+
+    key: str
+    """`ExamItem.key`."""
+    gain: float
+    """Points, -100..100."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What earlier exams of a specialty against the same incumbent have shown."""
+
+    log_e_value: float = 0.0
+    """Natural logarithm of the product of their e-values since the last promotion."""
+    counted: tuple[CountedItem, ...] = ()
+    """The items behind it, in the order in which they counted."""
+    used: tuple[str, ...] = ()
+    """`ExamItem.key` of every item that was asked against this incumbent, whenever: none counts a second time."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exam:
     """A whole exam: items in order and every answer."""
 
@@ -628,6 +655,10 @@ class Exam:
     candidate: str
     items: tuple[ExamItem, ...]
     answers: tuple[ExamAnswer, ...]
+    evidence: Evidence = field(default_factory=Evidence)
+    """What was known before it."""
+    judged_together: int = 1
+    """Specialties that may be judged in one night, this one among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -665,10 +696,16 @@ class Verdict:
     """Mean absolute difference between the incumbent's two sittings."""
     items: int
     items_needed: int | None
-    """For 'not enough to tell': items needed in all for the effect seen; None where no effect was seen."""
+    """For 'not enough to tell': new items still needed for the effect seen; None where no effect was seen."""
     guards: tuple[GuardResult, ...]
     reason: str
     """One sentence for the report."""
+    log_e_value: float = 0.0
+    """Natural logarithm of the product of the e-values so far, this exam's included."""
+    log_e_needed: float = 0.0
+    """What it must reach for proof."""
+    counted: tuple[CountedItem, ...] = ()
+    """The items of this exam that counted, none of which counted before."""
 
 
 # --------------------------------------------------------------------------- models, versions, runs

@@ -1,37 +1,87 @@
 """Judges by the paired differences between candidate and incumbent on the items that count.
 
-    test      one-sided permutation test on the mean difference, signs flipped (exact for few items)
-    interval  95 % bootstrap interval of the mean difference, BCa (Efron 1987)
+    d         (score of the candidate - score of the incumbent) / 100, of each item
+    evidence  E = mean over the stakes s of  product over the items of  1 + tanh(s d)
+    test      one-sided permutation test on tonight's mean difference, signs flipped (exact for few items)
+    interval  95 % bootstrap interval of tonight's mean difference, BCa (Efron 1987)
     noise     absolute difference between the means of the incumbent's two sittings
-    needed    n = ((z(1 - 0.025) + z(0.8)) * sd / gain)^2        items for the effect seen, at 80 % power
+    needed    the fewest m for which the best stake reaches the proof, if it goes on growing as it did:
+              m = (log(proof) + log(stakes) - sum of log(1 + tanh(s d))) / mean of log(1 + tanh(s d))
 
-    worse        a guard is broken, or the loss is significant at 0.025
-    proven       p <= 0.025, the gain is above the noise, at least 6 items
+    worse        a guard is broken, or tonight's loss is significant at 0.025
+    proven       E >= 40, tonight's p <= 0.2 and gain above the noise, at least 6 items
     provisional  p <= 0.2
     else         not enough to tell
 
+E is the capital of a player who bets on the candidate, item by item, and began with 1. Where the two models are
+equally good, d and -d are equally likely whatever the size of d, tanh is odd, and so a bet is fair; where the
+candidate is worse by a shift it loses. Hence E is a nonnegative supermartingale, and by Ville's inequality it ever
+reaches 40 with a chance of at most 1/40, however often one looks (Ramdas et al. 2020, "Admissible anytime-valid
+sequential inference must rely on nonnegative martingales", on symmetry; Waudby-Smith and Ramdas 2024, "Estimating means
+of bounded random variables by betting", on capital and on mixing stakes). Each factor is below 2: fewer than six items
+prove nothing. The null is the permutation test's. A bet that is fair for every distribution in -100..100 with mean 0
+would have to fear a loss of 100 points on each item, and needs more than twice the items for a gain of 10 points; what
+holds without symmetry is that log(1 + tanh) is concave, so that no stake gains in the long run where the mean does not.
+
+Over the nights e-values multiply: E runs over the items of all exams since the last promotion, so that tonight's
+e-value is E now / E before, and its stakes begin with what the earlier nights taught. An item counts once against an
+incumbent: the same prompt on another night is no new evidence.
+
+Several specialties are judged in a night. With m of them the proof takes E >= max(40, m / 0.05), so that the chance of
+any wrong promotion among them is at most 5 % (union bound), and 2.5 % for each of up to two.
+
 An item that the incumbent could not answer, because the server failed, says nothing and is left out; where the
-candidate fails, that counts. Each night is judged by itself: the level holds for one exam. Test and interval
-are scipy's.
+candidate fails, that counts. Test and interval are scipy's.
 """
 
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightschool_hookspecs import Exam, GuardResult, ItemRole, Outcome, Sitting, Verdict, hookimpl
+from nightschool_hookspecs import CountedItem, Exam, GuardResult, ItemRole, Outcome, Sitting, Verdict, hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy
     from numpy.typing import NDArray
 
     Scores = NDArray[numpy.float64]
     """Shape (items,), 0..100."""
+    Capital = NDArray[numpy.float64]
+    """Natural logarithm of capital that was 1 before the first item."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """The items that count and can be compared, in order."""
+
+    keys: tuple[str, ...]
+    incumbent: "Scores"
+    candidate: "Scores"
+    again: "Scores"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What the items that never counted before add to the evidence."""
+
+    counted: tuple[CountedItem, ...]
+    log_e_value: float
+    log_e_needed: float
+    items_needed: int | None
+
+    @property
+    def proves(self) -> bool:
+        return self.log_e_value >= self.log_e_needed
+
+    def __str__(self) -> str:
+        return f"evidence {_shown(self.log_e_value)} of {_shown(self.log_e_needed)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What the statistics say, before it is judged."""
+    """What tonight's items say by themselves."""
 
     incumbent_mean: float
     candidate_mean: float
@@ -41,7 +91,6 @@ class Figures:
     p_loss: float
     noise: float
     items: int
-    items_needed: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,24 +98,31 @@ class JudgePaired:
     """`[plugins.judge_paired]`"""
 
     proven_level: float = 0.025
+    """Chance of a wrong promotion that one specialty may take from a promotion to the next."""
+    family_level: float = 0.05
+    """The same for all specialties of a night together."""
     provisional_level: float = 0.2
     fewest_items: int = 6
-    """With five, no result could be proven at 0.025: 2^-5 is above it."""
-    power: float = 0.8
+    stakes: tuple[float, ...] = (0.5, 1.5, 4.5, 13.5)
+    """Each is best for another kind of gain: the first for few wins of 100 points, the last for many of 5."""
     resamples: int = 9999
 
     def __post_init__(self) -> None:
         if not 0 < self.proven_level <= self.provisional_level < 1:
             raise ValueError("0 < proven_level <= provisional_level < 1 is needed")
-        if not 0 < self.power < 1:
-            raise ValueError("power must lie between 0 and 1")
+        if not self.proven_level <= self.family_level < 1:
+            raise ValueError("family_level must lie within proven_level..1")
+        if not self.stakes or not all(0 < stake < math.inf for stake in self.stakes):
+            raise ValueError("stakes must be one or more numbers above 0")
         if self.fewest_items < 2 or self.resamples < 999:
             raise ValueError("fewest_items must be 2 or more, resamples 999 or more")
 
     @hookimpl
     def nightschool_judge_exam(self, exam: Exam, guards: tuple[GuardResult, ...], seed: int) -> Verdict:
-        figures = self._measure(*_scores(exam), seed)
-        outcome, reason = self._decide(figures, guards)
+        paired = _paired(exam)
+        figures = self._measure(paired, seed)
+        evidence = self._evaluate(exam, paired)
+        outcome, reason = self._decide(figures, evidence, guards)
         return Verdict(
             outcome=outcome,
             incumbent_mean=figures.incumbent_mean,
@@ -76,51 +132,90 @@ class JudgePaired:
             p_value=figures.p_gain,
             noise=figures.noise,
             items=figures.items,
-            items_needed=figures.items_needed if outcome in (Outcome.NOT_ENOUGH, Outcome.PROVISIONAL) else None,
+            items_needed=evidence.items_needed if outcome in (Outcome.NOT_ENOUGH, Outcome.PROVISIONAL) else None,
             guards=guards,
             reason=reason,
+            log_e_value=evidence.log_e_value,
+            log_e_needed=evidence.log_e_needed,
+            counted=evidence.counted,
         )
 
-    def _decide(self, figures: Figures, guards: tuple[GuardResult, ...]) -> tuple[Outcome, str]:
+    def _decide(self, figures: Figures, evidence: Evaluated, guards: tuple[GuardResult, ...]) -> tuple[Outcome, str]:
         broken = [guard for guard in guards if not guard.held]
-        seen = f"{figures.gain:+.1f} points over {figures.items} items (p = {figures.p_gain:.4f})"
+        seen = f"{figures.gain:+.1f} points over {figures.items} items (p = {figures.p_gain:.4f}, {evidence})"
         enough = figures.items >= self.fewest_items
+        looks_better = figures.gain > 0 and figures.p_gain <= self.provisional_level
         if broken:
             return Outcome.WORSE, f"The guard '{broken[0].guard}' is broken: {broken[0].reason}"
         if enough and figures.p_loss <= self.proven_level:
             return Outcome.WORSE, f"The candidate is worse: {seen}."
-        if enough and figures.p_gain <= self.proven_level and figures.gain > figures.noise:
+        if enough and looks_better and evidence.proves and figures.gain > figures.noise:
             low, high = figures.interval
             return Outcome.PROVEN, f"The candidate is better: {seen}, 95 % interval {low:+.1f} to {high:+.1f}."
-        if figures.gain > 0 and figures.p_gain <= self.provisional_level:
-            return (
-                Outcome.PROVISIONAL,
-                f"The candidate looks better, but it is not proven: {seen}. To prove a gain like this about "
-                f"{figures.items_needed} items are needed.",
-            )
-        return Outcome.NOT_ENOUGH, self._not_enough(figures, seen)
+        if looks_better:
+            return Outcome.PROVISIONAL, f"The candidate looks better, but it is not proven: {seen}.{_still(evidence)}"
+        return Outcome.NOT_ENOUGH, _not_enough(figures, evidence, seen)
 
-    def _not_enough(self, figures: Figures, seen: str) -> str:
-        if figures.items == 0:
-            return "There is nothing to judge by: no held-out item that counts was answered by both models."
-        if figures.items_needed is None:
-            return f"No gain was seen: {seen}."
-        return f"Not enough to tell: {seen}. For a gain like this about {figures.items_needed} items are needed."
+    # ----------------------------------------------------------------------- evidence
 
-    def _measure(self, incumbent: "Scores", candidate: "Scores", again: "Scores", seed: int) -> Figures:
-        items = len(candidate)
-        difference = candidate - incumbent
-        gain = float(difference.mean()) if items else 0.0
+    def _evaluate(self, exam: Exam, paired: Paired) -> Evaluated:
+        before = [one.gain for one in exam.evidence.counted]
+        counted = _fresh(paired, frozenset(exam.evidence.used))
+        gains = [*before, *(one.gain for one in counted)]
+        needed = self._log_e_needed(exam.judged_together)
+        return Evaluated(
+            counted=counted,
+            log_e_value=exam.evidence.log_e_value + self.log_e_value(gains) - self.log_e_value(before),
+            log_e_needed=needed,
+            items_needed=self._items_needed(gains, needed),
+        )
+
+    def log_e_value(self, gains: "Sequence[float]") -> float:
+        """Natural logarithm of E over these gains, in points. 0 for none."""
+        return float(self.log_e_path(gains)[-1]) if len(gains) else 0.0
+
+    def log_e_path(self, gains: "Sequence[float]") -> "Capital":
+        """The same after each of them, shape (gains,): what someone sees who looks at every item."""
+        import numpy
+
+        return numpy.asarray(numpy.logaddexp.reduce(self._log_capital(gains), axis=0) - math.log(len(self.stakes)))
+
+    def _log_capital(self, gains: "Sequence[float]") -> "Capital":
+        """What each stake alone made of 1 after each item, shape (stakes, gains)."""
+        import numpy
+
+        bets = numpy.outer(self.stakes, numpy.asarray(gains, dtype=numpy.float64) / 100)
+        # log(1 + tanh(x)), which stays finite where tanh(x) rounds to -1
+        factors: NDArray[numpy.float64] = math.log(2) - numpy.logaddexp(0, -2 * bets)
+        return numpy.asarray(factors.cumsum(axis=1))
+
+    def _log_e_needed(self, judged_together: int) -> float:
+        return math.log(max(1 / self.proven_level, judged_together / self.family_level))
+
+    def _items_needed(self, gains: "Sequence[float]", log_e_needed: float) -> int | None:
+        if not len(gains):
+            return None
+        capital = self._log_capital(gains)[:, -1]
+        growing = capital[capital > 0]
+        if not len(growing):
+            return None
+        missing = log_e_needed + math.log(len(self.stakes)) - growing
+        return max(1, math.ceil(float((missing * len(gains) / growing).min())))
+
+    # ----------------------------------------------------------------------- tonight
+
+    def _measure(self, paired: Paired, seed: int) -> Figures:
+        items = len(paired.keys)
+        difference = paired.candidate - paired.incumbent
         return Figures(
-            incumbent_mean=float(incumbent.mean()) if items else 0.0,
-            candidate_mean=float(candidate.mean()) if items else 0.0,
-            gain=gain,
+            incumbent_mean=float(paired.incumbent.mean()) if items else 0.0,
+            candidate_mean=float(paired.candidate.mean()) if items else 0.0,
+            gain=float(difference.mean()) if items else 0.0,
             interval=self._interval(difference, seed),
             p_gain=self._p_value(difference, seed),
             p_loss=self._p_value(-difference, seed),
-            noise=abs(float((again - incumbent).mean())) if items else 0.0,
+            noise=abs(float((paired.again - paired.incumbent).mean())) if items else 0.0,
             items=items,
-            items_needed=self._items_needed(difference, gain),
         )
 
     def _p_value(self, difference: "Scores", seed: int) -> float:
@@ -168,17 +263,6 @@ class JudgePaired:
         )
         return (float(found.confidence_interval.low), float(found.confidence_interval.high))
 
-    def _items_needed(self, difference: "Scores", gain: float) -> int | None:
-        from scipy import stats
-
-        if gain <= 0:
-            return None
-        if len(difference) < 2:
-            return self.fewest_items
-        quantiles = float(stats.norm.ppf(1 - self.proven_level) + stats.norm.ppf(self.power))
-        needed = (quantiles * float(difference.std(ddof=1)) / gain) ** 2
-        return max(self.fewest_items, math.ceil(needed), len(difference) + 1)
-
 
 def _mean(sample: "Scores", axis: int) -> "Scores":
     import numpy
@@ -186,8 +270,7 @@ def _mean(sample: "Scores", axis: int) -> "Scores":
     return numpy.asarray(sample.mean(axis=axis))
 
 
-def _scores(exam: Exam) -> tuple["Scores", "Scores", "Scores"]:
-    """Scores of incumbent, candidate and incumbent again on the items that count and that can be compared."""
+def _paired(exam: Exam) -> Paired:
     import numpy
 
     scores = {
@@ -196,16 +279,49 @@ def _scores(exam: Exam) -> tuple["Scores", "Scores", "Scores"]:
         if answer.sitting is Sitting.CANDIDATE or not answer.failed
     }
     sat = [
-        item.id
+        item
         for item in exam.items
         if item.role is ItemRole.GAIN and all((sitting, item.id) in scores for sitting in Sitting)
     ]
-    rows = (
-        numpy.array([scores[sitting, identifier] for identifier in sat], dtype=numpy.float64)
-        for sitting in (Sitting.INCUMBENT, Sitting.CANDIDATE, Sitting.INCUMBENT_AGAIN)
+
+    def of(sitting: Sitting) -> "Scores":
+        return numpy.array([scores[sitting, item.id] for item in sat], dtype=numpy.float64)
+
+    return Paired(
+        keys=tuple(item.key for item in sat),
+        incumbent=of(Sitting.INCUMBENT),
+        candidate=of(Sitting.CANDIDATE),
+        again=of(Sitting.INCUMBENT_AGAIN),
     )
-    incumbent, candidate, again = rows
-    return incumbent, candidate, again
+
+
+def _fresh(paired: Paired, used: frozenset[str]) -> tuple[CountedItem, ...]:
+    """The items that no earlier exam against this incumbent asked; of one key the first."""
+    gains: dict[str, float] = {}
+    for key, incumbent, candidate in zip(paired.keys, paired.incumbent, paired.candidate, strict=True):
+        if key not in used:
+            gains.setdefault(key, float(candidate - incumbent))
+    return tuple(CountedItem(key=key, gain=gain) for key, gain in gains.items())
+
+
+def _not_enough(figures: Figures, evidence: Evaluated, seen: str) -> str:
+    if figures.items == 0:
+        return "There is nothing to judge by: no held-out item that counts was answered by both models."
+    if figures.gain <= 0:
+        return f"No gain was seen: {seen}."
+    return f"Not enough to tell: {seen}.{_still(evidence)}"
+
+
+def _still(evidence: Evaluated) -> str:
+    """What is missing for proof, where something is and the effect says how much."""
+    if evidence.proves or evidence.items_needed is None:
+        return ""
+    return f" For a gain like this about {evidence.items_needed} new items are still needed."
+
+
+def _shown(log_e_value: float) -> str:
+    """An e-value for people; beyond a million its size says nothing more."""
+    return f"{math.exp(log_e_value):.3g}" if log_e_value < math.log(1e6) else "over a million"
 
 
 @hookimpl

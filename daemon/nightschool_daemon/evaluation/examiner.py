@@ -66,6 +66,7 @@ def run(context: WorkContext) -> None:
     """Hold the exam of a run and leave `answers.jsonl`."""
     prepared = context.run.result(Step.PREPARE, PrepareResult)
     registered = context.run.result(Step.REGISTER, RegisterResult)
+    prepared = context.run.result(Step.PREPARE, PrepareResult)
     sitters = Sitters(
         incumbent=prepared.incumbent,
         candidate=registered.tag,
@@ -73,7 +74,7 @@ def run(context: WorkContext) -> None:
     )
     exam = context.settings.exam
     drawn = tuple(read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem))
-    items = choose_items(drawn, exam, context.info.seed)
+    items = choose_items(drawn, exam, context.info.seed, frozenset(prepared.evidence.used))
     directory = context.run.step(Step.EXAMINE)
     _forget_other_sitters(directory, sitters)
     library = OllamaLibrary(context.settings.ollama)
@@ -124,14 +125,20 @@ def examine(
     return tuple(answers)
 
 
-def choose_items(items: tuple[ExamItem, ...], exam: ExamSettings, seed: int) -> tuple[ExamItem, ...]:
-    """Choose at random, up to the caps of a night, and keep the order."""
+def choose_items(
+    items: tuple[ExamItem, ...], exam: ExamSettings, seed: int, used: frozenset[str] = frozenset()
+) -> tuple[ExamItem, ...]:
+    """Choose at random, up to the caps of a night, and keep the order.
+
+    Items whose key is in `used` are no new evidence: they only fill what the others leave of the cap.
+    """
     caps = {ItemRole.GAIN: exam.max_items, ItemRole.GUARD: exam.max_guard_items}
     chosen: set[str] = set()
     for role, cap in caps.items():
-        identifiers = [item.id for item in items if item.role is role]
-        sample = random.Random(f"{seed}/{role}").sample(identifiers, min(cap, len(identifiers)))  # noqa: S311 - no secret
-        chosen.update(sample)
+        of_role = [item for item in items if item.role is role]
+        shuffled = random.Random(f"{seed}/{role}").sample(of_role, len(of_role))  # noqa: S311 - no secret
+        shuffled.sort(key=lambda item: item.key in used)
+        chosen.update(item.id for item in shuffled[:cap])
     return tuple(item for item in items if item.id in chosen)
 
 

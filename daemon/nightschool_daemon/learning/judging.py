@@ -28,10 +28,13 @@ def read_exam(context: WorkContext) -> Exam:
     answers = tuple(read_lines(context.run.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer))
     asked = {answer.item_id for answer in answers}
     items = read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem)
+    prepared = context.run.result(Step.PREPARE, PrepareResult)
     return Exam(
         specialty=context.info.specialty,
-        incumbent=context.run.result(Step.PREPARE, PrepareResult).incumbent,
+        incumbent=prepared.incumbent,
         candidate=context.run.result(Step.REGISTER, RegisterResult).tag,
         items=tuple(item for item in items if item.id in asked),
         answers=answers,
+        evidence=prepared.evidence,
+        judged_together=prepared.judged_together,
     )

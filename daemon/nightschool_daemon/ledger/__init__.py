@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nightschool_daemon.ledger.database import Database
 from nightschool_daemon.ledger.events import POOLED_TYPE, Events, FileRow
+from nightschool_daemon.ledger.evidence import EvidenceBook
 from nightschool_daemon.ledger.exams import Exams
 from nightschool_daemon.ledger.keeping import Bases, Facts, Plugins
 from nightschool_daemon.ledger.rows import (
@@ -39,6 +40,7 @@ class Ledger:
         self.versions = Versions(database)
         self.moves = Moves(database)
         self.exams = Exams(database)
+        self.evidence = EvidenceBook(database)
         self.bases = Bases(database)
         self.plugins = Plugins(database)
         self.facts = Facts(database)

@@ -167,5 +167,25 @@ CREATE TABLE prompts (                  -- which group of near-duplicates a prom
 ) STRICT, WITHOUT ROWID
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS)
+EVIDENCE = """
+CREATE TABLE evidence (
+    run_id TEXT PRIMARY KEY REFERENCES runs (id),
+    base TEXT NOT NULL,
+    artifact_type TEXT NOT NULL,
+    incumbent TEXT NOT NULL,            -- the tag that the candidate was compared with
+    log_e_value REAL NOT NULL,          -- product of e-values up to this run, natural logarithm
+    settled INTEGER NOT NULL DEFAULT 0  -- a promotion came since: it proves nothing further
+) STRICT, WITHOUT ROWID;
+CREATE INDEX evidence_by_specialty ON evidence (base, artifact_type, incumbent);
+
+CREATE TABLE evidence_items (           -- what the exam of a run asked; what it gained where it counted
+    run_id TEXT NOT NULL REFERENCES evidence (run_id),
+    key TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    gain REAL,
+    PRIMARY KEY (run_id, key)
+) STRICT, WITHOUT ROWID
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS, EVIDENCE)
 """Append; the number of a step is the schema version it leads to."""

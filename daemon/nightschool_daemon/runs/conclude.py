@@ -112,6 +112,7 @@ def promote(context: StepContext, version: VersionRow, reason: str, origin: Dest
         run_id=context.info.id,
     )
     context.ledger.versions.set_state(version.tag, VersionState.PROMOTED)
+    context.ledger.evidence.settle(context.info.specialty)
     if not context.settings.promotion.replace_base:
         return ()
     planner = Planner(settings=context.settings, ledger=context.ledger, hooks=context.hooks)

@@ -23,6 +23,7 @@ from nightschool_daemon.ollama.http import ShownModel, TagEntry
 from nightschool_daemon.runs import store
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
+from nightschool_daemon.runs.planner import Planner
 from nightschool_hookspecs.records import Event, Specialty, TrainingResult
 
 
@@ -46,8 +47,16 @@ def perform(context: StepContext) -> None:
             undo_digest=incumbent.undo_digest,
             events=len(rows),
             warm_start=_warm_start(context, incumbent.examined, base) if context.settings.training.warm_start else None,
+            evidence=context.ledger.evidence.so_far(specialty, incumbent.examined),
+            judged_together=_judged_together(context),
         ),
     )
+
+
+def _judged_together(context: StepContext) -> int:
+    """How many specialties a night may judge: each of them is a chance to promote one by luck."""
+    planner = Planner(settings=context.settings, ledger=context.ledger, hooks=context.hooks)
+    return max(1, min(len(planner.specialties()), context.settings.schedule.max_runs_per_night))
 
 
 def _warm_start(context: StepContext, incumbent: str, base: BaseSnapshot) -> Path | None:

@@ -1,5 +1,6 @@
 """Step `report`: one page in plain words about what a run did."""
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -92,11 +93,20 @@ def _verdict_lines(verdict: Verdict | None) -> list[str]:
         f"on {verdict.items} prompts that were not learned from",
         f"- Gain {verdict.gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, p = {verdict.p_value:.4f}",
         f"- The same model asked twice differs by {verdict.noise:.1f} points",
+        f"- Evidence since the last promotion: {_e_value(verdict.log_e_value)}, and {_e_value(verdict.log_e_needed)} "
+        f"is proof; {len(verdict.counted)} prompts were new to it",
     ]
     if verdict.items_needed is not None:
-        lines.append(f"- About {verdict.items_needed} held-out prompts would be needed to tell")
+        lines.append(
+            f"- For a gain like this about {verdict.items_needed} new held-out prompts are still needed to tell"
+        )
     lines += [f"- {guard.guard}: {'held' if guard.held else 'broken'}. {guard.reason}" for guard in verdict.guards]
     return [*lines, ""]
+
+
+def _e_value(logarithm: float) -> str:
+    """An e-value in a few digits; a product of many nights may be too large or too small to print in full."""
+    return f"{math.exp(logarithm):.3g}" if abs(logarithm) < math.log(1e6) else f"10^{logarithm / math.log(10):.0f}"
 
 
 def _learning_lines(context: StepContext) -> list[str]:

@@ -146,6 +146,14 @@ def test_the_caps_of_a_night_hold_and_the_order_stays(
     assert chosen == choose_items(items, settings, seed)
 
 
+@given(st.sets(st.integers(0, 19)), st.integers(1, 20), st.integers())
+def test_items_that_are_new_evidence_come_first(used: set[int], most: int, seed: int) -> None:
+    items = tuple(item(f"{index}", ItemRole.GAIN) for index in range(20))
+    keys = frozenset(items[index].key for index in used)
+    chosen = choose_items(items, ExamSettings(max_items=most), seed, keys)
+    assert sum(one.key not in keys for one in chosen) == min(most, 20 - len(used))
+
+
 def test_every_option_comes_from_the_settings() -> None:
     options = pinned_options(ExamSettings(temperature=0.5, top_k=3, max_answer_tokens=9, context_tokens=77), 2**40 + 5)
     assert (options.temperature, options.top_k, options.num_predict, options.num_ctx) == (0.5, 3, 9, 77)

@@ -25,7 +25,9 @@ from nightschool_daemon.ledger import (
 )
 from nightschool_daemon.ledger.migrations import MIGRATIONS
 from nightschool_hookspecs import (
+    CountedItem,
     DeliveryForm,
+    Evidence,
     ExamAnswer,
     ExamItem,
     InstalledModel,
@@ -322,3 +324,55 @@ def test_the_read_only_way_in_reads_beside_a_writer_and_never_writes(tmp_path: P
     assert writer.facts.get("a") == "b"
     reader.close()
     writer.close()
+
+
+# --------------------------------------------------------------------------- evidence
+
+
+def counted(**gains: float) -> tuple[CountedItem, ...]:
+    return tuple(CountedItem(key=key, gain=gain) for key, gain in gains.items())
+
+
+def show(ledger: Ledger, run: int, incumbent: str, log_e_value: float, asked: str, **gains: float) -> None:
+    ledger.runs.create(run_row(str(run), started_at=NOW + timedelta(days=run)))
+    ledger.evidence.store(
+        str(run), SHELL, incumbent, log_e_value=log_e_value, asked=list(asked), counted=counted(**gains)
+    )
+
+
+def test_evidence_is_kept_over_the_nights_in_their_order(ledger: Ledger) -> None:
+    assert ledger.evidence.so_far(SHELL, "base") == Evidence()
+    show(ledger, 2, "base", 1.5, "cad", c=5.0)
+    show(ledger, 1, "base", 1.0, "ab", a=10.0, b=-2.5)
+    known = ledger.evidence.so_far(SHELL, "base")
+    assert known == Evidence(log_e_value=1.5, counted=counted(a=10.0, b=-2.5, c=5.0), used=("a", "b", "c", "d"))
+    assert ledger.evidence.so_far(SHELL, "another") == Evidence()
+    assert ledger.evidence.so_far(ERD, "base") == Evidence()
+
+
+def test_evidence_stored_twice_is_there_once(ledger: Ledger) -> None:
+    show(ledger, 1, "base", 1.0, "ab", a=10.0)
+    ledger.evidence.store("1", SHELL, "base", log_e_value=2.0, asked=["b"], counted=counted(b=3.0))
+    known = ledger.evidence.so_far(SHELL, "base")
+    assert known == Evidence(log_e_value=2.0, counted=counted(b=3.0), used=("b",))
+
+
+def test_a_promotion_ends_the_evidence_and_an_undo_does_not_make_items_new(ledger: Ledger) -> None:
+    show(ledger, 1, "base", 4.0, "ab", a=10.0, b=20.0)
+    ledger.evidence.settle(SHELL)
+    assert ledger.evidence.so_far(SHELL, "version 1") == Evidence()
+    assert ledger.evidence.so_far(SHELL, "base") == Evidence(used=("a", "b"))
+    show(ledger, 2, "base", 0.5, "ac", c=7.0)
+    known = ledger.evidence.so_far(SHELL, "base")
+    assert known == Evidence(log_e_value=0.5, counted=counted(c=7.0), used=("a", "b", "c"))
+
+
+def test_a_ledger_of_the_first_schema_gains_what_came_later(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    connection = sqlite3.connect(path)
+    connection.executescript(f"{MIGRATIONS[0]}; PRAGMA user_version = 1")
+    connection.close()
+    ledger = Ledger.open(path)
+    show(ledger, 1, "base", 1.0, "a", a=1.0)
+    assert ledger.evidence.so_far(SHELL, "base").used == ("a",)
+    ledger.close()

@@ -1,4 +1,4 @@
-"""Guards and the judge, on exams made by hand and on a thousand exams between equal models."""
+"""Guards and the judge, on exams made by hand and on many between equal models."""
 
 import math
 from collections.abc import Sequence
@@ -101,8 +101,8 @@ def test_a_significant_loss_is_worse() -> None:
 
 
 def test_six_items_can_prove_and_five_cannot() -> None:
-    assert judge(exam([0] * 6, [50] * 6)).outcome is Outcome.PROVEN
-    five = judge(exam([0] * 5, [50] * 5))
+    assert judge(exam([0] * 6, [100] * 6)).outcome is Outcome.PROVEN
+    five = judge(exam([0] * 5, [100] * 5))
     assert five.outcome is Outcome.PROVISIONAL
 
 
@@ -143,14 +143,19 @@ def test_answers_that_the_server_owed_the_incumbent_are_no_gain(share: float) ->
     assert promoted <= stats.binom.ppf(0.999, exams, 0.025)
 
 
-def test_not_enough_says_how_many_items_are_needed() -> None:
-    difference = numpy.array([30.0, -20, 25, -30, 20, -15, 10, 5])
-    verdict = judge(exam([50] * 8, list(50 + difference)))
+def test_not_enough_says_how_many_items_are_still_needed() -> None:
+    gains = [30.0, -20, 25, -30, 20, -15, 10, 5]
+    verdict = judge(exam([50] * 8, [50 + gain for gain in gains]))
     assert verdict.outcome is Outcome.NOT_ENOUGH
-    # normal approximation: 1.960 + 0.842 standard errors
-    needed = (2.80158 * difference.std(ddof=1) / difference.mean()) ** 2
-    assert verdict.items_needed == math.ceil(needed)
+    assert verdict.items_needed is not None
     assert str(verdict.items_needed) in verdict.reason
+
+    def proves(items: int) -> bool:
+        return JudgePaired().log_e_value((gains * items)[: len(gains) + items]) >= verdict.log_e_needed
+
+    # if the same gains went on coming; the other stakes help a little before the best one gets there alone
+    assert proves(verdict.items_needed)
+    assert not proves(int(0.8 * verdict.items_needed))
 
 
 def test_without_a_gain_no_number_of_items_is_promised() -> None:
@@ -211,8 +216,8 @@ def test_a_real_gain_is_found_in_most_exams() -> None:
     chance = numpy.random.default_rng(5)
     found = 0
     for number in range(40):
-        incumbent = chance.normal(50, 10, 40)
-        verdict = judge(exam(list(incumbent), list(incumbent + chance.normal(10, 15, 40))), seed=number)
+        incumbent = chance.normal(50, 10, 60)
+        verdict = judge(exam(list(incumbent), list(incumbent + chance.normal(10, 15, 60))), seed=number)
         found += verdict.outcome is Outcome.PROVEN
     assert found >= 32
 
