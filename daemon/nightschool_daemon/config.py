@@ -216,6 +216,8 @@ class ExamSettings:
     max_items: int = 60
     """Held-out prompts that count for or against a candidate, a night."""
     max_guard_items: int = 20
+    round_items: int = 20
+    """Prompts that count, asked before it is looked whether the exam is decided."""
     min_items: int = 6
     """With fewer, nothing can be proven, and a run ends before it trains."""
     max_answer_tokens: int = 512
@@ -231,7 +233,9 @@ class ExamSettings:
     """Ollama name of the model that plugins may ask about answers. Empty: the base that learns."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, "max_items", "max_answer_tokens", "context_tokens", "top_k", "verify_positions")
+        _require(
+            self, 1, "max_items", "round_items", "max_answer_tokens", "context_tokens", "top_k", "verify_positions"
+        )
         _require(self, 0, "max_guard_items", "min_items", "temperature", "min_p")
         _require(self, 0, "top_p", "repeat_penalty", above=True)
         _require(self, -1, "repeat_last_n")

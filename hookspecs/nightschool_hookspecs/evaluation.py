@@ -44,6 +44,7 @@ def nightschool_guard_promotion(exam: Exam, seed: int) -> GuardResult | None:
 def nightschool_judge_exam(exam: Exam, guards: tuple[GuardResult, ...], seed: int) -> Verdict | None:
     """Judge whether the candidate is better.
 
-    Called once in a run, in the worker, after the guards. The same verdict for the same seed. None:
-    no opinion; the first answer counts. Where all say None, the run fails.
+    Called in the worker after each round of the exam, with what was answered so far and without
+    guards, to see whether it is decided; and once after the guards. The same verdict for the same
+    seed. None: no opinion; the first answer counts. Where all say None, the run fails.
     """

@@ -706,6 +706,8 @@ class Verdict:
     """What it must reach for proof."""
     counted: tuple[CountedItem, ...] = ()
     """The items of this exam that counted, none of which counted before."""
+    decided: bool = False
+    """More items of this exam would hardly change the outcome: the rest need not be asked."""
 
 
 # --------------------------------------------------------------------------- models, versions, runs

@@ -8,7 +8,7 @@
     needed    the fewest m for which the best stake reaches the proof, if it goes on growing as it did:
               m = (log(proof) + log(stakes) - sum of log(1 + tanh(s d))) / mean of log(1 + tanh(s d))
 
-    worse        a guard is broken, or tonight's loss is significant at 0.025
+    worse        a guard is broken, or E over tonight's -d reaches 40
     proven       E >= 40, tonight's p <= 0.2 and gain above the noise, at least 6 items
     provisional  p <= 0.2
     else         not enough to tell
@@ -22,6 +22,9 @@ of bounded random variables by betting", on capital and on mixing stakes). Each 
 prove nothing. The null is the permutation test's. A bet that is fair for every distribution in -100..100 with mean 0
 would have to fear a loss of 100 points on each item, and needs more than twice the items for a gain of 10 points; what
 holds without symmetry is that log(1 + tanh) is concave, so that no stake gains in the long run where the mean does not.
+
+An exam need not be asked to its end: it is decided when the candidate is proven or worse, or when E over tonight's
+0.1 - d reaches 40, which rules out a gain of 10 points. What was not asked stays new for a later candidate.
 
 Over the nights e-values multiply: E runs over the items of all exams since the last promotion, so that tonight's
 e-value is E now / E before, and its stakes begin with what the earlier nights taught. An item counts once against an
@@ -87,10 +90,13 @@ class Figures:
     candidate_mean: float
     gain: float
     interval: tuple[float, float]
-    p_gain: float
-    p_loss: float
+    p_value: float
     noise: float
     items: int
+    is_loss: bool
+    """The evidence that the candidate is worse is as strong as proof."""
+    is_small: bool
+    """The same of a gain below the worthwhile one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +108,8 @@ class JudgePaired:
     family_level: float = 0.05
     """The same for all specialties of a night together."""
     provisional_level: float = 0.2
+    worthwhile_gain: float = 10.0
+    """Points. An exam is not asked to its end where a gain like this is ruled out."""
     fewest_items: int = 6
     stakes: tuple[float, ...] = (0.5, 1.5, 4.5, 13.5)
     """Each is best for another kind of gain: the first for few wins of 100 points, the last for many of 5."""
@@ -112,6 +120,8 @@ class JudgePaired:
             raise ValueError("0 < proven_level <= provisional_level < 1 is needed")
         if not self.proven_level <= self.family_level < 1:
             raise ValueError("family_level must lie within proven_level..1")
+        if not 0 < self.worthwhile_gain <= 100:
+            raise ValueError("worthwhile_gain must lie within 0..100 points")
         if not self.stakes or not all(0 < stake < math.inf for stake in self.stakes):
             raise ValueError("stakes must be one or more numbers above 0")
         if self.fewest_items < 2 or self.resamples < 999:
@@ -129,7 +139,7 @@ class JudgePaired:
             candidate_mean=figures.candidate_mean,
             gain=figures.gain,
             interval=figures.interval,
-            p_value=figures.p_gain,
+            p_value=figures.p_value,
             noise=figures.noise,
             items=figures.items,
             items_needed=evidence.items_needed if outcome in (Outcome.NOT_ENOUGH, Outcome.PROVISIONAL) else None,
@@ -138,16 +148,17 @@ class JudgePaired:
             log_e_value=evidence.log_e_value,
             log_e_needed=evidence.log_e_needed,
             counted=evidence.counted,
+            decided=figures.is_small or outcome in (Outcome.PROVEN, Outcome.WORSE),
         )
 
     def _decide(self, figures: Figures, evidence: Evaluated, guards: tuple[GuardResult, ...]) -> tuple[Outcome, str]:
         broken = [guard for guard in guards if not guard.held]
-        seen = f"{figures.gain:+.1f} points over {figures.items} items (p = {figures.p_gain:.4f}, {evidence})"
+        seen = f"{figures.gain:+.1f} points over {figures.items} items (p = {figures.p_value:.4f}, {evidence})"
         enough = figures.items >= self.fewest_items
-        looks_better = figures.gain > 0 and figures.p_gain <= self.provisional_level
+        looks_better = figures.gain > 0 and figures.p_value <= self.provisional_level
         if broken:
             return Outcome.WORSE, f"The guard '{broken[0].guard}' is broken: {broken[0].reason}"
-        if enough and figures.p_loss <= self.proven_level:
+        if enough and figures.is_loss:
             return Outcome.WORSE, f"The candidate is worse: {seen}."
         if enough and looks_better and evidence.proves and figures.gain > figures.noise:
             low, high = figures.interval
@@ -170,17 +181,17 @@ class JudgePaired:
             items_needed=self._items_needed(gains, needed),
         )
 
-    def log_e_value(self, gains: "Sequence[float]") -> float:
+    def log_e_value(self, gains: "Sequence[float] | Scores") -> float:
         """Natural logarithm of E over these gains, in points. 0 for none."""
         return float(self.log_e_path(gains)[-1]) if len(gains) else 0.0
 
-    def log_e_path(self, gains: "Sequence[float]") -> "Capital":
+    def log_e_path(self, gains: "Sequence[float] | Scores") -> "Capital":
         """The same after each of them, shape (gains,): what someone sees who looks at every item."""
         import numpy
 
         return numpy.asarray(numpy.logaddexp.reduce(self._log_capital(gains), axis=0) - math.log(len(self.stakes)))
 
-    def _log_capital(self, gains: "Sequence[float]") -> "Capital":
+    def _log_capital(self, gains: "Sequence[float] | Scores") -> "Capital":
         """What each stake alone made of 1 after each item, shape (stakes, gains)."""
         import numpy
 
@@ -212,11 +223,15 @@ class JudgePaired:
             candidate_mean=float(paired.candidate.mean()) if items else 0.0,
             gain=float(difference.mean()) if items else 0.0,
             interval=self._interval(difference, seed),
-            p_gain=self._p_value(difference, seed),
-            p_loss=self._p_value(-difference, seed),
+            p_value=self._p_value(difference, seed),
             noise=abs(float((paired.again - paired.incumbent).mean())) if items else 0.0,
             items=items,
+            is_loss=self._is_sure(-difference),
+            is_small=self._is_sure(self.worthwhile_gain - difference),
         )
+
+    def _is_sure(self, gains: "Scores") -> bool:
+        return self.log_e_value(gains) >= self._log_e_needed(1)
 
     def _p_value(self, difference: "Scores", seed: int) -> float:
         """How often a difference with its signs flipped at random has this mean or more."""

@@ -1,8 +1,9 @@
 """Step `examine`: incumbent, candidate and the incumbent again answer the same held-out prompts.
 
-Each sits its whole block before the next begins: tags of one base share a slot in Ollama, and a change
-of model for every item would load it every time. Every answer is on disk before the next question is
-asked, so that a killed exam goes on where it stopped.
+The items come in rounds. In a round each sits its whole block before the next begins: where memory holds one
+model at a time, a change for every item would load it every time; where it holds both, Ollama keeps both. After
+a round the judge is asked, and the rest is left out where the exam is decided. Every answer is on disk before the
+next question is asked, so that a killed exam goes on where it stopped.
 """
 
 import os
@@ -23,7 +24,7 @@ from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, Step, read_lines, write_durably
 from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused, OllamaUnreachable
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary
-from nightschool_hookspecs.records import AnswerScore, ExamAnswer, ExamItem, ItemRole, Message, Sitting
+from nightschool_hookspecs.records import AnswerScore, Exam, ExamAnswer, ExamItem, ItemRole, Message, Sitting
 from nightschool_hookspecs.services import Generate, Measure
 
 SERVER_WAIT_S = 120.0
@@ -42,6 +43,7 @@ class Ask(Protocol):
 
 
 Score = Callable[[ExamItem, str], AnswerScore]
+Decided = Callable[[tuple[ExamAnswer, ...]], bool]
 Report = Callable[[int, int, str], None]
 
 
@@ -83,10 +85,11 @@ def run(context: WorkContext) -> None:
     judge = LocalModel(library, exam.judge_model or prepared.base.pin, exam)
     began = time.monotonic()
     answers = examine(
-        items,
+        rounds(items, exam.round_items),
         sitters,
         ask=lambda name, messages: library.chat(name, messages, options),
         score=lambda item, text: score_answer(context.hooks, measure, judge, item, text),
+        decided=lambda answers: _is_decided(context, answers),
         file=directory / "answers.jsonl",
         report=context.progress,
     )
@@ -102,44 +105,80 @@ def run(context: WorkContext) -> None:
 
 
 def examine(
-    items: tuple[ExamItem, ...],
+    in_rounds: tuple[tuple[ExamItem, ...], ...],
     sitters: Sitters,
     *,
     ask: Ask,
     score: Score,
     file: Path,
     report: Report,
+    decided: Decided = lambda _: False,
     pause: Callable[[float], None] = time.sleep,
 ) -> tuple[ExamAnswer, ...]:
-    """Ask what is not answered in `file` yet, and return all answers in the order of asking."""
+    """Ask what is not answered in `file` yet, until it is decided, and return all answers in the order of asking."""
     answers = list(_read_answers(file))
     answered = {(answer.sitting, answer.item_id) for answer in answers}
-    questions = [(sitting, model, item) for sitting, model in sitters.blocks() for item in items]
-    for done, (sitting, model, item) in enumerate(questions):
-        if (sitting, item.id) not in answered:
-            report(done, len(questions), f"{model}: question {done % len(items) + 1} of {len(items)}")
-            answer = _sit(item, sitting, model, ask=ask, score=score, pause=pause)
-            _append(file, answer)
-            answers.append(answer)
-    report(len(questions), len(questions), "exam finished")
+    total = sum(map(len, in_rounds)) * len(sitters.blocks())
+    done = 0
+    for of_round in in_rounds:
+        for sitting, model in sitters.blocks():
+            for item in of_round:
+                if (sitting, item.id) not in answered:
+                    report(done, total, f"{model}: question {done + 1} of at most {total}")
+                    answer = _sit(item, sitting, model, ask=ask, score=score, pause=pause)
+                    _append(file, answer)
+                    answers.append(answer)
+                done += 1
+        if decided(tuple(answers)):
+            break
+    report(total, total, "exam finished")
     return tuple(answers)
+
+
+def rounds(items: tuple[ExamItem, ...], size: int) -> tuple[tuple[ExamItem, ...], ...]:
+    """So many items that count a round, in their order; the guards' all sit in the first."""
+    gains = tuple(item for item in items if item.role is ItemRole.GAIN)
+    guards = tuple(item for item in items if item.role is not ItemRole.GAIN)
+    later = range(size, len(gains), size)
+    return ((*guards, *gains[:size]), *(gains[start : start + size] for start in later))
+
+
+def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...]) -> Exam:
+    """Put items and answers together; items that were not asked are not part of it."""
+    asked = {answer.item_id for answer in answers}
+    items = read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem)
+    prepared = context.run.result(Step.PREPARE, PrepareResult)
+    return Exam(
+        specialty=context.info.specialty,
+        incumbent=prepared.incumbent,
+        candidate=context.run.result(Step.REGISTER, RegisterResult).tag,
+        items=tuple(item for item in items if item.id in asked),
+        answers=answers,
+        evidence=prepared.evidence,
+        judged_together=prepared.judged_together,
+    )
+
+
+def _is_decided(context: WorkContext, answers: tuple[ExamAnswer, ...]) -> bool:
+    verdict = context.hooks.judge_exam(exam=exam_of(context, answers), guards=(), seed=context.info.seed)
+    return verdict is not None and verdict.decided
 
 
 def choose_items(
     items: tuple[ExamItem, ...], exam: ExamSettings, seed: int, used: frozenset[str] = frozenset()
 ) -> tuple[ExamItem, ...]:
-    """Choose at random, up to the caps of a night, and keep the order.
+    """Draw at random, up to the caps of a night, in the order of drawing.
 
-    Items whose key is in `used` are no new evidence: they only fill what the others leave of the cap.
+    Items whose key is in `used` are no new evidence: they come last and only fill what the others leave of the cap.
     """
     caps = {ItemRole.GAIN: exam.max_items, ItemRole.GUARD: exam.max_guard_items}
-    chosen: set[str] = set()
+    chosen: list[ExamItem] = []
     for role, cap in caps.items():
         of_role = [item for item in items if item.role is role]
         shuffled = random.Random(f"{seed}/{role}").sample(of_role, len(of_role))  # noqa: S311 - no secret
         shuffled.sort(key=lambda item: item.key in used)
-        chosen.update(item.id for item in shuffled[:cap])
-    return tuple(item for item in items if item.id in chosen)
+        chosen += shuffled[:cap]
+    return tuple(chosen)
 
 
 def score_answer(hooks: Hooks, measure: Measure, judge: Generate, item: ExamItem, text: str) -> AnswerScore:

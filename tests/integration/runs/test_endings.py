@@ -15,7 +15,7 @@ from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionR
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
-from nightschool_daemon.runs import RunRefused, Runs, UndoRefused, conclude, prepare, rebuild, retention
+from nightschool_daemon.runs import RunRefused, Runs, UndoRefused, conclude, examine, prepare, rebuild, retention
 from nightschool_daemon.runs.conclude import Ending
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.listener import SilentListener
@@ -23,10 +23,14 @@ from nightschool_daemon.runs.planner import due_key, problem_key
 from nightschool_daemon.runs.reasons import ASKED, REBUILD, RETRAIN
 from nightschool_daemon.runs.room import make_room
 from nightschool_hookspecs.records import (
+    CountedItem,
     DeliveryForm,
     Event,
+    Evidence,
+    ExamItem,
     FeedbackType,
     Hyperparameters,
+    ItemRole,
     Material,
     Outcome,
     RunEnd,
@@ -163,6 +167,29 @@ def world(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> Iterat
     yield made
     made.ollama.close()
     made.ledger.close()
+
+
+# --------------------------------------------------------------------------- evidence
+
+
+def test_evidence_goes_on_until_a_promotion_and_is_kept_apart_for_each_incumbent(world: World) -> None:
+    def known(context: StepContext) -> Evidence:
+        return context.result(Step.PREPARE, PrepareResult).evidence
+
+    teach(world, 3)
+    first = world.begin()
+    assert known(first) == Evidence()
+    judged(first, shown=(CountedItem(key="a", gain=20.0),))
+    examine.accept_verdict(first)
+    world.end(first, RunEnd.NOT_ENOUGH)
+    second = world.begin()
+    assert known(second) == Evidence(log_e_value=0.5, counted=(CountedItem(key="a", gain=20.0),), used=("a",))
+    assert world.end(second).end is RunEnd.PROMOTED
+    third = world.begin()
+    assert known(third) == Evidence()
+    world.end(third, RunEnd.NOT_ENOUGH)
+    world.runs.undo(ALIAS, NOW)
+    assert known(world.begin()) == Evidence(used=("a",))
 
 
 # --------------------------------------------------------------------------- the user's own tag
@@ -450,7 +477,13 @@ def teach(world: World, count: int, *, artifact_type: str = "greeting", prefix: 
     )
 
 
-def judged(context: StepContext, *keys: str) -> None:
+def item_of(one: CountedItem) -> ExamItem:
+    return ExamItem(
+        id=f"id {one.key}", event_id="e", artifact_type="greeting", role=ItemRole.GAIN, messages=(), group=one.key
+    )
+
+
+def judged(context: StepContext, *keys: str, shown: tuple[CountedItem, ...] = ()) -> None:
     """The run's select and judge steps are over."""
     verdict = Verdict(
         outcome=Outcome.PROVEN,
@@ -464,7 +497,10 @@ def judged(context: StepContext, *keys: str) -> None:
         items_needed=None,
         guards=(),
         reason="It was judged.",
+        log_e_value=0.5,
+        counted=shown,
     )
+    context.ledger.exams.store(context.info.id, [item_of(one) for one in shown], [])
     context.directory.finish(Step.JUDGE, JudgeResult(guards=(), verdict=verdict))
     context.directory.finish(
         Step.SELECT,

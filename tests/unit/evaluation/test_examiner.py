@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nightschool_daemon import codec
 from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation import examiner
-from nightschool_daemon.evaluation.examiner import ExamError, Sitters, choose_items, examine
+from nightschool_daemon.evaluation.examiner import ExamError, Sitters, choose_items, examine, rounds
 from nightschool_daemon.evaluation.local_model import pinned_options
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, NoSimilarityError, no_embeddings
 from nightschool_daemon.hooks import Hooks
@@ -71,7 +71,7 @@ def quiet(done: int, total: int, text: str) -> None:
 
 def hold(server: FakeServer, file: Path, pauses: list[float] | None = None) -> tuple[ExamAnswer, ...]:
     return examine(
-        ITEMS,
+        (ITEMS,),
         SITTERS,
         ask=server,
         score=score,
@@ -131,7 +131,7 @@ def test_it_gives_up_on_a_server_that_stays_away(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 20), st.integers(0, 20), st.integers())
-def test_the_caps_of_a_night_hold_and_the_order_stays(
+def test_the_caps_of_a_night_hold_and_the_draw_repeats_itself(
     gains: int, guards: int, most: int, most_guards: int, seed: int
 ) -> None:
     items = tuple(item(f"{index}", ItemRole.GAIN) for index in range(gains)) + tuple(
@@ -142,7 +142,8 @@ def test_the_caps_of_a_night_hold_and_the_order_stays(
     roles = [one.role for one in chosen]
     assert roles.count(ItemRole.GAIN) == min(most, gains)
     assert roles.count(ItemRole.GUARD) == min(most_guards, guards)
-    assert list(chosen) == [one for one in items if one in chosen]
+    assert len(set(chosen)) == len(chosen)
+    assert set(chosen) <= set(items)
     assert chosen == choose_items(items, settings, seed)
 
 
@@ -152,6 +153,39 @@ def test_items_that_are_new_evidence_come_first(used: set[int], most: int, seed:
     keys = frozenset(items[index].key for index in used)
     chosen = choose_items(items, ExamSettings(max_items=most), seed, keys)
     assert sum(one.key not in keys for one in chosen) == min(most, 20 - len(used))
+
+
+@given(st.integers(0, 70), st.integers(0, 10), st.integers(1, 30))
+def test_rounds_lose_nothing_and_guards_sit_in_the_first(gains: int, guards: int, size: int) -> None:
+    items = tuple(item(f"{index}", ItemRole.GAIN) for index in range(gains)) + tuple(
+        item(f"g{index}", ItemRole.GUARD) for index in range(guards)
+    )
+    cut = rounds(items, size)
+    assert sorted(one.id for of_round in cut for one in of_round) == sorted(one.id for one in items)
+    assert all(sum(one.role is ItemRole.GAIN for one in of_round) <= size for of_round in cut)
+    assert all(one.role is ItemRole.GAIN for of_round in cut[1:] for one in of_round)
+
+
+def test_what_is_decided_is_not_asked_on(tmp_path: Path) -> None:
+    items = tuple(item(letter) for letter in "abcdef")
+    server, looks = FakeServer(), list[int]()
+
+    def decided(answers: tuple[ExamAnswer, ...]) -> bool:
+        looks.append(len(answers))
+        return len(answers) == 12
+
+    answers = examine(
+        rounds(items, 2),
+        SITTERS,
+        ask=server,
+        score=score,
+        decided=decided,
+        file=tmp_path / "answers.jsonl",
+        report=quiet,
+    )
+    assert [name for name, _ in server.asked] == BLOCKS * 2
+    assert [one.item_id for one in answers] == list("abababcdcdcd")
+    assert looks == [6, 12]
 
 
 def test_every_option_comes_from_the_settings() -> None:

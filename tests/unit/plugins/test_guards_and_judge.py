@@ -97,7 +97,7 @@ def test_a_broken_guard_is_worse_whatever_the_gain() -> None:
 
 
 def test_a_significant_loss_is_worse() -> None:
-    assert judge(exam([60, 61, 62, 63, 64, 65, 66], [40] * 7)).outcome is Outcome.WORSE
+    assert judge(exam([60, 61, 62, 63, 64, 65, 66, 67], [40] * 8)).outcome is Outcome.WORSE
 
 
 def test_six_items_can_prove_and_five_cannot() -> None:

@@ -183,6 +183,14 @@ def test_proof_of_earlier_nights_promotes_nothing_that_does_not_look_better_toni
     assert verdict.outcome is Outcome.NOT_ENOUGH
 
 
+def test_an_exam_is_decided_by_proof_a_loss_or_a_gain_too_small_to_matter() -> None:
+    assert judge(exam([60.0] * 7)).decided
+    assert judge(exam([-60.0] * 7)).decided
+    small = judge(exam([2.0, -2.0] * 40))
+    assert (small.outcome, small.decided) == (Outcome.NOT_ENOUGH, True)
+    assert not judge(exam([30.0, -30.0, 20.0, -10.0] * 3)).decided
+
+
 def test_the_more_specialties_are_judged_together_the_more_is_needed() -> None:
     needed = [math.exp(judge(exam([20.0] * 6, together=number)).log_e_needed) for number in (1, 2, 3, 8)]
     assert needed == pytest.approx([40, 40, 60, 160])
