@@ -9,7 +9,7 @@ BASE ?= smollm2
 SECONDS ?= 60
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-validators fuzz-gguf clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-validators bench-exams fuzz-gguf clean
 
 environment: .venv/.ready
 
@@ -81,6 +81,10 @@ bench-selection: .venv/.ready
 # How well validators agree with people on real answers. JUDGE=NAME asks a model of the local Ollama too.
 bench-validators: .venv/.ready
 	$(BIN)/python tests/benchmarks/validators.py $(if $(JUDGE),--judge $(JUDGE))
+
+# How often the judge is deceived, and how many items it takes, simulated and on a real model against itself.
+bench-exams: ollama
+	nice -n 10 $(BIN)/python tests/benchmarks/exams.py
 
 clean:
 	rm -rf build dist .venv .cache

@@ -50,7 +50,7 @@ def main() -> int:
     """Run all routes and print the table. Returns 1 where a row falls short."""
     shutil.rmtree(WORK, ignore_errors=True)
     rows = [row for route in ROUTES for row in measure(route)]
-    table = Table(*rows[0], title="Gemma 3 270M, 160 corrections once, 40 held out")
+    table = Table(*rows[0], title="Gemma 3 270M, 150 corrections once, 50 held out")
     for row in rows:
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
     Console(width=160).print(table)
