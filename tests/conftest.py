@@ -1,15 +1,18 @@
-"""Fixtures that need a real server."""
+"""Fixtures that need a real server, and property tests without a deadline: no test asserts a time."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support.ollama_server import OllamaServer
 from support.tiny_gguf import write_tiny_gguf
 
 CURRENT = "0.34.3"
 ADAPTER_ERA = "0.34.0"
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -579,6 +579,8 @@ class ExamItem:
     """Tests of a program in its own language, run in a locked-down child alone."""
     schema: str | None = None
     """What an answer must fit: a JSON Schema, or the tables a query is asked of as `CREATE` statements."""
+    disliked: str | None = None
+    """An answer that was disliked, where no better one is known: the score says how far an answer is from it."""
 
     @property
     def key(self) -> str:

@@ -1,10 +1,11 @@
-"""Guards answers that were liked: they must not get worse.
+"""Guards what was liked and disliked: liked answers must not get worse, disliked ones must not come back.
 
     loss = mean score of the incumbent's two sittings - score of the candidate, of each guard item
     held   mean loss <= 5 points, or a mean above that is likely by chance: p > 0.1
 
 p comes from the one-sided permutation test of (loss - 5), signs flipped (scipy). With fewer than 4 guard items
-nothing can be significant, and the guard is silent.
+nothing can be significant, and the guard is silent. A liked answer scores by how good an answer is beside it, a
+disliked one by how far an answer is from it.
 """
 
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class GuardLiked:
         return GuardResult(
             guard="liked",
             held=loss <= self.margin or self._p_value(losses - self.margin, seed) > self.level,
-            reason=f"Liked answers changed by {-loss:+.1f} points over {len(losses)} items; "
+            reason=f"What was liked or disliked changed by {-loss:+.1f} points over {len(losses)} items; "
             f"{self.margin:.1f} points less are tolerated.",
         )
 

@@ -68,10 +68,10 @@ FLIPS = 2000
 HORIZON = 1200
 
 EXAMS = 40
-EXAM_ITEMS = 40
-PROMPTS = 120
+EXAM_ITEMS = 30
+PROMPTS = 80
 TEMPERATURE = 0.8
-ANSWER_TOKENS = 48
+ANSWER_TOKENS = 32
 
 Gains = NDArray[numpy.float64]
 """Shape (simulations, items), points."""
@@ -336,7 +336,11 @@ def import_model(settings: OllamaSettings) -> None:
     ollama.upload_blob(file, digest)
     ollama.create(
         CreateRequest(
-            model=BASE.tag, files={"base.gguf": digest}, template=BASE.template, parameters={"stop": [BASE.stop]}
+            model=BASE.tag,
+            files={"base.gguf": digest},
+            template=BASE.template,
+            # two threads wait for each other by spinning, which beside other work takes many times as long as one
+            parameters={"stop": [BASE.stop], "num_thread": 1},
         )
     )
     ollama.close()

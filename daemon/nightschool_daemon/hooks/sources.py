@@ -50,6 +50,7 @@ BUILT_IN: tuple[str, ...] = (
     "evaluation_erd",
     "evaluation_shell",
     "evaluation_judge",
+    "evaluation_disliked",
     "guard_answers",
     "guard_length",
     "guard_liked",

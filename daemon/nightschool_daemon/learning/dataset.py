@@ -322,49 +322,55 @@ def _items(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamI
     of_group: dict[str, ExamItem] = {}
     for item in filter(None, (_item(workshop, scored) for scored in held_out)):
         present = of_group.get(item.group)
-        # the latest event speaks for its group, but a liked answer never takes the place of a correction
-        if present is None or item.role is ItemRole.GAIN or present.role is ItemRole.GUARD:
+        # the latest event speaks for its group, but never in the place of one that knows more
+        if present is None or _knows(item) >= _knows(present):
             of_group[item.group] = item
     return tuple(of_group.values())
 
 
+def _knows(item: ExamItem) -> tuple[bool, bool]:
+    """How much an item can show, to be compared."""
+    return item.role is ItemRole.GAIN, item.reference is not None
+
+
 def _item(workshop: Workshop, scored: ScoredEvent) -> ExamItem | None:
     event = scored.event
+    if _is_dislike(event) and event.ai_output:
+        return _item_without_reference(workshop, scored, event.ai_output)
     if _objection(event) is not None:
-        return _item_without_reference(workshop, scored)
-    example = _build(workshop, scored)
-    return None if example is None else _item_of(workshop, scored, example, _role(event), example.target)
-
-
-def _item_without_reference(workshop: Workshop, scored: ScoredEvent) -> ExamItem | None:
-    """An item of a failed check, where a validator sees by itself that the answer of then is bad."""
-    event = scored.event
-    failed = event.feedback_type is FeedbackType.VALIDATION_FAILURE and event.ai_output is not None
-    if not failed or event.metadata.deleted or event.metadata.weak or event.target is not None:
         return None
-    # only the prompt is wanted: the answer of then stands in for a target, so that the example can be built
-    liked = replace(scored, event=replace(event, feedback_type=FeedbackType.SUCCESS))
-    example = _build(workshop, liked)
+    example = _build(workshop, scored)
     if example is None:
         return None
-    item = _item_of(workshop, scored, example, ItemRole.GAIN, None)
-    score = workshop.hooks.validate_answer(
-        item=item, answer=event.ai_output or "", measure=workshop.measure, generate=workshop.generate
-    )
-    return item if score is not None and score.score <= GOOD_SCORE else None
+    return replace(_bare_item(workshop, scored, example), role=_role(event), reference=example.target)
 
 
-def _item_of(
-    workshop: Workshop, scored: ScoredEvent, example: TrainingExample, role: ItemRole, reference: str | None
-) -> ExamItem:
+def _item_without_reference(workshop: Workshop, scored: ScoredEvent, bad: str) -> ExamItem | None:
+    """What failed a check that a validator here makes too counts: passing it is a gain. Other dislikes only guard."""
+    # nothing is learned from a dislike alone; the prompt is built as for an answer that was liked
+    as_liked = replace(scored, event=replace(scored.event, feedback_type=FeedbackType.SUCCESS))
+    example = _build(workshop, as_liked)
+    if example is None:
+        return None
+    item = _bare_item(workshop, scored, example)
+    if scored.event.feedback_type is FeedbackType.VALIDATION_FAILURE:
+        found = workshop.hooks.validate_answer(
+            item=item, answer=bad, measure=workshop.measure, generate=workshop.generate
+        )
+        if found is not None and found.score <= GOOD_SCORE:
+            return replace(item, role=ItemRole.GAIN)
+    return replace(item, disliked=bad)
+
+
+def _bare_item(workshop: Workshop, scored: ScoredEvent, example: TrainingExample) -> ExamItem:
+    """The prompt alone."""
     event = scored.event
     return ExamItem(
         id=event.key,
         event_id=event.key,
         artifact_type=event.artifact_type or workshop.info.specialty.artifact_type,
-        role=role,
+        role=ItemRole.GUARD,
         messages=example.messages,
-        reference=reference,
         group=scored.group,
         tests=event.metadata.tests,
         schema=event.metadata.schema,

@@ -116,8 +116,8 @@ def _learning_lines(context: StepContext) -> list[str]:
     lines = [
         "## What was learned",
         "",
-        f"- {selected.items} events were held out for the exam, {selected.guard_items} liked answers guard against "
-        "getting worse",
+        f"- {selected.items} events were held out for the exam, {selected.guard_items} that were liked or disliked "
+        "guard against getting worse",
     ]
     trained = context.result_if_done(Step.TRAIN, TrainingResult)
     learned: frozenset[str] = frozenset()
@@ -209,11 +209,17 @@ def _one_answer(item: ExamItem, before: ExamAnswer, after: ExamAnswer) -> list[s
     return [
         f"**{_one_line(item.messages[-1].content)}**",
         "",
-        *([f"- wanted: `{_one_line(item.reference)}`"] if item.reference is not None else []),
+        *_known_of(item),
         f"- before ({before.score:.0f}): `{_one_line(before.text)}`",
         f"- after ({after.score:.0f}): `{_one_line(after.text)}`",
         "",
     ]
+
+
+def _known_of(item: ExamItem) -> list[str]:
+    if item.reference is not None:
+        return [f"- wanted: `{_one_line(item.reference)}`"]
+    return [f"- not wanted: `{_one_line(item.disliked)}`"] if item.disliked is not None else []
 
 
 def _one_line(text: str, limit: int = 160) -> str:

@@ -123,12 +123,13 @@ def test_no_held_out_group_is_ever_learned_from(kinds: list[tuple[FeedbackType, 
     assert len({item.group for item in dataset.items}) == len(dataset.items)
 
 
-def test_corrections_count_and_liked_answers_guard() -> None:
+def test_corrections_count_and_thumbs_guard() -> None:
     rows = [row("1"), row("2", FeedbackType.SUCCESS), row("3", FeedbackType.EXPLICIT_NEGATIVE)]
     dataset = build(rows, ["1", "2", "3"])
-    assert {item.id: (item.role, item.reference) for item in dataset.items} == {
-        "dropdir/1": (ItemRole.GAIN, "good"),
-        "dropdir/2": (ItemRole.GUARD, "bad"),
+    assert {item.id: (item.role, item.reference, item.disliked) for item in dataset.items} == {
+        "dropdir/1": (ItemRole.GAIN, "good", None),
+        "dropdir/2": (ItemRole.GUARD, "bad", None),
+        "dropdir/3": (ItemRole.GUARD, None, "bad"),
     }
 
 
@@ -145,11 +146,32 @@ def test_a_failed_check_is_an_item_without_reference_where_a_validator_sees_the_
     unseen = row("2", FeedbackType.VALIDATION_FAILURE, answer="fine")
     weak = row("3", FeedbackType.VALIDATION_FAILURE, metadata=Metadata(weak=True))
     held_out = ["1", "2", "3"]
-    (item,) = build([failed, unseen, weak], held_out, SeesFailures()).items
+    item, guard = build([failed, unseen, weak], held_out, SeesFailures()).items
     assert (item.id, item.role, item.reference) == ("dropdir/1", ItemRole.GAIN, None)
     assert (item.tests, item.schema) == ("assert True", "{}")
     assert item.messages[-1].content == "question 1"
-    assert build([failed], held_out).items == ()
+    assert (guard.id, guard.role, guard.disliked) == ("dropdir/2", ItemRole.GUARD, "fine")
+
+
+@pytest.mark.parametrize(
+    ("answer", "role", "disliked"),
+    [("echo 'open", ItemRole.GAIN, None), ("ls -l", ItemRole.GUARD, "ls -l")],
+)
+def test_a_failed_check_counts_where_a_validator_here_finds_it(
+    answer: str, role: ItemRole, disliked: str | None
+) -> None:
+    rows = [row("1", FeedbackType.VALIDATION_FAILURE, answer=answer)]
+    (item,) = build_dataset(
+        workshop(built_in=(*PLAIN, "evaluation_shell")), tuple(rows), {"1": Side.HELD_OUT}, ROOMY
+    ).items
+    assert (item.role, item.reference, item.disliked) == (role, None, disliked)
+
+
+def test_a_dislike_gives_way_to_whatever_knows_more() -> None:
+    kinds = [FeedbackType.SUCCESS, FeedbackType.EXPLICIT_NEGATIVE]
+    rows = [row(str(number), kind, group="g") for number, kind in enumerate(kinds)]
+    assert [item.id for item in build(rows, ["g"]).items] == ["dropdir/0"]
+    assert [item.id for item in build(rows[::-1], ["g"]).items] == ["dropdir/0"]
 
 
 def test_a_group_sends_one_item_and_a_correction_goes_first() -> None:

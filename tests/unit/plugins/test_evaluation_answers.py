@@ -2,12 +2,14 @@
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool_hookspecs import AnswerScore, ExamItem, ItemRole, Matrix
+from nightschool_plugins import evaluation_disliked
 from nightschool_plugins.evaluation_shell import EvaluationShell
 from nightschool_plugins.evaluation_text import EvaluationText
 
@@ -131,3 +133,16 @@ def test_another_text_is_scored_by_its_similarity() -> None:
 
 def test_without_a_reference_a_text_has_to_be_there() -> None:
     assert (text("a", None), text("  ", None)) == (100, 0)
+
+
+@pytest.mark.parametrize(("answer", "score"), [("rm -r x", 0.0), (" rm -r x\n", 0.0), ("ls", 50.0)])
+def test_where_only_a_bad_answer_is_known_an_answer_scores_by_its_distance(answer: str, score: float) -> None:
+    asked = replace(item(None), disliked="rm -r x")
+    found = evaluation_disliked.nightschool_validate_answer(asked, answer, measure)
+    assert found is not None
+    assert found.score == score
+    assert bool(found.detail) == (score == 0)
+
+
+def test_items_with_a_reference_are_left_to_the_others() -> None:
+    assert evaluation_disliked.nightschool_validate_answer(item("ls"), "ls", measure) is None
