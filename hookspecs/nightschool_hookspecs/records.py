@@ -661,6 +661,8 @@ class Exam:
     """What was known before it."""
     judged_together: int = 1
     """Specialties that may be judged in one night, this one among them."""
+    to_come: int = 0
+    """Items that count and were not asked yet, of those that may be asked tonight."""
 
 
 @dataclass(frozen=True, kw_only=True)

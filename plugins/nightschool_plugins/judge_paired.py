@@ -23,8 +23,9 @@ prove nothing. The null is the permutation test's. A bet that is fair for every 
 would have to fear a loss of 100 points on each item, and needs more than twice the items for a gain of 10 points; what
 holds without symmetry is that log(1 + tanh) is concave, so that no stake gains in the long run where the mean does not.
 
-An exam need not be asked to its end: it is decided when the candidate is proven or worse, or when E over tonight's
-0.1 - d reaches 40, which rules out a gain of 10 points. What was not asked stays new for a later candidate.
+An exam need not be asked to its end: it is decided when the candidate is proven or worse, or when the items to come
+could not prove it even if they gained 10 points on average, spread as tonight's are. What was not asked stays new for a
+later candidate.
 
 Over the nights e-values multiply: E runs over the items of all exams since the last promotion, so that tonight's
 e-value is E now / E before, and its stakes begin with what the earlier nights taught. An item counts once against an
@@ -73,6 +74,8 @@ class Evaluated:
     log_e_value: float
     log_e_needed: float
     items_needed: int | None
+    is_hopeless: bool
+    """Not even a worthwhile gain on what is to come would prove it tonight."""
 
     @property
     def proves(self) -> bool:
@@ -95,8 +98,6 @@ class Figures:
     items: int
     is_loss: bool
     """The evidence that the candidate is worse is as strong as proof."""
-    is_small: bool
-    """The same of a gain below the worthwhile one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,7 @@ class JudgePaired:
     """The same for all specialties of a night together."""
     provisional_level: float = 0.2
     worthwhile_gain: float = 10.0
-    """Points. An exam is not asked to its end where a gain like this is ruled out."""
+    """Points. An exam is not asked to its end where not even a gain like this would still be proven tonight."""
     fewest_items: int = 6
     stakes: tuple[float, ...] = (0.5, 1.5, 4.5, 13.5)
     """Each is best for another kind of gain: the first for few wins of 100 points, the last for many of 5."""
@@ -148,7 +149,7 @@ class JudgePaired:
             log_e_value=evidence.log_e_value,
             log_e_needed=evidence.log_e_needed,
             counted=evidence.counted,
-            decided=figures.is_small or outcome in (Outcome.PROVEN, Outcome.WORSE),
+            decided=evidence.is_hopeless or outcome in (Outcome.PROVEN, Outcome.WORSE),
         )
 
     def _decide(self, figures: Figures, evidence: Evaluated, guards: tuple[GuardResult, ...]) -> tuple[Outcome, str]:
@@ -179,7 +180,20 @@ class JudgePaired:
             log_e_value=exam.evidence.log_e_value + self.log_e_value(gains) - self.log_e_value(before),
             log_e_needed=needed,
             items_needed=self._items_needed(gains, needed),
+            is_hopeless=self.is_hopeless(gains, paired.candidate - paired.incumbent, exam.to_come, needed),
         )
+
+    def is_hopeless(
+        self, gains: "Sequence[float] | Scores", tonight: "Scores", to_come: int, log_e_needed: float
+    ) -> bool:
+        """Whether no stake would reach the proof if the items to come gained a worthwhile mean, spread as tonight's."""
+        if len(tonight) < self.fewest_items:
+            return False
+        worthwhile = tonight + max(0.0, self.worthwhile_gain - float(tonight.mean()))
+        so_far = self._log_capital(gains)[:, -1] if len(gains) else 0.0
+        growth = self._log_capital(worthwhile)[:, -1] / len(tonight)
+        reached = so_far + to_come * growth - math.log(len(self.stakes))
+        return bool(reached.max() < log_e_needed)
 
     def log_e_value(self, gains: "Sequence[float] | Scores") -> float:
         """Natural logarithm of E over these gains, in points. 0 for none."""
@@ -226,12 +240,8 @@ class JudgePaired:
             p_value=self._p_value(difference, seed),
             noise=abs(float((paired.again - paired.incumbent).mean())) if items else 0.0,
             items=items,
-            is_loss=self._is_sure(-difference),
-            is_small=self._is_sure(self.worthwhile_gain - difference),
+            is_loss=self.log_e_value(-difference) >= self._log_e_needed(1),
         )
-
-    def _is_sure(self, gains: "Scores") -> bool:
-        return self.log_e_value(gains) >= self._log_e_needed(1)
 
     def _p_value(self, difference: "Scores", seed: int) -> float:
         """How often a difference with its signs flipped at random has this mean or more."""

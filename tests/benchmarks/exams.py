@@ -157,22 +157,31 @@ def items_against_fixed(scores: Scores, planned: float) -> Iterator[Row]:
     """Expected items of an exam that is planned for a gain, where the gain is there and where there is none."""
     chance = numpy.random.default_rng(3)
     better = scores.gains(chance, planned, SIMULATIONS, HORIZON)
-    equal = scores.gains(chance, 0.0, SIMULATIONS, HORIZON)
-    won, dropped = proofs(better), proofs(planned - better)
-    found = numpy.sort(numpy.where(won < dropped, won, numpy.iinfo(numpy.int64).max))
-    most = int(found[math.ceil(POWER * SIMULATIONS) - 1])
-    label = f"items, planned for {planned:g} points, {scores.name}"
+    most = int(numpy.sort(proofs(better))[math.ceil(POWER * SIMULATIONS) - 1])
     if most > HORIZON:
-        return
-    power_seen = float((found <= most).mean())
-    won_equal, dropped_equal = proofs(equal), proofs(planned - equal)
-    level = float(((won_equal < dropped_equal) & (won_equal <= most)).mean())
+        raise ValueError(f"{scores.name}: a gain of {planned:g} points takes more than {HORIZON} items")
+    asked, proven = sat_until_decided(better[:, :most], planned)
+    equal = scores.gains(chance, 0.0, SIMULATIONS, most)
+    asked_equal, proven_equal = sat_until_decided(equal, planned)
+    level, power_seen = float(proven_equal.mean()), float(proven.mean())
     fixed = float(fixed_items(better, max(level, 1 / SIMULATIONS), power_seen))
-    rates = f"(error {level:.3f}, power {power_seen:.3f})"
-    ours = float(numpy.minimum(numpy.minimum(won, dropped), most).mean())
-    ours_equal = float(numpy.minimum(numpy.minimum(won_equal, dropped_equal), most).mean())
-    yield row(f"{label}, gain there {rates}", ours, fixed, ITEMS_GOAL)
-    yield row(f"{label}, no gain there {rates}", ours_equal, fixed, ITEMS_GOAL)
+    label = f"items, planned for {planned:g} points, {scores.name}"
+    rates = f"(error {level:.4f}, power {power_seen:.3f})"
+    yield row(f"{label}, gain there {rates}", float(asked.mean()), fixed, ITEMS_GOAL)
+    yield row(f"{label}, no gain there {rates}", float(asked_equal.mean()), fixed, ITEMS_GOAL)
+
+
+def sat_until_decided(gains: Gains, planned: float) -> tuple[NDArray[numpy.float64], NDArray[numpy.bool_]]:
+    """How many items each simulation is asked, with a look after every one, and whether it ends with a proof."""
+    judge = JudgePaired(worthwhile_gain=planned)
+    simulations, most = gains.shape
+    asked, proven = numpy.full(simulations, float(most)), proofs(gains)
+    for number, one in enumerate(gains):
+        last = min(int(proven[number]), most)
+        looks = range(judge.fewest_items, last)
+        hopeless = (look for look in looks if judge.is_hopeless(one[:look], one[:look], most - look, PROOF))
+        asked[number] = next(hopeless, last)
+    return asked, numpy.asarray(proven == asked)
 
 
 def fixed_items(better: Gains, level: float, power_wanted: float) -> int:

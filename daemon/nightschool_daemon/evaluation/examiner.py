@@ -89,7 +89,7 @@ def run(context: WorkContext) -> None:
         sitters,
         ask=lambda name, messages: library.chat(name, messages, options),
         score=lambda item, text: score_answer(context.hooks, measure, judge, item, text),
-        decided=lambda answers: _is_decided(context, answers),
+        decided=lambda answers: _is_decided(context, items, answers),
         file=directory / "answers.jsonl",
         report=context.progress,
     )
@@ -143,7 +143,7 @@ def rounds(items: tuple[ExamItem, ...], size: int) -> tuple[tuple[ExamItem, ...]
     return ((*guards, *gains[:size]), *(gains[start : start + size] for start in later))
 
 
-def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...]) -> Exam:
+def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...], to_come: int = 0) -> Exam:
     """Put items and answers together; items that were not asked are not part of it."""
     asked = {answer.item_id for answer in answers}
     items = read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem)
@@ -156,11 +156,15 @@ def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...]) -> Exam:
         answers=answers,
         evidence=prepared.evidence,
         judged_together=prepared.judged_together,
+        to_come=to_come,
     )
 
 
-def _is_decided(context: WorkContext, answers: tuple[ExamAnswer, ...]) -> bool:
-    verdict = context.hooks.judge_exam(exam=exam_of(context, answers), guards=(), seed=context.info.seed)
+def _is_decided(context: WorkContext, items: tuple[ExamItem, ...], answers: tuple[ExamAnswer, ...]) -> bool:
+    asked = {answer.item_id for answer in answers}
+    to_come = sum(item.role is ItemRole.GAIN and item.id not in asked for item in items)
+    exam = exam_of(context, answers, to_come)
+    verdict = context.hooks.judge_exam(exam=exam, guards=(), seed=context.info.seed)
     return verdict is not None and verdict.decided
 
 

@@ -32,7 +32,12 @@ GAINS = st.lists(st.floats(-100, 100), max_size=30)
 
 
 def exam(
-    gains: Sequence[float], keys: Sequence[str] | None = None, evidence: Evidence | None = None, together: int = 1
+    gains: Sequence[float],
+    keys: Sequence[str] | None = None,
+    evidence: Evidence | None = None,
+    *,
+    together: int = 1,
+    to_come: int = 0,
 ) -> Exam:
     """An exam whose candidate gained this on the items with these keys, from 50 points."""
     names = [str(number) for number in range(len(gains))] if keys is None else keys
@@ -63,6 +68,7 @@ def exam(
         ),
         evidence=evidence or Evidence(),
         judged_together=together,
+        to_come=to_come,
     )
 
 
@@ -183,12 +189,13 @@ def test_proof_of_earlier_nights_promotes_nothing_that_does_not_look_better_toni
     assert verdict.outcome is Outcome.NOT_ENOUGH
 
 
-def test_an_exam_is_decided_by_proof_a_loss_or_a_gain_too_small_to_matter() -> None:
-    assert judge(exam([60.0] * 7)).decided
-    assert judge(exam([-60.0] * 7)).decided
-    small = judge(exam([2.0, -2.0] * 40))
-    assert (small.outcome, small.decided) == (Outcome.NOT_ENOUGH, True)
-    assert not judge(exam([30.0, -30.0, 20.0, -10.0] * 3)).decided
+def test_an_exam_is_decided_by_proof_a_loss_or_when_nothing_could_prove_it_any_more() -> None:
+    assert judge(exam([60.0] * 7, to_come=50)).decided
+    assert judge(exam([-60.0] * 7, to_come=50)).decided
+    level = [30.0, -30.0, 20.0, -10.0] * 5
+    assert not judge(exam(level, to_come=200)).decided
+    hopeless = judge(exam(level, to_come=10))
+    assert (hopeless.outcome, hopeless.decided) == (Outcome.NOT_ENOUGH, True)
 
 
 def test_the_more_specialties_are_judged_together_the_more_is_needed() -> None:
