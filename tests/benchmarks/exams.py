@@ -26,8 +26,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks import tasks  # noqa: E402 - found through the path above
 from nightschool_daemon import codec  # noqa: E402
-from nightschool_daemon.config import OllamaSettings  # noqa: E402
+from nightschool_daemon.config import ExamSettings, OllamaSettings  # noqa: E402
 from nightschool_daemon.evaluation.examiner import score_answer  # noqa: E402
+from nightschool_daemon.evaluation.local_model import LocalModel  # noqa: E402
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings  # noqa: E402
 from nightschool_daemon.hooks import Hooks  # noqa: E402
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp  # noqa: E402
@@ -301,10 +302,10 @@ def asked() -> dict[tuple[str, Sitting], ExamAnswer]:
 def sat(library: OllamaLibrary, missing: list[tuple[Sitting, ExamItem]]) -> Iterator[ExamAnswer]:
     """Answers of the model, sampled with another seed in each sitting."""
     hooks = Hooks.load(plugin_directory=None, tables={})
-    measure = CombinedMeasure(hooks, no_embeddings)
+    measure, judge = CombinedMeasure(hooks, no_embeddings), LocalModel(library, BASE.tag, ExamSettings())
     for sitting, item in missing:
         said = library.chat(BASE.tag, item.messages, options(1 + list(Sitting).index(sitting)))
-        found = score_answer(hooks, measure, item, said.text)
+        found = score_answer(hooks, measure, judge, item, said.text)
         yield ExamAnswer(
             item_id=item.id,
             sitting=sitting,
