@@ -295,6 +295,8 @@ def _run_here(settings: Settings, text: str | None) -> tuple[RunReport, ...]:
         for sentence in installation.runs.recover(now()) + installation.runs.look_at_registry(now()):
             complain(sentence)
         installation.intake.scan(now())
+        for sentence in installation.runs.look_at_feedback(now()):
+            complain(sentence)
         night.require_known(installation, text)
         finished = night.finish_what_was_begun(installation, listener)
         try:
@@ -571,9 +573,8 @@ def history(
         ("version", "state", "form", "MB", "kept", "loss on held-out: base", "trained", "delivered"),
         [_version_line(one) for one in found.versions],
     )
-    show_table(
-        "Moves of aliases", ("when", "alias", "kind", "from", "to", "state"), [_move_line(one) for one in found.moves]
-    )
+    columns = ("when", "alias", "kind", "from", "to", "state", "why")
+    show_table("Moves of aliases", columns, [_move_line(one) for one in found.moves])
 
 
 @app.command()
@@ -720,7 +721,7 @@ def _version_line(row: VersionRow) -> tuple[str, ...]:
 
 def _move_line(row: MoveRow) -> tuple[str, ...]:
     moment = f"{row.intended_at:%Y-%m-%d %H:%M}"
-    return (moment, row.alias, row.kind.value, row.from_tag or "-", row.to_tag or "-", row.state.value)
+    return (moment, row.alias, row.kind.value, row.from_tag or "-", row.to_tag or "-", row.state.value, row.reason)
 
 
 def _flattened(value: object, path: str = "") -> Iterator[tuple[str, str]]:

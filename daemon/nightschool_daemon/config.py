@@ -249,9 +249,11 @@ class PromotionSettings:
     keep_versions: int = 3
     replace_base: bool = False
     """Move the user's own tag too, after saving it under another name."""
+    probation_days: float = 30.0
+    """How long feedback may take a promotion back, and how many days before it are compared with; 0: never."""
 
     def __post_init__(self) -> None:
-        _require(self, 0, "keep_versions")
+        _require(self, 0, "keep_versions", "probation_days")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,6 +81,8 @@ class Signals:
 
     stop: threading.Event = field(default_factory=threading.Event)
     feedback: threading.Event = field(default_factory=threading.Event)
+    judged: threading.Event = field(default_factory=threading.Event)
+    """Feedback came in that may say something of what was promoted lately."""
     failed: threading.Event = field(default_factory=threading.Event)
     """Something durable could not be made so: the service ends with an error."""
     reload: threading.Event = field(default_factory=threading.Event)
@@ -125,7 +127,13 @@ class Service:
         watcher.start()
         control.start()
         scheduler.start()
-        for name, loop in (("intake", self._take_in), ("registry", self._watch_registry), ("runner", self._work)):
+        loops = (
+            ("intake", self._take_in),
+            ("probation", self._watch_promotions),
+            ("registry", self._watch_registry),
+            ("runner", self._work),
+        )
+        for name, loop in loops:
             thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -134,6 +142,7 @@ class Service:
         finally:
             self._signals.stop.set()
             self._signals.feedback.set()
+            self._signals.judged.set()
             self._installation.runs.interrupt()
             scheduler.shutdown(wait=False)
             control.stop()
@@ -204,6 +213,7 @@ class Service:
                     report.retracted,
                     report.refused,
                 )
+                self._signals.judged.set()
             wait = min(interval, self._installation.settings.feedback.settle_s) if report.waiting else interval
             self._signals.feedback.wait(wait)
 
@@ -220,6 +230,23 @@ class Service:
                     logger.warning("%s", error)
                 was_away = True
             self._signals.stop.wait(self._installation.settings.ollama.poll_interval_s)
+
+    def _watch_promotions(self) -> None:
+        """Judge what was promoted lately whenever feedback came in, and every so often besides.
+
+        In a thread of its own: a run under way may take hours, an alias that got worse has no time.
+        """
+        told = ""
+        while not self._signals.stop.is_set():
+            self._signals.judged.clear()
+            try:
+                sentences = self._installation.runs.look_at_feedback(now())
+            except (OllamaError, LedgerError) as error:
+                sentences = (str(error),)
+            if sentences and (text := " ".join(sentences)) != told:
+                logger.warning("%s", text)
+                told = text
+            self._signals.judged.wait(self._installation.settings.ollama.poll_interval_s)
 
     def _work(self) -> None:
         """Carry out one job at a time; what was begun comes first."""

@@ -6,7 +6,10 @@ from nightschool_daemon.installation import Installation
 from nightschool_daemon.ledger import MoveRow, RunRow, VersionRow
 from nightschool_daemon.runs import RunRefused
 from nightschool_daemon.runs import report as reports
-from nightschool_hookspecs.records import RunEnd, RunReport
+from nightschool_hookspecs.records import MoveKind, RunEnd, RunReport
+
+MOVES = 1000
+TAKEN_BACK = (MoveKind.UNDO, MoveKind.ROLL_BACK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,21 @@ def page_of(installation: Installation, run_id: str | None) -> Page:
         return _page_of_broken(installation, row, row.end)
     if found is None or text is None:
         raise RunRefused(f"The run {row.id} is not over yet. `nightschool status` says how far it is.")
-    return Page(report=found, text=text)
+    return Page(report=found, text=_with_what_followed(installation, row, found, text))
+
+
+def _with_what_followed(installation: Installation, row: RunRow, found: RunReport, text: str) -> str:
+    """A run's page, and what became of its version since: a promotion that was taken back is explained there."""
+    moves = installation.ledger.moves.history(found.alias, MOVES) if found.alias is not None else ()
+    back = [one for one in reversed(moves) if one.kind in TAKEN_BACK and one.from_tag == found.version and one.done_at]
+    if not back:
+        return text
+    if row.end is RunEnd.ROLLED_BACK:
+        text = text.replace(f"# {reports.HEADLINES[found.end]}", f"# {reports.HEADLINES[RunEnd.ROLLED_BACK]}", 1)
+    lines = [
+        f"- {one.done_at:%Y-%m-%d %H:%M}: {one.alias} was moved back to {one.to_tag}. {one.reason}" for one in back
+    ]
+    return "\n".join([text.rstrip(), "", "## Since then", "", *lines, ""])
 
 
 def _page_of_broken(installation: Installation, row: RunRow, end: RunEnd) -> Page:

@@ -1,7 +1,17 @@
-"""Hooks of evaluation: who sits the exam, how answers are scored, who guards and who judges."""
+"""Hooks of evaluation: who sits the exam, how answers are scored, who guards, who judges, also after a promotion."""
 
 from nightschool_hookspecs.markers import hookspec
-from nightschool_hookspecs.records import AnswerScore, Exam, ExamItem, GuardResult, PromptGroup, SideChoice, Verdict
+from nightschool_hookspecs.records import (
+    AnswerScore,
+    Exam,
+    ExamItem,
+    GuardResult,
+    LiveFeedback,
+    LiveVerdict,
+    PromptGroup,
+    SideChoice,
+    Verdict,
+)
 from nightschool_hookspecs.services import Generate, Measure
 
 
@@ -47,4 +57,15 @@ def nightschool_judge_exam(exam: Exam, guards: tuple[GuardResult, ...], seed: in
     Called in the worker after each round of the exam, with what was answered so far and without
     guards, to see whether it is decided; and once after the guards. The same verdict for the same
     seed. None: no opinion; the first answer counts. Where all say None, the run fails.
+    """
+
+
+@hookspec(firstresult=True)
+def nightschool_judge_feedback(live: LiveFeedback) -> LiveVerdict | None:
+    """Judge a candidate by the feedback that came while it was in use.
+
+    Called in the daemon whenever feedback came in, for every alias on probation after a promotion and for every share
+    of use that a candidate gets: so it is asked again and again, with all answers so far, and its error must stay
+    bounded however often it is. A candidate that is worse is taken back at once; one that is proven better gets the
+    alias. None: no opinion; the first answer counts. Where all say None, nothing is moved.
     """

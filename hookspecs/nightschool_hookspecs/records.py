@@ -714,6 +714,43 @@ class Verdict:
     """More items of this exam would hardly change the outcome: the rest need not be asked."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LiveAnswer:
+    """What was said of one answer that was given in use."""
+
+    by_candidate: bool
+    """The candidate gave it, else the incumbent."""
+    negative: bool
+    """It was disliked, corrected or found invalid, else liked or used as it was."""
+    source: str
+    """Where the feedback came from: applications differ in what they report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveFeedback:
+    """Feedback on the answers that two versions gave in use, one an answer, in order of arrival."""
+
+    alias: str
+    incumbent: str
+    """What served before, as Ollama calls it."""
+    candidate: str
+    """What is on probation, or gets a share of the use."""
+    answers: tuple[LiveAnswer, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveVerdict:
+    """What feedback in use says of a candidate: proven better, worse, or not enough to tell."""
+
+    outcome: Outcome
+    evidence_worse: float
+    """E-value against "the candidate is not worse": 40 or more comes by chance once in 40 promotions at most."""
+    evidence_better: float
+    """The same against "the candidate is not better"."""
+    reason: str
+    """One sentence with the figures."""
+
+
 # --------------------------------------------------------------------------- models, versions, runs
 
 
@@ -798,3 +835,6 @@ class AliasMove:
     to_digest: str | None
     """None: the alias was removed, because nothing stood there before the first promotion."""
     reason: str
+    from_tag: str | None = None
+    """The version that served before; for a base the pin that keeps it as it was."""
+    to_tag: str | None = None

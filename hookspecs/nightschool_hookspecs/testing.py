@@ -55,6 +55,8 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     InstalledModel,
     ItemRole,
+    LiveAnswer,
+    LiveFeedback,
     Material,
     Matrix,
     Message,
@@ -372,6 +374,7 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
             {"exam": exam, "guards": (GuardResult(guard="length", held=held, reason="sample"),), "seed": 1}
             for held in (True, False)
         ),
+        "nightschool_judge_feedback": tuple({"live": _sample_live(count)} for count in (0, 1, 100)),
         "nightschool_before_run": ({"run": run},),
         "nightschool_before_step": ({"run": run, "step": "train"},),
         "nightschool_after_step": ({"run": run, "step": "train"},),
@@ -430,6 +433,18 @@ def _sample_target(takes: bool) -> DeliveryTarget:
             ),
         ),
         adapter_bytes=4096,
+    )
+
+
+def _sample_live(count: int) -> LiveFeedback:
+    """The incumbent's answers were liked, the candidate's were not."""
+    return LiveFeedback(
+        alias="llama3.2-nightschool:3b.shell",
+        incumbent="llama3.2-nightschool:3b.shell.v1",
+        candidate="llama3.2-nightschool:3b.shell.v2",
+        answers=tuple(
+            LiveAnswer(by_candidate=number % 2 == 1, negative=number % 2 == 1, source="chat") for number in range(count)
+        ),
     )
 
 

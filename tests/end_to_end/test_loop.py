@@ -9,7 +9,7 @@ import pytest
 from nightschool_daemon.jobs import ExportResult, RunDirectory, Step, VerifyResult
 from nightschool_daemon.ledger import VersionState
 from nightschool_hookspecs.records import DeliveryForm, RunEnd, Specialty, TrainingResult
-from support.night import TINY, TINY_ALIAS, Night, greetings, import_tiny
+from support.night import TINY, TINY_ALIAS, TINY_TYPE, Night, greetings, import_tiny, wait_until
 from support.ollama_server import OllamaServer
 
 
@@ -279,3 +279,26 @@ def test_liked_and_disliked_answers_alone_promote_nothing(night: Night, fresh_ol
     ledger = night.ledger()
     assert [row.end for row in ledger.runs.latest(1)] == [RunEnd.NOT_ENOUGH]
     assert TINY_ALIAS not in fresh_ollama.tags()
+
+
+def test_feedback_that_got_worse_takes_a_promotion_back_and_the_report_says_why(
+    night: Night, fresh_ollama: OllamaServer
+) -> None:
+    base_digest = fresh_ollama.tags()[TINY]
+    night.drop(greetings(60))
+    assert night.learn().returncode == 0
+    assert fresh_ollama.tags()[TINY_ALIAS] != base_digest
+    used = {"artifact_type": TINY_TYPE, "source": "chat", "ai_output": "a whole and sound answer"}
+    liked = {"model": TINY, "feedback_type": "explicit_positive", "timestamp": "2026-01-02T03:04:05Z"}
+    disliked = {"model": TINY_ALIAS, "feedback_type": "explicit_negative"}
+    night.drop([{**used, **liked, "id": f"l-{one}", "input_data": f"liked {one}"} for one in range(12)])
+    night.drop([{**used, **disliked, "id": f"d-{one}", "input_data": f"disliked {one}"} for one in range(12)])
+    daemon = night.start("serve")
+    wait_until(lambda: night.ledger().runs.latest(1)[0].end is RunEnd.ROLLED_BACK)
+    daemon.terminate()
+    daemon.communicate(timeout=60)
+    assert fresh_ollama.tags()[TINY_ALIAS] == base_digest
+    page = night.run("report").stdout
+    assert page.startswith("# The previous model is in use again")
+    assert "## Since then" in page
+    assert "Of 12 pairs that differ 12 are against" in page

@@ -27,6 +27,8 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     InstalledModel,
     LabelledAnswer,
+    LiveFeedback,
+    LiveVerdict,
     ParsedFeedback,
     Peers,
     PreferencePair,
@@ -213,6 +215,9 @@ class Hooks:
 
     def judge_exam(self, *, exam: Exam, guards: tuple[GuardResult, ...], seed: int) -> Verdict | None:
         return cast(Verdict | None, self._hook.nightschool_judge_exam(exam=exam, guards=guards, seed=seed))
+
+    def judge_feedback(self, *, live: LiveFeedback) -> LiveVerdict | None:
+        return cast(LiveVerdict | None, self._hook.nightschool_judge_feedback(live=live))
 
     # ----------------------------------------------------------------------- observers
 

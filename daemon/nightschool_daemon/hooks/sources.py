@@ -55,6 +55,7 @@ BUILT_IN: tuple[str, ...] = (
     "guard_length",
     "guard_liked",
     "judge_paired",
+    "judge_feedback",
 )
 """Of two that answer the same first-result hook the later is asked first: SQL before other code, text last."""
 

@@ -10,6 +10,7 @@ from nightschool_daemon.ledger.keeping import Bases, Facts, Plugins
 from nightschool_daemon.ledger.rows import (
     AddResult,
     Agreement,
+    AnsweredRow,
     DeliveredFileRow,
     DisabledPlugin,
     IncomingEvent,
@@ -65,6 +66,7 @@ __all__ = [
     "POOLED_TYPE",
     "AddResult",
     "Agreement",
+    "AnsweredRow",
     "DeliveredFileRow",
     "DisabledPlugin",
     "FileRow",

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import EventRow, PromptRow
 from nightschool_daemon.ledger.database import Database
-from nightschool_daemon.ledger.rows import AddResult, IncomingEvent, LedgerError, SpecialtyCount
-from nightschool_hookspecs.records import BatchStatistics, Event, Side, SideChoice, Specialty
+from nightschool_daemon.ledger.rows import AddResult, AnsweredRow, IncomingEvent, LedgerError, SpecialtyCount
+from nightschool_hookspecs.records import BatchStatistics, Event, FeedbackType, Side, SideChoice, Specialty
 
 POOLED_TYPE = "all"
 """The artifact type of a specialty that takes every type of its base."""
@@ -149,6 +149,38 @@ class Events:
             average_quality=0.5 if row["quality"] is None else row["quality"] / 100,
             total_seen=row["total"],
             batches_made=batches,
+        )
+
+    def answered(self, specialty: Specialty, since: datetime) -> tuple[AnsweredRow, ...]:
+        """What was said of answers and arrived since a time, in order of arrival.
+
+        Half-hearted signals, demonstrations and choices between two answers are left out.
+        """
+        rows = self._database.execute(
+            f"""
+            SELECT e.key, e.base, e.answered_by, e.group_key, e.arrived_at,
+                   json_extract(e.body, '$.timestamp') AS at, json_extract(e.body, '$.feedback_type') AS feedback_type,
+                   json_extract(e.body, '$.source') AS source, json_extract(e.body, '$.metadata.clock_flag') AS flagged
+            FROM events e
+            WHERE {_OF_SPECIALTY} AND e.arrived_at >= ?
+              AND NOT coalesce(json_extract(e.body, '$.metadata.weak'), 0)
+              AND NOT coalesce(json_extract(e.body, '$.metadata.demonstration'), 0)
+              AND NOT coalesce(json_extract(e.body, '$.metadata.preference'), 0)
+            ORDER BY e.arrival
+            """,
+            (*_scope(specialty, False), since.isoformat()),
+        )
+        return tuple(
+            AnsweredRow(
+                key=row["key"],
+                at=datetime.fromisoformat(row["arrived_at"] if row["flagged"] else row["at"]),
+                base=row["base"],
+                answered_by=row["answered_by"],
+                feedback_type=FeedbackType(row["feedback_type"]),
+                source=row["source"],
+                group=row["group_key"],
+            )
+            for row in rows
         )
 
     def last_arrival(self, specialty: Specialty, *, with_unassigned: bool) -> datetime | None:

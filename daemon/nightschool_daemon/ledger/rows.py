@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from nightschool_daemon.jobs import Losses, Step
-from nightschool_hookspecs.records import DeliveryForm, Event, MoveKind, RunEnd, Specialty
+from nightschool_hookspecs.records import DeliveryForm, Event, FeedbackType, MoveKind, RunEnd, Specialty
 
 
 class LedgerError(Exception):
@@ -36,6 +36,23 @@ class AddResult:
     retracted: int = 0
     conflicts: int = 0
     """Events whose key was known with other content: the newer one stays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweredRow:
+    """What was said of an answer, without its texts."""
+
+    key: str
+    """`source/id` of the event."""
+    at: datetime
+    """When it was said; when it arrived where the record does not tell."""
+    base: str | None
+    answered_by: str | None
+    """The alias or version of ours that the record names."""
+    feedback_type: FeedbackType
+    source: str
+    group: str
+    """Digest of the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)

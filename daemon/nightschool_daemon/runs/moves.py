@@ -157,5 +157,11 @@ class AliasMover:
 def as_alias_move(row: MoveRow) -> AliasMove:
     """The part of a ledger row that observers see."""
     return AliasMove(
-        kind=row.kind, alias=row.alias, from_digest=row.from_digest, to_digest=row.to_digest, reason=row.reason
+        kind=row.kind,
+        alias=row.alias,
+        from_digest=row.from_digest,
+        to_digest=row.to_digest,
+        reason=row.reason,
+        from_tag=row.from_tag,
+        to_tag=row.to_tag,
     )

@@ -26,8 +26,10 @@ from nightschool_daemon.runs.estimate import Estimate, estimate
 from nightschool_daemon.runs.listener import RunListener, SilentListener
 from nightschool_daemon.runs.moves import AliasMover, Destination, as_alias_move
 from nightschool_daemon.runs.planner import Due, Planner, SpecialtyState, problem_key
+from nightschool_daemon.runs.probation import Probation
 from nightschool_hookspecs.records import (
     AliasMove,
+    MoveKind,
     RunEnd,
     RunInfo,
     RunReport,
@@ -61,6 +63,11 @@ class Runs:
     def mover(self) -> AliasMover:
         """Moves aliases."""
         return AliasMover(ledger=self.ledger, ollama=self.ollama, hooks=self.hooks, clock=self.clock)
+
+    @property
+    def probation(self) -> Probation:
+        """Watches what was promoted lately."""
+        return Probation(settings=self.settings, ledger=self.ledger, hooks=self.hooks)
 
     def due(self, now: datetime) -> tuple[Due, ...]:
         """Specialties whose run should start now, most urgent first."""
@@ -176,10 +183,25 @@ class Runs:
     def undo(self, text: str, now: datetime) -> AliasMove:
         """Put an alias back by one promotion, and with it the user's own tag. Raises `UndoRefused`."""
         promotion = undoing.promotion_to_undo(self.mover, self._alias(text))
+        return self._take_back(promotion, MoveKind.UNDO, None)
+
+    def look_at_feedback(self, now: datetime) -> tuple[str, ...]:
+        """Take back what feedback shows to be worse than what stood there before. Returns a sentence for each deed.
+
+        Called whenever feedback came in.
+        """
+        return self.probation.look(self.planner.specialties(), self._roll_back, now)
+
+    def _roll_back(self, promotion: MoveRow, reason: str) -> AliasMove:
+        """Take a promotion back because feedback says so. Raises `UndoRefused`."""
+        present = undoing.promotion_to_undo(self.mover, promotion.alias)
+        return self._take_back(present, MoveKind.ROLL_BACK, reason)
+
+    def _take_back(self, promotion: MoveRow, kind: MoveKind, reason: str | None) -> AliasMove:
         beside, problem = self._base_moved_with(promotion)
-        moved = undoing.undo(self.mover, promotion)
+        moved = undoing.undo(self.mover, promotion, kind=kind, reason=reason)
         if beside is not None:
-            undoing.undo(self.mover, beside)
+            undoing.undo(self.mover, beside, kind=kind, reason=reason)
         return moved if problem is None else replace(moved, reason=f"{moved.reason}. {problem}")
 
     def _base_moved_with(self, promotion: MoveRow) -> tuple[MoveRow | None, str | None]:

@@ -29,17 +29,23 @@ def promotion_to_undo(mover: AliasMover, alias: str) -> MoveRow:
     return promotion
 
 
-def undo(mover: AliasMover, promotion: MoveRow) -> AliasMove:
-    """Move an alias back to where it was before `promotion`. Raises `UndoRefused`."""
+def undo(
+    mover: AliasMover, promotion: MoveRow, *, kind: MoveKind = MoveKind.UNDO, reason: str | None = None
+) -> AliasMove:
+    """Move an alias back to where it was before `promotion`. Raises `UndoRefused`.
+
+    `kind` and `reason` say who asked: a person, unless they say otherwise.
+    """
     if promotion.from_tag is None or promotion.from_digest is None or promotion.to_digest is None:
         raise UndoRefused(f"There is no promotion of {promotion.alias} to undo.")
     try:
         return mover.move(
-            kind=MoveKind.UNDO,
+            kind=kind,
             alias=promotion.alias,
             origin=Destination(tag=promotion.to_tag or promotion.alias, digest=promotion.to_digest),
             destination=Destination(tag=promotion.from_tag, digest=promotion.from_digest),
-            reason=f"undo of the promotion to {promotion.to_tag}",
+            reason=reason or f"undo of the promotion to {promotion.to_tag}",
+            run_id=promotion.run_id if kind is MoveKind.ROLL_BACK else None,
         )
     except MoveFailed as error:
         raise UndoRefused(str(error)) from error
@@ -60,4 +66,5 @@ def _promotion_to(mover: AliasMover, alias: str, present: str | None) -> MoveRow
 
 def _was_undone(mover: AliasMover, alias: str, present: str | None) -> bool:
     last = mover.ledger.moves.last_done(alias)
-    return present is not None and last is not None and last.kind is MoveKind.UNDO and last.to_digest == present
+    is_back = last is not None and last.kind in (MoveKind.UNDO, MoveKind.ROLL_BACK)
+    return present is not None and last is not None and is_back and last.to_digest == present

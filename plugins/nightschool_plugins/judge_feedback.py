@@ -1,0 +1,93 @@
+"""Judges by feedback in use, with a sequential test that may be looked at after every event.
+
+Answers are paired as they arrive, one of each version from one source. Pairs of which one was liked and the other not
+tell the versions apart: where the candidate is not worse, it is the disliked one in at most half of them. With w such
+pairs against the candidate and l for it, n = w + l, the likelihood ratio to one half, mixed over a uniform prior on
+(1/2, 1), is an e-process:
+
+    e(w, l) = 2 * integral over 1/2 < p < 1 of p^w (1 - p)^l dp / 2^-n
+            = sum over i <= w of C(n + 1, i) / ((n + 1) C(n, w))
+
+By Ville's inequality it ever reaches 1 / level with a probability of at most `level` (Robbins 1970; Ramdas et al. 2023,
+"Game-theoretic statistics and safe anytime-valid inference"). Eight pairs, all against the candidate, give 57.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from nightschool_hookspecs import LiveAnswer, LiveFeedback, LiveVerdict, Outcome, hookimpl
+
+LARGEST = 1e300
+"""Evidence is cut here: beyond it there is no float."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeFeedback:
+    """`[plugins.judge_feedback]`"""
+
+    level: float = 0.025
+    """How often a candidate that is no worse is taken back all the same, and one that is no better is kept."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError("level must lie between 0 and 1")
+
+    @hookimpl
+    def nightschool_judge_feedback(self, live: LiveFeedback) -> LiveVerdict:
+        differing = [candidate for incumbent, candidate in pairs(live.answers) if incumbent != candidate]
+        against, without = sum(differing), len(differing) - sum(differing)
+        worse, better = evidence(against, without), evidence(without, against)
+        return LiveVerdict(
+            outcome=self._outcome(worse, better),
+            evidence_worse=worse,
+            evidence_better=better,
+            reason=_reason(live, against, len(differing), max(worse, better)),
+        )
+
+    def _outcome(self, worse: float, better: float) -> Outcome:
+        if worse >= 1 / self.level:
+            return Outcome.WORSE
+        return Outcome.PROVEN if better >= 1 / self.level else Outcome.NOT_ENOUGH
+
+
+def evidence(against: int, without: int) -> float:
+    """The e-value for "more than half of such pairs are against it"."""
+    n = against + without
+    above = sum(math.comb(n + 1, number) for number in range(against + 1))
+    below = (n + 1) * math.comb(n, against)
+    return LARGEST if above > below * int(LARGEST) else above / below
+
+
+def pairs(answers: Iterable[LiveAnswer]) -> Iterator[tuple[bool, bool]]:
+    """Whether the incumbent's and the candidate's answer were disliked, of each pair.
+
+    An answer is paired with the newest one of the other version that waits. Later answers never change earlier pairs.
+    """
+    waiting: dict[str, list[LiveAnswer]] = {}
+    for answer in answers:
+        others = waiting.setdefault(answer.source, [])
+        if not others or others[-1].by_candidate is answer.by_candidate:
+            others.append(answer)
+            continue
+        other = others.pop()
+        incumbent, candidate = (other, answer) if answer.by_candidate else (answer, other)
+        yield incumbent.negative, candidate.negative
+
+
+def _reason(live: LiveFeedback, against: int, differing: int, strongest: float) -> str:
+    return (
+        f"Feedback on {live.candidate}: {_share(live, by_candidate=True)} negative; on {live.incumbent}: "
+        f"{_share(live, by_candidate=False)}. Of {differing} pairs that differ {against} are against "
+        f"{live.candidate} (e-value {strongest:.3g})."
+    )
+
+
+def _share(live: LiveFeedback, *, by_candidate: bool) -> str:
+    said = [one.negative for one in live.answers if one.by_candidate is by_candidate]
+    return f"{sum(said)} of {len(said)}"
+
+
+@hookimpl
+def nightschool_register_settings() -> type[JudgeFeedback]:
+    return JudgeFeedback

@@ -1,0 +1,98 @@
+"""Which version an answer came from, and what was said of it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon.intake.assignment import assign, group_of
+from nightschool_daemon.ledger import AnsweredRow, IncomingEvent, Ledger, MoveRow, MoveState
+from nightschool_daemon.runs.live import Holders, answers_of, plain
+from nightschool_hookspecs.records import FeedbackType, Metadata, MoveKind, Specialty
+from nightschool_hookspecs.testing import sample_event
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+BASE, ALIAS = "llama3.2:3b", "llama3.2-nightschool:3b.shell"
+PIN, FIRST, SECOND = "llama3.2-nightschool:3b.base-0123456789ab", f"{ALIAS}.v1", f"{ALIAS}.v2"
+SPECIALTY = Specialty(base=BASE, artifact_type="shell")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A ledger of an alias that went to v1 at noon, to v2 an hour later, and back after another."""
+    opened = Ledger.open(tmp_path / "ledger.sqlite3")
+    for number, (kind, source, target) in enumerate(
+        [(MoveKind.PROMOTE, PIN, FIRST), (MoveKind.PROMOTE, FIRST, SECOND), (MoveKind.ROLL_BACK, SECOND, FIRST)]
+    ):
+        moment = NOON + number * HOUR
+        row = MoveRow(
+            id=0, kind=kind, alias=ALIAS, from_digest="1", to_digest="2", from_tag=source, to_tag=target, reason="test",
+            run_id=None, intended_at=moment, done_at=None, state=MoveState.INTENDED,
+        )  # fmt: skip
+        opened.moves.done(opened.moves.intend(row), moment)
+    yield opened
+    opened.close()
+
+
+def said(model: str, at: datetime, *, kind: FeedbackType = FeedbackType.SUCCESS, prompt: str = "ls") -> AnsweredRow:
+    """Feedback on a model's answer, after it went through the ledger's assignment."""
+    event = replace(sample_event(input_data=prompt, feedback_type=kind), model=model)
+    assigned = assign(event, {})
+    return AnsweredRow(
+        key=event.key, at=at, base=assigned.base, answered_by=assigned.answered_by, feedback_type=kind,
+        source=event.source, group=group_of(event),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "hours", "version"),
+    [
+        (ALIAS, -1, BASE),
+        (ALIAS, 0, FIRST),
+        (ALIAS, 1.5, SECOND),
+        (ALIAS, 3, FIRST),
+        (SECOND, -5, SECOND),
+        (BASE, 1.5, BASE),
+        ("llama3.2-nightschool:3b.other", 1, BASE),
+    ],
+)
+def test_name_stands_for_what_it_held_then(ledger: Ledger, model: str, hours: float, version: str) -> None:
+    assert Holders(ledger=ledger).answered(said(model, NOON + hours * HOUR)) == version
+
+
+def test_pin_stands_for_its_base() -> None:
+    assert [plain(one) for one in (PIN, SECOND, "Mine")] == [BASE, SECOND, "mine:latest"]
+
+
+def test_prompt_counts_once_for_a_version_with_the_last_word(ledger: Ledger) -> None:
+    rows = [
+        said(FIRST, NOON),
+        said(SECOND, NOON, kind=FeedbackType.EXPLICIT_NEGATIVE),
+        said(SECOND, NOON, kind=FeedbackType.EXPLICIT_NEGATIVE, prompt="LS."),
+        said(FIRST, NOON, kind=FeedbackType.USER_CORRECTION),
+        said("other:latest", NOON),
+    ]
+    answers = answers_of(FIRST, SECOND, rows, Holders(ledger=ledger).answered)
+    assert [(one.by_candidate, one.negative) for one in answers] == [(False, True), (True, True)]
+
+
+def test_ledger_tells_what_was_said_and_leaves_out_what_says_nothing_of_an_answer(ledger: Ledger) -> None:
+    plain_event = replace(sample_event("1"), timestamp=NOON)
+    events = [
+        plain_event,
+        replace(plain_event, id="2", metadata=Metadata(weak=True)),
+        replace(plain_event, id="3", metadata=Metadata(demonstration=True)),
+        replace(plain_event, id="4", metadata=Metadata(preference=True)),
+        replace(plain_event, id="5", metadata=Metadata(clock_flag=True)),
+        replace(plain_event, id="6", artifact_type="erd"),
+    ]
+    ledger.events.add(
+        [IncomingEvent(event=one, base=BASE, answered_by=None, group="g", arrived_at=NOON + HOUR) for one in events]
+    )
+    found = ledger.events.answered(SPECIALTY, NOON)
+    assert [(one.key, one.at) for one in found] == [("dropdir/1", NOON), ("dropdir/5", NOON + HOUR)]
+    assert ledger.events.answered(SPECIALTY, NOON + 2 * HOUR) == ()
+    assert len(ledger.events.answered(Specialty(base=BASE, artifact_type="all"), NOON)) == 3
