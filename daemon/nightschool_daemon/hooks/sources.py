@@ -56,6 +56,9 @@ BUILT_IN: tuple[str, ...] = (
     "guard_liked",
     "judge_paired",
     "judge_feedback",
+    "notify_webhook",
+    "notify_desktop",
+    "notify_email",
 )
 """Of two that answer the same first-result hook the later is asked first: SQL before other code, text last."""
 
