@@ -216,6 +216,9 @@ class ExamSettings:
     max_items: int = 60
     """Held-out prompts that count for or against a candidate, a night."""
     max_guard_items: int = 20
+    max_regression_items: int = 20
+    """Corrections that were learned before; all of them are asked where the last time is `regression_days` ago."""
+    regression_days: int = 7
     round_items: int = 20
     """Prompts that count, asked before it is looked whether the exam is decided."""
     min_items: int = 6
@@ -236,7 +239,9 @@ class ExamSettings:
         _require(
             self, 1, "max_items", "round_items", "max_answer_tokens", "context_tokens", "top_k", "verify_positions"
         )
-        _require(self, 0, "max_guard_items", "min_items", "temperature", "min_p")
+        _require(
+            self, 0, "max_guard_items", "max_regression_items", "regression_days", "min_items", "temperature", "min_p"
+        )
         _require(self, 0, "top_p", "repeat_penalty", above=True)
         _require(self, -1, "repeat_last_n")
 

@@ -19,6 +19,7 @@ from nightschool_hookspecs.records import (
     DeliveryPlan,
     Event,
     Evidence,
+    ExamItem,
     GuardResult,
     Hyperparameters,
     Material,
@@ -119,6 +120,8 @@ class PrepareResult:
     """What earlier exams against this incumbent have shown."""
     judged_together: int = 1
     """Specialties that may be judged in one night."""
+    asks_all_learned: bool = False
+    """Every correction that was learned before is asked, not a sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +147,8 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectResult:
-    """`select`: what is learned from (`TrainingJob.dataset`), and `items.jsonl` (ExamItem)."""
+    """`select`: what is learned from (`TrainingJob.dataset`), `items.jsonl` (ExamItem, held out) and
+    `regression.jsonl` (ExamItem, learned before)."""
 
     material: Material
     variants: int
@@ -338,6 +342,13 @@ class RunDirectory:
     def result(self, step: Step | Job, kind: type[T]) -> T:
         """Read the result of a finished step."""
         return codec.from_json((self.step(step) / "result.json").read_bytes(), kind)
+
+    def exam_items(self) -> tuple[ExamItem, ...]:
+        """What may be asked in the exam: what is held out, then what was learned before."""
+        directory = self.step(Step.SELECT)
+        return tuple(
+            item for name in ("items.jsonl", "regression.jsonl") for item in read_lines(directory / name, ExamItem)
+        )
 
     def is_done(self, step: Step | Job) -> bool:
         """Whether the step's last act took place."""

@@ -561,11 +561,13 @@ class ItemRole(StrEnum):
     """Counts for or against the candidate."""
     GUARD = "guard"
     """Must not get worse; never counts as gain."""
+    LEARNED = "learned"
+    """A correction that a version has learned: must not be forgotten. It sits once against the incumbent, not twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExamItem:
-    """A held-out prompt, with the reference an answer is scored against."""
+    """A held-out prompt, or one that was learned before, with the reference an answer is scored against."""
 
     id: str
     event_id: str

@@ -8,9 +8,10 @@ next question is asked, so that a killed exam goes on where it stopped.
 
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, Step, read_lines, write_durably
+from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, Step, write_durably
 from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused, OllamaUnreachable
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary
 from nightschool_hookspecs.records import AnswerScore, Exam, ExamAnswer, ExamItem, ItemRole, Message, Sitting
@@ -75,8 +76,9 @@ def run(context: WorkContext) -> None:
         candidate_digest=registered.tag_digest,
     )
     exam = context.settings.exam
-    drawn = tuple(read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem))
-    items = choose_items(drawn, exam, context.info.seed, frozenset(prepared.evidence.used))
+    if prepared.asks_all_learned:
+        exam = replace(exam, max_regression_items=sys.maxsize)
+    items = choose_items(context.run.exam_items(), exam, context.info.seed, frozenset(prepared.evidence.used))
     directory = context.run.step(Step.EXAMINE)
     _forget_other_sitters(directory, sitters)
     library = OllamaLibrary(context.settings.ollama)
@@ -118,11 +120,13 @@ def examine(
     """Ask what is not answered in `file` yet, until it is decided, and return all answers in the order of asking."""
     answers = list(_read_answers(file))
     answered = {(answer.sitting, answer.item_id) for answer in answers}
-    total = sum(map(len, in_rounds)) * len(sitters.blocks())
+    total = sum(sits(item, sitting) for of_round in in_rounds for item in of_round for sitting in Sitting)
     done = 0
     for of_round in in_rounds:
         for sitting, model in sitters.blocks():
             for item in of_round:
+                if not sits(item, sitting):
+                    continue
                 if (sitting, item.id) not in answered:
                     report(done, total, f"{model}: question {done + 1} of at most {total}")
                     answer = _sit(item, sitting, model, ask=ask, score=score, pause=pause)
@@ -133,6 +137,11 @@ def examine(
             break
     report(total, total, "exam finished")
     return tuple(answers)
+
+
+def sits(item: ExamItem, sitting: Sitting) -> bool:
+    """Whether an item is asked in a sitting: the noise is measured on what is held out alone."""
+    return item.role is not ItemRole.LEARNED or sitting is not Sitting.INCUMBENT_AGAIN
 
 
 def rounds(items: tuple[ExamItem, ...], size: int) -> tuple[tuple[ExamItem, ...], ...]:
@@ -146,13 +155,12 @@ def rounds(items: tuple[ExamItem, ...], size: int) -> tuple[tuple[ExamItem, ...]
 def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...], to_come: int = 0) -> Exam:
     """Put items and answers together; items that were not asked are not part of it."""
     asked = {answer.item_id for answer in answers}
-    items = read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem)
     prepared = context.run.result(Step.PREPARE, PrepareResult)
     return Exam(
         specialty=context.info.specialty,
         incumbent=prepared.incumbent,
         candidate=context.run.result(Step.REGISTER, RegisterResult).tag,
-        items=tuple(item for item in items if item.id in asked),
+        items=tuple(item for item in context.run.exam_items() if item.id in asked),
         answers=answers,
         evidence=prepared.evidence,
         judged_together=prepared.judged_together,
@@ -175,7 +183,11 @@ def choose_items(
 
     Items whose key is in `used` are no new evidence: they come last and only fill what the others leave of the cap.
     """
-    caps = {ItemRole.GAIN: exam.max_items, ItemRole.GUARD: exam.max_guard_items}
+    caps = {
+        ItemRole.GAIN: exam.max_items,
+        ItemRole.GUARD: exam.max_guard_items,
+        ItemRole.LEARNED: exam.max_regression_items,
+    }
     chosen: list[ExamItem] = []
     for role, cap in caps.items():
         of_role = [item for item in items if item.role is role]

@@ -54,6 +54,7 @@ BUILT_IN: tuple[str, ...] = (
     "guard_answers",
     "guard_length",
     "guard_liked",
+    "guard_regression",
     "judge_paired",
     "judge_feedback",
     "notify_webhook",

@@ -107,6 +107,8 @@ class Dataset:
     pairs: tuple[PreferencePair, ...]
     labels: tuple[LabelledAnswer, ...]
     items: tuple[ExamItem, ...]
+    regression: tuple[ExamItem, ...]
+    """Corrections that a version has learned."""
     left_out: tuple[LeftOut, ...]
 
 
@@ -142,6 +144,7 @@ def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[st
         pairs=pairs,
         labels=labels,
         items=_items(workshop, held_out),
+        regression=_regression(workshop, training),
         left_out=(*selection.left_out, *undecided),
     )
 
@@ -328,6 +331,13 @@ def _items(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamI
     return tuple(of_group.values())
 
 
+def _regression(workshop: Workshop, training: tuple[ScoredEvent, ...]) -> tuple[ExamItem, ...]:
+    """The latest correction of each group that was learned from: the others a version could not forget."""
+    learned = [one for one in training if one.trained_on and one.event.is_correction]
+    items = filter(None, (_item(workshop, one) for one in learned))
+    return tuple({item.group: replace(item, role=ItemRole.LEARNED) for item in items}.values())
+
+
 def _knows(item: ExamItem) -> tuple[bool, bool]:
     """How much an item can show, to be compared."""
     return item.role is ItemRole.GAIN, item.reference is not None
@@ -454,7 +464,8 @@ def _rendered(context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset
 def _write(context: WorkContext, dataset: Dataset, rendered: Rendered) -> None:
     directory = context.run.step(Step.SELECT)
     rendered.write(directory)
-    write_durably(directory / "items.jsonl", "".join(codec.to_json(item) + "\n" for item in dataset.items))
+    for name, items in (("items.jsonl", dataset.items), ("regression.jsonl", dataset.regression)):
+        write_durably(directory / name, "".join(codec.to_json(item) + "\n" for item in items))
 
 
 def material_of(dataset: Dataset, rows: Iterable[EventRow]) -> Material:

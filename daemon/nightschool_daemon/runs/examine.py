@@ -2,17 +2,22 @@
 
 from nightschool_daemon.jobs import JudgeResult, PrepareResult, Step, read_lines
 from nightschool_daemon.runs.context import StepContext
-from nightschool_hookspecs.records import ExamAnswer, ExamItem, ItemRole
+from nightschool_hookspecs.records import ExamAnswer, ItemRole, Specialty
 
 
 def accept(context: StepContext) -> None:
-    """Store the exam's items and answers."""
+    """Store the exam's items and answers, and when all that was learned before was asked."""
     answers = tuple(read_lines(context.directory.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer))
     asked = {answer.item_id for answer in answers}
-    items = tuple(
-        item for item in read_lines(context.directory.step(Step.SELECT) / "items.jsonl", ExamItem) if item.id in asked
-    )
+    items = tuple(item for item in context.directory.exam_items() if item.id in asked)
     context.ledger.exams.store(context.info.id, items, answers)
+    if context.result(Step.PREPARE, PrepareResult).asks_all_learned:
+        context.ledger.facts.put(regression_key(context.info.specialty), context.info.started_at.isoformat())
+
+
+def regression_key(specialty: Specialty) -> str:
+    """The fact that says when all that a specialty has learned was asked for the last time."""
+    return f"regression:{specialty.base}/{specialty.artifact_type}"
 
 
 def accept_verdict(context: StepContext) -> None:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from nightschool_daemon import codec
@@ -23,6 +24,7 @@ from nightschool_daemon.ollama.http import ShownModel, TagEntry
 from nightschool_daemon.runs import store
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
+from nightschool_daemon.runs.examine import regression_key
 from nightschool_daemon.runs.planner import Planner
 from nightschool_hookspecs.records import Event, Specialty, TrainingResult
 
@@ -49,6 +51,7 @@ def perform(context: StepContext) -> None:
             warm_start=_warm_start(context, incumbent.examined, base) if context.settings.training.warm_start else None,
             evidence=context.ledger.evidence.so_far(specialty, incumbent.examined),
             judged_together=_judged_together(context),
+            asks_all_learned=_asks_all_learned(context),
         ),
     )
 
@@ -57,6 +60,15 @@ def _judged_together(context: StepContext) -> int:
     """How many specialties a night may judge: each of them is a chance to promote one by luck."""
     planner = Planner(settings=context.settings, ledger=context.ledger, hooks=context.hooks)
     return max(1, min(len(planner.specialties()), context.settings.schedule.max_runs_per_night))
+
+
+def _asks_all_learned(context: StepContext) -> bool:
+    """Whether the last time is so long ago that a sample of what was learned before is not enough."""
+    last = context.ledger.facts.get(regression_key(context.info.specialty))
+    if last is None:
+        return True
+    age = context.info.started_at - datetime.fromisoformat(last)
+    return age >= timedelta(days=context.settings.exam.regression_days)
 
 
 def _warm_start(context: StepContext, incumbent: str, base: BaseSnapshot) -> Path | None:

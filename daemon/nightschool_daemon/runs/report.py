@@ -23,6 +23,7 @@ from nightschool_hookspecs.records import (
     DeliveryPlan,
     ExamAnswer,
     ExamItem,
+    ItemRole,
     RunEnd,
     RunReport,
     Sitting,
@@ -188,7 +189,8 @@ def _answer_lines(context: StepContext) -> list[str]:
         return []
     items = {item.id: item for item in context.ledger.exams.items(context.info.id)}
     before, after = _by_sitting(context, Sitting.INCUMBENT), _by_sitting(context, Sitting.CANDIDATE)
-    both = sorted(before.keys() & after.keys(), key=lambda one: before[one].score - after[one].score)
+    held_out = {key for key, item in items.items() if item.role is not ItemRole.LEARNED}
+    both = sorted(before.keys() & after.keys() & held_out, key=lambda one: before[one].score - after[one].score)
     if not both:
         return []
     shown = both[:SHOWN_ANSWERS]

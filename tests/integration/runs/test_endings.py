@@ -192,6 +192,23 @@ def test_evidence_goes_on_until_a_promotion_and_is_kept_apart_for_each_incumbent
     assert known(world.begin()) == Evidence(used=("a",))
 
 
+def test_all_that_was_learned_is_asked_once_a_week(world: World) -> None:
+    def all_asked(begun: datetime) -> bool:
+        context = world.begin()
+        context = replace(context, info=replace(context.info, started_at=begun))
+        prepare.perform(context)
+        context.directory.step(Step.EXAMINE).mkdir()
+        for step, name in ((Step.EXAMINE, "answers"), (Step.SELECT, "items"), (Step.SELECT, "regression")):
+            (context.directory.step(step) / f"{name}.jsonl").touch()
+        examine.accept(context)
+        world.end(context, RunEnd.NOT_ENOUGH)
+        return context.result(Step.PREPARE, PrepareResult).asks_all_learned
+
+    teach(world, 3)
+    nights = [all_asked(NOW + timedelta(days=day)) for day in (0, 1, 6, 7, 8)]
+    assert nights == [True, False, False, True, False]
+
+
 # --------------------------------------------------------------------------- the user's own tag
 
 

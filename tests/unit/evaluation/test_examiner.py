@@ -188,6 +188,20 @@ def test_what_is_decided_is_not_asked_on(tmp_path: Path) -> None:
     assert looks == [6, 12]
 
 
+def test_what_was_learned_sits_once_against_the_incumbent(tmp_path: Path) -> None:
+    server = FakeServer()
+    items = (item("a"), item("known", ItemRole.LEARNED))
+    examine(rounds(items, 20), SITTERS, ask=server, score=score, file=tmp_path / "answers.jsonl", report=quiet)
+    assert [name for name, prompt in server.asked if prompt == "known"] == ["old", "new"]
+    assert [name for name, prompt in server.asked if prompt == "a"] == ["old", "new", "old"]
+
+
+@pytest.mark.parametrize(("most", "asked"), [(0, 0), (3, 3), (50, 9)])
+def test_of_what_was_learned_a_sample_is_asked(most: int, asked: int) -> None:
+    items = tuple(item(f"{index}", ItemRole.LEARNED) for index in range(9))
+    assert len(choose_items(items, ExamSettings(max_regression_items=most), 1)) == asked
+
+
 def test_every_option_comes_from_the_settings() -> None:
     options = pinned_options(ExamSettings(temperature=0.5, top_k=3, max_answer_tokens=9, context_tokens=77), 2**40 + 5)
     assert (options.temperature, options.top_k, options.num_predict, options.num_ctx) == (0.5, 3, 9, 77)

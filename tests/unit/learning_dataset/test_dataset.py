@@ -167,6 +167,22 @@ def test_a_failed_check_counts_where_a_validator_here_finds_it(
     assert (item.role, item.reference, item.disliked) == (role, None, disliked)
 
 
+def test_corrections_that_a_version_learned_are_asked_again_once_a_group() -> None:
+    rows = [
+        row("1", group="g"),
+        row("2", group="g"),
+        row("3"),
+        row("4", FeedbackType.SUCCESS),
+        row("held out"),
+    ]
+    known = [replace(one, trained_on=one.event.id in "124") for one in rows]
+    dataset = build(known, ["held out"])
+    assert [(item.id, item.role, item.reference) for item in dataset.regression] == [
+        ("dropdir/2", ItemRole.LEARNED, "good")
+    ]
+    assert [item.id for item in dataset.items] == ["dropdir/held out"]
+
+
 def test_a_dislike_gives_way_to_whatever_knows_more() -> None:
     kinds = [FeedbackType.SUCCESS, FeedbackType.EXPLICIT_NEGATIVE]
     rows = [row(str(number), kind, group="g") for number, kind in enumerate(kinds)]

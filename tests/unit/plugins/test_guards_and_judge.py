@@ -24,6 +24,7 @@ from nightschool_hookspecs import (
 from nightschool_plugins.guard_answers import GuardAnswers
 from nightschool_plugins.guard_length import GuardLength
 from nightschool_plugins.guard_liked import GuardLiked
+from nightschool_plugins.guard_regression import GuardRegression
 from nightschool_plugins.judge_paired import JudgePaired
 
 HELD = GuardResult(guard="g", held=True, reason="fine")
@@ -284,6 +285,17 @@ def test_clearly_worse_liked_answers_break_the_guard() -> None:
             guard.nightschool_guard_promotion(exam(list(incumbent), list(candidate), role=ItemRole.GUARD), number)
         )
     assert broken >= 36
+
+
+def test_what_was_learned_must_not_be_forgotten() -> None:
+    guard, role = GuardRegression(), ItemRole.LEARNED
+    known = [100.0] * 20
+    assert held(guard.nightschool_guard_promotion(exam(known, known, role=role)))
+    assert held(guard.nightschool_guard_promotion(exam(known, [*[0.0] * 3, *[100.0] * 17], role=role)))
+    assert not held(guard.nightschool_guard_promotion(exam(known, [*[0.0] * 4, *[100.0] * 16], role=role)))
+    regained = exam([*[100.0] * 16, *[0.0] * 4], [*[0.0] * 4, *[100.0] * 16], role=role)
+    assert held(guard.nightschool_guard_promotion(regained))
+    assert guard.nightschool_guard_promotion(exam(known, [0.0] * 20)) is None
 
 
 def test_single_empty_answer_breaks_nothing_and_many_do() -> None:

@@ -1,0 +1,66 @@
+"""Guards what was learned before: corrections that the incumbent knows must not be forgotten.
+
+A correction is known where the answer scores above 70.
+
+    forgotten, regained   corrections that only the incumbent, that only the candidate knows
+    p                     P(X >= forgotten), X ~ binomial(forgotten + regained, 1/2)      (exact McNemar test)
+    held                  forgotten - regained <= 5 % of the corrections asked, or p > 0.1
+
+so that a single slip, which happens to any model, breaks nothing.
+"""
+
+from dataclasses import dataclass
+
+from nightschool_hookspecs import Exam, GuardResult, ItemRole, Sitting, hookimpl
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardRegression:
+    """`[plugins.guard_regression]`"""
+
+    known_score: float = 70.0
+    """0..100; a correction is known above it."""
+    tolerated_share: float = 0.05
+    level: float = 0.1
+    """More forgotten corrections break the guard where chance makes so many this rarely."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError("level must lie between 0 and 1")
+
+    @hookimpl
+    def nightschool_guard_promotion(self, exam: Exam) -> GuardResult | None:
+        from scipy import stats
+
+        pairs = self._known(exam)
+        if not pairs:
+            return None
+        forgotten = sum(before and not after for before, after in pairs)
+        regained = sum(after and not before for before, after in pairs)
+        chance = float(stats.binom.sf(forgotten - 1, forgotten + regained, 0.5))
+        return GuardResult(
+            guard="regression",
+            held=forgotten - regained <= self.tolerated_share * len(pairs) or chance > self.level,
+            reason=f"Of {len(pairs)} corrections that were learned before, {forgotten} were forgotten and {regained} "
+            "regained.",
+        )
+
+    def _known(self, exam: Exam) -> list[tuple[bool, bool]]:
+        """Whether incumbent and candidate know each correction. A server that failed the incumbent says nothing."""
+        scores = {
+            (answer.sitting, answer.item_id): answer.score
+            for answer in exam.answers
+            if answer.sitting is Sitting.CANDIDATE or not answer.failed
+        }
+        learned = [item.id for item in exam.items if item.role is ItemRole.LEARNED]
+        both = [(scores.get((Sitting.INCUMBENT, one)), scores.get((Sitting.CANDIDATE, one))) for one in learned]
+        return [
+            (before > self.known_score, after > self.known_score)
+            for before, after in both
+            if before is not None and after is not None
+        ]
+
+
+@hookimpl
+def nightschool_register_settings() -> type[GuardRegression]:
+    return GuardRegression
