@@ -20,7 +20,18 @@ from rich.markdown import Markdown
 from nightschool_daemon import __version__, codec, config, doctor, night, units
 from nightschool_daemon.config import ConfigurationError, Settings
 from nightschool_daemon.control import ControlClient, ControlError
-from nightschool_daemon.display import complain, out, plan_rows, run_listener, say, show_curve, show_table
+from nightschool_daemon.display import (
+    answer_rows,
+    comparison_rows,
+    complain,
+    job_bar,
+    out,
+    plan_rows,
+    run_listener,
+    say,
+    show_curve,
+    show_table,
+)
 from nightschool_daemon.exits import Exit
 from nightschool_daemon.hooks import Hooks, PluginFailed, PluginStatus
 from nightschool_daemon.installation import Installation, load_hooks, looking, now, working
@@ -32,6 +43,7 @@ from nightschool_daemon.ollama.address import base_url
 from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, OllamaUnreachable, RemoteHostRefused
 from nightschool_daemon.runs import Estimate, MoveFailed, RunListener, RunRefused, SpecialtyState, UndoRefused
 from nightschool_daemon.runs.alone import TrainedAlone, plan_alone, train_alone
+from nightschool_daemon.runs.comparing import Pairing, compare, pair_by_file, pair_up
 from nightschool_daemon.starter import starter_configuration
 from nightschool_daemon.status import PAUSED, Status, status_of
 from nightschool_daemon.views import History, Page, history_of, page_of
@@ -466,6 +478,47 @@ def plan(
     if (problem := found.problem or found.delivery_problem) is not None:
         complain(problem)
         raise typer.Exit(Exit.FAILED)
+
+
+@app.command()
+def exam(
+    context: typer.Context,
+    first: Annotated[str | None, typer.Argument(help="A model, as Ollama calls it; with one alone, its base.")] = None,
+    second: Annotated[str | None, typer.Argument(help="The model that may be better.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A file of feedback events, whose prompts are asked.", exists=True, dir_okay=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two models on prompts that an alias holds out, or on those of a file. Nothing is changed.
+
+    With one name its base is compared with it; with none, the base with the only alias.
+    """
+    settings = _settings(context)
+    if data is None:
+        pairing = _look(
+            settings,
+            Pairing,
+            "pairing",
+            lambda one: pair_up(one.runs.planner, one.ledger, first, second),
+            first=first,
+            second=second,
+        )
+    elif first is None or second is None:
+        raise RunRefused("--data: name the two models that are to be compared on it.")
+    else:
+        pairing = pair_by_file(_events_in(data, load_hooks(settings, None, safe_mode=False)), first, second)
+    with job_bar("examine") as report:
+        found = compare(settings, pairing, report, now())
+    if as_json:
+        _print_json(found)
+        return
+    columns = (f"{found.asked} of {found.prompts} prompts", found.first, found.second)
+    show_table("", columns, comparison_rows(found))
+    for pair in found.furthest_apart:
+        show_table(pair.prompt, ("", "answer"), answer_rows(found, pair))
+    say(f"{found.second} takes the candidate's part. {found.verdict.reason}")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """What a person sees in the terminal: progress, tables, errors. Plain lines where there is no terminal."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column, Table
 from rich.text import Text
 
+from nightschool_daemon.comparisons import AnswerPair, Comparison
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.plans import PlannedTraining, Route, TrainingPlan, duration
 from nightschool_hookspecs.records import TrainedForm
@@ -78,6 +79,22 @@ def run_listener() -> Iterator[PlainListener | BarListener]:
     if not err.is_terminal:
         yield PlainListener()
         return
+    with _bars() as bars:
+        yield BarListener(bars)
+
+
+@contextmanager
+def job_bar(text: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar of work that belongs to no run; nothing where there is no terminal."""
+    if not err.is_terminal:
+        yield lambda _done, _total, _text: None
+        return
+    with _bars() as bars:
+        task = bars.add_task(text, total=None, text="")
+        yield lambda done, total, told: bars.update(task, completed=done, total=total or None, text=told)
+
+
+def _bars() -> Progress:
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=24),
@@ -85,8 +102,7 @@ def run_listener() -> Iterator[PlainListener | BarListener]:
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[text]}"),
     )
-    with Progress(*columns, console=err) as bars:
-        yield BarListener(bars)
+    return Progress(*columns, console=err)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -150,6 +166,32 @@ def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
             f"{rough}{memory.peak_bytes / 1e9:.2f} GB at its height; {memory.available_bytes / 1e9:.2f} GB can be had",
         ),
         (f"time{name}", f"{rough}{duration(memory.seconds)}"),
+    ]
+
+
+def comparison_rows(found: Comparison) -> list[tuple[str, str, str]]:
+    """How two models did, as rows of a table."""
+    verdict, first, second = found.verdict, found.first_marks, found.second_marks
+    low, high = verdict.interval
+    return [
+        ("score (0 to 100)", f"{first.score:.1f}", f"{second.score:.1f}"),
+        ("answers above 70", f"{first.success_rate:.0%}", f"{second.success_rate:.0%}"),
+        ("failed", str(first.failed), str(second.failed)),
+        ("seconds, median", f"{first.latency_median_s:.2f}", f"{second.latency_median_s:.2f}"),
+        ("seconds, 95 % below", f"{first.latency_p95_s:.2f}", f"{second.latency_p95_s:.2f}"),
+        ("tokens a second", f"{first.tokens_per_s:.1f}", f"{second.tokens_per_s:.1f}"),
+        ("gain", "", f"{verdict.gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"),
+        *((one.guard, "", f"{'held' if one.held else 'broken'}. {one.reason}") for one in verdict.guards),
+    ]
+
+
+def answer_rows(found: Comparison, pair: AnswerPair) -> list[tuple[str, str]]:
+    """What was said to one prompt, as rows of a table."""
+    wanted = [("wanted", pair.wanted)] if pair.wanted is not None else []
+    return [
+        *wanted,
+        (f"{found.first} ({pair.first_score:.0f})", pair.first),
+        (f"{found.second} ({pair.second_score:.0f})", pair.second),
     ]
 
 

@@ -45,6 +45,7 @@ class Job(StrEnum):
     """What a worker does that belongs to no run."""
 
     PLAN = "plan"
+    COMPARE = "compare"
 
 
 class Step(StrEnum):

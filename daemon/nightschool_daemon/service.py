@@ -29,6 +29,7 @@ from nightschool_daemon.locking import LockedError
 from nightschool_daemon.notify import notify, watchdog_interval_s
 from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, RemoteHostRefused
 from nightschool_daemon.runs import MoveFailed, RunInterrupted, RunRefused, UndoRefused
+from nightschool_daemon.runs.comparing import Pairing, pair_up
 from nightschool_daemon.scheduling import trigger_of
 from nightschool_daemon.status import PAUSED, status_of
 from nightschool_daemon.views import history_of, page_of
@@ -343,6 +344,7 @@ class Service:
             "status": lambda: codec.to_plain(status_of(self._installation, "running", now())),
             "report": lambda: codec.to_plain(page_of(self._installation, request.get("run"))),
             "history": lambda: codec.to_plain(history_of(self._installation, int(request.get("limit", HISTORY_LINES)))),
+            "pairing": lambda: codec.to_plain(self._pairing(request.get("first"), request.get("second"))),
             "plugins": lambda: codec.to_plain(self._installation.hooks.status()),
             "pause": self._pause,
             "resume": self._resume,
@@ -366,6 +368,9 @@ class Service:
             raise ControlError(str(error)) from error
         except RunInterrupted as error:
             raise ControlError("The daemon stops. The run goes on when it is started again.") from error
+
+    def _pairing(self, first: str | None, second: str | None) -> Pairing:
+        return pair_up(self._installation.runs.planner, self._installation.ledger, first, second)
 
     def _pause(self) -> bool:
         self._installation.ledger.facts.put(PAUSED, now().isoformat())

@@ -95,7 +95,7 @@ def run(context: WorkContext) -> None:
         file=directory / "answers.jsonl",
         report=context.progress,
     )
-    _require_an_incumbent(answers)
+    require_an_incumbent(answers)
     context.run.finish(
         Step.EXAMINE,
         ExamineResult(
@@ -265,7 +265,7 @@ def _ask_patiently(model: str, messages: tuple[Message, ...], ask: Ask, pause: C
             waited_s += SERVER_POLL_S
 
 
-def _require_an_incumbent(answers: tuple[ExamAnswer, ...]) -> None:
+def require_an_incumbent(answers: tuple[ExamAnswer, ...]) -> None:
     """An exam in which the incumbent never answers says something of the server, nothing of the candidate."""
     first = [answer for answer in answers if answer.sitting is Sitting.INCUMBENT]
     if first and all(answer.failed for answer in first):

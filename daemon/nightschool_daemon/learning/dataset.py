@@ -17,6 +17,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.local_model import LocalModel
+from nightschool_daemon.evaluation.marks import GOOD_SCORE
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
@@ -68,8 +69,6 @@ T = TypeVar("T")
 
 LARGEST_GROWTH = 3
 """Originals and variants together, as a multiple of the originals."""
-GOOD_SCORE = 70.0
-"""0..100; an answer above it is a success."""
 DISLIKED = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
 
 
@@ -318,6 +317,11 @@ def _once(offered: Iterable[Iterable[T]], key: Callable[[T], object]) -> list[T]
 
 
 # --------------------------------------------------------------------------- exam items
+
+
+def exam_items(workshop: Workshop, held_out: Sequence[EventRow]) -> tuple[ExamItem, ...]:
+    """What an exam asks of events that nothing is learned from."""
+    return _items(workshop, _score(workshop, held_out, held_out))
 
 
 def _items(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamItem, ...]:

@@ -40,6 +40,7 @@ STEPS: Mapping[Step | Job, str] = {
     Step.EXAMINE: "nightschool_daemon.evaluation.examiner",
     Step.JUDGE: "nightschool_daemon.learning.judging",
     Job.PLAN: "nightschool_daemon.learning.planning",
+    Job.COMPARE: "nightschool_daemon.learning.comparison",
 }
 """Where each step's `run(context)` stands. Only the one that is asked for is imported."""
 

@@ -9,8 +9,9 @@ from nightschool_daemon.ledger import Ledger
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import TrainingPlan
+from nightschool_daemon.runs.aside import Feedback
 from nightschool_daemon.runs.errors import RunRefused
-from nightschool_daemon.runs.plan import Feedback, plan
+from nightschool_daemon.runs.plan import plan
 from nightschool_hookspecs.records import Specialty, TrainingResult
 
 EXAM_TOKENS_PER_SECOND = 20.0

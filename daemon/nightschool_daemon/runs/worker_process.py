@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from nightschool_daemon import codec
@@ -33,13 +34,24 @@ def run_worker(context: StepContext, step: Step) -> None:
     _require_result(process, context.directory, step)
 
 
-def run_job(directory: RunDirectory, job: Job) -> None:
+Report = Callable[[int, int, str], None]
+"""How much is done, of how much, and what is being done."""
+
+
+def _unheard(_done: int, _total: int, _text: str) -> None:
+    pass
+
+
+def run_job(directory: RunDirectory, job: Job, report: Report = _unheard) -> None:
     """Do what belongs to no run in a child process, and return when its result is there.
 
     Raises `StepFailed` with the worker's reason, `OllamaUnreachable` where it lost the server.
     """
+    shown: str | None = None
     with _started(directory, job) as process:
-        process.wait()
+        while process.poll() is None:
+            time.sleep(POLL_S)
+            shown = _report_progress(directory.step(job), shown, report)
     _require_result(process, directory, job)
 
 
@@ -63,6 +75,8 @@ def _require_result(process: "subprocess.Popen[bytes]", directory: RunDirectory,
 
 def _watch(process: "subprocess.Popen[bytes]", context: StepContext, step: Step) -> None:
     limit_s = context.settings.training.time_limit_minutes * 60
+    directory = context.directory.step(step)
+    report = partial(context.listener.progress, context.info.id, step)
     began = time.monotonic()
     shown: str | None = None
     told = 0
@@ -74,14 +88,14 @@ def _watch(process: "subprocess.Popen[bytes]", context: StepContext, step: Step)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_S)
             raise
-        shown = _report_progress(context, step, shown)
+        shown = _report_progress(directory, shown, report)
         told = _tell_notes(context, step, told)
         if time.monotonic() - began > limit_s:
             raise StepFailed(
                 f"{step} took longer than {limit_s / 60:g} minutes and was ended. Raise training.time_limit_minutes, "
                 "or lower training.max_tokens."
             )
-    _report_progress(context, step, shown)
+    _report_progress(directory, shown, report)
     _tell_notes(context, step, told)
 
 
@@ -91,15 +105,15 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _report_progress(context: StepContext, step: Step, shown: str | None) -> str | None:
-    """Tell the listener what `progress.json` says, if it says something new."""
+def _report_progress(directory: Path, shown: str | None, report: Report) -> str | None:
+    """Tell what `progress.json` says, if it says something new."""
     try:
-        text = (context.directory.step(step) / "progress.json").read_text(encoding="utf-8")
+        text = (directory / "progress.json").read_text(encoding="utf-8")
     except FileNotFoundError:
         return shown
     if text != shown:
         progress = codec.from_json(text, Progress)
-        context.listener.progress(context.info.id, step, progress.done, progress.total, progress.text)
+        report(progress.done, progress.total, progress.text)
     return text
 
 
