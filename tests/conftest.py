@@ -10,7 +10,6 @@ from support.ollama_server import OllamaServer
 from support.tiny_gguf import write_tiny_gguf
 
 CURRENT = "0.34.3"
-ADAPTER_ERA = "0.34.0"
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 

@@ -341,6 +341,8 @@ class SimilarityMatrix:
 class TrainedForm(StrEnum):
     """What is trained beside the frozen base."""
 
+    AUTO = "auto"
+    """Added neurons where the packed engine trains and the server takes shards, else LoRA."""
     LORA = "lora"
     """LoRA on all linear layers."""
     GROUPED = "grouped_lora"
@@ -353,12 +355,13 @@ class TrainedForm(StrEnum):
 class Hyperparameters:
     """Settings of one training, in PEFT's and transformers' names."""
 
-    learning_rate: float = 2e-4
+    learning_rate: float = 0.0
+    """0: what was found best for the form, by the base's architecture and width."""
     batch_size: int = 16
     """Examples an optimiser step."""
     num_epochs: int = 3
     warmup_ratio: float = 0.05
-    form: TrainedForm = TrainedForm.LORA
+    form: TrainedForm = TrainedForm.AUTO
     neurons: int = 0
     """Feed-forward units added to each layer; 0: an eighth of those it has."""
     lora_r: int = 16

@@ -9,13 +9,14 @@ from nightschool_hookspecs import Hyperparameters, Specialty, Store, TrainedForm
 class TuningFixed:
     """`[plugins.tuning_fixed]`"""
 
-    learning_rate: float = 5e-4
+    learning_rate: float = 0.0
+    """0: what was found best for the form, by the base's architecture and width."""
     batch_size: int = 8
     """Examples an optimiser step; with fewer examples than that, all of them."""
     num_epochs: int = 3
     warmup_ratio: float = 0.05
-    form: TrainedForm = TrainedForm.LORA
-    """`lora`, `grouped_lora` or `neurons`."""
+    form: TrainedForm = TrainedForm.AUTO
+    """`lora`, `grouped_lora`, `neurons`, or `auto`: neurons where they can be had, else LoRA."""
     neurons: int = 0
     """Feed-forward units added to each layer by the form `neurons`; 0: an eighth of those it has."""
     lora_r: int = 16
@@ -31,8 +32,8 @@ class TuningFixed:
             raise ValueError("batch_size, num_epochs, lora_r, lora_alpha and max_length must be 1 or more")
         if self.neurons < 0:
             raise ValueError("neurons must be 0 or more")
-        if not self.learning_rate > 0:
-            raise ValueError("learning_rate must be above 0")
+        if not self.learning_rate >= 0:
+            raise ValueError("learning_rate must be 0 or above")
         if not (0 <= self.warmup_ratio <= 1 and 0 <= self.lora_dropout < 1):
             raise ValueError("warmup_ratio and lora_dropout must lie within 0..1, lora_dropout below 1")
 

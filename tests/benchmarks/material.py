@@ -63,12 +63,14 @@ def adapter(model: str) -> Path:
     from nightschool_daemon.learning.engine.network import Network
     from nightschool_daemon.learning.engine.peft_files import save_form
     from nightschool_daemon.learning.engine.route import make_form
-    from nightschool_hookspecs.records import Hyperparameters
+    from nightschool_hookspecs.records import Hyperparameters, TrainedForm
 
     kept = forms.cached() / f"adapter-{model}"
     if not kept.exists():
         file = gguf_file.read(forms.fetched(model, MODELS[model]))
-        form = make_form(Network(file, machine.bench()), Hyperparameters(lora_r=RANK, lora_alpha=2 * RANK), 0)
+        form = make_form(
+            Network(file, machine.bench()), Hyperparameters(form=TrainedForm.LORA, lora_r=RANK, lora_alpha=2 * RANK), 0
+        )
         torch.manual_seed(0)
         form.put({name: torch.randn_like(one) for name, one in form.parameters.items()})
         save_form(form, file, kept)

@@ -136,7 +136,7 @@ def take(wanted: Configuration) -> tuple[dict[str, float], dict[str, float]]:
     network = Network(
         gguf_file.read(forms.fetched(wanted.model, MODELS[wanted.model])), machine.bench(getattr(torch, wanted.dtype))
     )
-    settings = Hyperparameters(form=wanted.form, batch_size=8, num_epochs=1)
+    settings = Hyperparameters(form=wanted.form, learning_rate=2e-4, batch_size=8, num_epochs=1)
     form = make_form(network, settings, 0)
     todo = memory.Todo(examples=examples, method=wanted.method, settings=settings, seed=0)
     plan = memory.plan(network, form, todo)

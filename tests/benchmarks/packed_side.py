@@ -26,13 +26,20 @@ from nightschool_daemon.learning.rows import Row
 from nightschool_daemon.learning.tokenizer import build_tokenizer
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.publish import Publication, publish
-from nightschool_hookspecs.records import DeliveryForm, Hyperparameters, TrainingMethod
+from nightschool_hookspecs.records import DeliveryForm, Hyperparameters, TrainedForm, TrainingMethod
 from support.base_models import MODELS
 from support.night import import_base
 from support.ollama_server import OllamaServer
 
 RATE = 5e-4
-SETTINGS = Hyperparameters(batch_size=material.BATCH, lora_r=material.RANK, lora_alpha=2 * material.RANK, num_epochs=1)
+SETTINGS = Hyperparameters(
+    form=TrainedForm.LORA,
+    learning_rate=2e-4,
+    batch_size=material.BATCH,
+    lora_r=material.RANK,
+    lora_alpha=2 * material.RANK,
+    num_epochs=1,
+)
 SERVED = "0.34.3"
 ANSWERED, ANSWER_TOKENS, ROUNDS = 8, 48, 3
 """Prompts by which decoding is timed, tokens of an answer, and how often base and delivered model take turns."""

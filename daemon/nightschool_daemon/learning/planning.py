@@ -19,6 +19,7 @@ from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddi
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.dataset import Dataset, Rendered, Workshop, build_dataset, material_of
+from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
 from nightschool_daemon.learning.engine import memory
 from nightschool_daemon.learning.engine.examples import Answer, Example, divided
@@ -28,7 +29,7 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import check_choices, group_rows, side_of, sides_of
-from nightschool_daemon.learning.training import limit_threads, route_of
+from nightschool_daemon.learning.training import brought_to, limit_threads, route_of
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.abilities import probe_abilities
 from nightschool_daemon.ollama.http import OllamaHttp
@@ -202,16 +203,17 @@ class Rehearsal:
     route: Route | None = None
 
     def __call__(self, job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
-        self.route = route_of(self.file, self.context.settings.training.engine, method, hyperparameters)
-        examples, left_out = self._examples(job, method, hyperparameters)
+        settings = settled(hyperparameters, self.file, self.context.settings, brought_to(job))
+        self.route = route_of(self.file, self.context.settings.training.engine, method, settings)
+        examples, left_out = self._examples(job, method, settings)
         # what an earlier training left does not change what this one takes
         alone = replace(job, warm_start=None, requires_start=False)
         planner = self._packed if self.route is Route.PACKED else self._by_rule_of_thumb
-        decided, parameters = planner(alone, method, hyperparameters, examples)
+        decided, parameters = planner(alone, method, settings, examples)
         self.found.append(
             PlannedTraining(
                 method=method,
-                hyperparameters=hyperparameters,
+                hyperparameters=settings,
                 examples=len(examples),
                 left_out=left_out,
                 tokens=sum(map(len, examples)),
@@ -298,7 +300,8 @@ def _example(method: TrainingMethod) -> Example:
 
 def _job(context: WorkerContext, request: PlanRequest, data: Data, file: GgufFile) -> TrainingJob:
     directory = context.run.step(Job.PLAN)
-    return TrainingJob(
+    brought = context.settings.training.start_from
+    job = TrainingJob(
         base_gguf=request.gguf,
         base_digest=request.weights_digest,
         architecture=file.architecture,
@@ -309,8 +312,11 @@ def _job(context: WorkerContext, request: PlanRequest, data: Data, file: GgufFil
         hyperparameters=data.hyperparameters,
         seed=context.info.seed,
         context=context.settings.exam.context_tokens,
+        warm_start=None if brought is None else brought.expanduser(),
+        requires_start=True,
         is_rehearsal=True,
     )
+    return replace(job, hyperparameters=settled(job.hyperparameters, file, context.settings, brought_to(job)))
 
 
 def _rehearsed(context: WorkerContext, rehearsal: Rehearsal, job: TrainingJob) -> str | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
 
 from nightschool_daemon.config import EngineChoice
 from nightschool_daemon.jobs import PrepareResult, SelectResult, Step
 from nightschool_daemon.learning.base_file import open_base
+from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.engine.architecture import FAMILIES, is_known
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
 from nightschool_daemon.learning.gguf_file import GgufFile
@@ -20,18 +23,21 @@ from nightschool_hookspecs.services import TrainingError
 
 def run(context: WorkerContext) -> None:
     """Train the adapter of a run and leave `TrainingResult`."""
-    job = make_job(context)
-    cache = context.settings.state_directory / "cache"
     # before a plugin is asked: a damaged base is no fault of the one that trains
-    file = open_base(job.base_gguf)
+    file = open_base(context.run.result(Step.PREPARE, PrepareResult).base.gguf)
+    job = make_job(context)
+    job = replace(job, hyperparameters=settled(job.hyperparameters, file, context.settings, brought_to(job)))
+    cache = context.settings.state_directory / "cache"
 
     def train(job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
         limit_threads(context.settings.training.threads)
         context.progress(0, 1, "load the base model")
-        if route_of(file, context.settings.training.engine, method, hyperparameters) is Route.PACKED:
+        # a plugin may have made its own
+        wanted = settled(hyperparameters, file, context.settings, brought_to(job))
+        if route_of(file, context.settings.training.engine, method, wanted) is Route.PACKED:
             tokens = load_tokens(file, job.base_digest, cache)
-            return fine_tune_packed(file, tokens, job, method, hyperparameters, context.progress, note=context.note)
-        return fine_tune(load_base(job.base_gguf, job.base_digest, cache), job, hyperparameters, context.progress)
+            return fine_tune_packed(file, tokens, job, method, wanted, context.progress, note=context.note)
+        return fine_tune(load_base(job.base_gguf, job.base_digest, cache), job, wanted, context.progress)
 
     result = context.hooks.train_adapter(job=job, train=train)
     if result is None:
@@ -60,6 +66,11 @@ def route_of(file: GgufFile, engine: EngineChoice, method: TrainingMethod, setti
             'Set training.method = "sft".'
         )
     return Route.TRANSFORMERS
+
+
+def brought_to(job: TrainingJob) -> Path | None:
+    """The adapter that the training must begin from."""
+    return job.warm_start if job.requires_start else None
 
 
 def make_job(context: WorkerContext) -> TrainingJob:

@@ -1,5 +1,6 @@
 """Finds out what the running server takes, by trying it on tiny files. A version string alone proves nothing."""
 
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,12 @@ def probe_abilities(ollama: OllamaHttp, base: str, architecture: str, scratch: P
         adapter=_applies_adapter(ollama, base, architecture, scratch),
         architecture=architecture,
     )
+
+
+def takes_split(ollama: OllamaHttp) -> bool:
+    """Whether the server takes a model in shards, so that versions share what none of them touches."""
+    with tempfile.TemporaryDirectory(prefix="nightschool-probe-") as scratch:
+        return _takes(ollama, _split_files(Path(scratch)))
 
 
 def _refuse_unsafe(version: str) -> None:

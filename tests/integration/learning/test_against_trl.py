@@ -22,7 +22,7 @@ from nightschool_daemon.learning.engine.loop import Objective, Plan
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from support.tiny_gguf import write_tiny_gguf
 from support.transformers_models import assert_same_gradients, in_peft_layout, in_transformers, peft_gradients
 
@@ -88,7 +88,7 @@ def ours(tiny: Tiny, method: TrainingMethod, examples: Sequence[Example], seed: 
     network = Network(tiny.file, Bench(device=torch.device("cpu"), dtype=torch.float32, threads=1))
     plan = Plan(
         method=method,
-        hyperparameters=Hyperparameters(),
+        hyperparameters=Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-4),
         seed=0,
         tokens_a_pass=20,
         output=directory,

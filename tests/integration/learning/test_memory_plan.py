@@ -18,10 +18,10 @@ from nightschool_daemon.learning.engine.memory import Line
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.route import kept_plan, make_form
 from nightschool_daemon.plans import MemoryPlan
-from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
 
-SETTINGS = Hyperparameters(batch_size=8, num_epochs=1)
+SETTINGS = Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-4, batch_size=8, num_epochs=1)
 AMPLE = 10**12
 
 

@@ -38,7 +38,9 @@ from support.tiny_architectures import write_tiny_architecture
 from support.training_jobs import Interrupted, greetings, training_job, unheard
 from support.transformers_models import assert_same_gradients, in_peft_layout, in_transformers, peft_gradients
 
-SETTINGS = Hyperparameters(learning_rate=0.005, batch_size=4, num_epochs=3, lora_r=4, lora_alpha=8, max_length=64)
+SETTINGS = Hyperparameters(
+    form=TrainedForm.LORA, learning_rate=0.005, batch_size=4, num_epochs=3, lora_r=4, lora_alpha=8, max_length=64
+)
 CPU = torch.device("cpu")
 IN_TRANSFORMERS = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
 """The architectures that transformers has too. It does not read mistral3 from a GGUF."""

@@ -18,11 +18,11 @@ from nightschool_daemon.learning.engine.layout import lay_out
 from nightschool_daemon.learning.engine.loop import Objective, Outcome, Plan, train
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
-from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from support.tiny_gguf import write_tiny_gguf
 
 CPU = torch.device("cpu")
-SETTINGS = Hyperparameters(learning_rate=0.01, batch_size=4, num_epochs=4)
+SETTINGS = Hyperparameters(form=TrainedForm.LORA, learning_rate=0.01, batch_size=4, num_epochs=4)
 PROMPTS = ((1, 262, 270, 275), (1, 300), (1, 310, 311), (1, 320, 321, 322, 323))
 GOOD, BAD = (264, 264, 265), (290, 291)
 

@@ -13,7 +13,7 @@ from support.tiny_architectures import write_tiny_architecture
 
 SERVER = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama")
 RANK = 4
-LORA = Hyperparameters(lora_r=RANK)
+LORA = Hyperparameters(form=TrainedForm.LORA, lora_r=RANK)
 GROUPED = Hyperparameters(lora_r=RANK, form=TrainedForm.GROUPED)
 GENERATOR = np.random.default_rng(0)
 USUAL_NOISE = 1.0
@@ -70,7 +70,9 @@ def test_added_neurons_cost_exactly_what_was_expected(file: GgufFile) -> None:
 
 
 def test_chosen_parts_and_upper_layers_alone_are_touched(file: GgufFile) -> None:
-    expected = Expected(settings=Hyperparameters(lora_layers=("attn_q", "ffn_down")), trained_from=1)
+    expected = Expected(
+        settings=Hyperparameters(form=TrainedForm.LORA, lora_layers=("attn_q", "ffn_down")), trained_from=1
+    )
     assert touched(expected.target(file, SERVER, widest=True)) == {"blk.1.attn_q.weight", "blk.1.ffn_down.weight"}
 
 

@@ -23,7 +23,7 @@ from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.tokenizer import LONGEST_TOKEN, build_tokenizer
-from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
 from support.rewritten_gguf import Told, field_of, rewritten
 from support.tiny_architectures import write_tiny_architecture
@@ -208,7 +208,7 @@ def test_a_base_whose_weights_are_no_numbers_is_refused_as_damaged(tiny_gguf: Pa
     examples = [Example(prompt=(1, 2), answers=(Answer(tokens=(3, 4)),))]
     plan = Plan(
         method=TrainingMethod.SFT,
-        hyperparameters=Hyperparameters(num_epochs=1),
+        hyperparameters=Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-4, num_epochs=1),
         seed=0,
         tokens_a_pass=512,
         output=tmp_path,

@@ -199,6 +199,8 @@ READERS: Mapping[TrainingMethod, Callable[[Path, Tokens], Iterator[Example]]] = 
 def make_form(network: Network, settings: Hyperparameters, seed: int) -> Form:
     """What is trained beside the base. Raises `TrainingError` where the base does not take this form."""
     generator = torch.Generator().manual_seed(seed)
+    if settings.form is TrainedForm.AUTO:
+        raise ValueError("the form must be settled before it is made")
     if settings.form is TrainedForm.NEURONS:
         count = _neurons(network, settings.neurons)
         form: Form = Neurons(network.architecture, count=count, spread=network.spread, generator=generator)

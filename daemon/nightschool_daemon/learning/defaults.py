@@ -1,0 +1,63 @@
+"""What the settings leave open of a training, decided by the base and by what the server takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from nightschool_daemon.config import DeliveryChoice, EngineChoice, Settings
+from nightschool_daemon.learning.engine.architecture import is_known
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.lesson import NEURONS
+from nightschool_daemon.ollama.abilities import takes_split
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm
+
+MEASURED_WIDTH = 576
+"""Of the model on which the rates below were found."""
+RATES = {TrainedForm.LORA: 2e-3, TrainedForm.GROUPED: 2e-3, TrainedForm.NEURONS: 4e-3}
+"""Best on two tasks at that width, or within a hundredth of the best (docs/learning.md)."""
+RATE_BEHIND_NORMS = 5e-4
+"""Of every form where a norm follows each block, as in Gemma: what the block adds does not grow with its weights."""
+
+
+def settled(given: Hyperparameters, file: GgufFile, settings: Settings, brought: Path | None) -> Hyperparameters:
+    """The same with a form and a learning rate.
+
+    Added neurons deliver a lesson whole at the fewest bytes. LoRA is taken where they cannot be had: through
+    transformers, from a LoRA that somebody brought, and where the server takes no shards, as there an adapter is less
+    than a whole file. `brought`: what the training must begin from. Raises `OllamaError` where the server is needed to
+    tell, and does not answer.
+    """
+    form = given.form
+    if form is TrainedForm.AUTO:
+        form = TrainedForm.NEURONS if _takes_neurons(file, settings, brought) else TrainedForm.LORA
+    width = file.number("embedding_length") or MEASURED_WIDTH
+    rate = measured_rate(form, width, behind_norms="blk.0.post_ffw_norm.weight" in file.tensors)
+    return replace(given, form=form, learning_rate=given.learning_rate or rate)
+
+
+def _takes_neurons(file: GgufFile, settings: Settings, brought: Path | None) -> bool:
+    if settings.training.engine is not EngineChoice.AUTO or not is_known(file):
+        return False
+    if brought is not None:
+        return (brought / NEURONS).is_file()
+    match settings.delivery.form:
+        case DeliveryChoice.ADAPTER:
+            return False
+        case DeliveryChoice.FUSED:
+            return True
+    http = OllamaHttp(settings.ollama)
+    try:
+        return takes_split(http)
+    finally:
+        http.close()
+
+
+def measured_rate(form: TrainedForm, width: int, *, behind_norms: bool) -> float:
+    """AdamW's at its highest, for a network of `width` values a token, with a norm after each block or without.
+
+    A wider network learns at smaller steps, in inverse proportion (Yang et al., Tensor Programs V, 2022, table 3). That
+    was not measured here beyond the two widths of docs/learning.md.
+    """
+    return (RATE_BEHIND_NORMS if behind_norms else RATES[form]) * min(1.0, MEASURED_WIDTH / width)

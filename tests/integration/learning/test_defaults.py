@@ -1,0 +1,79 @@
+"""What a training takes where the settings leave it open, by real servers of both kinds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon.config import DeliveryChoice, DeliverySettings, EngineChoice, OllamaSettings, Settings
+from nightschool_daemon.config import TrainingSettings as Training
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.defaults import MEASURED_WIDTH, RATE_BEHIND_NORMS, RATES, measured_rate, settled
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.lesson import NEURONS
+from nightschool_daemon.ollama.errors import OllamaUnreachable
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm
+from support.ollama_server import OllamaServer
+from support.tiny_architectures import write_tiny_architecture
+
+OPEN = Hyperparameters()
+NOWHERE = Settings(ollama=OllamaSettings(host="http://127.0.0.1:9"))
+"""Where a server would be needed, this one does not answer."""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> GgufFile:
+    return gguf_file.read(write_tiny_architecture(tmp_path_factory.mktemp("tiny") / "tiny.gguf", "llama"))
+
+
+def at(server: OllamaServer) -> Settings:
+    return Settings(ollama=OllamaSettings(host=server.url, models_directory=server.models_directory))
+
+
+def test_neurons_are_added_where_the_server_takes_shards(file: GgufFile, ollama: OllamaServer) -> None:
+    assert settled(OPEN, file, at(ollama), None).form is TrainedForm.NEURONS
+
+
+def test_lora_is_trained_for_a_server_of_adapters(file: GgufFile, tmp_path: Path) -> None:
+    with OllamaServer("0.34.0", directory=tmp_path / "ollama") as server:
+        assert settled(OPEN, file, at(server), None).form is TrainedForm.LORA
+
+
+def test_what_is_asked_for_is_taken_and_no_server_asked(file: GgufFile) -> None:
+    asked = Hyperparameters(form=TrainedForm.GROUPED, learning_rate=0.5)
+    assert settled(asked, file, NOWHERE, None) == asked
+
+
+@pytest.mark.parametrize(
+    ("form", "taken"), [(DeliveryChoice.ADAPTER, TrainedForm.LORA), (DeliveryChoice.FUSED, TrainedForm.NEURONS)]
+)
+def test_the_form_follows_an_asked_for_delivery(file: GgufFile, form: DeliveryChoice, taken: TrainedForm) -> None:
+    settings = replace(NOWHERE, delivery=DeliverySettings(form=form))
+    assert settled(OPEN, file, settings, None).form is taken
+
+
+def test_lora_is_trained_through_transformers(file: GgufFile) -> None:
+    settings = replace(NOWHERE, training=Training(engine=EngineChoice.TRANSFORMERS))
+    assert settled(OPEN, file, settings, None).form is TrainedForm.LORA
+
+
+def test_the_form_is_that_of_what_was_brought(file: GgufFile, tmp_path: Path) -> None:
+    assert settled(OPEN, file, NOWHERE, tmp_path).form is TrainedForm.LORA
+    (tmp_path / NEURONS).touch()
+    assert settled(OPEN, file, NOWHERE, tmp_path).form is TrainedForm.NEURONS
+
+
+def test_a_server_that_is_away_is_told(file: GgufFile) -> None:
+    with pytest.raises(OllamaUnreachable):
+        settled(OPEN, file, NOWHERE, None)
+
+
+@pytest.mark.parametrize("form", RATES)
+def test_the_rate_is_the_measured_one_and_falls_with_the_width(file: GgufFile, form: TrainedForm) -> None:
+    assert settled(Hyperparameters(form=form), file, NOWHERE, None).learning_rate == RATES[form]
+    assert measured_rate(form, 4 * MEASURED_WIDTH, behind_norms=False) == RATES[form] / 4
+
+
+def test_steps_are_smaller_where_norms_follow_the_blocks(tmp_path: Path) -> None:
+    gemma = gguf_file.read(write_tiny_architecture(tmp_path / "gemma.gguf", "gemma3"))
+    assert settled(Hyperparameters(form=TrainedForm.LORA), gemma, NOWHERE, None).learning_rate == RATE_BEHIND_NORMS
