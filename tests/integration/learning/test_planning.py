@@ -40,6 +40,8 @@ NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 BASE = "planned:1m"
 SPECIALTY = Specialty(base=BASE, artifact_type="manual")
 
+LORA: dict[str, dict[str, object]] = {"tuning_fixed": {"form": "lora"}}
+
 
 class Desk:
     """Where plans are made."""
@@ -153,6 +155,7 @@ def test_data_that_the_method_learns_nothing_from_are_told(desk: Desk) -> None:
 
 
 def test_every_form_that_the_server_takes_has_its_cost(desk: Desk) -> None:
+    desk.tables = LORA
     plan = desk.plan()
     costs = {one.form: one for one in plan.deliveries}
     assert set(costs) == {DeliveryForm.SPLIT, DeliveryForm.FUSED}
@@ -181,6 +184,7 @@ def test_a_training_that_does_not_fit_says_what_to_change(desk: Desk, monkeypatc
 
 
 def test_layers_that_are_left_out_cost_nothing_in_a_version(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.tables = LORA
     whole, planned = desk.plan(), memory.plan
     for step in (Step.PREPARE, Job.PLAN):
         desk.directory.joinpath(step.value).rename(desk.directory / f"first-{step.value}")
@@ -223,6 +227,7 @@ def test_that_route_says_when_its_weights_do_not_fit(desk: Desk, monkeypatch: py
 
 def test_the_same_parameters_are_trained_as_planned(desk: Desk) -> None:
     """The rule of thumb counts what the engine makes."""
+    desk.tables = LORA
     packed = desk.plan()
     for step in (Step.PREPARE, Job.PLAN):
         desk.directory.joinpath(step.value).rename(desk.directory / f"first-{step.value}")
