@@ -144,7 +144,7 @@ class InQ80(LowRankLesson):
     """A lesson that is delivered in Q8_0 throughout."""
 
     def _choice(self, name: str, allowed_noise: float) -> rounding.Choice:
-        return rounding.Choice(kind=GGMLQuantizationType.Q8_0, is_exact=False, noise=0.0, left=1.0)
+        return rounding.Choice(kind=GGMLQuantizationType.Q8_0, noise=0.0, left=1.0)
 
 
 def main() -> int:

@@ -104,12 +104,16 @@ class GgufFile:
         tensor = self.tensors[name]
         return memoryview(self.content)[tensor.start : tensor.start + tensor.bytes]
 
+    def rows_of_blocks(self, name: str) -> NDArray[np.uint8]:
+        """The same by rows: shape (rows, bytes a row)."""
+        return np.frombuffer(self.blocks(name), np.uint8).reshape(*self.tensors[name].shape[:-1], -1)
+
     def dequantized(self, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """The weights of a tensor, shape rows first; of a matrix some rows alone, where they are given."""
         tensor = self.tensors[name]
         if not tensor.bytes:
             return np.zeros(tensor.shape, np.float32)
-        data = np.frombuffer(self.blocks(name), np.uint8).reshape(*tensor.shape[:-1], -1)
+        data = self.rows_of_blocks(name)
         if rows is not None:
             data = data[rows]
         return np.asarray(gguf.dequantize(data, tensor.type), np.float32).reshape(-1, *tensor.shape[1:])

@@ -99,8 +99,8 @@ class LowRankLesson(Lesson):
         choice = self._choice(name, allowed_noise)
 
         def data() -> bytes:
-            if choice.is_exact:
-                blocks = np.frombuffer(self.file.blocks(name), np.uint8).reshape(tensor.shape[0], -1)
+            if choice.keeps_codes:
+                blocks = self.file.rows_of_blocks(name)
                 shifts = self.factors[name].delta(columns=slice(None, None, rounding.MINIMUM_BLOCK))
                 return rounding.shifted(blocks, tensor.type, shifts).tobytes()
             return rounding.rounded(self.file.dequantized(name) + self.factors[name].delta(), choice.kind).tobytes()
@@ -121,7 +121,7 @@ class LowRankLesson(Lesson):
         if name not in self._choices:
             rows = rounding.sampled(tensor.shape[0])
             self._choices[name] = rounding.choices(
-                self.file.dequantized(name, rows),
+                self.file.rows_of_blocks(name)[rows],
                 self.factors[name].delta(rows),
                 tensor.type,
                 grouped=self.group % rounding.MINIMUM_BLOCK == 0,
@@ -149,7 +149,7 @@ class NeuronLesson(Lesson):
         shape = (rows, columns + self.count) if is_down else (rows + self.count, columns)
 
         def data() -> bytes:
-            blocks = np.frombuffer(self.file.blocks(name), np.uint8).reshape(rows, -1)
+            blocks = self.file.rows_of_blocks(name)
             added = rounding.rounded(new, tensor.type)
             return np.concatenate((blocks, added), axis=1 if is_down else 0).tobytes()
 

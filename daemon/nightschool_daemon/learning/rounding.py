@@ -1,8 +1,9 @@
 """In which type a changed tensor keeps its lesson at the least bytes.
 
-Base weights stand exactly on the grid of their type: rounded back to it, a small change is lost, in Q8_0 it is kept.
-Between the two lie wider types, and an exact one: Q4_1 and Q5_1 keep a minimum of 16 bits a block, so a change that is
-constant within each block of 32 (group-wise LoRA) is a change of the minimum alone.
+Base weights stand exactly on the grid of their type: rounded back to it, a small change is lost, in a finer type it is
+kept. Types that are coarser than the tensor's own are none to choose from: they would spoil the base. One way leaves
+the codes as they are: Q4_1 and Q5_1 keep a minimum of 16 bits a block, so a change that is constant within each block
+of 32 (group-wise LoRA) is a change of the minimum alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ class Choice:
     """A type for a changed tensor."""
 
     kind: Kind
-    is_exact: bool
+    keeps_codes: bool = False
     """The codes of the base stay, and the minima alone change."""
     noise: float
     """Energy that rounding adds, in units of the change's own."""
@@ -85,18 +86,26 @@ def sampled(rows: int) -> NDArray[np.int64]:
     return np.linspace(0, rows - 1, min(SAMPLED_ROWS, rows)).astype(np.int64)
 
 
-def choices(base: Weights, delta: Weights, own: Kind, *, grouped: bool) -> tuple[Choice, ...]:
-    """Every type that a tensor may get, and what it does to the change.
+def bits(kind: Kind) -> float:
+    """Of a weight."""
+    weights, size = gguf.GGML_QUANT_SIZES[kind]
+    return float(8 * size / weights)
 
-    `base` and `delta`: a sample of the tensor's rows. `grouped`: the change is constant within blocks of 32 inputs.
+
+def choices(blocks: Blocks, delta: Weights, own: Kind, *, grouped: bool) -> tuple[Choice, ...]:
+    """Every type that is as fine as the tensor's own, and what it does to the change.
+
+    `blocks` of type `own` and `delta`: a sample of the tensor's rows. `grouped`: the change is constant within blocks
+    of 32 inputs.
     """
-    columns = base.shape[1]
-    found = [
-        _tried(base, delta, kind) for kind in dict.fromkeys((own, *WIDER)) if fits(columns, kind) and can_write(kind)
-    ]
+    base = np.asarray(gguf.dequantize(blocks, own), np.float32).reshape(delta.shape)
+    kinds = [kind for kind in dict.fromkeys((own, *WIDER)) if bits(kind) >= bits(own) and can_write(kind)]
+    found = [_judged(base, delta, rounded(base + delta, kind), kind) for kind in kinds if fits(delta.shape[1], kind)]
     if grouped and own in AFFINE:
-        found.append(Choice(kind=AFFINE[own], is_exact=True, noise=0.0, left=1.0))
-    return tuple(found)
+        moved = shifted(blocks, own, delta[:, ::MINIMUM_BLOCK])
+        found.append(_judged(base, delta, moved, AFFINE[own], keeps_codes=True))
+    coarsest = _grid_noise(base, delta, own)
+    return tuple(one for one in found if one.kind is own or one.noise <= coarsest)
 
 
 def narrowest(found: Sequence[Choice], columns: int, allowed_noise: float) -> Choice:
@@ -108,15 +117,35 @@ def narrowest(found: Sequence[Choice], columns: int, allowed_noise: float) -> Ch
     return min(good, key=lambda one: (size_of((columns,), one.kind), one.noise))
 
 
-def _tried(base: Weights, delta: Weights, kind: Kind) -> Choice:
-    energy = float(np.square(delta).sum()) or 1.0
-    moved = gguf.dequantize(rounded(base + delta, kind), kind).reshape(base.shape) - base
+def _judged(base: Weights, delta: Weights, blocks: Blocks, kind: Kind, *, keeps_codes: bool = False) -> Choice:
+    """What a type does to the change; `blocks` of this type are `base + delta`."""
+    moved = gguf.dequantize(blocks, kind).reshape(base.shape) - base
     return Choice(
         kind=kind,
-        is_exact=False,
-        noise=float(np.square(moved - delta).sum()) / energy,
-        left=float((moved * delta).sum()) / energy,
+        keeps_codes=keeps_codes,
+        noise=float(np.square(moved - delta).sum()) / _energy(delta),
+        left=float((moved * delta).sum()) / _energy(delta),
     )
+
+
+def _grid_noise(base: Weights, delta: Weights, own: Kind) -> float:
+    """What the tensor's own type errs on weights like these, in units of the change's energy.
+
+    The base's own stand on its grid and would show no error, so each block gets weights of different rows.
+    """
+    if not can_write(own):
+        return float("inf")
+    mixed = np.ascontiguousarray(base.T).reshape(base.shape)
+    return max(_error(one, own) for one in (mixed, base + delta)) / _energy(delta)
+
+
+def _error(values: Weights, kind: Kind) -> float:
+    """Energy of what rounding changes."""
+    return float(np.square(gguf.dequantize(rounded(values, kind), kind).reshape(values.shape) - values).sum())
+
+
+def _energy(delta: Weights) -> float:
+    return float(np.square(delta).sum()) or 1.0
 
 
 # --------------------------------------------------------------------------- the exact affine form

@@ -25,14 +25,14 @@ def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return gguf_file.read(write_tiny_architecture(path, "llama", kind=request.param))
 
 
-def low_rank(file: GgufFile, *, group: int) -> LowRankLesson:
-    """A lesson on every matrix of every block, of a tenth of the weights' size."""
+def low_rank(file: GgufFile, *, group: int, scale: float = 0.005) -> LowRankLesson:
+    """A lesson on every matrix of every block, of a tenth of the weights' size unless told otherwise."""
     factors = {}
     for name, one in file.tensors.items():
         if name.startswith("blk.") and len(one.shape) == 2:
             rows, columns = one.shape
             down = np.repeat(GENERATOR.standard_normal((RANK, columns // group)), group, axis=1)
-            up = GENERATOR.standard_normal((rows, RANK)) * 0.005
+            up = GENERATOR.standard_normal((rows, RANK)) * scale
             factors[name] = LowRank(module=name, down=down.astype(np.float32), up=up.astype(np.float32), scale=1.0)
     return LowRankLesson(file, factors, group=group)
 
@@ -51,8 +51,17 @@ def test_a_lora_costs_what_was_expected(file: GgufFile, settings: Hyperparameter
     least, most = (Expected(settings=settings).target(file, SERVER, widest=widest) for widest in (False, True))
     assert touched(least) == touched(most) == touched(paid)
     assert least.adapter_bytes == paid.adapter_bytes
-    assert version_bytes(paid) <= version_bytes(most)
-    assert version_bytes(least) <= version_bytes(most)
+    assert version_bytes(least) <= version_bytes(paid) <= version_bytes(most)
+
+
+@pytest.mark.parametrize("noise", [1e9, 30.0, 1.0, 0.0])
+@pytest.mark.parametrize("scale", [0.05, 0.005, 0.00005])
+@pytest.mark.parametrize("group", [1, 32])
+def test_no_tensor_is_delivered_below_its_own_bytes(file: GgufFile, group: int, scale: float, noise: float) -> None:
+    paid = target_of(low_rank(file, group=group, scale=scale), SERVER, noise)
+    least = Expected(settings=LORA).target(file, SERVER, widest=False)
+    assert version_bytes(least) <= version_bytes(paid)
+    assert all(one.delivered_bytes >= one.bytes for one in paid.tensors)
 
 
 def test_added_neurons_cost_exactly_what_was_expected(file: GgufFile) -> None:
