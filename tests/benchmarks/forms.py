@@ -35,10 +35,11 @@ from nightschool_daemon.learning.engine.loop import Outcome, Plan, train  # noqa
 from nightschool_daemon.learning.engine.network import Network  # noqa: E402
 from nightschool_daemon.learning.engine.peft_files import save_form  # noqa: E402
 from nightschool_daemon.learning.engine.route import make_form  # noqa: E402
-from nightschool_daemon.learning.export import ALLOWED_NOISE, Parcel, write_split  # noqa: E402
+from nightschool_daemon.learning.export import Parcel, write_split  # noqa: E402
 from nightschool_daemon.learning.gguf_file import GgufFile  # noqa: E402
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, read_lesson  # noqa: E402
 from nightschool_daemon.learning.loading import Tokens, load_tokens  # noqa: E402
+from nightschool_daemon.learning.rounding import Demand  # noqa: E402
 from nightschool_daemon.learning.rows import Row  # noqa: E402
 from nightschool_daemon.learning.variants import PackedVariants, Variant  # noqa: E402
 from nightschool_hookspecs.records import (  # noqa: E402
@@ -143,7 +144,7 @@ class Summary:
 class InQ80(LowRankLesson):
     """A lesson that is delivered in Q8_0 throughout."""
 
-    def _choice(self, name: str, allowed_noise: float) -> rounding.Choice:
+    def choice(self, name: str, demand: Demand) -> rounding.Choice:
         return rounding.Choice(kind=GGMLQuantizationType.Q8_0, noise=0.0, left=1.0)
 
 
@@ -240,7 +241,9 @@ def run(cell: Cell, directory: Path) -> tuple[Result, ExportResult]:
     in_q8_0 = None
     if isinstance(lesson, LowRankLesson) and lesson.group == 1:
         (directory / "q8_0").mkdir()
-        variants.use(Variant.DELIVERED, written(InQ80(file, lesson.factors), directory / "q8_0", 0.0))
+        variants.use(
+            Variant.DELIVERED, written(InQ80(file, lesson.factors), directory / "q8_0", Demand(allowed_noise=0.0))
+        )
         in_q8_0 = variants.mean_loss(held_out)
     result = Result(
         base=base,
@@ -301,9 +304,9 @@ def delivered(lesson: Lesson, variants: PackedVariants, rows: Sequence[Row], dir
     base = variants.mean_loss(rows)
     variants.use(Variant.TRAINED)
     trained = variants.mean_loss(rows)
-    *narrower, widest = ALLOWED_NOISE
-    for allowed_noise in narrower:
-        export = written(lesson, directory, allowed_noise)
+    *narrower, widest = lesson.demands()
+    for demand in narrower:
+        export = written(lesson, directory, demand)
         variants.use(Variant.DELIVERED, export)
         losses = Losses(base_loss=base, trained_loss=trained, delivered_loss=variants.mean_loss(rows))
         if losses.kept >= KEPT:
@@ -311,13 +314,13 @@ def delivered(lesson: Lesson, variants: PackedVariants, rows: Sequence[Row], dir
     return written(lesson, directory, widest)
 
 
-def written(lesson: Lesson, directory: Path, allowed_noise: float) -> ExportResult:
+def written(lesson: Lesson, directory: Path, demand: Demand) -> ExportResult:
     """The split files of a lesson."""
     parcel = Parcel(
         lesson=lesson,
         name="cell",
         directory=directory,
-        allowed_noise=allowed_noise,
+        demand=demand,
         report=lambda _done, _total, _text: None,
     )
     plan = DeliveryPlan(form=DeliveryForm.SPLIT, version_bytes=0, shared_bytes=0, reason="")

@@ -22,6 +22,7 @@ from nightschool_daemon.learning.engine.route import make_form
 from nightschool_daemon.learning.export import Parcel, write_adapter
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import read_lesson
+from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.learning.rows import Row
 from nightschool_daemon.learning.tokenizer import build_tokenizer
 from nightschool_daemon.ollama.http import OllamaHttp
@@ -110,7 +111,7 @@ def exported_adapter(file: GgufFile, adapter: Path, directory: Path) -> tuple[fl
         lesson=read_lesson(adapter, file),
         name="exported",
         directory=directory,
-        allowed_noise=0.0,
+        demand=Demand(allowed_noise=0.0),
         report=lambda _done, _total, _text: None,
     )
     (exported,) = write_adapter(parcel)

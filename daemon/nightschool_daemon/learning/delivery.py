@@ -10,6 +10,7 @@ from nightschool_daemon.config import DeliveryChoice, DeliverySettings
 from nightschool_daemon.learning import rounding
 from nightschool_daemon.learning.gguf_file import GgufFile, Tensor
 from nightschool_daemon.learning.lesson import FEED_FORWARD, Lesson, LowRankLesson
+from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.plans import cost_text
 from nightschool_hookspecs.records import (
     DeliveryForm,
@@ -57,7 +58,7 @@ def cost(plan: DeliveryPlan) -> str:
     return cost_text(plan.version_bytes, plan.version_bytes, plan.shared_bytes)
 
 
-def target_of(lesson: Lesson, abilities: ServerAbilities, allowed_noise: float) -> DeliveryTarget:
+def target_of(lesson: Lesson, abilities: ServerAbilities, demand: Demand) -> DeliveryTarget:
     """What the delivery plugins decide on."""
     touched = frozenset(lesson.touched)
     tensors = tuple(
@@ -67,7 +68,7 @@ def target_of(lesson: Lesson, abilities: ServerAbilities, allowed_noise: float) 
             type=one.type.name,
             bytes=one.bytes,
             touched=one.name in touched,
-            delivered_bytes=_delivered_bytes(lesson, one.name, allowed_noise) if one.name in touched else one.bytes,
+            delivered_bytes=_delivered_bytes(lesson, one.name, demand) if one.name in touched else one.bytes,
         )
         for one in lesson.file.tensors.values()
     )
@@ -127,8 +128,8 @@ class Expected:
         return DeliveryTarget(server=abilities, tensors=tensors, adapter_bytes=adapter_bytes)
 
 
-def _delivered_bytes(lesson: Lesson, name: str, allowed_noise: float) -> int:
-    tensor = lesson.tensor(name, allowed_noise)
+def _delivered_bytes(lesson: Lesson, name: str, demand: Demand) -> int:
+    tensor = lesson.tensor(name, demand)
     return rounding.size_of(tensor.shape, tensor.type)
 
 

@@ -28,6 +28,7 @@ from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.delivery import Decision, ExportError, absent, chosen, target_of
 from nightschool_daemon.learning.gguf_file import Field, NewTensor
 from nightschool_daemon.learning.lesson import Lesson, read_lesson, require_low_rank
+from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.learning.rows import Row, fitting, learned_texts, rows_of
 from nightschool_daemon.learning.training import limit_threads
 from nightschool_daemon.learning.variants import Variant, Variants, open_variants
@@ -45,11 +46,6 @@ from nightschool_hookspecs.records import (
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 Value = gguf.GGUFValueType
 MEASURED_TEXTS = 40
-ALLOWED_NOISE: Sequence[float] = (30.0, 10.0, 3.0, 1.0, 0.1, 0.0)
-"""How much noise rounding may add, in units of the change's own energy, by attempt; the last takes the widest types.
-
-Noise has no direction, the lesson has one: noise of twice the change's energy still leaves 99 % of what was learned.
-"""
 
 
 Measured = Callable[[ExportResult], Losses]
@@ -63,8 +59,10 @@ class Parcel:
     lesson: Lesson
     name: str
     directory: Path
-    allowed_noise: float
+    demand: Demand
     report: Callable[[int, int, str], None]
+    shared: DeliveredFile | None = None
+    """What no lesson touches, where it was written already."""
 
 
 def run(context: WorkerContext) -> None:
@@ -96,14 +94,24 @@ def attempted(
     """Write the lesson in wider types each time, until enough of it is left by `measured`. Raises `ExportError`."""
     directory = context.run.step(Step.EXPORT)
     result: ExportResult | None = None
-    for number, noise in enumerate(ALLOWED_NOISE, start=1):
-        decision = _decided(context, target_of(lesson, abilities, noise), result)
+    for number, demand in enumerate(lesson.demands(), start=1):
+        decision = _decided(context, target_of(lesson, abilities, demand), result)
         _require_disk(directory, decision.plan, context.settings.delivery.min_free_gb)
-        parcel = Parcel(lesson=lesson, name=name, directory=directory, allowed_noise=noise, report=context.progress)
+        parcel = Parcel(
+            lesson=lesson,
+            name=name,
+            directory=directory,
+            demand=demand,
+            report=context.progress,
+            shared=_shared(result),
+        )
         result = _written(parcel, decision, abilities, number)
         result = replace(result, held_in=measured(result))
         if _kept(result) >= context.settings.delivery.min_kept:
             return result
+        if decision.plan.form is DeliveryForm.ADAPTER:
+            # its floats are what they are, whatever is asked of the tensors
+            break
     raise ExportError(f"{_left_in(result, context)} Lower it, or give the lesson more feedback: a larger one survives.")
 
 
@@ -131,6 +139,11 @@ def _written(parcel: Parcel, decision: Decision, abilities: ServerAbilities, att
         why=decision.why,
         attempts=attempts,
     )
+
+
+def _shared(result: ExportResult | None) -> DeliveredFile | None:
+    """The shard that a further attempt has in common with this one."""
+    return result.files[1] if result is not None and result.plan.form is DeliveryForm.SPLIT else None
 
 
 def _kept(result: ExportResult | None) -> float:
@@ -185,7 +198,7 @@ def write_fused(parcel: Parcel) -> tuple[DeliveredFile, ...]:
     lesson = parcel.lesson
     touched = frozenset(lesson.touched)
     tensors = [
-        lesson.tensor(name, parcel.allowed_noise) if name in touched else gguf_file.copied(lesson.file, name)
+        lesson.tensor(name, parcel.demand) if name in touched else gguf_file.copied(lesson.file, name)
         for name in lesson.file.tensors
     ]
     return (_write(parcel, f"{parcel.name}.gguf", lesson.fields(), tensors),)
@@ -198,14 +211,18 @@ def write_split(parcel: Parcel) -> tuple[DeliveredFile, ...]:
     """
     lesson = parcel.lesson
     names, touched = list(lesson.file.tensors), frozenset(lesson.touched)
-    own = [lesson.tensor(name, parcel.allowed_noise) for name in names if name in touched]
-    shared = [gguf_file.copied(lesson.file, name) for name in names if name not in touched]
+    own = [lesson.tensor(name, parcel.demand) for name in names if name in touched]
     metadata = [one for one in lesson.fields() if one.key not in SPLIT_KEYS]
-    architecture = [lesson.file.fields["general.architecture"]]
-    return (
-        _write(parcel, f"{parcel.name}-00001-of-00002.gguf", [*metadata, *_split_keys(0, len(names))], own),
-        _write(parcel, f"{parcel.name}-00002-of-00002.gguf", [*architecture, *_split_keys(1, len(names))], shared),
-    )
+    first = _write(parcel, f"{parcel.name}-00001-of-00002.gguf", [*metadata, *_split_keys(0, len(names))], own)
+    return (first, parcel.shared or _write_shared(parcel))
+
+
+def _write_shared(parcel: Parcel) -> DeliveredFile:
+    lesson = parcel.lesson
+    touched = frozenset(lesson.touched)
+    tensors = [gguf_file.copied(lesson.file, name) for name in lesson.file.tensors if name not in touched]
+    fields = [lesson.file.fields["general.architecture"], *_split_keys(1, len(lesson.file.tensors))]
+    return _write(parcel, f"{parcel.name}-00002-of-00002.gguf", fields, tensors)
 
 
 def write_adapter(parcel: Parcel) -> tuple[DeliveredFile, ...]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from nightschool_daemon.learning import gguf_file, rounding
 from nightschool_daemon.learning.gguf_file import Field, GgufFile, NewTensor
 from nightschool_daemon.learning.loading import tensor_of, to_file_layout
+from nightschool_daemon.learning.rounding import Choice, Demand
 from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
@@ -45,11 +46,12 @@ class Lesson(ABC):
         """Names of the tensors that it changes, in the order of the file."""
 
     @abstractmethod
-    def tensor(self, name: str, allowed_noise: float) -> NewTensor:
-        """A touched tensor with the lesson in it.
+    def choice(self, name: str, demand: Demand) -> Choice:
+        """The type of a touched tensor: the one of least bytes that does what is asked."""
 
-        It is in the type of least bytes that adds at most so much noise, in units of the change's own energy.
-        """
+    @abstractmethod
+    def tensor(self, name: str, demand: Demand) -> NewTensor:
+        """A touched tensor with the lesson in it, in that type."""
 
     @abstractmethod
     def fields(self) -> list[Field]:
@@ -58,6 +60,18 @@ class Lesson(ABC):
     @abstractmethod
     def form(self, device: torch.device) -> Form:
         """What the packed network adds to the base to be the trained one."""
+
+    def bytes(self, demand: Demand) -> int:
+        """Of all touched tensors."""
+        tensors = [self.tensor(name, demand) for name in self.touched]
+        return sum(rounding.size_of(one.shape, one.type) for one in tensors)
+
+    def demands(self) -> list[Demand]:
+        """Those of the ladder that lead to different types, the fewest bytes first."""
+        found: dict[tuple[Choice, ...], Demand] = {}
+        for demand in rounding.LADDER:
+            found.setdefault(tuple(self.choice(name, demand) for name in self.touched), demand)
+        return sorted(found.values(), key=self.bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +97,7 @@ class LowRankLesson(Lesson):
     def __init__(self, file: GgufFile, factors: Mapping[str, LowRank], group: int = 1) -> None:
         self.file, self.group = file, group
         self.factors = {name: factors[name] for name in file.tensors if name in factors}
-        self._choices: dict[str, tuple[rounding.Choice, ...]] = {}
+        self._choices: dict[str, tuple[Choice, ...]] = {}
 
     @property
     def touched(self) -> tuple[str, ...]:
@@ -94,9 +108,9 @@ class LowRankLesson(Lesson):
         """Size as a LoRA adapter file of 32-bit floats."""
         return sum(one.up.size + one.down.size for one in self.factors.values()) * 4
 
-    def tensor(self, name: str, allowed_noise: float) -> NewTensor:
+    def tensor(self, name: str, demand: Demand) -> NewTensor:
         tensor = self.file.tensors[name]
-        choice = self._choice(name, allowed_noise)
+        choice = self.choice(name, demand)
 
         def data() -> bytes:
             if choice.keeps_codes:
@@ -116,7 +130,7 @@ class LowRankLesson(Lesson):
         named = {name.removesuffix(".weight"): (one.down, one.up, one.scale) for name, one in self.factors.items()}
         return FixedLowRank(named, device)
 
-    def _choice(self, name: str, allowed_noise: float) -> rounding.Choice:
+    def choice(self, name: str, demand: Demand) -> Choice:
         tensor = self.file.tensors[name]
         if name not in self._choices:
             rows = rounding.sampled(tensor.shape[0])
@@ -126,7 +140,7 @@ class LowRankLesson(Lesson):
                 tensor.type,
                 grouped=self.group % rounding.MINIMUM_BLOCK == 0,
             )
-        return rounding.narrowest(self._choices[name], tensor.shape[1], allowed_noise)
+        return rounding.narrowest(self._choices[name], tensor.shape[1], demand)
 
 
 class NeuronLesson(Lesson):
@@ -136,24 +150,38 @@ class NeuronLesson(Lesson):
         """`blk.0.ffn_gate` -> shape (count, width), and so on; down's shape is (width, count)."""
         self.file, self.parameters = file, parameters
         self.count = parameters["blk.0.ffn_gate"].shape[0]
+        self._choices: dict[str, tuple[Choice, ...]] = {}
 
     @property
     def touched(self) -> tuple[str, ...]:
         return tuple(name for name in self.file.tensors if name.removesuffix(".weight") in self.parameters)
 
-    def tensor(self, name: str, allowed_noise: float) -> NewTensor:
+    def choice(self, name: str, demand: Demand) -> Choice:
         tensor = self.file.tensors[name]
-        new = self.parameters[name.removesuffix(".weight")]
-        is_down = name.endswith("ffn_down.weight")
-        rows, columns = tensor.shape
-        shape = (rows, columns + self.count) if is_down else (rows + self.count, columns)
+        columns = self._shape(name)[1]
+        if name not in self._choices:
+            added = self._added(name)
+            sample = added[rounding.sampled(added.shape[0])]
+            self._choices[name] = rounding.choices_beside(sample, tensor.type, columns)
+        return rounding.narrowest(self._choices[name], columns, demand)
+
+    def tensor(self, name: str, demand: Demand) -> NewTensor:
+        tensor, kind = self.file.tensors[name], self.choice(name, demand).kind
 
         def data() -> bytes:
-            blocks = self.file.rows_of_blocks(name)
-            added = rounding.rounded(new, tensor.type)
-            return np.concatenate((blocks, added), axis=1 if is_down else 0).tobytes()
+            is_own = kind is tensor.type
+            old = self.file.rows_of_blocks(name) if is_own else rounding.rounded(self.file.dequantized(name), kind)
+            new = rounding.rounded(self._added(name), kind)
+            return np.concatenate((old, new), axis=1 if _is_down(name) else 0).tobytes()
 
-        return NewTensor(name=name, shape=shape, type=tensor.type, data=data)
+        return NewTensor(name=name, shape=self._shape(name), type=kind, data=data)
+
+    def _added(self, name: str) -> Weights:
+        return self.parameters[name.removesuffix(".weight")]
+
+    def _shape(self, name: str) -> tuple[int, int]:
+        rows, columns = self.file.tensors[name].shape
+        return (rows, columns + self.count) if _is_down(name) else (rows + self.count, columns)
 
     def fields(self) -> list[Field]:
         key = f"{self.file.architecture}.feed_forward_length"
@@ -174,6 +202,10 @@ class NeuronLesson(Lesson):
         )
         form.put({name: torch.from_numpy(np.array(one)) for name, one in self.parameters.items()})
         return form.on(device)
+
+
+def _is_down(name: str) -> bool:
+    return name.endswith("ffn_down.weight")
 
 
 def block_of_neurons(file: GgufFile) -> int:

@@ -6,6 +6,7 @@ the codes as they are: Q4_1 and Q5_1 keep a minimum of 16 bits a block, so a cha
 of 32 (group-wise LoRA) is a change of the minimum alone.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,9 +27,32 @@ LEFT = 0.9
 weights return to where they were, whatever the energy of that error."""
 LOST_BY_NOISE = 0.03
 """Where less noise is allowed than the change has energy, less of the change may be lost: so much at equal energy."""
+WHOLE: Sequence[Kind] = (Kind.Q8_0, Kind.F16)
+"""Types in which weights of any narrower type are what they were, but for a tenth of that type's own error."""
 SAMPLED_ROWS = 64
 """Rows of a tensor by which types are compared: quantising all in every type would take minutes."""
 MINIMUM_BLOCK = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What is asked of the types of a lesson."""
+
+    allowed_noise: float
+    """Energy that rounding may add, in units of the change's own."""
+    least: Kind | None = None
+    """Types of fewer bits than this one's do not do."""
+
+
+LADDER: Sequence[Demand] = (
+    *(Demand(allowed_noise=noise) for noise in (30.0, 10.0, 3.0, 1.0, 0.1)),
+    Demand(allowed_noise=math.inf, least=Kind.Q8_0),
+    Demand(allowed_noise=0.0),
+)
+"""What may be asked, one after another, until enough of a lesson is left. The last takes the type of least noise.
+
+Noise has no direction, the lesson has one: noise of twice the change's energy still leaves 99 % of what was learned.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +132,29 @@ def choices(blocks: Blocks, delta: Weights, own: Kind, *, grouped: bool) -> tupl
     return tuple(one for one in found if one.kind is own or one.noise <= coarsest)
 
 
-def narrowest(found: Sequence[Choice], columns: int, allowed_noise: float) -> Choice:
-    """The choice of least bytes that adds at most `allowed_noise`; the one of least noise where all add more."""
-    needed = max(LEFT, 1 - LOST_BY_NOISE * allowed_noise)
-    good = [one for one in found if one.noise <= allowed_noise and one.left >= needed]
+def narrowest(found: Sequence[Choice], columns: int, demand: Demand) -> Choice:
+    """The choice of least bytes that does what is asked; the one of least noise where none does."""
+    needed = max(LEFT, 1 - LOST_BY_NOISE * demand.allowed_noise)
+    least = bits(demand.least) if demand.least is not None else 0.0
+    good = [
+        one for one in found if one.noise <= demand.allowed_noise and one.left >= needed and bits(one.kind) >= least
+    ]
     if not good:
         return min(found, key=lambda one: one.noise)
     return min(good, key=lambda one: (size_of((columns,), one.kind), one.noise))
+
+
+def choices_beside(added: Weights, own: Kind, columns: int) -> tuple[Choice, ...]:
+    """Every type that a tensor may get which new weights stand beside, and what it does to these.
+
+    In its own type the old blocks stay as they are; a wider one keeps them whole. `columns`: of the widened tensor.
+    """
+    kinds = [own, *(kind for kind in WHOLE if bits(kind) > bits(own))]
+    return tuple(
+        _judged(np.zeros_like(added), added, rounded(added, kind), kind)
+        for kind in kinds
+        if fits(added.shape[1], kind) and fits(columns, kind)
+    )
 
 
 def _judged(base: Weights, delta: Weights, blocks: Blocks, kind: Kind, *, keeps_codes: bool = False) -> Choice:

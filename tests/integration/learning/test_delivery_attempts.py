@@ -1,20 +1,25 @@
 """A lesson is written in wider types until enough of it is left, within the budget, or refused with the reason."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Kind
+from numpy.typing import NDArray
 
-from nightschool_daemon.config import DeliverySettings, Settings
+from nightschool_daemon.config import DeliveryChoice, DeliverySettings, Settings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import NOTES, ExportResult, Losses, RunDirectory, Step
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.delivery import ExportError
-from nightschool_daemon.learning.export import ALLOWED_NOISE, Measured, attempted
-from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
+from nightschool_daemon.learning.export import Measured, attempted
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.lesson import Lesson, LowRank, LowRankLesson, NeuronLesson
+from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_hookspecs.records import RunInfo, ServerAbilities, Specialty
 from support.tiny_architectures import write_tiny_architecture
@@ -22,12 +27,17 @@ from support.tiny_architectures import write_tiny_architecture
 SERVER = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama")
 SETTINGS = Settings(delivery=DeliverySettings(min_free_gb=0))
 RANK = 4
+ADDED = 64
 
 
 @pytest.fixture
-def lesson(tmp_path: Path) -> LowRankLesson:
+def file(tmp_path: Path) -> GgufFile:
+    return gguf_file.read(write_tiny_architecture(tmp_path / "tiny.gguf", "llama", kind="Q4_0"))
+
+
+@pytest.fixture
+def lesson(file: GgufFile) -> LowRankLesson:
     """A large change of a four-bit base, so that narrow types are tried first."""
-    file = gguf_file.read(write_tiny_architecture(tmp_path / "tiny.gguf", "llama", kind="Q4_0"))
     generator = np.random.default_rng(0)
     factors = {
         name: LowRank(
@@ -40,6 +50,18 @@ def lesson(tmp_path: Path) -> LowRankLesson:
         if name.startswith("blk.") and len(one.shape) == 2
     }
     return LowRankLesson(file, factors)
+
+
+@pytest.fixture
+def neurons(file: GgufFile) -> NeuronLesson:
+    generator = np.random.default_rng(0)
+    width, layers = file.number("embedding_length") or 0, file.number("block_count") or 0
+    shapes = {"ffn_gate": (ADDED, width), "ffn_up": (ADDED, width), "ffn_down": (width, ADDED)}
+    parameters = {f"blk.{layer}.{part}": shape for layer in range(layers) for part, shape in shapes.items()}
+    return NeuronLesson(
+        file,
+        {name: generator.standard_normal(shape).astype(np.float32) * 0.05 for name, shape in parameters.items()},
+    )
 
 
 def context_of(directory: Path, delivery: DeliverySettings) -> WorkerContext:
@@ -69,8 +91,35 @@ def keeping(shares: Sequence[float]) -> Measured:
     return measured
 
 
-def attempts_of(context: WorkerContext, lesson: LowRankLesson, shares: Sequence[float]) -> ExportResult:
+def attempts_of(context: WorkerContext, lesson: Lesson, shares: Sequence[float]) -> ExportResult:
     return attempted(context, lesson, SERVER, "tiny", keeping(shares))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What an attempt wrote."""
+
+    kinds: tuple[str, ...]
+    """Of the touched tensors."""
+    bytes: int
+    written: tuple[int, ...]
+    """A number for each file, another one where it was written anew."""
+
+
+def all_attempts(context: WorkerContext, lesson: Lesson, server: ServerAbilities = SERVER) -> list[Attempt]:
+    """Every attempt, where none keeps enough."""
+    found: list[Attempt] = []
+
+    def measured(export: ExportResult) -> Losses:
+        tensors = gguf_file.read(export.files[0].path).tensors
+        kinds = tuple(tensors[name].type.name for name in lesson.touched) if lesson.touched[0] in tensors else ()
+        written = tuple(one.path.stat().st_ino for one in export.files)
+        found.append(Attempt(kinds=kinds, bytes=export.plan.version_bytes, written=written))
+        return Losses(base_loss=3.0, trained_loss=2.0, delivered_loss=2.5)
+
+    with pytest.raises(ExportError, match=r"50\.0% of the lesson are left"):
+        attempted(context, lesson, server, "tiny", measured)
+    return found
 
 
 def told(context: WorkerContext) -> list[str]:
@@ -90,8 +139,9 @@ def test_the_first_attempt_that_keeps_enough_is_delivered(tmp_path: Path, lesson
 def test_too_little_is_retried_with_more_bytes(tmp_path: Path, lesson: LowRankLesson) -> None:
     narrow = attempts_of(context_of(tmp_path / "a", SETTINGS.delivery), lesson, [1.0])
     context = context_of(tmp_path / "b", SETTINGS.delivery)
-    wide = attempts_of(context, lesson, [0.5] * (len(ALLOWED_NOISE) - 1) + [0.99])
-    assert wide.attempts == len(ALLOWED_NOISE)
+    attempts = len(lesson.demands())
+    wide = attempts_of(context, lesson, [0.5] * (attempts - 1) + [0.99])
+    assert wide.attempts == attempts > 2
     assert wide.plan.version_bytes > narrow.plan.version_bytes
     assert wide.files[0].path.stat().st_size >= wide.plan.version_bytes
     first, second, *_ = told(context)
@@ -99,12 +149,74 @@ def test_too_little_is_retried_with_more_bytes(tmp_path: Path, lesson: LowRankLe
     assert second.startswith("Written into the file, 50.0% of the lesson are left, and delivery.min_kept asks for 99%.")
 
 
+def test_every_attempt_has_other_types_and_more_bytes_than_the_one_before(
+    tmp_path: Path, lesson: LowRankLesson
+) -> None:
+    attempts = all_attempts(context_of(tmp_path, SETTINGS.delivery), lesson)
+    assert len({one.kinds for one in attempts}) == len(attempts) > 2
+    assert [one.bytes for one in attempts] == sorted({one.bytes for one in attempts})
+    assert set(attempts[-1].kinds) == {"F16"}
+
+
+def test_eight_bits_throughout_are_tried_before_sixteen(tmp_path: Path, lesson: LowRankLesson) -> None:
+    attempts = all_attempts(context_of(tmp_path, SETTINGS.delivery), lesson)
+    assert set(attempts[-2].kinds) == {"Q8_0"}
+
+
+def test_added_neurons_are_tried_once_in_each_of_their_types(tmp_path: Path, neurons: NeuronLesson) -> None:
+    attempts = all_attempts(context_of(tmp_path, SETTINGS.delivery), neurons)
+    assert len({one.kinds for one in attempts}) == len(attempts)
+    assert [one.bytes for one in attempts] == sorted({one.bytes for one in attempts})
+    assert [set(one.kinds) for one in attempts if len(set(one.kinds)) == 1] == [{"Q4_0"}, {"Q8_0"}, {"F16"}]
+
+
+@pytest.mark.parametrize(
+    ("demand", "kind", "old_error", "new_error"),
+    [
+        (Demand(allowed_noise=30.0), "Q4_0", 0.0, 0.02),
+        (Demand(allowed_noise=30.0, least=Kind.Q8_0), "Q8_0", 1e-4, 1e-4),
+        (Demand(allowed_noise=0.0), "F16", 1e-6, 1e-6),
+    ],
+)
+def test_added_neurons_stand_beside_the_base_whatever_their_type(
+    tmp_path: Path, neurons: NeuronLesson, demand: Demand, kind: str, old_error: float, new_error: float
+) -> None:
+    tensors = [neurons.tensor(name, demand) for name in neurons.touched]
+    gguf_file.write(tmp_path / "delivered.gguf", neurons.fields(), tensors)
+    delivered = gguf_file.read(tmp_path / "delivered.gguf")
+    assert delivered.number("feed_forward_length") == (neurons.file.number("feed_forward_length") or 0) + ADDED
+    for name in neurons.touched:
+        assert delivered.tensors[name].type.name == kind
+        base, added = neurons.file.dequantized(name), neurons.parameters[name.removesuffix(".weight")]
+        axis = 1 if "ffn_down" in name else 0
+        old, new = np.split(delivered.dequantized(name), [base.shape[axis]], axis=axis)
+        assert relative_error(old, base) <= old_error
+        assert relative_error(new, added) <= new_error
+
+
+def relative_error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    return float(np.square(found - wanted).sum() / np.square(wanted).sum())
+
+
+def test_what_all_versions_share_is_written_once(tmp_path: Path, lesson: LowRankLesson) -> None:
+    attempts = all_attempts(context_of(tmp_path, SETTINGS.delivery), lesson)
+    firsts, shared = zip(*(one.written for one in attempts), strict=True)
+    assert len(set(shared)) == 1
+    assert all(one != other for one, other in pairwise(firsts))
+
+
+def test_an_adapter_is_written_once(tmp_path: Path, lesson: LowRankLesson) -> None:
+    """Wider types of tensors would change nothing of it."""
+    server = replace(SERVER, adapter=True)
+    assert len(all_attempts(context_of(tmp_path, DeliverySettings(form=DeliveryChoice.ADAPTER)), lesson, server)) == 1
+
+
 def test_where_no_type_keeps_enough_it_is_refused_with_the_reason(tmp_path: Path, lesson: LowRankLesson) -> None:
     context = context_of(tmp_path, SETTINGS.delivery)
     with pytest.raises(
         ExportError, match=r"98\.0% of the lesson are left, and delivery\.min_kept asks for 99%"
     ) as error:
-        attempts_of(context, lesson, [0.98] * len(ALLOWED_NOISE))
+        attempts_of(context, lesson, [0.98] * len(lesson.demands()))
     assert "a larger one survives" in str(error.value)
 
 
@@ -112,5 +224,5 @@ def test_what_keeps_more_must_fit_the_budget(tmp_path: Path, lesson: LowRankLess
     narrow = attempts_of(context_of(tmp_path / "a", SETTINGS.delivery), lesson, [1.0])
     limit = replace(SETTINGS.delivery, max_version_mb=narrow.plan.version_bytes / 1e6)
     with pytest.raises(ExportError, match=r"What keeps more is too large\. A version may cost") as error:
-        attempts_of(context_of(tmp_path / "b", limit), lesson, [0.98] * len(ALLOWED_NOISE))
+        attempts_of(context_of(tmp_path / "b", limit), lesson, [0.98] * len(lesson.demands()))
     assert "Written into the file" in str(error.value)

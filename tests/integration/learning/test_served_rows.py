@@ -13,6 +13,7 @@ from nightschool_daemon.learning import gguf_file, loading
 from nightschool_daemon.learning.export import Parcel, write_fused
 from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
 from nightschool_daemon.learning.loading import Base, from_file_layout, load_base, load_tokens
+from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.learning.variants import LoadedVariants, Variant, require_same_weights
 from nightschool_daemon.learning.verification import choose_positions, compare, judged, own_logprobs
 from nightschool_daemon.ollama.http import OllamaHttp
@@ -79,7 +80,7 @@ def served(
         lesson=LowRankLesson(base.file, delivered),
         name="rows",
         directory=directory,
-        allowed_noise=0.0,
+        demand=Demand(allowed_noise=0.0),
         report=lambda _done, _total, _text: None,
     )
     files = write_fused(parcel)

@@ -11,6 +11,7 @@ from nightschool_daemon.jobs import DeliveredFile
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.export import Parcel, write_fused, write_split
 from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
+from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.ollama.abilities import probe_abilities
 from nightschool_daemon.ollama.errors import OllamaRefused, PublicationFailed
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
@@ -68,7 +69,7 @@ def parcel(gguf: Path, directory: Path, seed: int) -> Parcel:
         lesson=LowRankLesson(gguf_file.read(gguf), {"blk.0.attn_output.weight": lesson}),
         name="tiny-1m.greeting",
         directory=directory,
-        allowed_noise=0.0,
+        demand=Demand(allowed_noise=0.0),
         report=lambda _done, _total, _text: None,
     )
 

@@ -7,6 +7,7 @@ from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.delivery import Expected, target_of
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import LowRank, LowRankLesson, NeuronLesson
+from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.plans import cost_text, duration
 from nightschool_hookspecs.records import DeliveryTarget, Hyperparameters, ServerAbilities, TrainedForm
 from support.tiny_architectures import write_tiny_architecture
@@ -16,7 +17,7 @@ RANK = 4
 LORA = Hyperparameters(form=TrainedForm.LORA, lora_r=RANK)
 GROUPED = Hyperparameters(lora_r=RANK, form=TrainedForm.GROUPED)
 GENERATOR = np.random.default_rng(0)
-USUAL_NOISE = 1.0
+USUAL = Demand(allowed_noise=1.0)
 
 
 @pytest.fixture(scope="module", params=["Q4_K", "Q8_0", "F16"])
@@ -47,7 +48,7 @@ def touched(target: DeliveryTarget) -> set[str]:
 
 @pytest.mark.parametrize(("settings", "group"), [(LORA, 1), (GROUPED, 32)], ids=["lora", "grouped"])
 def test_a_lora_costs_what_was_expected(file: GgufFile, settings: Hyperparameters, group: int) -> None:
-    paid = target_of(low_rank(file, group=group), SERVER, USUAL_NOISE)
+    paid = target_of(low_rank(file, group=group), SERVER, USUAL)
     least, most = (Expected(settings=settings).target(file, SERVER, widest=widest) for widest in (False, True))
     assert touched(least) == touched(most) == touched(paid)
     assert least.adapter_bytes == paid.adapter_bytes
@@ -58,7 +59,7 @@ def test_a_lora_costs_what_was_expected(file: GgufFile, settings: Hyperparameter
 @pytest.mark.parametrize("scale", [0.05, 0.005, 0.00005])
 @pytest.mark.parametrize("group", [1, 32])
 def test_no_tensor_is_delivered_below_its_own_bytes(file: GgufFile, group: int, scale: float, noise: float) -> None:
-    paid = target_of(low_rank(file, group=group, scale=scale), SERVER, noise)
+    paid = target_of(low_rank(file, group=group, scale=scale), SERVER, Demand(allowed_noise=noise))
     least = Expected(settings=LORA).target(file, SERVER, widest=False)
     assert version_bytes(least) <= version_bytes(paid)
     assert all(one.delivered_bytes >= one.bytes for one in paid.tensors)
@@ -72,7 +73,7 @@ def test_added_neurons_cost_exactly_what_was_expected(file: GgufFile) -> None:
         file,
         {f"blk.{n}.{part}": np.zeros(shape, np.float32) for n in range(layers) for part, shape in shapes.items()},
     )
-    paid = target_of(lesson, SERVER, USUAL_NOISE)
+    paid = target_of(lesson, SERVER, USUAL)
     expected = Expected(settings=Hyperparameters(form=TrainedForm.NEURONS), neurons=count)
     for widest in (False, True):
         assert expected.target(file, SERVER, widest=widest) == paid

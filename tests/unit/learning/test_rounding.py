@@ -7,6 +7,7 @@ from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
 from nightschool_daemon.learning import rounding
+from nightschool_daemon.learning.rounding import Demand
 
 Weights = NDArray[np.float32]
 
@@ -28,7 +29,7 @@ def grouped_change(scale: float = 0.001) -> Weights:
 def choose(own: Kind, delta: Weights, allowed: float, *, grouped: bool = False) -> rounding.Choice:
     blocks, values = base(own)
     found = rounding.choices(blocks, delta, own, grouped=grouped)
-    return rounding.narrowest(found, values.shape[1], allowed)
+    return rounding.narrowest(found, values.shape[1], Demand(allowed_noise=allowed))
 
 
 @pytest.mark.parametrize("kind", rounding.AFFINE)
@@ -130,3 +131,30 @@ def test_rows_that_are_no_whole_blocks_get_a_type_whose_blocks_fit() -> None:
     blocks = rounding.rounded(values, Kind.F16)
     (choice,) = rounding.choices(blocks, values, Kind.F16, grouped=False)
     assert choice.kind is Kind.F16
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_least_type_is_least_whatever_noise_is_allowed(kind: Kind) -> None:
+    blocks, values = base(kind)
+    found = rounding.choices(blocks, change(0.01), kind, grouped=False)
+    demand = Demand(allowed_noise=1e9, least=Kind.Q8_0)
+    least = max(rounding.size_of(values.shape, one) for one in (kind, Kind.Q8_0))
+    assert rounding.size_of(values.shape, rounding.narrowest(found, values.shape[1], demand).kind) == least
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_weights_beside_old_ones_are_in_the_type_of_these_or_in_one_that_keeps_them(kind: Kind) -> None:
+    found = [one.kind for one in rounding.choices_beside(change(0.01), kind, 512)]
+    assert found == [kind, *(one for one in rounding.WHOLE if rounding.bits(one) > rounding.bits(kind))]
+    _, values = base(kind)
+    for one in found[1:]:
+        kept = gguf.dequantize(rounding.rounded(values, one), one).reshape(values.shape)
+        fresh = np.random.default_rng(0).standard_normal(values.shape).astype(np.float32) * 0.05
+        assert np.square(kept - values).sum() < 0.15 * np.square(values - fresh).sum()
+
+
+def test_weights_beside_old_ones_are_whole_blocks_of_what_they_are_in() -> None:
+    found = rounding.choices_beside(change(0.01)[:, :48], Kind.F16, 512 + 48)
+    assert [one.kind for one in found] == [Kind.F16]
+    found = rounding.choices_beside(change(0.01)[:, :48], Kind.BF16, 512 + 48)
+    assert [one.kind for one in found] == [Kind.BF16]
