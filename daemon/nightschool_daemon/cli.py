@@ -35,7 +35,7 @@ from nightschool_daemon.display import (
 from nightschool_daemon.exits import Exit
 from nightschool_daemon.hooks import Hooks, PluginFailed, PluginStatus
 from nightschool_daemon.installation import Installation, load_hooks, looking, now, working
-from nightschool_daemon.jobs import Step
+from nightschool_daemon.jobs import UNITS, Step
 from nightschool_daemon.ledger import LedgerError, MoveRow, RunRow, VersionRow
 from nightschool_daemon.locking import LockedError
 from nightschool_daemon.ollama import names
@@ -418,7 +418,7 @@ def train(
         )
     for curve in made.curves:
         show_curve(f"loss by {curve.method.upper()}", curve.losses, curve.watched)
-    columns = ("nats an answer token", "base", "trained", "delivered", "kept")
+    columns = ("", "base", "trained", "delivered", "kept")
     show_table("What is left of the lesson", columns, list(_loss_rows(made)))
     say(f"{made.name}: delivered as {made.export.plan.form.value}. Try it: `ollama run {made.name}`")
 
@@ -432,7 +432,7 @@ def _loss_rows(made: TrainedAlone) -> Iterator[tuple[str, ...]]:
     for texts, losses in measured.items():
         if losses is not None:
             three = (losses.base_loss, losses.trained_loss, losses.delivered_loss)
-            yield (texts, *(f"{one:.3f}" for one in three), f"{losses.kept:.1%}")
+            yield (f"{texts} ({UNITS[losses.kind]})", *(f"{one:.3f}" for one in three), f"{losses.kept:.1%}")
 
 
 def _events_in(data: Path, hooks: Hooks) -> tuple[Event, ...]:
@@ -767,7 +767,7 @@ def _version_line(row: VersionRow) -> tuple[str, ...]:
         row.state.value,
         row.form.value if row.form is not None else "-",
         f"{row.files[0].bytes / 1e6:.1f}" if row.files else "-",
-        f"{held_in.kept:.1%}" if held_in is not None else "-",
+        held_in.share() if held_in is not None else "-",
         *(f"{one:.3f}" for one in losses),
     )
 

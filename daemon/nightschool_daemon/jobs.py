@@ -180,24 +180,48 @@ class DeliveredFile:
 
 
 SMALLEST_LESSON = 1e-3
-"""Nats per answer token; a loss that moved by less was not changed by what was learned."""
+"""Nats in the unit of a loss; one that moved by less was not changed by what was learned."""
+
+
+class LossKind(StrEnum):
+    """What a loss is taken on. Less is better for each."""
+
+    ANSWERS = "answers"
+    """Wanted answers, every token counted alike."""
+    PAIRS = "pairs"
+    """By how much the worse answer of a pair is likelier than the better one."""
+    THUMBS = "thumbs"
+    """How unlikely liked answers are, less how unlikely disliked ones are."""
+
+
+UNITS: Mapping[LossKind, str] = {
+    LossKind.ANSWERS: "nats an answer token",
+    LossKind.PAIRS: "nats a pair by which the worse answer is likelier",
+    LossKind.THUMBS: "nats an answer, those of disliked ones taken off",
+}
+"""In words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Losses of three networks on the same texts, in nats per answer token, by our own forward pass."""
+    """Losses of three networks on the same texts, by our own forward pass, in the unit of their kind."""
 
     base_loss: float
     trained_loss: float
     """With what was trained in full precision."""
     delivered_loss: float
     """Over the blocks read back from the written file."""
+    kind: LossKind = LossKind.ANSWERS
 
     @property
     def kept(self) -> float:
         """The share of what was learned that is still there; 1 where nothing was learned that could be lost."""
         learned = self.base_loss - self.trained_loss
         return 1.0 if abs(learned) < SMALLEST_LESSON else (self.base_loss - self.delivered_loss) / learned
+
+    def share(self) -> str:
+        """`99.8%`; of pairs and of thumbs it says so: `99.8% of pairs`."""
+        return f"{self.kept:.1%}" if self.kind is LossKind.ANSWERS else f"{self.kept:.1%} of {self.kind.value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +240,7 @@ class ExportResult:
     attempts: int = 1
     """So often it was written, each time in wider types, until enough of the lesson was left."""
     held_in: Losses | None = None
-    """On texts that were learned."""
+    """On what was learned, as the method means it; where two methods trained, by the one of which less is left."""
 
 
 @dataclass(frozen=True, kw_only=True)

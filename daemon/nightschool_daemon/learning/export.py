@@ -16,22 +16,18 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from nightschool_daemon.jobs import (
-    BaseSnapshot,
     DeliveredFile,
     ExportResult,
     Losses,
     PrepareResult,
-    SelectResult,
     Step,
 )
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.delivery import Decision, ExportError, absent, chosen, target_of
 from nightschool_daemon.learning.gguf_file import Field, NewTensor
 from nightschool_daemon.learning.lesson import Lesson, read_lesson, require_low_rank
+from nightschool_daemon.learning.measuring import Measure
 from nightschool_daemon.learning.rounding import Demand
-from nightschool_daemon.learning.rows import Row, fitting, learned_texts, rows_of
-from nightschool_daemon.learning.training import limit_threads
-from nightschool_daemon.learning.variants import Variant, Variants, open_variants
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.abilities import probe_abilities
 from nightschool_daemon.ollama.http import OllamaHttp
@@ -45,7 +41,6 @@ from nightschool_hookspecs.records import (
 
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 Value = gguf.GGUFValueType
-MEASURED_TEXTS = 40
 
 
 Measured = Callable[[ExportResult], Losses]
@@ -155,39 +150,6 @@ def _left_in(result: ExportResult | None, context: WorkerContext) -> str:
         f"Written into the file, {_kept(result):.1%} of the lesson are left, and delivery.min_kept asks for "
         f"{context.settings.delivery.min_kept:.0%}."
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """How much of a lesson a delivery keeps, on texts that were learned: by our own forward pass, in nats."""
-
-    variants: Variants
-    rows: Sequence[Row]
-    base_loss: float
-    trained_loss: float
-
-    @classmethod
-    def of(cls, context: WorkerContext, base: BaseSnapshot, lesson: Lesson) -> "Measure":
-        """Measure base and trained network."""
-        limit_threads(context.settings.training.threads)
-        variants = open_variants(lesson, base.weights_digest, context.settings)
-        selected = context.run.result(Step.SELECT, SelectResult)
-        methods = context.run.result(Step.TRAIN, TrainingResult).methods
-        texts = learned_texts(context.run.step(Step.SELECT), methods)
-        rows, _ = fitting(rows_of(texts, variants.tokens), selected.hyperparameters.max_length)
-        rows = rows[:MEASURED_TEXTS]
-        base_loss = variants.mean_loss(rows)
-        variants.use(Variant.TRAINED)
-        return cls(variants=variants, rows=rows, base_loss=base_loss, trained_loss=variants.mean_loss(rows))
-
-    def of_delivered(self, export: ExportResult) -> Losses:
-        """Measure what was written."""
-        self.variants.use(Variant.DELIVERED, export)
-        return Losses(
-            base_loss=self.base_loss,
-            trained_loss=self.trained_loss,
-            delivered_loss=self.variants.mean_loss(self.rows),
-        )
 
 
 # --------------------------------------------------------------------------- the three forms

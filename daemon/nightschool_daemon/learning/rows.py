@@ -1,7 +1,7 @@
 """What is learned from, as token ids."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,9 +59,14 @@ def rows_of(texts: Iterable[TrainingText], tokens: Tokens) -> list[Row]:
 
 def fitting(rows: list[Row], max_length: int) -> tuple[list[Row], int]:
     """The rows of at most `max_length` tokens, and how many are longer. Raises `TrainingError` where none is left."""
-    found = [row for row in rows if len(row) <= max_length and row.completion]
+    found = within(rows, max_length)
     require_some(len(found), max_length)
     return found, len(rows) - len(found)
+
+
+def within(rows: Sequence[Row], max_length: int) -> list[Row]:
+    """The rows of at most `max_length` tokens that have an answer."""
+    return [row for row in rows if len(row) <= max_length and row.completion]
 
 
 def require_some(count: int, max_length: int) -> None:

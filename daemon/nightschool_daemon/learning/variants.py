@@ -20,7 +20,7 @@ from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, is_
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, require_low_rank
 from nightschool_daemon.learning.loading import Base, Tokens, from_file_layout, load_base, load_tokens, set_weight
-from nightschool_daemon.learning.peft_route import head, mean_loss, padded
+from nightschool_daemon.learning.peft_route import head, padded, summed_loss
 from nightschool_daemon.learning.rows import Row
 from nightschool_hookspecs.records import DeliveryForm
 from nightschool_hookspecs.services import TrainingError
@@ -28,11 +28,10 @@ from nightschool_hookspecs.services import TrainingError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from nightschool_daemon.learning.engine.layout import Layout
     from nightschool_daemon.learning.engine.network import Network
 
     Logprobs = NDArray[np.float32]
-    """Shape (positions, vocabulary)."""
+    """Shape (positions, vocabulary), or (rows,) of whole answers."""
 
 TOKENS_A_PASS = 2048
 
@@ -60,8 +59,12 @@ class Variants(ABC):
         """Log-probabilities of the next token behind the first `end` ids of each text, in order."""
 
     @abstractmethod
+    def answer_sums(self, rows: Sequence[Row]) -> Logprobs:
+        """Log-probability of each whole answer in nats, shape (rows,)."""
+
     def mean_loss(self, rows: Sequence[Row]) -> float:
         """Nats per answer token, every token counted alike."""
+        return -float(self.answer_sums(rows).sum()) / sum(len(row.completion) for row in rows)
 
 
 def open_variants(lesson: Lesson, digest: str, settings: Settings) -> Variants:
@@ -106,27 +109,23 @@ class PackedVariants(Variants):
             found.append(torch.log_softmax(self._network.logits(layout, behind), dim=-1).cpu().numpy())
         return np.concatenate(found)
 
-    def mean_loss(self, rows: Sequence[Row]) -> float:
+    def answer_sums(self, rows: Sequence[Row]) -> Logprobs:
         import torch
 
-        total = count = 0.0
-        with torch.no_grad():
-            for layout in self._layouts(rows):
-                values = self._network.log_probabilities(layout)
-                total -= float(values.sum())
-                count += values.numel()
-        return total / count
-
-    def _layouts(self, rows: Sequence[Row]) -> list[Layout]:
         from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered, passes
         from nightschool_daemon.learning.engine.layout import lay_out
+        from nightschool_daemon.learning.engine.methods import answer_sums
 
         examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion),)) for row in rows]
         numbered = [Numbered(number=number, example=one) for number, one in enumerate(examples)]
-        return [
-            lay_out([one.example.branches() for one in part], self._network.bench.device)
-            for part in passes(numbered, TOKENS_A_PASS)
-        ]
+        found = np.zeros(len(rows), np.float32)
+        with torch.no_grad():
+            for part in passes(numbered, TOKENS_A_PASS):
+                layout = lay_out([one.example.branches() for one in part], self._network.bench.device)
+                values = self._network.log_probabilities(layout)
+                sums = answer_sums(values, layout.answer_of, layout.answers)
+                found[[one.number for one in part]] = sums.cpu().numpy()
+        return found
 
     def _opened(self, over: GgufFile | None) -> Network:
         import torch
@@ -188,8 +187,14 @@ class LoadedVariants(Variants):
                 found.append(torch.log_softmax(head(model, hidden).float(), dim=-1).numpy())
         return np.concatenate(found)
 
-    def mean_loss(self, rows: Sequence[Row]) -> float:
-        return mean_loss(self._base.model, rows)
+    def answer_sums(self, rows: Sequence[Row]) -> Logprobs:
+        import torch
+
+        model = self._base.model
+        model.eval()
+        with torch.no_grad():
+            losses = [float(summed_loss(model, [replace(row, weight=1.0)])[0]) for row in rows]
+        return -np.array(losses, np.float32)
 
     def _added(self, lesson: LowRankLesson) -> dict[str, NDArray[np.float32]]:
         """Tensor -> weight with the lesson in it, in the file's layout."""

@@ -32,7 +32,7 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens
-from nightschool_daemon.learning.rows import Row, learned_texts, rows_of
+from nightschool_daemon.learning.rows import Row, learned_texts, rows_of, within
 from nightschool_daemon.learning.training import limit_threads
 from nightschool_daemon.learning.variants import Variant, Variants, open_variants
 from nightschool_daemon.learning.worker import WorkerContext
@@ -91,28 +91,46 @@ def run(context: WorkerContext) -> None:
     lesson = read_lesson(trained.adapter, gguf_file.read(base.gguf))
     variants = open_variants(lesson, base.weights_digest, context.settings)
     texts = learned_texts(context.run.step(Step.SELECT), trained.methods)
-    positions = choose_positions(variants.tokens, texts, context.settings.exam.verify_positions, context.info.seed)
-    measured, texts_held_out = _measured_rows(context, variants.tokens, base.pin, texts)
-    context.progress(1, 4, f"ask the engine at {len(positions)} places")
     tokens = context.settings.exam.context_tokens
+    limits = Limits(max_length=_max_length(context), context_tokens=tokens)
+    positions = choose_positions(
+        variants.tokens, texts, context.settings.exam.verify_positions, context.info.seed, limits
+    )
+    references = _held_out_rows(context, variants.tokens, base.pin)
+    context.progress(1, 4, f"ask the engine at {len(positions)} places")
     base_engine = ask_engine(context, base.pin, positions, tokens)
     candidate_engine = ask_engine(context, candidate, positions, tokens)
     context.progress(2, 4, "compute the same by our own forward pass")
-    base_own, base_loss = own_logprobs(variants, positions), variants.mean_loss(measured)
-    variants.use(Variant.TRAINED)
-    trained_loss = variants.mean_loss(measured)
+    base_own = own_logprobs(variants, positions)
+    held_out = _losses(variants, references, export) if references else _measured_before(export)
     variants.use(Variant.DELIVERED, export)
-    candidate_own, delivered_loss = own_logprobs(variants, positions), variants.mean_loss(measured)
+    candidate_own = own_logprobs(variants, positions)
     context.progress(3, 4, "compare the prompts")
     table = compare(variants.tokens, positions, (base_engine, candidate_engine), (base_own, candidate_own))
     result = judged(
         table,
         positions=len(positions),
-        held_out=Losses(base_loss=base_loss, trained_loss=trained_loss, delivered_loss=delivered_loss),
-        held_out_texts=texts_held_out,
+        held_out=held_out,
+        held_out_texts=len(references),
         prompts_equal=prompts_are_equal(context, base.pin, candidate),
     )
     context.run.finish(Step.VERIFY, result)
+
+
+def _losses(variants: Variants, rows: Sequence[Row], export: ExportResult) -> Losses:
+    """Of the three networks, on wanted answers."""
+    base_loss = variants.mean_loss(rows)
+    variants.use(Variant.TRAINED)
+    trained_loss = variants.mean_loss(rows)
+    variants.use(Variant.DELIVERED, export)
+    return Losses(base_loss=base_loss, trained_loss=trained_loss, delivered_loss=variants.mean_loss(rows))
+
+
+def _measured_before(export: ExportResult) -> Losses:
+    """What the export measured on what was learned."""
+    if export.held_in is None:
+        raise TrainingError("It was not measured how much of the lesson was delivered. Run again.")
+    return export.held_in
 
 
 def judged(table: Table, *, positions: int, held_out: Losses, held_out_texts: int, prompts_equal: bool) -> VerifyResult:
@@ -162,22 +180,41 @@ def judged(table: Table, *, positions: int, held_out: Losses, held_out_texts: in
 # --------------------------------------------------------------------------- positions
 
 
-def choose_positions(tokens: Tokens, texts: Sequence[TrainingText], wanted: int, seed: int) -> tuple[Position, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long a text may be, in tokens."""
+
+    max_length: int
+    """Longer ones were left out of the training."""
+    context_tokens: int
+    """The engine cuts longer prompts."""
+
+
+def choose_positions(
+    tokens: Tokens, texts: Sequence[TrainingText], wanted: int, seed: int, limits: Limits
+) -> tuple[Position, ...]:
     """Places in the answers of training texts, a few a text. Only prefixes whose tokenisation is stable."""
     shuffled = random.Random(f"{seed}/verify").sample(list(texts), len(texts))  # noqa: S311 - no secret
     found: list[Position] = []
     for text in shuffled:
-        found += _positions_of(tokens, text)[:POSITIONS_A_TEXT]
+        found += _positions_of(tokens, text, limits)[:POSITIONS_A_TEXT]
         if len(found) >= wanted:
             break
     if not found:
-        raise TrainingError("No text has a tokenisation that can be compared with the engine's.")
+        raise TrainingError(
+            f"No text that was learned fits into {limits.context_tokens} tokens in a tokenisation that can be compared "
+            "with the engine's. Raise exam.context_tokens."
+        )
     return tuple(found[:wanted])
 
 
-def _positions_of(tokens: Tokens, text: TrainingText) -> list[Position]:
+def _positions_of(tokens: Tokens, text: TrainingText, limits: Limits) -> list[Position]:
     """Prefixes of a text, each one token longer."""
     prompt, completion = tokens.prompt(text.prompt), tokens.completion(text.prompt, text.completion)
+    if len(prompt) + len(completion) > limits.max_length:
+        return []
+    # the token that is asked for needs its place too
+    completion = completion[: max(0, limits.context_tokens - len(prompt))]
     found = []
     for length in range(len(completion)):
         prefix = text.prompt + (tokens.text(completion[:length]) if length else "")
@@ -250,20 +287,22 @@ def compare(
 # --------------------------------------------------------------------------- texts and prompts
 
 
-def _measured_rows(
-    context: WorkerContext, tokens: Tokens, pin: str, texts: Sequence[TrainingText]
-) -> tuple[list[Row], int]:
-    """Held-out prompts with their references, and how many; training texts where nothing was held out."""
+def _held_out_rows(context: WorkerContext, tokens: Tokens, pin: str) -> list[Row]:
+    """Held-out prompts with their references, as far as they are no longer than what is learned."""
     closing = context.run.result(Step.SELECT, SelectResult).closing
     items = list(read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem))
     http = OllamaHttp(context.settings.ollama)
-    held_out = [
+    texts = [
         TrainingText(event_id=one.id, prompt=http.render(pin, one.messages), completion=one.reference + closing)
         for one in items[:LOSS_TEXTS]
         if one.reference
     ]
     http.close()
-    return rows_of(held_out or texts[:LOSS_TEXTS], tokens), len(held_out)
+    return within(rows_of(texts, tokens), _max_length(context))
+
+
+def _max_length(context: WorkerContext) -> int:
+    return context.run.result(Step.SELECT, SelectResult).hyperparameters.max_length
 
 
 PROBES: Sequence[Sequence[Message]] = (

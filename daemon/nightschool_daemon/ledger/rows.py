@@ -138,14 +138,14 @@ class KeptLesson:
     """How much of what was learned is in a version. None where it was not measured."""
 
     held_in: Losses | None = None
-    """On texts that it learned."""
+    """On what it learned."""
     held_out: Losses | None = None
     """On references of held-out prompts."""
     served: Agreement | None = None
 
     def sentence(self) -> str:
         """`99.8 % kept, held-out loss 3.210 to 2.104`; empty where nothing was measured."""
-        parts = [] if self.held_in is None else [f"{self.held_in.kept:.1%} kept"]
+        parts = [] if self.held_in is None else [f"{self.held_in.share()} kept"]
         if self.held_out is not None:
             parts.append(f"held-out loss {self.held_out.base_loss:.3f} to {self.held_out.delivered_loss:.3f}")
         return ", ".join(parts)

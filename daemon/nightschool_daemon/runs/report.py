@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import (
+    UNITS,
     ConcludeResult,
     ExportResult,
     Losses,
@@ -174,7 +175,7 @@ def _cost(plan: DeliveryPlan) -> str:
 
 def _losses(losses: Losses) -> str:
     three = f"base {losses.base_loss:.3f}, trained {losses.trained_loss:.3f}, delivered {losses.delivered_loss:.3f}"
-    return f"{three} nats an answer token"
+    return f"{three} {UNITS[losses.kind]}"
 
 
 def _measured_on(verified: VerifyResult) -> str:

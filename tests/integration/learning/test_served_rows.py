@@ -15,7 +15,7 @@ from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
 from nightschool_daemon.learning.loading import Base, from_file_layout, load_base, load_tokens
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.learning.variants import LoadedVariants, Variant, require_same_weights
-from nightschool_daemon.learning.verification import choose_positions, compare, judged, own_logprobs
+from nightschool_daemon.learning.verification import Limits, choose_positions, compare, judged, own_logprobs
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_daemon.ollama.publish import Publication, publish
@@ -30,6 +30,7 @@ TEXTS = [
     TrainingText(event_id=f"t-{number}", prompt=f"greet guest {number} now:\n", completion="hello to you")
     for number in range(6)
 ]
+LIMITS = Limits(max_length=256, context_tokens=256)
 QUERY_AND_KEY = {
     f"blk.{layer}.attn_{letter}.weight": f"model.layers.{layer}.self_attn.{letter}_proj"
     for layer in range(2)
@@ -85,7 +86,7 @@ def served(
     )
     files = write_fused(parcel)
     publish(client, Publication(tag=tag, form=DeliveryForm.FUSED, files=files, base_tag=PIN, models_directory=None))
-    positions = choose_positions(base.tokens, TEXTS, 32, 1)
+    positions = choose_positions(base.tokens, TEXTS, 32, 1, LIMITS)
     variants = LoadedVariants(base, LowRankLesson(base.file, lesson()))
     library = OllamaLibrary(settings)
     before, after = (
@@ -162,3 +163,16 @@ def test_a_tokenizer_that_adds_spaces_adds_them_where_ollama_does(
     for text in ("abc", " abc", " ", "a\n b", "<|im_start|>user", "<|im_end|>\n<|im_start|>a b<|im_end|>c"):
         counted = library.next_token("rows:spaced", text, context_tokens=256).prompt_tokens
         assert counted == len(tokens.prompt(text)), text
+
+
+def test_positions_are_within_what_was_learned_and_within_the_context(base: Base) -> None:
+    """A character is a token here, and BOS is one more."""
+    prompt = len(base.tokens.prompt(TEXTS[0].prompt))
+    whole = prompt + len(TEXTS[0].completion)
+    lengths = {len(one.ids) for one in choose_positions(base.tokens, TEXTS, 32, 1, LIMITS)}
+    assert max(lengths) >= prompt + 3
+    short = Limits(max_length=whole, context_tokens=prompt + 2)
+    found = {len(one.ids) for one in choose_positions(base.tokens, TEXTS, 32, 1, short)}
+    assert found == {one for one in lengths if one <= prompt + 1}
+    with pytest.raises(TrainingError, match=r"fits into 256 tokens.*Raise exam\.context_tokens"):
+        choose_positions(base.tokens, TEXTS, 32, 1, replace(LIMITS, max_length=prompt))

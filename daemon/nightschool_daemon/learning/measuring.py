@@ -1,0 +1,112 @@
+"""How much of a lesson a network has, by our own forward pass over what was learned, as each method means it.
+
+A wanted answer is learned where it became likely; a pair where the better answer gained on the worse one; a thumb where
+a liked answer became likely and a disliked one unlikely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from nightschool_daemon.jobs import BaseSnapshot, ExportResult, Losses, LossKind, SelectResult, Step
+from nightschool_daemon.learning.engine.examples import Answer, Example
+from nightschool_daemon.learning.engine.route import read_examples
+from nightschool_daemon.learning.lesson import Lesson
+from nightschool_daemon.learning.rows import Row
+from nightschool_daemon.learning.training import limit_threads, make_job
+from nightschool_daemon.learning.variants import Variant, Variants, open_variants
+from nightschool_daemon.learning.worker import WorkerContext
+from nightschool_hookspecs.records import TrainingMethod, TrainingResult
+
+T = TypeVar("T")
+
+MEASURED = 40
+"""So many examples of a method are measured on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yardstick:
+    """A mean of answers' log-probabilities, counted for or against a network."""
+
+    kind: LossKind
+    rows: tuple[Row, ...]
+    signs: tuple[int, ...]
+    """Of each row: 1 where its answer is to be likely, -1 where it is to be unlikely."""
+    units: int
+    """What the mean is taken over: answer tokens, pairs or answers."""
+
+    def loss(self, variants: Variants) -> float:
+        """Of the network that is in use."""
+        return -float(np.dot(self.signs, variants.answer_sums(self.rows))) / self.units
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What base and trained network make of what was learned, and what a delivery leaves of the difference."""
+
+    variants: Variants
+    yardsticks: Sequence[Yardstick]
+    base: Sequence[float]
+    trained: Sequence[float]
+
+    @classmethod
+    def of(cls, context: WorkerContext, base: BaseSnapshot, lesson: Lesson) -> Measure:
+        """Measure base and trained network."""
+        limit_threads(context.settings.training.threads)
+        variants = open_variants(lesson, base.weights_digest, context.settings)
+        yardsticks = list(_yardsticks(context, variants))
+        before = [one.loss(variants) for one in yardsticks]
+        variants.use(Variant.TRAINED)
+        after = [one.loss(variants) for one in yardsticks]
+        return cls(variants=variants, yardsticks=yardsticks, base=before, trained=after)
+
+    def of_delivered(self, export: ExportResult) -> Losses:
+        """Measure what was written. Of several methods, the one of which least is left."""
+        self.variants.use(Variant.DELIVERED, export)
+        found = [
+            Losses(
+                base_loss=before, trained_loss=after, delivered_loss=yardstick.loss(self.variants), kind=yardstick.kind
+            )
+            for yardstick, before, after in zip(self.yardsticks, self.base, self.trained, strict=True)
+        ]
+        return min(found, key=lambda one: one.kept)
+
+
+def yardstick_of(method: TrainingMethod, examples: Sequence[Example]) -> Yardstick:
+    """What is learned of examples by a method: of some of them, spread over all."""
+    if method is TrainingMethod.SFT:
+        wanted = [(one, one.answers[0], 1) for one in spread(examples, MEASURED)]
+        return _yardstick(LossKind.ANSWERS, wanted, sum(len(answer.tokens) for _, answer, _ in wanted))
+    if method is TrainingMethod.DPO:
+        pairs = spread(examples, MEASURED)
+        both = [(one, answer, sign) for one in pairs for answer, sign in zip(one.answers, (1, -1), strict=True)]
+        return _yardstick(LossKind.PAIRS, both, len(pairs))
+    # thumbs of the rarer kind count as well
+    of_kind = [[one for one in examples if one.answers[0].liked is liked] for liked in (True, False)]
+    thumbs = [one for kind in of_kind for one in spread(kind, MEASURED // 2)]
+    signed = [(one, one.answers[0], 1 if one.answers[0].liked else -1) for one in thumbs]
+    return _yardstick(LossKind.THUMBS, signed, len(thumbs))
+
+
+def spread(values: Sequence[T], count: int) -> list[T]:
+    """At most so many, evenly over all of them."""
+    taken = min(count, len(values))
+    return [values[number * len(values) // taken] for number in range(taken)]
+
+
+def _yardstick(kind: LossKind, signed: Sequence[tuple[Example, Answer, int]], units: int) -> Yardstick:
+    rows = [Row(prompt=example.prompt, completion=answer.tokens, weight=1.0) for example, answer, _ in signed]
+    return Yardstick(kind=kind, rows=tuple(rows), signs=tuple(sign for *_, sign in signed), units=units)
+
+
+def _yardsticks(context: WorkerContext, variants: Variants) -> Iterator[Yardstick]:
+    """One for each method that trained."""
+    job = make_job(context)
+    max_length = context.run.result(Step.SELECT, SelectResult).hyperparameters.max_length
+    for method in context.run.result(Step.TRAIN, TrainingResult).methods:
+        examples, _ = read_examples(job, method, variants.tokens, max_length)
+        yield yardstick_of(method, examples)
