@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from nightschool_daemon.config import DeliveryChoice, EngineChoice, Settings
 from nightschool_daemon.learning.engine.architecture import is_known
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.lesson import NEURONS
+from nightschool_daemon.learning.lesson import NEURONS, block_of_neurons
 from nightschool_daemon.ollama.abilities import takes_split
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm
+from nightschool_hookspecs.services import TrainingError
+
+Note = Callable[[str], None]
 
 MEASURED_WIDTH = 576
 """Of the model on which the rates below were found."""
@@ -21,32 +25,48 @@ RATE_BEHIND_NORMS = 5e-4
 """Of every form where a norm follows each block, as in Gemma: what the block adds does not grow with its weights."""
 
 
-def settled(given: Hyperparameters, file: GgufFile, settings: Settings, brought: Path | None) -> Hyperparameters:
+def _unheard(_text: str) -> None:
+    pass
+
+
+def settled(
+    given: Hyperparameters, file: GgufFile, settings: Settings, brought: Path | None, note: Note = _unheard
+) -> Hyperparameters:
     """The same with a form and a learning rate.
 
-    Added neurons deliver a lesson whole at the fewest bytes. LoRA is taken where they cannot be had: through
-    transformers, from a LoRA that somebody brought, and where the server takes no shards, as there an adapter is less
-    than a whole file. `brought`: what the training must begin from. Raises `OllamaError` where the server is needed to
+    Added neurons deliver a lesson whole at the fewest bytes. LoRA is trained where something stands in their way, and
+    `note` hears what. `brought`: what the training must begin from. Raises `OllamaError` where the server is needed to
     tell, and does not answer.
     """
     form = given.form
     if form is TrainedForm.AUTO:
-        form = TrainedForm.NEURONS if _takes_neurons(file, settings, brought) else TrainedForm.LORA
+        problem = _problem_of_neurons(file, settings, brought)
+        form = TrainedForm.NEURONS if problem is None else TrainedForm.LORA
+        if problem is not None:
+            note(f"LoRA is trained, not added neurons: {problem}.")
     width = file.number("embedding_length") or MEASURED_WIDTH
     rate = measured_rate(form, width, behind_norms="blk.0.post_ffw_norm.weight" in file.tensors)
     return replace(given, form=form, learning_rate=given.learning_rate or rate)
 
 
-def _takes_neurons(file: GgufFile, settings: Settings, brought: Path | None) -> bool:
+def _problem_of_neurons(file: GgufFile, settings: Settings, brought: Path | None) -> str | None:
+    """Why added neurons cannot be trained here, or not be delivered well; None where nothing hinders."""
     if settings.training.engine is not EngineChoice.AUTO or not is_known(file):
-        return False
+        return "the packed engine, which neurons need, does not train this base here"
+    try:
+        block_of_neurons(file)
+    except TrainingError as error:
+        return str(error).rstrip(".")
     if brought is not None:
-        return (brought / NEURONS).is_file()
-    match settings.delivery.form:
-        case DeliveryChoice.ADAPTER:
-            return False
-        case DeliveryChoice.FUSED:
-            return True
+        return None if (brought / NEURONS).is_file() else "training begins from a LoRA"
+    if settings.delivery.form is DeliveryChoice.ADAPTER:
+        return 'delivery.form is "adapter", and there is no adapter of added neurons'
+    if settings.delivery.form is DeliveryChoice.AUTO and not _server_takes_split(settings):
+        return "this Ollama takes no files in shards, and an adapter is less than a whole file a version"
+    return None
+
+
+def _server_takes_split(settings: Settings) -> bool:
     http = OllamaHttp(settings.ollama)
     try:
         return takes_split(http)

@@ -26,7 +26,8 @@ def run(context: WorkerContext) -> None:
     # before a plugin is asked: a damaged base is no fault of the one that trains
     file = open_base(context.run.result(Step.PREPARE, PrepareResult).base.gguf)
     job = make_job(context)
-    job = replace(job, hyperparameters=settled(job.hyperparameters, file, context.settings, brought_to(job)))
+    hyperparameters = settled(job.hyperparameters, file, context.settings, brought_to(job), context.note)
+    job = replace(job, hyperparameters=hyperparameters)
     cache = context.settings.state_directory / "cache"
 
     def train(job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:

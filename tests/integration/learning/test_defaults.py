@@ -63,6 +63,15 @@ def test_the_form_is_that_of_what_was_brought(file: GgufFile, tmp_path: Path) ->
     assert settled(OPEN, file, NOWHERE, tmp_path).form is TrainedForm.NEURONS
 
 
+def test_lora_is_trained_beside_a_base_whose_gate_is_part_of_another_tensor(tmp_path: Path) -> None:
+    phi3 = gguf_file.read(write_tiny_architecture(tmp_path / "phi3.gguf", "phi3"))
+    told: list[str] = []
+    assert settled(OPEN, phi3, NOWHERE, None, told.append).form is TrainedForm.LORA
+    assert told == [
+        "LoRA is trained, not added neurons: This base has no blk.0.ffn_gate.weight, so no neurons can be added to it."
+    ]
+
+
 def test_a_server_that_is_away_is_told(file: GgufFile) -> None:
     with pytest.raises(OllamaUnreachable):
         settled(OPEN, file, NOWHERE, None)
