@@ -59,7 +59,7 @@ class Split(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Numbered:
-    """An example with its place in the data, by which its reference is found."""
+    """An example with its place in the data: within a pass it stands elsewhere."""
 
     number: int
     example: Example = field(repr=False)

@@ -51,7 +51,11 @@ class Made:
 
     @classmethod
     def by(cls, make: Callable[..., Tensor], *sources: Tensor) -> Self:
-        """What `make` makes of `sources`. It must hold no tensor that comes and goes with a pass."""
+        """What `make` makes of `sources`.
+
+        A tensor that is computed on the way belongs into these: one that `make` held by itself would be kept without
+        being counted. What lives as long as the pass anyway, as its layout does, it may hold.
+        """
         return cls(value=make(*sources), make=make, sources=sources)
 
     @classmethod
