@@ -33,8 +33,8 @@ def expected(matrix: PackedMatrix) -> torch.Tensor:
     return torch.from_numpy(np.array(whole, np.float32))
 
 
-def bench(threads: int = 1, dtype: torch.dtype = torch.float32, kept_bytes: int = 0) -> Bench:
-    return Bench(device=torch.device("cpu"), dtype=dtype, threads=threads, kept_bytes=kept_bytes)
+def bench(threads: int = 1, dtype: torch.dtype = torch.float32) -> Bench:
+    return Bench(device=torch.device("cpu"), dtype=dtype, threads=threads)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,31 +83,6 @@ def test_rows_and_slices_are_those_of_the_whole() -> None:
     ids = torch.tensor([3, 0, 599, 3])
     assert torch.equal(matrix.rows(ids), expected(matrix)[ids])
     assert torch.equal(bench(2).unpack(matrix.slice(100, 350)), expected(matrix)[100:350])
-
-
-def test_kept_matrices_are_unpacked_once_and_within_their_bound() -> None:
-    first, second = packed(Kind.Q8_0), packed(Kind.Q4_K)
-    keeping = bench(kept_bytes=first.weights * 4)
-    kept = keeping.unpack(first)
-    keeping.unpack(second)
-    assert keeping.unpack(first).data_ptr() == kept.data_ptr()
-    assert torch.equal(keeping.unpack(second), expected(second))
-
-
-def test_slices_that_come_and_go_are_not_taken_for_each_other() -> None:
-    """As the head's are: each is dropped before the next one is made, which then may lie at the same address."""
-    matrix, keeping = packed(Kind.Q8_0), bench(kept_bytes=1 << 30)
-    for _ in range(2):
-        for start in range(0, ROWS, 100):
-            found = keeping.unpack(matrix.slice(start, start + 100), "head")
-            assert torch.equal(found, expected(matrix)[start : start + 100])
-
-
-def test_matrices_that_come_and_go_are_not_taken_for_each_other() -> None:
-    keeping = bench(kept_bytes=1 << 30)
-    for number in range(5):
-        matrix = packed(Kind.Q4_K, seed=number)
-        assert torch.equal(keeping.unpack(matrix), expected(matrix))
 
 
 def test_the_product_and_its_gradient_are_those_of_the_floats() -> None:

@@ -82,17 +82,15 @@ def test_products_of_16_bits_say_and_teach_nearly_the_same(tmp_path: Path, archi
     file = gguf_file.read(write_tiny_architecture(tmp_path / "tiny.gguf", architecture, kind="Q8_0"))
     rows = [Branches(stem=(1, *range(270, 290)), answers=((300, 301, 302), (303, 304)))]
     found = []
-    for dtype, kept_bytes in ((torch.float32, 0), (torch.bfloat16, 0), (torch.bfloat16, 1 << 30)):
-        network = Network(file, Bench(device=CPU, dtype=dtype, threads=2, kept_bytes=kept_bytes))
+    for dtype in (torch.float32, torch.bfloat16):
+        network = Network(file, Bench(device=CPU, dtype=dtype, threads=2))
         network.form = form = moved(network)
         values = network.log_probabilities(lay_out(rows, CPU))
         values.mean().backward()
         found.append((values.detach(), torch.cat([one.flatten() for one in taken_gradients(form).values()])))
-    (exact, gradient), (rounded, rounded_gradient), (kept, kept_gradient) = found
+    (exact, gradient), (rounded, rounded_gradient) = found
     assert float((rounded - exact).abs().max()) < 0.3
     assert float(torch.nn.functional.cosine_similarity(rounded_gradient, gradient, dim=0)) > 0.99
-    assert torch.equal(kept, rounded)
-    assert torch.equal(kept_gradient, rounded_gradient)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "phi3", "qwen3"])

@@ -38,7 +38,7 @@ def logits(hidden: Tensor, matrix: PackedMatrix, bench: Bench, cap: float | None
     for start in range(0, matrix.shape[0], VOCABULARY_PIECE):
         piece = matrix.slice(start, min(matrix.shape[0], start + VOCABULARY_PIECE))
         found[:, start : start + piece.shape[0]] = hidden @ bench.unpack(piece, "head").t()
-    return found if cap is None else cap * (found / cap).tanh()
+    return found if cap is None else found.div_(cap).tanh_().mul_(cap)
 
 
 def rows_at_once(vocabulary: int) -> int:
@@ -59,7 +59,7 @@ class _LogProbabilities(torch.autograd.Function):  # type: ignore[misc]  # torch
             part = slice(start, min(hidden.shape[0], start + step))
             table = logits(hidden[part], matrix, bench, cap)
             wanted = targets[part, None]
-            slope = None if cap is None or gradient is None else 1 - (table / cap).square()
+            slope = None if cap is None or gradient is None else table.div(cap).square_().neg_().add_(1)
             highest = table.amax(dim=1, keepdim=True)
             found[part] = (table.gather(1, wanted) - highest)[:, 0]
             # from here on the table holds likelihoods, up to the factor 1 / total

@@ -25,17 +25,6 @@ PIECE = 1 << 18
 
 FLOAT = 4
 
-_Place = tuple[int, tuple[int, int]]
-"""Where blocks begin in memory, and the shape of their matrix: slices of one matrix are told apart."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Kept:
-    """An unpacked matrix, and the blocks it was made of: while they are held, no others come to lie in their place."""
-
-    blocks: Tensor
-    whole: Tensor
-
 
 @dataclass(kw_only=True)
 class Bench:
@@ -44,11 +33,8 @@ class Bench:
     device: torch.device
     dtype: torch.dtype
     threads: int
-    kept_bytes: int = 0
-    """So many bytes of unpacked matrices may be kept instead of being unpacked each time; 0: none."""
     _scratch: dict[str, Tensor] = field(default_factory=dict)
     _pool: ThreadPoolExecutor | None = None
-    _kept: dict[_Place, _Kept] = field(default_factory=dict)
 
     def scratch(self, use: str, count: int, dtype: torch.dtype) -> Tensor:
         """Memory for `count` values, the same for every call of one use."""
@@ -63,20 +49,9 @@ class Bench:
 
     def unpack(self, matrix: PackedMatrix, use: str = "") -> Tensor:
         """The matrix in the type of the products, shape (rows, columns). Good until the next call of this use."""
-        place = (matrix.data.data_ptr(), matrix.shape)
-        if place in self._kept:
-            return self._kept[place].whole
-        if self._may_keep(matrix):
-            whole = torch.empty(matrix.shape, dtype=self.dtype, device=self.device)
-            self._kept[place] = _Kept(blocks=matrix.data, whole=whole)
-        else:
-            whole = self.scratch(use, matrix.weights, self.dtype).view(matrix.shape)
+        whole = self.scratch(use, matrix.weights, self.dtype).view(matrix.shape)
         self._fill(matrix, whole)
         return whole
-
-    def _may_keep(self, matrix: PackedMatrix) -> bool:
-        size = sum(one.whole.numel() * one.whole.element_size() for one in self._kept.values())
-        return bool(size + matrix.weights * self.dtype.itemsize <= self.kept_bytes)
 
     def _fill(self, matrix: PackedMatrix, whole: Tensor) -> None:
         library = ggml.library()
