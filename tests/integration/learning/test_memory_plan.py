@@ -168,6 +168,31 @@ def test_a_pass_too_wide_for_a_trial_is_extrapolated(network: Network, form: For
     assert told.kept_bytes == pytest.approx(2 * tried.kept_bytes, rel=0.05)
 
 
+def pair_of(prompt: int, answer: int) -> Example:
+    return Example(prompt=(1,) * prompt, answers=(Answer(tokens=(2,) * answer), Answer(tokens=(3,) * answer)))
+
+
+@pytest.mark.parametrize("longest", [900, 4000])
+def test_the_masks_of_pairs_are_counted_once_for_all_layers(network: Network, form: Form, longest: int) -> None:
+    pairs = [pair_of(longest - 40, 20)]
+    todo = memory.Todo(examples=pairs, method=TrainingMethod.DPO, settings=SETTINGS, seed=0)
+    of_pairs = memory.widest(network, form, todo, longest)
+    alone = memory.probed(network, form, todo_of(longest).examples[:1])
+    assert of_pairs.kept_bytes == pytest.approx(alone.kept_bytes, rel=0.05)
+    # one byte says whether a token sees another, four are added to its score
+    assert of_pairs.shared_bytes - alone.shared_bytes == pytest.approx(5 * longest**2, rel=0.05)
+
+
+def test_a_ragged_batch_is_planned_for_its_padding(network: Network, form: Form) -> None:
+    """Seven short rows cost nothing beside a long one, which goes by itself."""
+    long, short = todo_of(400).examples[0], todo_of(20).examples[0]
+    ragged = replace(todo_of(400), examples=[long, *[short] * 7])
+    found = memory.widest(network, form, ragged, 600)
+    assert (found.tokens, found.kept_bytes) == (400, memory.probed(network, form, [long]).kept_bytes)
+    in_line = memory.widest(network, form, replace(ragged, pads=False), 600)
+    assert in_line.tokens == 540
+
+
 def test_a_training_goes_on_with_the_plan_that_it_began_with(network: Network, form: Form, tmp_path: Path) -> None:
     first = memory.plan(network, form, todo_of(40), available=AMPLE)
     assert kept_plan(tmp_path, "a", lambda: first) == first

@@ -82,7 +82,7 @@ def test_every_token_of_an_answer_is_predicted_from_the_one_before_it(drawn: lis
 def test_a_token_sees_its_own_text_up_to_itself_and_nothing_else(drawn: list[Row]) -> None:
     rows = rows_of(drawn)
     layout = lay_out(rows, CPU)
-    if layout.visible is None or layout.distance is None:
+    if layout.visible is None or layout.places is None:
         assert all(len(row.answers) <= 1 for row in rows)
         return
     for number, row in enumerate(rows):
@@ -93,8 +93,7 @@ def test_a_token_sees_its_own_text_up_to_itself_and_nothing_else(drawn: list[Row
             seen = {other for other, (whose, _) in enumerate(places) if whose in (None, owner)}
             expected = sorted(other for other in seen if places[other][1] <= place)
             assert layout.visible[number, 0, here].nonzero()[:, 0].tolist() == expected
-            distances = layout.distance[number, here, expected].tolist()
-            assert distances == [place - places[other][1] for other in expected]
+        assert layout.places[number, : len(places)].tolist() == [place for _, place in places]
     assert bool(layout.visible.any(-1).all()), "no softmax is over nothing"
 
 

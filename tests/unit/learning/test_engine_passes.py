@@ -166,15 +166,30 @@ def taken_gradients(form: LowRank) -> dict[str, torch.Tensor]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), tokens=st.integers(1, 100))
-def test_passes_lose_nothing_and_keep_their_bound(lengths: list[int], tokens: int) -> None:
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), tokens=st.integers(1, 100), padded=st.booleans())
+def test_passes_lose_nothing_and_keep_their_bound(lengths: list[int], tokens: int, padded: bool) -> None:
     batch = [
         Numbered(number=number, example=Example(prompt=(1,) * length, answers=(Answer(tokens=(2,)),)))
         for number, length in enumerate(lengths)
     ]
-    parts = list(passes(batch, tokens))
+    parts = list(passes(batch, tokens, padded=padded))
     assert sorted(one.number for part in parts for one in part) == list(range(len(batch)))
-    assert all(len(part) == 1 or sum(len(one.example) for one in part) <= tokens for part in parts)
+    for part in parts:
+        sizes = [len(one.example) for one in part]
+        assert len(part) == 1 or (len(part) * max(sizes) if padded else sum(sizes)) <= tokens
+
+
+@pytest.mark.parametrize(
+    ("architecture", "branching", "padded"), [("llama", False, False), ("llama", True, True), ("gemma2", False, True)]
+)
+def test_rows_are_padded_where_they_branch_or_scores_are_bounded(
+    network: Open, architecture: str, branching: bool, padded: bool
+) -> None:
+    opened = network(architecture)
+    assert opened.pads(branching=branching)
+    opened.rows_in_line = one_by_one
+    assert opened.pads(branching=branching) is padded
+    opened.rows_in_line = None
 
 
 @pytest.mark.parametrize(

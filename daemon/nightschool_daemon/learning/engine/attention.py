@@ -65,26 +65,27 @@ def _varlen() -> RowsInLine:
     return attend
 
 
-def padded_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, cap: float | None) -> Tensor:
+def padded_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cap: float | None) -> Tensor:
     """Attention over padded rows: queries (B, T, heads, size), keys and values (B, T, key heads, size), scaled already.
 
-    `visible`: which token sees which, shape (B or 1, 1, T, T); None: every one before it. `cap` bounds scores softly
-    (Gemma 2). Gives (B, T, heads * size).
+    `mask` is added to the scores, shape (B or 1, 1, T, T): 0 where a token sees another, else minus infinity; None:
+    each sees those before it. In the type of the queries, for of another torch keeps a copy a layer. `cap` bounds
+    scores softly (Gemma 2). Gives (B, T, heads * size).
     """
     q, k, v = (one.transpose(1, 2) for one in (q, k, v))
     if cap is not None:
         k, v = (one.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for one in (k, v))
-        mixed = _capped(q, k, v, visible, cap)
+        mixed = _capped(q, k, v, mask, cap)
     else:
         mixed = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=visible, is_causal=visible is None, scale=1.0, enable_gqa=q.shape[1] != k.shape[1]
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=q.shape[1] != k.shape[1]
         )
     return mixed.transpose(1, 2).flatten(2)
 
 
-def _capped(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, cap: float) -> Tensor:
+def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cap: float) -> Tensor:
     scores = (q @ k.transpose(-1, -2)).float()
     scores = cap * (scores / cap).tanh()
-    if visible is None:
-        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    return scores.masked_fill(~visible, -math.inf).softmax(-1).to(q.dtype) @ v
+    if mask is None:
+        mask = torch.full(scores.shape[-2:], -math.inf, device=q.device).triu_(1)
+    return (scores + mask).softmax(-1).to(q.dtype) @ v

@@ -97,15 +97,19 @@ def batches(examples: Sequence[Example], size: int, epoch: int, seed: int) -> li
     ]
 
 
-def passes(batch: Sequence[Numbered], tokens: int) -> Iterator[list[Numbered]]:
-    """Cut a batch into passes of at most `tokens` tokens each, or of one example; rows of like length together."""
+def passes(batch: Sequence[Numbered], tokens: int, *, padded: bool = True) -> Iterator[list[Numbered]]:
+    """Cut a batch into passes of at most `tokens` tokens each, or of one example; rows of like length together.
+
+    `padded`: attention takes each row as long as the longest, so that padding counts too.
+    """
     part: list[Numbered] = []
     held = 0
     for one in sorted(batch, key=lambda one: len(one.example)):
-        if part and held + len(one.example) > tokens:
+        length = len(one.example)
+        if part and (length * (len(part) + 1) if padded else held + length) > tokens:
             yield part
             part, held = [], 0
         part.append(one)
-        held += len(one.example)
+        held += length
     if part:
         yield part

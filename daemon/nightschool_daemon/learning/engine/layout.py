@@ -43,8 +43,8 @@ class Layout:
     longest: int
     visible: Tensor | None
     """Shape (B, 1, T, T): whether the token at a place sees that at another; None: all before it."""
-    distance: Tensor | None
-    """Shape (B, T, T): how far back a token is within its text; None: as in the padded row."""
+    places: Tensor | None
+    """Shape (B, T), 32-bit: the place of a token in its own text; None: as in the padded row."""
     targets: Tensor
     """Shape (M,): ids that are to be predicted."""
     sources: Tensor
@@ -79,7 +79,7 @@ def lay_out(rows: Sequence[Branches], device: torch.device) -> Layout:
         gather = torch.zeros(len(rows) * longest, dtype=torch.long)
         gather[scatter] = torch.arange(len(ids))
     branching = any(len(row.answers) > 1 for row in rows)
-    visible, distance = _branching_masks(rows, longest) if branching else (None, None)
+    visible, places = _branching_masks(rows, longest) if branching else (None, None)
     targets, sources, answer_of = _predictions(rows, starts)
     return Layout(
         ids=torch.tensor(ids, device=device),
@@ -90,7 +90,7 @@ def lay_out(rows: Sequence[Branches], device: torch.device) -> Layout:
         rows=len(rows),
         longest=longest,
         visible=None if visible is None else visible.to(device),
-        distance=None if distance is None else distance.to(device),
+        places=None if places is None else places.to(device),
         targets=torch.tensor(targets, dtype=torch.long, device=device),
         sources=torch.tensor(sources, dtype=torch.long, device=device),
         answer_of=torch.tensor(answer_of, dtype=torch.long, device=device),
@@ -122,21 +122,21 @@ def _predictions(rows: Sequence[Branches], starts: Sequence[int]) -> tuple[list[
 
 
 def _branching_masks(rows: Sequence[Branches], longest: int) -> tuple[Tensor, Tensor]:
-    owner = torch.full((len(rows), longest), -1)
-    place = torch.zeros(len(rows), longest, dtype=torch.long)
+    owner = torch.full((len(rows), longest), -1, dtype=torch.int32)
+    places = torch.zeros(len(rows), longest, dtype=torch.int32)
     for number, row in enumerate(rows):
         begin = len(row.stem)
         owner[number, :begin] = 0
         for which, answer in enumerate(row.answers, start=1):
             owner[number, begin : begin + len(answer)] = which
             begin += len(answer)
-        place[number, : len(row)] = _positions(row)
+        places[number, : len(row)] = _positions(row)
     order = torch.arange(longest)
     before = order[None, :, None] >= order[None, None, :]
     same = (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] == 0)
     # padding sees itself, so that no row of a softmax is empty
     visible = (before & same) | torch.eye(longest, dtype=torch.bool)
-    return visible[:, None], place[:, :, None] - place[:, None, :]
+    return visible[:, None], places
 
 
 class _Padded(torch.autograd.Function):  # type: ignore[misc]  # torch is not read by mypy

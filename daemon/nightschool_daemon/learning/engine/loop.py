@@ -204,6 +204,7 @@ class Objective:
         reference: Form | None = None,
     ) -> None:
         self._network, self._plan, self._reference = network, plan, reference
+        self._pads = network.pads(branching=plan.method is TrainingMethod.DPO)
         self._beta = plan.hyperparameters.beta
         self._watched = [Numbered(number=number, example=one) for number, one in enumerate(watched)]
         self._references: Mapping[Example, Tensor] = {}
@@ -222,7 +223,7 @@ class Objective:
         """The batch's loss in parts, one a pass; their sum is the mean over the batch."""
         whole = self._whole(batch)
         divergence = self._divergence(batch) if self._plan.method is TrainingMethod.KTO else 0.0
-        for part in passes(batch, self._plan.tokens_a_pass):
+        for part in passes(batch, self._plan.tokens_a_pass, padded=self._pads):
             examples = [one.example for one in part]
             layout = self._layout(examples)
             values = self._network.log_probabilities(layout)
@@ -294,7 +295,7 @@ class Objective:
         found: dict[Example, Tensor] = {}
         numbered = [Numbered(number=number, example=one) for number, one in enumerate(examples)]
         with torch.no_grad():
-            for part in passes(numbered, self._plan.tokens_a_pass):
+            for part in passes(numbered, self._plan.tokens_a_pass, padded=self._pads):
                 layout = self._layout([one.example for one in part])
                 values = self._network.log_probabilities(layout)
                 sums = methods.answer_sums(values, layout.answer_of, layout.answers)

@@ -13,7 +13,7 @@ import resource
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from nightschool_daemon.learning.engine import head
 from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered, batches, divided, passes
 from nightschool_daemon.learning.engine.forms import Form, block_of
 from nightschool_daemon.learning.engine.layout import Layout, lay_out
-from nightschool_daemon.learning.engine.network import Block, Network
+from nightschool_daemon.learning.engine.network import Block, Network, Reaches
 from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
@@ -63,6 +63,8 @@ class Todo:
     method: TrainingMethod
     settings: Hyperparameters
     seed: int
+    pads: bool = True
+    """Whether attention takes padded rows, by `Network.pads`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,8 @@ class Probe:
     tokens: int
     kept_bytes: int
     """Saved for the way back, by this layer alone."""
+    shared_bytes: int
+    """What all layers have in common: where the tokens lie, which sees which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +111,7 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
                     available_bytes=available,
                     seconds=seconds(pace_of(network, form, todo, tokens), todo, tokens, cut, layers),
                 )
-    alone = probed(network, form, widest(todo, 1))
+    alone = widest(network, form, todo, 1)
     needed = _peak_bytes(network, form, alone, Cut(checkpointed=1, trained_from=layers - 1))
     raise TrainingError(
         f"An example of {longest} tokens needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB can be "
@@ -126,26 +130,41 @@ def _pass_size(network: Network, form: Form, todo: Todo, available: int, smalles
     wanted = min(available, network.weights.bytes + HEADROOM_BYTES)
     tokens = max(LARGEST_PASS, smallest)
     while True:
-        probe = probed(network, form, widest(todo, tokens))
+        probe = widest(network, form, todo, tokens)
         if tokens == smallest or _peak_bytes(network, form, probe, Cut(checkpointed=0)) <= wanted:
             return tokens, probe
         tokens = max(smallest, tokens // 2)
 
 
-def widest(todo: Todo, tokens: int) -> list[Example]:
-    """The pass with the most tokens of all that the training will make."""
-    return max(_all_passes(todo, tokens), key=_length)
+def widest(network: Network, form: Form, todo: Todo, tokens: int) -> Probe:
+    """What the pass shows that keeps the most of all that the training will make.
+
+    That is the one with the most tokens, with the most padding, or with the largest masks.
+    """
+    all_passes = list(_all_passes(todo, tokens))
+    some = {id(one): one for one in (max(all_passes, key=size) for size in (_length, _places, _pairs))}
+    return max((probed(network, form, one) for one in some.values()), key=lambda one: one.kept_bytes + one.shared_bytes)
 
 
 def _length(examples: Sequence[Example]) -> int:
     return sum(map(len, examples))
 
 
+def _places(examples: Sequence[Example]) -> int:
+    """Tokens with padding."""
+    return len(examples) * max(map(len, examples))
+
+
+def _pairs(examples: Sequence[Example]) -> int:
+    """Which token sees which."""
+    return len(examples) * max(map(len, examples)) ** 2
+
+
 def _all_passes(todo: Todo, tokens: int) -> Iterator[list[Example]]:
     learned = divided(todo.examples, todo.seed, todo.settings.num_epochs).learned
     for epoch in range(todo.settings.num_epochs):
         for batch in batches(learned, todo.settings.batch_size, epoch, todo.seed):
-            for part in passes(batch, tokens):
+            for part in passes(batch, tokens, padded=todo.pads):
                 yield [one.example for one in part]
 
 
@@ -157,11 +176,20 @@ def probed(network: Network, form: Form, examples: Sequence[Example]) -> Probe:
     tokens = _length(examples)
     if tokens <= PROBED_TOKENS:
         return _probe(network, form, examples)
-    # what is kept grows with the tokens, and with their square where masks are made
-    half, whole = (_probe(network, form, [_of_length(size)]) for size in (PROBED_TOKENS // 2, PROBED_TOKENS))
-    square = max(0.0, (whole.kept_bytes - 2 * half.kept_bytes) / (2 * half.tokens**2))
-    linear = whole.kept_bytes / whole.tokens - square * whole.tokens
-    return Probe(tokens=tokens, kept_bytes=int(linear * tokens + square * tokens**2))
+    longest = max(examples, key=len)
+    half, whole = (_probe(network, form, [_shortened(longest, size)]) for size in (PROBED_TOKENS // 2, PROBED_TOKENS))
+    return Probe(
+        tokens=tokens,
+        kept_bytes=_extrapolated(half.tokens, half.kept_bytes, whole.tokens, whole.kept_bytes, tokens),
+        shared_bytes=_extrapolated(half.tokens, half.shared_bytes, whole.tokens, whole.shared_bytes, tokens),
+    )
+
+
+def _extrapolated(size: int, found: int, larger: int, more: int, wanted: int) -> int:
+    """What grows with the tokens, and with their square where masks are made."""
+    square = max(0.0, (more / larger - found / size) / (larger - size))
+    linear = more / larger - square * larger
+    return int(linear * wanted + square * wanted**2)
 
 
 def available_bytes(device: torch.device) -> int:
@@ -217,15 +245,27 @@ def _left(limit: Path, used: Path) -> float:
         return float("inf")
 
 
-def _of_length(tokens: int) -> Example:
-    return Example(prompt=(0,) * (tokens // 2), answers=(Answer(tokens=(0,) * (tokens - tokens // 2)),))
+def _shortened(example: Example, tokens: int) -> Example:
+    """One of so many tokens that branches as this one does."""
+    share = tokens / len(example)
+    answers = tuple(Answer(tokens=(0,) * max(1, int(len(one.tokens) * share))) for one in example.answers)
+    return Example(prompt=(0,) * max(1, tokens - sum(len(one.tokens) for one in answers)), answers=answers)
 
 
 def _probe(network: Network, form: Form, examples: Sequence[Example]) -> Probe:
     layout = _laid_out(network, examples)
+    reaches = network.reaches(layout)
+    of_reaches = (part for one in (reaches.whole, reaches.local) for part in (*one.turn, one.mask))
+    shared = _storages((*vars(layout).values(), *of_reaches))
     with beside(network, form):
-        kept = max(_kept_bytes(network, block, layout) for block in _kinds(network).values())
-    return Probe(tokens=_length(examples), kept_bytes=kept)
+        kept = max(_kept_bytes(network, block, layout, reaches, shared) for block in _kinds(network).values())
+    return Probe(tokens=_length(examples), kept_bytes=kept, shared_bytes=sum(shared.values()))
+
+
+def _storages(values: Iterable[object]) -> dict[int, int]:
+    """The memory of those that are tensors: where it begins, and its bytes."""
+    storages = (one.untyped_storage() for one in values if isinstance(one, Tensor))
+    return {one.data_ptr(): one.nbytes() for one in storages}
 
 
 def _laid_out(network: Network, examples: Sequence[Example]) -> Layout:
@@ -249,19 +289,19 @@ def _kinds(network: Network) -> dict[bool, Block]:
     return {network.architecture.is_local(one.number): one for one in network.blocks}
 
 
-def _kept_bytes(network: Network, block: Block, layout: Layout) -> int:
+def _kept_bytes(network: Network, block: Block, layout: Layout, reaches: Reaches, shared: Collection[int]) -> int:
     x = _states(network, layout)
-    weights = {one.untyped_storage().data_ptr() for one in _weights(network, block)}
+    others = {one.untyped_storage().data_ptr() for one in _weights(network, block)}.union(shared)
     kept: dict[int, int] = {}
 
     def note(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()
-        if storage.data_ptr() not in weights:
+        if storage.data_ptr() not in others:
             kept[storage.data_ptr()] = storage.nbytes()
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
-        network.layer(block, x, layout)
+        network.layer(block, x, layout, reaches)
     return sum(kept.values())
 
 
@@ -296,7 +336,7 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
     whole = network.architecture.layers - cut.trained_from - cut.checkpointed
     kept = whole * probe.kept_bytes + cut.checkpointed * inputs
     holes = HOLES if network.bench.device.type == "cpu" else HOLES_OF_DEVICES
-    return int(holes * (kept + PASSING_LAYERS * probe.kept_bytes)) + _head_bytes(network)
+    return int(holes * (kept + PASSING_LAYERS * probe.kept_bytes)) + probe.shared_bytes + _head_bytes(network)
 
 
 def _head_bytes(network: Network) -> int:
@@ -364,19 +404,19 @@ def seconds(pace: Pace, todo: Todo, tokens: int, cut: Cut, layers: int) -> float
     again, trained = cut.checkpointed / layers, (layers - cut.trained_from) / layers
     found = sum(pace.whole(part, again, trained) for part in learning)
     split = divided(todo.examples, todo.seed, todo.settings.num_epochs)
-    found += (todo.settings.num_epochs + 1) * _forth_alone(pace, split.watched, tokens)
+    found += (todo.settings.num_epochs + 1) * _forth_alone(pace, split.watched, tokens, todo.pads)
     if todo.method is not TrainingMethod.SFT:
         # what the base, or what the training began from, says of each answer is asked once
-        found += _forth_alone(pace, tuple(dict.fromkeys((*split.learned, *split.watched))), tokens)
+        found += _forth_alone(pace, tuple(dict.fromkeys((*split.learned, *split.watched))), tokens, todo.pads)
     if todo.method is TrainingMethod.KTO:
         # the divergence of each step: both networks on answers to other prompts
         found += 2 * sum(map(pace.forward, learning))
     return found
 
 
-def _forth_alone(pace: Pace, examples: Sequence[Example], tokens: int) -> float:
+def _forth_alone(pace: Pace, examples: Sequence[Example], tokens: int, pads: bool) -> float:
     numbered = [Numbered(number=number, example=one) for number, one in enumerate(examples)]
-    return sum(pace.forward([one.example for one in part]) for part in passes(numbered, tokens))
+    return sum(pace.forward([one.example for one in part]) for part in passes(numbered, tokens, padded=pads))
 
 
 def pace_of(network: Network, form: Form, todo: Todo, tokens: int) -> Pace:
@@ -384,7 +424,8 @@ def pace_of(network: Network, form: Form, todo: Todo, tokens: int) -> Pace:
     learning = list(_all_passes(todo, tokens))
     small, large = min(learning, key=_length), max(learning, key=_length)
     if _length(large) > PROBED_TOKENS:
-        small, large = [_of_length(PROBED_TOKENS // 2)], [_of_length(PROBED_TOKENS)]
+        longest = max(large, key=len)
+        small, large = [_shortened(longest, PROBED_TOKENS // 2)], [_shortened(longest, PROBED_TOKENS)]
     sizes = _length(small), _length(large)
     with beside(network, form):
         (forth, back), (longer_forth, longer_back) = (
@@ -403,20 +444,20 @@ def pace_of(network: Network, form: Form, todo: Todo, tokens: int) -> Pace:
 
 def _layers_seconds(network: Network, layout: Layout) -> tuple[float, float]:
     """Time of a pass through all layers, forth and back, by one layer of each kind."""
-    kinds = _kinds(network)
+    kinds, reaches = _kinds(network), network.reaches(layout)
     forth = back = 0.0
     for kind, count in Counter(network.architecture.is_local(one.number) for one in network.blocks).items():
         block = kinds[kind]
-        tried = _repeated(lambda block=block: _there_and_back(network, block, layout))  # type: ignore[misc]  # bound now
+        tried = _repeated(lambda block=block: _there_and_back(network, block, layout, reaches))  # type: ignore[misc]  # bound now
         forth += count * statistics.median(one for one, _ in tried)
         back += count * statistics.median(one for _, one in tried)
     return forth, back
 
 
-def _there_and_back(network: Network, block: Block, layout: Layout) -> tuple[float, float]:
+def _there_and_back(network: Network, block: Block, layout: Layout, reaches: Reaches) -> tuple[float, float]:
     x = _states(network, layout)
     began = time.perf_counter()
-    found = network.layer(block, x, layout)
+    found = network.layer(block, x, layout, reaches)
     turned = _now(network)
     found.backward(torch.ones_like(found))
     return turned - began, _now(network) - turned

@@ -37,11 +37,21 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rotations:
-    """Cosine and sine for the tokens of a pass, for global and for local layers."""
+class Reach:
+    """What the layers of a kind, global or local, share in a pass."""
 
-    whole: tuple[Tensor, Tensor]
-    local: tuple[Tensor, Tensor]
+    turn: tuple[Tensor, Tensor]
+    """Cosine and sine for its tokens."""
+    mask: Tensor | None
+    """Which token sees which, as `padded_attention` takes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reaches:
+    """Those of both kinds: made once a pass, for a mask is as large as all its rows squared."""
+
+    whole: Reach
+    local: Reach
 
 
 class Network:
@@ -68,6 +78,7 @@ class Network:
         self.checkpointed = 0
         """So many layers, from the first, keep no activations and are computed again in the backward pass."""
         self.rows_in_line = rows_in_line(bench.device, bench.dtype, self.architecture.head_size)
+        self._has_local = any(self.architecture.is_local(one.number) for one in self.blocks)
 
     def linears(self) -> tuple[Linear, ...]:
         """Every linear layer but the head."""
@@ -91,14 +102,14 @@ class Network:
         x = self.embedding.rows(layout.ids)
         if self.architecture.family.scaled_embedding:
             x = x * math.sqrt(self.architecture.width)
-        rotations = self._rotations(layout.positions)
+        reaches = self.reaches(layout)
         for block in self.blocks:
             if self.bench.device.type == "cpu" and block.number % TRIMMED_LAYERS == 0 and torch.is_grad_enabled():
                 machine.return_free_memory()
             if block.number < self.checkpointed and torch.is_grad_enabled():
-                x = checkpoint(self._layer, block, x, layout, rotations, use_reentrant=False)
+                x = checkpoint(self.layer, block, x, layout, reaches, use_reentrant=False)
             else:
-                x = self._layer(block, x, layout, rotations)
+                x = self.layer(block, x, layout, reaches)
         return self._norm(x, self.final_norm)
 
     def log_probabilities(self, layout: Layout) -> Tensor:
@@ -114,17 +125,14 @@ class Network:
 
     # ----------------------------------------------------------------------- a layer
 
-    def layer(self, block: Block, x: Tensor, layout: Layout) -> Tensor:
+    def layer(self, block: Block, x: Tensor, layout: Layout, reaches: Reaches) -> Tensor:
         """One layer by itself: states of shape (tokens, width) before it to those after it."""
-        return self._layer(block, x, layout, self._rotations(layout.positions))
-
-    def _layer(self, block: Block, x: Tensor, layout: Layout, rotations: Rotations) -> Tensor:
-        attended = self._attention(block, self._normed(x, block.norms["attn_norm"]), layout, rotations)
+        attended = self._attention(block, self._normed(x, block.norms["attn_norm"]), layout, reaches)
         x = x + self._norm_after(block, "post_attention_norm", attended)
         fed = self._feed_forward(block, self._normed(x, block.norms["ffn_norm"]))
         return x + self._norm_after(block, "post_ffw_norm", fed)
 
-    def _attention(self, block: Block, x: Made, layout: Layout, rotations: Rotations) -> Tensor:
+    def _attention(self, block: Block, x: Made, layout: Layout, reaches: Reaches) -> Tensor:
         shape = self.architecture
         q, k, v = (
             one.view(one.shape[0], heads, shape.head_size)
@@ -134,10 +142,10 @@ class Network:
         )
         if "attn_q_norm" in block.norms:
             q, k = self._norm(q, block.norms["attn_q_norm"]), self._norm(k, block.norms["attn_k_norm"])
-        turn = rotations.local if shape.is_local(block.number) else rotations.whole
-        q, k = (rope.turned(one, *turn, shape.family.pairing) for one in (q, k))
+        reach = reaches.local if shape.is_local(block.number) else reaches.whole
+        q, k = (rope.turned(one, *reach.turn, shape.family.pairing) for one in (q, k))
         q = self._sharpened(q, layout.positions) * shape.query_scale
-        return self._linear(block, "attn_output", self._mixed(block.number, q, k, v, layout))
+        return self._linear(block, "attn_output", self._mixed(block.number, q, k, v, layout, reach))
 
     def _queries_keys_values(self, block: Block, x: Made) -> Sequence[Tensor]:
         if not self.architecture.family.fused:
@@ -159,25 +167,17 @@ class Network:
         factor = 1 + temperature * torch.log(1 + torch.floor(positions.float() / length))
         return q * factor[:, None, None].to(q.dtype)
 
-    def _mixed(self, layer: int, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Made:
+    def pads(self, *, branching: bool) -> bool:
+        """Whether attention takes the rows of a pass padded to the longest."""
+        return branching or self.rows_in_line is None or self.architecture.attention_cap is not None
+
+    def _mixed(self, layer: int, q: Tensor, k: Tensor, v: Tensor, layout: Layout, reach: Reach) -> Made:
         """Attention: queries (N, heads, size), keys and values (N, key heads, size) to (N, heads * size)."""
-        cap = self.architecture.attention_cap
-        if self.rows_in_line is not None and layout.visible is None and cap is None:
+        if self.rows_in_line is not None and not self.pads(branching=layout.visible is not None):
             before = self.architecture.window - 1 if self.architecture.is_local(layer) else -1
             return Made.of(self.rows_in_line(q, k, v, layout.starts, layout.longest, before).flatten(1))
         q, k, v = (layout.padded(one) for one in (q, k, v))
-        return Made.by(layout.flat, padded_attention(q, k, v, self._visible(layer, layout), cap))
-
-    def _visible(self, layer: int, layout: Layout) -> Tensor | None:
-        """Which token sees which, shape (B or 1, 1, T, T); None: every one before it."""
-        window = self.architecture.window
-        if not self.architecture.is_local(layer) or layout.longest <= window:
-            return layout.visible
-        if layout.visible is not None and layout.distance is not None:
-            return layout.visible & (layout.distance < window)[:, None]
-        order = torch.arange(layout.longest, device=layout.ids.device)
-        distance = order[:, None] - order[None, :]
-        return ((distance >= 0) & (distance < window))[None, None]
+        return Made.by(layout.flat, padded_attention(q, k, v, reach.mask, self.architecture.attention_cap))
 
     def _feed_forward(self, block: Block, x: Made) -> Tensor:
         gate, up = self._gate_and_up(block, x)
@@ -203,11 +203,23 @@ class Network:
     def _norm_after(self, block: Block, name: str, x: Tensor) -> Tensor:
         return self._norm(x, block.norms[name]).float() if name in block.norms else x.float()
 
-    def _rotations(self, positions: Tensor) -> Rotations:
+    def reaches(self, layout: Layout) -> Reaches:
+        """What the layers share in a pass."""
         shape = self.architecture
-        whole = rope.table(shape.rope, positions, self.factors)
-        local = whole if shape.local_rope == shape.rope else rope.table(shape.local_rope, positions, None)
-        return Rotations(whole=whole, local=local)
+        whole = rope.table(shape.rope, layout.positions, self.factors)
+        local = whole if shape.local_rope == shape.rope else rope.table(shape.local_rope, layout.positions, None)
+        mask = self._additive(layout.visible)
+        near = mask
+        if self._has_local and layout.longest > shape.window and self.pads(branching=layout.visible is not None):
+            near = self._additive(_within(shape.window, layout))
+        return Reaches(whole=Reach(turn=whole, mask=mask), local=Reach(turn=local, mask=near))
+
+    def _additive(self, visible: Tensor | None) -> Tensor | None:
+        if visible is None:
+            return None
+        return torch.zeros(visible.shape, dtype=self.bench.dtype, device=visible.device).masked_fill_(
+            ~visible, -math.inf
+        )
 
     # ----------------------------------------------------------------------- weights
 
@@ -245,6 +257,16 @@ class Network:
         names = ("rope_freqs.weight", f"rope_factors_{'long' if is_long else 'short'}.weight")
         name = next((one for one in names if self.weights.has(one)), None)
         return None if name is None else self.weights.vector(name, rope.dimensions // 2)
+
+
+def _within(window: int, layout: Layout) -> Tensor:
+    """Which token sees which in a local layer, shape (B or 1, 1, T, T)."""
+    places = layout.places
+    if places is None:
+        places = torch.arange(layout.longest, dtype=torch.int32, device=layout.ids.device)[None]
+    near = places[:, :, None] - places[:, None, :] < window
+    visible = torch.ones_like(near).tril_()[:, None] if layout.visible is None else layout.visible
+    return visible & near[:, None]
 
 
 def _shapes(shape: Architecture, feed_forward: int) -> Mapping[str, tuple[int, int]]:

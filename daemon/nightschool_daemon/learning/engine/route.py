@@ -72,7 +72,8 @@ def ready(
     form = make_form(network, settings, job.seed)
     if start is not None:
         form.put(start.parameters)
-    todo = memory.Todo(examples=examples, method=method, settings=settings, seed=job.seed)
+    pads = network.pads(branching=method is TrainingMethod.DPO)
+    todo = memory.Todo(examples=examples, method=method, settings=settings, seed=job.seed, pads=pads)
     return Task(network=network, form=form, start=start, todo=todo)
 
 
