@@ -43,7 +43,7 @@ class TuningFixed:
     ) -> Hyperparameters:
         return Hyperparameters(
             learning_rate=self.learning_rate,
-            batch_size=max(1, min(self.batch_size, examples)),
+            batch_size=self.batch_size,
             num_epochs=self.num_epochs,
             warmup_ratio=self.warmup_ratio,
             form=self.form,

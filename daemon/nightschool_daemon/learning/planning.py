@@ -213,7 +213,7 @@ class Rehearsal:
         self.found.append(
             PlannedTraining(
                 method=method,
-                hyperparameters=settings,
+                hyperparameters=replace(settings, batch_size=min(settings.batch_size, len(examples))),
                 examples=len(examples),
                 left_out=left_out,
                 tokens=sum(map(len, examples)),
