@@ -297,6 +297,8 @@ class PreferencePair:
     rejected: str
     margin: float = 0.0
     """Score gap / 100; 0 where a side has no score."""
+    group: str = ""
+    """Set by the host: that of its event."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +309,8 @@ class LabelledAnswer:
     messages: tuple[Message, ...]
     answer: str
     liked: bool
+    group: str = ""
+    """Set by the host: that of its event."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -447,6 +451,8 @@ class TrainingText:
     completion: str
     """The answer with its closing token's text."""
     weight: float = 1.0
+    group: str = ""
+    """Of near-duplicate prompts, which are watched or learned from together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -458,6 +464,7 @@ class PairText:
     chosen: str
     rejected: str
     margin: float = 0.0
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -469,6 +476,7 @@ class LabelledText:
     completion: str
     """The answer with its closing token's text."""
     liked: bool
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

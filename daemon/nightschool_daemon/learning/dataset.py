@@ -66,6 +66,7 @@ from nightschool_hookspecs.records import (
 from nightschool_hookspecs.services import Generate, Measure, Retrieve, Store
 
 T = TypeVar("T")
+P = TypeVar("P", PreferencePair, LabelledAnswer)
 
 LARGEST_GROWTH = 3
 """Originals and variants together, as a multiple of the originals."""
@@ -298,8 +299,44 @@ def _preferences(
     foreign = [one.event_id for one in made if one.event_id not in known]
     if foreign:
         raise DatasetError(f"A plugin made a preference of the event {foreign[0]}, which was not offered to it.")
+    asked = {one.event_id for one in made}
+    prompts = {one.event.key: _prompt(workshop, one) for one in events if one.event.key in asked}
     order = random.Random(f"{workshop.info.seed}/preferences")  # noqa: S311 - no secret
-    return tuple(order.sample(pairs, len(pairs))), tuple(order.sample(labels, len(labels)))
+    return (
+        tuple(_as_asked(one, prompts[one.event_id]) for one in order.sample(pairs, len(pairs))),
+        tuple(_as_asked(one, prompts[one.event_id]) for one in order.sample(labels, len(labels))),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What an event's answer stands behind, wherever it is learned from or examined."""
+
+    conversation: tuple[Message, ...]
+    """As it was recorded."""
+    messages: tuple[Message, ...]
+    """As the examples have it, with the retrieved texts."""
+    group: str
+
+
+def _prompt(workshop: Workshop, scored: ScoredEvent) -> Prompt:
+    conversation = scored.event.conversation
+    built = _build_prompt(workshop, scored)
+    messages = conversation if built is None else built.messages
+    return Prompt(conversation=conversation, messages=messages, group=scored.group)
+
+
+def _build_prompt(workshop: Workshop, scored: ScoredEvent) -> TrainingExample | None:
+    """The example of an event for its prompt's sake: of a disliked answer, from which none is made, as if liked."""
+    if _is_dislike(scored.event):
+        scored = replace(scored, event=replace(scored.event, feedback_type=FeedbackType.SUCCESS))
+    return _build(workshop, scored)
+
+
+def _as_asked(one: P, prompt: Prompt) -> P:
+    """With the prompt that examples and exam items of its event have; one that a plugin made by itself stays."""
+    messages = prompt.messages if one.messages == prompt.conversation else one.messages
+    return replace(one, messages=messages, group=prompt.group)
 
 
 def _is_dislike(event: Event) -> bool:
@@ -361,9 +398,7 @@ def _item(workshop: Workshop, scored: ScoredEvent) -> ExamItem | None:
 
 def _item_without_reference(workshop: Workshop, scored: ScoredEvent, bad: str) -> ExamItem | None:
     """What failed a check that a validator here makes too counts: passing it is a gain. Other dislikes only guard."""
-    # nothing is learned from a dislike alone; the prompt is built as for an answer that was liked
-    as_liked = replace(scored, event=replace(scored.event, feedback_type=FeedbackType.SUCCESS))
-    example = _build(workshop, as_liked)
+    example = _build_prompt(workshop, scored)
     if example is None:
         return None
     item = _bare_item(workshop, scored, example)

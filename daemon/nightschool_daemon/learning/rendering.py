@@ -87,6 +87,7 @@ def render_example(example: TrainingExample, render: Render, closing: str) -> Tr
         prompt=render(example.messages),
         completion=example.target + closing,
         weight=example.weight,
+        group=example.group,
     )
 
 
@@ -98,6 +99,7 @@ def render_pair(pair: PreferencePair, render: Render, closing: str) -> PairText:
         chosen=pair.chosen + closing,
         rejected=pair.rejected + closing,
         margin=pair.margin,
+        group=pair.group,
     )
 
 
@@ -108,4 +110,5 @@ def render_label(label: LabelledAnswer, render: Render, closing: str) -> Labelle
         prompt=render(label.messages),
         completion=label.answer + closing,
         liked=label.liked,
+        group=label.group,
     )

@@ -35,6 +35,8 @@ class Row:
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
     weight: float
+    group: str = ""
+    """Of near-duplicate prompts."""
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -52,6 +54,7 @@ def rows_of(texts: Iterable[TrainingText], tokens: Tokens) -> list[Row]:
             prompt=tuple(tokens.prompt(text.prompt)),
             completion=tuple(tokens.completion(text.prompt, text.completion)),
             weight=text.weight,
+            group=text.group,
         )
         for text in texts
     ]

@@ -29,6 +29,23 @@ def test_what_is_held_out_is_not_learned_from_and_nothing_is_lost(count: int, se
         assert set(split.watched) <= set(examples)
 
 
+@given(groups=st.lists(st.integers(0, 30), min_size=WATCHED_FROM, max_size=120), seed=SEEDS, named=st.booleans())
+def test_what_belongs_together_is_watched_or_learned_from_together(groups: list[int], seed: int, named: bool) -> None:
+    """By the group of its event, where it is known, else by the prompt."""
+    examples = [
+        Example(prompt=(number if named else group,), answers=(Answer(tokens=(number,)),), group=f"{group}" * named)
+        for number, group in enumerate(groups)
+    ]
+    split = divided(examples, seed, 2)
+    sides = [{one.group or one.prompt for one in side} for side in (split.learned, split.watched)]
+    if split.held:
+        assert not sides[0] & sides[1]
+        assert len(split.learned) + len(split.watched) == len(examples)
+        assert 1 <= len(split.watched) <= len(examples) // 10
+    else:
+        assert min(groups.count(one) for one in groups) > len(groups) // 10
+
+
 @given(count=COUNTS, size=st.integers(1, 50), epoch=st.integers(0, 3), seed=SEEDS)
 def test_an_epoch_has_every_example_once(count: int, size: int, epoch: int, seed: int) -> None:
     examples = numbered(count)

@@ -27,6 +27,7 @@ from nightschool_hookspecs import (
     Measure,
     Message,
     Metadata,
+    PreferencePair,
     Role,
     RunInfo,
     ScoredEvent,
@@ -269,6 +270,37 @@ def test_disliked_answers_are_the_worse_side_of_pairs() -> None:
     dataset = build([liked, disliked])
     assert [(pair.chosen, pair.rejected) for pair in dataset.pairs] == [("fine", "awful")]
     assert learned(dataset) == {"dropdir/1"}
+
+
+def test_preferences_have_the_prompts_of_examples_and_items() -> None:
+    """The texts that were retrieved for an event stand in whatever is made of it."""
+
+    class Retrieves:
+        @hookimpl
+        def nightschool_retrieve_context(self, event: Event) -> tuple[Chunk, ...]:
+            return (Chunk(text=f"known of {event.id}"),)
+
+    kinds = {"1": FeedbackType.USER_CORRECTION, "2": FeedbackType.SUCCESS, "3": FeedbackType.EXPLICIT_NEGATIVE}
+    rows = [row(identifier, kind) for identifier, kind in kinds.items()]
+    dataset, examined = build(rows, (), Retrieves()), build(rows, list(kinds), Retrieves())
+    items = {one.event_id: one.messages for one in examined.items}
+    made: list[TrainingExample | PreferencePair | LabelledAnswer]
+    made = [*dataset.examples, *dataset.pairs, *dataset.labels]
+    assert {type(one).__name__ for one in made} == {"TrainingExample", "PreferencePair", "LabelledAnswer"}
+    assert all(one.messages == items[one.event_id] for one in made)
+    assert all(one.group == one.event_id.removeprefix("dropdir/") for one in made)
+    assert items["dropdir/3"][0].content == "known of 3\nquestion 3"
+
+
+def test_a_prompt_that_a_plugin_made_for_a_preference_stays() -> None:
+    own = (Message(role=Role.USER, content="in other words"),)
+
+    class Rewords:
+        @hookimpl
+        def nightschool_label_answers(self) -> tuple[LabelledAnswer, ...]:
+            return (LabelledAnswer(event_id="dropdir/1", messages=own, answer="x", liked=True),)
+
+    assert [one.messages for one in build([row("1")], (), Rewords()).labels] == [own]
 
 
 # --------------------------------------------------------------------------- plugins that break a rule

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from nightschool_daemon.learning.engine.layout import Branches
 
 T = TypeVar("T")
+
+
+class Grouped(Protocol):
+    """What answers a prompt of some group."""
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """Token ids."""
+
+    @property
+    def group(self) -> str:
+        """Of near-duplicate prompts; empty: the prompt by itself."""
+
+
+G = TypeVar("G", bound=Grouped)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +44,8 @@ class Example:
     prompt: tuple[int, ...]
     answers: tuple[Answer, ...]
     margin: float = 0.0
+    group: str = ""
+    """Of near-duplicate prompts."""
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(len(one.tokens) for one in self.answers)
@@ -73,17 +91,36 @@ WATCHED_SHOWN = 32
 """Without a watched slice, losses are taken on so many of the training examples."""
 
 
-def divided(examples: Sequence[T], seed: int, epochs: int) -> Split[T]:
-    """Decide what is watched. One pass over the data cannot overfit it, so it learns from everything."""
-    if len(examples) < WATCHED_FROM or epochs == 1:
+def divided(examples: Sequence[G], seed: int, epochs: int) -> Split[G]:
+    """Decide what is watched. One pass over the data cannot overfit it, so it learns from everything.
+
+    Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing.
+    """
+    watched = _watched_groups(examples, seed) if len(examples) >= WATCHED_FROM and epochs > 1 else frozenset()
+    if not watched:
         return Split(learned=tuple(examples), watched=tuple(examples[:WATCHED_SHOWN]), held=False)
-    chooser = random.Random(f"{seed}/watched")  # noqa: S311 - no secret
-    chosen = set(chooser.sample(range(len(examples)), len(examples) // WATCHED_SHARE))
     return Split(
-        learned=tuple(one for number, one in enumerate(examples) if number not in chosen),
-        watched=tuple(examples[number] for number in sorted(chosen)),
+        learned=tuple(one for one in examples if _group(one) not in watched),
+        watched=tuple(one for one in examples if _group(one) in watched),
         held=True,
     )
+
+
+def _watched_groups(examples: Sequence[G], seed: int) -> frozenset[object]:
+    """Groups by chance, as long as they fit into the share; none where each is larger."""
+    sizes = Counter(_group(one) for one in examples)
+    groups = list(sizes)
+    random.Random(f"{seed}/watched").shuffle(groups)  # noqa: S311 - no secret
+    chosen, left = set[object](), len(examples) // WATCHED_SHARE
+    for group in groups:
+        if sizes[group] <= left:
+            chosen.add(group)
+            left -= sizes[group]
+    return frozenset(chosen)
+
+
+def _group(one: Grouped) -> object:
+    return one.group or one.prompt
 
 
 def batches(examples: Sequence[Example], size: int, epoch: int, seed: int) -> list[list[Numbered]]:

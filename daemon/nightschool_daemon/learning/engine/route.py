@@ -173,7 +173,7 @@ def read_examples(
 
 def _wanted(file: Path, tokens: Tokens) -> Iterator[Example]:
     for row in rows_of(read_lines(file, TrainingText), tokens):
-        yield Example(prompt=row.prompt, answers=(Answer(tokens=row.completion, weight=row.weight),))
+        yield Example(prompt=row.prompt, answers=(Answer(tokens=row.completion, weight=row.weight),), group=row.group)
 
 
 def _preferred(file: Path, tokens: Tokens) -> Iterator[Example]:
@@ -181,13 +181,13 @@ def _preferred(file: Path, tokens: Tokens) -> Iterator[Example]:
         answers = tuple(
             Answer(tokens=tuple(tokens.completion(pair.prompt, one))) for one in (pair.chosen, pair.rejected)
         )
-        yield Example(prompt=tuple(tokens.prompt(pair.prompt)), answers=answers, margin=pair.margin)
+        yield Example(prompt=tuple(tokens.prompt(pair.prompt)), answers=answers, margin=pair.margin, group=pair.group)
 
 
 def _labelled(file: Path, tokens: Tokens) -> Iterator[Example]:
     for label in read_lines(file, LabelledText):
         answer = Answer(tokens=tuple(tokens.completion(label.prompt, label.completion)), liked=label.liked)
-        yield Example(prompt=tuple(tokens.prompt(label.prompt)), answers=(answer,))
+        yield Example(prompt=tuple(tokens.prompt(label.prompt)), answers=(answer,), group=label.group)
 
 
 READERS: Mapping[TrainingMethod, Callable[[Path, Tokens], Iterator[Example]]] = {
