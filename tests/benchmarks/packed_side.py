@@ -15,8 +15,8 @@ from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.jobs import ExportResult
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import head, machine, memory
-from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered, batches
-from nightschool_daemon.learning.engine.loop import Objective, Plan, update
+from nightschool_daemon.learning.engine.examples import Answer, Example, batches
+from nightschool_daemon.learning.engine.loop import Objective, Plan, trained_of, update
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.route import make_form
 from nightschool_daemon.learning.export import Parcel, write_adapter
@@ -196,14 +196,14 @@ class Trainer:
             signature="",
         )
         objective = Objective(network, plan, examples, examples[:1])
-        optimizer = torch.optim.AdamW(objective.parameters(), lr=RATE, fused=True)
+        optimizer = torch.optim.AdamW(trained_of(objective), lr=RATE, fused=True)
         return cls(objective=objective, optimizer=optimizer, examples=examples)
 
-    def steps(self) -> list[list[Numbered]]:
+    def steps(self) -> list[list[Example]]:
         """The batches of an epoch."""
         return batches(self.examples, material.BATCH, 0, 0)
 
-    def step(self, batch: Sequence[Numbered]) -> None:
+    def step(self, batch: Sequence[Example]) -> None:
         """Learn from one."""
         update(self.objective, batch, self.optimizer, RATE)
 
@@ -219,7 +219,7 @@ def _epoch(model: str, examples: Sequence[Example], method: TrainingMethod) -> t
         for batch in others:
             trainer.step(batch)
         seconds = time.perf_counter() - began
-    return seconds, [one.example for batch in others for one in batch]
+    return seconds, [one for batch in others for one in batch]
 
 
 def _wanted(rows: Sequence[Row]) -> list[Example]:

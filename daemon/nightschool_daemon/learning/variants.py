@@ -112,19 +112,21 @@ class PackedVariants(Variants):
     def answer_sums(self, rows: Sequence[Row]) -> Logprobs:
         import torch
 
-        from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered, passes
+        from nightschool_daemon.learning.engine.examples import Answer, Example, passes
         from nightschool_daemon.learning.engine.layout import lay_out
         from nightschool_daemon.learning.engine.methods import answer_sums
 
         examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion),)) for row in rows]
-        numbered = [Numbered(number=number, example=one) for number, one in enumerate(examples)]
-        found = np.zeros(len(rows), np.float32)
+        # passes have them in this order
+        order = sorted(range(len(examples)), key=lambda number: len(examples[number]))
+        sums = []
         with torch.no_grad():
-            for part in passes(numbered, TOKENS_A_PASS):
-                layout = lay_out([one.example.branches() for one in part], self._network.bench.device)
+            for part in passes(examples, TOKENS_A_PASS):
+                layout = lay_out([one.branches() for one in part], self._network.bench.device)
                 values = self._network.log_probabilities(layout)
-                sums = answer_sums(values, layout.answer_of, layout.answers)
-                found[[one.number for one in part]] = sums.cpu().numpy()
+                sums.append(answer_sums(values, layout.answer_of, layout.answers).cpu().numpy())
+        found = np.zeros(len(rows), np.float32)
+        found[order] = np.concatenate(sums)
         return found
 
     def _opened(self, over: GgufFile | None) -> Network:

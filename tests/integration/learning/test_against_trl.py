@@ -16,7 +16,7 @@ from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
 
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered
+from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import LowRank
 from nightschool_daemon.learning.engine.loop import Objective, Plan
 from nightschool_daemon.learning.engine.network import Network
@@ -97,7 +97,7 @@ def ours(tiny: Tiny, method: TrainingMethod, examples: Sequence[Example], seed: 
     objective = Objective(network, plan, examples, examples)
     network.form = form = form_of(network, seed)
     total = 0.0
-    for loss in objective.losses([Numbered(number=number, example=one) for number, one in enumerate(examples)]):
+    for loss in objective.losses(examples):
         loss.backward()
         total += float(loss.detach())
     gradients = {name: one.grad for name, one in form.parameters.items() if one.grad is not None}

@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.loop import Report
 from nightschool_daemon.learning.loading import Base, load_base
 from nightschool_daemon.learning.peft_route import fine_tune
@@ -31,9 +32,14 @@ def load(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 
 def fine_tuned(
-    base: Base, directory: Path, gguf: Path, texts: list[TrainingText], report: Report = unheard
+    base: Base,
+    directory: Path,
+    gguf: Path,
+    texts: list[TrainingText],
+    report: Report = unheard,
+    settings: Hyperparameters = SETTINGS,
 ) -> TrainingResult:
-    return fine_tune(base, training_job(directory, gguf, SETTINGS, texts=texts), SETTINGS, report)
+    return fine_tune(base, training_job(directory, gguf, settings, texts=texts), settings, report)
 
 
 def stops_at(step: int) -> Report:
@@ -104,6 +110,46 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
         torch.testing.assert_close(found[name], weights, rtol=0, atol=0)
     assert (result.steps, result.tokens) == (whole.steps, whole.tokens)
     assert (result.base_loss, result.trained_loss) == (whole.base_loss, whole.trained_loss)
+
+
+def test_within_an_epoch_it_goes_on_with_the_same_dropout(
+    load: Load, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
+    settings = replace(SETTINGS, lora_dropout=0.2)
+    whole = fine_tuned(load(), tmp_path / "whole", tiny_gguf, greetings(), settings=settings)
+    with pytest.raises(Interrupted):
+        fine_tuned(load(), tmp_path / "cut", tiny_gguf, greetings(), stops_at(5), settings)
+    torch.manual_seed(99)
+    steps: list[int] = []
+    again = fine_tuned(
+        load(), tmp_path / "cut", tiny_gguf, greetings(), lambda done, _total, _text: steps.append(done), settings
+    )
+    assert steps == list(range(5, 10))
+    assert (tmp_path / "cut" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+    expected, found = (load_file(one.adapter / "adapter_model.safetensors") for one in (whole, again))
+    assert all(torch.equal(found[name], weights) for name, weights in expected.items())
+
+
+def test_a_finished_training_is_not_repeated(
+    load: Load, trained: tuple[Base, TrainingResult, Path], tiny_gguf: Path
+) -> None:
+    """It had stopped, and says again what came of it."""
+    _, result, directory = trained
+    steps: list[int] = []
+    again = fine_tuned(load(), directory, tiny_gguf, greetings(), lambda done, _total, _text: steps.append(done))
+    assert (steps, again) == ([], result)
+
+
+@pytest.mark.parametrize("count", [12, 40])
+def test_a_loss_that_is_no_number_behind_the_last_step_is_told(
+    load: Load, tiny_gguf: Path, tmp_path: Path, count: int
+) -> None:
+    """With one step an epoch only the watched loss shows it; of forty examples some are held out for that."""
+    settings = replace(SETTINGS, learning_rate=1e30, batch_size=count, num_epochs=1 if count == 12 else 2)
+    with pytest.raises(TrainingError, match="no longer a number"):
+        fine_tuned(load(), tmp_path, tiny_gguf, greetings(count), settings=settings)
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_chosen_layers_alone_are_trained(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:

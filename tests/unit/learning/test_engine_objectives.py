@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import methods
-from nightschool_daemon.learning.engine.examples import WATCHED_FROM, Answer, Example, Numbered, divided
+from nightschool_daemon.learning.engine.examples import WATCHED_FROM, Answer, Example, divided
 from nightschool_daemon.learning.engine.forms import LowRank
 from nightschool_daemon.learning.engine.layout import lay_out
 from nightschool_daemon.learning.engine.loop import Objective, Outcome, Plan, train
@@ -73,17 +73,13 @@ def plan(method: TrainingMethod, output: Path, *, tokens_a_pass: int = 100, sign
     )
 
 
-def numbered(examples: Sequence[Example]) -> list[Numbered]:
-    return [Numbered(number=number, example=one) for number, one in enumerate(examples)]
-
-
 def taught(network: Network, asked: Plan, examples: Sequence[Example]) -> Iterator[Tensor]:
     """The loss of a batch, then its gradients."""
     network.form = None
     objective = Objective(network, asked, examples, examples)
     network.form = form = adapter(network, spread=0.05)
     total = torch.zeros(())
-    for loss in objective.losses(numbered(examples)):
+    for loss in objective.losses(examples):
         loss.backward()
         total += loss.detach()
     yield total
@@ -166,3 +162,14 @@ def test_twice_the_weight_counts_as_two_examples(network: Network, tmp_path: Pat
     weighed, repeated = (list(taught(network, asked, batch)) for batch in ([heavier, other], [one, one, other]))
     for found, expected in zip(weighed, repeated, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_weight_counts_whatever_else_is_in_the_batch(network: Network, tmp_path: Path) -> None:
+    """A light and a heavy example teach by their weights, alone in a batch as together with others."""
+    light, heavy = (Example(prompt=PROMPTS[0], answers=(Answer(tokens=GOOD, weight=weight),)) for weight in (0.5, 1.5))
+    objective = Objective(network, plan(TrainingMethod.SFT, tmp_path), [light, heavy], [light])
+    network.form = adapter(network, spread=0.05).freeze_below(network.architecture.layers)
+    alone, weighed = (float(torch.stack(list(objective.losses([example]))).sum()) for example in (light, heavy))
+    assert weighed == pytest.approx(3 * alone)
+    assert float(torch.stack(list(objective.losses([light, heavy]))).sum()) == pytest.approx((alone + weighed) / 2)
+    assert objective.watched_loss() == pytest.approx(2 * alone), "what is watched is not weighed"

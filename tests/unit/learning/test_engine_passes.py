@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import attention, methods
-from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered, passes
+from nightschool_daemon.learning.engine.examples import Answer, Example, passes
 from nightschool_daemon.learning.engine.forms import LowRank, Neurons
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
 from nightschool_daemon.learning.engine.network import Network
@@ -169,13 +169,12 @@ def taken_gradients(form: LowRank) -> dict[str, torch.Tensor]:
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), tokens=st.integers(1, 100), padded=st.booleans())
 def test_passes_lose_nothing_and_keep_their_bound(lengths: list[int], tokens: int, padded: bool) -> None:
     batch = [
-        Numbered(number=number, example=Example(prompt=(1,) * length, answers=(Answer(tokens=(2,)),)))
-        for number, length in enumerate(lengths)
+        Example(prompt=(number,) * length, answers=(Answer(tokens=(2,)),)) for number, length in enumerate(lengths)
     ]
     parts = list(passes(batch, tokens, padded=padded))
-    assert sorted(one.number for part in parts for one in part) == list(range(len(batch)))
+    assert sorted(one.prompt[0] for part in parts for one in part) == list(range(len(batch)))
     for part in parts:
-        sizes = [len(one.example) for one in part]
+        sizes = [len(one) for one in part]
         assert len(part) == 1 or (len(part) * max(sizes) if padded else sum(sizes)) <= tokens
 
 

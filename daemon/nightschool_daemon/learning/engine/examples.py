@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from nightschool_daemon.learning.engine.layout import Branches
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Sized)
 
 
 class Grouped(Protocol):
@@ -19,10 +20,12 @@ class Grouped(Protocol):
     @property
     def prompt(self) -> tuple[int, ...]:
         """Token ids."""
+        ...
 
     @property
     def group(self) -> str:
         """Of near-duplicate prompts; empty: the prompt by itself."""
+        ...
 
 
 G = TypeVar("G", bound=Grouped)
@@ -75,14 +78,6 @@ class Split(Generic[T]):
     """Whether the watched examples are held out of the updates."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Numbered:
-    """An example with its place in the data: within a pass it stands elsewhere."""
-
-    number: int
-    example: Example = field(repr=False)
-
-
 WATCHED_SHARE = 10
 """One example in so many is kept out of the updates to watch for overfitting, where there are enough."""
 WATCHED_FROM = 40
@@ -123,30 +118,32 @@ def _group(one: Grouped) -> object:
     return one.group or one.prompt
 
 
-def batches(examples: Sequence[Example], size: int, epoch: int, seed: int) -> list[list[Numbered]]:
+def batches(examples: Sequence[T], size: int, epoch: int, seed: int) -> list[list[T]]:
     """The optimiser steps of an epoch. The first keeps the order of the curriculum, later ones are shuffled."""
-    order = list(range(len(examples)))
+    order = list(examples)
     if epoch:
         random.Random(f"{seed}/{epoch}").shuffle(order)  # noqa: S311 - no secret
-    return [
-        [Numbered(number=number, example=examples[number]) for number in order[start : start + size]]
-        for start in range(0, len(order), size)
-    ]
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def passes(batch: Sequence[Numbered], tokens: int, *, padded: bool = True) -> Iterator[list[Numbered]]:
+def passes(batch: Sequence[S], tokens: int, *, padded: bool = True) -> Iterator[list[S]]:
     """Cut a batch into passes of at most `tokens` tokens each, or of one example; rows of like length together.
 
     `padded`: attention takes each row as long as the longest, so that padding counts too.
     """
-    part: list[Numbered] = []
+    part: list[S] = []
     held = 0
-    for one in sorted(batch, key=lambda one: len(one.example)):
-        length = len(one.example)
-        if part and (length * (len(part) + 1) if padded else held + length) > tokens:
+    for one in sorted(batch, key=len):
+        if part and (len(one) * (len(part) + 1) if padded else held + len(one)) > tokens:
             yield part
             part, held = [], 0
         part.append(one)
-        held += length
+        held += len(one)
     if part:
         yield part
+
+
+def mean_weight(answers: Iterable[tuple[float, int]]) -> float:
+    """Of an answer token, by the weights of all answers of an epoch and their tokens."""
+    weighed = list(answers)
+    return sum(weight * tokens for weight, tokens in weighed) / max(1, sum(tokens for _, tokens in weighed))

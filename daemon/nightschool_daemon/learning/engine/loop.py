@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,7 +20,8 @@ from torch import Tensor
 from nightschool_daemon.jobs import write_durably
 from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
-from nightschool_daemon.learning.engine.examples import Example, Numbered, batches, divided, passes
+from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, load, put, save_tensors, sync
+from nightschool_daemon.learning.engine.examples import Example, Split, batches, divided, mean_weight, passes
 from nightschool_daemon.learning.engine.forms import Form
 from nightschool_daemon.learning.engine.layout import Layout, lay_out
 from nightschool_daemon.learning.engine.network import Network
@@ -32,8 +32,8 @@ GRADIENT_NORM = 1.0
 FINAL_RATE = 0.1
 """The cosine ends at this share of the learning rate."""
 STEPS_A_SEED = 1_000_003
-CHECKPOINTS = "checkpoints"
-"""Directory of a training's output."""
+CHECKPOINTS, BEST = "checkpoints", "best.safetensors"
+"""In a training's output."""
 CHECKPOINT_S = 60.0
 """A checkpoint is written when the last one is older than this, and after each epoch."""
 
@@ -67,18 +67,32 @@ class Outcome:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """How far a training is; what a checkpoint holds besides tensors."""
+S = TypeVar("S", bound=Sized)
+L_contra = TypeVar("L_contra", bound=Sized, contravariant=True)
 
-    epoch: int = 0
-    step_of_epoch: int = 0
-    step: int = 0
-    tokens: int = 0
-    best_loss: float = math.inf
-    base_loss: float = math.nan
-    seconds: float = 0.0
-    is_over: bool = False
+
+class Learner(Protocol[L_contra]):
+    """What learns from batches of examples: a form beside the packed network, or PEFT's adapter in a model."""
+
+    def named(self) -> Mapping[str, Tensor]:
+        """What a training leaves; of it is trained what wants a gradient."""
+        ...
+
+    def losses(self, batch: Sequence[L_contra]) -> Iterator[Tensor]:
+        """A batch's loss in parts, one a pass. Nats per answer token, or the loss of the method."""
+        ...
+
+    def learning(self) -> AbstractContextManager[None]:
+        """With dropout, while a batch is learned from."""
+        ...
+
+    def loss_before(self) -> float:
+        """What is watched, before the training."""
+        ...
+
+    def watched_loss(self) -> float:
+        """What is watched, now."""
+        ...
 
 
 def train(
@@ -95,64 +109,98 @@ def train(
     `reference`: what DPO and KTO are held to, a frozen form of training; None: the base alone. Raises `TrainingError`
     where the loss is no number.
     """
-    settings = plan.hyperparameters
-    split = divided(examples, plan.seed, settings.num_epochs)
+    split = divided(examples, plan.seed, plan.hyperparameters.num_epochs)
     network.form = form
-    objective = Objective(network, plan, split.learned, split.watched, reference)
-    optimizer = torch.optim.AdamW(form.trained(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
-    checkpoint = Checkpoint(directory=plan.output / CHECKPOINTS, signature=plan.signature)
-    state = checkpoint.restore(form, optimizer) or State(base_loss=objective.loss_before())
-    _require_sound_base(state.base_loss)
-    steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
-    clock = Clock()
-    _forget_later_steps(plan.output / "metrics.jsonl", state)
-    with (plan.output / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-        while state.epoch < settings.num_epochs and not state.is_over:
-            todo = batches(split.learned, settings.batch_size, state.epoch, plan.seed)[state.step_of_epoch :]
-            for batch in todo:
-                rate = settings.learning_rate * schedule(state.step, steps, settings.warmup_ratio)
-                # dropout depends on seed and step alone, so that a resumed training repeats it
-                torch.manual_seed(plan.seed * STEPS_A_SEED + state.step)
-                form.is_training = True
-                loss = update(objective, batch, optimizer, rate)
-                form.is_training = False
-                state = replace(
-                    state,
-                    step=state.step + 1,
-                    step_of_epoch=state.step_of_epoch + 1,
-                    tokens=state.tokens + sum(len(one.example) for one in batch),
-                )
-                metrics.write(json.dumps({"step": state.step, "loss": loss, "lr": rate}) + "\n")
-                report(state.step, steps, f"epoch {state.epoch + 1} of {settings.num_epochs}, loss {loss:.3f}")
-                if clock.since_checkpoint() > CHECKPOINT_S:
-                    metrics.flush()
-                    state = replace(state, seconds=state.seconds + clock.taken())
-                    checkpoint.keep(form, optimizer, state)
-            watched = objective.watched_loss()
-            _require_number(watched)
-            improved = watched < state.best_loss
-            metrics.write(json.dumps({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched}) + "\n")
-            if improved or not split.held:
-                save_parameters(form, plan.output / "best.safetensors")
-                state = replace(state, best_loss=watched)
-            state = replace(
-                state,
-                epoch=state.epoch + 1,
-                step_of_epoch=0,
-                seconds=state.seconds + clock.taken(),
-                is_over=split.held and not improved,
-            )
-            metrics.flush()
-            checkpoint.keep(form, optimizer, state)
-    load_parameters(form, plan.output / "best.safetensors")
-    return Outcome(
-        steps=state.step,
-        tokens=state.tokens,
-        examples=len(split.learned),
-        base_loss=state.base_loss,
-        trained_loss=state.best_loss,
-        seconds=state.seconds,
-    )
+    return teach(Objective(network, plan, split.learned, split.watched, reference), split, plan, report)
+
+
+def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> Outcome:
+    """Have something learn epoch by epoch until it gets worse, and leave the best one's parameters in it.
+
+    Goes on from a checkpoint if one fits. Raises `TrainingError` where the loss is no number.
+    """
+    course = Course(learner, split, plan, report)
+    while course.goes_on():
+        for batch in course.batches_left():
+            course.learn(batch)
+        course.end_epoch()
+    return course.end()
+
+
+class Course(Generic[S]):
+    """A training under way."""
+
+    def __init__(self, learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> None:
+        self._learner, self._split, self._plan, self._report = learner, split, plan, report
+        self._settings = settings = plan.hyperparameters
+        self._steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
+        trained = trained_of(learner)
+        self._optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+        self._checkpoints = Checkpoints(directory=plan.output / CHECKPOINTS, signature=plan.signature)
+        restored = self._checkpoints.restore(learner.named(), self._optimizer)
+        self._state = restored or State(base_loss=learner.loss_before())
+        _require_sound_base(self._state.base_loss)
+        self._metrics = Metrics(plan.output / "metrics.jsonl", self._state)
+        self._clock = Clock()
+
+    def goes_on(self) -> bool:
+        """Whether there is an epoch to learn from."""
+        return self._state.epoch < self._settings.num_epochs and not self._state.is_over
+
+    def batches_left(self) -> list[list[S]]:
+        """Of this epoch."""
+        state = self._state
+        whole = batches(self._split.learned, self._settings.batch_size, state.epoch, self._plan.seed)
+        return whole[state.step_of_epoch :]
+
+    def learn(self, batch: Sequence[S]) -> None:
+        """One step."""
+        state = self._state
+        rate = self._settings.learning_rate * schedule(state.step, self._steps, self._settings.warmup_ratio)
+        # dropout depends on seed and step alone, so that a resumed training repeats it
+        torch.manual_seed(self._plan.seed * STEPS_A_SEED + state.step)
+        with self._learner.learning():
+            loss = update(self._learner, batch, self._optimizer, rate)
+        self._state = replace(
+            state,
+            step=state.step + 1,
+            step_of_epoch=state.step_of_epoch + 1,
+            tokens=state.tokens + sum(map(len, batch)),
+        )
+        self._metrics.write({"step": self._state.step, "loss": loss, "lr": rate})
+        epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}"
+        self._report(self._state.step, self._steps, f"{epochs}, loss {loss:.3f}")
+        if self._clock.since_checkpoint() > CHECKPOINT_S:
+            self._keep(self._state)
+
+    def end_epoch(self) -> None:
+        """See whether it got better."""
+        state, watched = self._state, self._learner.watched_loss()
+        _require_number(watched)
+        improved = watched < state.best_loss
+        self._metrics.write({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched})
+        if improved or not self._split.held:
+            save_tensors(self._learner.named(), self._plan.output / BEST)
+            state = replace(state, best_loss=watched)
+        is_over = self._split.held and not improved
+        self._keep(replace(state, epoch=state.epoch + 1, step_of_epoch=0, is_over=is_over))
+
+    def end(self) -> Outcome:
+        """Take the best epoch."""
+        put(self._learner.named(), load(self._plan.output / BEST))
+        return Outcome(
+            steps=self._state.step,
+            tokens=self._state.tokens,
+            examples=len(self._split.learned),
+            base_loss=self._state.base_loss,
+            trained_loss=self._state.best_loss,
+            seconds=self._state.seconds,
+        )
+
+    def _keep(self, state: State) -> None:
+        self._metrics.flush()
+        self._state = replace(state, seconds=state.seconds + self._clock.taken())
+        self._checkpoints.keep(self._learner.named(), self._optimizer, self._state)
 
 
 def schedule(step: int, steps: int, warmup_ratio: float) -> float:
@@ -164,19 +212,24 @@ def schedule(step: int, steps: int, warmup_ratio: float) -> float:
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def update(objective: Objective, batch: Sequence[Numbered], optimizer: torch.optim.Optimizer, rate: float) -> float:
+def update(learner: Learner[S], batch: Sequence[S], optimizer: torch.optim.Optimizer, rate: float) -> float:
     """One optimiser step over a batch. Returns its loss."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     total = 0.0
-    for loss in objective.losses(batch):
+    for loss in learner.losses(batch):
         loss.backward()
         total += float(loss.detach())
     _require_number(total)
-    torch.nn.utils.clip_grad_norm_(objective.parameters(), GRADIENT_NORM)
+    torch.nn.utils.clip_grad_norm_(trained_of(learner), GRADIENT_NORM)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total
+
+
+def trained_of(learner: Learner[S]) -> list[Tensor]:
+    """The parameters that are trained."""
+    return [one for one in learner.named().values() if one.requires_grad]
 
 
 def _require_sound_base(loss: float) -> None:
@@ -206,7 +259,8 @@ class Objective:
         self._network, self._plan, self._reference = network, plan, reference
         self._pads = network.pads(branching=plan.method is TrainingMethod.DPO)
         self._beta = plan.hyperparameters.beta
-        self._watched = [Numbered(number=number, example=one) for number, one in enumerate(watched)]
+        self._watched = watched
+        self._weight = mean_weight((answer.weight, len(answer.tokens)) for one in learned for answer in one.answers)
         self._references: Mapping[Example, Tensor] = {}
         if plan.method is not TrainingMethod.SFT:
             with self._as(reference):
@@ -214,20 +268,36 @@ class Objective:
         liked = sum(one.answers[0].liked for one in learned)
         self._weights = methods.kto_weights(liked, len(learned) - liked)
 
-    def parameters(self) -> list[Tensor]:
-        """What is trained."""
+    def named(self) -> Mapping[str, Tensor]:
+        """What is trained, and what is left as it is because memory is short."""
         form = self._network.form
-        return [] if form is None else form.trained()
+        return {} if form is None else form.parameters
 
-    def losses(self, batch: Sequence[Numbered]) -> Iterator[Tensor]:
-        """The batch's loss in parts, one a pass; their sum is the mean over the batch."""
-        whole = self._whole(batch)
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """With dropout."""
+        form = self._network.form
+        if form is None:
+            yield
+            return
+        form.is_training = True
+        try:
+            yield
+        finally:
+            form.is_training = False
+
+    def losses(self, batch: Sequence[Example]) -> Iterator[Tensor]:
+        """The batch's loss in parts, one a pass; their sum is the mean over the batch.
+
+        What weighs more than the mean of the epoch moves the model more, whatever else is in its batch.
+        """
+        is_sft = self._plan.method is TrainingMethod.SFT
+        whole = self._weight * _answer_tokens(batch) if is_sft else float(len(batch))
         divergence = self._divergence(batch) if self._plan.method is TrainingMethod.KTO else 0.0
         for part in passes(batch, self._plan.tokens_a_pass, padded=self._pads):
-            examples = [one.example for one in part]
-            layout = self._layout(examples)
+            layout = self._layout(part)
             values = self._network.log_probabilities(layout)
-            yield self._loss(examples, layout, values, divergence) / whole
+            yield self._loss(part, layout, values, divergence) / whole
 
     def loss_before(self) -> float:
         """`watched_loss` of the base; for DPO and KTO of what they are held to."""
@@ -236,16 +306,13 @@ class Objective:
 
     def watched_loss(self) -> float:
         """The mean loss over the watched examples; for SFT every answer token counts alike."""
-        even = self._watched
-        if self._plan.method is TrainingMethod.SFT:
-            even = [replace(one, example=_unweighted(one.example)) for one in self._watched]
+        if not self._watched:
+            return math.nan
         with torch.no_grad():
-            return sum(float(loss) for loss in self.losses(even)) if even else math.nan
-
-    def _whole(self, batch: Sequence[Numbered]) -> float:
-        if self._plan.method is not TrainingMethod.SFT:
-            return float(len(batch))
-        return sum(answer.weight * len(answer.tokens) for one in batch for answer in one.example.answers)
+            if self._plan.method is not TrainingMethod.SFT:
+                return sum(float(loss) for loss in self.losses(self._watched))
+            found = -sum(float(self._network.log_probabilities(one).sum()) for one in self._layouts(self._watched))
+            return found / _answer_tokens(self._watched)
 
     def _loss(self, examples: Sequence[Example], layout: Layout, values: Tensor, divergence: float) -> Tensor:
         if self._plan.method is TrainingMethod.SFT:
@@ -266,14 +333,12 @@ class Objective:
         losses = methods.kto_losses(sums, reference, liked, divergence, self._beta)
         return (losses * torch.where(liked, *self._weights)).sum()
 
-    def _divergence(self, batch: Sequence[Numbered]) -> float:
+    def _divergence(self, batch: Sequence[Example]) -> float:
         """How far the model is from its reference, on answers to other prompts (KTO's reference point)."""
         if len(batch) == 1:
             return 0.0
-        examples = [one.example for one in batch]
         mismatched = [
-            replace(one, answers=other.answers)
-            for one, other in zip(examples, [*examples[1:], examples[0]], strict=True)
+            replace(one, answers=other.answers) for one, other in zip(batch, [*batch[1:], batch[0]], strict=True)
         ]
         policy = self._sums(mismatched)
         with self._as(self._reference):
@@ -293,32 +358,47 @@ class Objective:
     def _sums(self, examples: Sequence[Example]) -> dict[Example, Tensor]:
         """Log-probability of each answer of each example, shape (answers,), without gradient."""
         found: dict[Example, Tensor] = {}
-        numbered = [Numbered(number=number, example=one) for number, one in enumerate(examples)]
         with torch.no_grad():
-            for part in passes(numbered, self._plan.tokens_a_pass, padded=self._pads):
-                layout = self._layout([one.example for one in part])
+            for part in passes(examples, self._plan.tokens_a_pass, padded=self._pads):
+                layout = self._layout(part)
                 values = self._network.log_probabilities(layout)
                 sums = methods.answer_sums(values, layout.answer_of, layout.answers)
-                ends = sums.split([len(one.example.answers) for one in part])
-                found |= {one.example: end for one, end in zip(part, ends, strict=True)}
+                ends = sums.split([len(one.answers) for one in part])
+                found |= dict(zip(part, ends, strict=True))
         return found
+
+    def _layouts(self, examples: Sequence[Example]) -> Iterator[Layout]:
+        for part in passes(examples, self._plan.tokens_a_pass, padded=self._pads):
+            yield self._layout(part)
 
     def _layout(self, examples: Sequence[Example]) -> Layout:
         return lay_out([one.branches() for one in examples], self._network.bench.device)
 
 
-def _unweighted(example: Example) -> Example:
-    return replace(example, answers=tuple(replace(one, weight=1.0) for one in example.answers))
+def _answer_tokens(examples: Sequence[Example]) -> int:
+    return sum(one.labels for one in examples)
 
 
-# --------------------------------------------------------------------------- files
+# --------------------------------------------------------------------------- files and time
 
 
-def _forget_later_steps(metrics: Path, state: State) -> None:
-    """Take out what a training wrote after the checkpoint that it now goes on from."""
-    written = _whole_lines(metrics) if metrics.exists() and state.step else []
-    kept = [one for one in written if one["step"] <= state.step and one.get("epoch", 0) <= state.epoch]
-    write_durably(metrics, "".join(f"{json.dumps(one)}\n" for one in kept))
+class Metrics:
+    """`metrics.jsonl`: a line a step, and one an epoch. What was written behind the checkpoint goes."""
+
+    def __init__(self, file: Path, state: State) -> None:
+        written = _whole_lines(file) if file.exists() and state.step else []
+        kept = [one for one in written if one["step"] <= state.step and one.get("epoch", 0) <= state.epoch]
+        write_durably(file, "".join(f"{json.dumps(one)}\n" for one in kept))
+        self._file = file
+
+    def write(self, values: Mapping[str, float]) -> None:
+        """Add a line."""
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write(f"{json.dumps(values)}\n")
+
+    def flush(self) -> None:
+        """Wait until the lines are on the disk: who goes on from a checkpoint does not write its steps again."""
+        sync(self._file)
 
 
 def _whole_lines(metrics: Path) -> list[dict[str, float]]:
@@ -347,77 +427,3 @@ class Clock:
         seconds = self.since_checkpoint()
         self._began = time.monotonic()
         return seconds
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """The last kept step, in safetensors and JSON: no pickle."""
-
-    directory: Path
-    signature: str
-
-    def keep(self, form: Form, optimizer: torch.optim.Optimizer, state: State) -> None:
-        """Keep a step; the one before goes when this one is whole."""
-        place = self.directory / f"step-{state.step}-epoch-{state.epoch}"
-        place.mkdir(parents=True, exist_ok=True)
-        save_parameters(form, place / "form.safetensors")
-        save_moments(optimizer, place / "optimizer.safetensors")
-        write_durably(place / "state.json", json.dumps({"signature": self.signature, "state": vars(state)}))
-        for other in self.directory.glob("step-*"):
-            if other != place:
-                shutil.rmtree(other)
-
-    def restore(self, form: Form, optimizer: torch.optim.Optimizer) -> State | None:
-        """Go on from the kept step, if it was made from the same job."""
-        for file in sorted(self.directory.glob("step-*/state.json")):
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept["signature"] != self.signature:
-                continue
-            load_parameters(form, file.parent / "form.safetensors")
-            load_moments(optimizer, file.parent / "optimizer.safetensors")
-            return State(**kept["state"])
-        return None
-
-
-def save_moments(optimizer: torch.optim.Optimizer, file: Path) -> None:
-    """Write what an optimiser remembers of each parameter, and wait until it is on the disk."""
-    from safetensors.torch import save_file
-
-    state = optimizer.state_dict()["state"]
-    save_file({f"{number}.{key}": value for number, of in state.items() for key, value in of.items()}, file)
-    _sync(file)
-
-
-def load_moments(optimizer: torch.optim.Optimizer, file: Path) -> None:
-    """Give an optimiser of the same parameters what another one remembered."""
-    from safetensors.torch import load_file
-
-    whole = optimizer.state_dict()
-    whole["state"] = {}
-    for name, value in load_file(file).items():
-        number, key = name.split(".", 1)
-        whole["state"].setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict(whole)
-
-
-def save_parameters(form: Form, file: Path) -> None:
-    """Write what is trained: whole, or not there."""
-    from safetensors.torch import save_file
-
-    temporary = file.with_name(f".{file.name}.tmp")
-    save_file({name: one.detach().contiguous() for name, one in form.parameters.items()}, temporary)
-    _sync(temporary)
-    temporary.replace(file)
-
-
-def _sync(file: Path) -> None:
-    """Wait until a file is on the disk: what says that it is whole must not get there before it."""
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def load_parameters(form: Form, file: Path) -> None:
-    """Read it back. Raises `TrainingError` where it does not fit."""
-    from safetensors.torch import load_file
-
-    form.put(load_file(file))

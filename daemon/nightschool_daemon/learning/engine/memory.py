@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nightschool_daemon.learning.engine import head
-from nightschool_daemon.learning.engine.examples import Answer, Example, Numbered, batches, divided, passes
+from nightschool_daemon.learning.engine.examples import Answer, Example, batches, divided, passes
 from nightschool_daemon.learning.engine.forms import Form, block_of
 from nightschool_daemon.learning.engine.layout import Layout, lay_out
 from nightschool_daemon.learning.engine.network import Block, Network, Reaches
@@ -164,8 +164,7 @@ def _all_passes(todo: Todo, tokens: int) -> Iterator[list[Example]]:
     learned = divided(todo.examples, todo.seed, todo.settings.num_epochs).learned
     for epoch in range(todo.settings.num_epochs):
         for batch in batches(learned, todo.settings.batch_size, epoch, todo.seed):
-            for part in passes(batch, tokens, padded=todo.pads):
-                yield [one.example for one in part]
+            yield from passes(batch, tokens, padded=todo.pads)
 
 
 # --------------------------------------------------------------------------- memory
@@ -415,8 +414,7 @@ def seconds(pace: Pace, todo: Todo, tokens: int, cut: Cut, layers: int) -> float
 
 
 def _forth_alone(pace: Pace, examples: Sequence[Example], tokens: int, pads: bool) -> float:
-    numbered = [Numbered(number=number, example=one) for number, one in enumerate(examples)]
-    return sum(pace.forward([one.example for one in part]) for part in passes(numbered, tokens, padded=pads))
+    return sum(map(pace.forward, passes(examples, tokens, padded=pads)))
 
 
 def pace_of(network: Network, form: Form, todo: Todo, tokens: int) -> Pace:

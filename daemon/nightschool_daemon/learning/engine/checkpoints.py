@@ -1,0 +1,148 @@
+"""Steps of a training that can be gone on from, in safetensors and JSON: no pickle.
+
+A checkpoint counts from its rename on, when all of it is on the disk. So whoever is killed, at whatever point, finds
+the last one that was whole; one that the disk tore nevertheless is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nightschool_daemon.jobs import write_durably
+
+logger = logging.getLogger(__name__)
+
+PARAMETERS, MOMENTS, STATE = "form.safetensors", "optimizer.safetensors", "state.json"
+NAME = re.compile(r"step-(\d+)-epoch-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How far a training is; what a checkpoint holds besides tensors."""
+
+    epoch: int = 0
+    step_of_epoch: int = 0
+    step: int = 0
+    tokens: int = 0
+    best_loss: float = math.inf
+    base_loss: float = math.nan
+    seconds: float = 0.0
+    is_over: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """The last kept step."""
+
+    directory: Path
+    signature: str
+    """What the training is made of: a checkpoint of another is not gone on with."""
+
+    def keep(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: State) -> None:
+        """Keep a step; those before go when this one is whole."""
+        place = self.directory / f"step-{state.step}-epoch-{state.epoch}"
+        whole = self.directory / f".{place.name}.tmp"
+        shutil.rmtree(whole, ignore_errors=True)
+        whole.mkdir(parents=True)
+        save_tensors(parameters, whole / PARAMETERS)
+        save_tensors(_moments(optimizer), whole / MOMENTS)
+        write_durably(whole / STATE, json.dumps({"signature": self.signature, "state": vars(state)}))
+        _discard(place)
+        whole.rename(place)
+        sync(self.directory)
+        for other in self.directory.iterdir():
+            if other.is_dir() and other != place:
+                _discard(other)
+
+    def restore(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> State | None:
+        """Go on from the newest whole step that was made from the same job; None: there is none."""
+        from safetensors import SafetensorError
+
+        for place in self._newest_first():
+            try:
+                kept = json.loads((place / STATE).read_bytes())
+                if kept["signature"] != self.signature:
+                    continue
+                state, values, moments = State(**kept["state"]), load(place / PARAMETERS), load(place / MOMENTS)
+                put(parameters, values)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                logger.warning("The checkpoint %s is not whole, so it is left out: %s", place, error)
+                continue
+            _remember(optimizer, moments)
+            return state
+        return None
+
+    def _newest_first(self) -> Iterator[Path]:
+        found = [(match, place) for place in self.directory.glob("*") if (match := NAME.fullmatch(place.name))]
+        for _, place in sorted(found, key=lambda one: tuple(map(int, one[0].groups())), reverse=True):
+            yield place
+
+
+def save_tensors(values: Mapping[str, Tensor], file: Path) -> None:
+    """Write tensors: whole and on the disk, or not there."""
+    from safetensors.torch import save_file
+
+    temporary = file.with_name(f".{file.name}.tmp")
+    save_file({name: one.detach().contiguous() for name, one in values.items()}, temporary)
+    sync(temporary)
+    temporary.replace(file)
+    sync(file.parent)
+
+
+def load(file: Path) -> dict[str, Tensor]:
+    """Read tensors."""
+    from safetensors.torch import load_file
+
+    found: dict[str, Tensor] = load_file(file)
+    return found
+
+
+def put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Set parameters. Raises `ValueError` where they do not fit."""
+    if {name: one.shape for name, one in parameters.items()} != {name: one.shape for name, one in values.items()}:
+        raise ValueError("it holds other parameters than are trained")
+    with torch.no_grad():
+        for name, one in parameters.items():
+            one.copy_(values[name])
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimiser remembers of each parameter."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{key}": value for number, of in state.items() for key, value in of.items()}
+
+
+def _remember(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
+    """Give an optimiser of the same parameters what another one remembered."""
+    whole = optimizer.state_dict()
+    whole["state"] = {}
+    for name, value in moments.items():
+        number, key = name.split(".", 1)
+        whole["state"].setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict(whole)
+
+
+def _discard(place: Path) -> None:
+    """Remove a checkpoint. Its state goes first, for without it the rest is none."""
+    (place / STATE).unlink(missing_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a directory's list of files is on the disk: what relies on it must not get there before."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

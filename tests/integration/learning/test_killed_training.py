@@ -1,0 +1,172 @@
+"""Whoever is killed finds the last whole step again: at whatever call to the disk, and whatever the disk tore."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.engine import loop
+from nightschool_daemon.learning.engine.checkpoints import MOMENTS, PARAMETERS, STATE, Checkpoints, State
+from nightschool_daemon.learning.engine.route import fine_tune
+from nightschool_daemon.learning.loading import Tokens, load_tokens
+from nightschool_daemon.ollama.storage import sha256_of
+from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
+from support.training_jobs import greetings, training_job, unheard
+
+SETTINGS = Hyperparameters(learning_rate=0.005, batch_size=6, num_epochs=2, lora_r=4, lora_alpha=8, max_length=64)
+STEPS = 4
+DISK = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
+FORK = multiprocessing.get_context("fork")
+Made = tuple[dict[str, Tensor], torch.optim.Optimizer]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def made(value: int) -> Made:
+    """A parameter and an optimiser that has stepped as often as its value."""
+    parameters = {"one": torch.full((4, 3), float(value), requires_grad=True)}
+    optimizer = torch.optim.AdamW(list(parameters.values()), lr=0.0)
+    for _ in range(value):
+        parameters["one"].grad = torch.ones(4, 3)
+        optimizer.step()
+    return parameters, optimizer
+
+
+def kept(directory: Path, step: int, signature: str = "job") -> None:
+    parameters, optimizer = made(step)
+    Checkpoints(directory=directory, signature=signature).keep(parameters, optimizer, State(step=step))
+
+
+def found(directory: Path, signature: str = "job") -> int | None:
+    """The step that is gone on from. All of it must be of that step."""
+    parameters, optimizer = made(0)
+    state = Checkpoints(directory=directory, signature=signature).restore(parameters, optimizer)
+    if state is None:
+        assert parameters["one"].unique().tolist() == [0]
+        assert not optimizer.state_dict()["state"]
+        return None
+    assert parameters["one"].unique().tolist() == [state.step]
+    assert float(optimizer.state_dict()["state"][0]["step"]) == state.step
+    return state.step
+
+
+def killed(work: Callable[[], None], at: int) -> bool:
+    """Do some work in a process of its own that is killed at its n-th call to the disk. Whether it came so far."""
+
+    def run() -> None:
+        left = [at]
+
+        def heard(event: str, _arguments: object) -> None:
+            if event in DISK:
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(heard)
+        work()
+        os._exit(0)
+
+    process = FORK.Process(target=run)
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+@pytest.mark.parametrize("before", [2, 9, 10])
+def test_a_kill_leaves_the_step_before_or_the_new_one(tmp_path: Path, before: int) -> None:
+    steps: list[int | None] = []
+    while True:
+        directory = tmp_path / str(len(steps))
+        kept(directory, before)
+        was_killed = killed(lambda directory=directory: kept(directory, before + 1), len(steps))  # type: ignore[misc]  # bound now
+        steps.append(found(directory))
+        kept(directory, before + 2)
+        assert [one.name for one in directory.iterdir()] == [f"step-{before + 2}-epoch-0"]
+        if not was_killed:
+            break
+    assert len(steps) > 10
+    turn = steps.index(before + 1)
+    assert steps == [before] * turn + [before + 1] * (len(steps) - turn)
+
+
+def test_a_kill_while_another_jobs_step_is_replaced_leaves_no_mixture(tmp_path: Path) -> None:
+    for at in range(100):
+        directory = tmp_path / str(at)
+        kept(directory, 3, "other")
+        was_killed = killed(lambda directory=directory: kept(directory, 3), at)  # type: ignore[misc]  # as above
+        assert {found(directory), found(directory, "other")} <= {3, None}
+        if not was_killed:
+            assert (found(directory), found(directory, "other")) == (3, None)
+            return
+    raise AssertionError("it never came to an end")
+
+
+@pytest.mark.parametrize("file", [PARAMETERS, MOMENTS, STATE])
+@pytest.mark.parametrize("left", [None, 0, 5, 100])
+def test_what_the_disk_tore_is_left_out_and_told(
+    tmp_path: Path, file: str, left: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept(tmp_path / "new", 10)
+    kept(tmp_path / "old", 9)
+    (tmp_path / "new" / "step-10-epoch-0").rename(tmp_path / "old" / "step-10-epoch-0")
+    torn = tmp_path / "old" / "step-10-epoch-0" / file
+    whole = torn.read_bytes()
+    assert found(tmp_path / "old") == 10
+    torn.unlink()
+    if left is not None:
+        torn.write_bytes(whole[:left])
+    assert found(tmp_path / "old") == 9
+    assert "step-10-epoch-0 is not whole" in caplog.text
+
+
+# --------------------------------------------------------------------------- a whole training
+
+
+@pytest.fixture(scope="module")
+def tokens(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "tokenizers").mkdir(exist_ok=True)
+    return load_tokens(gguf_file.read(tiny_gguf), sha256_of(tiny_gguf), cache)
+
+
+def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
+    file = gguf_file.read(tiny_gguf)
+
+    def trained(directory: Path, report: loop.Report) -> Path:
+        asked = training_job(directory, tiny_gguf, SETTINGS, texts=greetings())
+        return fine_tune(file, tokens, asked, TrainingMethod.SFT, SETTINGS, report).adapter
+
+    def dies_at(step: int) -> loop.Report:
+        def report(done: int, _total: int, _text: str) -> None:
+            if done == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return report
+
+    whole = trained(tmp_path / "whole", unheard)
+    for step in range(1, STEPS + 1):
+        process = FORK.Process(target=trained, args=(tmp_path / "cut", dies_at(step)))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    again = trained(tmp_path / "cut", unheard)
+    metrics = [(one / "metrics.jsonl").read_text() for one in (tmp_path / "whole", tmp_path / "cut")]
+    assert [json.loads(line)["step"] for line in metrics[0].splitlines()] == [1, 2, 2, 3, 4, 4]
+    assert metrics[1] == metrics[0]
+    for one in whole.glob("*.safetensors"):
+        assert (again / one.name).read_bytes() == one.read_bytes()
