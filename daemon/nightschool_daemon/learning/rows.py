@@ -93,7 +93,7 @@ def learned_texts(dataset: Path, methods: Iterable[TrainingMethod]) -> list[Trai
 def signature(job: TrainingJob, method: TrainingMethod, settings: Hyperparameters) -> str:
     """What a checkpoint must have been made from to be gone on with."""
     digest = hashlib.sha256((job.dataset / FILES[method]).read_bytes())
-    if job.warm_start is not None:
+    if job.warm_start is not None and job.warm_start.is_dir():
         # an adapter that was brought along may lie among a trainer's other files
         for file in sorted(one for one in job.warm_start.iterdir() if one.suffix in LESSON_FILES and one.is_file()):
             digest.update(file.read_bytes())

@@ -16,7 +16,7 @@ from nightschool_daemon.learning.engine.forms import Form, block_of
 from nightschool_daemon.learning.engine.layout import lay_out
 from nightschool_daemon.learning.engine.memory import Line
 from nightschool_daemon.learning.engine.network import Network
-from nightschool_daemon.learning.engine.route import kept_plan, make_form
+from nightschool_daemon.learning.engine.route import KeptPlan, keep_plan, kept_plan, make_form
 from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
@@ -194,16 +194,23 @@ def test_a_ragged_batch_is_planned_for_its_padding(network: Network, form: Form)
 
 
 def test_a_training_goes_on_with_the_plan_that_it_began_with(network: Network, form: Form, tmp_path: Path) -> None:
-    first = memory.plan(network, form, todo_of(40), available=AMPLE)
-    assert kept_plan(tmp_path, "a", lambda: first) == first
+    plan = memory.plan(network, form, todo_of(40), available=AMPLE)
+    kept = KeptPlan(signature="a", plan=plan, dtype="bfloat16")
+    assert kept_plan(tmp_path, "a") is None
+    keep_plan(tmp_path, kept)
+    assert kept_plan(tmp_path, "a") == kept
+    assert kept_plan(tmp_path, "b") is None, "other data are planned anew"
 
-    def never() -> MemoryPlan:
-        raise AssertionError("planned anew")
 
-    assert kept_plan(tmp_path, "a", never) == first
-
-
-def test_other_data_are_planned_anew(network: Network, form: Form, tmp_path: Path) -> None:
-    kept_plan(tmp_path, "a", lambda: memory.plan(network, form, todo_of(40), available=AMPLE))
-    second = memory.plan(network, form, todo_of(60), available=AMPLE)
-    assert kept_plan(tmp_path, "b", lambda: second) == second
+def test_with_less_memory_than_it_began_with_more_is_computed_twice_and_nothing_else_changes(
+    network: Network, form: Form
+) -> None:
+    todo = todo_of(2048)
+    begun = memory.plan(network, form, todo, available=AMPLE)
+    short = memory.refitted(network, form, todo, begun, available=begun.peak_bytes - 1)
+    assert short.checkpointed > begun.checkpointed == 0
+    assert short.peak_bytes < begun.peak_bytes
+    same = replace(begun, checkpointed=short.checkpointed, peak_bytes=short.peak_bytes)
+    assert short == replace(same, available_bytes=begun.peak_bytes - 1)
+    assert memory.refitted(network, form, todo, short, available=AMPLE).checkpointed == 0
+    assert memory.refitted(network, form, todo, begun, available=1).checkpointed == network.architecture.layers

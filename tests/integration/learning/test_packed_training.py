@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import loop, memory
+from nightschool_daemon.learning.engine import loop, machine, memory
 from nightschool_daemon.learning.engine.forms import Form, LowRank
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
 from nightschool_daemon.learning.engine.methods import answer_sums
@@ -153,6 +153,24 @@ def test_the_plan_goes_with_the_checkpoints(uninterrupted: Uninterrupted) -> Non
     assert [one.parent.name for one in directory.rglob("plan.json")] == ["checkpoints"]
 
 
+@pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_a_training_goes_on_in_the_type_that_it_began_in(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtypes: tuple[str, str]
+) -> None:
+    """The probe that chooses it meets other processes, and may find another type the next time."""
+    first, second = dtypes
+    monkeypatch.setattr(machine, "fastest_type", lambda _where: getattr(torch, first))
+    whole = trained(tmp_path / "whole", tiny_gguf, tokens)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "cut", tiny_gguf, tokens, report=stops_at(5))
+    monkeypatch.setattr(machine, "fastest_type", lambda _where: getattr(torch, second))
+    again = trained(tmp_path / "cut", tiny_gguf, tokens)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert (again.adapter / "adapter_model.safetensors").read_bytes() == (
+        whole.adapter / "adapter_model.safetensors"
+    ).read_bytes()
+
+
 @pytest.fixture
 def memory_is_short(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """All that is planned has the upper layer trained alone, once: a second plan would train both."""
@@ -261,6 +279,17 @@ def test_a_training_with_a_start_of_another_form_begins_from_the_base(
     assert not result.warm_start
     assert losses(tmp_path) == losses(cold)
     assert "begins from the base: The earlier lesson has another form" in caplog.text
+
+
+def test_a_start_that_is_gone_is_told_and_training_begins_from_the_base(
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cold, _ = uninterrupted("lora")
+    result = trained(tmp_path, tiny_gguf, tokens, warm_start=tmp_path / "deleted" / "adapter")
+    assert not result.warm_start
+    assert losses(tmp_path) == losses(cold)
+    assert "begins from the base" in caplog.text
+    assert "deleted" in caplog.text
 
 
 def test_the_loss_before_is_the_bases_though_training_began_elsewhere(

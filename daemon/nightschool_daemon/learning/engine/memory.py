@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,8 +49,8 @@ HOLES_OF_DEVICES = 1.1
 """The same of torch's own allocator, on GPUs."""
 FIXED_BYTES = 250_000_000
 """Buffers of the libraries that appear with the first whole pass."""
-TRIED_S, TRIES = 1.0, 5
-"""A probe is repeated for so long, or so often. Its first time, which pays for page faults, does not count."""
+FEWEST_TRIES, MOST_TRIES, TRIED_S = 3, 5, 1.0
+"""So often a probe is made, beyond the fewest for so long: of three, one may have met page faults or others' work."""
 PROBED_ROWS = (16, 128)
 """Predictions by which the head is timed."""
 
@@ -117,6 +117,23 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
         f"An example of {longest} tokens needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB can be "
         "had. Lower max_length in [plugins.tuning_fixed], close what uses memory, or choose a smaller base."
     )
+
+
+def refitted(
+    network: Network, form: Form, todo: Todo, begun: MemoryPlan, *, available: int | None = None
+) -> MemoryPlan:
+    """The plan that a training began with, in the memory that there is now.
+
+    What goes through at once and what is trained stays, for results depend on it; what is computed twice does not.
+    Where not even all layers computed twice would fit, that is tried.
+    """
+    available = available_bytes(network.bench.device) if available is None else available
+    probe = widest(network, form, todo, begun.tokens_a_pass)
+    trained = network.architecture.layers - begun.trained_from
+    cuts = [Cut(checkpointed=again, trained_from=begun.trained_from) for again in range(trained + 1)]
+    peaks = {cut: _peak_bytes(network, form, probe, cut) for cut in cuts}
+    cut = next((one for one, peak in peaks.items() if peak <= available), min(peaks, key=peaks.__getitem__))
+    return replace(begun, checkpointed=cut.checkpointed, peak_bytes=peaks[cut], available_bytes=available)
 
 
 def set_up(network: Network, form: Form, decided: MemoryPlan) -> None:
@@ -476,10 +493,9 @@ def _head_line(network: Network, few: int, many: int, *, with_gradient: bool) ->
 
 
 def _repeated(probe: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
-    """What a probe took, several times over. The first time is that of the page faults, and does not count."""
-    probe()
-    found = [probe()]
-    while len(found) < TRIES and sum(map(sum, found)) < TRIED_S:
+    """What a probe took, several times over."""
+    found = [probe() for _ in range(FEWEST_TRIES)]
+    while len(found) < MOST_TRIES and sum(map(sum, found)) < TRIED_S:
         found.append(probe())
     return found
 

@@ -65,9 +65,14 @@ def ready(
     method: TrainingMethod,
     settings: Hyperparameters,
     examples: Sequence[Example],
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Task:
-    """Open the base, and make what is trained beside it. Raises `TrainingError`."""
-    network = Network(file, machine.bench(), context=job.context)
+    """Open the base, and make what is trained beside it. Raises `TrainingError`.
+
+    `dtype`: the type of the products; None: the one in which this machine is fastest.
+    """
+    network = Network(file, machine.bench(dtype), context=job.context)
     start = loaded(network, job, settings)
     form = make_form(network, settings, job.seed)
     if start is not None:
@@ -93,9 +98,13 @@ def fine_tune(
     and KTO are held to where it began. Raises `TrainingError`.
     """
     examples, left_out = read_examples(job, method, tokens, settings.max_length)
-    task = ready(file, job, method, settings, examples)
     made_of = signature(job, method, settings)
-    decided = kept_plan(job.output / CHECKPOINTS, made_of, task.plan)
+    begun = kept_plan(job.output / CHECKPOINTS, made_of)
+    task = ready(file, job, method, settings, examples, dtype=None if begun is None else getattr(torch, begun.dtype))
+    decided = task.plan() if begun is None else memory.refitted(task.network, task.form, task.todo, begun.plan)
+    if begun is None:
+        dtype = str(task.network.bench.dtype).removeprefix("torch.")
+        keep_plan(job.output / CHECKPOINTS, KeptPlan(signature=made_of, plan=decided, dtype=dtype))
     memory.set_up(task.network, task.form, decided)
     report(0, 1, decided.sentence())
     note(f"{method.upper()} in {decided.sentence()}.")
@@ -124,25 +133,27 @@ def fine_tune(
     )
 
 
-def kept_plan(directory: Path, signature: str, make: Callable[[], MemoryPlan]) -> MemoryPlan:
-    """The plan that the training began with, so that it goes on with the same passes; made where there is none."""
-    file = directory / "plan.json"
-    if file.exists():
-        kept = codec.from_json(file.read_bytes(), KeptPlan)
-        if kept.signature == signature:
-            return kept.plan
-    plan = make()
-    directory.mkdir(parents=True, exist_ok=True)
-    write_durably(file, codec.to_json(KeptPlan(signature=signature, plan=plan)))
-    return plan
-
-
 @dataclass(frozen=True, kw_only=True)
 class KeptPlan:
     """`plan.json`, which goes with the checkpoints: no two runs measure the same."""
 
     signature: str
     plan: MemoryPlan
+    dtype: str
+    """Type of the products, as torch calls it."""
+
+
+def kept_plan(directory: Path, signature: str) -> KeptPlan | None:
+    """How a training began, so that it goes on with the same passes and types; None: it did not begin yet."""
+    file = directory / "plan.json"
+    kept = codec.from_json(file.read_bytes(), KeptPlan) if file.exists() else None
+    return kept if kept is not None and kept.signature == signature else None
+
+
+def keep_plan(directory: Path, plan: KeptPlan) -> None:
+    """Keep it for that."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_durably(directory / "plan.json", codec.to_json(plan))
 
 
 def loaded(network: Network, job: TrainingJob, settings: Hyperparameters) -> Form | None:
