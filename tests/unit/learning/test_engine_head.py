@@ -115,3 +115,20 @@ def test_no_gradient_is_computed_where_none_is_wanted() -> None:
     with torch.no_grad():
         found = head.log_probabilities(torch.ones(3, 32), torch.tensor([0, 1, 63]), matrix, bench, None)
     torch.testing.assert_close(found, torch.full((3,), -float(np.log(64))))
+
+
+@pytest.mark.parametrize("cap", [None, 40.0])
+def test_the_rounding_of_16_bit_logits_is_not_that_of_log_probabilities(cap: float | None) -> None:
+    """Logits of a real model lie far from 0 together, where 16 bits tell apart steps of an eighth of a nat."""
+    values = (0.3 * np.random.default_rng(0).standard_normal((VOCABULARY, WIDTH)) + 1).astype(np.float32)
+    data = torch.from_numpy(rounding.rounded(values, Kind.Q8_0))
+    matrix = PackedMatrix(name="output.weight", data=data, kind=Kind.Q8_0, shape=(VOCABULARY, WIDTH))
+    states = (0.1 * torch.randn(200, WIDTH, generator=torch.Generator().manual_seed(0)) + 0.5).bfloat16()
+    wanted = torch.arange(200) * 40
+    exact, rounded = (
+        head.log_probabilities(
+            states.to(dtype), wanted, matrix, Bench(device=torch.device("cpu"), dtype=dtype, threads=1), cap
+        )
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert float((rounded - exact).square().mean().sqrt()) < 0.02
