@@ -5,11 +5,14 @@ liked one stands over a disliked one; where both have scores, over one that is m
 worse, with margin = gap / 100.
 """
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from typing import TypeVar
 
 from nightschool_hookspecs import Event, FeedbackType, Message, PreferencePair, ScoredEvent, hookimpl
+
+T = TypeVar("T")
 
 LIKED = frozenset({FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE})
 DISLIKED = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
@@ -21,6 +24,12 @@ class PreferenceCorrections:
 
     smallest_gap: float = 10.0
     """Points of 0..100 that two scored answers must be apart."""
+    most_worse: int = 8
+    """Answers to a prompt that each better one stands over at most."""
+
+    def __post_init__(self) -> None:
+        if self.most_worse < 1:
+            raise ValueError("most_worse must be 1 or more")
 
     @hookimpl
     def nightschool_build_preference_pairs(self, events: tuple[ScoredEvent, ...]) -> tuple[PreferencePair, ...]:
@@ -32,18 +41,38 @@ class PreferenceCorrections:
         return tuple(_once([*_corrections(strong), *among]))
 
     def _among(self, answers: list[Event]) -> Iterator[PreferencePair]:
-        for better, worse in permutations(answers, 2):
-            margin = self._margin(better, worse)
-            if margin is not None and better.ai_output and worse.ai_output and better.ai_output != worse.ai_output:
-                yield _pair(better, better.ai_output, worse.ai_output, margin)
+        """Each answer over a few worse ones: all pairs of a prompt that was answered often would be too many."""
+        scored = sorted(
+            ((one.validation_score, one) for one in answers if one.validation_score is not None), key=_score
+        )
+        unscored = [one for one in answers if one.validation_score is None]
+        disliked = [one for one in answers if one.feedback_type in DISLIKED]
+        unscored_disliked = [one for one in unscored if one.feedback_type in DISLIKED]
+        for score, better in reversed(scored):
+            end = bisect_left(scored, score - self.smallest_gap, key=_score)
+            for lower, worse in _spread(scored[:end], self.most_worse):
+                yield from _over(better, worse, (score - lower) / 100)
+        for better in answers:
+            if better.feedback_type in LIKED and not better.is_correction:
+                others = disliked if better.validation_score is None else unscored_disliked
+                for worse in _spread(others, self.most_worse):
+                    yield from _over(better, worse, 0.0)
 
-    def _margin(self, better: Event, worse: Event) -> float | None:
-        """By how much one model answer is better than another; None where it is not."""
-        if better.validation_score is not None and worse.validation_score is not None:
-            gap = better.validation_score - worse.validation_score
-            return gap / 100 if gap > self.smallest_gap else None
-        liked = better.feedback_type in LIKED and not better.is_correction
-        return 0.0 if liked and worse.feedback_type in DISLIKED else None
+
+def _score(one: tuple[float, Event]) -> float:
+    return one[0]
+
+
+def _spread(ordered: Sequence[T], most: int) -> list[T]:
+    """So many at even distances, the last of them included."""
+    if len(ordered) <= most:
+        return list(ordered)
+    return [ordered[(place + 1) * len(ordered) // most - 1] for place in range(most)]
+
+
+def _over(better: Event, worse: Event, margin: float) -> Iterator[PreferencePair]:
+    if better.ai_output and worse.ai_output and better.ai_output != worse.ai_output:
+        yield _pair(better, better.ai_output, worse.ai_output, margin)
 
 
 def _corrections(events: Iterable[Event]) -> Iterator[PreferencePair]:

@@ -1,9 +1,14 @@
 """Which pairs the feedback itself shows."""
 
+from collections import Counter
 from datetime import UTC, datetime
+from itertools import permutations
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nightschool_hookspecs import Event, FeedbackType, Metadata, PreferencePair, ScoredEvent
-from nightschool_plugins.preference_corrections import PreferenceCorrections
+from nightschool_plugins.preference_corrections import DISLIKED, LIKED, PreferenceCorrections
 
 
 def scored(
@@ -54,6 +59,33 @@ def test_scores_make_a_pair_only_when_more_than_ten_points_apart() -> None:
         scored(FeedbackType.SUCCESS, text, score=score) for text, score in zip("abc", (90, 80, 70), strict=True)
     )
     assert shown(best, near, far) == {("a", "c", 0.2)}
+
+
+@given(st.lists(st.tuples(st.sampled_from(FeedbackType), st.none() | st.integers(0, 100)), max_size=9))
+def test_of_few_answers_every_pair_is_made(drawn: list[tuple[FeedbackType, int | None]]) -> None:
+    answers = [scored(kind, f"a{number}", score=score) for number, (kind, score) in enumerate(drawn)]
+    expected = set[tuple[str, str]]()
+    for better, worse in permutations((one.event for one in answers), 2):
+        if better.validation_score is not None and worse.validation_score is not None:
+            is_better = better.validation_score - worse.validation_score > 10
+        else:
+            is_better = better.feedback_type in LIKED and worse.feedback_type in DISLIKED
+        if is_better:
+            expected.add((better.ai_output or "", worse.ai_output or ""))
+    assert {(chosen, rejected) for chosen, rejected, _ in shown(*answers)} == expected
+
+
+def test_many_answers_to_a_prompt_make_a_few_pairs_each() -> None:
+    rated = [scored(FeedbackType.SUCCESS, f"r{number}", score=number / 16) for number in range(1600)]
+    liked = [scored(FeedbackType.SUCCESS, f"l{number}") for number in range(1000)]
+    disliked = [scored(FeedbackType.EXPLICIT_NEGATIVE, f"d{number}") for number in range(1000)]
+    pairs = shown(*rated, *liked, *disliked)
+    counts = Counter(chosen for chosen, _, _ in pairs)
+    assert set(counts) == {one.event.ai_output for one in (*rated, *liked)}
+    assert max(counts[f"l{number}"] for number in range(1000)) == 8
+    # a rated answer that is liked stands over worse rated ones and over disliked ones
+    assert max(counts.values()) == 16
+    assert {rejected for chosen, rejected, _ in pairs if chosen == "r1599"} >= {"r1438", "d999"}
 
 
 def test_a_weak_signal_is_no_pair() -> None:
