@@ -30,45 +30,38 @@ class Configuration:
     model: str
     form: TrainedForm
     method: TrainingMethod
-    dtype: str
     length: int
     """Tokens of an example; its answer is a third of them."""
     examples: int
+    dtype: str = ""
+    """Type of the products, as torch calls it; empty: the one in which this machine is fastest."""
     short_of: int = 0
     """Bytes by which what may be taken is less than what was planned at first."""
 
 
 CONFIGURATIONS = {
-    "short rows": Configuration(
+    "short rows, 16-bit": Configuration(
         model="smollm2",
         form=TrainedForm.LORA,
         method=TrainingMethod.SFT,
         dtype="bfloat16",
         length=60,
-        examples=128,
+        examples=32,
     ),
     "512-token rows": Configuration(
-        model="smollm2",
-        form=TrainedForm.GROUPED,
-        method=TrainingMethod.SFT,
-        dtype="bfloat16",
-        length=512,
-        examples=24,
+        model="smollm2", form=TrainedForm.GROUPED, method=TrainingMethod.SFT, length=512, examples=24
     ),
     "32-bit": Configuration(
         model="smollm2", form=TrainedForm.LORA, method=TrainingMethod.SFT, dtype="float32", length=200, examples=32
     ),
     "large vocabulary": Configuration(
-        model="gemma", form=TrainedForm.NEURONS, method=TrainingMethod.SFT, dtype="bfloat16", length=512, examples=16
+        model="gemma", form=TrainedForm.NEURONS, method=TrainingMethod.SFT, length=512, examples=16
     ),
-    "pairs": Configuration(
-        model="gemma", form=TrainedForm.LORA, method=TrainingMethod.DPO, dtype="bfloat16", length=150, examples=24
-    ),
+    "pairs": Configuration(model="gemma", form=TrainedForm.LORA, method=TrainingMethod.DPO, length=150, examples=24),
     "too little memory": Configuration(
         model="gemma",
         form=TrainedForm.LORA,
         method=TrainingMethod.SFT,
-        dtype="bfloat16",
         length=1500,
         examples=6,
         short_of=900_000_000,
@@ -134,11 +127,13 @@ def take(wanted: Configuration) -> tuple[dict[str, float], dict[str, float]]:
 
     examples = [example() for _ in range(wanted.examples)]
     network = Network(
-        gguf_file.read(forms.fetched(wanted.model, MODELS[wanted.model])), machine.bench(getattr(torch, wanted.dtype))
+        gguf_file.read(forms.fetched(wanted.model, MODELS[wanted.model])),
+        machine.bench(getattr(torch, wanted.dtype) if wanted.dtype else None),
     )
     settings = Hyperparameters(form=wanted.form, learning_rate=2e-4, batch_size=8, num_epochs=1)
     form = make_form(network, settings, 0)
-    todo = memory.Todo(examples=examples, method=wanted.method, settings=settings, seed=0)
+    pads = network.pads(branching=answers > 1)
+    todo = memory.Todo(examples=examples, method=wanted.method, settings=settings, seed=0, pads=pads)
     plan = memory.plan(network, form, todo)
     if wanted.short_of:
         plan = memory.plan(network, form, todo, available=plan.peak_bytes - wanted.short_of)
