@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nightschool_daemon.ledger.database import Database
-from nightschool_daemon.ledger.events import POOLED_TYPE, Events, FileRow
+from nightschool_daemon.ledger.events import POOLED_TYPE, POSITIVE, Events, FileRow
 from nightschool_daemon.ledger.evidence import EvidenceBook
 from nightschool_daemon.ledger.exams import Exams
 from nightschool_daemon.ledger.keeping import Bases, Facts, Plugins
@@ -64,6 +64,7 @@ class Ledger:
 __all__ = [
     "FILE_NAME",
     "POOLED_TYPE",
+    "POSITIVE",
     "AddResult",
     "Agreement",
     "AnsweredRow",

@@ -11,8 +11,15 @@ from nightschool_daemon import codec
 from nightschool_daemon.jobs import EventRow, PromptRow
 from nightschool_daemon.ledger.database import Database
 from nightschool_daemon.ledger.rows import AddResult, AnsweredRow, IncomingEvent, LedgerError, SpecialtyCount
+from nightschool_daemon.reporting.records import IncomingPrompts, Said
 from nightschool_hookspecs.records import BatchStatistics, Event, FeedbackType, Side, SideChoice, Specialty
 
+POSITIVE = (FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE)
+"""Everything else says that an answer was not good enough."""
+FEWEST_RECENT = 20
+"""Prompts that are the newest where a quarter would be fewer."""
+PROMPT_LETTERS = 2000
+"""Of a prompt that is only compared with others."""
 POOLED_TYPE = "all"
 """The artifact type of a specialty that takes every type of its base."""
 
@@ -162,10 +169,7 @@ class Events:
                    json_extract(e.body, '$.timestamp') AS at, json_extract(e.body, '$.feedback_type') AS feedback_type,
                    json_extract(e.body, '$.source') AS source, json_extract(e.body, '$.metadata.clock_flag') AS flagged
             FROM events e
-            WHERE {_OF_SPECIALTY} AND e.arrived_at >= ?
-              AND NOT coalesce(json_extract(e.body, '$.metadata.weak'), 0)
-              AND NOT coalesce(json_extract(e.body, '$.metadata.demonstration'), 0)
-              AND NOT coalesce(json_extract(e.body, '$.metadata.preference'), 0)
+            WHERE {_OF_SPECIALTY} AND e.arrived_at >= ? AND {_JUDGES_AN_ANSWER}
             ORDER BY e.arrival
             """,
             (*_scope(specialty, False), since.isoformat()),
@@ -182,6 +186,57 @@ class Events:
             )
             for row in rows
         )
+
+    def said(self, specialty: Specialty, limit: int) -> tuple[Said, ...]:
+        """The newest that was said of answers in use, oldest first: of one prompt, version and source the last word."""
+        marks = ", ".join("?" * len(POSITIVE))
+        rows = self._database.execute(
+            f"""
+            SELECT max(e.arrival) AS arrival, e.arrived_at, json_extract(e.body, '$.timestamp') AS at,
+                   json_extract(e.body, '$.metadata.clock_flag') AS flagged,
+                   json_extract(e.body, '$.feedback_type') NOT IN ({marks}) AS negative
+            FROM events e WHERE {_OF_SPECIALTY} AND {_JUDGES_AN_ANSWER}
+            GROUP BY json_extract(e.body, '$.source'), e.answered_by, e.group_key ORDER BY 1 DESC LIMIT ?
+            """,
+            (*(one.value for one in POSITIVE), *_scope(specialty, False), limit),
+        )
+        found = (
+            Said(
+                at=datetime.fromisoformat(row["arrived_at"] if row["flagged"] else row["at"]),
+                negative=bool(row["negative"]),
+            )
+            for row in reversed(rows)
+        )
+        # what came late was still said when it was said
+        return tuple(sorted(found, key=lambda one: one.at))
+
+    def incoming_prompts(self, specialty: Specialty, limit: int) -> IncomingPrompts:
+        """The newest quarter of a specialty's different prompts, and those before: at most `limit` each.
+
+        Of the newest the last, of the others some from all times. Long ones are cut.
+        """
+        arrivals = [
+            row["first"]
+            for row in self._database.execute(
+                f"SELECT min(e.arrival) AS first FROM events e WHERE {_OF_SPECIALTY} GROUP BY e.group_key ORDER BY 1",
+                _scope(specialty, True),
+            )
+        ]
+        recent = min(limit, max(len(arrivals) // 4, min(FEWEST_RECENT, len(arrivals) // 2)))
+        before = arrivals[: len(arrivals) - recent]
+        return IncomingPrompts(
+            recent=self._prompt_texts(arrivals[len(before) :]),
+            earlier=self._prompt_texts(before[:: max(1, -(-len(before) // limit))]),
+        )
+
+    def _prompt_texts(self, arrivals: Sequence[int]) -> tuple[str, ...]:
+        marks = ", ".join("?" * len(arrivals))
+        rows = self._database.execute(
+            f"SELECT substr(json_extract(body, '$.input_data'), 1, ?) AS text FROM events WHERE arrival IN ({marks}) "
+            "ORDER BY arrival",
+            (PROMPT_LETTERS, *arrivals),
+        )
+        return tuple(row["text"] for row in rows)
 
     def last_arrival(self, specialty: Specialty, *, with_unassigned: bool) -> datetime | None:
         """When the newest event of a specialty was taken in; None where there is none."""
@@ -282,6 +337,9 @@ class Events:
             )
 
 
+_JUDGES_AN_ANSWER = " AND ".join(
+    f"NOT coalesce(json_extract(e.body, '$.metadata.{one}'), 0)" for one in ("weak", "demonstration", "preference")
+)
 _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _OF_SPECIALTY = "e.retracted = 0 AND (? OR e.artifact_type = ?) AND (e.base = ? OR (? AND e.base IS NULL))"
 

@@ -1,14 +1,20 @@
 """Exam items, answers and verdicts of runs."""
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from nightschool_daemon import codec
 from nightschool_daemon.ledger.database import Database
-from nightschool_hookspecs.records import ExamAnswer, ExamItem, Verdict
+from nightschool_daemon.ledger.rows import MoveState, VersionState
+from nightschool_daemon.reporting.records import ExamMarks, NightExam
+from nightschool_hookspecs.records import ExamAnswer, ExamItem, MoveKind, Specialty, Verdict
+
+WAS_IN_USE = (VersionState.PROMOTED, VersionState.RETIRED)
 
 
 class Exams:
-    """Tables `exam_items`, `exam_answers` and `verdicts`."""
+    """Tables `exam_items`, `exam_answers`, `verdicts` and `marks`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -49,3 +55,45 @@ class Exams:
         """The verdict of a run, if it came so far."""
         rows = self._database.execute("SELECT body FROM verdicts WHERE run_id = ?", (run_id,))
         return codec.from_json(rows[0]["body"], Verdict) if rows else None
+
+    def store_marks(self, marks: Iterable[ExamMarks]) -> None:
+        """Store how both did in the exams of runs. Storing it again replaces it."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO marks VALUES (?, ?)", [(one.run_id, codec.to_json(one)) for one in marks]
+            )
+
+    def of_specialty(self, specialty: Specialty, limit: int) -> tuple[NightExam, ...]:
+        """The newest exams of a specialty that were judged, oldest first."""
+        rows = self._database.execute(
+            """
+            SELECT r.id, r.started_at, e.incumbent, n.tag, n.state, v.body AS verdict, m.body AS marks,
+                   EXISTS (SELECT 1 FROM moves o WHERE o.from_tag = n.tag AND o.kind IN (?, ?) AND o.state = ?)
+                   AS taken_back
+            FROM verdicts v JOIN runs r ON r.id = v.run_id LEFT JOIN evidence e ON e.run_id = r.id
+            LEFT JOIN versions n ON n.run_id = r.id LEFT JOIN marks m ON m.run_id = r.id
+            WHERE r.base = ? AND r.artifact_type = ? ORDER BY r.started_at DESC, r.rowid DESC LIMIT ?
+            """,
+            (
+                *(MoveKind.UNDO.value, MoveKind.ROLL_BACK.value, MoveState.DONE.value),
+                *(specialty.base, specialty.artifact_type, limit),
+            ),
+        )
+        return tuple(_night(row) for row in reversed(rows))
+
+
+def _night(row: sqlite3.Row) -> NightExam:
+    verdict = codec.from_json(row["verdict"], Verdict)
+    return NightExam(
+        run_id=row["id"],
+        at=datetime.fromisoformat(row["started_at"]),
+        incumbent=row["incumbent"] or "",
+        version=row["tag"] or row["id"],
+        promoted=row["state"] in WAS_IN_USE,
+        taken_back=bool(row["taken_back"]),
+        questions=verdict.items,
+        incumbent_mean=verdict.incumbent_mean,
+        gain=verdict.gain,
+        interval=verdict.interval,
+        marks=codec.from_json(row["marks"], ExamMarks) if row["marks"] is not None else None,
+    )

@@ -187,5 +187,12 @@ CREATE TABLE evidence_items (           -- what the exam of a run asked; what it
 ) STRICT, WITHOUT ROWID
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS, EVIDENCE)
+MARKS = """
+CREATE TABLE marks (                    -- how both did in the exam of a run, worked out once
+    run_id TEXT PRIMARY KEY REFERENCES runs (id),
+    body TEXT NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS, EVIDENCE, MARKS)
 """Append; the number of a step is the schema version it leads to."""

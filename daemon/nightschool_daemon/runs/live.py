@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from nightschool_daemon.ledger import AnsweredRow, Ledger, MoveRow
+from nightschool_daemon.ledger import POSITIVE, AnsweredRow, Ledger, MoveRow
 from nightschool_daemon.ollama import names
-from nightschool_hookspecs.records import FeedbackType, LiveAnswer, LiveFeedback, Specialty
+from nightschool_hookspecs.records import LiveAnswer, LiveFeedback, Specialty
 
 MOVES = 1000
-POSITIVE = (FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE)
-"""Everything else says that the answer was not good enough."""
 
 Attribute = Callable[[AnsweredRow], str | None]
 """Which version gave the answer; None: nobody can say, or none of interest."""

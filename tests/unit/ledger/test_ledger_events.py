@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError
+from nightschool_daemon.ledger.events import PROMPT_LETTERS
+from nightschool_daemon.reporting.records import IncomingPrompts, Said
 from nightschool_hookspecs import Context, Event, FeedbackType, Metadata, Side, SideChoice, Specialty
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -324,3 +326,73 @@ def test_any_order_of_arrival_ends_as_a_simple_model_says(
     assert ledger.events.total() == len(alive)
     assert all(expected[row.event.id] == row.event for row in rows)
     ledger.close()
+
+
+# --------------------------------------------------------------------------- what the track record is made of
+
+
+def asked(
+    number: int,
+    text: str | None = None,
+    *,
+    timestamp: datetime = NOW,
+    feedback_type: FeedbackType = FeedbackType.SUCCESS,
+    metadata: Metadata | None = None,
+) -> Event:
+    return replace(
+        event(f"e{number}"),
+        input_data=text or f"prompt {number}",
+        timestamp=timestamp,
+        feedback_type=feedback_type,
+        metadata=metadata or Metadata(),
+    )
+
+
+def test_feedback_in_use_is_in_order_of_its_own_time_and_each_prompt_is_heard_once(ledger: Ledger) -> None:
+    bad = FeedbackType.EXPLICIT_NEGATIVE
+    add(
+        ledger,
+        asked(1, timestamp=NOW + timedelta(days=2)),
+        asked(2, timestamp=NOW + timedelta(days=1), feedback_type=bad),
+        asked(3, "said twice", timestamp=NOW + timedelta(days=3)),
+        replace(asked(4, "said twice", timestamp=NOW + timedelta(days=4), feedback_type=bad), ai_output="other"),
+        asked(5, metadata=Metadata(weak=True)),
+        asked(6, metadata=Metadata(demonstration=True)),
+        asked(7, metadata=Metadata(preference=True)),
+    )
+    add(ledger, asked(8), base=OTHER_BASE.base)
+    found = ledger.events.said(SHELL, 10)
+    days = [(1, True), (2, False), (4, True)]
+    assert found == tuple(Said(at=NOW + timedelta(days=day), negative=negative) for day, negative in days)
+    assert len(ledger.events.said(SHELL, 2)) == 2
+
+
+def test_a_wrong_clock_does_not_reorder_feedback(ledger: Ledger) -> None:
+    late = asked(1, timestamp=datetime(2099, 1, 1, tzinfo=UTC), metadata=Metadata(clock_flag=True))
+    add(ledger, late, asked(2, timestamp=NOW + timedelta(days=1)))
+    assert [one.at for one in ledger.events.said(SHELL, 10)] == [NOW, NOW + timedelta(days=1)]
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "recent", "earlier"), [(0, 50, 0, 0), (10, 50, 5, 5), (60, 50, 20, 40), (400, 50, 50, 50)]
+)
+def test_incoming_prompts_are_the_newest_and_a_sample_of_all_times_before(
+    ledger: Ledger, count: int, limit: int, recent: int, earlier: int
+) -> None:
+    add(ledger, *(asked(number) for number in range(count)))
+    add(ledger, *(asked(1000 + number, f"prompt {number}") for number in range(min(5, count))))
+    found = ledger.events.incoming_prompts(SHELL, limit)
+    assert found.recent == tuple(f"prompt {number}" for number in range(count - recent, count))
+    assert len(found.earlier) == earlier
+    assert not set(found.earlier) & set(found.recent)
+    if earlier:
+        assert found.earlier[0] == "prompt 0"
+
+
+def test_long_prompts_are_cut_and_unassigned_ones_are_among_them(ledger: Ledger) -> None:
+    add(ledger, asked(1, "x" * 5000))
+    add(ledger, asked(2, "of nobody"), base=None)
+    add(ledger, asked(3, "of another"), base=OTHER_BASE.base)
+    assert ledger.events.incoming_prompts(SHELL, 5) == IncomingPrompts(
+        recent=("of nobody",), earlier=("x" * PROMPT_LETTERS,)
+    )

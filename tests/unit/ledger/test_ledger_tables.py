@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nightschool_daemon.comparisons import Marks
 from nightschool_daemon.jobs import Losses, Step
 from nightschool_daemon.ledger import (
     Agreement,
@@ -24,6 +25,7 @@ from nightschool_daemon.ledger import (
     VersionState,
 )
 from nightschool_daemon.ledger.migrations import MIGRATIONS
+from nightschool_daemon.reporting.records import ExamMarks
 from nightschool_hookspecs import (
     CountedItem,
     DeliveryForm,
@@ -33,9 +35,11 @@ from nightschool_hookspecs import (
     InstalledModel,
     ItemRole,
     MoveKind,
+    Outcome,
     RunEnd,
     Sitting,
     Specialty,
+    Verdict,
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -376,3 +380,76 @@ def test_a_ledger_of_the_first_schema_gains_what_came_later(tmp_path: Path) -> N
     show(ledger, 1, "base", 1.0, "a", a=1.0)
     assert ledger.evidence.so_far(SHELL, "base").used == ("a",)
     ledger.close()
+
+
+# --------------------------------------------------------------------------- exams over nights
+
+
+def verdict(gain: float) -> Verdict:
+    return Verdict(
+        outcome=Outcome.PROVEN,
+        incumbent_mean=50.0,
+        candidate_mean=50.0 + gain,
+        gain=gain,
+        interval=(gain - 5, gain + 5),
+        p_value=0.01,
+        noise=0.0,
+        items=12,
+        items_needed=None,
+        guards=(),
+        reason="",
+    )
+
+
+def judged(ledger: Ledger, number: int, specialty: Specialty = SHELL) -> str:
+    """A run whose exam was judged. Returns its id."""
+    row = run_row(f"r{number}", specialty, started_at=NOW + timedelta(days=number))
+    ledger.runs.create(row)
+    ledger.exams.store_verdict(row.id, verdict(float(number)))
+    ledger.evidence.store(row.id, specialty, "the incumbent", log_e_value=0.0, asked=[], counted=[])
+    return row.id
+
+
+def test_exams_of_a_specialty_come_oldest_first_and_of_many_the_newest(ledger: Ledger) -> None:
+    for number in (3, 1, 2):
+        judged(ledger, number)
+    judged(ledger, 4, ERD)
+    ledger.runs.create(run_row("was not judged", started_at=NOW + timedelta(days=9)))
+    assert [one.gain for one in ledger.exams.of_specialty(SHELL, 10)] == [1.0, 2.0, 3.0]
+    assert [one.run_id for one in ledger.exams.of_specialty(SHELL, 2)] == ["r2", "r3"]
+    (only,) = ledger.exams.of_specialty(ERD, 10)
+    assert (only.incumbent, only.version, only.questions, only.interval) == ("the incumbent", "r4", 12, (-1.0, 9.0))
+    assert (only.promoted, only.taken_back, only.marks) == (False, False, None)
+
+
+def test_an_exam_knows_what_became_of_its_version(ledger: Ledger) -> None:
+    states = (VersionState.PROMOTED, VersionState.RETIRED, VersionState.DISCARDED)
+    for number, state in enumerate(states, start=1):
+        ledger.versions.add(replace(version_row(number, state=state), run_id=judged(ledger, number)))
+    move = replace(move_row("d" * 64), kind=MoveKind.ROLL_BACK, from_tag=version_row(2).tag)
+    identifier = ledger.moves.intend(move)
+    assert not any(one.taken_back for one in ledger.exams.of_specialty(SHELL, 10))
+    ledger.moves.done(identifier, LATER)
+    found = ledger.exams.of_specialty(SHELL, 10)
+    assert [one.version for one in found] == [version_row(number).tag for number in (1, 2, 3)]
+    assert [one.promoted for one in found] == [True, True, False]
+    assert [one.taken_back for one in found] == [False, True, False]
+
+
+def test_marks_are_kept_and_may_be_worked_out_anew(ledger: Ledger) -> None:
+    marks = Marks(
+        score=80.0,
+        success_rate=0.5,
+        answers=12,
+        failed=0,
+        latency_mean_s=1.0,
+        latency_median_s=1.0,
+        latency_p95_s=2.0,
+        tokens_per_s=30.0,
+    )
+    run_id = judged(ledger, 1)
+    first = ExamMarks(run_id=run_id, incumbent=marks, candidate=marks, incumbent_reward=None, candidate_reward=0.4)
+    ledger.exams.store_marks([first])
+    ledger.exams.store_marks([replace(first, candidate_reward=0.5)])
+    (found,) = ledger.exams.of_specialty(SHELL, 1)
+    assert found.marks == replace(first, candidate_reward=0.5)

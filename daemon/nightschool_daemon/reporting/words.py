@@ -1,0 +1,158 @@
+"""Figures in plain words, for people who are no engineers of machine learning."""
+
+from collections.abc import Iterator
+
+from nightschool_daemon.reporting.records import Drift, TrackRecord, Trend
+from nightschool_daemon.reporting.sheet import Section, Table, one_line
+from nightschool_hookspecs.records import Outcome, Verdict
+
+EXAM = "The exam"
+NIGHTS = "Over the nights"
+LEFT_OUT = "What was left out"
+"""Titles of sections that others look for."""
+CERTAIN = 0.01
+"""A change whose p-value is below this is told as one. It is looked for every night, so chance has many tries."""
+
+TRACK_COLUMNS = (
+    *("night", "version", "in use", "gain", "level", "score", "above 70", "reward"),
+    *("s mean / median / 95 %", "tokens/s"),
+)
+
+OPENINGS: dict[Outcome, str] = {
+    Outcome.PROVEN: "The new model is better, and that is proven.",
+    Outcome.PROVISIONAL: "The new model looks better, but that is not proven yet.",
+    Outcome.NOT_ENOUGH: "Whether the new model is better cannot be told yet.",
+    Outcome.WORSE: "The new model is not good enough.",
+}
+
+
+def points_in_words(verdict: Verdict) -> str:
+    """`Of 100 points, 34 more than before (57 before, 91 after); the truth lies between 24 and 41 more ...`."""
+    low, high = (round(one) for one in verdict.interval)
+    gain = round(verdict.gain)
+    difference = f"{_counted(gain)} than before" if gain else "as many as before"
+    # one word for both where both lie on one side
+    first = str(abs(low)) if low * high > 0 else _counted(low)
+    return (
+        f"Of 100 points, {difference} ({verdict.incumbent_mean:.0f} before, {verdict.candidate_mean:.0f} after); "
+        f"the truth lies between {first} and {_counted(high)} with 95 % certainty."
+    )
+
+
+def _counted(points: int) -> str:
+    return f"{abs(points)} {'fewer' if points < 0 else 'more'}"
+
+
+def questions_in_words(verdict: Verdict) -> str:
+    """How it was found out."""
+    return (
+        f"The model in use and the new one answered the same {_count(verdict.items, 'question')}, and neither had "
+        "learned from any of them."
+    )
+
+
+def verdict_sentences(verdict: Verdict) -> tuple[str, ...]:
+    """What was found, what it rests on, and what would bring a finding where there is none."""
+    sentences = [OPENINGS[verdict.outcome], questions_in_words(verdict)]
+    broken = [one for one in verdict.guards if not one.held]
+    if broken:
+        sentences.append(f"It was turned down because something got worse. {' '.join(one.reason for one in broken)}")
+    elif verdict.guards:
+        sentences.append(f"Nothing that must not get worse did: {_count(len(verdict.guards), 'check')} held.")
+    if verdict.items_needed is not None:
+        sentences.append(
+            f"For a gain like this it takes about {verdict.items_needed} more new questions to tell. "
+            "Each correction of a new prompt may become one."
+        )
+    return tuple(sentences)
+
+
+# --------------------------------------------------------------------------- track record
+
+
+def nights_section(track: TrackRecord) -> Section:
+    """The track record in words."""
+    return Section(title=NIGHTS, sentences=tuple(_nights(track)))
+
+
+def _nights(track: TrackRecord) -> Iterator[str]:
+    if track.base_level is not None:
+        promoted = sum(one.exam.promoted for one in track.exams)
+        yield (
+            f"So far {_count(len(track.exams), 'new version')} sat an exam, and {promoted} "
+            f"{'was' if promoted == 1 else 'were'} put into use. {_best(track)}"
+        )
+    yield trend_in_words(track.trend)
+    yield drift_in_words(track.drift)
+
+
+def _best(track: TrackRecord) -> str:
+    best = next((one for one in track.exams if one.exam.version == track.best), None)
+    if best is None or track.base_level is None:
+        return "The base is the best there is so far."
+    return (
+        f"The best is {best.exam.version} with {best.level.points:.0f} points, where the base has "
+        f"{track.base_level:.0f}."
+    )
+
+
+def trend_in_words(trend: Trend | None) -> str:
+    """Whether feedback in use changed."""
+    if trend is None:
+        return "There is too little feedback from use to say whether it changes."
+    if trend.p_value >= CERTAIN:
+        return f"Feedback from use is steady: the last {_count(trend.answers, 'answer')} show no clear change."
+    direction = "fewer" if trend.after < trend.before else "more"
+    return (
+        f"Since about {trend.changed_at:%d %B %Y} {direction} answers are found wanting: {trend.after:.0%}, where it "
+        f"was {trend.before:.0%} before."
+    )
+
+
+def drift_in_words(drift: Drift | None) -> str:
+    """Whether what is asked changed."""
+    if drift is None:
+        return "There are too few prompts yet to say whether what is asked changes."
+    if drift.p_value >= CERTAIN:
+        return f"What is asked is of the same kind as before: the last {drift.recent} prompts show no clear change."
+    told = "; ".join(f"`{one_line(one, 80)}`" for one in drift.examples)
+    return (
+        "What is asked has changed, so what was proven earlier may say less of it. The newest kinds of prompts, for "
+        f"example: {told}."
+    )
+
+
+def track_table(track: TrackRecord) -> Table:
+    """The exams, oldest first."""
+    return Table(
+        columns=TRACK_COLUMNS,
+        rows=tuple(_track_row(track, number) for number in range(len(track.exams))),
+    )
+
+
+def _track_row(track: TrackRecord, number: int) -> tuple[str, ...]:
+    tracked = track.exams[number]
+    exam, level = tracked.exam, tracked.level
+    low, high = exam.interval
+    row = (
+        f"{exam.at:%Y-%m-%d}",
+        exam.version,
+        ("taken back" if exam.taken_back else "yes") if exam.promoted else "no",
+        f"{exam.gain:+.1f} ({low:+.1f} to {high:+.1f})",
+        f"{level.points:.1f}",
+    )
+    if exam.marks is None:
+        return (*row, *["-"] * (len(TRACK_COLUMNS) - len(row)))
+    marks, reward = exam.marks.candidate, exam.marks.candidate_reward
+    return (
+        *row,
+        f"{marks.score:.1f}",
+        f"{marks.success_rate:.0%}",
+        "-" if reward is None else f"{reward:+.2f}",
+        f"{marks.latency_mean_s:.2f} / {marks.latency_median_s:.2f} / {marks.latency_p95_s:.2f}",
+        f"{marks.tokens_per_s:.1f}",
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,146 @@
+"""Figures in plain words, and what of somebody else's texts a terminal gets to see."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nightschool_daemon.reporting.records import Drift, Level, TrackedExam, TrackRecord, Trend
+from nightschool_daemon.reporting.sheet import Picture, Section, clean, markdown_of, one_line
+from nightschool_daemon.reporting.words import (
+    TRACK_COLUMNS,
+    drift_in_words,
+    nights_section,
+    points_in_words,
+    track_table,
+    trend_in_words,
+    verdict_sentences,
+)
+from nightschool_hookspecs.records import GuardResult, Outcome, Verdict
+from support.seasons import START, night, sheet
+
+
+def verdict(
+    gain: float = 34.0,
+    interval: tuple[float, float] = (24.0, 41.0),
+    outcome: Outcome = Outcome.PROVEN,
+    guards: tuple[GuardResult, ...] = (),
+    items_needed: int | None = None,
+) -> Verdict:
+    return Verdict(
+        outcome=outcome,
+        incumbent_mean=57.0,
+        candidate_mean=57.0 + gain,
+        gain=gain,
+        interval=interval,
+        p_value=0.01,
+        noise=1.0,
+        items=20,
+        items_needed=items_needed,
+        guards=guards,
+        reason="Seen.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("gain", "interval", "told"),
+    [
+        (34.0, (24.0, 41.0), "34 more than before (57 before, 91 after); the truth lies between 24 and 41 more with"),
+        (-6.0, (-9.0, -2.0), "6 fewer than before (57 before, 51 after); the truth lies between 9 and 2 fewer with"),
+        (3.0, (-4.0, 9.0), "3 more than before (57 before, 60 after); the truth lies between 4 fewer and 9 more with"),
+        (0.2, (-4.0, 0.4), "as many as before (57 before, 57 after); the truth lies between 4 fewer and 0 more with"),
+    ],
+)
+def test_an_interval_is_told_in_words(gain: float, interval: tuple[float, float], told: str) -> None:
+    assert points_in_words(verdict(gain, interval)) == f"Of 100 points, {told} 95 % certainty."
+
+
+@given(st.floats(-100, 100), st.floats(0, 50), st.floats(0, 50))
+def test_the_figures_in_the_words_are_those_of_the_verdict(gain: float, below: float, above: float) -> None:
+    told = points_in_words(verdict(gain, (gain - below, gain + above)))
+    low, high = re.findall(r"between (\d+).* and (\d+)", told)[0]
+    assert (int(low), int(high)) == (abs(round(gain - below)), abs(round(gain + above)))
+    assert f"{abs(round(gain))} more than" in told or f"{abs(round(gain))} fewer than" in told or not round(gain)
+
+
+def test_a_verdict_says_what_got_worse_and_what_is_still_needed() -> None:
+    broken = GuardResult(guard="liked", held=False, reason="Liked answers lost 12 points.")
+    held = replace(broken, held=True)
+    turned_down = " ".join(verdict_sentences(verdict(outcome=Outcome.WORSE, guards=(broken, held))))
+    assert "turned down because something got worse. Liked answers lost 12 points." in turned_down
+    open_one = " ".join(verdict_sentences(verdict(outcome=Outcome.NOT_ENOUGH, guards=(held,), items_needed=7)))
+    assert "1 check held" in open_one
+    assert "about 7 more new questions" in open_one
+
+
+# --------------------------------------------------------------------------- track record
+
+TREND = Trend(answers=80, changed_at=START, before=0.4, after=0.1, p_value=0.001)
+DRIFT = Drift(recent=20, earlier=60, distance=0.3, p_value=0.001, examples=("a `b`\x1b[2J",))
+
+
+def test_changes_are_told_where_they_are_certain_alone() -> None:
+    assert trend_in_words(TREND) == (
+        "Since about 02 January 2026 fewer answers are found wanting: 10%, where it was 40% before."
+    )
+    assert "more answers" in trend_in_words(replace(TREND, before=0.1, after=0.4))
+    assert "steady" in trend_in_words(replace(TREND, p_value=0.04))
+    assert "too little" in trend_in_words(None)
+    assert "`a 'b'\N{REPLACEMENT CHARACTER}[2J`" in drift_in_words(DRIFT)
+    assert "same kind" in drift_in_words(replace(DRIFT, p_value=0.04))
+    assert "too few prompts" in drift_in_words(None)
+
+
+def test_the_record_is_a_table_with_a_row_a_night() -> None:
+    exams = tuple(
+        TrackedExam(exam=one, level=Level(points=60.0, low=55.0, high=65.0), incumbent_level=50.0)
+        for one in (night(1, 10.0, promoted=True), night(2, -3.0), night(3, 4.0, promoted=True, taken_back=True))
+    )
+    track = TrackRecord(base_level=50.0, exams=exams, best="v1", trend=None, drift=None)
+    table = track_table(track)
+    assert all(len(row) == len(TRACK_COLUMNS) for row in table.rows)
+    assert [row[2] for row in table.rows] == ["yes", "no", "taken back"]
+    told = " ".join(nights_section(track).sentences)
+    assert "3 new versions sat an exam, and 2 were put into use. The best is v1 with 60 points" in told
+    assert "The base is the best" in " ".join(nights_section(replace(track, best=None)).sentences)
+
+
+# --------------------------------------------------------------------------- texts of others
+
+
+@given(st.text(), st.integers(10, 200))
+def test_one_line_is_one_short_harmless_line(text: str, limit: int) -> None:
+    line = one_line(text, limit)
+    assert len(line) <= limit
+    assert not set(line) & set("\n\r\t`\x1b\x07\u202e")
+    line.encode()
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs"))))
+def test_ordinary_text_is_left_as_it_is(text: str) -> None:
+    assert clean(text) == text
+
+
+def test_an_answer_cannot_reach_the_terminal() -> None:
+    text = markdown_of(sheet("\x1b]0;title\x07 \ud800 `rm` \u202egnp.exe"))
+    assert not set(text) & set("\x1b\x07\ud800\u202e")
+    assert "- after (90 of 100): `\N{REPLACEMENT CHARACTER}]0;title" in text
+
+
+def test_the_terminal_gets_the_plain_part_first_and_figures_last() -> None:
+    made = sheet().with_section(Section(title="Over the nights", sentences=("So far.",)), before="What was left out")
+    made = made.with_pictures("The exam", [Picture(title="t", words="Of 3 questions 2 are better.", svg="<svg/>")])
+    lines = [line for line in markdown_of(made).splitlines() if line.startswith("#")]
+    assert lines == [
+        "# A better model is in use",
+        "## Before and after",
+        "## The exam",
+        "## Over the nights",
+        "## What was left out",
+        "## Technical figures",
+        "### Judgement",
+    ]
+    assert "Of 3 questions 2 are better." in markdown_of(made)
+    assert "<svg" not in markdown_of(made)
