@@ -41,9 +41,13 @@ from nightschool_daemon.locking import LockedError
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.address import base_url
 from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, OllamaUnreachable, RemoteHostRefused
+from nightschool_daemon.reporting.page import html_of
+from nightschool_daemon.reporting.records import TrackMaterial
+from nightschool_daemon.reporting.words import nights_section, track_table
 from nightschool_daemon.runs import Estimate, MoveFailed, RunListener, RunRefused, SpecialtyState, UndoRefused
 from nightschool_daemon.runs.alone import TrainedAlone, plan_alone, train_alone
 from nightschool_daemon.runs.comparing import Pairing, compare, pair_by_file, pair_up
+from nightschool_daemon.runs.tracks import material_by_name, track
 from nightschool_daemon.starter import starter_configuration
 from nightschool_daemon.status import PAUSED, Status, status_of
 from nightschool_daemon.views import History, Page, history_of, page_of
@@ -599,12 +603,19 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
 def report(
     context: typer.Context,
     run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's id; else the last one.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the page with its plots into this file.", dir_okay=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """One page about a run, in plain words."""
     page = _look(_settings(context), Page, "report", lambda one: page_of(one, run_id), run=run_id)
+    if html is not None:
+        html.write_text(html_of(page.sheet), encoding="utf-8")
     if as_json:
         _print_json(page.report)
+    elif html is not None:
+        say(f"Wrote {html}.")
     else:
         _show_page(page)
 
@@ -613,9 +624,16 @@ def report(
 def history(
     context: typer.Context,
     limit: Annotated[int, typer.Option(help="How many of each.", min=1)] = 20,
+    tracked: Annotated[
+        str | None,
+        typer.Option("--track", metavar="ALIAS", help="The track record of one specialty over its exams instead."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Every run, every version with what is left in it of its lesson, and every move of an alias, newest first."""
+    if tracked is not None:
+        _show_track(_settings(context), tracked, as_json)
+        return
     found = _look(_settings(context), History, "history", lambda one: history_of(one, limit), limit=limit)
     if as_json:
         _print_json(found)
@@ -718,6 +736,21 @@ def _show_move(moved: AliasMove, as_json: bool) -> None:
 
 def _show_page(page: Page) -> None:
     out.print(Markdown(page.text) if out.is_terminal else page.text, markup=False)
+
+
+def _show_track(settings: Settings, name: str, as_json: bool) -> None:
+    """Scores, latencies and levels over the exams of a specialty, and whether feedback or prompts changed."""
+    material = _look(
+        settings, TrackMaterial, "track", lambda one: material_by_name(one.runs.planner, one.ledger, name), name=name
+    )
+    found = track(settings, material, now())
+    if as_json:
+        _print_json(found)
+        return
+    table = track_table(found)
+    show_table(str(material.specialty), table.columns, table.rows)
+    for sentence in nights_section(found).sentences:
+        say(sentence.replace("`", ""))
 
 
 def _show_status(found: Status) -> None:

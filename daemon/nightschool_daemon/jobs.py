@@ -42,10 +42,11 @@ PASSING = frozenset({"worker.log", "progress.json", "failure.json", "checkpoints
 
 
 class Job(StrEnum):
-    """What a worker does that belongs to no run."""
+    """What a worker does that is no step of a run."""
 
     PLAN = "plan"
     COMPARE = "compare"
+    PAGE = "page"
 
 
 class Step(StrEnum):

@@ -28,8 +28,10 @@ from nightschool_daemon.ledger import LedgerError
 from nightschool_daemon.locking import LockedError
 from nightschool_daemon.notify import notify, watchdog_interval_s
 from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, RemoteHostRefused
+from nightschool_daemon.reporting.records import TrackMaterial
 from nightschool_daemon.runs import MoveFailed, RunInterrupted, RunRefused, UndoRefused
 from nightschool_daemon.runs.comparing import Pairing, pair_up
+from nightschool_daemon.runs.tracks import material_by_name
 from nightschool_daemon.scheduling import trigger_of
 from nightschool_daemon.status import PAUSED, status_of
 from nightschool_daemon.views import history_of, page_of
@@ -345,6 +347,7 @@ class Service:
             "report": lambda: codec.to_plain(page_of(self._installation, request.get("run"))),
             "history": lambda: codec.to_plain(history_of(self._installation, int(request.get("limit", HISTORY_LINES)))),
             "pairing": lambda: codec.to_plain(self._pairing(request.get("first"), request.get("second"))),
+            "track": lambda: codec.to_plain(self._track(text_in(request, "name"))),
             "plugins": lambda: codec.to_plain(self._installation.hooks.status()),
             "pause": self._pause,
             "resume": self._resume,
@@ -371,6 +374,9 @@ class Service:
 
     def _pairing(self, first: str | None, second: str | None) -> Pairing:
         return pair_up(self._installation.runs.planner, self._installation.ledger, first, second)
+
+    def _track(self, name: str) -> TrackMaterial:
+        return material_by_name(self._installation.runs.planner, self._installation.ledger, name)
 
     def _pause(self) -> bool:
         self._installation.ledger.facts.put(PAUSED, now().isoformat())

@@ -1,11 +1,13 @@
 """What `report` and `history` show, whether the daemon answers or the command line looks for itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nightschool_daemon.installation import Installation
 from nightschool_daemon.ledger import MoveRow, RunRow, VersionRow
+from nightschool_daemon.reporting.sheet import Section, Sheet, markdown_of
 from nightschool_daemon.runs import RunRefused
 from nightschool_daemon.runs import report as reports
+from nightschool_daemon.runs.sheets import HEADLINES
 from nightschool_hookspecs.records import MoveKind, RunEnd, RunReport
 
 MOVES = 1000
@@ -17,8 +19,12 @@ class Page:
     """A run's report, for programs and for people."""
 
     report: RunReport
-    text: str
-    """Markdown."""
+    sheet: Sheet
+
+    @property
+    def text(self) -> str:
+        """The page in Markdown."""
+        return markdown_of(self.sheet)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,34 +46,39 @@ def page_of(installation: Installation, run_id: str | None) -> Page:
             if run_id
             else "There was no run yet. `nightschool run --now` starts one."
         )
-    found, text = reports.read_report(row.directory), reports.read_text(row.directory)
-    if row.end is not None and (found is None or text is None):
+    found, sheet = reports.read_report(row.directory), reports.read_sheet(row.directory)
+    if row.end is not None and (found is None or sheet is None):
         return _page_of_broken(installation, row, row.end)
-    if found is None or text is None:
+    if found is None or sheet is None:
         raise RunRefused(f"The run {row.id} is not over yet. `nightschool status` says how far it is.")
-    return Page(report=found, text=_with_what_followed(installation, row, found, text))
+    return Page(report=found, sheet=_with_what_followed(installation, row, found, sheet))
 
 
-def _with_what_followed(installation: Installation, row: RunRow, found: RunReport, text: str) -> str:
+def _with_what_followed(installation: Installation, row: RunRow, found: RunReport, sheet: Sheet) -> Sheet:
     """A run's page, and what became of its version since: a promotion that was taken back is explained there."""
     moves = installation.ledger.moves.history(found.alias, MOVES) if found.alias is not None else ()
     back = [one for one in reversed(moves) if one.kind in TAKEN_BACK and one.from_tag == found.version and one.done_at]
     if not back:
-        return text
+        return sheet
     if row.end is RunEnd.ROLLED_BACK:
-        text = text.replace(f"# {reports.HEADLINES[found.end]}", f"# {reports.HEADLINES[RunEnd.ROLLED_BACK]}", 1)
-    lines = [
-        f"- {one.done_at:%Y-%m-%d %H:%M}: {one.alias} was moved back to {one.to_tag}. {one.reason}" for one in back
-    ]
-    return "\n".join([text.rstrip(), "", "## Since then", "", *lines, ""])
+        sheet = replace(sheet, headline=HEADLINES[RunEnd.ROLLED_BACK])
+    points = tuple(
+        f"{one.done_at:%Y-%m-%d %H:%M}: {one.alias} was moved back to {one.to_tag}. {one.reason}" for one in back
+    )
+    return sheet.with_section(Section(title="Since then", points=points))
 
 
 def _page_of_broken(installation: Installation, row: RunRow, end: RunEnd) -> Page:
     """A run that broke before it could write its page."""
     info = installation.runs.info_of(row)
     report = RunReport(run=info, end=end, reason=row.outcome_reason, verdict=None, alias=None, version=None)
-    text = f"# {reports.HEADLINES[end]}\n\n{row.specialty}, run {row.id}\n\n{row.outcome_reason}\n"
-    return Page(report=report, text=text)
+    sheet = Sheet(
+        headline=HEADLINES[end],
+        subject=f"{row.specialty}, run {row.id}",
+        at=row.started_at,
+        summary=(row.outcome_reason,),
+    )
+    return Page(report=report, sheet=sheet)
 
 
 def history_of(installation: Installation, limit: int) -> History:

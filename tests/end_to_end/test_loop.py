@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import html5lib
 import httpx
 import pytest
 
@@ -11,6 +12,7 @@ from nightschool_daemon.ledger import VersionState
 from nightschool_hookspecs.records import DeliveryForm, RunEnd, Specialty, TrainingResult
 from support.night import TINY, TINY_ALIAS, TINY_TYPE, Night, greetings, import_tiny, wait_until
 from support.ollama_server import OllamaServer
+from support.pages import elements, text_of
 
 
 @pytest.fixture
@@ -35,6 +37,7 @@ def test_corrections_become_a_better_model_and_undo_restores_the_base(night: Nig
     tags = fresh_ollama.tags()
     assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v1"] != base_digest
     assert tags[TINY] == base_digest
+    look_at_the_page(night)
 
     undone = night.run("undo", TINY_ALIAS)
 
@@ -43,6 +46,25 @@ def test_corrections_become_a_better_model_and_undo_restores_the_base(night: Nig
     again = night.run("undo", TINY_ALIAS)
     assert again.returncode != 0
     assert "no promotion" in again.stdout + again.stderr
+
+
+def look_at_the_page(night: Night) -> None:
+    """The page of the last run is sound, has its plots, and is the one that is written by hand."""
+    page = (night.run_directories()[-1] / "report" / "report.html").read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(page)
+    assert len(elements(page)("svg")) >= 2
+    assert not elements(page)("script")
+    assert "A better model is in use" in text_of(page)
+    assert f"nightschool undo {TINY_ALIAS}" in text_of(page)
+    file = night.directory / "page.html"
+    assert night.run("report", "--html", str(file)).returncode == 0
+    assert file.read_text(encoding="utf-8") == page
+    track = night.json("history", "--track", TINY_ALIAS)
+    assert isinstance(track, dict)
+    assert track["best"] == f"{TINY_ALIAS}.v1"
+    assert track["exams"][0]["exam"]["marks"]["candidate"]["score"] > 90
+    assert f"The best is {TINY_ALIAS}.v1" in night.run("history", "--track", TINY_ALIAS).stdout
+    assert night.run("history", "--track", "nobody").returncode == 1
 
 
 def test_second_night_builds_on_fresh_feedback_and_its_undo_leads_to_the_first_version(

@@ -41,6 +41,7 @@ STEPS: Mapping[Step | Job, str] = {
     Step.JUDGE: "nightschool_daemon.learning.judging",
     Job.PLAN: "nightschool_daemon.learning.planning",
     Job.COMPARE: "nightschool_daemon.learning.comparison",
+    Job.PAGE: "nightschool_daemon.reporting.job",
 }
 """Where each step's `run(context)` stands. Only the one that is asked for is imported."""
 

@@ -42,15 +42,18 @@ def _unheard(_done: int, _total: int, _text: str) -> None:
     pass
 
 
-def run_job(directory: RunDirectory, job: Job, report: Report = _unheard) -> None:
-    """Do what belongs to no run in a child process, and return when its result is there.
+def run_job(directory: RunDirectory, job: Job, report: Report = _unheard, *, limit_s: float | None = None) -> None:
+    """Do what is no step of a run in a child process, and return when its result is there.
 
-    Raises `StepFailed` with the worker's reason, `OllamaUnreachable` where it lost the server.
+    Raises `StepFailed` with the worker's reason, or after `limit_s`; `OllamaUnreachable` where it lost the server.
     """
     shown: str | None = None
+    began = time.monotonic()
     with _started(directory, job) as process:
         while process.poll() is None:
             time.sleep(POLL_S)
+            if limit_s is not None and time.monotonic() - began > limit_s:
+                raise StepFailed(f"{job} took longer than {limit_s:g} s and was ended.")
             shown = _report_progress(directory.step(job), shown, report)
     _require_result(process, directory, job)
 

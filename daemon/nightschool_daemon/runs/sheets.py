@@ -1,0 +1,292 @@
+"""What is told of a run: its sheet, in plain words first, with the technical figures at the end."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+from nightschool_daemon.jobs import (
+    ConcludeResult,
+    ExportResult,
+    Losses,
+    PrepareResult,
+    SelectResult,
+    Step,
+    VerifyResult,
+)
+from nightschool_daemon.ollama import names
+from nightschool_daemon.plans import cost_text
+from nightschool_daemon.reporting.records import Question
+from nightschool_daemon.reporting.sheet import Section, Sheet, Shown
+from nightschool_daemon.reporting.words import EXAM, LEFT_OUT, points_in_words, verdict_sentences
+from nightschool_daemon.runs.conclude import verdict_of
+from nightschool_daemon.runs.context import StepContext
+from nightschool_hookspecs.records import (
+    DeliveryPlan,
+    ExamAnswer,
+    ExamItem,
+    ItemRole,
+    RunEnd,
+    Sitting,
+    TrainingMethod,
+    TrainingResult,
+    Verdict,
+)
+
+SHOWN_ANSWERS = 3
+
+HEADLINES = {
+    RunEnd.PROMOTED: "A better model is in use",
+    RunEnd.WAITING: "A better model waits for your approval",
+    RunEnd.NOT_ENOUGH: "Nothing changed: not enough to tell yet",
+    RunEnd.DISCARDED: "Nothing changed: the new model was not better",
+    RunEnd.ROLLED_BACK: "The previous model is in use again",
+    RunEnd.CANCELLED: "Nothing changed: the run was cancelled",
+    RunEnd.FAILED: "Nothing changed: the run failed",
+}
+
+LEARNED_BY = {
+    TrainingMethod.SFT: "wanted answers",
+    TrainingMethod.DPO: "better answers over worse ones",
+    TrainingMethod.KTO: "answers that were liked or disliked",
+}
+
+
+def sheet_of(context: StepContext) -> Sheet:
+    """The sheet of a run that is concluded, without the nights before it."""
+    concluded = context.result(Step.CONCLUDE, ConcludeResult)
+    verdict = verdict_of(context)
+    technical = (
+        _verdict_figures(verdict, concluded),
+        _training_figures(context),
+        _delivery_figures(context),
+    )
+    return Sheet(
+        headline=HEADLINES[concluded.end],
+        subject=f"{context.info.specialty}, run {context.info.id}",
+        at=context.info.started_at,
+        summary=tuple(_summary(verdict, concluded)),
+        sections=(*_learned(context), *_shown(context), *_exam(verdict), *_left_out(context), *_next(context)),
+        technical=tuple(one for one in technical if one is not None),
+    )
+
+
+def questions_of(context: StepContext) -> tuple[Question, ...]:
+    """Every question of the exam that was not learned from, with both scores."""
+    return tuple(
+        Question(text=item.messages[-1].content, before=before.score, after=after.score)
+        for item, before, after in _asked_of_both(context)
+    )
+
+
+# --------------------------------------------------------------------------- in plain words
+
+
+def _summary(verdict: Verdict | None, concluded: ConcludeResult) -> Iterator[str]:
+    """What a person in a hurry reads; with what the run's end says beyond the verdict."""
+    if verdict is None:
+        yield concluded.reason
+        return
+    yield points_in_words(verdict)
+    more = concluded.reason.removeprefix(verdict.reason).strip()
+    if more:
+        yield more
+
+
+def _learned(context: StepContext) -> Iterator[Section]:
+    selected = context.result_if_done(Step.SELECT, SelectResult)
+    if selected is None:
+        return
+    trained = context.result_if_done(Step.TRAIN, TrainingResult)
+    sentences = []
+    if trained is None:
+        sentences.append("Nothing was learned this time.")
+    else:
+        ways = ", then ".join(LEARNED_BY[one] for one in trained.methods)
+        events = _count(len(selected.learned_from(trained.methods)), "piece")
+        sentences.append(f"The model learned from {events} of your feedback: {ways}.")
+        if trained.warm_start:
+            sentences.append("It went on from what the model in use had learned before.")
+    kept = f"{_count(selected.items, 'question')} of yours {'was' if selected.items == 1 else 'were'} kept for the exam"
+    sentences.append(f"{kept} and not learned from, so that what is learned by heart does not count.")
+    export = context.result_if_done(Step.EXPORT, ExportResult)
+    if export is not None and export.held_in is not None:
+        sentences.append(f"Of what was learned, {min(1.0, export.held_in.kept):.1%} is in the model that Ollama has.")
+    yield Section(title="What was learned", sentences=tuple(sentences))
+
+
+def _shown(context: StepContext) -> Iterator[Section]:
+    """The questions whose answers gained most, and one that lost, if any did."""
+    both = sorted(_asked_of_both(context), key=lambda one: one[1].score - one[2].score)
+    if not both:
+        return
+    chosen = both[:SHOWN_ANSWERS]
+    _, before, after = both[-1]
+    if after.score < before.score and both[-1] not in chosen:
+        chosen = [*chosen[: SHOWN_ANSWERS - 1], both[-1]]
+    yield Section(title="Before and after", shown=tuple(_one_answer(*one) for one in chosen))
+
+
+def _one_answer(item: ExamItem, before: ExamAnswer, after: ExamAnswer) -> Shown:
+    return Shown(
+        prompt=item.messages[-1].content,
+        wanted=item.reference,
+        unwanted=item.disliked,
+        before=before.text,
+        before_score=before.score,
+        after=after.text,
+        after_score=after.score,
+    )
+
+
+def _asked_of_both(context: StepContext) -> list[tuple[ExamItem, ExamAnswer, ExamAnswer]]:
+    """The held-out questions that both answered, in the order of the exam."""
+    if not context.directory.is_done(Step.EXAMINE):
+        return []
+    answers = context.ledger.exams.answers(context.info.id)
+    before, after = (
+        {one.item_id: one for one in answers if one.sitting is sitting}
+        for sitting in (Sitting.INCUMBENT, Sitting.CANDIDATE)
+    )
+    return [
+        (item, before[item.id], after[item.id])
+        for item in context.ledger.exams.items(context.info.id)
+        if item.role is not ItemRole.LEARNED and item.id in before and item.id in after
+    ]
+
+
+def _exam(verdict: Verdict | None) -> Iterator[Section]:
+    if verdict is not None:
+        yield Section(title=EXAM, sentences=verdict_sentences(verdict))
+
+
+def _left_out(context: StepContext) -> Iterator[Section]:
+    selected = context.result_if_done(Step.SELECT, SelectResult)
+    if selected is None:
+        return
+    trained = context.result_if_done(Step.TRAIN, TrainingResult)
+    learned = frozenset(selected.learned_from(trained.methods) if trained is not None else ())
+    reasons = Counter(one.reason for one in selected.left_out if one.event_id not in learned)
+    yield Section(
+        title=LEFT_OUT,
+        sentences=() if reasons else ("Nothing was left out.",),
+        points=tuple(f"{_count(count, 'piece')} of feedback: {reason}" for reason, count in reasons.most_common()),
+    )
+
+
+def _next(context: StepContext) -> Iterator[Section]:
+    concluded = context.result(Step.CONCLUDE, ConcludeResult)
+    alias = names.alias_of(context.info.specialty)
+    prepared = context.result_if_done(Step.PREPARE, PrepareResult)
+    if concluded.end is RunEnd.PROMOTED and prepared is not None:
+        yield Section(
+            title="How to use it, and how to undo it",
+            points=(
+                f"Call it: `ollama run {alias}`",
+                f"Undo it: `nightschool undo {alias}` puts {prepared.incumbent} back within a second",
+            ),
+        )
+    elif concluded.end is RunEnd.WAITING:
+        yield Section(
+            title="What to do",
+            points=(
+                f"Try the candidate: `ollama run {concluded.version}`",
+                f"Put it into use: `nightschool approve {alias}`",
+            ),
+        )
+    elif concluded.end is not RunEnd.ROLLED_BACK:
+        yield Section(
+            title="What to do", sentences=("Nothing needs to be undone: what was in use before the night still is.",)
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+# --------------------------------------------------------------------------- technical figures
+
+
+def _verdict_figures(verdict: Verdict | None, concluded: ConcludeResult) -> Section | None:
+    if verdict is None:
+        return None
+    low, high = verdict.interval
+    points = [
+        f"{concluded.reason}",
+        f"Score before {verdict.incumbent_mean:.1f}, after {verdict.candidate_mean:.1f} (0 to 100), "
+        f"on {verdict.items} prompts that were not learned from",
+        f"Gain {verdict.gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, p = {verdict.p_value:.4f}",
+        f"The same model asked twice differs by {verdict.noise:.1f} points",
+        f"Evidence since the last promotion: {_e_value(verdict.log_e_value)}, and {_e_value(verdict.log_e_needed)} "
+        f"is proof; {len(verdict.counted)} prompts were new to it",
+        *(f"{guard.guard}: {'held' if guard.held else 'broken'}. {guard.reason}" for guard in verdict.guards),
+    ]
+    return Section(title="Judgement", points=tuple(points))
+
+
+def _e_value(logarithm: float) -> str:
+    """An e-value in a few digits; a product of many nights may be too large or too small to print in full."""
+    return f"{math.exp(logarithm):.3g}" if abs(logarithm) < math.log(1e6) else f"10^{logarithm / math.log(10):.0f}"
+
+
+def _training_figures(context: StepContext) -> Section | None:
+    selected = context.result_if_done(Step.SELECT, SelectResult)
+    if selected is None:
+        return None
+    points = [
+        f"{selected.items} events were held out for the exam, {selected.guard_items} that were liked or disliked "
+        "guard against getting worse"
+    ]
+    trained = context.result_if_done(Step.TRAIN, TrainingResult)
+    if trained is not None:
+        *_, last = trained.methods
+        unit = "nats per answer token" if last is TrainingMethod.SFT else f"by {last.upper()}"
+        events = len(selected.learned_from(trained.methods))
+        points += [
+            f"From {events} events: {', then '.join(LEARNED_BY[one] for one in trained.methods)}",
+            f"{trained.steps} steps over {trained.tokens} tokens in {trained.seconds:.0f} s; "
+            f"loss {trained.base_loss:.3f} before, {trained.trained_loss:.3f} after ({unit})",
+        ]
+        if trained.plan:
+            points.append(f"Planned beforehand: {trained.plan}")
+    return Section(title="Training", points=tuple(points))
+
+
+def _delivery_figures(context: StepContext) -> Section | None:
+    export = context.result_if_done(Step.EXPORT, ExportResult)
+    if export is None:
+        return None
+    points = [
+        f"{export.plan.form.value}: {_cost(export.plan)}. {export.why}",
+        *(f"{one.form.value} would have cost {_cost(one)}" for one in export.others),
+    ]
+    if export.attempts > 1:
+        points.append(f"Enough of the lesson was left at attempt {export.attempts}, each in wider types")
+    if export.held_in is not None:
+        points.append(
+            f"Of the lesson {export.held_in.kept:.1%} are left in the written file (loss on what was learned: "
+            f"{_losses(export.held_in)})"
+        )
+    verified = context.result_if_done(Step.VERIFY, VerifyResult)
+    if verified is not None:
+        points += [
+            f"Loss on {_measured_on(verified)}: {_losses(verified.held_out)}",
+            f"Served and trained network differ by {verified.disagreement:.4f} nats (median over {verified.pairs} "
+            f"token probabilities), base and our own forward pass by {verified.noise:.4f}; "
+            f"the lesson moved them by {verified.live:.4f}",
+        ]
+    return Section(title="Delivery", points=tuple(points))
+
+
+def _cost(plan: DeliveryPlan) -> str:
+    return cost_text(plan.version_bytes, plan.version_bytes, plan.shared_bytes)
+
+
+def _losses(losses: Losses) -> str:
+    three = f"base {losses.base_loss:.3f}, trained {losses.trained_loss:.3f}, delivered {losses.delivered_loss:.3f}"
+    return f"{three} nats an answer token"
+
+
+def _measured_on(verified: VerifyResult) -> str:
+    if verified.held_out_texts:
+        return f"{verified.held_out_texts} held-out references"
+    return "what was learned, as nothing was held out"
