@@ -317,6 +317,7 @@ def test_feedback_that_got_worse_takes_a_promotion_back_and_the_report_says_why(
     night.drop([{**used, **disliked, "id": f"d-{one}", "input_data": f"disliked {one}"} for one in range(12)])
     daemon = night.start("serve")
     wait_until(lambda: night.ledger().runs.latest(1)[0].end is RunEnd.ROLLED_BACK)
+    track = night.json("history", "--track", TINY_ALIAS)
     daemon.terminate()
     daemon.communicate(timeout=60)
     assert fresh_ollama.tags()[TINY_ALIAS] == base_digest
@@ -324,3 +325,10 @@ def test_feedback_that_got_worse_takes_a_promotion_back_and_the_report_says_why(
     assert page.startswith("# The previous model is in use again")
     assert "## Since then" in page
     assert "Of 12 pairs that differ 12 are against" in page
+    file = night.directory / "page.html"
+    assert night.run("report", "--html", str(file)).returncode == 0
+    assert "The previous model is in use again" in text_of(file.read_text(encoding="utf-8"))
+    assert "Of 12 pairs that differ 12 are against" in text_of(file.read_text(encoding="utf-8"))
+    assert isinstance(track, dict)
+    assert (track["exams"][0]["exam"]["taken_back"], track["best"]) == (True, None)
+    assert track["trend"]["after"] > track["trend"]["before"]

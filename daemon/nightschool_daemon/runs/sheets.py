@@ -71,10 +71,11 @@ def sheet_of(context: StepContext) -> Sheet:
 
 
 def questions_of(context: StepContext) -> tuple[Question, ...]:
-    """Every question of the exam that was not learned from, with both scores."""
+    """Every question that counted in the exam, with both scores."""
     return tuple(
         Question(text=item.messages[-1].content, before=before.score, after=after.score)
         for item, before, after in _asked_of_both(context)
+        if item.role is ItemRole.GAIN
     )
 
 
