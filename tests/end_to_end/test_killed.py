@@ -24,7 +24,10 @@ from pathlib import Path
 from nightschool_hookspecs import RunInfo, hookimpl
 
 
-MIDDLE_S = {"split": 0.1, "select": 0.1, "train": 2.0, "export": 0.2, "verify": 2.0, "examine": 0.5, "judge": 0.1}
+MIDDLE_S = {
+    **{"split": 0.1, "select": 0.1, "train": 2.0, "export": 0.2, "verify": 2.0, "examine": 0.5},
+    **{"judge": 0.1, "report": 0.3},
+}
 """Well within the time that each worker needs to start and work; the daemon's own steps take milliseconds."""
 
 

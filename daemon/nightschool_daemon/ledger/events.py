@@ -18,6 +18,8 @@ POSITIVE = (FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE)
 """Everything else says that an answer was not good enough."""
 FEWEST_RECENT = 20
 """Prompts that are the newest where a quarter would be fewer."""
+LOOKED_THROUGH = 10
+"""Events that are looked through for one that counts: a ledger of many years is not read to its beginning."""
 PROMPT_LETTERS = 2000
 """Of a prompt that is only compared with others."""
 POOLED_TYPE = "all"
@@ -195,10 +197,11 @@ class Events:
             SELECT max(e.arrival) AS arrival, e.arrived_at, json_extract(e.body, '$.timestamp') AS at,
                    json_extract(e.body, '$.metadata.clock_flag') AS flagged,
                    json_extract(e.body, '$.feedback_type') NOT IN ({marks}) AS negative
-            FROM events e WHERE {_OF_SPECIALTY} AND {_JUDGES_AN_ANSWER}
+            FROM (SELECT * FROM events e WHERE {_OF_SPECIALTY} ORDER BY arrival DESC LIMIT ?) e
+            WHERE {_JUDGES_AN_ANSWER}
             GROUP BY json_extract(e.body, '$.source'), e.answered_by, e.group_key ORDER BY 1 DESC LIMIT ?
             """,
-            (*(one.value for one in POSITIVE), *_scope(specialty, False), limit),
+            (*(one.value for one in POSITIVE), *_scope(specialty, False), LOOKED_THROUGH * limit, limit),
         )
         found = (
             Said(

@@ -136,7 +136,7 @@ def _track_row(track: TrackRecord, number: int) -> tuple[str, ...]:
     low, high = exam.interval
     row = (
         f"{exam.at:%Y-%m-%d}",
-        exam.version,
+        exam.version.rpartition(".")[2],
         ("taken back" if exam.taken_back else "yes") if exam.promoted else "no",
         f"{exam.gain:+.1f} ({low:+.1f} to {high:+.1f})",
         f"{level.points:.1f}",

@@ -102,6 +102,8 @@ def test_the_record_is_a_table_with_a_row_a_night() -> None:
     table = track_table(track)
     assert all(len(row) == len(TRACK_COLUMNS) for row in table.rows)
     assert [row[2] for row in table.rows] == ["yes", "no", "taken back"]
+    named = replace(exams[0], exam=replace(exams[0].exam, version="tiny-nightschool:1b.shell.v1"))
+    assert track_table(replace(track, exams=(named,))).rows[0][1] == "v1"
     told = " ".join(nights_section(track).sentences)
     assert "3 new versions sat an exam, and 2 were put into use. The best is v1 with 60 points" in told
     assert "The base is the best" in " ".join(nights_section(replace(track, best=None)).sentences)
