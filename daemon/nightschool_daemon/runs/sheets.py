@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from nightschool_daemon.jobs import (
+    UNITS,
     ConcludeResult,
     ExportResult,
     Losses,
@@ -284,7 +285,7 @@ def _cost(plan: DeliveryPlan) -> str:
 
 def _losses(losses: Losses) -> str:
     three = f"base {losses.base_loss:.3f}, trained {losses.trained_loss:.3f}, delivered {losses.delivered_loss:.3f}"
-    return f"{three} nats an answer token"
+    return f"{three} {UNITS[losses.kind]}"
 
 
 def _measured_on(verified: VerifyResult) -> str:
