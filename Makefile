@@ -9,7 +9,7 @@ BASE ?= smollm2
 SECONDS ?= 60
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-validators bench-exams fuzz-gguf clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-validators bench-exams bench-proxy fuzz-gguf clean
 
 environment: .venv/.ready
 
@@ -85,6 +85,10 @@ bench-validators: .venv/.ready
 # How often the judge is deceived, and how many items it takes, simulated and on a real model against itself.
 bench-exams: ollama
 	nice -n 10 $(BIN)/python tests/benchmarks/exams.py
+
+# What the proxy adds to a request, beside direct access.
+bench-proxy: .venv/.ready
+	$(BIN)/python tests/benchmarks/proxy.py
 
 clean:
 	rm -rf build dist .venv .cache

@@ -1,4 +1,4 @@
-"""Entry of `nightschool`. `serve` is dispatched before the command line's libraries are loaded."""
+"""Entry of `nightschool`. `serve` and `proxy` are dispatched before the command line's libraries are loaded."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 def main() -> int:
     """Run the command. Returns the exit code."""
     arguments = sys.argv[1:]
-    if command_of(arguments) == "serve" and "--help" not in arguments:
+    if command_of(arguments) in ("serve", "proxy") and "--help" not in arguments:
         return _serve(arguments)
     from nightschool_daemon.cli import run
 
@@ -26,14 +26,19 @@ def command_of(arguments: list[str]) -> str | None:
 
 
 def _serve(arguments: list[str]) -> int:
-    """`nightschool [--config FILE] serve [--safe-mode]`, without a parser's weight."""
+    """`nightschool [--config FILE] serve [--safe-mode]`, or `proxy`, without a parser's weight."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="nightschool")
     parser.add_argument("--config", type=Path)
-    parser.add_argument("command", choices=["serve"])
-    parser.add_argument("--safe-mode", action="store_true")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve").add_argument("--safe-mode", action="store_true")
+    commands.add_parser("proxy").add_argument("--with-parent", action="store_true")
     given = parser.parse_args(arguments)
+    if given.command == "proxy":
+        from nightschool_daemon.proxy.server import main as proxy
+
+        return proxy(given.config, with_parent=given.with_parent)
     from nightschool_daemon.service import main as serve
 
     return serve(given.config, safe_mode=given.safe_mode)

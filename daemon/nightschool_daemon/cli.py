@@ -220,6 +220,12 @@ def serve(
     raise AssertionError("`serve` is dispatched before this is loaded")
 
 
+@app.command()
+def proxy() -> None:
+    """Pass requests on to Ollama, a share of an alias's to another version. `serve` starts it where it is enabled."""
+    raise AssertionError("`proxy` is dispatched before this is loaded")
+
+
 @app.command(name="doctor")
 def doctor_command(context: typer.Context, as_json: AsJson = False) -> None:
     """Say what is missing, and what to do about it."""

@@ -262,6 +262,24 @@ class PromotionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProxySettings:
+    """`[proxy]`"""
+
+    enabled: bool = False
+    """Start the proxy beside the daemon."""
+    port: int = 11435
+    """On the loopback interface, and on no other."""
+    keep_days: float = 90.0
+    """How long it is remembered which version answered which conversation."""
+
+    def __post_init__(self) -> None:
+        _require(self, 1, "port")
+        _require(self, 0, "keep_days", above=True)
+        if self.port > 65535:
+            raise ValueError(f"port must be at most 65535, not {self.port}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PluginSettings:
     """`[plugins]`: the host's own keys; each other table belongs to the plugin of its name."""
 
@@ -295,6 +313,7 @@ class Settings:
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
     exam: ExamSettings = field(default_factory=ExamSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    proxy: ProxySettings = field(default_factory=ProxySettings)
     plugins: PluginSettings = field(default_factory=PluginSettings)
     log: LogSettings = field(default_factory=LogSettings)
     plugin_tables: Mapping[str, Mapping[str, object]] = field(default_factory=dict)

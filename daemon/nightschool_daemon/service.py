@@ -28,6 +28,7 @@ from nightschool_daemon.ledger import LedgerError
 from nightschool_daemon.locking import LockedError
 from nightschool_daemon.notify import notify, watchdog_interval_s
 from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, RemoteHostRefused
+from nightschool_daemon.proxy.keeper import ProxyKeeper
 from nightschool_daemon.reporting.records import TrackMaterial
 from nightschool_daemon.runs import MoveFailed, RunInterrupted, RunRefused, UndoRefused
 from nightschool_daemon.runs.comparing import Pairing, pair_up
@@ -130,6 +131,9 @@ class Service:
         watcher.start()
         control.start()
         scheduler.start()
+        keeper = ProxyKeeper(settings.file) if settings.proxy.enabled else None
+        if keeper is not None:
+            keeper.start()
         loops = (
             ("intake", self._take_in),
             ("probation", self._watch_promotions),
@@ -147,6 +151,8 @@ class Service:
             self._signals.feedback.set()
             self._signals.judged.set()
             self._installation.runs.interrupt()
+            if keeper is not None:
+                keeper.stop()
             scheduler.shutdown(wait=False)
             control.stop()
             watcher.stop()

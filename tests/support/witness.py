@@ -5,7 +5,20 @@ from pathlib import Path
 
 from support.night import Night
 
-HEAVY = ("numpy", "torch", "scipy", "gguf", "transformers", "ollama", "typer", "rich", "click", "rapidfuzz", "jinja2")
+HEAVY = (
+    "numpy",
+    "torch",
+    "scipy",
+    "gguf",
+    "transformers",
+    "ollama",
+    "typer",
+    "rich",
+    "click",
+    "rapidfuzz",
+    "jinja2",
+    "aiohttp",
+)
 """Top-level modules that have no place in the idle daemon."""
 
 SOURCE = '''
