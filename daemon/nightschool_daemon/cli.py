@@ -44,7 +44,16 @@ from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, OllamaUnr
 from nightschool_daemon.reporting.page import html_of
 from nightschool_daemon.reporting.records import TrackMaterial
 from nightschool_daemon.reporting.words import nights_section, track_table
-from nightschool_daemon.runs import Estimate, MoveFailed, RunListener, RunRefused, SpecialtyState, UndoRefused
+from nightschool_daemon.runs import (
+    Estimate,
+    MoveFailed,
+    RunListener,
+    RunRefused,
+    Share,
+    ShareRefused,
+    SpecialtyState,
+    UndoRefused,
+)
 from nightschool_daemon.runs.alone import TrainedAlone, plan_alone, train_alone
 from nightschool_daemon.runs.comparing import Pairing, compare, pair_by_file, pair_up
 from nightschool_daemon.runs.tracks import material_by_name, track
@@ -97,6 +106,7 @@ EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (PluginFailed, Exit.FAILED),
     (RunRefused, Exit.FAILED),
     (UndoRefused, Exit.FAILED),
+    (ShareRefused, Exit.FAILED),
     (MoveFailed, Exit.FAILED),
     (units.UnitError, Exit.FAILED),
     (OSError, Exit.FAILED),
@@ -564,6 +574,54 @@ def _cancel_here(settings: Settings) -> bool:
         raise LockedError("A run goes on in another terminal. Ctrl-C there stops it, then `cancel` ends it.") from None
 
 
+@app.command(name="ab")
+def share_command(
+    context: typer.Context,
+    alias: Annotated[str, typer.Argument(help="An alias or a specialty.")],
+    share: Annotated[float | None, typer.Option("--share", help="Of the conversations, at most 0.95.")] = None,
+    off: Annotated[bool, typer.Option("--off", help="End it; the alias stays what it is.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give a candidate a share of the alias's use, until feedback shows which is better."""
+    settings = _settings(context)
+    if off == (share is not None):
+        raise typer.BadParameter("Say either --share 0.2 or --off.")
+    if share is None:
+        _end_share(settings, alias)
+        return
+    found = _shared(settings, alias, share)
+    if as_json:
+        _print_json(found)
+        return
+    say(
+        f"{found.share:.0%} of the conversations with {found.alias} go to {found.candidate.tag}, the others to "
+        f"{found.incumbent.tag}."
+    )
+    if not settings.proxy.enabled:
+        complain("The proxy is not enabled: set proxy.enabled = true, or start `nightschool proxy`.")
+    say(f"Applications take part that call http://127.0.0.1:{settings.proxy.port} in place of Ollama's address.")
+
+
+def _shared(settings: Settings, alias: str, share: float) -> Share:
+    client = ControlClient(settings.runtime_directory)
+    if client.is_there():
+        return codec.build(Share, client.ask("share", alias=alias, share=share))
+    with working(settings) as installation:
+        return installation.runs.share(alias, share, now())
+
+
+def _end_share(settings: Settings, alias: str) -> None:
+    client = ControlClient(settings.runtime_directory)
+    if client.is_there():
+        ended = bool(client.ask("unshare", alias=alias))
+    else:
+        with working(settings) as installation:
+            ended = installation.runs.unshare(alias)
+    say(f"{alias} is shared no more." if ended else f"{alias} was not shared.")
+    if not ended:
+        raise typer.Exit(Exit.NOTHING_CHANGED)
+
+
 @app.command()
 def undo(
     context: typer.Context,
@@ -784,6 +842,12 @@ def _show_status(found: Status) -> None:
     ]
     if lines:
         show_table("Specialties", ("specialty", "serves", "fresh", "next night", "last run", "alias"), lines)
+    shares = [
+        (one.share.alias, one.share.candidate.tag, f"{one.share.share:.0%}", one.share.incumbent.tag, one.verdict)
+        for one in found.shares
+    ]
+    if shares:
+        show_table("Shared use", ("alias", "candidate", "gets", "of the use of", "so far"), shares)
     problems = [one.problem for one in found.specialties if one.problem] + list(found.problems)
     for problem in problems:
         complain(problem)

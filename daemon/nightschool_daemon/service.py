@@ -30,7 +30,7 @@ from nightschool_daemon.notify import notify, watchdog_interval_s
 from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, RemoteHostRefused
 from nightschool_daemon.proxy.keeper import ProxyKeeper
 from nightschool_daemon.reporting.records import TrackMaterial
-from nightschool_daemon.runs import MoveFailed, RunInterrupted, RunRefused, UndoRefused
+from nightschool_daemon.runs import MoveFailed, RunInterrupted, RunRefused, ShareRefused, UndoRefused
 from nightschool_daemon.runs.comparing import Pairing, pair_up
 from nightschool_daemon.runs.tracks import material_by_name
 from nightschool_daemon.scheduling import trigger_of
@@ -360,6 +360,10 @@ class Service:
             "cancel": lambda: self._installation.runs.cancel("asked for"),
             "run": lambda: self._run(request.get("specialty"), send),
             "undo": lambda: codec.to_plain(self._installation.runs.undo(text_in(request, "alias"), now())),
+            "share": lambda: codec.to_plain(
+                self._installation.runs.share(text_in(request, "alias"), float(request.get("share", 0.0)), now())
+            ),
+            "unshare": lambda: self._installation.runs.unshare(text_in(request, "alias")),
             "approve": lambda: codec.to_plain(self._installation.runs.approve(text_in(request, "alias"), now())),
         }
         command = commands.get(str(request.get("command")))
@@ -373,7 +377,7 @@ class Service:
             raise ControlError(str(error), Exit.NOTHING_CHANGED) from error
         except OllamaError as error:
             raise ControlError(str(error), Exit.OLLAMA) from error
-        except (RunRefused, UndoRefused, MoveFailed) as error:
+        except (RunRefused, UndoRefused, MoveFailed, ShareRefused) as error:
             raise ControlError(str(error)) from error
         except RunInterrupted as error:
             raise ControlError("The daemon stops. The run goes on when it is started again.") from error

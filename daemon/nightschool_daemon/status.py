@@ -6,7 +6,7 @@ from datetime import datetime
 from nightschool_daemon.hooks import MAX_STRIKES, PluginState
 from nightschool_daemon.installation import Installation
 from nightschool_daemon.ollama.errors import OllamaError
-from nightschool_daemon.runs import SpecialtyState
+from nightschool_daemon.runs import ShareState, SpecialtyState
 from nightschool_daemon.scheduling import next_time
 from nightschool_hookspecs.records import RunEnd
 
@@ -29,6 +29,8 @@ class Status:
     unassigned: int
     """Events that name no model, while no default base is configured for their type."""
     specialties: tuple[SpecialtyState, ...]
+    shares: tuple[ShareState, ...]
+    """Aliases of whose use a candidate gets a share."""
     problems: tuple[str, ...]
     """Sentences: plugins that are not asked, and what else stands in the way."""
 
@@ -63,6 +65,7 @@ def status_of(installation: Installation, daemon: str, now: datetime) -> Status:
         events=installation.ledger.events.total(),
         unassigned=unassigned,
         specialties=specialties,
+        shares=installation.runs.shares.states(),
         problems=(*problems, *_plugin_problems(installation)),
     )
 

@@ -94,6 +94,13 @@ class Facts:
         rows = self._database.execute("SELECT value FROM facts WHERE key = ?", (key,))
         return str(rows[0]["value"]) if rows else None
 
+    def beginning_with(self, prefix: str) -> dict[str, str]:
+        """Every key that begins so, with its value, in order."""
+        rows = self._database.execute(
+            "SELECT key, value FROM facts WHERE substr(key, 1, ?) = ? ORDER BY key", (len(prefix), prefix)
+        )
+        return {row["key"]: row["value"] for row in rows}
+
     def put(self, key: str, value: str) -> None:
         """Set a key."""
         with self._database.transaction() as connection:

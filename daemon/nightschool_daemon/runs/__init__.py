@@ -5,6 +5,7 @@ from nightschool_daemon.runs.estimate import Estimate
 from nightschool_daemon.runs.listener import RunListener, SilentListener
 from nightschool_daemon.runs.planner import Due, SpecialtyState
 from nightschool_daemon.runs.service import Runs
+from nightschool_daemon.runs.shares import Share, ShareRefused, ShareState
 
 __all__ = [
     "Due",
@@ -14,6 +15,9 @@ __all__ = [
     "RunListener",
     "RunRefused",
     "Runs",
+    "Share",
+    "ShareRefused",
+    "ShareState",
     "SilentListener",
     "SpecialtyState",
     "UndoRefused",

@@ -28,7 +28,7 @@ class Probation:
         """Judge every promotion on probation by its feedback. Returns a sentence for each that was taken back."""
         sentences = []
         for specialty in specialties:
-            self._settle_the_run(specialty, now)
+            self.settle_the_run(specialty, now)
             promotion = self.promotion_of(specialty, now)
             if promotion is not None and (sentence := self._judge(promotion, specialty, roll_back, now)) is not None:
                 sentences.append(sentence)
@@ -63,10 +63,10 @@ class Probation:
             moved = roll_back(promotion, f"feedback got worse after the promotion. {verdict.reason}")
         except UndoRefused as refusal:
             return f"{promotion.alias}: feedback got worse after the promotion, but {refusal}"
-        self._settle_the_run(specialty, now)
+        self.settle_the_run(specialty, now)
         return f"{moved.alias} was moved back to {moved.to_tag}: {moved.reason}"
 
-    def _settle_the_run(self, specialty: Specialty, now: datetime) -> None:
+    def settle_the_run(self, specialty: Specialty, now: datetime) -> None:
         """The run whose promotion was taken back ends so in the ledger too, also where a crash came between."""
         last = self.ledger.moves.last_done(names.alias_of(specialty))
         if last is None or last.kind is not MoveKind.ROLL_BACK or last.run_id is None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 
 from nightschool_daemon import codec
 from nightschool_daemon.config import Settings
@@ -27,6 +28,7 @@ from nightschool_daemon.runs.listener import RunListener, SilentListener
 from nightschool_daemon.runs.moves import AliasMover, Destination, as_alias_move
 from nightschool_daemon.runs.planner import Due, Planner, SpecialtyState, problem_key
 from nightschool_daemon.runs.probation import Probation
+from nightschool_daemon.runs.shares import Share, ShareRefused, Shares
 from nightschool_hookspecs.records import (
     AliasMove,
     MoveKind,
@@ -68,6 +70,14 @@ class Runs:
     def probation(self) -> Probation:
         """Watches what was promoted lately."""
         return Probation(settings=self.settings, ledger=self.ledger, hooks=self.hooks)
+
+    @property
+    def shares(self) -> Shares:
+        """Shares of aliases' use that candidates get."""
+        return Shares(settings=self.settings, ledger=self.ledger, hooks=self.hooks, digests=self._digests)
+
+    def _digests(self) -> dict[str, str]:
+        return {entry.name: entry.digest for entry in self.ollama.tags()}
 
     def due(self, now: datetime) -> tuple[Due, ...]:
         """Specialties whose run should start now, most urgent first."""
@@ -170,6 +180,7 @@ class Runs:
 
         Called at start, before anything else, with the server reachable. Returns a sentence for each deed.
         """
+        self.shares.tell_the_proxy()
         sentences = self.mover.replay() + retention.sweep(self.ledger, self.ollama)
         sentences += retention.sweep_trainings(self.settings.state_directory, self.ledger, self.ollama)
         return sentences + self._remove_stray_directories()
@@ -190,7 +201,63 @@ class Runs:
 
         Called whenever feedback came in.
         """
-        return self.probation.look(self.planner.specialties(), self._roll_back, now)
+        shared = {one.alias for one in self.shares.all()}
+        decided = self.shares.look(keep=partial(self._keep, now), take_back=partial(self._give_up_shared, now))
+        alone = tuple(one for one in self.planner.specialties() if names.alias_of(one) not in shared)
+        return decided + self.probation.look(alone, self._roll_back, now)
+
+    def share(self, text: str, share: float, now: datetime) -> Share:
+        """Give a share of an alias's use to its candidate. Raises `ShareRefused`, `UndoRefused`.
+
+        The candidate is the version that waits for approval, else what the last promotion brought.
+        """
+        alias = self._alias(text)
+        incumbent, candidate = self._sides(alias)
+        version = self.ledger.versions.get(candidate.tag)
+        specialty = version.specialty if version is not None else self.find(alias)
+        if specialty is None:
+            raise ShareRefused(f"{alias} belongs to no specialty that is known. `nightschool status` lists them.")
+        return self.shares.begin(
+            Share(alias=alias, specialty=specialty, incumbent=incumbent, candidate=candidate, share=share, since=now)
+        )
+
+    def _sides(self, alias: str) -> tuple[Destination, Destination]:
+        """Incumbent and candidate between which the use of an alias can be shared."""
+        waiting, last = self._waiting(alias), self.ledger.moves.last_done(alias)
+        if waiting is not None:
+            version, row = waiting
+            incumbent = self._present_origin(alias, self._context(row, SilentListener()))
+            return incumbent, Destination(tag=version.tag, digest=version.tag_digest)
+        if last is None or last.kind is not MoveKind.PROMOTE:
+            raise ShareRefused(
+                f"{alias} has no candidate: no version waits for approval, and its last move was no promotion. "
+                "`nightschool run --now` may make one."
+            )
+        promotion = undoing.promotion_to_undo(self.mover, alias)
+        return (
+            Destination(tag=promotion.from_tag or "", digest=promotion.from_digest or ""),
+            Destination(tag=promotion.to_tag or "", digest=promotion.to_digest or ""),
+        )
+
+    def unshare(self, text: str) -> bool:
+        """End the share of an alias; it stays what it is. False: there was none. Raises `UndoRefused`."""
+        return self.shares.end(self._alias(text))
+
+    def _keep(self, now: datetime, share: Share, reason: str) -> None:
+        """The candidate of a share won."""
+        if self.mover.digest_of(share.alias) != share.candidate.digest:
+            self.approve(share.alias, now, reason=reason)
+
+    def _give_up_shared(self, now: datetime, share: Share, reason: str) -> None:
+        """The candidate of a share lost: the alias goes back to the incumbent, or the candidate never gets there."""
+        waiting = self._waiting(share.alias)
+        if self.mover.digest_of(share.alias) == share.candidate.digest:
+            self._take_back(undoing.promotion_to_undo(self.mover, share.alias), MoveKind.ROLL_BACK, reason)
+            self.probation.settle_the_run(share.specialty, now)
+        elif waiting is not None and waiting[0].tag == share.candidate.tag:
+            version, run = waiting
+            retention.discard(self.ledger, self.ollama, version)
+            self.ledger.runs.finish(run.id, RunEnd.DISCARDED, reason, now)
 
     def _roll_back(self, promotion: MoveRow, reason: str) -> AliasMove:
         """Take a promotion back because feedback says so. Raises `UndoRefused`."""
@@ -200,6 +267,7 @@ class Runs:
     def _take_back(self, promotion: MoveRow, kind: MoveKind, reason: str | None) -> AliasMove:
         beside, problem = self._base_moved_with(promotion)
         moved = undoing.undo(self.mover, promotion, kind=kind, reason=reason)
+        self.shares.end(promotion.alias)
         if beside is not None:
             undoing.undo(self.mover, beside, kind=kind, reason=reason)
         return moved if problem is None else replace(moved, reason=f"{moved.reason}. {problem}")
@@ -218,7 +286,7 @@ class Runs:
             return None, str(refusal)
         return (beside, None) if beside.run_id == promotion.run_id else (None, None)
 
-    def approve(self, text: str, now: datetime) -> AliasMove:
+    def approve(self, text: str, now: datetime, *, reason: str = "approved") -> AliasMove:
         """Promote the candidate that waits for approval. Raises `UndoRefused` where none waits."""
         alias = self._alias(text)
         found = self._waiting(alias)
@@ -227,10 +295,11 @@ class Runs:
         version, row = found
         context = self._context(row, SilentListener())
         try:
-            notes = conclude.promote(context, version, "approved", self._present_origin(alias, context))
+            notes = conclude.promote(context, version, reason, self._present_origin(alias, context))
         except MoveFailed as error:
             raise UndoRefused(str(error)) from error
-        self.ledger.runs.finish(row.id, RunEnd.PROMOTED, "approved", now)
+        self.shares.end(alias)
+        self.ledger.runs.finish(row.id, RunEnd.PROMOTED, reason, now)
         retention.retire_old_versions(self.ledger, self.ollama, self.settings, version.specialty)
         retention.discard_superseded(self.ledger, self.ollama, version)
         moved = self.ledger.moves.last_done(alias)

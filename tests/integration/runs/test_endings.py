@@ -15,7 +15,18 @@ from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionR
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
-from nightschool_daemon.runs import RunRefused, Runs, UndoRefused, conclude, examine, prepare, rebuild, retention
+from nightschool_daemon.proxy.routes import Route, RoutesFile
+from nightschool_daemon.runs import (
+    RunRefused,
+    Runs,
+    ShareRefused,
+    UndoRefused,
+    conclude,
+    examine,
+    prepare,
+    rebuild,
+    retention,
+)
 from nightschool_daemon.runs.conclude import Ending
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.listener import SilentListener
@@ -466,6 +477,120 @@ def test_old_versions_are_retired_and_pins_that_nobody_needs_go(world: World) ->
     world.runs.undo(ALIAS, NOW)
     with pytest.raises(UndoRefused, match="keep_versions"):
         world.runs.undo(ALIAS, NOW)
+
+
+# --------------------------------------------------------------------------- shares of the use
+
+
+def say(world: World, tag: str, kind: FeedbackType, count: int = 12) -> None:
+    """Feedback on answers of a version."""
+    world.ledger.events.add(
+        [
+            IncomingEvent(
+                event=Event(
+                    id=f"{tag} {number}",
+                    timestamp=NOW,
+                    feedback_type=kind,
+                    input_data=f"prompt {number}",
+                    artifact_type="greeting",
+                    ai_output="5",
+                    model=tag,
+                ),
+                base=TINY,
+                answered_by=tag,
+                group=f"{tag} {number}",
+                arrived_at=NOW,
+            )
+            for number in range(count)
+        ]
+    )
+
+
+def judging(world: World) -> Runs:
+    """Runs that judge by feedback."""
+    return replace(world.runs, hooks=Hooks.load(plugin_directory=None, tables={}, built_in=("judge_feedback",)))
+
+
+def told(world: World) -> tuple[Route, ...]:
+    """What the proxy reads."""
+    return RoutesFile(world.directory).current().routes
+
+
+def waiting(world: World) -> str:
+    """A candidate that waits for approval."""
+    world.configure(promote=PromotionMode.ASK)
+    teach(world, 1)
+    version = world.end(world.begin(), RunEnd.WAITING).version
+    assert version is not None
+    return version
+
+
+def test_first_candidate_that_waits_is_compared_with_the_base_and_comes_into_use_where_it_wins(world: World) -> None:
+    candidate = waiting(world)
+    share = world.runs.share(ALIAS, 0.3, NOW)
+    assert (share.candidate.tag, share.incumbent.digest) == (candidate, world.digest(TINY))
+    assert told(world) == (Route(alias=ALIAS, incumbent=share.incumbent.tag, candidate=candidate, share=0.3),)
+    say(world, TINY, FeedbackType.EXPLICIT_NEGATIVE)
+    say(world, candidate, FeedbackType.EXPLICIT_POSITIVE)
+    (sentence,) = judging(world).look_at_feedback(NOW)
+    assert f"{candidate} won and is in use" in sentence
+    assert world.digest(ALIAS) == world.digest(candidate)
+    moved = world.ledger.moves.last_done(ALIAS)
+    assert moved is not None
+    assert "a share of its use decided" in moved.reason
+    assert told(world) == ()
+
+
+def test_candidate_that_waits_and_loses_never_gets_there(world: World) -> None:
+    first = world.promote()
+    candidate = waiting(world)
+    world.runs.share(ALIAS, 0.3, NOW)
+    say(world, first, FeedbackType.EXPLICIT_POSITIVE)
+    say(world, candidate, FeedbackType.EXPLICIT_NEGATIVE)
+    (sentence,) = judging(world).look_at_feedback(NOW)
+    assert f"{first} won and is in use" in sentence
+    assert world.digest(ALIAS) == world.digest(first)
+    assert world.digest(candidate) is None
+    version = world.ledger.versions.get(candidate)
+    assert version is not None
+    run = world.ledger.runs.get(version.run_id)
+    assert run is not None
+    assert run.end is RunEnd.DISCARDED
+    assert "a share of its use decided" in run.outcome_reason
+    assert told(world) == ()
+    assert judging(world).look_at_feedback(NOW) == ()
+
+
+def test_version_in_use_that_wins_stays_without_a_move(world: World) -> None:
+    first, second = world.promote(), world.promote()
+    world.runs.share(ALIAS, 0.3, NOW)
+    say(world, first, FeedbackType.EXPLICIT_NEGATIVE)
+    say(world, second, FeedbackType.EXPLICIT_POSITIVE)
+    before = world.ledger.moves.last_done(ALIAS)
+    (sentence,) = judging(world).look_at_feedback(NOW)
+    assert f"{second} won and is in use" in sentence
+    assert world.ledger.moves.last_done(ALIAS) == before
+    assert told(world) == ()
+
+
+def test_undo_and_approval_by_a_person_end_the_share(world: World) -> None:
+    world.promote()
+    world.promote()
+    world.runs.share(ALIAS, 0.3, NOW)
+    world.runs.undo(ALIAS, NOW)
+    assert told(world) == ()
+    waiting(world)
+    world.runs.share(ALIAS, 0.3, NOW)
+    assert len(told(world)) == 1
+    world.runs.approve(ALIAS, NOW)
+    assert told(world) == ()
+
+
+def test_without_a_candidate_nothing_is_shared(world: World) -> None:
+    world.promote()
+    world.runs.undo(ALIAS, NOW)
+    with pytest.raises(ShareRefused, match="no candidate"):
+        world.runs.share(ALIAS, 0.3, NOW)
 
 
 # --------------------------------------------------------------------------- what was due, what is fresh
