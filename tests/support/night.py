@@ -25,6 +25,10 @@ max_answer_tokens = 12
 context_tokens = 256
 verify_positions = 64
 
+[similarity]
+# sentence-transformers would be loaded in every step
+embedding = "static"
+
 [training]
 threads = 1
 seed = 7

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,7 +20,9 @@ from nightschool_hookspecs.records import Matrix
 
 if TYPE_CHECKING:
     import numpy
+    import wordllama
     from numpy.typing import NDArray
+    from sentence_transformers import SentenceTransformer
 
     Vectors = NDArray[numpy.float32]
     """Shape (texts, dimensions)."""
@@ -93,31 +96,40 @@ class StaticEmbedder:
     """WordLlama with the weights that its package holds."""
 
     def __init__(self) -> None:
-        import wordllama
-
         self.name = f"static/wordllama-{importlib.metadata.version('wordllama')}"
-        # told that its cache is the package itself, it finds both files there: by itself it would fetch the tokenizer
-        package = Path(wordllama.__file__).parent
-        self._model = wordllama.WordLlama.load(cache_dir=package, disable_download=True)
 
     def __call__(self, texts: Sequence[str]) -> "Vectors":
         import numpy
 
         return numpy.asarray(self._model.embed(list(texts)), dtype=numpy.float32)
 
+    @cached_property
+    def _model(self) -> "wordllama.WordLlama":
+        """Loaded for the first text whose vector is not known."""
+        import wordllama
+
+        # told that its cache is the package itself, it finds both files there: by itself it would fetch the tokenizer
+        package = Path(wordllama.__file__).parent
+        return wordllama.WordLlama.load(cache_dir=package, disable_download=True)
+
 
 class SentenceTransformerEmbedder:
     """A model of sentence-transformers that is on this disk."""
 
     def __init__(self, name: str, source: str) -> None:
-        from sentence_transformers import SentenceTransformer
-
         self.name = f"sentence-transformers/{name}"
-        self._model = SentenceTransformer(source, device="cpu", local_files_only=True)
+        self._source = source
 
     def __call__(self, texts: Sequence[str]) -> "Vectors":
         found: Vectors = self._model.encode(list(texts), batch_size=BATCH, show_progress_bar=False)
         return found
+
+    @cached_property
+    def _model(self) -> "SentenceTransformer":
+        """Loaded for the first text whose vector is not known: that takes seconds, and most are."""
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(self._source, device="cpu", local_files_only=True)
 
 
 def _sentence_transformer(wanted: SimilaritySettings) -> Embedder | None:
