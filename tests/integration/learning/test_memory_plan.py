@@ -63,7 +63,7 @@ def test_layers_are_computed_twice_where_memory_is_short(network: Network, form:
 def upper_alone(network: Network, form: Form) -> MemoryPlan:
     """The plan where one byte less than all layers need is to be had."""
     least = min(
-        memory._peak_bytes(network, form, memory.probed(network, form, todo_of(2048).examples[:1]), cut)
+        memory._peak_bytes(network, form, memory.probed(network, form, todo_of(2048).examples[:1]), cut, 0)
         for cut in (memory.Cut(checkpointed=again) for again in range(network.architecture.layers + 1))
     )
     return memory.plan(network, form, todo_of(2048), available=least - 1)

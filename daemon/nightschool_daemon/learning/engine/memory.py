@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nightschool_daemon.learning.engine import head
+from nightschool_daemon.learning.engine import head, machine
 from nightschool_daemon.learning.engine.examples import Answer, Example, batches, divided, passes
 from nightschool_daemon.learning.engine.forms import Form, block_of
 from nightschool_daemon.learning.engine.layout import Layout, lay_out
@@ -43,12 +43,12 @@ PROBED_TOKENS = 2048
 """A wider pass is not tried out but extrapolated."""
 PASSING_LAYERS = 6
 """On its way back a layer holds so many times what it keeps, gradients and temporary results."""
-HOLES = 1.4
-"""What glibc's allocator holds, over what is in use: rows of unlike length leave holes between them."""
+HOLES = 1.1
+"""What glibc's allocator holds, over what is in use and between two trims: rows of unlike length leave holes."""
 HOLES_OF_DEVICES = 1.1
 """The same of torch's own allocator, on GPUs."""
-FIXED_BYTES = 250_000_000
-"""Buffers of the libraries that appear with the first whole pass."""
+FIXED_BYTES = 375_000_000
+"""Buffers of the libraries that appear with the first whole pass, and scratch memory."""
 FEWEST_TRIES, MOST_TRIES, TRIED_S = 3, 5, 1.0
 """So often a probe is made, beyond the fewest for so long: of three, one may have met page faults or others' work."""
 PROBED_ROWS = (16, 128)
@@ -93,14 +93,15 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
     allow. Raises `TrainingError` where not even the longest row fits by itself through one layer.
     """
     available = available_bytes(network.bench.device) if available is None else available
+    held = resident_bytes()
     longest = max(map(len, todo.examples))
     layers = network.architecture.layers
     twice = [Cut(checkpointed=again) for again in range(layers + 1)]
     fewer = [Cut(checkpointed=layers - block, trained_from=block) for block in range(1, layers)]
     for smallest, cuts in ((max(SMALLEST_PASS, longest), twice), (longest, [*twice, *fewer])):
-        tokens, probe = _pass_size(network, form, todo, available, smallest)
+        tokens, probe = _pass_size(network, form, todo, available, smallest, held)
         for cut in cuts:
-            peak = _peak_bytes(network, form, probe, cut)
+            peak = _peak_bytes(network, form, probe, cut, held)
             if peak <= available:
                 return MemoryPlan(
                     tokens_a_pass=tokens,
@@ -112,7 +113,7 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
                     seconds=seconds(pace_of(network, form, todo, tokens), todo, tokens, cut, layers),
                 )
     alone = widest(network, form, todo, 1)
-    needed = _peak_bytes(network, form, alone, Cut(checkpointed=1, trained_from=layers - 1))
+    needed = _peak_bytes(network, form, alone, Cut(checkpointed=1, trained_from=layers - 1), held)
     raise TrainingError(
         f"An example of {longest} tokens needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB can be "
         "had. Lower max_length in [plugins.tuning_fixed], close what uses memory, or choose a smaller base."
@@ -128,10 +129,11 @@ def refitted(
     Where not even all layers computed twice would fit, that is tried.
     """
     available = available_bytes(network.bench.device) if available is None else available
+    held = resident_bytes()
     probe = widest(network, form, todo, begun.tokens_a_pass)
     trained = network.architecture.layers - begun.trained_from
     cuts = [Cut(checkpointed=again, trained_from=begun.trained_from) for again in range(trained + 1)]
-    peaks = {cut: _peak_bytes(network, form, probe, cut) for cut in cuts}
+    peaks = {cut: _peak_bytes(network, form, probe, cut, held) for cut in cuts}
     cut = next((one for one, peak in peaks.items() if peak <= available), min(peaks, key=peaks.__getitem__))
     return replace(begun, checkpointed=cut.checkpointed, peak_bytes=peaks[cut], available_bytes=available)
 
@@ -142,13 +144,13 @@ def set_up(network: Network, form: Form, decided: MemoryPlan) -> None:
     form.freeze_below(decided.trained_from)
 
 
-def _pass_size(network: Network, form: Form, todo: Todo, available: int, smallest: int) -> tuple[int, Probe]:
+def _pass_size(network: Network, form: Form, todo: Todo, available: int, smallest: int, held: int) -> tuple[int, Probe]:
     """The largest pass that stays within the headroom, but none below `smallest`."""
     wanted = min(available, network.weights.bytes + HEADROOM_BYTES)
     tokens = max(LARGEST_PASS, smallest)
     while True:
         probe = widest(network, form, todo, tokens)
-        if tokens == smallest or _peak_bytes(network, form, probe, Cut(checkpointed=0)) <= wanted:
+        if tokens == smallest or _peak_bytes(network, form, probe, Cut(checkpointed=0), held) <= wanted:
             return tokens, probe
         tokens = max(smallest, tokens // 2)
 
@@ -275,6 +277,7 @@ def _probe(network: Network, form: Form, examples: Sequence[Example]) -> Probe:
     shared = _storages((*vars(layout).values(), *of_reaches))
     with beside(network, form):
         kept = max(_kept_bytes(network, block, layout, reaches, shared) for block in _kinds(network).values())
+    machine.return_free_memory()
     return Probe(tokens=_length(examples), kept_bytes=kept, shared_bytes=sum(shared.values()))
 
 
@@ -333,17 +336,20 @@ def _weights(network: Network, block: Block) -> Iterator[Tensor]:
         yield from network.form.parameters.values()
 
 
-def _peak_bytes(network: Network, form: Form, probe: Probe, cut: Cut) -> int:
-    return _fixed_bytes(network, form, cut) + _moving_bytes(network, probe, cut)
+def _peak_bytes(network: Network, form: Form, probe: Probe, cut: Cut, held: int) -> int:
+    return _fixed_bytes(network, form, cut, held) + _moving_bytes(network, probe, cut)
 
 
-def _fixed_bytes(network: Network, form: Form, cut: Cut) -> int:
-    """What is there whatever goes through: the process, the file's pages, what is trained with its moments."""
+def _fixed_bytes(network: Network, form: Form, cut: Cut, held: int) -> int:
+    """What is there whatever goes through: the process, the file's pages, what is trained with its moments.
+
+    `held`: what the process held before anything was tried, as a trial brings some of the libraries' buffers.
+    """
     trained = sum(one.numel() for name, one in form.parameters.items() if block_of(name) >= cut.trained_from)
     states = int(trained) * FLOAT * STATES
     if network.bench.device.type == "cuda":
         return int(torch.cuda.memory_allocated(network.bench.device)) + states + FIXED_BYTES
-    return resident_bytes() + network.weights.bytes + states + FIXED_BYTES
+    return held + network.weights.bytes + states + FIXED_BYTES
 
 
 def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
@@ -352,7 +358,9 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
     whole = network.architecture.layers - cut.trained_from - cut.checkpointed
     kept = whole * probe.kept_bytes + cut.checkpointed * inputs
     holes = HOLES if network.bench.device.type == "cpu" else HOLES_OF_DEVICES
-    return int(holes * (kept + PASSING_LAYERS * probe.kept_bytes)) + probe.shared_bytes + _head_bytes(network)
+    # the head is done with before the way back begins
+    passing = max(holes * PASSING_LAYERS * probe.kept_bytes, _head_bytes(network))
+    return int(holes * kept + passing) + probe.shared_bytes
 
 
 def _head_bytes(network: Network) -> int:
