@@ -18,10 +18,12 @@ from nightschool_daemon.learning.engine.checkpoints import MOMENTS, PARAMETERS, 
 from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
-from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from support.training_jobs import greetings, training_job, unheard
 
-SETTINGS = Hyperparameters(learning_rate=0.005, batch_size=6, num_epochs=2, lora_r=4, lora_alpha=8, max_length=64)
+SETTINGS = Hyperparameters(
+    form=TrainedForm.LORA, learning_rate=0.005, batch_size=6, num_epochs=2, lora_r=4, lora_alpha=8, max_length=64
+)
 STEPS = 4
 DISK = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 FORK = multiprocessing.get_context("fork")
