@@ -24,6 +24,13 @@ PER_ANSWER = ("date",)
 """Headers that differ from one answer to the next."""
 
 
+@pytest.fixture(scope="module")
+def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
+    """A server of its own with one model: Ollama lists several of one moment in any order."""
+    with OllamaServer("0.34.3", directory=tmp_path_factory.mktemp("ollama")) as server:
+        yield server
+
+
 @pytest.fixture
 def proxy(tmp_path: Path, ollama: OllamaServer, tiny_gguf: Path) -> Iterator[ProxyProcess]:
     import_tiny(ollama, tiny_gguf)
