@@ -18,6 +18,8 @@ TRACK_COLUMNS = (
     *("s mean / median / 95 %", "tokens/s"),
 )
 
+BEYOND = " All gains since the base are added up; where what is wanted has changed meanwhile, they pass 100."
+
 OPENINGS: dict[Outcome, str] = {
     Outcome.PROVEN: "The new model is better, and that is proven.",
     Outcome.PROVISIONAL: "The new model looks better, but that is not proven yet.",
@@ -33,9 +35,10 @@ def points_in_words(verdict: Verdict) -> str:
     difference = f"{_counted(gain)} than before" if gain else "as many as before"
     # one word for both where both lie on one side
     first = str(abs(low)) if low * high > 0 else _counted(low)
+    bounds = f"between {first} and {_counted(high)}" if low != high else f"at about {_counted(high)}"
     return (
         f"Of 100 points, {difference} ({verdict.incumbent_mean:.0f} before, {verdict.candidate_mean:.0f} after); "
-        f"the truth lies between {first} and {_counted(high)} with 95 % certainty."
+        f"the truth lies {bounds} with 95 % certainty."
     )
 
 
@@ -92,14 +95,14 @@ def _best(track: TrackRecord) -> str:
         return "The base is the best there is so far."
     return (
         f"The best is {best.exam.version} with {best.level.points:.0f} points, where the base has "
-        f"{track.base_level:.0f}."
+        f"{track.base_level:.0f}.{BEYOND if best.level.points > 100 else ''}"
     )
 
 
 def trend_in_words(trend: Trend | None) -> str:
     """Whether feedback in use changed."""
     if trend is None:
-        return "There is too little feedback from use to say whether it changes."
+        return "Feedback from use does not tell yet whether answers get better or worse."
     if trend.p_value >= CERTAIN:
         return f"Feedback from use is steady: the last {_count(trend.answers, 'answer')} show no clear change."
     direction = "fewer" if trend.after < trend.before else "more"

@@ -50,6 +50,7 @@ def verdict(
         (34.0, (24.0, 41.0), "34 more than before (57 before, 91 after); the truth lies between 24 and 41 more with"),
         (-6.0, (-9.0, -2.0), "6 fewer than before (57 before, 51 after); the truth lies between 9 and 2 fewer with"),
         (3.0, (-4.0, 9.0), "3 more than before (57 before, 60 after); the truth lies between 4 fewer and 9 more with"),
+        (88.0, (88.1, 88.2), "88 more than before (57 before, 145 after); the truth lies at about 88 more with"),
         (0.2, (-4.0, 0.4), "as many as before (57 before, 57 after); the truth lies between 4 fewer and 0 more with"),
     ],
 )
@@ -60,8 +61,10 @@ def test_an_interval_is_told_in_words(gain: float, interval: tuple[float, float]
 @given(st.floats(-100, 100), st.floats(0, 50), st.floats(0, 50))
 def test_the_figures_in_the_words_are_those_of_the_verdict(gain: float, below: float, above: float) -> None:
     told = points_in_words(verdict(gain, (gain - below, gain + above)))
-    low, high = re.findall(r"between (\d+).* and (\d+)", told)[0]
-    assert (int(low), int(high)) == (abs(round(gain - below)), abs(round(gain + above)))
+    bounds = [
+        int(one) for one in re.findall(r"\d+", told.partition("the truth lies")[2].removesuffix("95 % certainty."))
+    ]
+    assert bounds == [abs(one) for one in dict.fromkeys((round(gain - below), round(gain + above)))]
     assert f"{abs(round(gain))} more than" in told or f"{abs(round(gain))} fewer than" in told or not round(gain)
 
 
@@ -87,7 +90,7 @@ def test_changes_are_told_where_they_are_certain_alone() -> None:
     )
     assert "more answers" in trend_in_words(replace(TREND, before=0.1, after=0.4))
     assert "steady" in trend_in_words(replace(TREND, p_value=0.04))
-    assert "too little" in trend_in_words(None)
+    assert "does not tell yet" in trend_in_words(None)
     assert "`a 'b'\N{REPLACEMENT CHARACTER}[2J`" in drift_in_words(DRIFT)
     assert "same kind" in drift_in_words(replace(DRIFT, p_value=0.04))
     assert "too few prompts" in drift_in_words(None)
@@ -106,6 +109,9 @@ def test_the_record_is_a_table_with_a_row_a_night() -> None:
     assert track_table(replace(track, exams=(named,))).rows[0][1] == "v1"
     told = " ".join(nights_section(track).sentences)
     assert "3 new versions sat an exam, and 2 were put into use. The best is v1 with 60 points" in told
+    high = replace(exams[0], level=Level(points=188.0, low=180.0, high=190.0))
+    assert "they pass 100" in " ".join(nights_section(replace(track, exams=(high,))).sentences)
+    assert "they pass 100" not in told
     assert "The base is the best" in " ".join(nights_section(replace(track, best=None)).sentences)
 
 
