@@ -177,6 +177,13 @@ class TrainingSettings:
     """Begin from what the version in service learned, where it fits."""
     start_from: Path | None = None
     """A PEFT adapter that a specialty's first training begins from."""
+    examples_from: int = 5
+    """From so many corrections on, until a version was promoted, the base with a few of them as example messages sits
+    an exam too; 0: never."""
+    max_shots: int = 8
+    """Corrections that such a candidate shows."""
+    max_shot_tokens: int = 1024
+    """Of them all: they stand before every conversation, and take their part of the context."""
     max_events: int = 2000
     max_tokens: int = 400_000
     time_limit_minutes: float = 480.0
@@ -188,7 +195,8 @@ class TrainingSettings:
     """Ask Ollama to unload idle models before training, to have the memory."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, "max_events", "max_tokens")
+        _require(self, 1, "max_events", "max_tokens", "max_shots", "max_shot_tokens")
+        _require(self, 0, "examples_from")
         _require(self, 0, "time_limit_minutes", above=True)
         _require(self, 0, "threads", "seed")
 

@@ -163,6 +163,9 @@ class SelectResult:
     sources: Mapping[TrainingMethod, tuple[str, ...]]
     """`source/id` of every event that a method would learn from."""
     left_out: tuple[LeftOut, ...]
+    shots: tuple[str, ...] = ()
+    """`source/id` of the corrections that the candidate shows, in the recipe `examples`; as texts in `shots.jsonl`
+    (Message)."""
 
     def learned_from(self, methods: Iterable[TrainingMethod]) -> tuple[str, ...]:
         """The events that were learned from by these methods."""

@@ -9,8 +9,8 @@ from nightschool_daemon.ledger import LedgerError
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.runs import RunListener, RunRefused
 from nightschool_daemon.runs.planner import due_key
-from nightschool_daemon.runs.reasons import ASKED
-from nightschool_hookspecs.records import RunReport, Specialty
+from nightschool_daemon.runs.reasons import ASKED, FIRST_CORRECTIONS
+from nightschool_hookspecs.records import Recipe, RunReport, Specialty
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,18 @@ def require_known(installation: Installation, text: str | None) -> None:
 def run_now(installation: Installation, specialty: Specialty, listener: RunListener, now: datetime) -> RunReport:
     """Start a run because somebody asked, and take it to its end."""
     reason = installation.ledger.facts.get(due_key(specialty)) or ASKED
+    _try_examples(installation, specialty, listener, now)
     return installation.runs.execute(installation.runs.start(specialty, reason, now), listener)
+
+
+def _try_examples(installation: Installation, specialty: Specialty, listener: RunListener, now: datetime) -> None:
+    """Have a candidate of examples sit its exam before anything is trained, where the specialty is so young."""
+    if not installation.runs.wants_examples(specialty):
+        return
+    report = installation.runs.execute(
+        installation.runs.start(specialty, FIRST_CORRECTIONS, now, Recipe.EXAMPLES), listener
+    )
+    logger.info("The run %s of %s ended: %s. %s", report.run.id, report.run.specialty, report.end, report.reason)
 
 
 def run_if_fresh(
@@ -104,6 +115,7 @@ def run_due(
         if not may_go_on():
             break
         try:
+            _try_examples(installation, due.specialty, listener, clock())
             run = installation.runs.start(due.specialty, due.reason, clock())
         except RunRefused as refusal:
             logger.warning("%s", refusal)

@@ -793,6 +793,15 @@ class BaseChange(StrEnum):
     VANISHED = "vanished"
 
 
+class Recipe(StrEnum):
+    """How a run makes its candidate."""
+
+    TRAINING = "training"
+    """It trains."""
+    EXAMPLES = "examples"
+    """The base, with a few corrections as messages that precede every conversation: made in a second."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
     """A run as observers see it."""
@@ -803,6 +812,7 @@ class RunInfo:
     started_at: datetime
     reason: str
     directory: Path
+    recipe: Recipe = Recipe.TRAINING
 
 
 class RunEnd(StrEnum):

@@ -19,6 +19,16 @@ def nightschool_select_events(
 
 
 @hookspec(firstresult=True)
+def nightschool_choose_shots(events: tuple[ScoredEvent, ...], budget: Budget, seed: int) -> tuple[str, ...] | None:
+    """Choose the corrections that a candidate of the recipe `examples` shows its base before every conversation.
+
+    Called once in a run of that recipe, in the worker, with the corrections, demonstrations and preferences of the
+    training side. Return their `source/id` keys within `budget`, in the order in which they are to be shown; the
+    same for the same seed. None: no opinion; the first answer counts. Where all say None, or nothing, the run ends.
+    """
+
+
+@hookspec(firstresult=True)
 def nightschool_select_negatives(
     events: tuple[ScoredEvent, ...], measure: Measure, seed: int
 ) -> tuple[tuple[str, float], ...] | None:

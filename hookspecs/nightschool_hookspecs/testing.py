@@ -346,6 +346,9 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         "nightschool_select_events": tuple(
             {"events": some, "budget": Budget(events=3, tokens=4000)} | services for some in ((), scored)
         ),
+        "nightschool_choose_shots": tuple(
+            {"events": some, "budget": Budget(events=8, tokens=1024), "seed": 1} for some in ((), scored)
+        ),
         "nightschool_select_negatives": tuple({"events": some} | services for some in ((), scored)),
         "nightschool_score_difficulty": tuple({"event": event} for event in events),
         "nightschool_arrange_examples": tuple(

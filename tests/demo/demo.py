@@ -196,6 +196,8 @@ runtime_directory = "{work / "state"}"
 
 [training]
 seed = {seed}
+# all feedback is there at once: the night shows what training does
+examples_from = 0
 
 [delivery]
 form = "{form}"

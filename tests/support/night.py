@@ -32,6 +32,8 @@ embedding = "static"
 [training]
 threads = 1
 seed = 7
+# a random network learns nothing from examples
+examples_from = 0
 
 [plugins.tuning_fixed]
 learning_rate = 0.003

@@ -150,6 +150,10 @@ class Hooks:
         answer = self._hook.nightschool_select_events(events=events, budget=budget, measure=measure, seed=seed)
         return cast(tuple[str, ...] | None, answer) or ()
 
+    def choose_shots(self, *, events: tuple[ScoredEvent, ...], budget: Budget, seed: int) -> tuple[str, ...]:
+        answer = self._hook.nightschool_choose_shots(events=events, budget=budget, seed=seed)
+        return cast(tuple[str, ...] | None, answer) or ()
+
     def select_negatives(
         self, *, events: tuple[ScoredEvent, ...], measure: Measure, seed: int
     ) -> tuple[tuple[str, float], ...]:

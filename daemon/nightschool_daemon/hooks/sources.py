@@ -29,6 +29,7 @@ BUILT_IN: tuple[str, ...] = (
     "similarity_embedding",
     "batching_threshold",
     "selection_priority",
+    "training_examples",
     "negatives_plain",
     "curriculum_shuffle",
     "augmentation_letters",

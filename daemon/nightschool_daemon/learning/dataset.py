@@ -56,6 +56,8 @@ from nightschool_hookspecs.records import (
     PairText,
     Peers,
     PreferencePair,
+    Recipe,
+    Role,
     RunInfo,
     ScoredEvent,
     Side,
@@ -110,6 +112,8 @@ class Dataset:
     regression: tuple[ExamItem, ...]
     """Corrections that a version has learned."""
     left_out: tuple[LeftOut, ...]
+    shots: tuple[TrainingExample, ...] = ()
+    """What a candidate of examples shows, in order."""
 
 
 def run(context: WorkContext) -> None:
@@ -121,6 +125,9 @@ def run(context: WorkContext) -> None:
     workshop = _workshop(context, rows, sides, base.pin)
     budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
     dataset = build_dataset(workshop, rows, sides, budget)
+    if context.info.recipe is Recipe.EXAMPLES:
+        shown = Budget(events=context.settings.training.max_shots, tokens=context.settings.training.max_shot_tokens)
+        dataset = replace(dataset, shots=choose_shots(workshop, rows, sides, shown))
     http = OllamaHttp(context.settings.ollama)
     try:
         rendered = _rendered(context, http, base.pin, dataset)
@@ -147,6 +154,19 @@ def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[st
         regression=_regression(workshop, training),
         left_out=(*selection.left_out, *undecided),
     )
+
+
+def choose_shots(
+    workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[str, Side], budget: Budget
+) -> tuple[TrainingExample, ...]:
+    """The corrections of the training side that a candidate of examples shows, in order."""
+    training = _score(workshop, [row for row in rows if side_of(row, sides) is Side.TRAINING], rows)
+    offered = {one.event.key: one for one in training if _is_better_known(one.event) and _objection(one.event) is None}
+    keys = workshop.hooks.choose_shots(events=tuple(offered.values()), budget=budget, seed=workshop.info.seed)
+    unknown = [key for key in keys if key not in offered]
+    if unknown:
+        raise DatasetError(f"A plugin shows the event {unknown[0]}, which was not offered to it.")
+    return tuple(filter(None, (_build(workshop, offered[key]) for key in dict.fromkeys(keys))))
 
 
 def _why_undecided(row: EventRow) -> str:
@@ -503,8 +523,15 @@ def _rendered(context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset
 def _write(context: WorkContext, dataset: Dataset, rendered: Rendered) -> None:
     directory = context.run.step(Step.SELECT)
     rendered.write(directory)
+    turns = "".join(codec.to_json(turn) + "\n" for shot in dataset.shots for turn in _turns(shot))
+    write_durably(directory / "shots.jsonl", turns)
     for name, items in (("items.jsonl", dataset.items), ("regression.jsonl", dataset.regression)):
         write_durably(directory / name, "".join(codec.to_json(item) + "\n" for item in items))
+
+
+def _turns(shot: TrainingExample) -> tuple[Message, Message]:
+    """A question and its answer as they would stand in a conversation."""
+    return shot.messages[-1], Message(role=Role.ASSISTANT, content=shot.target)
 
 
 def material_of(dataset: Dataset, rows: Iterable[EventRow]) -> Material:
@@ -538,6 +565,7 @@ def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], clos
             TrainingMethod.KTO: _events_of(dataset.labels),
         },
         left_out=dataset.left_out,
+        shots=_events_of(dataset.shots),
     )
 
 

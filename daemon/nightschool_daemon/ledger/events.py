@@ -249,6 +249,14 @@ class Events:
         )[0]
         return datetime.fromisoformat(row["newest"]) if row["newest"] is not None else None
 
+    def corrections(self, specialty: Specialty, *, with_unassigned: bool) -> int:
+        """How many answers were corrected, each content once."""
+        rows = self._database.execute(
+            f"SELECT count(DISTINCT e.content_digest) AS n FROM events e WHERE {_OF_SPECIALTY} AND e.is_correction",
+            _scope(specialty, with_unassigned),
+        )
+        return int(rows[0]["n"])
+
     def set_sides(
         self, artifact_type: str, choices: Sequence[SideChoice], groups: Mapping[str, str | None] | None = None
     ) -> None:

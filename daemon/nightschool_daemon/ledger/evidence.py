@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from nightschool_daemon.ledger.database import Database
-from nightschool_hookspecs.records import CountedItem, Evidence, Specialty
+from nightschool_hookspecs.records import CountedItem, Evidence, Recipe, Specialty
 
 
 class EvidenceBook:
@@ -12,22 +12,23 @@ class EvidenceBook:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def so_far(self, specialty: Specialty, incumbent: str) -> Evidence:
-        """What is known of candidates against this incumbent.
+    def so_far(self, specialty: Specialty, incumbent: str, recipe: Recipe = Recipe.TRAINING) -> Evidence:
+        """What is known of candidates of one recipe against this incumbent.
 
         A promotion ends what its evidence was for. What was asked stays used: an incumbent that an undo brought back
         was already seen losing on these items, and would lose on them again.
         """
-        against = (specialty.base, specialty.artifact_type, incumbent)
+        against = (specialty.base, specialty.artifact_type, incumbent, recipe.value)
         last = self._database.execute(
             "SELECT log_e_value FROM evidence e JOIN runs r ON r.id = e.run_id "
-            "WHERE e.base = ? AND e.artifact_type = ? AND e.incumbent = ? AND NOT e.settled "
+            "WHERE e.base = ? AND e.artifact_type = ? AND e.incumbent = ? AND r.recipe = ? AND NOT e.settled "
             "ORDER BY r.started_at DESC, r.rowid DESC LIMIT 1",
             against,
         )
         items = self._database.execute(
             "SELECT i.key, i.gain, e.settled FROM evidence e JOIN evidence_items i USING (run_id) "
-            "JOIN runs r ON r.id = e.run_id WHERE e.base = ? AND e.artifact_type = ? AND e.incumbent = ? "
+            "JOIN runs r ON r.id = e.run_id "
+            "WHERE e.base = ? AND e.artifact_type = ? AND e.incumbent = ? AND r.recipe = ? "
             "ORDER BY r.started_at, r.rowid, i.position",
             against,
         )

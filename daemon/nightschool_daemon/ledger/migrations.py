@@ -194,5 +194,9 @@ CREATE TABLE marks (                    -- how both did in the exam of a run, wo
 ) STRICT, WITHOUT ROWID
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS, EVIDENCE, MARKS)
+RECIPES = """
+ALTER TABLE runs ADD COLUMN recipe TEXT NOT NULL DEFAULT 'training'
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS, EVIDENCE, MARKS, RECIPES)
 """Append; the number of a step is the schema version it leads to."""

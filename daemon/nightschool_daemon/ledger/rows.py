@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from nightschool_daemon.jobs import Losses, Step
-from nightschool_hookspecs.records import DeliveryForm, Event, FeedbackType, MoveKind, RunEnd, Specialty
+from nightschool_hookspecs.records import DeliveryForm, Event, FeedbackType, MoveKind, Recipe, RunEnd, Specialty
 
 
 class LedgerError(Exception):
@@ -77,6 +77,7 @@ class RunRow:
     end: RunEnd | None
     outcome_reason: str
     directory: Path
+    recipe: Recipe = Recipe.TRAINING
 
 
 class StepState(StrEnum):

@@ -7,7 +7,7 @@ from pathlib import Path
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.ledger.database import Database
 from nightschool_daemon.ledger.rows import RunRow, StepRow, StepState
-from nightschool_hookspecs.records import RunEnd, Specialty
+from nightschool_hookspecs.records import Recipe, RunEnd, Specialty
 
 
 class Runs:
@@ -20,8 +20,8 @@ class Runs:
         """Write a new run down."""
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO runs (id, base, artifact_type, seed, reason, started_at, directory) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO runs (id, base, artifact_type, seed, reason, started_at, directory, recipe) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     row.id,
                     row.specialty.base,
@@ -30,6 +30,7 @@ class Runs:
                     row.reason,
                     row.started_at.isoformat(),
                     str(row.directory),
+                    row.recipe.value,
                 ),
             )
 
@@ -38,14 +39,19 @@ class Runs:
         rows = self._database.execute("SELECT * FROM runs WHERE id = ?", (run_id,))
         return _run(rows[0]) if rows else None
 
-    def latest(self, limit: int, specialty: Specialty | None = None) -> tuple[RunRow, ...]:
-        """The newest runs, of one specialty or of all, newest first."""
+    def latest(
+        self, limit: int, specialty: Specialty | None = None, recipe: Recipe | None = None
+    ) -> tuple[RunRow, ...]:
+        """The newest runs, of one specialty or of all, of one recipe or of all, newest first."""
         rows = self._database.execute(
-            "SELECT * FROM runs WHERE ? OR (base = ? AND artifact_type = ?) ORDER BY started_at DESC, id DESC LIMIT ?",
+            "SELECT * FROM runs WHERE (? OR (base = ? AND artifact_type = ?)) AND (? OR recipe = ?) "
+            "ORDER BY started_at DESC, id DESC LIMIT ?",
             (
                 specialty is None,
                 specialty.base if specialty else "",
                 specialty.artifact_type if specialty else "",
+                recipe is None,
+                recipe.value if recipe else "",
                 limit,
             ),
         )
@@ -111,6 +117,7 @@ def _run(row: sqlite3.Row) -> RunRow:
         end=RunEnd(row["end"]) if row["end"] else None,
         outcome_reason=row["outcome_reason"],
         directory=Path(row["directory"]),
+        recipe=Recipe(row["recipe"]),
     )
 
 

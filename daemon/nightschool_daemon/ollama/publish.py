@@ -12,7 +12,7 @@ from nightschool_daemon.jobs import DeliveredFile
 from nightschool_daemon.ollama.errors import ModelMissing, OllamaRefused, PublicationFailed
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.ollama.inheritance import Inheritance, inheritance_of
-from nightschool_hookspecs.records import DeliveryForm
+from nightschool_hookspecs.records import DeliveryForm, Message
 
 SPLIT_REQUIRES = "0.34.1"
 """First version that takes split files; without it the server would write down one of the future."""
@@ -61,6 +61,26 @@ def publish(
             if not lost or attempt == ATTEMPTS:
                 raise
     return _read_back(ollama, publication)
+
+
+def publish_messages(
+    ollama: OllamaHttp, tag: str, base_tag: str, messages: Sequence[Message], models_directory: Path | None
+) -> PublishedTag:
+    """Make a tag of the base in which these messages precede every conversation, after those of the base's own.
+
+    Raises `PublicationFailed` where the tag does not hold them, and other `OllamaError`s.
+    """
+    of_base = ollama.show(base_tag)
+    wanted = (*inheritance_of(of_base, models_directory).messages, *messages)
+    ollama.create(CreateRequest(model=tag, from_model=base_tag, messages=wanted))
+    entry = next((one for one in ollama.tags() if one.name == tag), None)
+    shown = ollama.show(tag)
+    holds = inheritance_of(shown, models_directory).messages == wanted
+    if entry is None or not holds or shown.weights_digest != of_base.weights_digest:
+        raise PublicationFailed(
+            f"{tag} was made without the examples that it should show. Update Ollama and run again."
+        )
+    return PublishedTag(tag_digest=entry.digest, weights_digest=shown.weights_digest)
 
 
 def _request(ollama: OllamaHttp, publication: Publication) -> CreateRequest:

@@ -15,7 +15,7 @@ from nightschool_daemon.runs.moves import AliasMover, Destination
 from nightschool_daemon.runs.planner import Planner, due_key
 from nightschool_daemon.runs.reasons import REBUILD, RETRAIN
 from nightschool_daemon.runs.register import version_of_run
-from nightschool_hookspecs.records import MoveKind, Outcome, RunEnd, TrainingResult, Verdict
+from nightschool_hookspecs.records import MoveKind, Outcome, Recipe, RunEnd, TrainingResult, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +157,9 @@ def _replace_base(context: StepContext, destination: Destination, reason: str) -
 
 def _settle_what_was_due(context: StepContext, ending: Ending) -> None:
     """A run that came to a verdict did what was asked for; one that failed or was cancelled is tried again."""
+    if context.info.recipe is Recipe.EXAMPLES:
+        # what is due is a training
+        return
     due = due_key(context.info.specialty)
     if context.info.reason == REBUILD and ending.end is RunEnd.DISCARDED:
         # the old lesson does not fit the new prompts: learn it anew
@@ -168,11 +171,18 @@ def _settle_what_was_due(context: StepContext, ending: Ending) -> None:
 def _remember_what_was_learned(context: StepContext, version: VersionRow | None) -> None:
     """These events are no longer fresh, whatever the verdict: the next run waits for new ones.
 
-    A rebuild learned nothing: what is fresh stays so, and its version knows what the earlier lesson was made of.
+    A rebuild learned nothing: what is fresh stays so, and its version knows what the earlier lesson was made of. Nor
+    did a candidate of examples.
     """
     if not context.directory.is_done(Step.JUDGE):
         return
     events, specialty = context.ledger.events, context.info.specialty
+    if context.info.recipe is Recipe.EXAMPLES:
+        if version is not None:
+            shots = frozenset(context.result(Step.SELECT, SelectResult).shots)
+            shown = [one for one in prepare.frozen_events(context.directory) if one.key in shots]
+            events.mark_trained(specialty, context.info.id, shown, version.tag)
+        return
     reused = rebuild.reused_lesson(context.directory)
     lesson = context.directory if reused is None else reused
     if reused is None:

@@ -12,7 +12,7 @@ from nightschool_daemon.plans import TrainingPlan
 from nightschool_daemon.runs.aside import Feedback
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.plan import plan
-from nightschool_hookspecs.records import Specialty, TrainingResult
+from nightschool_hookspecs.records import Recipe, Specialty, TrainingResult
 
 EXAM_TOKENS_PER_SECOND = 20.0
 TOKENS_AN_ANSWER = 128
@@ -80,7 +80,7 @@ def _problem(held_out: int, settings: Settings) -> str | None:
 
 def _minutes(specialty: Specialty, ledger: Ledger, planned: TrainingPlan, settings: Settings) -> tuple[float, bool]:
     examples = sum(one.examples for one in planned.trainings)
-    for run in ledger.runs.latest(20, specialty):
+    for run in ledger.runs.latest(20, specialty, Recipe.TRAINING):
         directory = RunDirectory(path=run.directory)
         if run.finished_at is not None and directory.is_done(Step.JUDGE):
             learned = max(1, directory.result(Step.TRAIN, TrainingResult).examples)

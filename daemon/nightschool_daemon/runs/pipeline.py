@@ -32,7 +32,7 @@ from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFai
 from nightschool_daemon.runs.estimate import items_needed
 from nightschool_daemon.runs.reasons import REBUILD
 from nightschool_daemon.runs.worker_process import run_worker
-from nightschool_hookspecs.records import Material, MethodChoice, RunEnd, RunReport
+from nightschool_hookspecs.records import Material, MethodChoice, Recipe, RunEnd, RunReport
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,11 @@ SERVER_WAIT_S = 600.0
 SERVER_POLL_S = 1.0
 
 WORK: tuple[Step, ...] = tuple(step for step in Step if step not in (Step.CONCLUDE, Step.REPORT))
-
+WORK_OF: Mapping[Recipe, tuple[Step, ...]] = {
+    Recipe.TRAINING: WORK,
+    # nothing is trained, so there is nothing to write, and no network of ours to compare with what is served
+    Recipe.EXAMPLES: tuple(step for step in WORK if step not in (Step.TRAIN, Step.EXPORT, Step.VERIFY)),
+}
 
 PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
     Step.PREPARE: prepare.perform,
@@ -93,7 +97,7 @@ def learn_only(context: StepContext) -> Ending | None:
 
 def _work(context: StepContext) -> Ending:
     """Take the steps up to the verdict. Their failures are endings."""
-    early = _take_all(context, WORK, examined=True)
+    early = _take_all(context, WORK_OF[context.info.recipe], examined=True)
     if early is not None:
         return early
     verdict = context.result(Step.JUDGE, JudgeResult).verdict
@@ -133,6 +137,8 @@ def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending
         return Ending(end=RunEnd.NOT_ENOUGH, reason="There is no feedback to learn from yet.")
     if step is Step.SELECT:
         selected = context.result(step, SelectResult)
+        if context.info.recipe is Recipe.EXAMPLES and not selected.shots:
+            return Ending(end=RunEnd.NOT_ENOUGH, reason="No correction is short enough to be shown as an example.")
         if not _is_learnable(selected.material, context.settings.training.method):
             return Ending(
                 end=RunEnd.NOT_ENOUGH,

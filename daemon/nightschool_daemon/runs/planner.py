@@ -8,7 +8,7 @@ from nightschool_daemon.hooks import Hooks, PluginFailed
 from nightschool_daemon.ledger import POOLED_TYPE, KeptLesson, Ledger, RunRow
 from nightschool_daemon.ollama import names
 from nightschool_daemon.runs.reasons import FRESH_FEEDBACK
-from nightschool_hookspecs.records import BatchStatistics, RunEnd, Specialty
+from nightschool_hookspecs.records import BatchStatistics, Recipe, RunEnd, Specialty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class Planner:
 
     def _was_too_little(self, specialty: Specialty) -> bool:
         """Whether a run found too little in the feedback, and nothing came since: another would find the same."""
-        last = next(iter(self.ledger.runs.latest(1, specialty)), None)
+        last = next(iter(self.ledger.runs.latest(1, specialty, Recipe.TRAINING)), None)
         newest = self.ledger.events.last_arrival(specialty, with_unassigned=True)
         return last is not None and last.end is RunEnd.NOT_ENOUGH and newest is not None and newest <= last.started_at
 

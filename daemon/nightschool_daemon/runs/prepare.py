@@ -49,7 +49,7 @@ def perform(context: StepContext) -> None:
             undo_digest=incumbent.undo_digest,
             events=len(rows),
             warm_start=_warm_start(context, incumbent.examined, base) if context.settings.training.warm_start else None,
-            evidence=context.ledger.evidence.so_far(specialty, incumbent.examined),
+            evidence=context.ledger.evidence.so_far(specialty, incumbent.examined, context.info.recipe),
             judged_together=_judged_together(context),
             asks_all_learned=_asks_all_learned(context),
         ),
@@ -57,9 +57,10 @@ def perform(context: StepContext) -> None:
 
 
 def _judged_together(context: StepContext) -> int:
-    """How many specialties a night may judge: each of them is a chance to promote one by luck."""
+    """How many exams a night may judge: each is a chance to promote one by luck. A young specialty may sit two."""
     planner = Planner(settings=context.settings, ledger=context.ledger, hooks=context.hooks)
-    return max(1, min(len(planner.specialties()), context.settings.schedule.max_runs_per_night))
+    specialties = max(1, min(len(planner.specialties()), context.settings.schedule.max_runs_per_night))
+    return specialties * (2 if context.settings.training.examples_from else 1)
 
 
 def _asks_all_learned(context: StepContext) -> bool:

@@ -1,6 +1,7 @@
 """Why a run was started, as it stands in the ledger."""
 
 FRESH_FEEDBACK = "fresh feedback"
+FIRST_CORRECTIONS = "the first corrections can be shown as examples"
 ASKED = "asked for"
 RETRAIN = "the base has new weights"
 REBUILD = "the base has a new template or new parameters"

@@ -1,32 +1,23 @@
 """Step `register`: the candidate becomes a tag in Ollama, under a version number that is never used again."""
 
-from nightschool_daemon.jobs import ExportResult, PrepareResult, RegisterResult, Step, VerifyResult
+from nightschool_daemon.jobs import ExportResult, PrepareResult, RegisterResult, Step, VerifyResult, read_lines
 from nightschool_daemon.ledger import Agreement, DeliveredFileRow, KeptLesson, VersionRow, VersionState
 from nightschool_daemon.ollama import names
-from nightschool_daemon.ollama.publish import Publication, publish
+from nightschool_daemon.ollama.publish import Publication, PublishedTag, publish, publish_messages
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
-from nightschool_hookspecs.records import Specialty
+from nightschool_hookspecs.records import Message, Specialty
 
 
 def perform(context: StepContext) -> None:
     """Reserve a version, upload its files, create its tag, read it back."""
     prepared = context.result(Step.PREPARE, PrepareResult)
-    export = context.result(Step.EXPORT, ExportResult)
+    export = context.result_if_done(Step.EXPORT, ExportResult)
     version = reserve(context, prepared, export)
-    total = sum(file.bytes for file in export.files)
-    published = publish(
-        context.ollama,
-        Publication(
-            tag=version.tag,
-            form=export.plan.form,
-            files=export.files,
-            base_tag=prepared.base.pin,
-            models_directory=prepared.base.gguf.parent.parent,
-        ),
-        on_progress=lambda done: context.listener.progress(
-            context.info.id, Step.REGISTER, done, total, f"upload {version.tag}"
-        ),
+    published = (
+        _with_examples(context, prepared, version.tag)
+        if export is None
+        else _with_lesson(context, prepared, export, version.tag)
     )
     context.ledger.versions.set_digests(version.tag, published.tag_digest, published.weights_digest)
     _require_equal_capabilities(context, version.tag, prepared)
@@ -39,6 +30,28 @@ def perform(context: StepContext) -> None:
             weights_digest=published.weights_digest,
         ),
     )
+
+
+def _with_lesson(context: StepContext, prepared: PrepareResult, export: ExportResult, tag: str) -> PublishedTag:
+    total = sum(file.bytes for file in export.files)
+    return publish(
+        context.ollama,
+        Publication(
+            tag=tag,
+            form=export.plan.form,
+            files=export.files,
+            base_tag=prepared.base.pin,
+            models_directory=prepared.base.gguf.parent.parent,
+        ),
+        on_progress=lambda done: context.listener.progress(
+            context.info.id, Step.REGISTER, done, total, f"upload {tag}"
+        ),
+    )
+
+
+def _with_examples(context: StepContext, prepared: PrepareResult, tag: str) -> PublishedTag:
+    shots = tuple(read_lines(context.directory.step(Step.SELECT) / "shots.jsonl", Message))
+    return publish_messages(context.ollama, tag, prepared.base.pin, shots, prepared.base.gguf.parent.parent)
 
 
 def accept_verified(context: StepContext) -> None:
@@ -60,7 +73,7 @@ def version_of_run(context: StepContext) -> VersionRow | None:
     return next((one for one in versions if one.run_id == context.info.id), None)
 
 
-def reserve(context: StepContext, prepared: PrepareResult, export: ExportResult) -> VersionRow:
+def reserve(context: StepContext, prepared: PrepareResult, export: ExportResult | None) -> VersionRow:
     """Write the version down before its tag exists, so that a crash leaves no tag that nobody knows."""
     if (known := version_of_run(context)) is not None:
         _remove_half_made(context, known.tag)
@@ -72,7 +85,7 @@ def reserve(context: StepContext, prepared: PrepareResult, export: ExportResult)
         specialty=specialty,
         number=number,
         run_id=context.info.id,
-        form=export.plan.form,
+        form=None if export is None else export.plan.form,
         tag_digest="",
         weights_digest="",
         base_tag_digest=prepared.base.tag_digest,
@@ -81,9 +94,9 @@ def reserve(context: StepContext, prepared: PrepareResult, export: ExportResult)
         created_at=context.clock(),
         files=tuple(
             DeliveredFileRow(name=file.name, path=file.path, digest=file.digest, bytes=file.bytes)
-            for file in export.files
+            for file in (() if export is None else export.files)
         ),
-        lesson=KeptLesson(held_in=export.held_in),
+        lesson=KeptLesson(held_in=None if export is None else export.held_in),
     )
     context.ledger.versions.add(version)
     return version

@@ -32,6 +32,7 @@ from nightschool_daemon.runs.shares import Share, ShareRefused, Shares
 from nightschool_hookspecs.records import (
     AliasMove,
     MoveKind,
+    Recipe,
     RunEnd,
     RunInfo,
     RunReport,
@@ -87,7 +88,15 @@ class Runs:
         """The specialty that a person means by an alias, `base/type` or a base."""
         return self.planner.find(text)
 
-    def start(self, specialty: Specialty, reason: str, now: datetime) -> str:
+    def wants_examples(self, specialty: Specialty) -> bool:
+        """Whether a candidate of examples is worth an exam: some corrections are there, and no version ever was."""
+        enough = self.settings.training.examples_from
+        states = {one.state for one in self.ledger.versions.of_specialty(specialty)}
+        if not enough or states & {VersionState.PROMOTED, VersionState.RETIRED}:
+            return False
+        return self.ledger.events.corrections(specialty, with_unassigned=True) >= enough
+
+    def start(self, specialty: Specialty, reason: str, now: datetime, recipe: Recipe = Recipe.TRAINING) -> str:
         """Write a run down and return its id. Raises `RunRefused`."""
         if (problem := self.problem(specialty)) is not None:
             raise RunRefused(problem)
@@ -107,6 +116,7 @@ class Runs:
             end=None,
             outcome_reason="",
             directory=directory,
+            recipe=recipe,
         )
         write_durably(directory / "settings.json", codec.to_json(self.settings))
         write_durably(directory / "run.json", codec.to_json(self.info_of(row)))
@@ -147,6 +157,7 @@ class Runs:
             started_at=row.started_at,
             reason=row.reason,
             directory=row.directory,
+            recipe=row.recipe,
         )
 
     def unfinished(self) -> tuple[str, ...]:

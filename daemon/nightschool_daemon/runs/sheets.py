@@ -100,7 +100,10 @@ def _learned(context: StepContext) -> Iterator[Section]:
         return
     trained = context.result_if_done(Step.TRAIN, TrainingResult)
     sentences = []
-    if trained is None:
+    if selected.shots:
+        shown = _count(len(selected.shots), "correction")
+        sentences.append(f"The model was shown {shown} of yours as examples, before every conversation.")
+    elif trained is None:
         sentences.append("Nothing was learned this time.")
     else:
         ways = ", then ".join(LEARNED_BY[one] for one in trained.methods)
