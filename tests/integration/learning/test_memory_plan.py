@@ -200,6 +200,8 @@ def test_a_training_goes_on_with_the_plan_that_it_began_with(network: Network, f
     keep_plan(tmp_path, kept)
     assert kept_plan(tmp_path, "a") == kept
     assert kept_plan(tmp_path, "b") is None, "other data are planned anew"
+    (tmp_path / "plan.json").write_text('{"signature": "a"}')
+    assert kept_plan(tmp_path, "a") is None, "what another release wrote is planned anew"
 
 
 def test_with_less_memory_than_it_began_with_more_is_computed_twice_and_nothing_else_changes(

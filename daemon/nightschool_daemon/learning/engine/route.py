@@ -146,8 +146,15 @@ class KeptPlan:
 def kept_plan(directory: Path, signature: str) -> KeptPlan | None:
     """How a training began, so that it goes on with the same passes and types; None: it did not begin yet."""
     file = directory / "plan.json"
-    kept = codec.from_json(file.read_bytes(), KeptPlan) if file.exists() else None
-    return kept if kept is not None and kept.signature == signature else None
+    if not file.exists():
+        return None
+    try:
+        kept = codec.from_json(file.read_bytes(), KeptPlan)
+    except codec.CodecError as error:
+        # torn by the disk, or of another release
+        logger.warning("%s cannot be read, so memory is planned anew: %s", file, error)
+        return None
+    return kept if kept.signature == signature else None
 
 
 def keep_plan(directory: Path, plan: KeptPlan) -> None:
