@@ -56,6 +56,8 @@ BUILT_IN: tuple[str, ...] = (
     "guard_length",
     "guard_liked",
     "guard_regression",
+    "guard_repetition",
+    "guard_speed",
     "judge_paired",
     "judge_feedback",
     "notify_webhook",
