@@ -41,7 +41,7 @@ contracts: .venv/.ready
 	$(BIN)/lint-imports
 
 pytest: ollama
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 # Held-out score before and after on Gemma 3 270M, by each of the three ways of delivery.
 bench-routes: ollama
