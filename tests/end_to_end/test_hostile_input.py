@@ -135,9 +135,17 @@ def test_feedback_without_anything_to_learn_is_refused(place: Place) -> None:
 
 
 def test_a_loss_that_is_no_number_is_refused(place: Place, tmp_path: Path) -> None:
-    night = with_settings(place, tmp_path, learning_rate=1e30)
+    night = with_settings(place, tmp_path, learning_rate=1e30, form="lora")
     found = night.refused()
     assert "The loss is no longer a number. Lower learning_rate" in found
+
+
+def test_weights_without_bounds_are_refused(place: Place, tmp_path: Path) -> None:
+    """Norms take them for none, so that the loss of the training stays a number."""
+    night = with_settings(place, tmp_path, learning_rate=1e30, form="neurons")
+    found = night.refused()
+    assert "what was trained is too large for the types of a GGUF" in found
+    assert "Lower learning_rate" in found
 
 
 def test_a_row_longer_than_memory_is_refused(place: Place, tmp_path: Path) -> None:
@@ -155,9 +163,9 @@ def test_a_row_longer_than_memory_is_refused(place: Place, tmp_path: Path) -> No
     assert "Lower max_length" in found
 
 
-def with_settings(place: Place, directory: Path, **values: float) -> Place:
+def with_settings(place: Place, directory: Path, **values: float | str) -> Place:
     """The same server, and an installation that trains otherwise."""
-    lines = "".join(f"{key} = {value}\n" for key, value in values.items())
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
     settings = f"[training]\nthreads = 1\n[plugins.tuning_fixed]\n{lines}"
     server = place.server
     night = Night(directory / "night", server.url, server.models_directory, settings=settings)

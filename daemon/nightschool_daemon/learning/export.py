@@ -104,10 +104,19 @@ def attempted(
         result = replace(result, held_in=measured(result))
         if _kept(result) >= context.settings.delivery.min_kept:
             return result
+        _require_number(result.held_in)
         if decision.plan.form is DeliveryForm.ADAPTER:
             # its floats are what they are, whatever is asked of the tensors
             break
     raise ExportError(f"{_left_in(result, context)} Lower it, or give the lesson more feedback: a larger one survives.")
+
+
+def _require_number(written: Losses | None) -> None:
+    if written is not None and not math.isfinite(written.delivered_loss):
+        raise ExportError(
+            "Written into the file, what was trained is too large for the types of a GGUF: the loss of the model is no "
+            "number. Lower learning_rate in [plugins.tuning_fixed] (a half is a good try)."
+        )
 
 
 def _decided(context: WorkerContext, target: DeliveryTarget, before: ExportResult | None) -> Decision:

@@ -12,7 +12,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from nightschool_daemon.jobs import BaseSnapshot, ExportResult, Losses, LossKind, SelectResult, Step
+from nightschool_daemon.jobs import (
+    SMALLEST_LESSON,
+    UNITS,
+    BaseSnapshot,
+    ExportResult,
+    Losses,
+    LossKind,
+    SelectResult,
+    Step,
+)
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.route import read_examples
 from nightschool_daemon.learning.lesson import Lesson
@@ -21,6 +30,7 @@ from nightschool_daemon.learning.training import limit_threads, make_job
 from nightschool_daemon.learning.variants import Variant, Variants, open_variants
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_hookspecs.records import TrainingMethod, TrainingResult
+from nightschool_hookspecs.services import TrainingError
 
 T = TypeVar("T")
 
@@ -55,13 +65,15 @@ class Measure:
 
     @classmethod
     def of(cls, context: WorkerContext, base: BaseSnapshot, lesson: Lesson) -> Measure:
-        """Measure base and trained network."""
+        """Measure base and trained network. Raises `TrainingError` where nothing was learned that could be kept."""
         limit_threads(context.settings.training.threads)
         variants = open_variants(lesson, base.weights_digest, context.settings)
         yardsticks = list(_yardsticks(context, variants))
         before = [one.loss(variants) for one in yardsticks]
         variants.use(Variant.TRAINED)
         after = [one.loss(variants) for one in yardsticks]
+        for one, loss_before, loss_after in zip(yardsticks, before, after, strict=True):
+            require_lesson(one.kind, loss_before, loss_after)
         return cls(variants=variants, yardsticks=yardsticks, base=before, trained=after)
 
     def of_delivered(self, export: ExportResult) -> Losses:
@@ -74,6 +86,15 @@ class Measure:
             for yardstick, before, after in zip(self.yardsticks, self.base, self.trained, strict=True)
         ]
         return min(found, key=lambda one: one.kept)
+
+
+def require_lesson(kind: LossKind, before: float, after: float) -> None:
+    """Raise where a training made worse what it learned from, as it does at too high a rate."""
+    if not after <= before + SMALLEST_LESSON:
+        raise TrainingError(
+            f"The training made worse what it learned from: {before:.3f} before, {after:.3f} after ({UNITS[kind]}). "
+            "Lower learning_rate in [plugins.tuning_fixed] (a half is a good try)."
+        )
 
 
 def yardstick_of(method: TrainingMethod, examples: Sequence[Example]) -> Yardstick:

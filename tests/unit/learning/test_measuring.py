@@ -1,5 +1,6 @@
 """What counts as learned, by each method."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import ExportResult, Losses, LossKind
 from nightschool_daemon.learning.engine.examples import Answer, Example
-from nightschool_daemon.learning.measuring import MEASURED, Measure, Yardstick, spread, yardstick_of
+from nightschool_daemon.learning.measuring import MEASURED, Measure, Yardstick, require_lesson, spread, yardstick_of
 from nightschool_daemon.learning.rows import Row
 from nightschool_daemon.learning.variants import Variant, Variants
 from nightschool_daemon.ledger import KeptLesson
@@ -19,6 +20,7 @@ from nightschool_hookspecs.records import (
     ServerAbilities,
     TrainingMethod,
 )
+from nightschool_hookspecs.services import TrainingError
 
 BETTER, WORSE, OTHER = (1, 2), (3, 4, 5), (6,)
 SERVER = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama")
@@ -115,6 +117,13 @@ def test_a_few_disliked_answers_among_many_liked_ones_are_measured() -> None:
     yardstick = yardstick_of(TrainingMethod.KTO, thumbs)
     assert sorted(yardstick.signs) == [-1] * 3 + [1] * (MEASURED // 2)
     assert yardstick.units == len(yardstick.rows)
+
+
+@pytest.mark.parametrize("after", [2.1, math.nan, math.inf])
+def test_a_training_that_made_worse_what_it_learned_from_is_told(after: float) -> None:
+    with pytest.raises(TrainingError, match=r"made worse what it learned from: 2\.000 before"):
+        require_lesson(LossKind.ANSWERS, 2.0, after)
+    require_lesson(LossKind.ANSWERS, 2.0, 2.0)
 
 
 @pytest.mark.parametrize("count", [0, 1, 39, 40, 41, 1000])
