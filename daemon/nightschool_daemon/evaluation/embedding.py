@@ -20,9 +20,9 @@ from nightschool_hookspecs.records import Matrix
 
 if TYPE_CHECKING:
     import numpy
-    import wordllama
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
+    from wordllama.inference import WordLlamaInference
 
     Vectors = NDArray[numpy.float32]
     """Shape (texts, dimensions)."""
@@ -104,7 +104,7 @@ class StaticEmbedder:
         return numpy.asarray(self._model.embed(list(texts)), dtype=numpy.float32)
 
     @cached_property
-    def _model(self) -> "wordllama.WordLlama":
+    def _model(self) -> "WordLlamaInference":
         """Loaded for the first text whose vector is not known."""
         import wordllama
 
