@@ -94,7 +94,7 @@ def against_datasketch(texts: list[str]) -> Row:
 
 def by_datasketch(texts: list[str]) -> set[tuple[int, int]]:
     """Candidate pairs of MinHash and LSH over the same groups of characters."""
-    from datasketch import MinHash, MinHashLSH
+    from datasketch import MinHash, MinHashLSH  # pyright: ignore[reportMissingImports] - a peer, installed by its bench
 
     documents = [{part.encode() for part in _parts(text)} for text in texts]
     index = MinHashLSH(threshold=ALIKE, num_perm=128, weights=(0.1, 0.9))
@@ -162,7 +162,7 @@ def against_semhash(texts: list[str]) -> list[Row]:
 
 def by_semhash(texts: list[str], vectors: NDArray[np.float32], backend: str) -> set[str]:
     """The texts that SemHash keeps."""
-    from semhash import SemHash
+    from semhash import SemHash  # pyright: ignore[reportMissingImports] - a peer, installed by its bench
 
     index = SemHash.from_embeddings(vectors, texts, Given(), ann_backend=backend)
     return set(index.self_deduplicate(COSINE).selected)
