@@ -155,6 +155,8 @@ def test_training_by_hand_by_each_method(
 
 
 def test_an_adapter_is_taken_away_and_brought_back(night: Night, fresh_ollama: OllamaServer, tmp_path: Path) -> None:
+    with night.configuration.open("a") as stream:
+        stream.write('form = "lora"\n')
     data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
     adapter = tmp_path / "adapter"
     first = night.run("train", TINY, "--data", str(data), "--name", "first", "--adapter", str(adapter))
@@ -198,7 +200,7 @@ def test_plan_tells_what_a_training_would_take_and_changes_nothing(night: Night,
     data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
     told = night.json("plan", TINY, "--data", str(data))
     assert isinstance(told, dict)
-    assert (told["base"], told["events"], told["held_out"], told["problem"]) == (TINY, 32, 8, None)
+    assert (told["base"], told["events"], told["held_out"], told["problem"]) == (TINY, 33, 7, None)
     assert (fresh_ollama.tags(), fresh_ollama.blobs()) == before
     assert not night.run_directories()
     shown = night.run("plan", TINY)
@@ -219,7 +221,7 @@ def test_dry_run_tells_and_changes_nothing(night: Night, fresh_ollama: OllamaSer
     told = night.json("run", "--dry-run")
     assert isinstance(told, list)
     planned = told[0]["plan"]
-    assert (planned["events"], planned["held_out"], planned["trainings"][0]["examples"]) == (40, 10, 40)
+    assert (planned["events"], planned["held_out"], planned["trainings"][0]["examples"]) == (38, 12, 38)
     assert planned["trainings"][0]["memory"]["peak_bytes"] > 10**8
     assert [one["form"] for one in planned["deliveries"] if one["is_chosen"]] == ["split"]
     assert set(fresh_ollama.tags()) == {TINY}

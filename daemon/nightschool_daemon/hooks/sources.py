@@ -57,7 +57,6 @@ BUILT_IN: tuple[str, ...] = (
     "guard_liked",
     "guard_regression",
     "guard_repetition",
-    "guard_speed",
     "judge_paired",
     "judge_feedback",
     "notify_webhook",

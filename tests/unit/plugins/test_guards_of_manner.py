@@ -1,4 +1,4 @@
-"""Guards of how answers come: in circles, or slowly."""
+"""A guard of how answers come: in circles."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from nightschool_hookspecs import Exam, ExamAnswer, ExamItem, GuardResult, ItemRole, Sitting, Specialty
 from nightschool_plugins.guard_repetition import GuardRepetition
-from nightschool_plugins.guard_speed import GuardSpeed
 
 CIRCLE = "and so on and so on and so on and so on and so on"
 PLAIN = "find the five largest files below the folder and print the size of each of them"
@@ -47,13 +46,6 @@ def repetition(candidate: Sequence[str], incumbent: Sequence[str]) -> GuardResul
     return GuardRepetition().nightschool_guard_promotion(exam(of))
 
 
-def speed(candidate: Sequence[float], incumbent: Sequence[float], again: Sequence[float]) -> GuardResult | None:
-    of = {Sitting.INCUMBENT: incumbent, Sitting.INCUMBENT_AGAIN: again, Sitting.CANDIDATE: candidate}
-    return GuardSpeed().nightschool_guard_promotion(
-        exam({sitting: [("a", seconds, 1) for seconds in all_of] for sitting, all_of in of.items()})
-    )
-
-
 @pytest.mark.parametrize(("text", "is_circle"), [(CIRCLE, True), (PLAIN, False), ("yes yes yes", False), ("", False)])
 def test_a_circle_is_told_from_an_answer(text: str, *, is_circle: bool) -> None:
     assert GuardRepetition().repeats(text) is is_circle
@@ -83,26 +75,6 @@ def test_what_is_said_over_and_over_is_a_circle_whatever_it_is(text: str, times:
     assert GuardRepetition().repeats(said) is (len(said.split()) >= 12)
 
 
-def test_a_slow_candidate_is_stopped_and_a_fast_one_is_not() -> None:
-    slow, fast = speed([3.0] * 6, [1.0] * 6, [1.1] * 6), speed([0.5] * 6, [1.0] * 6, [1.1] * 6)
-    assert slow is not None
-    assert fast is not None
-    assert not slow.held
-    assert slow.reason == "A token of the candidate takes 2.73 times as long; 1.5 are tolerated."
-    assert fast.held
-
-
-def test_a_machine_that_was_busy_once_breaks_nothing() -> None:
-    once = speed([1.0, 1.0, 1.0, 1.0, 1.0, 60.0], [1.0] * 6, [1.0] * 6)
-    as_slow_itself = speed([3.0] * 6, [1.0] * 6, [3.0] * 6)
-    assert once is not None
-    assert as_slow_itself is not None
-    assert once.held
-    assert as_slow_itself.held
-
-
-def test_of_few_or_failed_answers_nothing_is_said() -> None:
-    assert speed([9.0] * 3, [1.0] * 3, [1.0] * 3) is None
+def test_of_failed_answers_nothing_is_said() -> None:
     of = {sitting: [(PLAIN, 1.0, 5)] * 6 for sitting in Sitting}
-    assert GuardSpeed().nightschool_guard_promotion(exam(of, failed=True)) is None
     assert GuardRepetition().nightschool_guard_promotion(exam(of, failed=True)) is None
