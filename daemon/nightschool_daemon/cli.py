@@ -337,7 +337,7 @@ def _run_here(settings: Settings, text: str | None) -> tuple[RunReport, ...]:
             if finished:
                 return finished
             raise
-        return (*finished, *(night.run_now(installation, one, listener, now()) for one in wanted))
+        return (*finished, *(report for one in wanted for report in night.run_now(installation, one, listener, now())))
 
 
 def _run_by_daemon(client: ControlClient, text: str | None) -> tuple[RunReport, ...]:

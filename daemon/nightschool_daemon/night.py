@@ -1,7 +1,7 @@
 """Which runs are carried out, one after the other: by schedule, or because somebody asks."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from nightschool_daemon.installation import Installation
@@ -73,30 +73,34 @@ def require_known(installation: Installation, text: str | None) -> None:
         asked_for(installation, text)
 
 
-def run_now(installation: Installation, specialty: Specialty, listener: RunListener, now: datetime) -> RunReport:
-    """Start a run because somebody asked, and take it to its end."""
+def run_now(
+    installation: Installation, specialty: Specialty, listener: RunListener, now: datetime
+) -> tuple[RunReport, ...]:
+    """Take the runs of a specialty to their end, because somebody asked."""
     reason = installation.ledger.facts.get(due_key(specialty)) or ASKED
-    _try_examples(installation, specialty, listener, now)
-    return installation.runs.execute(installation.runs.start(specialty, reason, now), listener)
+    begun = _begun(installation, specialty, reason, lambda: now)
+    return tuple(installation.runs.execute(run, listener) for run in begun)
 
 
-def _try_examples(installation: Installation, specialty: Specialty, listener: RunListener, now: datetime) -> None:
-    """Have a candidate of examples sit its exam before anything is trained, where the specialty is so young."""
-    if not installation.runs.wants_examples(specialty):
-        return
-    report = installation.runs.execute(
-        installation.runs.start(specialty, FIRST_CORRECTIONS, now, Recipe.EXAMPLES), listener
-    )
-    logger.info("The run %s of %s ended: %s. %s", report.run.id, report.run.specialty, report.end, report.reason)
+def _begun(
+    installation: Installation, specialty: Specialty, reason: str, clock: Callable[[], datetime]
+) -> Iterator[str]:
+    """The runs of a specialty, each started when the one before it is over.
+
+    While it is so young, a candidate of examples sits its exam before anything is trained. Raises `RunRefused`.
+    """
+    if installation.runs.wants_examples(specialty):
+        yield installation.runs.start(specialty, FIRST_CORRECTIONS, clock(), Recipe.EXAMPLES)
+    yield installation.runs.start(specialty, reason, clock())
 
 
 def run_if_fresh(
     installation: Installation, specialty: Specialty, listener: RunListener, now: datetime
-) -> RunReport | None:
-    """The same, unless a run in between has used the feedback up: None."""
+) -> tuple[RunReport, ...]:
+    """The same, unless a run in between has used the feedback up: none."""
     fresh = installation.runs.planner.statistics(specialty).available
     if not fresh and installation.ledger.facts.get(due_key(specialty)) is None:
-        return None
+        return ()
     return run_now(installation, specialty, listener, now)
 
 
@@ -115,11 +119,9 @@ def run_due(
         if not may_go_on():
             break
         try:
-            _try_examples(installation, due.specialty, listener, clock())
-            run = installation.runs.start(due.specialty, due.reason, clock())
+            for run in _begun(installation, due.specialty, due.reason, clock):
+                if (report := _carried_out(installation, run, listener)) is not None:
+                    reports.append(report)
         except RunRefused as refusal:
             logger.warning("%s", refusal)
-            continue
-        if (report := _carried_out(installation, run, listener)) is not None:
-            reports.append(report)
     return tuple(reports)

@@ -407,9 +407,8 @@ class Service:
             listener.note(earlier, "is under way; what was asked for comes after it")
         run = night.run_now if text is not None else night.run_if_fresh
         for specialty in night.asked_for(self._installation, text):
-            report = self._submit(partial(run, self._installation, specialty, listener, now())).result()
-            if report is not None:
-                reports.append(codec.to_plain(report))
+            future = self._submit(partial(run, self._installation, specialty, listener, now()))
+            reports += codec.to_plain(future.result())
         if not reports:
             raise night.NothingToLearn("A run that was under way has used up what was fresh.")
         return reports

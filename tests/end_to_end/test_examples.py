@@ -45,8 +45,9 @@ def test_a_base_that_is_shown_corrections_is_proven_promoted_and_undone(
     base_digest = fresh_ollama.tags()[SMOLLM2.tag]
     night.drop(greetings(24, model=SMOLLM2.tag, answer="Ahoy!"))
 
-    night.learn()
+    done = night.learn()
 
+    assert "A better model is in use" in done.stdout
     trained, shown = night.ledger().runs.latest(9)
     assert (trained.recipe, trained.end) == (Recipe.TRAINING, RunEnd.FAILED)
     assert shown.recipe is Recipe.EXAMPLES
