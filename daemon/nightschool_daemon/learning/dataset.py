@@ -105,13 +105,13 @@ class Selection:
 class Dataset:
     """The material of a run before it is rendered."""
 
-    examples: tuple[TrainingExample, ...]
-    pairs: tuple[PreferencePair, ...]
-    labels: tuple[LabelledAnswer, ...]
+    examples: tuple[TrainingExample, ...] = ()
+    pairs: tuple[PreferencePair, ...] = ()
+    labels: tuple[LabelledAnswer, ...] = ()
     items: tuple[ExamItem, ...]
     regression: tuple[ExamItem, ...]
     """Corrections that a version has learned."""
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[LeftOut, ...] = ()
     shots: tuple[TrainingExample, ...] = ()
     """What a candidate of examples shows, in order."""
 
@@ -123,11 +123,13 @@ def run(context: WorkContext) -> None:
     rows = regroup(tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow)), found.groups, sides)
     base = context.run.result(Step.PREPARE, PrepareResult).base
     workshop = _workshop(context, rows, sides, base.pin)
-    budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
-    dataset = build_dataset(workshop, rows, sides, budget)
+    settings = context.settings.training
     if context.info.recipe is Recipe.EXAMPLES:
-        shown = Budget(events=context.settings.training.max_shots, tokens=context.settings.training.max_shot_tokens)
-        dataset = replace(dataset, shots=choose_shots(workshop, rows, sides, shown))
+        budget = Budget(events=settings.max_shots, tokens=settings.max_shot_tokens)
+        dataset = build_shown(workshop, rows, sides, budget)
+    else:
+        budget = Budget(events=settings.max_events, tokens=settings.max_tokens)
+        dataset = build_dataset(workshop, rows, sides, budget)
     http = OllamaHttp(context.settings.ollama)
     try:
         rendered = _rendered(context, http, base.pin, dataset)
@@ -139,8 +141,7 @@ def run(context: WorkContext) -> None:
 
 def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[str, Side], budget: Budget) -> Dataset:
     """Build everything that needs no server."""
-    training = _score(workshop, [row for row in rows if side_of(row, sides) is Side.TRAINING], rows)
-    held_out = _score(workshop, [row for row in rows if side_of(row, sides) is Side.HELD_OUT], rows)
+    training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
     selection = _select(workshop, training, budget)
     examples = _arrange(workshop, _augment(workshop, _build_examples(workshop, selection.events)))
     _require_no_leak(examples, sides)
@@ -156,11 +157,18 @@ def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[st
     )
 
 
-def choose_shots(
-    workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[str, Side], budget: Budget
-) -> tuple[TrainingExample, ...]:
-    """The corrections of the training side that a candidate of examples shows, in order."""
-    training = _score(workshop, [row for row in rows if side_of(row, sides) is Side.TRAINING], rows)
+def build_shown(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[str, Side], budget: Budget) -> Dataset:
+    """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
+    training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
+    return Dataset(
+        items=_items(workshop, held_out),
+        regression=_regression(workshop, training),
+        shots=_choose_shots(workshop, training, budget),
+    )
+
+
+def _choose_shots(workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget) -> tuple[TrainingExample, ...]:
+    """The corrections that are shown, in order."""
     offered = {one.event.key: one for one in training if _is_better_known(one.event) and _objection(one.event) is None}
     keys = workshop.hooks.choose_shots(events=tuple(offered.values()), budget=budget, seed=workshop.info.seed)
     unknown = [key for key in keys if key not in offered]
@@ -176,6 +184,12 @@ def _why_undecided(row: EventRow) -> str:
 
 
 # --------------------------------------------------------------------------- selection
+
+
+def _of_side(
+    workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[str, Side], side: Side
+) -> tuple[ScoredEvent, ...]:
+    return _score(workshop, [row for row in rows if side_of(row, sides) is side], rows)
 
 
 def _score(workshop: Workshop, wanted: Sequence[EventRow], rows: Sequence[EventRow]) -> tuple[ScoredEvent, ...]:

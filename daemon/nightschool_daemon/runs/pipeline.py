@@ -137,9 +137,10 @@ def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending
         return Ending(end=RunEnd.NOT_ENOUGH, reason="There is no feedback to learn from yet.")
     if step is Step.SELECT:
         selected = context.result(step, SelectResult)
-        if context.info.recipe is Recipe.EXAMPLES and not selected.shots:
-            return Ending(end=RunEnd.NOT_ENOUGH, reason="No correction is short enough to be shown as an example.")
-        if not _is_learnable(selected.material, context.settings.training.method):
+        if context.info.recipe is Recipe.EXAMPLES:
+            if not selected.shots:
+                return Ending(end=RunEnd.NOT_ENOUGH, reason="No correction is short enough to be shown as an example.")
+        elif not _is_learnable(selected.material, context.settings.training.method):
             return Ending(
                 end=RunEnd.NOT_ENOUGH,
                 reason=f"None of the feedback can be learned from yet ({_why_left_out(selected)}). "
