@@ -10,7 +10,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -67,7 +67,6 @@ class Sitters:
 
 def run(context: WorkContext) -> None:
     """Hold the exam of a run and leave `answers.jsonl`."""
-    prepared = context.run.result(Step.PREPARE, PrepareResult)
     registered = context.run.result(Step.REGISTER, RegisterResult)
     prepared = context.run.result(Step.PREPARE, PrepareResult)
     sitters = Sitters(
@@ -81,21 +80,17 @@ def run(context: WorkContext) -> None:
     items = choose_items(context.run.exam_items(), exam, context.info.seed, frozenset(prepared.evidence.used))
     directory = context.run.step(Step.EXAMINE)
     _forget_other_sitters(directory, sitters)
-    library = OllamaLibrary(context.settings.ollama)
-    options = pinned_options(exam, context.info.seed)
     measure = CombinedMeasure(context.hooks, open_embed(context.settings))
-    judge = LocalModel(library, exam.judge_model or prepared.base.pin, exam)
+    judge = LocalModel(OllamaLibrary(context.settings.ollama), exam.judge_model or prepared.base.pin, exam)
     began = time.monotonic()
-    answers = examine(
-        rounds(items, exam.round_items),
+    answers = hold(
+        context,
+        items,
         sitters,
-        ask=lambda name, messages: library.chat(name, messages, options),
         score=lambda item, text: score_answer(context.hooks, measure, judge, item, text),
-        decided=lambda answers: _is_decided(context, items, answers),
+        decided=lambda answers: is_decided(context, exam_of(context, answers, to_come(items, answers))),
         file=directory / "answers.jsonl",
-        report=context.progress,
     )
-    require_an_incumbent(answers)
     context.run.finish(
         Step.EXAMINE,
         ExamineResult(
@@ -104,6 +99,32 @@ def run(context: WorkContext) -> None:
             seconds=time.monotonic() - began,
         ),
     )
+
+
+def hold(
+    context: WorkContext,
+    items: tuple[ExamItem, ...],
+    sitters: Sitters,
+    *,
+    score: Score,
+    decided: Decided,
+    file: Path,
+) -> tuple[ExamAnswer, ...]:
+    """Ask the models of Ollama, every option pinned. Raises `ExamError` where the incumbent never answers."""
+    exam = context.settings.exam
+    library = OllamaLibrary(context.settings.ollama)
+    options = pinned_options(exam, context.info.seed)
+    answers = examine(
+        rounds(items, exam.round_items),
+        sitters,
+        ask=lambda name, messages: library.chat(name, messages, options),
+        score=score,
+        decided=decided,
+        file=file,
+        report=context.progress,
+    )
+    _require_an_incumbent(answers)
+    return answers
 
 
 def examine(
@@ -168,10 +189,14 @@ def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...], to_come: int 
     )
 
 
-def _is_decided(context: WorkContext, items: tuple[ExamItem, ...], answers: tuple[ExamAnswer, ...]) -> bool:
+def to_come(items: Iterable[ExamItem], answers: Iterable[ExamAnswer]) -> int:
+    """How many items that count were not asked yet."""
     asked = {answer.item_id for answer in answers}
-    to_come = sum(item.role is ItemRole.GAIN and item.id not in asked for item in items)
-    exam = exam_of(context, answers, to_come)
+    return sum(item.role is ItemRole.GAIN and item.id not in asked for item in items)
+
+
+def is_decided(context: WorkContext, exam: Exam) -> bool:
+    """Whether the judge has seen enough."""
     verdict = context.hooks.judge_exam(exam=exam, guards=(), seed=context.info.seed)
     return verdict is not None and verdict.decided
 
@@ -265,7 +290,7 @@ def _ask_patiently(model: str, messages: tuple[Message, ...], ask: Ask, pause: C
             waited_s += SERVER_POLL_S
 
 
-def require_an_incumbent(answers: tuple[ExamAnswer, ...]) -> None:
+def _require_an_incumbent(answers: tuple[ExamAnswer, ...]) -> None:
     """An exam in which the incumbent never answers says something of the server, nothing of the candidate."""
     first = [answer for answer in answers if answer.sitting is Sitting.INCUMBENT]
     if first and all(answer.failed for answer in first):

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from nightschool_daemon import codec
 from nightschool_daemon.comparisons import AnswerPair, Comparison, ComparisonRequest
 from nightschool_daemon.evaluation.embedding import open_embed
-from nightschool_daemon.evaluation.examiner import Sitters, choose_items, examine, require_an_incumbent, rounds
-from nightschool_daemon.evaluation.examiner import score_answer as scored
-from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
+from nightschool_daemon.evaluation.examiner import Sitters, choose_items, hold, is_decided, score_answer, to_come
+from nightschool_daemon.evaluation.local_model import LocalModel
 from nightschool_daemon.evaluation.marks import marks_of
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.dataset import Workshop, exam_items
-from nightschool_daemon.learning.judging import JudgingError
+from nightschool_daemon.learning.judging import judged
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.library import OllamaLibrary
-from nightschool_hookspecs.records import Exam, ExamAnswer, ExamItem, GuardResult, ItemRole, Side, Sitting, Verdict
+from nightschool_hookspecs.records import Exam, ExamAnswer, ExamItem, ItemRole, Side, Sitting
 
 SHOWN_PAIRS = 3
 
@@ -32,25 +31,21 @@ def run(context: WorkerContext) -> None:
     directory = context.run.step(Job.COMPARE)
     request = codec.from_json((directory / "request.json").read_bytes(), ComparisonRequest)
     settings = context.settings.exam
-    library = OllamaLibrary(context.settings.ollama)
     measure = CombinedMeasure(context.hooks, open_embed(context.settings))
-    judge = LocalModel(library, settings.judge_model or request.first.name, settings)
+    judge = LocalModel(OllamaLibrary(context.settings.ollama), settings.judge_model or request.first.name, settings)
     items = choose_items(_items(context, measure, judge), settings, context.info.seed)
     if not any(item.role is ItemRole.GAIN for item in items):
         raise ComparisonError(
             "None of the prompts says what a better answer is: corrections, demonstrations and preferences do."
         )
-    options = pinned_options(settings, context.info.seed)
-    answers = examine(
-        rounds(items, settings.round_items),
+    answers = hold(
+        context,
+        items,
         Sitters(incumbent=request.first.name, candidate=request.second.name, candidate_digest=request.second.digest),
-        ask=lambda name, messages: library.chat(name, messages, options),
-        score=lambda item, text: scored(context.hooks, measure, judge, item, text),
-        decided=lambda given: _judged(context, _exam(context, request, items, given)).decided,
+        score=lambda item, text: score_answer(context.hooks, measure, judge, item, text),
+        decided=lambda given: is_decided(context, _exam(context, request, items, given)),
         file=directory / "answers.jsonl",
-        report=context.progress,
     )
-    require_an_incumbent(answers)
     context.run.finish(Job.COMPARE, _result(context, request, items, answers))
 
 
@@ -78,15 +73,8 @@ def _exam(
         candidate=request.second.name,
         items=tuple(item for item in items if item.id in asked),
         answers=tuple(answers),
-        to_come=sum(item.role is ItemRole.GAIN and item.id not in asked for item in items),
+        to_come=to_come(items, answers),
     )
-
-
-def _judged(context: WorkerContext, exam: Exam, guards: tuple[GuardResult, ...] = ()) -> Verdict:
-    verdict = context.hooks.judge_exam(exam=exam, guards=guards, seed=context.info.seed)
-    if verdict is None:
-        raise JudgingError("No plugin judges exams. Take judge_paired out of plugins.disabled.")
-    return verdict
 
 
 def _result(
@@ -98,8 +86,6 @@ def _result(
         for sitting in (Sitting.INCUMBENT, Sitting.CANDIDATE)
     }
     first, second = of[Sitting.INCUMBENT], of[Sitting.CANDIDATE]
-    exam = _exam(context, request, items, answers)
-    guards = context.hooks.guard_promotion(exam=exam, seed=context.info.seed)
     apart = sorted(first.keys() & second.keys(), key=lambda one: -abs(second[one].score - first[one].score))
     return Comparison(
         first=request.first.name,
@@ -108,7 +94,7 @@ def _result(
         asked=len(first),
         first_marks=marks_of(first.values()),
         second_marks=marks_of(second.values()),
-        verdict=_judged(context, exam, guards),
+        verdict=judged(context, _exam(context, request, items, answers)).verdict,
         furthest_apart=tuple(
             AnswerPair(
                 prompt=counting[one].messages[-1].content,

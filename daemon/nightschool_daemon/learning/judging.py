@@ -3,7 +3,7 @@
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.examiner import exam_of
 from nightschool_daemon.jobs import JudgeResult, Step, read_lines
-from nightschool_hookspecs.records import ExamAnswer
+from nightschool_hookspecs.records import Exam, ExamAnswer
 
 
 class JudgingError(Exception):
@@ -13,8 +13,13 @@ class JudgingError(Exception):
 def run(context: WorkContext) -> None:
     """Have the exam judged and write `JudgeResult`."""
     exam = exam_of(context, tuple(read_lines(context.run.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer)))
+    context.run.finish(Step.JUDGE, judged(context, exam))
+
+
+def judged(context: WorkContext, exam: Exam) -> JudgeResult:
+    """What the guards saw, and the verdict. Raises `JudgingError` where there is no judge."""
     guards = context.hooks.guard_promotion(exam=exam, seed=context.info.seed)
     verdict = context.hooks.judge_exam(exam=exam, guards=guards, seed=context.info.seed)
     if verdict is None:
         raise JudgingError("No plugin judges exams. Take judge_paired out of plugins.disabled.")
-    context.run.finish(Step.JUDGE, JudgeResult(guards=guards, verdict=verdict))
+    return JudgeResult(guards=guards, verdict=verdict)
