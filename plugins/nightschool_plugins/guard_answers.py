@@ -11,7 +11,8 @@ so that a single empty answer, which happens to any model, breaks nothing.
 
 from dataclasses import dataclass
 
-from nightschool_hookspecs import Exam, ExamAnswer, GuardResult, Sitting, hookimpl
+from nightschool_hookspecs import Exam, ExamAnswer, GuardResult, hookimpl
+from nightschool_hookspecs.paired import compare_faults
 
 BEGINNING_CHARACTERS = 200
 """A refusal stands at the beginning; further on, the same words may be the answer's own."""
@@ -45,32 +46,20 @@ class GuardAnswers:
     @hookimpl
     def nightschool_guard_promotion(self, exam: Exam) -> GuardResult | None:
         missing = {(answer.sitting, answer.item_id): self._is_missing(answer) for answer in exam.answers}
-        sat = [item.id for item in exam.items if all((sitting, item.id) in missing for sitting in Sitting)]
-        if not sat:
+        found = compare_faults(exam, missing, tolerated_share=self.tolerated_share, level=self.level)
+        if found is None:
             return None
-        shares = {sitting: sum(missing[sitting, one] for one in sat) / len(sat) for sitting in Sitting}
-        candidate = shares[Sitting.CANDIDATE]
-        bound = max(shares[Sitting.INCUMBENT], shares[Sitting.INCUMBENT_AGAIN]) + self.tolerated_share
-        pairs = [(missing[Sitting.CANDIDATE, one], missing[Sitting.INCUMBENT, one]) for one in sat]
         return GuardResult(
             guard="answers",
-            held=candidate <= bound or _chance_of(pairs) > self.level,
-            reason=f"{candidate:.0%} of the candidate's answers failed, were empty or refused; "
-            f"the incumbent's share is {shares[Sitting.INCUMBENT]:.0%}.",
+            held=found.held,
+            reason=f"{found.candidate:.0%} of the candidate's answers failed, were empty or refused; "
+            f"the incumbent's share is {found.incumbent:.0%}.",
         )
 
     def _is_missing(self, answer: ExamAnswer) -> bool:
         beginning = answer.text[:BEGINNING_CHARACTERS].lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
         refuses = any(phrase in beginning for phrase in self.refusal_phrases)
         return answer.failed or not answer.text.strip() or refuses
-
-
-def _chance_of(pairs: list[tuple[bool, bool]]) -> float:
-    """How likely the candidate alone misses so many answers where both are equally good."""
-    from scipy import stats
-
-    differing = [candidate for candidate, incumbent in pairs if candidate != incumbent]
-    return float(stats.binom.sf(sum(differing) - 1, len(differing), 0.5)) if differing else 1.0
 
 
 @hookimpl

@@ -12,6 +12,7 @@ so that a single slip, which happens to any model, breaks nothing.
 from dataclasses import dataclass
 
 from nightschool_hookspecs import Exam, GuardResult, ItemRole, Sitting, hookimpl
+from nightschool_hookspecs.paired import sign_test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +31,12 @@ class GuardRegression:
 
     @hookimpl
     def nightschool_guard_promotion(self, exam: Exam) -> GuardResult | None:
-        from scipy import stats
-
         pairs = self._known(exam)
         if not pairs:
             return None
         forgotten = sum(before and not after for before, after in pairs)
         regained = sum(after and not before for before, after in pairs)
-        chance = float(stats.binom.sf(forgotten - 1, forgotten + regained, 0.5))
+        chance = sign_test(forgotten, forgotten + regained)
         return GuardResult(
             guard="regression",
             held=forgotten - regained <= self.tolerated_share * len(pairs) or chance > self.level,

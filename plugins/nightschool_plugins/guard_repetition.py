@@ -12,7 +12,8 @@ so that a list or a table, whose wanted answer repeats itself too, breaks nothin
 
 from dataclasses import dataclass
 
-from nightschool_hookspecs import Exam, GuardResult, Sitting, hookimpl
+from nightschool_hookspecs import Exam, GuardResult, hookimpl
+from nightschool_hookspecs.paired import compare_faults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +39,14 @@ class GuardRepetition:
     @hookimpl
     def nightschool_guard_promotion(self, exam: Exam) -> GuardResult | None:
         circles = {(one.sitting, one.item_id): self.repeats(one.text) for one in exam.answers if not one.failed}
-        sat = [item.id for item in exam.items if all((sitting, item.id) in circles for sitting in Sitting)]
-        if not sat:
+        found = compare_faults(exam, circles, tolerated_share=self.tolerated_share, level=self.level)
+        if found is None:
             return None
-        shares = {sitting: sum(circles[sitting, one] for one in sat) / len(sat) for sitting in Sitting}
-        candidate = shares[Sitting.CANDIDATE]
-        bound = max(shares[Sitting.INCUMBENT], shares[Sitting.INCUMBENT_AGAIN]) + self.tolerated_share
-        pairs = [(circles[Sitting.CANDIDATE, one], circles[Sitting.INCUMBENT, one]) for one in sat]
         return GuardResult(
             guard="repetition",
-            held=candidate <= bound or _chance_of(pairs) > self.level,
-            reason=f"{candidate:.0%} of the candidate's answers run in circles; "
-            f"the incumbent's share is {shares[Sitting.INCUMBENT]:.0%}.",
+            held=found.held,
+            reason=f"{found.candidate:.0%} of the candidate's answers run in circles; "
+            f"the incumbent's share is {found.incumbent:.0%}.",
         )
 
     def repeats(self, text: str) -> bool:
@@ -59,14 +56,6 @@ class GuardRepetition:
             return False
         sequences = [tuple(words[start : start + self.words]) for start in range(len(words) - self.words + 1)]
         return 1 - len(set(sequences)) / len(sequences) > self.largest_share
-
-
-def _chance_of(pairs: list[tuple[bool, bool]]) -> float:
-    """How likely so many answers of the candidate alone repeat themselves where both are equally good."""
-    from scipy import stats
-
-    differing = [candidate for candidate, incumbent in pairs if candidate != incumbent]
-    return float(stats.binom.sf(sum(differing) - 1, len(differing), 0.5)) if differing else 1.0
 
 
 @hookimpl

@@ -1,0 +1,49 @@
+"""What guards have in common: whether the candidate shows a fault more often than chance makes it.
+
+The same items were put to both models, so those alone say something on which the two differ:
+
+    p = P(X >= more), X ~ binomial(differing, 1/2)      (exact one-sided sign test; McNemar's of paired proportions)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import comb
+
+from nightschool_hookspecs.records import Exam, Sitting
+
+
+def sign_test(more: int, differing: int) -> float:
+    """How likely so many of the items that differ, or more of them, fall to one side by chance. 1 for none."""
+    return sum(comb(differing, count) for count in range(max(0, more), differing + 1)) / (1 << differing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """How often both showed a fault on the items that all three sittings answered."""
+
+    candidate: float
+    """Share of its answers, 0..1."""
+    incumbent: float
+    held: bool
+    """The candidate's share is no more than tolerated above the incumbent's worse sitting, or chance makes it so."""
+
+
+def compare_faults(
+    exam: Exam, is_faulty: Mapping[tuple[Sitting, str], bool], *, tolerated_share: float, level: float
+) -> Faults | None:
+    """Compare by sitting and item; None where no item has all three."""
+    sat = [item.id for item in exam.items if all((sitting, item.id) in is_faulty for sitting in Sitting)]
+    if not sat:
+        return None
+    shares = {sitting: sum(is_faulty[sitting, one] for one in sat) / len(sat) for sitting in Sitting}
+    bound = max(shares[Sitting.INCUMBENT], shares[Sitting.INCUMBENT_AGAIN]) + tolerated_share
+    differing = [
+        is_faulty[Sitting.CANDIDATE, one]
+        for one in sat
+        if is_faulty[Sitting.CANDIDATE, one] != is_faulty[Sitting.INCUMBENT, one]
+    ]
+    return Faults(
+        candidate=shares[Sitting.CANDIDATE],
+        incumbent=shares[Sitting.INCUMBENT],
+        held=shares[Sitting.CANDIDATE] <= bound or sign_test(sum(differing), len(differing)) > level,
+    )
