@@ -23,8 +23,9 @@ def night(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Iterator
         yield found
 
 
-def test_the_base_is_compared_with_the_only_alias(night: Night) -> None:
-    found = night.json("exam")
+@pytest.mark.parametrize("named", [(), (TINY,), (TINY_ALIAS,)], ids=["nobody", "the base", "the alias"])
+def test_the_base_is_compared_with_the_only_alias(night: Night, named: tuple[str, ...]) -> None:
+    found = night.json("exam", *named)
     assert isinstance(found, dict)
     assert (found["first"], found["second"]) == (TINY, TINY_ALIAS)
     assert found["verdict"]["outcome"] == "proven"

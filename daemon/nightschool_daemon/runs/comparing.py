@@ -31,8 +31,8 @@ class Pairing:
 def pair_up(planner: Planner, ledger: Ledger, first: str | None, second: str | None) -> Pairing:
     """Two models on the held-out prompts of the specialty that one of them names.
 
-    With one name the base is compared with it, with none the base with the alias of the only specialty. Raises
-    `RunRefused` where no specialty is meant, or nothing of it is held out.
+    With one name the base is compared with it, with the base's own name or none with the alias. Raises `RunRefused`
+    where no specialty is meant, or nothing of it is held out.
     """
     specialty = _specialty_of(planner, [one for one in (first, second) if one is not None])
     alias = names.alias_of(specialty)
@@ -48,7 +48,8 @@ def pair_up(planner: Planner, ledger: Ledger, first: str | None, second: str | N
             "with --data."
         )
     if second is None:
-        first, second = specialty.base, first or alias
+        named = first if first is not None and names.normalise(first) != specialty.base else alias
+        first, second = specialty.base, named
     return Pairing(
         first=model(first or specialty.base),
         second=model(second),
