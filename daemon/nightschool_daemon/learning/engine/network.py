@@ -8,21 +8,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from nightschool_daemon.learning.base_file import EMBEDDING
-from nightschool_daemon.learning.engine import head, machine, rope
+from nightschool_daemon.learning.engine import head, rope
 from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, Architecture, read_architecture
 from nightschool_daemon.learning.engine.attention import padded_attention, rows_in_line
 from nightschool_daemon.learning.engine.forms import Form, Linear, Made, gated
 from nightschool_daemon.learning.engine.layout import Layout
+from nightschool_daemon.learning.engine.norm import rms_norm
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, Weights, product
 from nightschool_daemon.learning.gguf_file import GgufFile
 
 SAMPLED_ROWS = 64
-TRIMMED_LAYERS = 6
-"""After so many layers of a pass that is learned from, freed memory is given back: a quarter less at its height."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +102,6 @@ class Network:
             x = x * math.sqrt(self.architecture.width)
         reaches = self.reaches(layout)
         for block in self.blocks:
-            if self.bench.device.type == "cpu" and block.number % TRIMMED_LAYERS == 0 and torch.is_grad_enabled():
-                machine.return_free_memory()
             if block.number < self.checkpointed and torch.is_grad_enabled():
                 x = checkpoint(self.layer, block, x, layout, reaches, use_reentrant=False)
             else:
@@ -197,8 +193,7 @@ class Network:
         return Made.by(lambda x: self._norm(x, weight), x)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        normed = functional.rms_norm(x.float(), (x.shape[-1],), weight, self.architecture.epsilon)
-        return normed.to(self.bench.dtype)
+        return rms_norm(x, weight, self.architecture.epsilon, self.bench.dtype)
 
     def _norm_after(self, block: Block, name: str, x: Tensor) -> Tensor:
         return self._norm(x, block.norms[name]).float() if name in block.norms else x.float()

@@ -6,7 +6,6 @@ what it returns is good until the next call of the same bench.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,8 @@ from nightschool_hookspecs.services import TrainingError
 
 PIECE = 1 << 18
 """Weights that a thread de-quantises at a time: a megabyte of floats stays within its cache."""
+FEW_THREADS = 2
+"""So few do not de-quantise beside each other: OpenMP's second one still waits, awake, where the other would run."""
 
 FLOAT = 4
 
@@ -58,38 +59,41 @@ class Bench:
         if self.device.type != "cpu" or library is None or not library.reads(matrix.kind):
             whole.copy_(blocks.dequantized(matrix.data.to(self.device), matrix.kind))
             return
-        rows_a_piece = max(1, PIECE // matrix.shape[1])
-        starts = range(0, matrix.shape[0], rows_a_piece)
-        if len(starts) == 1 or self.threads == 1:
-            for start in starts:
-                _fill_rows(library, matrix, whole, start, rows_a_piece)
+        rows, columns = matrix.shape
+        rows_a_round = max(1, self.threads * PIECE // columns)
+        for start in range(0, rows, rows_a_round):
+            part = slice(start, min(rows, start + rows_a_round))
+            if whole.dtype is torch.float32:
+                self._dequantize(library, matrix, part, whole[part])
+                continue
+            floats = self.scratch("floats", (part.stop - part.start) * columns, torch.float32).view(-1, columns)
+            self._dequantize(library, matrix, part, floats)
+            whole[part].copy_(floats)
+
+    def _dequantize(self, library: ggml.Ggml, matrix: PackedMatrix, rows: slice, floats: Tensor) -> None:
+        """Some rows as 32-bit floats. Threads of our own call nothing of torch.
+
+        Each of them that did would have a team of OpenMP's threads, and where there are more of these than cores,
+        OpenMP lets all sleep after each operation: half of the speed.
+        """
+        bytes_a_row, columns = matrix.data.shape[1], matrix.shape[1]
+
+        def some(first: int, last: int) -> None:
+            source = matrix.data.data_ptr() + (rows.start + first) * bytes_a_row
+            target = floats.data_ptr() + first * columns * FLOAT
+            library.dequantize(matrix.kind, source, target, (last - first) * columns)
+
+        count = floats.shape[0]
+        if self.threads <= FEW_THREADS or count * columns <= PIECE:
+            some(0, count)
             return
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="unpack")
-        share = -(-len(starts) // self.threads)
-        jobs = [
-            self._pool.submit(_fill_pieces, library, matrix, whole, starts[first : first + share], rows_a_piece)
-            for first in range(0, len(starts), share)
-        ]
+            self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="unpack")
+        share = -(-count // self.threads)
+        jobs = [self._pool.submit(some, first, min(count, first + share)) for first in range(share, count, share)]
+        some(0, min(count, share))
         for job in jobs:
             job.result()
-
-
-def _fill_pieces(library: ggml.Ggml, matrix: PackedMatrix, whole: Tensor, starts: Sequence[int], rows: int) -> None:
-    for start in starts:
-        _fill_rows(library, matrix, whole, start, rows)
-
-
-def _fill_rows(library: ggml.Ggml, matrix: PackedMatrix, whole: Tensor, start: int, rows: int) -> None:
-    stop = min(matrix.shape[0], start + rows)
-    count = (stop - start) * matrix.shape[1]
-    source = matrix.data.data_ptr() + start * matrix.data.shape[1]
-    if whole.dtype is torch.float32:
-        library.dequantize(matrix.kind, source, whole[start].data_ptr(), count)
-        return
-    floats = torch.empty(stop - start, matrix.shape[1])
-    library.dequantize(matrix.kind, source, floats.data_ptr(), count)
-    whole[start:stop].copy_(floats)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,13 +56,36 @@ def _yarn_magnitude(rope: Rope) -> float:
 
 def turned(x: Tensor, cosine: Tensor, sine: Tensor, pairing: Pairing) -> Tensor:
     """Rotate heads of shape (tokens, heads, size); `cosine` and `sine` have a row a token."""
-    dimensions = 2 * cosine.shape[-1]
-    cosine, sine = cosine[:, None], sine[:, None]
-    part, rest = x[..., :dimensions].float(), x[..., dimensions:]
+    found: Tensor = _Turned.apply(x, cosine, sine, pairing)
+    return found
+
+
+class _Turned(torch.autograd.Function):  # type: ignore[misc]  # torch is not read by mypy
+    """The way back of a rotation is the rotation by the opposite angle."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, pairing: Pairing) -> Tensor:
+        ctx.pairing = pairing
+        ctx.save_for_backward(cosine, sine)
+        return _turned(x, cosine, sine, pairing)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None, None]:
+        cosine, sine = ctx.saved_tensors
+        return _turned(grad_outputs[0], cosine, -sine, ctx.pairing), None, None, None
+
+
+def _turned(x: Tensor, cosine: Tensor, sine: Tensor, pairing: Pairing) -> Tensor:
+    half = cosine.shape[-1]
+    found = torch.empty_like(x)
     if pairing is Pairing.HALVES:
-        first, second = part.chunk(2, dim=-1)
-        found = torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+        first, second = slice(half), slice(half, 2 * half)
     else:
-        first, second = part[..., 0::2], part[..., 1::2]
-        found = torch.stack((first * cosine - second * sine, second * cosine + first * sine), dim=-1).flatten(-2)
-    return found.to(x.dtype) if rest.shape[-1] == 0 else torch.cat((found.to(x.dtype), rest), dim=-1)
+        first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+    part = x.float()
+    left, right = part[..., first], part[..., second]
+    cosine, sine = cosine[:, None], sine[:, None]
+    found[..., first] = (left * cosine).addcmul_(right, sine, value=-1)
+    found[..., second] = (right * cosine).addcmul_(left, sine)
+    found[..., 2 * half :] = x[..., 2 * half :]
+    return found
