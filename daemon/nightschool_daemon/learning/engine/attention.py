@@ -128,7 +128,7 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]  # torch is not
 
 
 def _by_head(x: Tensor, key_heads: int) -> Tensor:
-    """(B, T, heads, size) as (B * key heads, heads / key heads * T, size): heads that share a key head in one matrix."""
+    """(B, T, heads, size) as (B * key heads, heads / key heads * T, size): what shares a key head in one matrix."""
     return x.transpose(1, 2).reshape(x.shape[0] * key_heads, -1, x.shape[-1])
 
 
