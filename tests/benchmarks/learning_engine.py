@@ -9,6 +9,7 @@ on two cores; `--rows TEXT` takes the rows alone that have it in their names.
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks import packed_side, peer_side  # noqa: E402 - found through the path above
 from benchmarks.material import Figures  # noqa: E402
+from nightschool_daemon.runs import worker_process  # noqa: E402
 from support.base_models import MODELS  # noqa: E402
 
 RESULT = ROOT / "build" / "bench" / "learning-engine.json"
@@ -273,9 +275,10 @@ def figures(source: tuple[str, str], model: str, taken: Takes) -> list[float]:
 
 
 def in_a_process(taker: str, model: str, seed: int) -> Figures:
-    """Take figures in a process of its own."""
+    """Take figures in a process of its own; ours in the environment of a worker."""
     command = [sys.executable, __file__, "--take", taker, model, str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**worker_process.ENVIRONMENT, **os.environ} if hasattr(packed_side, taker) else None
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise RuntimeError(f"{taker} of {model} ended with {done.returncode}: {done.stderr[-2000:]}")
     found: Figures = json.loads(done.stdout.splitlines()[-1])

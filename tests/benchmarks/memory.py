@@ -5,6 +5,7 @@ Six configurations, each in a process of its own. `ours` is the prediction, `pee
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks import forms  # noqa: E402 - found through the path above
+from nightschool_daemon.runs import worker_process  # noqa: E402
 from nightschool_hookspecs.records import TrainedForm, TrainingMethod  # noqa: E402
 from support.base_models import MODELS  # noqa: E402
 
@@ -80,7 +82,8 @@ def main() -> int:
     rows: list[dict[str, object]] = []
     for name in CONFIGURATIONS:
         command = [sys.executable, __file__, "--take", name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {**worker_process.ENVIRONMENT, **os.environ}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode != 0:
             raise RuntimeError(f"{name} ended with {done.returncode}: {done.stderr[-2000:]}")
         told, seen = json.loads(done.stdout.splitlines()[-1])

@@ -19,6 +19,12 @@ from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFai
 POLL_S = 0.1
 GRACE_S = 20.0
 """How long a worker may take to end after SIGTERM: a training writes its checkpoint."""
+ENVIRONMENT = {"GOMP_SPINCOUNT": "2000"}
+"""OpenMP's threads wait awake for the next piece of work for some tens of microseconds, not milliseconds.
+
+Where others compute on the same cores, as Ollama does, they would hold up the very thread that they wait for: beside
+such a load SmolLM2 learned 11 to 23 tokens a second, and so 59 to 67. What the environment says goes before it.
+"""
 
 
 def run_worker(context: StepContext, step: Step) -> None:
@@ -64,7 +70,9 @@ def _started(directory: RunDirectory, step: Step | Job) -> "Iterator[subprocess.
     command = [sys.executable, "-m", "nightschool_daemon.learning", step.value, str(directory.path)]
     command += ["--parent", str(os.getpid())]
     with (directory.step(step) / "worker.log").open("ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**ENVIRONMENT, **os.environ}
+        )
         try:
             yield process
         finally:

@@ -1,10 +1,15 @@
-"""A worker ends with the process that started it, whatever number that process has."""
+"""A worker ends with the process that started it, whatever number that process has; and what it is started with."""
 
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from nightschool_daemon.jobs import RunDirectory, Step
+from nightschool_daemon.runs import worker_process
 
 WORKER = [sys.executable, "-m", "nightschool_daemon.learning", "split"]
 
@@ -42,3 +47,21 @@ def test_killed_parent_takes_its_worker_along() -> None:
     assert parent.stdout.read() == ""
     parent.stdout.close()
     assert not Path(f"/proc/{worker}/exe").exists()
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, "2000"), ("7", "7")])
+def test_a_worker_leaves_the_cores_to_others(
+    given: str | None, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the environment says otherwise."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GOMP_SPINCOUNT", given)
+    (tmp_path / Step.SPLIT).mkdir()
+    telling = tmp_path / "python"
+    telling.write_text("#!/bin/sh\nexec env\n")
+    telling.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(telling))
+    with worker_process._started(RunDirectory(path=tmp_path), Step.SPLIT) as process:
+        process.wait(60)
+    assert f"GOMP_SPINCOUNT={wanted}" in (tmp_path / Step.SPLIT / "worker.log").read_text().splitlines()
