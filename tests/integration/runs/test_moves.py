@@ -1,9 +1,12 @@
 """Aliases on a real server: every move is recorded before it is made, and a crash leaves no half-moved one."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
+import httpx
 import pytest
 
 from nightschool_daemon.config import OllamaSettings
@@ -85,6 +88,51 @@ def test_two_promotions_are_undone_one_by_one_to_the_very_digest(mover: AliasMov
     assert mover.digest_of(ALIAS) == mover.digest_of(PIN)
     with pytest.raises(UndoRefused, match="no promotion"):
         undo(mover, promotion_to_undo(mover, ALIAS))
+
+
+def test_twenty_promotions_are_undone_one_by_one_to_the_very_manifests(
+    mover: AliasMover, fresh_ollama: OllamaServer
+) -> None:
+    versions = [PIN, *(f"{ALIAS}.v{number}" for number in range(1, 21))]
+    for tag in versions[3:]:
+        mover.ollama.create(CreateRequest(model=tag, from_model=FIRST, system=tag))
+    manifests = []
+    for source, target in pairwise(versions):
+        promote(mover, source, target)
+        manifests.append(manifest(fresh_ollama, ALIAS))
+    assert len(set(manifests)) == 20
+    for before in reversed(manifests[:-1]):
+        undo(mover, promotion_to_undo(mover, ALIAS))
+        assert manifest(fresh_ollama, ALIAS) == before
+    undo(mover, promotion_to_undo(mover, ALIAS))
+    assert manifest(fresh_ollama, ALIAS) == manifest(fresh_ollama, PIN)
+
+
+def test_undo_does_not_wait_for_a_request_that_is_being_answered(mover: AliasMover, fresh_ollama: OllamaServer) -> None:
+    """The answer goes on to its end by the model that it began with; the next one is the earlier model's."""
+    promote(mover, PIN, FIRST)
+    promote(mover, FIRST, SECOND)
+    body = {
+        "model": ALIAS,
+        "prompt": "greet the guest",
+        "options": {"num_predict": 1500, "num_ctx": 2048, "stop": [], "seed": 1},
+    }
+    with httpx.stream("POST", f"{fresh_ollama.url}/api/generate", json=body, timeout=120) as response:
+        lines = response.iter_lines()
+        first = json.loads(next(lines))
+        undo(mover, promotion_to_undo(mover, ALIAS))
+        assert mover.digest_of(ALIAS) == mover.digest_of(FIRST)
+        answered = [first, *map(json.loads, lines)]
+    assert not first["done"]
+    assert answered[-1]["done"]
+    assert "error" not in answered[-1]
+
+
+def manifest(server: OllamaServer, tag: str) -> bytes:
+    """The bytes of a tag's manifest, as they lie on the disk."""
+    name, version = tag.split(":")
+    (file,) = server.models_directory.glob(f"manifests/*/*/{name}/{version}")
+    return file.read_bytes()
 
 
 def test_the_same_move_twice_is_one_move(mover: AliasMover) -> None:
