@@ -131,6 +131,7 @@ class Asked:
 
     model: str
     messages: tuple[Message, ...]
+    temperature: float
     tools: tuple[Tool, ...]
     think: bool
 
@@ -178,8 +179,9 @@ class FakeModels:
         """Return what the function says."""
         if self._questions is not None and len(self.asked) >= self._questions:
             raise OutOfTime("The time of the guards is used up.")
-        self.asked.append(Asked(model=model, messages=tuple(messages), tools=tuple(tools), think=think))
-        return self._answer(self.asked[-1])
+        asked = Asked(model=model, messages=tuple(messages), temperature=temperature, tools=tuple(tools), think=think)
+        self.asked.append(asked)
+        return self._answer(asked)
 
     def capabilities(self, model: str) -> tuple[str, ...]:
         """Return what it was given, else `completion` alone."""

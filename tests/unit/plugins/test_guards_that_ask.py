@@ -233,7 +233,19 @@ def test_a_small_model_is_held_to_what_it_can_do() -> None:
 def test_what_a_server_failed_for_the_incumbent_says_nothing() -> None:
     result = general(lambda one: None if one.model == OLD and one.text in RIGHT else knowing(one))
     assert result is not None
-    assert result.reason.startswith("Of 10 general prompts")
+    assert result.reason == (
+        "Of 10 general prompts that the incumbent can do, the candidate fails at 0; it can do 0 that the incumbent "
+        "cannot."
+    )
+
+
+def test_prose_by_which_the_incumbent_does_not_recognise_itself_is_not_asked_of_the_candidate() -> None:
+    result = general(lambda one: ModelAnswer(text="Hm.") if one.temperature else knowing(one))
+    assert result is not None
+    assert result.reason == (
+        "Of 24 general prompts that the incumbent can do, the candidate fails at 0; it can do 10 that the incumbent "
+        "cannot."
+    )
 
 
 def test_prose_is_recognised_by_the_prompt_that_it_is_nearest_to() -> None:
