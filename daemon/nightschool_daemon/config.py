@@ -240,6 +240,8 @@ class ExamSettings:
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
     verify_positions: int = 64
+    guard_time_s: float = 1800.0
+    """What the guards of an exam may take together for questions of their own."""
     judge_model: str = ""
     """Ollama name of the model that plugins may ask about answers. Empty: the base that learns."""
 
@@ -250,7 +252,7 @@ class ExamSettings:
         _require(
             self, 0, "max_guard_items", "max_regression_items", "regression_days", "min_items", "temperature", "min_p"
         )
-        _require(self, 0, "top_p", "repeat_penalty", above=True)
+        _require(self, 0, "top_p", "repeat_penalty", "guard_time_s", above=True)
         _require(self, -1, "repeat_last_n")
 
 

@@ -12,7 +12,7 @@ from nightschool_hookspecs.records import (
     SideChoice,
     Verdict,
 )
-from nightschool_hookspecs.services import Generate, Measure
+from nightschool_hookspecs.services import Generate, Measure, Models
 
 
 @hookspec(firstresult=True)
@@ -42,11 +42,14 @@ def nightschool_validate_answer(
 
 
 @hookspec
-def nightschool_guard_promotion(exam: Exam, seed: int) -> GuardResult | None:
+def nightschool_guard_promotion(exam: Exam, seed: int, measure: Measure, models: Models | None) -> GuardResult | None:
     """Look at one thing that must not get worse.
 
     Called once in a run, in the worker, after the exam. One broken guard stops promotion, whatever
-    the gain. The same result for the same seed. None: this guard has nothing to look at here.
+    the gain. The same result for the same answers and seed. `models` asks `exam.incumbent` and
+    `exam.candidate` what the exam did not; it is None where no promotion depends on it: the exam
+    itself speaks against one, or two models are compared by hand. None: this guard has nothing to
+    look at here.
     """
 
 

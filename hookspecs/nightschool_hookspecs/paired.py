@@ -1,11 +1,11 @@
-"""What guards have in common: whether the candidate shows a fault more often than chance makes it.
+"""What guards have in common: whether the candidate fails more often than chance makes it.
 
 The same items were put to both models, so those alone say something on which the two differ:
 
     p = P(X >= more), X ~ binomial(differing, 1/2)      (exact one-sided sign test; McNemar's of paired proportions)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -46,4 +46,29 @@ def compare_faults(
         candidate=shares[Sitting.CANDIDATE],
         incumbent=shares[Sitting.INCUMBENT],
         held=shares[Sitting.CANDIDATE] <= bound or sign_test(sum(differing), len(differing)) > level,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """What the candidate cannot do that the incumbent can."""
+
+    lost: int
+    gained: int
+    """What it can do in exchange."""
+    held: bool
+    """No more is lost than tolerated, or chance makes it so."""
+
+
+def compare_abilities(pairs: Sequence[tuple[bool, bool]], *, tolerated: float, level: float) -> Losses:
+    """Compare whether incumbent and candidate can do each thing. `tolerated` counts losses beyond gains.
+
+    What was gained counts too: of two equal models that are right by chance, each loses what the other could do.
+    """
+    lost = sum(before and not after for before, after in pairs)
+    gained = sum(after and not before for before, after in pairs)
+    return Losses(
+        lost=lost,
+        gained=gained,
+        held=lost - gained <= tolerated or sign_test(lost, lost + gained) > level,
     )

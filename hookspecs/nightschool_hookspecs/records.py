@@ -5,6 +5,7 @@ and read back in a worker. Collections are tuples. Times are aware datetimes in 
 0 to 100, shares and weights from 0 to 1, log-probabilities are natural logarithms.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -637,6 +638,52 @@ class ExamAnswer:
     tokens: int
     """Tokens generated."""
     done_reason: str | None
+    generation_s: float = 0.0
+    """Seconds that these tokens took by the server's own clock, without loading and reading the prompt; 0: not told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """A function that a model may call."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, str]
+    """Name of each parameter -> its JSON type: `string`, `integer`, `number` or `boolean`. All are required."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A call that a model asked for, as the server read it."""
+
+    name: str
+    arguments: Mapping[str, object]
+    """JSON values by the name of their parameter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelAnswer:
+    """What a model said to a question of a guard."""
+
+    text: str
+    thinking: str = ""
+    """What it thought before; empty where it was not asked to think, or did not."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tokens: int = 0
+    """Tokens generated, those of thinking and calls included."""
+    generation_s: float = 0.0
+    """Seconds that these tokens took by the server's own clock, without loading and reading the prompt; 0: not told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMemory:
+    """What a loaded model takes, as the server says."""
+
+    total_bytes: int
+    gpu_bytes: int
+    """The part of `total_bytes` that lies in the memory of graphics cards."""
+    context_tokens: int | None
+    """The context it is loaded with; None: not told."""
 
 
 @dataclass(frozen=True, kw_only=True)

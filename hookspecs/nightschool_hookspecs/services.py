@@ -12,6 +12,9 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     Matrix,
     Message,
+    ModelAnswer,
+    ModelMemory,
+    Tool,
     TrainingJob,
     TrainingMethod,
     TrainingResult,
@@ -32,6 +35,47 @@ class Generate(Protocol):
 
 class GenerationError(RuntimeError):
     """The local model gave no whole answer."""
+
+
+class Models(Protocol):
+    """The models of an exam, for guards: asked by name, with the exam's context and every option pinned.
+
+    All guards of an exam share its time, `exam.guard_time_s`. Incumbent and candidate may not fit into memory together,
+    and each change loads a model: ask one all its questions, then the other. What the server says of its speed leaves
+    loading out, so that a guard of speed may take turns.
+    """
+
+    def ask(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        seed: int,
+        temperature: float = 0.0,
+        tools: Sequence[Tool] = (),
+        think: bool = False,
+    ) -> ModelAnswer | None:
+        """Return what the model says, or None where the server twice gave no whole answer or refused the question.
+
+        Raises `OutOfTime`, and `GenerationError` where the server stays away.
+        """
+        ...
+
+    def capabilities(self, model: str) -> tuple[str, ...]:
+        """Return what the server lists: `completion`, `tools`, `thinking`, `vision`. Raises `GenerationError`."""
+        ...
+
+    def memory(self, model: str) -> ModelMemory | None:
+        """Load the model and return what it takes, or None where the server does not tell.
+
+        Raises `OutOfTime` and `GenerationError`.
+        """
+        ...
+
+
+class OutOfTime(GenerationError):
+    """The time that the guards of an exam share is used up. A guard that is not done judges by what it has."""
 
 
 class Embed(Protocol):

@@ -61,6 +61,8 @@ from nightschool_hookspecs.records import (
     Matrix,
     Message,
     MethodChoice,
+    ModelAnswer,
+    ModelMemory,
     MoveKind,
     Peers,
     PromptGroup,
@@ -73,11 +75,13 @@ from nightschool_hookspecs.records import (
     Sitting,
     Specialty,
     TensorInfo,
+    Tool,
     TrainingExample,
     TrainingJob,
     TrainingMethod,
     TrainingResult,
 )
+from nightschool_hookspecs.services import OutOfTime
 
 STAGES: tuple[ModuleType, ...] = (
     intake,
@@ -119,6 +123,73 @@ class FakeGenerate:
     def __call__(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
         self.asked.append(tuple(messages))
         return self.answers.pop(0) if self.answers else messages[-1].content
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question that a guard put to a model."""
+
+    model: str
+    messages: tuple[Message, ...]
+    temperature: float
+    tools: tuple[Tool, ...]
+    think: bool
+
+    @property
+    def text(self) -> str:
+        """What the last message says."""
+        return self.messages[-1].content
+
+
+def _echo(asked: Asked) -> ModelAnswer | None:
+    return ModelAnswer(text=asked.text, tokens=10, generation_s=1.0)
+
+
+class FakeModels:
+    """`Models` that answer as a function says, else with the last message's text. Keeps what it was asked.
+
+    `questions` bounds its time: the one after them raises `OutOfTime`.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Asked], ModelAnswer | None] = _echo,
+        *,
+        capabilities: Mapping[str, tuple[str, ...]] | None = None,
+        memory: Mapping[str, ModelMemory] | None = None,
+        questions: int | None = None,
+    ) -> None:
+        self.asked: list[Asked] = []
+        self._answer = answer
+        self._capabilities = dict(capabilities or {})
+        self._memory = dict(memory or {})
+        self._questions = questions
+
+    def ask(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        seed: int,
+        temperature: float = 0.0,
+        tools: Sequence[Tool] = (),
+        think: bool = False,
+    ) -> ModelAnswer | None:
+        """Return what the function says."""
+        if self._questions is not None and len(self.asked) >= self._questions:
+            raise OutOfTime("The time of the guards is used up.")
+        asked = Asked(model=model, messages=tuple(messages), temperature=temperature, tools=tuple(tools), think=think)
+        self.asked.append(asked)
+        return self._answer(asked)
+
+    def capabilities(self, model: str) -> tuple[str, ...]:
+        """Return what it was given, else `completion` alone."""
+        return self._capabilities.get(model, ("completion",))
+
+    def memory(self, model: str) -> ModelMemory | None:
+        """Return what it was given, else None."""
+        return self._memory.get(model)
 
 
 class FakeEmbed:
@@ -372,7 +443,9 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
             {"item": exam.items[0], "answer": answer, "measure": FakeMeasure(), "generate": FakeGenerate()}
             for answer in ("", "wc -l file0", "'")
         ),
-        "nightschool_guard_promotion": ({"exam": exam, "seed": 1},),
+        "nightschool_guard_promotion": tuple(
+            {"exam": exam, "models": models} | services for models in (None, FakeModels())
+        ),
         "nightschool_judge_exam": tuple(
             {"exam": exam, "guards": (GuardResult(guard="length", held=held, reason="sample"),), "seed": 1}
             for held in (True, False)

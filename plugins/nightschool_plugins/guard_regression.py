@@ -12,7 +12,7 @@ so that a single slip, which happens to any model, breaks nothing.
 from dataclasses import dataclass
 
 from nightschool_hookspecs import Exam, GuardResult, ItemRole, Sitting, hookimpl
-from nightschool_hookspecs.paired import sign_test
+from nightschool_hookspecs.paired import compare_abilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +34,12 @@ class GuardRegression:
         pairs = self._known(exam)
         if not pairs:
             return None
-        forgotten = sum(before and not after for before, after in pairs)
-        regained = sum(after and not before for before, after in pairs)
-        chance = sign_test(forgotten, forgotten + regained)
+        found = compare_abilities(pairs, tolerated=self.tolerated_share * len(pairs), level=self.level)
         return GuardResult(
             guard="regression",
-            held=forgotten - regained <= self.tolerated_share * len(pairs) or chance > self.level,
-            reason=f"Of {len(pairs)} corrections that were learned before, {forgotten} were forgotten and {regained} "
-            "regained.",
+            held=found.held,
+            reason=f"Of {len(pairs)} corrections that were learned before, {found.lost} were forgotten and "
+            f"{found.gained} regained.",
         )
 
     def _known(self, exam: Exam) -> list[tuple[bool, bool]]:

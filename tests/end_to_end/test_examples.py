@@ -26,6 +26,10 @@ threads = 2
 # what is trained after the examples ends at once: transformers trains no pairs
 engine = "transformers"
 method = "dpo"
+
+[plugins]
+# what is shown one answer gives it to everything, which is what this guard is there to stop
+disabled = ["guard_general"]
 """
 
 

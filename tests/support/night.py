@@ -35,6 +35,10 @@ seed = 7
 # a random network learns nothing from examples
 examples_from = 0
 
+[plugins]
+# what is taught one answer gives it to everything, which is what this guard is there to stop
+disabled = ["guard_general"]
+
 [plugins.tuning_fixed]
 learning_rate = 0.003
 batch_size = 4

@@ -4,7 +4,7 @@ Ollama imports it in milliseconds and answers in a fraction of a second, so fast
 server too. Its tokenizer knows single characters, so that any text has one tokenisation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import gguf
@@ -25,9 +25,27 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tiny_gguf(path: Path, *, seed: int = 0, kind: str = "Q8_0") -> Path:
+def write_tiny_gguf(path: Path, *, seed: int = 0, kind: str = "Q8_0", layers: int = LAYERS) -> Path:
     """Write the model; the same seed gives the same bytes. `kind` is the ggml type of its matrices."""
-    return _write(path, len(TOKENS), add_tokenizer, silent=SILENT, seed=seed, kind=kind)
+    return _write(path, len(TOKENS), add_tokenizer, silent=SILENT, seed=seed, kind=kind, layers=layers)
+
+
+def write_scripted_gguf(path: Path, script: Mapping[str, str]) -> Path:
+    """Write a model that knows by heart what to say after the last character of its prompt: one token, then the end."""
+    answers = [text.replace(" ", "▁") for text in script.values()]
+    vocabulary = len(TOKENS) + len(answers)
+    first, end = vocabulary - len(TURN) - len(answers), vocabulary - 1
+    successors = {TOKENS.index(last): first + number for number, last in enumerate(script)}
+    successors |= {first + number: end for number in range(len(answers))}
+    return _write(
+        path,
+        vocabulary,
+        lambda writer: add_tokenizer(writer, answers),
+        silent=0,
+        seed=0,
+        kind="Q8_0",
+        successors=successors,
+    )
 
 
 def write_byte_level_gguf(path: Path, *, pre: str, tokens: Sequence[str], merges: Sequence[str]) -> Path:
@@ -50,29 +68,45 @@ def write_byte_level_gguf(path: Path, *, pre: str, tokens: Sequence[str], merges
 
 
 def _write(
-    path: Path, vocabulary: int, tokenizer: Callable[[gguf.GGUFWriter], None], *, silent: int, seed: int, kind: str
+    path: Path,
+    vocabulary: int,
+    tokenizer: Callable[[gguf.GGUFWriter], None],
+    *,
+    silent: int,
+    seed: int,
+    kind: str,
+    successors: Mapping[int, int] | None = None,
+    layers: int = LAYERS,
 ) -> Path:
+    """`successors`: the token that follows each, whatever came before; None: what the random weights make of it."""
     generator = np.random.default_rng(seed)
     quantization = gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(str(path), "llama")
-    _write_header(writer, vocabulary)
+    _write_header(writer, vocabulary, layers)
     tokenizer(writer)
 
-    def matrix(name: str, *shape: int, without: int = 0) -> None:
+    def matrix(name: str, *shape: int, without: int = 0) -> NDArray[np.float32]:
         values = (generator.standard_normal(shape) * 0.05).astype(np.float32)
         values[:without] = 0
+        add(name, values if successors is None or name == "token_embd.weight" else np.zeros(shape, np.float32))
+        return values
+
+    def add(name: str, values: NDArray[np.float32]) -> None:
         writer.add_tensor(name, gguf.quantize(values, quantization), raw_dtype=quantization)
 
     def ones(name: str) -> None:
         values: NDArray[np.float32] = np.ones(WIDTH, np.float32)
         writer.add_tensor(name, values)
 
-    matrix("token_embd.weight", vocabulary, WIDTH)
-    # no byte or control token ever wins at first: random bytes break llama-server's stream
-    matrix("output.weight", vocabulary, WIDTH, without=silent)
+    embedded = matrix("token_embd.weight", vocabulary, WIDTH)
+    if successors is None:
+        # no byte or control token ever wins at first: random bytes break llama-server's stream
+        matrix("output.weight", vocabulary, WIDTH, without=silent)
+    else:
+        add("output.weight", _followed_by(successors, embedded))
     ones("output_norm.weight")
     key_width = WIDTH // HEADS * KEY_HEADS
-    for layer in range(LAYERS):
+    for layer in range(layers):
         block = f"blk.{layer}"
         ones(f"{block}.attn_norm.weight")
         ones(f"{block}.ffn_norm.weight")
@@ -90,11 +124,19 @@ def _write(
     return path
 
 
-def _write_header(writer: gguf.GGUFWriter, vocabulary: int) -> None:
+def _followed_by(successors: Mapping[int, int], embedded: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The output matrix, shape (vocabulary, width), in which each token's own direction calls its successor."""
+    output: NDArray[np.float32] = np.zeros_like(embedded)
+    for token, following in successors.items():
+        output[following] += 4 * embedded[token]
+    return output
+
+
+def _write_header(writer: gguf.GGUFWriter, vocabulary: int, layers: int) -> None:
     writer.add_name("tiny")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers)
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KEY_HEADS)
@@ -105,15 +147,16 @@ def _write_header(writer: gguf.GGUFWriter, vocabulary: int) -> None:
     writer.add_file_type(7)
 
 
-def add_tokenizer(writer: gguf.GGUFWriter) -> None:
-    """Write the tokenizer and the chat template, which every tiny model shares."""
+def add_tokenizer(writer: gguf.GGUFWriter, more: Sequence[str] = ()) -> None:
+    """Write the tokenizer and the chat template, which every tiny model shares; `more` tokens stand before its last."""
+    tokens, at = [*TOKENS[: -len(TURN)], *more, *TURN], -len(TURN)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list(TOKENS)
-    writer.add_token_scores([-float(index) for index in range(len(TOKENS))])
-    writer.add_token_types(TOKEN_TYPES)
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(index) for index in range(len(tokens))])
+    writer.add_token_types([*TOKEN_TYPES[:at], *[1] * len(more), *TOKEN_TYPES[at:]])
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(len(TOKENS) - 1)
+    writer.add_eos_token_id(len(tokens) - 1)
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)

@@ -20,17 +20,14 @@ from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
+from nightschool_daemon.evaluation.patience import patiently
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, Step, write_durably
-from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused, OllamaUnreachable
+from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary
 from nightschool_hookspecs.records import AnswerScore, Exam, ExamAnswer, ExamItem, ItemRole, Message, Sitting
 from nightschool_hookspecs.services import Generate, Measure
-
-SERVER_WAIT_S = 120.0
-"""How long one question waits for an Ollama that went away; then the step is given back to the daemon."""
-SERVER_POLL_S = 1.0
 
 
 class ExamError(Exception):
@@ -243,7 +240,7 @@ def _sit(
     pause: Callable[[float], None],
 ) -> ExamAnswer:
     try:
-        said = _ask_patiently(model, item.messages, ask, pause)
+        said = patiently(lambda: ask(model, item.messages), pause)
     except (OllamaInterrupted, OllamaRefused) as error:
         return ExamAnswer(
             item_id=item.id,
@@ -269,25 +266,8 @@ def _sit(
         latency_s=said.latency_s,
         tokens=said.tokens,
         done_reason=said.done_reason,
+        generation_s=said.generation_s,
     )
-
-
-def _ask_patiently(model: str, messages: tuple[Message, ...], ask: Ask, pause: Callable[[float], None]) -> ChatAnswer:
-    """Ask until the server is there. A failure gets a second chance: a restart makes just one."""
-    waited_s = 0.0
-    failed_before = False
-    while True:
-        try:
-            return ask(model, messages)
-        except (OllamaInterrupted, OllamaRefused):
-            if failed_before:
-                raise
-            failed_before = True
-        except OllamaUnreachable:
-            if waited_s >= SERVER_WAIT_S:
-                raise
-            pause(SERVER_POLL_S)
-            waited_s += SERVER_POLL_S
 
 
 def _require_an_incumbent(answers: tuple[ExamAnswer, ...]) -> None:

@@ -46,7 +46,7 @@ from nightschool_hookspecs.records import (
     TrainingResult,
     Verdict,
 )
-from nightschool_hookspecs.services import Embed, Generate, Measure, Retrieve, Store, Train
+from nightschool_hookspecs.services import Embed, Generate, Measure, Models, Retrieve, Store, Train
 
 
 class Hooks:
@@ -214,8 +214,10 @@ class Hooks:
         score = self._hook.nightschool_validate_answer(item=item, answer=answer, measure=measure, generate=generate)
         return cast(AnswerScore | None, score)
 
-    def guard_promotion(self, *, exam: Exam, seed: int) -> tuple[GuardResult, ...]:
-        return tuple(self._hook.nightschool_guard_promotion(exam=exam, seed=seed))
+    def guard_promotion(
+        self, *, exam: Exam, seed: int, measure: Measure, models: Models | None
+    ) -> tuple[GuardResult, ...]:
+        return tuple(self._hook.nightschool_guard_promotion(exam=exam, seed=seed, measure=measure, models=models))
 
     def judge_exam(self, *, exam: Exam, guards: tuple[GuardResult, ...], seed: int) -> Verdict | None:
         return cast(Verdict | None, self._hook.nightschool_judge_exam(exam=exam, guards=guards, seed=seed))

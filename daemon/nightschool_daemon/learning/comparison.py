@@ -17,7 +17,7 @@ from nightschool_daemon.learning.judging import judged
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.library import OllamaLibrary
-from nightschool_hookspecs.records import Exam, ExamAnswer, ExamItem, ItemRole, Side, Sitting
+from nightschool_hookspecs.records import Exam, ExamAnswer, ExamItem, ItemRole, Side, Sitting, Verdict
 
 SHOWN_PAIRS = 3
 
@@ -46,7 +46,8 @@ def run(context: WorkerContext) -> None:
         decided=lambda given: is_decided(context, _exam(context, request, items, given)),
         file=directory / "answers.jsonl",
     )
-    context.run.finish(Job.COMPARE, _result(context, request, items, answers))
+    verdict = judged(context, _exam(context, request, items, answers), measure=measure).verdict
+    context.run.finish(Job.COMPARE, _result(request, items, answers, verdict))
 
 
 def _items(context: WorkerContext, measure: CombinedMeasure, judge: LocalModel) -> tuple[ExamItem, ...]:
@@ -78,7 +79,7 @@ def _exam(
 
 
 def _result(
-    context: WorkerContext, request: ComparisonRequest, items: Sequence[ExamItem], answers: Sequence[ExamAnswer]
+    request: ComparisonRequest, items: Sequence[ExamItem], answers: Sequence[ExamAnswer], verdict: Verdict
 ) -> Comparison:
     counting = {item.id: item for item in items if item.role is ItemRole.GAIN}
     of = {
@@ -94,7 +95,7 @@ def _result(
         asked=len(first),
         first_marks=marks_of(first.values()),
         second_marks=marks_of(second.values()),
-        verdict=judged(context, _exam(context, request, items, answers)).verdict,
+        verdict=verdict,
         furthest_apart=tuple(
             AnswerPair(
                 prompt=counting[one].messages[-1].content,

@@ -1,9 +1,17 @@
-"""Step `judge`: the guards look at the exam, and the judge decides."""
+"""Step `judge`: the guards look at the exam, and the judge decides.
+
+The judge is asked first without guards: those that put questions to the models take minutes, which are spent only where
+the exam alone would promote.
+"""
 
 from nightschool_daemon.evaluation.context import WorkContext
+from nightschool_daemon.evaluation.embedding import open_embed
+from nightschool_daemon.evaluation.exam_models import ExamModels
 from nightschool_daemon.evaluation.examiner import exam_of
+from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.jobs import JudgeResult, Step, read_lines
-from nightschool_hookspecs.records import Exam, ExamAnswer
+from nightschool_hookspecs.records import Exam, ExamAnswer, GuardResult, Outcome, Verdict
+from nightschool_hookspecs.services import Measure, Models
 
 
 class JudgingError(Exception):
@@ -13,13 +21,20 @@ class JudgingError(Exception):
 def run(context: WorkContext) -> None:
     """Have the exam judged and write `JudgeResult`."""
     exam = exam_of(context, tuple(read_lines(context.run.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer)))
-    context.run.finish(Step.JUDGE, judged(context, exam))
+    measure = CombinedMeasure(context.hooks, open_embed(context.settings))
+    promotes = _verdict(context, exam).outcome in (Outcome.PROVEN, Outcome.PROVISIONAL)
+    models = ExamModels(context.settings) if promotes else None
+    context.run.finish(Step.JUDGE, judged(context, exam, measure=measure, models=models))
 
 
-def judged(context: WorkContext, exam: Exam) -> JudgeResult:
+def judged(context: WorkContext, exam: Exam, *, measure: Measure, models: Models | None = None) -> JudgeResult:
     """What the guards saw, and the verdict. Raises `JudgingError` where there is no judge."""
-    guards = context.hooks.guard_promotion(exam=exam, seed=context.info.seed)
+    guards = context.hooks.guard_promotion(exam=exam, seed=context.info.seed, measure=measure, models=models)
+    return JudgeResult(guards=guards, verdict=_verdict(context, exam, guards))
+
+
+def _verdict(context: WorkContext, exam: Exam, guards: tuple[GuardResult, ...] = ()) -> Verdict:
     verdict = context.hooks.judge_exam(exam=exam, guards=guards, seed=context.info.seed)
     if verdict is None:
         raise JudgingError("No plugin judges exams. Take judge_paired out of plugins.disabled.")
-    return JudgeResult(guards=guards, verdict=verdict)
+    return verdict

@@ -74,6 +74,8 @@ class LoadedModel:
     size: int
     size_vram: int
     expires_at: str
+    context_tokens: int | None
+    """None where the server is too old to tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +178,7 @@ class OllamaHttp:
                 size=one.get("size", 0),
                 size_vram=one.get("size_vram", 0),
                 expires_at=one.get("expires_at", ""),
+                context_tokens=one.get("context_length"),
             )
             for one in models
         )

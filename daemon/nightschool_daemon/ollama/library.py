@@ -13,7 +13,7 @@ from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.ollama.address import base_url
 from nightschool_daemon.ollama.errors import ModelMissing, OllamaError, OllamaRefused, OllamaUnreachable
 from nightschool_daemon.ollama.http import OllamaHttp
-from nightschool_hookspecs.records import Message
+from nightschool_hookspecs.records import Message, Tool, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,10 @@ class ChatAnswer:
     latency_s: float
     """From the request to the last token."""
     done_reason: str | None
+    generation_s: float = 0.0
+    """Seconds that the tokens took by the server's own clock; 0: not told."""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,29 +109,42 @@ class OllamaLibrary:
         shown = self._translated(lambda: self._client.show(name))
         return tuple(shown.capabilities or ())
 
-    def chat(self, name: str, messages: Sequence[Message], options: PinnedOptions) -> ChatAnswer:
-        """Ask with every option pinned, without thinking, truncation or context shift.
+    def chat(
+        self,
+        name: str,
+        messages: Sequence[Message],
+        options: PinnedOptions,
+        *,
+        tools: Sequence[Tool] = (),
+        think: bool = False,
+    ) -> ChatAnswer:
+        """Ask with every option pinned, without truncation or context shift.
 
         Raises `OllamaInterrupted` where the answer is not whole.
         """
-        body: Mapping[str, object] = {
+        body: dict[str, object] = {
             "model": name,
             "messages": [{"role": one.role.value, "content": one.content} for one in messages],
             "options": options.body(),
-            "think": False,
+            "think": think,
             "truncate": False,
             "shift": False,
         }
+        if tools:
+            body["tools"] = [_tool(one) for one in tools]
         began = time.monotonic()
         answer = self._http.chat(body)
-        message = answer.get("message")
-        text = message.get("content", "") if isinstance(message, dict) else ""
-        tokens, reason = answer.get("eval_count"), answer.get("done_reason")
+        told = answer.get("message")
+        message: Mapping[str, object] = told if isinstance(told, dict) else {}
+        tokens, nanoseconds, reason = (answer.get(key) for key in ("eval_count", "eval_duration", "done_reason"))
         return ChatAnswer(
-            text=str(text),
+            text=str(message.get("content") or ""),
             tokens=tokens if isinstance(tokens, int) else 0,
             latency_s=time.monotonic() - began,
             done_reason=str(reason) if reason is not None else None,
+            generation_s=nanoseconds / 1e9 if isinstance(nanoseconds, int) else 0.0,
+            thinking=str(message.get("thinking") or ""),
+            tool_calls=_tool_calls(message.get("tool_calls")),
         )
 
     def embed(self, name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
@@ -171,6 +188,26 @@ class OllamaLibrary:
                 f"Ollama at {self._http.url} cannot be reached ({type(error).__name__}). Start it with `ollama serve` "
                 "or `systemctl start ollama`, or set ollama.host."
             ) from error
+
+
+def _tool(tool: Tool) -> dict[str, object]:
+    """A tool as Ollama takes it: a function with a JSON Schema of its parameters."""
+    properties = {name: {"type": kind, "description": name} for name, kind in tool.parameters.items()}
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    return {
+        "type": "function",
+        "function": {"name": tool.name, "description": tool.description, "parameters": schema},
+    }
+
+
+def _tool_calls(told: object) -> tuple[ToolCall, ...]:
+    """The calls of a message; what is no call is left out."""
+    functions = [one.get("function") for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+    return tuple(
+        ToolCall(name=str(one.get("name") or ""), arguments=one["arguments"])
+        for one in functions
+        if isinstance(one, dict) and isinstance(one.get("arguments"), dict)
+    )
 
 
 def _refusal(status: int, message: str) -> OllamaError:

@@ -187,6 +187,7 @@ def test_the_same_model_twice_is_not_promoted(night: Night) -> None:
     assert [one.model for one in answers] == [NAME] * 4 + [CANDIDATE] * 4 + [NAME] * 4
     assert [one.sitting for one in answers[::4]] == list(Sitting)
     assert not any(one.failed for one in answers)
+    assert all(0 < one.generation_s <= one.latency_s for one in answers)
 
     judging.run(night)
     verdict = night.run.result(Step.JUDGE, JudgeResult).verdict

@@ -17,6 +17,7 @@ DATA = (
     "nightschool_daemon/data/systemd/nightschool.service",
     "nightschool_daemon/data/systemd/nightschool-user.service",
 )
+PROMPTS = "nightschool_plugins/data/general_prompts.toml"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ def test_wheel_holds_configuration_and_units_as_files(built: Path) -> None:
         for name in DATA:
             original = ROOT / name.removeprefix("nightschool_daemon/data/")
             assert wheel.read(name) == original.read_bytes()
+        assert wheel.read(PROMPTS) == (ROOT / "plugins" / PROMPTS).read_bytes()
         assert "nightschool_hookspecs/py.typed" in wheel.namelist()
 
 
@@ -43,7 +45,7 @@ def test_wheel_that_is_built_from_the_source_distribution_holds_them_too(built: 
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=unpacked, check=True
     )
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        assert all(wheel.read(name) for name in DATA)
+        assert all(wheel.read(name) for name in (*DATA, PROMPTS))
 
 
 def test_wheel_works_in_an_empty_environment(built: Path, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from nightschool_daemon import codec
 from nightschool_daemon.config import ExamSettings
-from nightschool_daemon.evaluation import examiner
-from nightschool_daemon.evaluation.examiner import ExamError, Sitters, choose_items, examine, rounds
+from nightschool_daemon.evaluation.examiner import ExamError, Sitters, choose_items, examine, rounds, score_answer
 from nightschool_daemon.evaluation.local_model import pinned_options
+from nightschool_daemon.evaluation.patience import SERVER_POLL_S
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, NoSimilarityError, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.ollama.errors import OllamaError, OllamaInterrupted, OllamaRefused, OllamaUnreachable
@@ -119,7 +119,7 @@ def test_it_waits_for_a_server_that_comes_back(tmp_path: Path) -> None:
     pauses: list[float] = []
     server = FakeServer([None, OllamaUnreachable("away"), OllamaUnreachable("away")])
     answers = hold(server, tmp_path / "answers.jsonl", pauses)
-    assert pauses == [examiner.SERVER_POLL_S] * 2
+    assert pauses == [SERVER_POLL_S] * 2
     assert not any(one.failed for one in answers)
 
 
@@ -248,4 +248,4 @@ def test_without_any_metric_nothing_is_made_up() -> None:
 def test_an_artifact_type_that_nobody_scores_is_an_error() -> None:
     hooks = Hooks.load(plugin_directory=None, tables={}, built_in=())
     with pytest.raises(ExamError, match="evaluation_text"):
-        examiner.score_answer(hooks, CombinedMeasure(hooks, no_embeddings), FakeGenerate(), ITEMS[0], "ls")
+        score_answer(hooks, CombinedMeasure(hooks, no_embeddings), FakeGenerate(), ITEMS[0], "ls")

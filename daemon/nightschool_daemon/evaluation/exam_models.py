@@ -1,0 +1,92 @@
+"""`Models`: what guards ask the models of an exam, within the time that they share."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from nightschool_daemon.config import Settings
+from nightschool_daemon.evaluation.local_model import pinned_options
+from nightschool_daemon.evaluation.patience import patiently
+from nightschool_daemon.ollama import names
+from nightschool_daemon.ollama.errors import OllamaError, OllamaInterrupted, OllamaRefused
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.ollama.library import OllamaLibrary
+from nightschool_hookspecs.records import Message, ModelAnswer, ModelMemory, Role, Tool
+from nightschool_hookspecs.services import GenerationError, OutOfTime
+
+T = TypeVar("T")
+
+GREETING = (Message(role=Role.USER, content="Hello"),)
+"""Asked to have a model loaded."""
+
+
+class ExamModels:
+    """`Models` of the local Ollama. Its time begins when it is made."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._library = OllamaLibrary(settings.ollama)
+        self._http = OllamaHttp(settings.ollama)
+        self._exam = settings.exam
+        self._clock = clock
+        self._deadline = clock() + settings.exam.guard_time_s
+
+    def ask(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        seed: int,
+        temperature: float = 0.0,
+        tools: Sequence[Tool] = (),
+        think: bool = False,
+    ) -> ModelAnswer | None:
+        """What the model says; None for no whole answer. Raises `OutOfTime` and `GenerationError`."""
+        self._require_time()
+        options = replace(pinned_options(self._exam, seed), num_predict=max_tokens, temperature=temperature)
+        try:
+            said = _answered(lambda: self._library.chat(model, messages, options, tools=tools, think=think))
+        except (OllamaInterrupted, OllamaRefused):
+            return None
+        return ModelAnswer(
+            text=said.text,
+            thinking=said.thinking,
+            tool_calls=said.tool_calls,
+            tokens=said.tokens,
+            generation_s=said.generation_s,
+        )
+
+    def capabilities(self, model: str) -> tuple[str, ...]:
+        """What the server lists. Raises `GenerationError`."""
+        try:
+            return _answered(lambda: self._http.show(model)).capabilities
+        except OllamaError as error:
+            raise GenerationError(str(error)) from error
+
+    def memory(self, model: str) -> ModelMemory | None:
+        """Load it and read what it takes. A model that shares its weights with a loaded one has no line of its own."""
+        if self.ask(model, GREETING, max_tokens=1, seed=0) is None:
+            return None
+        try:
+            loaded = _answered(self._http.loaded)
+        except OllamaError as error:
+            raise GenerationError(str(error)) from error
+        own = next((one for one in loaded if one.name == names.normalise(model)), None)
+        if own is None or own.size <= 0:
+            return None
+        return ModelMemory(total_bytes=own.size, gpu_bytes=own.size_vram, context_tokens=own.context_tokens)
+
+    def _require_time(self) -> None:
+        if self._clock() >= self._deadline:
+            raise OutOfTime(f"The guards' time of {self._exam.guard_time_s:g} s is used up (exam.guard_time_s).")
+
+
+def _answered(call: Callable[[], T]) -> T:
+    """Wait for a server that is away. Raises `GenerationError` where it stays away, else what the server says."""
+    try:
+        return patiently(call)
+    except (OllamaInterrupted, OllamaRefused):
+        raise
+    except OllamaError as error:
+        raise GenerationError(str(error)) from error

@@ -1,0 +1,147 @@
+"""Guards what has nothing to do with the lesson: sums, facts, instructions, a few lines of prose.
+
+The prompts of `data/general_prompts.toml` are put to both models. A model can do a prompt
+
+    with a checkable answer   where its answer matches
+    without one               where its answer is more like the incumbent's own to this prompt than to any other
+
+The incumbent is judged by the second rule too, by an answer that it draws at temperature 0.7: what it does not
+recognise itself by is not asked of the candidate. With the prompts that the incumbent alone can do, and those that the
+candidate alone can do,
+
+    p      = P(X >= lost), X ~ binomial(lost + gained, 1/2)      (exact McNemar test)
+    held     lost - gained <= 5 % of what the incumbent can do, or p > 0.05
+
+so that a small model, which fails at most of them, is held to what it can do, and a few slips break nothing.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from nightschool_hookspecs import Exam, GuardResult, Measure, Message, Models, OutOfTime, Role, hookimpl
+from nightschool_hookspecs.paired import compare_abilities
+
+GUARD = "general"
+DRAWN_AT = 0.7
+"""Temperature of the incumbent's second answer: its own spread, where greedy answers would show none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A general prompt; `answer` is what an answer must match, None where it is compared with the incumbent's."""
+
+    text: str
+    answer: re.Pattern[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardGeneral:
+    """`[plugins.guard_general]`"""
+
+    tolerated_share: float = 0.05
+    """Of what the incumbent can do."""
+    level: float = 0.05
+    """More losses break the guard where chance makes so many this rarely."""
+    short_tokens: int = 48
+    """Longest answer to a prompt with a checkable answer."""
+    long_tokens: int = 64
+    """Longest answer to any other."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError("level must lie between 0 and 1")
+        if self.short_tokens < 1 or self.long_tokens < 1:
+            raise ValueError("short_tokens and long_tokens must be 1 or more")
+
+    @hookimpl
+    def nightschool_guard_promotion(
+        self, exam: Exam, seed: int, measure: Measure, models: Models | None
+    ) -> GuardResult | None:
+        if models is None:
+            return None
+        checkable, free = read_prompts()
+        try:
+            known = self._asked(models, exam.incumbent, checkable, seed)
+            own = self._asked(models, exam.incumbent, free, seed)
+            drawn = self._asked(models, exam.incumbent, free, seed, temperature=DRAWN_AT)
+            answered = self._asked(models, exam.candidate, checkable, seed)
+            written = self._asked(models, exam.candidate, free, seed)
+        except OutOfTime as error:
+            return GuardResult(guard=GUARD, held=True, reason=f"General prompts were not compared: {error}")
+        pairs = [
+            *_pairs(known, _matches(checkable, known), _matches(checkable, answered)),
+            *_pairs(own, recognised(drawn, own, measure), recognised(written, own, measure)),
+        ]
+        return self._judged(pairs)
+
+    def _asked(
+        self, models: Models, name: str, prompts: Sequence[Prompt], seed: int, temperature: float = 0.0
+    ) -> list[str | None]:
+        """Answers in order; None where the model gave none that was whole."""
+        answers = (
+            models.ask(
+                name,
+                (Message(role=Role.USER, content=one.text),),
+                max_tokens=self.long_tokens if one.answer is None else self.short_tokens,
+                seed=seed,
+                temperature=temperature,
+            )
+            for one in prompts
+        )
+        return [None if answer is None else answer.text for answer in answers]
+
+    def _judged(self, pairs: list[tuple[bool, bool]]) -> GuardResult | None:
+        able = sum(before for before, _ in pairs)
+        if not able:
+            return None
+        found = compare_abilities(pairs, tolerated=self.tolerated_share * able, level=self.level)
+        return GuardResult(
+            guard=GUARD,
+            held=found.held,
+            reason=f"Of {able} general prompts that the incumbent can do, the candidate fails at {found.lost}; "
+            f"it can do {found.gained} that the incumbent cannot.",
+        )
+
+
+def read_prompts() -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Those with a checkable answer, and those without, in the order of the file."""
+    import tomllib
+
+    text = resources.files("nightschool_plugins").joinpath("data/general_prompts.toml").read_text(encoding="utf-8")
+    prompts = [
+        Prompt(text=one["text"], answer=re.compile(one["answer"], re.IGNORECASE) if "answer" in one else None)
+        for one in tomllib.loads(text)["prompts"]
+    ]
+    return (
+        tuple(one for one in prompts if one.answer is not None),
+        tuple(one for one in prompts if one.answer is None),
+    )
+
+
+def recognised(answers: Sequence[str | None], own: Sequence[str | None], measure: Measure) -> list[bool]:
+    """Whether each answer is more like the incumbent's own to its prompt than to any other prompt."""
+    alike = measure([one or "" for one in answers], [one or "" for one in own])
+    rows = [alike.values[row * alike.columns : (row + 1) * alike.columns].tolist() for row in range(alike.rows)]
+    return [
+        bool((answers[place] or "").strip()) and all(row[place] > like for at, like in enumerate(row) if at != place)
+        for place, row in enumerate(rows)
+    ]
+
+
+def _matches(prompts: Sequence[Prompt], answers: Sequence[str | None]) -> list[bool]:
+    return [
+        one.answer is not None and answer is not None and one.answer.search(answer) is not None
+        for one, answer in zip(prompts, answers, strict=True)
+    ]
+
+
+def _pairs(asked: Sequence[str | None], before: list[bool], after: list[bool]) -> list[tuple[bool, bool]]:
+    """Whether each model can do each prompt. A server that failed the incumbent says nothing."""
+    return [pair for answer, pair in zip(asked, zip(before, after, strict=True), strict=True) if answer is not None]
+
+
+@hookimpl
+def nightschool_register_settings() -> type[GuardGeneral]:
+    return GuardGeneral

@@ -1,0 +1,128 @@
+"""Guards may ask the models where the exam alone would promote, and nowhere else."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon.config import Settings, StateSettings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.jobs import BaseSnapshot, JudgeResult, PrepareResult, RegisterResult, RunDirectory, Step
+from nightschool_daemon.learning import judging
+from nightschool_daemon.learning.judging import JudgingError
+from nightschool_hookspecs import (
+    Exam,
+    GuardResult,
+    Measure,
+    Models,
+    Outcome,
+    RunInfo,
+    Specialty,
+    Verdict,
+    hookimpl,
+)
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Finds what it is told to, unless a guard is broken."""
+
+    outcome: Outcome
+
+    @hookimpl
+    def nightschool_judge_exam(self, exam: Exam, guards: tuple[GuardResult, ...]) -> Verdict:
+        broken = any(not guard.held for guard in guards)
+        return Verdict(
+            outcome=Outcome.WORSE if broken else self.outcome,
+            incumbent_mean=50.0,
+            candidate_mean=60.0,
+            gain=10.0,
+            interval=(5.0, 15.0),
+            p_value=0.01,
+            noise=0.0,
+            items=len(exam.items),
+            items_needed=None,
+            guards=guards,
+            reason="told",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watchful:
+    """A guard that is broken where it may ask."""
+
+    given: list[bool] = field(default_factory=list)
+
+    @hookimpl
+    def nightschool_guard_promotion(self, measure: Measure, models: Models | None) -> GuardResult | None:
+        assert list(measure(["same"], ["same"]).values) == [1.0]
+        self.given.append(models is not None)
+        return None if models is None else GuardResult(guard="watchful", held=False, reason="it asked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """A worker's context without its process."""
+
+    run: RunDirectory
+    info: RunInfo
+    settings: Settings
+    hooks: Hooks
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        raise AssertionError((done, total, text))
+
+
+def night(directory: Path, *plugins: object) -> Night:
+    run = RunDirectory(path=directory / "run")
+    for step in Step:
+        run.step(step).mkdir(parents=True)
+    for name in ("items.jsonl", "regression.jsonl"):
+        (run.step(Step.SELECT) / name).touch()
+    (run.step(Step.EXAMINE) / "answers.jsonl").touch()
+    base = BaseSnapshot(
+        name="b:1",
+        tag_digest="t",
+        weights_digest="w",
+        architecture="llama",
+        capabilities=("completion",),
+        pin="b:1",
+        gguf=directory / "b.gguf",
+    )
+    run.finish(Step.PREPARE, PrepareResult(base=base, incumbent="b:1", undo_tag="b:1", undo_digest="t", events=0))
+    run.finish(Step.REGISTER, RegisterResult(tag="c:1", number=1, tag_digest="c", weights_digest="w"))
+    hooks = Hooks.load(plugin_directory=None, tables={}, built_in=("similarity_edit",))
+    for number, plugin in enumerate(plugins):
+        hooks.manager.register(plugin, name=f"test{number}")
+    specialty = Specialty(base="b:1", artifact_type="x")
+    info = RunInfo(id="r", specialty=specialty, seed=5, started_at=NOW, reason="test", directory=directory)
+    return Night(run=run, info=info, settings=Settings(state=StateSettings(directory=directory)), hooks=hooks)
+
+
+@pytest.mark.parametrize(
+    ("alone", "may_ask", "judged"),
+    [
+        (Outcome.PROVEN, True, Outcome.WORSE),
+        (Outcome.PROVISIONAL, True, Outcome.WORSE),
+        (Outcome.NOT_ENOUGH, False, Outcome.NOT_ENOUGH),
+        (Outcome.WORSE, False, Outcome.WORSE),
+    ],
+)
+def test_guards_ask_where_the_exam_alone_would_promote(
+    tmp_path: Path, alone: Outcome, judged: Outcome, *, may_ask: bool
+) -> None:
+    guard = Watchful()
+    context = night(tmp_path, Judge(outcome=alone), guard)
+    judging.run(context)
+    assert guard.given == [may_ask]
+    result = context.run.result(Step.JUDGE, JudgeResult)
+    assert result.verdict.outcome is judged
+    assert [one.guard for one in result.guards] == (["watchful"] if may_ask else [])
+
+
+def test_an_exam_without_a_judge_says_so(tmp_path: Path) -> None:
+    with pytest.raises(JudgingError, match="judge_paired"):
+        judging.run(night(tmp_path, Watchful()))
