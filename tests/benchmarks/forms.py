@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks import tasks  # noqa: E402 - found through the path above
 from nightschool_daemon.jobs import ExportResult, Losses  # noqa: E402
-from nightschool_daemon.learning import gguf_file, rounding  # noqa: E402
+from nightschool_daemon.learning import defaults, gguf_file, rounding  # noqa: E402
 from nightschool_daemon.learning.engine import machine  # noqa: E402
 from nightschool_daemon.learning.engine.examples import Answer, Example  # noqa: E402
 from nightschool_daemon.learning.engine.forms import Form  # noqa: E402
@@ -204,9 +204,12 @@ def best(model: str, task: str, contender: str, seed: int) -> Cell:
     return Cell(model=model, task=task, contender=contender, rate=rate, seed=seed)
 
 
-def default_contender() -> str:
-    """The contender that is trained where nothing else is asked for."""
-    return next(name for name, one in CONTENDERS.items() if one.form is TrainedForm.NEURONS)
+def by_default(model: str, task: str, seed: int) -> Cell:
+    """What is trained where nothing else is asked for."""
+    contender = next(name for name, one in CONTENDERS.items() if one.form is TrainedForm.NEURONS)
+    file = gguf_file.read(fetched(model, MODELS[model]))
+    rate = defaults.rate_of(file, TrainedForm.NEURONS)
+    return Cell(model=model, task=task, contender=contender, rate=rate, seed=seed)
 
 
 def seeds_of(cell: Cell) -> list[Cell]:

@@ -9,7 +9,6 @@ on two cores; `--rows TEXT` takes the rows alone that have it in their names.
 import argparse
 import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -275,10 +274,9 @@ def figures(source: tuple[str, str], model: str, taken: Takes) -> list[float]:
 
 
 def in_a_process(taker: str, model: str, seed: int) -> Figures:
-    """Take figures in a process of its own; ours in the environment of a worker."""
+    """Take figures in a process of its own, with the environment of a worker: ours and the peers' alike."""
     command = [sys.executable, __file__, "--take", taker, model, str(seed)]
-    environment = {**worker_process.ENVIRONMENT, **os.environ} if hasattr(packed_side, taker) else None
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=worker_process.environment())
     if done.returncode != 0:
         raise RuntimeError(f"{taker} of {model} ended with {done.returncode}: {done.stderr[-2000:]}")
     found: Figures = json.loads(done.stdout.splitlines()[-1])

@@ -5,7 +5,6 @@ Six configurations, each in a process of its own. `ours` is the prediction, `pee
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -82,8 +81,7 @@ def main() -> int:
     rows: list[dict[str, object]] = []
     for name in CONFIGURATIONS:
         command = [sys.executable, __file__, "--take", name]
-        environment = {**worker_process.ENVIRONMENT, **os.environ}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=worker_process.environment())
         if done.returncode != 0:
             raise RuntimeError(f"{name} ended with {done.returncode}: {done.stderr[-2000:]}")
         told, seen = json.loads(done.stdout.splitlines()[-1])

@@ -17,12 +17,14 @@ from nightschool_hookspecs.services import TrainingError
 
 Note = Callable[[str], None]
 
-MEASURED_WIDTH = 576
-"""Of the model on which the rates below were found."""
-RATES = {TrainedForm.LORA: 2e-3, TrainedForm.GROUPED: 2e-3, TrainedForm.NEURONS: 4e-3}
-"""Best on two tasks at that width, or within a hundredth of the best (docs/learning.md)."""
+RATES = {TrainedForm.LORA: 2e-3, TrainedForm.GROUPED: 4e-3, TrainedForm.NEURONS: 4e-3}
+"""Best on two tasks, or within a hundredth of the best (docs/learning.md)."""
+WIDTH = 576
+"""Of the model on which these were found, SmolLM2 135M."""
 RATE_BEHIND_NORMS = 5e-4
 """Of every form where a norm follows each block, as in Gemma: what the block adds does not grow with its weights."""
+WIDTH_BEHIND_NORMS = 640
+"""Of Gemma 3 270M, on which that was found."""
 
 
 def _unheard(_text: str) -> None:
@@ -44,9 +46,7 @@ def settled(
         form = TrainedForm.NEURONS if problem is None else TrainedForm.LORA
         if problem is not None:
             note(f"LoRA is trained, not added neurons: {problem}.")
-    width = file.number("embedding_length") or MEASURED_WIDTH
-    rate = measured_rate(form, width, behind_norms="blk.0.post_ffw_norm.weight" in file.tensors)
-    return replace(given, form=form, learning_rate=given.learning_rate or rate)
+    return replace(given, form=form, learning_rate=given.learning_rate or rate_of(file, form))
 
 
 def _problem_of_neurons(file: GgufFile, settings: Settings, brought: Path | None) -> str | None:
@@ -74,10 +74,17 @@ def _server_takes_split(settings: Settings) -> bool:
         http.close()
 
 
+def rate_of(file: GgufFile, form: TrainedForm) -> float:
+    """The learning rate of a form beside this base."""
+    width = file.number("embedding_length") or WIDTH
+    return measured_rate(form, width, behind_norms="blk.0.post_ffw_norm.weight" in file.tensors)
+
+
 def measured_rate(form: TrainedForm, width: int, *, behind_norms: bool) -> float:
     """AdamW's at its highest, for a network of `width` values a token, with a norm after each block or without.
 
     A wider network learns at smaller steps, in inverse proportion (Yang et al., Tensor Programs V, 2022, table 3). That
     was not measured here beyond the two widths of docs/learning.md.
     """
-    return (RATE_BEHIND_NORMS if behind_norms else RATES[form]) * min(1.0, MEASURED_WIDTH / width)
+    rate, at = (RATE_BEHIND_NORMS, WIDTH_BEHIND_NORMS) if behind_norms else (RATES[form], WIDTH)
+    return rate * min(1.0, at / width)

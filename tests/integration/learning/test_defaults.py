@@ -5,10 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import forms, tasks
 from nightschool_daemon.config import DeliveryChoice, DeliverySettings, EngineChoice, OllamaSettings, Settings
 from nightschool_daemon.config import TrainingSettings as Training
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.defaults import MEASURED_WIDTH, RATE_BEHIND_NORMS, RATES, measured_rate, settled
+from nightschool_daemon.learning.defaults import (
+    RATE_BEHIND_NORMS,
+    RATES,
+    WIDTH,
+    WIDTH_BEHIND_NORMS,
+    measured_rate,
+    settled,
+)
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import NEURONS
 from nightschool_daemon.ollama.errors import OllamaUnreachable
@@ -80,7 +88,33 @@ def test_a_server_that_is_away_is_told(file: GgufFile) -> None:
 @pytest.mark.parametrize("form", RATES)
 def test_the_rate_is_the_measured_one_and_falls_with_the_width(file: GgufFile, form: TrainedForm) -> None:
     assert settled(Hyperparameters(form=form), file, NOWHERE, None).learning_rate == RATES[form]
-    assert measured_rate(form, 4 * MEASURED_WIDTH, behind_norms=False) == RATES[form] / 4
+    assert measured_rate(form, 4 * WIDTH, behind_norms=False) == RATES[form] / 4
+
+
+WIDTHS = {"smollm2": (WIDTH, False), "gemma": (WIDTH_BEHIND_NORMS, True)}
+MEASURED = [
+    (model, task, name)
+    for model in WIDTHS
+    for task in tasks.TASKS
+    for name in forms.CONTENDERS
+    if forms.summary(model, task, name) is not None
+]
+
+
+@pytest.mark.parametrize(("model", "task", "name"), MEASURED)
+def test_the_rate_is_within_a_hundredth_of_the_best_that_was_measured(model: str, task: str, name: str) -> None:
+    """By the results that are kept."""
+    width, behind_norms = WIDTHS[model]
+    rate = measured_rate(forms.CONTENDERS[name].form, width, behind_norms=behind_norms)
+    found = forms.read(forms.Cell(model=model, task=task, contender=name, rate=rate, seed=0))
+    best = forms.read(forms.best(model, task, name, seed=0))
+    assert found.delivered <= 1.01 * best.delivered
+
+
+def test_rates_were_measured_on_both_models_and_tasks() -> None:
+    assert {(model, task) for model, task, _ in MEASURED} >= {("smollm2", task) for task in tasks.TASKS} | {
+        ("gemma", "shell")
+    }
 
 
 def test_steps_are_smaller_where_norms_follow_the_blocks(tmp_path: Path) -> None:

@@ -49,14 +49,17 @@ def test_killed_parent_takes_its_worker_along() -> None:
     assert not Path(f"/proc/{worker}/exe").exists()
 
 
-@pytest.mark.parametrize(("given", "wanted"), [(None, "2000"), ("7", "7")])
+@pytest.mark.parametrize(
+    ("given", "count"), [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
 def test_a_worker_leaves_the_cores_to_others(
-    given: str | None, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, str], count: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless the environment says otherwise."""
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    if given is not None:
-        monkeypatch.setenv("GOMP_SPINCOUNT", given)
+    for name in worker_process.SAYS_HOW:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
     (tmp_path / Step.SPLIT).mkdir()
     telling = tmp_path / "python"
     telling.write_text("#!/bin/sh\nexec env\n")
@@ -64,4 +67,7 @@ def test_a_worker_leaves_the_cores_to_others(
     monkeypatch.setattr(sys, "executable", str(telling))
     with worker_process._started(RunDirectory(path=tmp_path), Step.SPLIT) as process:
         process.wait(60)
-    assert f"GOMP_SPINCOUNT={wanted}" in (tmp_path / Step.SPLIT / "worker.log").read_text().splitlines()
+    told = dict(
+        line.split("=", 1) for line in (tmp_path / Step.SPLIT / "worker.log").read_text().splitlines() if "=" in line
+    )
+    assert told.get("GOMP_SPINCOUNT") == count

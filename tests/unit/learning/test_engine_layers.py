@@ -51,37 +51,80 @@ def window() -> Tensor:
     return torch.zeros(seen.shape).masked_fill_(~seen, -math.inf)
 
 
+def by_torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention as torch has it."""
+    q, k, v = (one.transpose(1, 2) for one in (q, k, v))
+    found = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=True
+    )
+    return found.transpose(1, 2).flatten(2)
+
+
 @pytest.mark.parametrize("mask", [None, branching(), window()], ids=["causal", "branching", "window"])
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])
-def test_attention_by_tables_is_attention(
-    mask: Tensor | None, heads: int, key_heads: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("queries", [256, 3], ids=["whole", "in parts"])
+@pytest.mark.parametrize("table", [1 << 21, 50], ids=["together", "apart"])
+def test_attention_is_torchs(
+    mask: Tensor | None, heads: int, key_heads: int, queries: int, table: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attention, "QUERIES", queries)
+    monkeypatch.setattr(attention, "LARGEST_TABLE", table)
     q, k, v = (values(ROWS, LENGTH, count, SIZE, seed=seed) for seed, count in enumerate((heads, key_heads, key_heads)))
-    ours = partial(padded_attention, mask=mask, cap=None)
 
-    def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        with monkeypatch.context() as patch:
-            patch.setattr(attention, "LARGEST_TABLE", 0)
-            return padded_attention(q, k, v, mask, None)
-
-    agree(ours, by_torch, q, k, v)
-
-
-def test_attention_by_tables_is_taken_for_short_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of long rows, which would be as large as their square, never lie in memory."""
-    kept: list[int] = []
-    makes = attention._likelihoods
-
-    def noted(*given: object) -> Tensor:
-        found: Tensor = makes(*given)
-        kept.append(found.numel())
+    def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        found: Tensor = attention._Attention.apply(q, k, v, mask)
         return found
 
-    monkeypatch.setattr(attention, "_likelihoods", noted)
-    for length in (16, 2048):
-        q = torch.randn(1, length, 4, SIZE)
-        padded_attention(q, q, q, None, None)
-    assert kept == [4 * 16 * 16]
+    agree(ours, partial(by_torch, mask=mask), q, k, v)
+
+
+@pytest.mark.parametrize("length", [40, 300])
+def test_attention_in_16_bits_rounds_no_more_than_torchs(length: int) -> None:
+    """Also where scores are as large as those of real models, up to 65."""
+    q, k, v = (values(2, length, count, 64, seed=seed).detach() for seed, count in enumerate((9, 3, 3)))
+    q = q * 1.8
+    back = values(2, length, 9 * 64, seed=5).detach()
+
+    def gone_through(of: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        inputs = [one.bfloat16().to(dtype).requires_grad_() for one in (q, k, v)]
+        found = of(*inputs, None)
+        return [found.detach(), *torch.autograd.grad(found, inputs, back.bfloat16().to(dtype))]
+
+    exact = gone_through(by_torch, torch.float64)
+    ours, theirs = (
+        [float((one.double() - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True)]
+        for found in (
+            gone_through(lambda q, k, v, mask: padded_attention(q, k, v, mask, None), torch.bfloat16),
+            gone_through(by_torch, torch.bfloat16),
+        )
+    )
+    assert all(mine <= 1.25 * other for mine, other in zip(ours, theirs, strict=True)), (ours, theirs)
+
+
+@pytest.mark.parametrize("length", [40, 300])
+def test_a_row_is_the_same_alone_and_in_company(length: int) -> None:
+    """Answers are compared that went through in passes of unlike size: what they share must not show."""
+    q, k, v = (values(12, 420, count, 64, seed=seed).detach().bfloat16() for seed, count in enumerate((9, 3, 3)))
+    in_company = padded_attention(q, k, v, None, None)[0, :length]
+    q, k, v = (one[:1, :length] for one in (q, k, v))
+    alone = padded_attention(q, k, v, None, None)[0]
+    assert torch.equal(in_company, alone)
+
+
+def test_no_table_of_scores_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory does not grow with the square of a long row."""
+    tables: list[int] = []
+    makes = attention._Piece.likelihoods
+
+    def noted(piece: attention._Piece, queries: Tensor, keys: Tensor) -> Tensor:
+        found = makes(piece, queries, keys)
+        tables.append(found.numel())
+        return found
+
+    monkeypatch.setattr(attention._Piece, "likelihoods", noted)
+    q, k = torch.randn(1, 2048, 8, SIZE).bfloat16(), torch.randn(1, 2048, 4, SIZE).bfloat16()
+    padded_attention(q, k, k, None, None)
+    assert max(tables) <= attention.LARGEST_TABLE
 
 
 @pytest.mark.parametrize("shape", [(5, 16), (5, 3, 16)], ids=["states", "heads"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -17,8 +18,11 @@ RowsInLine = Callable[[Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
 (N, key heads, size), where each row begins and the last one ends (B + 1, 32-bit), tokens of the longest row, tokens
 that are seen besides the own one (-1: all before it). Queries are scaled already. Gives (N, heads, size)."""
 
-LARGEST_TABLE = 1 << 23
-"""Scores that lie in memory at a time, at most 32 MB; of longer rows attention goes block by block."""
+QUERIES = 256
+"""Tokens of a row that ask at a time. Fixed, so that what a row gives does not depend on the others of its pass."""
+LARGEST_TABLE = 1 << 21
+"""Scores that are computed at a time, 8 MB; on the way back five such tables lie in memory."""
+TABLES_BYTES = 5 * 4 * LARGEST_TABLE
 
 LARGEST_HEAD = 256
 """Flash attention's kernels know no larger ones, and none whose size is no multiple of eight."""
@@ -75,8 +79,7 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cap: 
     each sees those before it. In the type of the queries, for of another torch keeps a copy a layer. `cap` bounds
     scores softly (Gemma 2). Gives (B, T, heads * size).
     """
-    is_small = q.device.type == "cpu" and q.shape[0] * q.shape[2] * q.shape[1] ** 2 <= LARGEST_TABLE
-    if cap is None and is_small:
+    if cap is None and q.device.type == "cpu" and q.dtype is torch.bfloat16:
         found: Tensor = _Attention.apply(q, k, v, mask)
         return found
     q, k, v = (one.transpose(1, 2) for one in (q, k, v))
@@ -99,51 +102,101 @@ def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cap: float) ->
 
 
 class _Attention(torch.autograd.Function):  # type: ignore[misc]  # torch is not read by mypy
-    """`padded_attention` by whole tables of scores, which are made again on the way back.
+    """`padded_attention` in 16 bits on CPUs, by tables of scores that are made again on the way back.
 
-    Torch's own kernel for CPUs goes block by block; on short rows that takes up to four times as long, most of it on
-    the way back in 16-bit floats.
+    There torch's own kernel takes up to three times as long for short rows, most of it on the way back. As it does,
+    this computes scores, likelihoods and their gradient in 32 bits, and products of them in the type of the rows.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         ctx.save_for_backward(q, k, v, mask)
-        key_heads = k.shape[2]
-        queries, keys, values = (_by_head(one, key_heads) for one in (q, k, v))
-        likely = _likelihoods(queries, keys, mask, k.shape)
-        return _by_token(likely.to(v.dtype) @ values, q.shape).flatten(2)
+        queries, keys, values = (_by_head(one, k.shape[2]) for one in (q, k, v))
+        found = torch.empty_like(queries)
+        for piece in _pieces(queries, mask):
+            likely = piece.likelihoods(queries, keys)
+            found[piece.heads, :, piece.asking] = piece.by_query(likely.to(v.dtype) @ piece.seen_of(values))
+        return _by_token(found, q.shape).flatten(2)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, mask = ctx.saved_tensors
-        key_heads = k.shape[2]
-        queries, keys, values = (_by_head(one, key_heads) for one in (q, k, v))
-        gradient = _by_head(grad_outputs[0].view(q.shape), key_heads)
-        likely = _likelihoods(queries, keys, mask, k.shape)
-        to_values = likely.to(v.dtype).transpose(1, 2) @ gradient
-        to_likely = (gradient @ values.transpose(1, 2)).float()
-        to_scores = torch.ops.aten._softmax_backward_data(to_likely, likely, -1, torch.float32).to(q.dtype)
-        to_queries, to_keys = to_scores @ keys, to_scores.transpose(1, 2) @ queries
-        return _by_token(to_queries, q.shape), _by_token(to_keys, k.shape), _by_token(to_values, v.shape), None
+        queries, keys, values, gradients = (
+            _by_head(one, k.shape[2]) for one in (q, k, v, grad_outputs[0].view(q.shape))
+        )
+        to_queries = torch.empty_like(queries)
+        to_keys, to_values = (torch.zeros_like(keys, dtype=torch.float32) for _ in range(2))
+        for piece in _pieces(queries, mask):
+            likely = piece.likelihoods(queries, keys)
+            gradient = piece.asking_of(gradients)
+            piece.seen_of(to_values).add_(likely.to(v.dtype).transpose(1, 2) @ gradient)
+            to_likely = gradient.float() @ piece.seen_of(values).float().transpose(1, 2)
+            to_scores = torch.ops.aten._softmax_backward_data(to_likely, likely, -1, torch.float32).to(q.dtype)
+            to_queries[piece.heads, :, piece.asking] = piece.by_query(to_scores @ piece.seen_of(keys))
+            piece.seen_of(to_keys).add_(to_scores.transpose(1, 2) @ piece.asking_of(queries))
+        return (
+            _by_token(to_queries, q.shape),
+            _by_token(to_keys.to(k.dtype), k.shape),
+            _by_token(to_values.to(v.dtype), v.shape),
+            None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """Some key heads of some rows, and the tokens that ask at a time; tokens behind these are seen by none of them."""
+
+    heads: slice
+    """Of `B * key heads`."""
+    asking: slice
+    mask: Tensor
+    """To be added to their scores: shape (key heads of the piece or 1, 1, asking, seen)."""
+
+    def asking_of(self, x: Tensor) -> Tensor:
+        """(B * key heads, groups, T, size) to (heads, groups * asking, size)."""
+        return x[self.heads, :, self.asking].flatten(1, 2)
+
+    def seen_of(self, x: Tensor) -> Tensor:
+        """Keys or values of (B * key heads, 1, T, size) to (heads, seen, size), without a copy."""
+        return x[self.heads, 0, : self.asking.stop]
+
+    def by_query(self, x: Tensor) -> Tensor:
+        """(heads, groups * asking, size) to (heads, groups, asking, size)."""
+        return x.unflatten(1, (-1, self.mask.shape[-2]))
+
+    def likelihoods(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """What each token gives to each other, 32-bit, shape (heads, groups * asking, seen)."""
+        scores = self.asking_of(queries).float() @ self.seen_of(keys).float().transpose(1, 2)
+        self.by_query(scores).add_(self.mask)
+        return scores.softmax(-1)
+
+
+def _pieces(queries: Tensor, mask: Tensor | None) -> Iterator[_Piece]:
+    """All tokens of all rows, in tables of at most `LARGEST_TABLE` scores, but of one key head at least."""
+    count, groups, length, _ = queries.shape
+    for start in range(0, length, QUERIES):
+        asking = slice(start, min(length, start + QUERIES))
+        size = asking.stop - start
+        at_once = max(1, LARGEST_TABLE // (groups * size * asking.stop))
+        if mask is None:
+            part = torch.full((1, 1, size, asking.stop), -math.inf).triu_(1 + start)
+        else:
+            part = mask[:, :, asking, : asking.stop]
+        if part.shape[0] > 1:
+            # that of a row is for all its key heads
+            part = part.repeat_interleave(count // part.shape[0], dim=0)
+        for first in range(0, count, at_once):
+            heads = slice(first, min(count, first + at_once))
+            yield _Piece(heads=heads, asking=asking, mask=part[heads] if part.shape[0] > 1 else part)
 
 
 def _by_head(x: Tensor, key_heads: int) -> Tensor:
-    """(B, T, heads, size) as (B * key heads, heads / key heads * T, size): what shares a key head in one matrix."""
-    return x.transpose(1, 2).reshape(x.shape[0] * key_heads, -1, x.shape[-1])
+    """(B, T, heads, size) as (B * key heads, heads / key heads, T, size): those that share a key head together."""
+    rows, length, heads, size = x.shape
+    return x.transpose(1, 2).reshape(rows * key_heads, heads // key_heads, length, size)
 
 
 def _by_token(x: Tensor, shape: torch.Size) -> Tensor:
     """The way back from `_by_head`, to (B, T, heads, size)."""
     rows, length, heads, size = shape
     return x.view(rows, heads, length, size).transpose(1, 2).reshape(shape)
-
-
-def _likelihoods(queries: Tensor, keys: Tensor, mask: Tensor | None, shape: torch.Size) -> Tensor:
-    """What each token gives to each other, 32-bit, shape (B * key heads, groups * T, T)."""
-    rows, length = shape[:2]
-    if mask is None:
-        mask = torch.full((length, length), -math.inf, dtype=queries.dtype).triu_(1)
-    scores = queries @ keys.transpose(1, 2)
-    # the mask has one head, which stands for all
-    scores.view(rows, -1, length, length).add_(mask)
-    return scores.softmax(-1, dtype=torch.float32)

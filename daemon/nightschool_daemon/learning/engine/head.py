@@ -91,7 +91,10 @@ def _exact(hidden: Tensor, targets: Tensor, matrix: PackedMatrix, cap: float | N
 def _gradient(
     table: Tensor, wanted: Tensor, total: Tensor, slope: Tensor | None, matrix: PackedMatrix, bench: Bench
 ) -> Tensor:
-    """What the log-probabilities change with the hidden states: the wanted row of the head less the expected one."""
+    """What the log-probabilities change with the hidden states: the wanted row of the head less the expected one.
+
+    The part of each piece of the vocabulary is rounded to the bench's type before it is summed up in 32 bits.
+    """
     table.scatter_add_(1, wanted, -total)
     if slope is not None:
         table.mul_(slope)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nightschool_daemon.learning.engine import head, machine
+from nightschool_daemon.learning.engine import attention, head, machine
 from nightschool_daemon.learning.engine.examples import Answer, Example, batches, divided, passes
 from nightschool_daemon.learning.engine.forms import Form, block_of
 from nightschool_daemon.learning.engine.layout import Layout, lay_out
@@ -44,7 +44,7 @@ PROBED_TOKENS = 2048
 PASSING_LAYERS = 6
 """On its way back a layer holds so many times what it keeps, gradients and temporary results."""
 HOLES = 1.1
-"""What glibc's allocator holds, over what is in use and between two trims: rows of unlike length leave holes."""
+"""What glibc's allocator holds over what is in use: rows of unlike length leave holes."""
 HOLES_OF_DEVICES = 1.1
 """The same of torch's own allocator, on GPUs."""
 FIXED_BYTES = 375_000_000
@@ -349,7 +349,7 @@ def _fixed_bytes(network: Network, form: Form, cut: Cut, held: int) -> int:
     states = int(trained) * FLOAT * STATES
     if network.bench.device.type == "cuda":
         return int(torch.cuda.memory_allocated(network.bench.device)) + states + FIXED_BYTES
-    return held + network.weights.bytes + states + FIXED_BYTES
+    return held + network.weights.bytes + states + FIXED_BYTES + attention.TABLES_BYTES
 
 
 def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:

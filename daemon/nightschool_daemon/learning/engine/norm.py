@@ -1,4 +1,4 @@
-"""Root mean square norm (Zhang & Sennrich 2019, arXiv 1910.07467) of which the input alone is kept."""
+"""Root mean square norm (Zhang & Sennrich 2019, arXiv 1910.07467) of which the input and a factor a row are kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
@@ -13,6 +14,9 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> T
 
     `weight` is frozen, of shape (size,).
     """
+    if x.device.type != "cpu":
+        # there torch has it in one kernel
+        return functional.rms_norm(x.float(), (x.shape[-1],), weight, epsilon).to(dtype)
     found: Tensor = _RmsNorm.apply(x, weight, epsilon, dtype)
     return found
 

@@ -1,7 +1,7 @@
 """Matrices that stay in their GGUF blocks, memory-mapped, and become floats for as long as a product takes.
 
-A `Bench` owns the scratch memory and the threads that de-quantise; `PackedMatrix.dense` writes into its scratch, so
-what it returns is good until the next call of the same bench.
+A `Bench` owns the scratch memory and the threads that de-quantise; `Bench.unpack` writes into its scratch, so what it
+returns is good until the next call of the same use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_hookspecs.services import TrainingError
 
 PIECE = 1 << 18
-"""Weights that a thread de-quantises at a time: a megabyte of floats stays within its cache."""
+"""Weights a thread that are de-quantised at a time, a megabyte of floats."""
 FEW_THREADS = 2
 """So few do not de-quantise beside each other: OpenMP's second one still waits, awake, where the other would run."""
 
@@ -77,11 +77,11 @@ class Bench:
         OpenMP lets all sleep after each operation: half of the speed.
         """
         bytes_a_row, columns = matrix.data.shape[1], matrix.shape[1]
+        source, target = matrix.data.data_ptr() + rows.start * bytes_a_row, floats.data_ptr()
 
         def some(first: int, last: int) -> None:
-            source = matrix.data.data_ptr() + (rows.start + first) * bytes_a_row
-            target = floats.data_ptr() + first * columns * FLOAT
-            library.dequantize(matrix.kind, source, target, (last - first) * columns)
+            written = target + first * columns * FLOAT
+            library.dequantize(matrix.kind, source + first * bytes_a_row, written, (last - first) * columns)
 
         count = floats.shape[0]
         if self.threads <= FEW_THREADS or count * columns <= PIECE:
