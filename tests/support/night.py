@@ -35,6 +35,11 @@ seed = 7
 # a random network learns nothing from examples
 examples_from = 0
 
+[plugins.evaluation_split]
+# trial candidates would be trained in every test
+folds = 0
+grown_events = 1
+
 [plugins.tuning_fixed]
 learning_rate = 0.003
 batch_size = 4

@@ -2,8 +2,8 @@
 
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.examiner import exam_of
-from nightschool_daemon.jobs import JudgeResult, Step, read_lines
-from nightschool_hookspecs.records import Exam, ExamAnswer
+from nightschool_daemon.jobs import JudgeResult, Step
+from nightschool_hookspecs.records import Exam
 
 
 class JudgingError(Exception):
@@ -12,7 +12,7 @@ class JudgingError(Exception):
 
 def run(context: WorkContext) -> None:
     """Have the exam judged and write `JudgeResult`."""
-    exam = exam_of(context, tuple(read_lines(context.run.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer)))
+    exam = exam_of(context, context.run.exam_answers())
     context.run.finish(Step.JUDGE, judged(context, exam))
 
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nightschool_hookspecs.paired import sign_test
+from nightschool_hookspecs import Exam, ExamItem, ItemRole, Sitting, Specialty
+from nightschool_hookspecs.paired import compare_faults, sign_test
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
@@ -15,3 +16,26 @@ def test_the_sign_test_is_scipys(more: int, others: int) -> None:
 
 def test_nothing_that_differs_is_no_evidence() -> None:
     assert sign_test(0, 0) == 1.0
+
+
+def test_what_was_learned_is_looked_at_though_the_incumbent_sits_it_once() -> None:
+    items = tuple(
+        ExamItem(id=str(number), event_id=str(number), artifact_type="shell", role=ItemRole.LEARNED, messages=())
+        for number in range(10)
+    )
+    exam = Exam(
+        specialty=Specialty(base="b", artifact_type="shell"), incumbent="i", candidate="c", items=items, answers=()
+    )
+    faulty = {
+        (sitting, one.id): sitting is Sitting.CANDIDATE
+        for sitting in (Sitting.INCUMBENT, Sitting.CANDIDATE)
+        for one in items
+    }
+    found = compare_faults(exam, faulty, tolerated_share=0.02, level=0.1)
+    assert found is not None
+    assert (found.incumbent, found.candidate, found.held) == (0.0, 1.0, False)
+    again = {(Sitting.INCUMBENT_AGAIN, one.id): True for one in items[:2]}
+    # the incumbent's worse sitting is what the candidate is held against
+    worse = compare_faults(exam, faulty | again, tolerated_share=0.02, level=0.1)
+    assert worse is not None
+    assert worse.held
