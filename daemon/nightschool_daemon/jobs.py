@@ -25,6 +25,8 @@ from nightschool_hookspecs.records import (
     GuardResult,
     Hyperparameters,
     Material,
+    MethodChoice,
+    Recipe,
     RunEnd,
     RunInfo,
     ServerAbilities,
@@ -185,6 +187,14 @@ class SelectResult:
     shots: tuple[str, ...] = ()
     """`source/id` of the corrections that the candidate shows, in the recipe `examples`; as texts in `shots.jsonl`
     (Message)."""
+
+    def is_learnable(self, recipe: Recipe, method: MethodChoice) -> bool:
+        """Whether there is what a candidate is made of; what a method needs beyond that is its plugin's to say."""
+        if recipe is Recipe.EXAMPLES:
+            return bool(self.shots)
+        there = self.material
+        others = there.pairs or there.liked or there.disliked
+        return bool(there.examples or (method is not MethodChoice.SFT and others))
 
     def learned_from(self, methods: Iterable[TrainingMethod]) -> tuple[str, ...]:
         """The events that were learned from by these methods."""

@@ -73,6 +73,8 @@ def perform(context: StepContext) -> None:
             _examine(context, trial, len(folds))
         _remove(context, trial.tag)
         _clear(trial.context.directory)
+        if not trial.is_examined:
+            continue
         examined += 1
         spent_s += _trained_s(trial.context)
         if trial.context.result(Step.EXAMINE, ExamineResult).decided:
@@ -91,20 +93,29 @@ def clear(context: StepContext) -> Iterator[str]:
 
 
 def _examine(context: StepContext, trial: Trial, folds: int) -> None:
+    """Make a trial candidate and have it answer its fold, unless nothing is left to learn without it."""
     said = f"fold {trial.number} of {folds}"
     for step in STEPS[context.info.recipe]:
-        if trial.context.directory.is_done(step):
-            continue
-        context.signals.check()
-        context.note(f"crossfit: {said}, {step}")
-        trial.context.directory.begin(step)
         try:
-            _take(trial, step)
+            _take(trial, step, said)
         except StepFailed as error:
             raise StepFailed(f"{said}: {error}", plugin=error.plugin) from error
+        if step is Step.SELECT and not _is_learnable(trial.context):
+            context.note(f"crossfit: {said} is asked of nobody, as the others hold nothing to learn from")
+            return
 
 
-def _take(trial: Trial, step: Step) -> None:
+def _is_learnable(trial: StepContext) -> bool:
+    selected = trial.result(Step.SELECT, SelectResult)
+    return selected.is_learnable(trial.info.recipe, trial.settings.training.method)
+
+
+def _take(trial: Trial, step: Step, said: str) -> None:
+    if trial.context.directory.is_done(step):
+        return
+    trial.context.signals.check()
+    trial.context.note(f"crossfit: {said}, {step}")
+    trial.context.directory.begin(step)
     if step is Step.REGISTER:
         register.perform_for_trial(trial.context, trial.tag)
         return

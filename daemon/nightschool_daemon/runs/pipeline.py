@@ -33,7 +33,7 @@ from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFai
 from nightschool_daemon.runs.estimate import items_needed
 from nightschool_daemon.runs.reasons import REBUILD
 from nightschool_daemon.runs.worker_process import run_worker
-from nightschool_hookspecs.records import Material, MethodChoice, Recipe, RunEnd, RunReport
+from nightschool_hookspecs.records import Recipe, RunEnd, RunReport
 
 logger = logging.getLogger(__name__)
 
@@ -136,15 +136,8 @@ def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending
         return Ending(end=RunEnd.NOT_ENOUGH, reason="There is no feedback to learn from yet.")
     if step is Step.SELECT:
         selected = context.result(step, SelectResult)
-        if context.info.recipe is Recipe.EXAMPLES:
-            if not selected.shots:
-                return Ending(end=RunEnd.NOT_ENOUGH, reason="No correction is short enough to be shown as an example.")
-        elif not _is_learnable(selected.material, context.settings.training.method):
-            return Ending(
-                end=RunEnd.NOT_ENOUGH,
-                reason=f"None of the feedback can be learned from yet ({_why_left_out(selected)}). "
-                "Corrections and liked answers of different prompts are what a model learns from.",
-            )
+        if not selected.is_learnable(context.info.recipe, context.settings.training.method):
+            return Ending(end=RunEnd.NOT_ENOUGH, reason=_why_nothing_is_learned(context, selected))
         if examined and (reason := _too_few_items(context, selected)) is not None:
             return Ending(end=RunEnd.NOT_ENOUGH, reason=reason)
     if step is Step.VERIFY and not (verified := context.result(step, VerifyResult)).passed:
@@ -152,9 +145,13 @@ def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending
     return None
 
 
-def _is_learnable(there: Material, method: MethodChoice) -> bool:
-    """Whether there is something that a method learns from; what it needs beyond that is its plugin's to say."""
-    return bool(there.examples or (method is not MethodChoice.SFT and (there.pairs or there.liked or there.disliked)))
+def _why_nothing_is_learned(context: StepContext, selected: SelectResult) -> str:
+    if context.info.recipe is Recipe.EXAMPLES:
+        return "No correction is short enough to be shown as an example."
+    return (
+        f"None of the feedback can be learned from yet ({_why_left_out(selected)}). Corrections and liked answers of "
+        "different prompts are what a model learns from."
+    )
 
 
 def _why_left_out(selected: SelectResult) -> str:

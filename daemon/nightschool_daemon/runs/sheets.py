@@ -35,6 +35,7 @@ from nightschool_hookspecs.records import (
 )
 
 SHOWN_ANSWERS = 3
+TRIED = "To what the new model has learned, a trial model gave the later answer (see the exam)."
 
 HEADLINES = {
     RunEnd.PROMOTED: "A better model is in use",
@@ -131,7 +132,12 @@ def _shown(context: StepContext) -> Iterator[Section]:
     _, before, after = both[-1]
     if after.score < before.score and both[-1] not in chosen:
         chosen = [*chosen[: SHOWN_ANSWERS - 1], both[-1]]
-    yield Section(title="Before and after", shown=tuple(_one_answer(*one) for one in chosen))
+    yield Section(
+        title="Before and after",
+        # the new model itself has learned these questions, so that its own answers to them would show nothing
+        sentences=(TRIED,) if _folds(context) else (),
+        shown=tuple(_one_answer(*one) for one in chosen),
+    )
 
 
 def _one_answer(item: ExamItem, before: ExamAnswer, after: ExamAnswer) -> Shown:
