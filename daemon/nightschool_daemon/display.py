@@ -28,6 +28,7 @@ STEP_TEXTS: Mapping[Step, str] = {
     Step.EXPORT: "write the lesson",
     Step.REGISTER: "give it to Ollama",
     Step.VERIFY: "verify",
+    Step.CROSSFIT: "cross-fit",
     Step.EXAMINE: "examine",
     Step.JUDGE: "judge",
     Step.CONCLUDE: "conclude",
@@ -129,7 +130,7 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
     rows = [
         ("base", f"{plan.architecture}, {plan.parameters / 1e6:.0f} million weights in {plan.file_bytes / 1e6:.0f} MB"),
         *([("trained by", ROUTES[plan.route])] if plan.route is not None else []),
-        ("learned from", plan.assumed or f"{plan.events} events; {plan.held_out} prompts held out for an exam"),
+        ("learned from", plan.assumed or f"{plan.events} events; {_asked(plan)}"),
         *(("left out", f"{count}: {reason}") for reason, count in plan.events_left_out.items()),
     ]
     for one in plan.trainings:
@@ -140,6 +141,13 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         taken = f" Taken. {plan.why_delivery}" if cost.is_chosen else ""
         rows.append((f"delivered as {cost.form.value}", f"{cost.sentence()}.{taken}"))
     return rows + [("not delivered", sentence) for sentence in plan.not_delivered]
+
+
+def _asked(plan: TrainingPlan) -> str:
+    """What an exam would ask."""
+    held_out = f"{plan.held_out} prompts held out for an exam"
+    trial = f"; {plan.folded} more put to trial candidates, trained for it in {plan.folds} folds"
+    return f"{held_out}{trial}" if plan.folds else held_out
 
 
 def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ it is removed before the step is repeated.
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,10 +20,13 @@ from nightschool_hookspecs.records import (
     DeliveryPlan,
     Event,
     Evidence,
+    ExamAnswer,
     ExamItem,
     GuardResult,
     Hyperparameters,
     Material,
+    MethodChoice,
+    Recipe,
     RunEnd,
     RunInfo,
     ServerAbilities,
@@ -37,6 +41,8 @@ T = TypeVar("T")
 
 NOTES = "notes.txt"
 """What a worker has to say to whoever looks on, a sentence a line."""
+TRIALS = "[0-9][0-9]"
+"""How the directories of trial candidates are called, within that of the step `crossfit`."""
 PASSING = frozenset({"worker.log", "progress.json", "failure.json", "checkpoints", NOTES})
 """What a step leaves beside its output."""
 
@@ -59,10 +65,15 @@ class Step(StrEnum):
     EXPORT = "export"
     REGISTER = "register"
     VERIFY = "verify"
+    CROSSFIT = "crossfit"
     EXAMINE = "examine"
     JUDGE = "judge"
     CONCLUDE = "conclude"
     REPORT = "report"
+
+
+KEEPS_ITS_WORK: frozenset[Step] = frozenset({Step.TRAIN, Step.CROSSFIT, Step.EXAMINE})
+"""Steps that go on from their own checkpoints instead of starting over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +100,9 @@ class EventRow:
     close to both sides, and the event goes to neither."""
     side: Side | None
     trained_on: bool
+    """A version of the specialty has seen it."""
+    in_use: bool = False
+    """A version that is or was in use has seen its group."""
     arrival: int
     """Order of arrival in the ledger."""
 
@@ -137,6 +151,10 @@ class SplitResult:
     """Prompt's key -> its group; None: it goes to neither side."""
     sides: Mapping[str, Side] = field(default_factory=dict)
     """Every group of this run that has a side."""
+    folds: tuple[tuple[str, ...], ...] = ()
+    """Groups that are learned from, divided for cross-fitting; none: only held-out prompts are asked."""
+    counted: int = 0
+    """Of a trial candidate's: items that count which the whole exam may ask, those of the other folds among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +174,10 @@ class SelectResult:
     variants: int
     """Examples that are variants of another."""
     items: int
+    """Held out, and counting for or against a candidate."""
     guard_items: int
+    folded: int = 0
+    """Items that would count, of the groups in folds: trial candidates are asked them."""
     hyperparameters: Hyperparameters
     closing: str
     """Text of the token that ends an answer."""
@@ -166,6 +187,14 @@ class SelectResult:
     shots: tuple[str, ...] = ()
     """`source/id` of the corrections that the candidate shows, in the recipe `examples`; as texts in `shots.jsonl`
     (Message)."""
+
+    def is_learnable(self, recipe: Recipe, method: MethodChoice) -> bool:
+        """Whether there is what a candidate is made of; what a method needs beyond that is its plugin's to say."""
+        if recipe is Recipe.EXAMPLES:
+            return bool(self.shots)
+        there = self.material
+        others = there.pairs or there.liked or there.disliked
+        return bool(there.examples or (method is not MethodChoice.SFT and others))
 
     def learned_from(self, methods: Iterable[TrainingMethod]) -> tuple[str, ...]:
         """The events that were learned from by these methods."""
@@ -253,6 +282,7 @@ class RegisterResult:
 
     tag: str
     number: int
+    """Of the version; 0 for a trial candidate."""
     tag_digest: str
     weights_digest: str
 
@@ -285,12 +315,26 @@ class VerifyResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CrossfitResult:
+    """`crossfit`: a directory for each trial candidate, with the steps that it took as in a run."""
+
+    folds: int
+    """0: held-out prompts alone are asked."""
+    examined: int
+    """Fewer than `folds` where the exam was decided before."""
+    seconds: float
+    """Of the trial candidates' trainings."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExamineResult:
     """`examine`: `answers.jsonl` (ExamAnswer)."""
 
     answers: int
     failed: int
     seconds: float
+    decided: bool = False
+    """The judge has seen enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,12 +416,46 @@ class RunDirectory:
         """Read the result of a finished step."""
         return codec.from_json((self.step(step) / "result.json").read_bytes(), kind)
 
-    def exam_items(self) -> tuple[ExamItem, ...]:
-        """What may be asked in the exam: what is held out, then what was learned before."""
-        directory = self.step(Step.SELECT)
+    def begin(self, step: Step) -> None:
+        """Make the directory of a step, and clear away what a half-made one left, unless it goes on from that."""
+        directory = self.step(step)
+        if step not in KEEPS_ITS_WORK:
+            shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "failure.json").unlink(missing_ok=True)
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is that of a trial candidate, within a run's."""
+        return self.path.parent.name == Step.CROSSFIT.value
+
+    def trials(self) -> "tuple[RunDirectory, ...]":
+        """The trial candidates that were examined, in order: of a run all, of a trial candidate those before it."""
+        place = self.path.parent if self.is_trial else self.step(Step.CROSSFIT)
+        others = (RunDirectory(path=path) for path in sorted(place.glob(TRIALS)))
         return tuple(
-            item for name in ("items.jsonl", "regression.jsonl") for item in read_lines(directory / name, ExamItem)
+            one for one in others if one.is_done(Step.EXAMINE) and not (self.is_trial and one.path >= self.path)
         )
+
+    def own_items(self) -> tuple[ExamItem, ...]:
+        """What its candidate may be asked: what is held out, then, but of a trial candidate, what was learned."""
+        names = ("items.jsonl",) if self.is_trial else ("items.jsonl", "regression.jsonl")
+        return tuple(item for name in names for item in read_lines(self.step(Step.SELECT) / name, ExamItem))
+
+    def exam_items(self) -> tuple[ExamItem, ...]:
+        """What may be asked in the whole exam: first what trial candidates were asked."""
+        return tuple(item for one in (*self.trials(), self) for item in one.own_items())
+
+    def trial_answers(self) -> tuple[ExamAnswer, ...]:
+        """What trial candidates, and the incumbent beside them, answered."""
+        return tuple(answer for one in self.trials() for answer in one._own_answers())
+
+    def exam_answers(self) -> tuple[ExamAnswer, ...]:
+        """Every answer of the exam, those of trial candidates first."""
+        return (*self.trial_answers(), *self._own_answers())
+
+    def _own_answers(self) -> tuple[ExamAnswer, ...]:
+        return tuple(read_lines(self.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer))
 
     def is_done(self, step: Step | Job) -> bool:
         """Whether the step's last act took place."""

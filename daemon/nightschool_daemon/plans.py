@@ -124,6 +124,10 @@ class TrainingPlan:
     """That would be learned from."""
     held_out: int
     """Prompts that would be kept for an exam."""
+    folded: int = 0
+    """Prompts that trial candidates would be asked, by cross-fitting."""
+    folds: int = 0
+    """Of cross-fitting; 0: none."""
     events_left_out: Mapping[str, int]
     """Reason -> events that would not be learned from."""
     trainings: tuple[PlannedTraining, ...]
@@ -142,8 +146,13 @@ class TrainingPlan:
     """Why none is taken; None where one is."""
 
     @property
+    def asked(self) -> int:
+        """Prompts that would count in an exam."""
+        return self.held_out + self.folded
+
+    @property
     def seconds(self) -> float:
-        """Of all trainings."""
+        """Of all trainings, those of trial candidates left out."""
         return sum(one.memory.seconds for one in self.trainings)
 
     @property

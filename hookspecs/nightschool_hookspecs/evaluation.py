@@ -27,6 +27,18 @@ def nightschool_select_held_out(groups: tuple[PromptGroup, ...], seed: int) -> t
 
 
 @hookspec(firstresult=True)
+def nightschool_select_folds(groups: tuple[PromptGroup, ...]) -> tuple[tuple[str, ...], ...] | None:
+    """Divide prompts that are learned from into folds, where too few are held out for an exam.
+
+    Called once in each run, in the worker, with all groups of the specialty and their sides, in order of their first
+    event. Return the keys of each fold: its prompts are answered by a trial candidate that is trained on all others.
+    A group is in one fold at most, on the training side, and unknown to every version that is or was in use; other
+    choices are refused. Keep a group in its fold from night to night. With fewer than two folds, only held-out
+    prompts are asked. None: no opinion; the first answer counts.
+    """
+
+
+@hookspec(firstresult=True)
 def nightschool_validate_answer(
     item: ExamItem, answer: str, measure: Measure, generate: Generate
 ) -> AnswerScore | None:

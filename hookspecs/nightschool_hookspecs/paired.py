@@ -19,7 +19,7 @@ def sign_test(more: int, differing: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Faults:
-    """How often both showed a fault on the items that all three sittings answered."""
+    """How often both showed a fault on the items that both answered."""
 
     candidate: float
     """Share of its answers, 0..1."""
@@ -31,12 +31,20 @@ class Faults:
 def compare_faults(
     exam: Exam, is_faulty: Mapping[tuple[Sitting, str], bool], *, tolerated_share: float, level: float
 ) -> Faults | None:
-    """Compare by sitting and item; None where no item has all three."""
-    sat = [item.id for item in exam.items if all((sitting, item.id) in is_faulty for sitting in Sitting)]
+    """Compare by sitting and item; None where no item was answered by both.
+
+    What was learned is not put to the incumbent again: its second sitting is taken by the items that it has.
+    """
+    both = (Sitting.INCUMBENT, Sitting.CANDIDATE)
+    sat = [item.id for item in exam.items if all((sitting, item.id) in is_faulty for sitting in both)]
     if not sat:
         return None
-    shares = {sitting: sum(is_faulty[sitting, one] for one in sat) / len(sat) for sitting in Sitting}
-    bound = max(shares[Sitting.INCUMBENT], shares[Sitting.INCUMBENT_AGAIN]) + tolerated_share
+    again = [one for one in sat if (Sitting.INCUMBENT_AGAIN, one) in is_faulty]
+    shares = {sitting: sum(is_faulty[sitting, one] for one in sat) / len(sat) for sitting in both}
+    worse = max(
+        shares[Sitting.INCUMBENT], sum(is_faulty[Sitting.INCUMBENT_AGAIN, one] for one in again) / max(1, len(again))
+    )
+    bound = worse + tolerated_share
     differing = [
         is_faulty[Sitting.CANDIDATE, one]
         for one in sat

@@ -254,6 +254,8 @@ class PromptGroup:
     side: "Side | None" = None
     trained_on: bool = False
     """A version of the specialty has seen one of its events."""
+    in_use: bool = False
+    """So has a version that is or was in use, if only an earlier form of them."""
 
 
 class Side(StrEnum):

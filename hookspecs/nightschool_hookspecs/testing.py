@@ -439,6 +439,7 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         ),
         "nightschool_choose_delivery": tuple({"target": _sample_target(takes)} for takes in (True, False)),
         "nightschool_select_held_out": ({"groups": (), "seed": 1}, {"groups": _sample_groups(), "seed": 1}),
+        "nightschool_select_folds": ({"groups": ()}, {"groups": _sample_groups()}),
         "nightschool_validate_answer": tuple(
             {"item": exam.items[0], "answer": answer, "measure": FakeMeasure(), "generate": FakeGenerate()}
             for answer in ("", "wc -l file0", "'")

@@ -245,7 +245,7 @@ def nightschool_validate_answer(item: ExamItem, answer: str) -> AnswerScore:
     report = night.json("report")
     assert isinstance(report, dict)
     assert report["end"] == "not_enough_to_tell"
-    assert report["verdict"]["items"] == 17
+    assert report["verdict"]["items"] == 20
     left = set(fresh_ollama.tags()) - before
     assert all(".base-" in name for name in left), left
     (version,) = night.ledger().versions.in_state(VersionState.DISCARDED)

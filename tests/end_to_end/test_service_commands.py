@@ -200,7 +200,7 @@ def test_plan_tells_what_a_training_would_take_and_changes_nothing(night: Night,
     data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
     told = night.json("plan", TINY, "--data", str(data))
     assert isinstance(told, dict)
-    assert (told["base"], told["events"], told["held_out"], told["problem"]) == (TINY, 33, 7, None)
+    assert (told["base"], told["events"], told["held_out"], told["problem"]) == (TINY, 20, 20, None)
     assert (fresh_ollama.tags(), fresh_ollama.blobs()) == before
     assert not night.run_directories()
     shown = night.run("plan", TINY)
@@ -221,7 +221,7 @@ def test_dry_run_tells_and_changes_nothing(night: Night, fresh_ollama: OllamaSer
     told = night.json("run", "--dry-run")
     assert isinstance(told, list)
     planned = told[0]["plan"]
-    assert (planned["events"], planned["held_out"], planned["trainings"][0]["examples"]) == (38, 12, 38)
+    assert (planned["events"], planned["held_out"], planned["trainings"][0]["examples"]) == (25, 25, 25)
     assert planned["trainings"][0]["memory"]["peak_bytes"] > 10**8
     assert [one["form"] for one in planned["deliveries"] if one["is_chosen"]] == ["split"]
     assert set(fresh_ollama.tags()) == {TINY}

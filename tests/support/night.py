@@ -39,6 +39,11 @@ examples_from = 0
 # what is taught one answer gives it to everything, which is what this guard is there to stop
 disabled = ["guard_general"]
 
+[plugins.evaluation_split]
+# trial candidates would be trained in every test
+folds = 0
+grown_events = 1
+
 [plugins.tuning_fixed]
 learning_rate = 0.003
 batch_size = 4

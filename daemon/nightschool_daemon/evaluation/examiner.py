@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
 from nightschool_daemon.evaluation.patience import patiently
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, Step, write_durably
+from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, SplitResult, Step, write_durably
 from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary
 from nightschool_hookspecs.records import AnswerScore, Exam, ExamAnswer, ExamItem, ItemRole, Message, Sitting
@@ -74,18 +75,26 @@ def run(context: WorkContext) -> None:
     exam = context.settings.exam
     if prepared.asks_all_learned:
         exam = replace(exam, max_regression_items=sys.maxsize)
-    items = choose_items(context.run.exam_items(), exam, context.info.seed, frozenset(prepared.evidence.used))
+    before, counted = context.run.trial_answers(), context.run.result(Step.SPLIT, SplitResult).counted
+    exam = _less(exam, exam_of(context, before).items)
+    items = choose_items(context.run.own_items(), exam, context.info.seed, frozenset(prepared.evidence.used))
     directory = context.run.step(Step.EXAMINE)
     _forget_other_sitters(directory, sitters)
     measure = CombinedMeasure(context.hooks, open_embed(context.settings))
     judge = LocalModel(OllamaLibrary(context.settings.ollama), exam.judge_model or prepared.base.pin, exam)
     began = time.monotonic()
+
+    def enough(answers: tuple[ExamAnswer, ...]) -> bool:
+        so_far = exam_of(context, (*before, *answers))
+        later = counted - sum(item.role is ItemRole.GAIN for item in so_far.items)
+        return is_decided(context, replace(so_far, to_come=max(later, to_come(items, answers))))
+
     answers = hold(
         context,
         items,
         sitters,
         score=lambda item, text: score_answer(context.hooks, measure, judge, item, text),
-        decided=lambda answers: is_decided(context, exam_of(context, answers, to_come(items, answers))),
+        decided=enough,
         file=directory / "answers.jsonl",
     )
     context.run.finish(
@@ -94,6 +103,7 @@ def run(context: WorkContext) -> None:
             answers=len(answers),
             failed=sum(answer.failed for answer in answers),
             seconds=time.monotonic() - began,
+            decided=enough(answers),
         ),
     )
 
@@ -170,7 +180,7 @@ def rounds(items: tuple[ExamItem, ...], size: int) -> tuple[tuple[ExamItem, ...]
     return ((*guards, *gains[:size]), *(gains[start : start + size] for start in later))
 
 
-def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...], to_come: int = 0) -> Exam:
+def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...]) -> Exam:
     """Put items and answers together; items that were not asked are not part of it."""
     asked = {answer.item_id for answer in answers}
     prepared = context.run.result(Step.PREPARE, PrepareResult)
@@ -182,7 +192,6 @@ def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...], to_come: int 
         answers=answers,
         evidence=prepared.evidence,
         judged_together=prepared.judged_together,
-        to_come=to_come,
     )
 
 
@@ -278,6 +287,16 @@ def _require_an_incumbent(answers: tuple[ExamAnswer, ...]) -> None:
             f"{first[0].model} answered none of {len(first)} questions ({first[0].detail}). "
             "See whether `ollama run` gets an answer from it."
         )
+
+
+def _less(exam: ExamSettings, asked: Iterable[ExamItem]) -> ExamSettings:
+    """The caps of a night, less what trial candidates were asked; one item at least may count."""
+    counts = Counter(item.role for item in asked)
+    return replace(
+        exam,
+        max_items=max(1, exam.max_items - counts[ItemRole.GAIN]),
+        max_guard_items=max(0, exam.max_guard_items - counts[ItemRole.GUARD]),
+    )
 
 
 def _forget_other_sitters(directory: Path, sitters: Sitters) -> None:

@@ -208,6 +208,10 @@ class Hooks:
         answer = self._hook.nightschool_select_held_out(groups=groups, seed=seed)
         return cast(tuple[SideChoice, ...] | None, answer) or ()
 
+    def select_folds(self, *, groups: tuple[PromptGroup, ...]) -> tuple[tuple[str, ...], ...]:
+        answer = self._hook.nightschool_select_folds(groups=groups)
+        return cast(tuple[tuple[str, ...], ...] | None, answer) or ()
+
     def validate_answer(
         self, *, item: ExamItem, answer: str, measure: Measure, generate: Generate
     ) -> AnswerScore | None:

@@ -110,7 +110,9 @@ class Dataset:
     labels: tuple[LabelledAnswer, ...] = ()
     items: tuple[ExamItem, ...]
     regression: tuple[ExamItem, ...]
-    """Corrections that a version has learned."""
+    """Corrections that a version has learned, or is to learn tonight though trial candidates are asked them."""
+    folded: int = 0
+    """Items that would count, of what trial candidates are asked."""
     left_out: tuple[LeftOut, ...] = ()
     shots: tuple[TrainingExample, ...] = ()
     """What a candidate of examples shows, in order."""
@@ -124,12 +126,13 @@ def run(context: WorkContext) -> None:
     base = context.run.result(Step.PREPARE, PrepareResult).base
     workshop = _workshop(context, rows, sides, base.pin)
     settings = context.settings.training
+    folded = frozenset(key for fold in found.folds for key in fold)
     if context.info.recipe is Recipe.EXAMPLES:
         budget = Budget(events=settings.max_shots, tokens=settings.max_shot_tokens)
-        dataset = build_shown(workshop, rows, sides, budget)
+        dataset = build_shown(workshop, rows, sides, budget, folded)
     else:
         budget = Budget(events=settings.max_events, tokens=settings.max_tokens)
-        dataset = build_dataset(workshop, rows, sides, budget)
+        dataset = build_dataset(workshop, rows, sides, budget, folded)
     http = OllamaHttp(context.settings.ollama)
     try:
         rendered = _rendered(context, http, base.pin, dataset)
@@ -139,8 +142,14 @@ def run(context: WorkContext) -> None:
     context.run.finish(Step.SELECT, _result(workshop, dataset, rows, rendered.closing))
 
 
-def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[str, Side], budget: Budget) -> Dataset:
-    """Build everything that needs no server."""
+def build_dataset(
+    workshop: Workshop,
+    rows: tuple[EventRow, ...],
+    sides: dict[str, Side],
+    budget: Budget,
+    folded: frozenset[str] = frozenset(),
+) -> Dataset:
+    """Build everything that needs no server. `folded`: groups that trial candidates are asked."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
     selection = _select(workshop, training, budget)
     examples = _arrange(workshop, _augment(workshop, _build_examples(workshop, selection.events)))
@@ -152,17 +161,25 @@ def build_dataset(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[st
         pairs=pairs,
         labels=labels,
         items=_items(workshop, held_out),
-        regression=_regression(workshop, training),
+        regression=_regression(workshop, training, folded),
+        folded=_counting(workshop, training, folded),
         left_out=(*selection.left_out, *undecided),
     )
 
 
-def build_shown(workshop: Workshop, rows: tuple[EventRow, ...], sides: dict[str, Side], budget: Budget) -> Dataset:
+def build_shown(
+    workshop: Workshop,
+    rows: tuple[EventRow, ...],
+    sides: dict[str, Side],
+    budget: Budget,
+    folded: frozenset[str] = frozenset(),
+) -> Dataset:
     """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
     return Dataset(
         items=_items(workshop, held_out),
-        regression=_regression(workshop, training),
+        regression=_regression(workshop, training, folded),
+        folded=_counting(workshop, training, folded),
         shots=_choose_shots(workshop, training, budget),
     )
 
@@ -406,11 +423,25 @@ def _items(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamI
     return tuple(of_group.values())
 
 
-def _regression(workshop: Workshop, training: tuple[ScoredEvent, ...]) -> tuple[ExamItem, ...]:
-    """The latest correction of each group that was learned from: the others a version could not forget."""
-    learned = [one for one in training if one.trained_on and one.event.is_correction]
+def _regression(workshop: Workshop, training: tuple[ScoredEvent, ...], folded: frozenset[str]) -> tuple[ExamItem, ...]:
+    """The latest correction of each group that was learned from: the others a version could not forget.
+
+    Where trial candidates prove the recipe, the guards see the candidate itself by what it learns tonight.
+    """
+    learned = [one for one in training if (one.trained_on or one.group in folded) and one.event.is_correction]
     items = filter(None, (_item(workshop, one) for one in learned))
-    return tuple({item.group: replace(item, role=ItemRole.LEARNED) for item in items}.values())
+    return tuple({item.group: _as_learned(item, folded) for item in items}.values())
+
+
+def _as_learned(item: ExamItem, folded: frozenset[str]) -> ExamItem:
+    # a trial candidate is asked the same under the event's own name
+    name = f"learned/{item.id}" if item.group in folded else item.id
+    return replace(item, id=name, role=ItemRole.LEARNED)
+
+
+def _counting(workshop: Workshop, training: tuple[ScoredEvent, ...], folded: frozenset[str]) -> int:
+    items = _items(workshop, tuple(one for one in training if one.group in folded))
+    return sum(item.role is ItemRole.GAIN for item in items)
 
 
 def _knows(item: ExamItem) -> tuple[bool, bool]:
@@ -566,6 +597,7 @@ def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], clos
         variants=sum(example.parent is not None for example in dataset.examples),
         items=sum(item.role is ItemRole.GAIN for item in dataset.items),
         guard_items=sum(item.role is ItemRole.GUARD for item in dataset.items),
+        folded=dataset.folded,
         hyperparameters=workshop.hooks.suggest_hyperparameters(
             specialty=workshop.info.specialty,
             examples=len(dataset.examples),

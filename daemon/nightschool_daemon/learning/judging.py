@@ -9,8 +9,8 @@ from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.exam_models import ExamModels
 from nightschool_daemon.evaluation.examiner import exam_of
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
-from nightschool_daemon.jobs import JudgeResult, Step, read_lines
-from nightschool_hookspecs.records import Exam, ExamAnswer, GuardResult, Outcome, Verdict
+from nightschool_daemon.jobs import JudgeResult, Step
+from nightschool_hookspecs.records import Exam, GuardResult, Outcome, Verdict
 from nightschool_hookspecs.services import Measure, Models
 
 
@@ -20,7 +20,7 @@ class JudgingError(Exception):
 
 def run(context: WorkContext) -> None:
     """Have the exam judged and write `JudgeResult`."""
-    exam = exam_of(context, tuple(read_lines(context.run.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer)))
+    exam = exam_of(context, context.run.exam_answers())
     measure = CombinedMeasure(context.hooks, open_embed(context.settings))
     promotes = _verdict(context, exam).outcome in (Outcome.PROVEN, Outcome.PROVISIONAL)
     models = ExamModels(context.settings) if promotes else None

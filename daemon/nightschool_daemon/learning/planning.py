@@ -28,7 +28,7 @@ from nightschool_daemon.learning.engine.route import read_examples, ready
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
-from nightschool_daemon.learning.split import check_choices, group_rows, side_of, sides_of
+from nightschool_daemon.learning.split import check_choices, folds_of, group_rows, side_of, sides_of
 from nightschool_daemon.learning.training import brought_to, limit_threads, route_of
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.abilities import probe_abilities
@@ -71,6 +71,9 @@ class Data:
     """That are learned from."""
     held_out: int
     """Prompts that an exam would ask."""
+    folded: int = 0
+    """Prompts that it would ask of trial candidates."""
+    folds: int = 0
     left_out: Counter[str]
     assumed: str | None
 
@@ -93,6 +96,8 @@ def run(context: WorkerContext) -> None:
         assumed=data.assumed,
         events=data.events,
         held_out=data.held_out,
+        folded=data.folded,
+        folds=data.folds,
         events_left_out=dict(data.left_out),
         trainings=tuple(rehearsal.found),
         problem=problem,
@@ -135,6 +140,7 @@ def _data_of(context: WorkerContext, request: PlanRequest) -> Data:
     groups = group_rows(rows)
     choices = check_choices(groups, context.hooks.select_held_out(groups=groups, seed=context.info.seed))
     sides = sides_of(groups, choices)
+    folds = folds_of(groups, sides, lambda sided: context.hooks.select_folds(groups=sided))
     training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
     workshop = Workshop(
         hooks=context.hooks,
@@ -145,7 +151,7 @@ def _data_of(context: WorkerContext, request: PlanRequest) -> Data:
         store=JournalStore(read_snapshot(context.run.step(Step.PREPARE) / "store.json"), directory / "store.jsonl"),
     )
     budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
-    dataset = build_dataset(workshop, rows, sides, budget)
+    dataset = build_dataset(workshop, rows, sides, budget, frozenset(key for fold in folds for key in fold))
     (directory / "dataset").mkdir()
     Rendered.of(dataset, _chat_ml(request.system), CLOSING).write(directory / "dataset")
     return Data(
@@ -158,6 +164,8 @@ def _data_of(context: WorkerContext, request: PlanRequest) -> Data:
         ),
         events=_events(dataset),
         held_out=sum(item.role is ItemRole.GAIN for item in dataset.items),
+        folded=dataset.folded,
+        folds=len(folds) if dataset.folded else 0,
         left_out=Counter(one.reason for one in dataset.left_out),
         assumed=None,
     )

@@ -1,6 +1,7 @@
 """Step `split`: new prompts are put into groups of near-duplicates, and groups without a side get one, for good."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
@@ -11,6 +12,8 @@ from nightschool_daemon.learning.grouping import FindNear, NearPrompts, place, r
 from nightschool_hookspecs.records import PromptGroup, Side, SideChoice
 
 Choose = Callable[[tuple[PromptGroup, ...]], tuple[SideChoice, ...]]
+Folds = tuple[tuple[str, ...], ...]
+Divide = Callable[[tuple[PromptGroup, ...]], Folds]
 
 
 class SplitError(Exception):
@@ -31,7 +34,12 @@ def run(context: WorkContext) -> None:
     def choose(groups: tuple[PromptGroup, ...]) -> tuple[SideChoice, ...]:
         return context.hooks.select_held_out(groups=groups, seed=context.info.seed)
 
-    context.run.finish(Step.SPLIT, split(rows, prompts, near, choose))
+    def divide(groups: tuple[PromptGroup, ...]) -> Folds:
+        return context.hooks.select_folds(groups=groups)
+
+    found = split(rows, prompts, near, choose)
+    groups = in_order(group_rows(regroup(rows, found.groups, found.sides)), prompts, found.groups)
+    context.run.finish(Step.SPLIT, replace(found, folds=folds_of(groups, found.sides, divide)))
 
 
 def split(rows: tuple[EventRow, ...], prompts: Sequence[PromptRow], find_near: FindNear, choose: Choose) -> SplitResult:
@@ -69,6 +77,7 @@ def group_rows(rows: tuple[EventRow, ...]) -> tuple[PromptGroup, ...]:
             events=len(members),
             side=_side(key, members),
             trained_on=any(member.trained_on for member in members),
+            in_use=any(member.in_use for member in members),
         )
         for key, members in by_key.items()
     )
@@ -98,6 +107,33 @@ def sides_of(groups: tuple[PromptGroup, ...], choices: tuple[SideChoice, ...]) -
     """The side of every group that has one, by its key."""
     decided = {group.key: group.side for group in groups if group.side is not None}
     return decided | {choice.key: choice.side for choice in choices}
+
+
+def in_order(
+    groups: tuple[PromptGroup, ...], prompts: Sequence[PromptRow], placed: Mapping[str, str | None]
+) -> tuple[PromptGroup, ...]:
+    """Groups in order of their first prompt, which stays what it is when feedback on it comes again."""
+    first: dict[str | None, int] = {}
+    for number, prompt in enumerate(prompts):
+        first.setdefault(placed.get(prompt.key, prompt.group), number)
+    return tuple(sorted(groups, key=lambda group: first.get(group.key, len(prompts))))
+
+
+def folds_of(groups: tuple[PromptGroup, ...], sides: Mapping[str, Side], divide: Divide) -> Folds:
+    """Folds for cross-fitting, or none. Raises `SplitError` where a division breaks a rule."""
+    sided = tuple(replace(group, side=sides.get(group.key)) for group in groups)
+    free = {group.key for group in sided if group.side is Side.TRAINING and not group.in_use}
+    folds = tuple(fold for fold in divide(sided) if fold)
+    keys = [key for fold in folds for key in fold]
+    foreign = next((key for key in keys if key not in free), None)
+    if foreign is not None:
+        raise SplitError(
+            f"A plugin put the group '{foreign}' into a fold, which is held out, known to a version in use, or not "
+            "there. Its answers would prove nothing."
+        )
+    if len(set(keys)) < len(keys):
+        raise SplitError("A plugin put a group into a fold twice.")
+    return folds if len(folds) > 1 else ()
 
 
 def _side(key: str, members: list[EventRow]) -> Side | None:

@@ -3,14 +3,21 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import EventRow, PromptRow
 from nightschool_daemon.ledger.database import Database
-from nightschool_daemon.ledger.rows import AddResult, AnsweredRow, IncomingEvent, LedgerError, SpecialtyCount
+from nightschool_daemon.ledger.rows import (
+    WAS_IN_USE,
+    AddResult,
+    AnsweredRow,
+    IncomingEvent,
+    LedgerError,
+    SpecialtyCount,
+)
 from nightschool_daemon.reporting.records import IncomingPrompts, Said
 from nightschool_hookspecs.records import BatchStatistics, Event, FeedbackType, Side, SideChoice, Specialty
 
@@ -80,15 +87,17 @@ class Events:
             SELECT max(e.arrival) AS arrival, e.body, {_GROUP} AS group_key, s.side,
                    EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
                            WHERE o.content_digest = e.content_digest AND u.base = ? AND u.artifact_type = ?
-                             AND u.version_tag IS NOT NULL) AS trained
+                             AND u.version_tag IS NOT NULL) AS trained,
+                   EXISTS (SELECT 1 FROM known_groups k JOIN versions v ON v.tag = k.version_tag
+                           WHERE k.base = ? AND k.artifact_type = ? AND k.group_key = {_GROUP}
+                             AND v.state IN (?, ?)) AS in_use
             FROM events e {_PLACED}
             WHERE {_OF_SPECIALTY} GROUP BY e.content_digest ORDER BY 1
             """,
             (
-                specialty.base,
-                specialty.artifact_type,
-                specialty.artifact_type,
-                specialty.artifact_type,
+                *(specialty.base, specialty.artifact_type),
+                *(specialty.base, specialty.artifact_type, *(state.value for state in WAS_IN_USE)),
+                *(specialty.artifact_type, specialty.artifact_type),
                 *_scope(specialty, with_unassigned),
             ),
         )
@@ -98,6 +107,7 @@ class Events:
                 group=row["group_key"],
                 side=Side(row["side"]) if row["side"] is not None else None,
                 trained_on=bool(row["trained"]),
+                in_use=bool(row["in_use"]),
                 arrival=row["arrival"],
             )
             for row in rows
@@ -308,6 +318,14 @@ class Events:
                     (specialty.base, specialty.artifact_type, run_id, version_tag, one.key, _digest_of(one))
                     for one in seen
                 ],
+            )
+
+    def mark_known(self, specialty: Specialty, groups: Iterable[str], version_tag: str) -> None:
+        """Note that a version knows these groups of prompts, also where their events change later. Idempotent."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO known_groups VALUES (?, ?, ?, ?)",
+                [(specialty.base, specialty.artifact_type, group, version_tag) for group in groups],
             )
 
     def get(self, key: str) -> EventRow | None:

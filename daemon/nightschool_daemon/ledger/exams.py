@@ -6,11 +6,9 @@ from datetime import datetime
 
 from nightschool_daemon import codec
 from nightschool_daemon.ledger.database import Database
-from nightschool_daemon.ledger.rows import MoveState, VersionState
+from nightschool_daemon.ledger.rows import WAS_IN_USE, MoveState
 from nightschool_daemon.reporting.records import ExamMarks, NightExam
 from nightschool_hookspecs.records import ExamAnswer, ExamItem, MoveKind, Specialty, Verdict
-
-WAS_IN_USE = (VersionState.PROMOTED, VersionState.RETIRED)
 
 
 class Exams:

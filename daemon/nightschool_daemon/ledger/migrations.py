@@ -198,5 +198,20 @@ RECIPES = """
 ALTER TABLE runs ADD COLUMN recipe TEXT NOT NULL DEFAULT 'training'
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS, EVIDENCE, MARKS, RECIPES)
+KNOWN_GROUPS = """
+CREATE TABLE known_groups (             -- what a version has learned, whatever becomes of the events
+    base TEXT NOT NULL,
+    artifact_type TEXT NOT NULL,
+    group_key TEXT NOT NULL,
+    version_tag TEXT NOT NULL,
+    PRIMARY KEY (base, artifact_type, group_key, version_tag)
+) STRICT, WITHOUT ROWID;
+INSERT OR IGNORE INTO known_groups
+SELECT u.base, u.artifact_type, coalesce(p.group_key, e.group_key), u.version_tag
+FROM uses u JOIN events e USING (arrival)
+LEFT JOIN prompts p ON p.artifact_type = u.artifact_type AND p.prompt_key = e.group_key
+WHERE u.version_tag IS NOT NULL
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS, EVIDENCE, MARKS, RECIPES, KNOWN_GROUPS)
 """Append; the number of a step is the schema version it leads to."""

@@ -112,6 +112,10 @@ class VersionState(StrEnum):
     DISCARDED = "discarded"
 
 
+WAS_IN_USE = (VersionState.PROMOTED, VersionState.RETIRED)
+"""States of a version that an alias holds, or held once."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeliveredFileRow:
     """A GGUF that belongs to a version."""

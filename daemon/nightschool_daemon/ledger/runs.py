@@ -45,7 +45,7 @@ class Runs:
         """The newest runs, of one specialty or of all, of one recipe or of all, newest first."""
         rows = self._database.execute(
             "SELECT * FROM runs WHERE (? OR (base = ? AND artifact_type = ?)) AND (? OR recipe = ?) "
-            "ORDER BY started_at DESC, id DESC LIMIT ?",
+            "ORDER BY started_at DESC, rowid DESC LIMIT ?",
             (
                 specialty is None,
                 specialty.base if specialty else "",

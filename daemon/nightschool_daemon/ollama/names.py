@@ -18,6 +18,7 @@ from nightschool_hookspecs.records import Specialty
 
 SUFFIX = "-nightschool"
 PROBE = "nightschool-probe"
+TRIAL = "nightschool-trial"
 MAX_PART = 80
 VERSION_ROOM = 8
 """Characters kept free behind an alias for `.v` and a number of six digits."""
@@ -108,9 +109,24 @@ def saved_of(base: str, tag_digest: str) -> str:
     return _own(base, f"saved-{tag_digest[:12]}")
 
 
+def trial_of(run_id: str, number: int) -> str:
+    """The working tag of a run's trial candidate, which never becomes a version."""
+    return f"{TRIAL}:{run_id}.{number}"
+
+
+def run_of_trial(name: str) -> str | None:
+    """The run that a trial candidate's tag belongs to; None for every other name."""
+    return name.removeprefix(f"{TRIAL}:").rpartition(".")[0] if name.startswith(f"{TRIAL}:") else None
+
+
 def is_probe(name: str) -> bool:
     """Whether a tag was made to find out what the server takes."""
     return name.startswith(f"{PROBE}:")
+
+
+def is_working(name: str) -> bool:
+    """Whether a tag is only there while something is done, and nobody's model."""
+    return is_probe(name) or run_of_trial(name) is not None
 
 
 def alias_of_version(name: str) -> str:

@@ -12,7 +12,7 @@ def read_registry(ollama: OllamaHttp, known: Mapping[str, InstalledModel]) -> di
     """Every model that is not one of our own tags. Only tags whose digest changed are asked for details."""
     present: dict[str, InstalledModel] = {}
     for entry in ollama.tags():
-        if names.parse(entry.name) is not None or names.is_probe(entry.name):
+        if names.parse(entry.name) is not None or names.is_working(entry.name):
             continue
         earlier = known.get(entry.name)
         if earlier is not None and earlier.digest == entry.digest:

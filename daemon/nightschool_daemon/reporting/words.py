@@ -46,17 +46,25 @@ def _counted(points: int) -> str:
     return f"{abs(points)} {'fewer' if points < 0 else 'more'}"
 
 
-def questions_in_words(verdict: Verdict) -> str:
-    """How it was found out."""
+def questions_in_words(verdict: Verdict, folds: int = 0) -> str:
+    """How it was found out. `folds`: of cross-fitting; 0: by what was held out."""
+    if folds:
+        return (
+            "There is too little feedback yet to keep enough of it for the exam alone, so it was the recipe that was "
+            f"examined (cross-fitting): your feedback was divided into {folds} parts, and a part was put to a trial "
+            "model that had learned from the other parts in the same way. The model in use and the trial models "
+            f"answered the same {_count(verdict.items, 'question')}, and neither had learned from any that it was "
+            "asked. The new model itself learned from all parts, and had to pass the checks."
+        )
     return (
         f"The model in use and the new one answered the same {_count(verdict.items, 'question')}, and neither had "
         "learned from any of them."
     )
 
 
-def verdict_sentences(verdict: Verdict) -> tuple[str, ...]:
+def verdict_sentences(verdict: Verdict, folds: int = 0) -> tuple[str, ...]:
     """What was found, what it rests on, and what would bring a finding where there is none."""
-    sentences = [OPENINGS[verdict.outcome], questions_in_words(verdict)]
+    sentences = [OPENINGS[verdict.outcome], questions_in_words(verdict, folds)]
     broken = [one for one in verdict.guards if not one.held]
     if broken:
         sentences.append(f"It was turned down because something got worse. {' '.join(one.reason for one in broken)}")

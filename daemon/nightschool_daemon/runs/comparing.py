@@ -44,8 +44,8 @@ def pair_up(planner: Planner, ledger: Ledger, first: str | None, second: str | N
     rows = ledger.events.of_specialty(specialty, with_unassigned=True)
     if not any(row.side is Side.HELD_OUT for row in rows):
         raise RunRefused(
-            f"Nothing of {specialty} is held out for exams yet: its first run does that. Or name a file of prompts "
-            "with --data."
+            f"Nothing of {specialty} is held out for exams yet: a run does that, once there is more feedback. Name a "
+            "file of prompts with --data."
         )
     if second is None:
         named = first if first is not None and names.normalise(first) != specialty.base else alias

@@ -1,14 +1,23 @@
 """Step `conclude`: the alias moves to the candidate, or the candidate goes. Otherwise nothing changes."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nightschool_daemon.config import PromotionMode
-from nightschool_daemon.jobs import ConcludeResult, JudgeResult, PrepareResult, SelectResult, Step
+from nightschool_daemon.jobs import (
+    ConcludeResult,
+    JudgeResult,
+    PrepareResult,
+    RunDirectory,
+    SelectResult,
+    SplitResult,
+    Step,
+)
 from nightschool_daemon.ledger import VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import ModelMissing, OllamaInterrupted, OllamaRefused
-from nightschool_daemon.runs import prepare, rebuild, retention
+from nightschool_daemon.runs import crossfit, prepare, rebuild, retention
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import MoveFailed
 from nightschool_daemon.runs.moves import AliasMover, Destination
@@ -51,6 +60,8 @@ def perform(context: StepContext, ending: Ending) -> None:
     _remember_what_was_learned(context, version)
     if version is not None:
         ending = _settle(context, version, ending)
+    for sentence in crossfit.clear(context):
+        context.note(sentence)
     _remove_work_files(context)
     _settle_what_was_due(context, ending)
     kept = version is not None and ending.end in (RunEnd.PROMOTED, RunEnd.WAITING)
@@ -179,9 +190,7 @@ def _remember_what_was_learned(context: StepContext, version: VersionRow | None)
     events, specialty = context.ledger.events, context.info.specialty
     if context.info.recipe is Recipe.EXAMPLES:
         if version is not None:
-            shots = frozenset(context.result(Step.SELECT, SelectResult).shots)
-            shown = [one for one in prepare.frozen_events(context.directory) if one.key in shots]
-            events.mark_trained(specialty, context.info.id, shown, version.tag)
+            _mark_learned(context, version, context.directory, context.result(Step.SELECT, SelectResult).shots)
         return
     reused = rebuild.reused_lesson(context.directory)
     lesson = context.directory if reused is None else reused
@@ -189,9 +198,17 @@ def _remember_what_was_learned(context: StepContext, version: VersionRow | None)
         events.mark_batched(specialty, context.info.id, prepare.frozen_events(context.directory))
     if version is not None and lesson.is_done(Step.SELECT):
         methods = lesson.result(Step.TRAIN, TrainingResult).methods
-        learned = frozenset(lesson.result(Step.SELECT, SelectResult).learned_from(methods))
-        seen = [one for one in prepare.frozen_events(lesson) if one.key in learned]
-        events.mark_trained(specialty, context.info.id, seen, version.tag)
+        _mark_learned(context, version, lesson, lesson.result(Step.SELECT, SelectResult).learned_from(methods))
+
+
+def _mark_learned(context: StepContext, version: VersionRow, lesson: RunDirectory, keys: Sequence[str]) -> None:
+    """Note the events of a lesson with the version that has it, and their groups."""
+    learned, placed = frozenset(keys), lesson.result(Step.SPLIT, SplitResult).groups
+    rows = [row for row in prepare.frozen_rows(lesson) if row.event.key in learned]
+    groups = {placed.get(row.group, row.group) for row in rows if row.group is not None}
+    events, specialty = context.ledger.events, context.info.specialty
+    events.mark_trained(specialty, context.info.id, [row.event for row in rows], version.tag)
+    events.mark_known(specialty, [group for group in groups if group is not None], version.tag)
 
 
 def _remove_work_files(context: StepContext) -> None:

@@ -56,7 +56,7 @@ def estimate(
     return Estimate(
         specialty=specialty,
         fresh=ledger.events.statistics(specialty, with_unassigned=True).available,
-        problem=planned.problem or planned.delivery_problem or _problem(planned.held_out, settings),
+        problem=planned.problem or planned.delivery_problem or _problem(planned, settings),
         minutes=minutes,
         measured=measured,
         work_bytes=0 if delivery is None else delivery.most_bytes + delivery.shared_bytes,
@@ -71,11 +71,11 @@ def _pure_base(base: str, ledger: Ledger, ollama: OllamaHttp) -> str:
     return base if version is None else names.pin_of(base, version.base_tag_digest)
 
 
-def _problem(held_out: int, settings: Settings) -> str | None:
+def _problem(planned: TrainingPlan, settings: Settings) -> str | None:
     needed = items_needed(settings)
-    if held_out >= needed:
+    if planned.asked >= needed:
         return None
-    return f"it would end before it trains: of {held_out} held-out prompts nothing could be proven, {needed} are needed"
+    return f"it would end before it trains: of {planned.asked} prompts nothing could be proven, {needed} are needed"
 
 
 def _minutes(specialty: Specialty, ledger: Ledger, planned: TrainingPlan, settings: Settings) -> tuple[float, bool]:
@@ -84,9 +84,12 @@ def _minutes(specialty: Specialty, ledger: Ledger, planned: TrainingPlan, settin
         directory = RunDirectory(path=run.directory)
         if run.finished_at is not None and directory.is_done(Step.JUDGE):
             learned = max(1, directory.result(Step.TRAIN, TrainingResult).examples)
-            items = max(1, directory.result(Step.SELECT, SelectResult).items)
+            selected = directory.result(Step.SELECT, SelectResult)
+            items = max(1, selected.items + selected.folded)
             minutes = (run.finished_at - run.started_at).total_seconds() / 60
-            return minutes * max(examples / learned, planned.held_out / items), True
-    items = min(planned.held_out, settings.exam.max_items)
+            return minutes * max(examples / learned, planned.asked / items), True
+    items = min(planned.asked, settings.exam.max_items)
     exam_s = SITTINGS * items * TOKENS_AN_ANSWER / EXAM_TOKENS_PER_SECOND
-    return (planned.seconds + exam_s + OTHER_STEPS_S) / 60, False
+    # n trial candidates learn all but an n-th each
+    trainings = max(1, planned.folds)
+    return (trainings * planned.seconds + exam_s + OTHER_STEPS_S) / 60, False

@@ -1,13 +1,13 @@
 """Steps `examine` and `judge`: items, answers and the verdict go into the ledger."""
 
-from nightschool_daemon.jobs import JudgeResult, PrepareResult, Step, read_lines
+from nightschool_daemon.jobs import JudgeResult, PrepareResult, Step
 from nightschool_daemon.runs.context import StepContext
-from nightschool_hookspecs.records import ExamAnswer, ItemRole, Specialty
+from nightschool_hookspecs.records import ItemRole, Specialty
 
 
 def accept(context: StepContext) -> None:
     """Store the exam's items and answers, and when all that was learned before was asked."""
-    answers = tuple(read_lines(context.directory.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer))
+    answers = context.directory.exam_answers()
     asked = {answer.item_id for answer in answers}
     items = tuple(item for item in context.directory.exam_items() if item.id in asked)
     context.ledger.exams.store(context.info.id, items, answers)

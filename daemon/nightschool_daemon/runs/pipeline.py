@@ -19,20 +19,21 @@ from nightschool_daemon.jobs import (
     JudgeResult,
     PrepareResult,
     SelectResult,
+    SplitResult,
     Step,
     VerifyResult,
     write_durably,
 )
 from nightschool_daemon.ledger import LedgerError, StepState
 from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
-from nightschool_daemon.runs import conclude, examine, prepare, rebuild, register, report, split, store
+from nightschool_daemon.runs import conclude, crossfit, examine, prepare, rebuild, register, report, split, store
 from nightschool_daemon.runs.conclude import Ending, decide
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
 from nightschool_daemon.runs.estimate import items_needed
 from nightschool_daemon.runs.reasons import REBUILD
 from nightschool_daemon.runs.worker_process import run_worker
-from nightschool_hookspecs.records import Material, MethodChoice, Recipe, RunEnd, RunReport
+from nightschool_hookspecs.records import Recipe, RunEnd, RunReport
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
     Step.EXPORT: partial(run_worker, step=Step.EXPORT),
     Step.REGISTER: register.perform,
     Step.VERIFY: partial(run_worker, step=Step.VERIFY),
+    Step.CROSSFIT: crossfit.perform,
     Step.EXAMINE: partial(run_worker, step=Step.EXAMINE),
     Step.JUDGE: partial(run_worker, step=Step.JUDGE),
 }
@@ -67,9 +69,6 @@ ACCEPT: Mapping[Step, Callable[[StepContext], None]] = {
     Step.JUDGE: examine.accept_verdict,
 }
 """What the daemon does with a finished step's result before it is recorded as done. Idempotent."""
-
-KEEPS_ITS_WORK: frozenset[Step] = frozenset({Step.TRAIN, Step.EXAMINE})
-"""Steps that go on from their own checkpoints instead of starting over."""
 
 
 def execute(context: StepContext) -> RunReport:
@@ -137,30 +136,22 @@ def _early_ending(context: StepContext, step: Step, *, examined: bool) -> Ending
         return Ending(end=RunEnd.NOT_ENOUGH, reason="There is no feedback to learn from yet.")
     if step is Step.SELECT:
         selected = context.result(step, SelectResult)
-        if context.info.recipe is Recipe.EXAMPLES:
-            if not selected.shots:
-                return Ending(end=RunEnd.NOT_ENOUGH, reason="No correction is short enough to be shown as an example.")
-        elif not _is_learnable(selected.material, context.settings.training.method):
-            return Ending(
-                end=RunEnd.NOT_ENOUGH,
-                reason=f"None of the feedback can be learned from yet ({_why_left_out(selected)}). "
-                "Corrections and liked answers of different prompts are what a model learns from.",
-            )
-        needed = _items_needed(context)
-        if examined and selected.items < needed:
-            return Ending(
-                end=RunEnd.NOT_ENOUGH,
-                reason=f"Of {selected.items} held-out prompts nothing could be proven: {needed} are needed. About "
-                f"{2 * (needed - selected.items)} more corrections of different prompts bring them.",
-            )
+        if not selected.is_learnable(context.info.recipe, context.settings.training.method):
+            return Ending(end=RunEnd.NOT_ENOUGH, reason=_why_nothing_is_learned(context, selected))
+        if examined and (reason := _too_few_items(context, selected)) is not None:
+            return Ending(end=RunEnd.NOT_ENOUGH, reason=reason)
     if step is Step.VERIFY and not (verified := context.result(step, VerifyResult)).passed:
         return Ending(end=RunEnd.FAILED, reason=f"verify: {verified.reason}")
     return None
 
 
-def _is_learnable(there: Material, method: MethodChoice) -> bool:
-    """Whether there is something that a method learns from; what it needs beyond that is its plugin's to say."""
-    return bool(there.examples or (method is not MethodChoice.SFT and (there.pairs or there.liked or there.disliked)))
+def _why_nothing_is_learned(context: StepContext, selected: SelectResult) -> str:
+    if context.info.recipe is Recipe.EXAMPLES:
+        return "No correction is short enough to be shown as an example."
+    return (
+        f"None of the feedback can be learned from yet ({_why_left_out(selected)}). Corrections and liked answers of "
+        "different prompts are what a model learns from."
+    )
 
 
 def _why_left_out(selected: SelectResult) -> str:
@@ -169,9 +160,18 @@ def _why_left_out(selected: SelectResult) -> str:
     return "; ".join(f"{count} left out: {reason}" for reason, count in reasons.most_common()) or "there is none"
 
 
-def _items_needed(context: StepContext) -> int:
-    """How many held-out prompts make an exam worth its while."""
-    return 1 if context.info.reason == REBUILD else items_needed(context.settings)
+def _too_few_items(context: StepContext, selected: SelectResult) -> str | None:
+    """Why an exam is not worth its while. A rebuild is asked what its lesson was, and that is enough."""
+    missing = items_needed(context.settings) - selected.items - selected.folded
+    if context.info.reason == REBUILD or missing <= 0:
+        return None
+    folds = context.result(Step.SPLIT, SplitResult).folds
+    return (
+        f"Of {selected.items + selected.folded} prompts nothing could be proven: {items_needed(context.settings)} that "
+        "no version in use has learned are needed. About "
+        # where there are folds every new prompt is asked, else every second one
+        f"{missing if folds else 2 * missing} more corrections of different prompts bring them."
+    )
 
 
 def _take(context: StepContext, step: Step, perform: Callable[[], None]) -> None:
@@ -199,7 +199,7 @@ def _take(context: StepContext, step: Step, perform: Callable[[], None]) -> None
 def _repeat_while_server_is_away(context: StepContext, step: Step, perform: Callable[[], None]) -> None:
     """Perform a step; where Ollama goes away under it, wait until it is back and start the step again."""
     while True:
-        _make_directory(context, step)
+        context.directory.begin(step)
         try:
             perform()
         except OllamaUnreachable as error:
@@ -227,14 +227,6 @@ def _finish(context: StepContext, step: Step, perform: Callable[[], None]) -> No
     """Take one of the last two steps. A cancellation comes too late for them."""
     context.signals.cancelled.clear()
     _take(context, step, perform)
-
-
-def _make_directory(context: StepContext, step: Step) -> None:
-    directory = context.directory.step(step)
-    if step not in KEEPS_ITS_WORK:
-        shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "failure.json").unlink(missing_ok=True)
 
 
 def _recorded(context: StepContext, step: Step) -> tuple[str | None, str | None] | None:

@@ -211,9 +211,14 @@ def _directory_shown(place: Path) -> str:
     return str(place.parent) if place.name == "blobs" else str(place)
 
 
+def frozen_rows(directory: RunDirectory) -> tuple[EventRow, ...]:
+    """What a run was prepared with, as it was then."""
+    return tuple(read_lines(directory.step(Step.PREPARE) / "events.jsonl", EventRow))
+
+
 def frozen_events(directory: RunDirectory) -> tuple[Event, ...]:
-    """The events that a run was prepared with, as they were then."""
-    return tuple(row.event for row in read_lines(directory.step(Step.PREPARE) / "events.jsonl", EventRow))
+    """The events alone."""
+    return tuple(row.event for row in frozen_rows(directory))
 
 
 def _freeze(context: StepContext, name: str, rows: Sequence[EventRow] | Sequence[PromptRow]) -> None:

@@ -14,11 +14,7 @@ def perform(context: StepContext) -> None:
     prepared = context.result(Step.PREPARE, PrepareResult)
     export = context.result_if_done(Step.EXPORT, ExportResult)
     version = reserve(context, prepared, export)
-    published = (
-        _with_examples(context, prepared, version.tag)
-        if export is None
-        else _with_lesson(context, prepared, export, version.tag)
-    )
+    published = _published(context, version.tag)
     context.ledger.versions.set_digests(version.tag, published.tag_digest, published.weights_digest)
     _require_equal_capabilities(context, version.tag, prepared)
     context.directory.finish(
@@ -30,6 +26,24 @@ def perform(context: StepContext) -> None:
             weights_digest=published.weights_digest,
         ),
     )
+
+
+def perform_for_trial(context: StepContext, tag: str) -> None:
+    """The same under a working tag, which is no version."""
+    _remove_half_made(context, tag)
+    published = _published(context, tag)
+    context.directory.finish(
+        Step.REGISTER,
+        RegisterResult(tag=tag, number=0, tag_digest=published.tag_digest, weights_digest=published.weights_digest),
+    )
+
+
+def _published(context: StepContext, tag: str) -> PublishedTag:
+    prepared = context.result(Step.PREPARE, PrepareResult)
+    export = context.result_if_done(Step.EXPORT, ExportResult)
+    if export is None:
+        return _with_examples(context, prepared, tag)
+    return _with_lesson(context, prepared, export, tag)
 
 
 def _with_lesson(context: StepContext, prepared: PrepareResult, export: ExportResult, tag: str) -> PublishedTag:

@@ -50,7 +50,7 @@ def retire_old_versions(ledger: Ledger, ollama: OllamaHttp, settings: Settings, 
 
 def sweep(ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
     """Remove what crashed runs left in Ollama: candidates of ended runs, and probes. Returns a sentence for each."""
-    return tuple(_sweep_candidates(ledger, ollama)) + tuple(_sweep_probes(ollama))
+    return (*_sweep_candidates(ledger, ollama), *_sweep_trials(ledger, ollama), *_sweep_probes(ollama))
 
 
 def sweep_trainings(state_directory: Path, ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
@@ -87,6 +87,17 @@ def _sweep_candidates(ledger: Ledger, ollama: OllamaHttp) -> list[str]:
         is_over = run is None or (run.end is not None and run.end is not RunEnd.WAITING)
         if is_over and discard(ledger, ollama, version):
             swept.append(f"The candidate {version.tag} of an ended run was removed.")
+    return swept
+
+
+def _sweep_trials(ledger: Ledger, ollama: OllamaHttp) -> list[str]:
+    """A run that goes on still needs its own; those of a run that nobody here knows are another installation's."""
+    swept = []
+    for entry in ollama.tags():
+        run = ledger.runs.get(names.run_of_trial(entry.name) or "")
+        if run is not None and run.end is not None:
+            ollama.delete(entry.name)
+            swept.append(f"The trial candidate {entry.name} of an ended run was removed.")
     return swept
 
 

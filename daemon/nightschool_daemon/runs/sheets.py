@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from nightschool_daemon.jobs import (
     UNITS,
     ConcludeResult,
+    CrossfitResult,
     ExportResult,
     Losses,
     PrepareResult,
@@ -34,6 +35,7 @@ from nightschool_hookspecs.records import (
 )
 
 SHOWN_ANSWERS = 3
+TRIED = "To what the new model has learned, a trial model gave the later answer (see the exam)."
 
 HEADLINES = {
     RunEnd.PROMOTED: "A better model is in use",
@@ -66,7 +68,7 @@ def sheet_of(context: StepContext) -> Sheet:
         subject=f"{context.info.specialty}, run {context.info.id}",
         at=context.info.started_at,
         summary=tuple(_summary(verdict, concluded)),
-        sections=(*_learned(context), *_shown(context), *_exam(verdict), *_left_out(context), *_next(context)),
+        sections=(*_learned(context), *_shown(context), *_exam(context, verdict), *_left_out(context), *_next(context)),
         technical=tuple(one for one in technical if one is not None),
     )
 
@@ -111,8 +113,10 @@ def _learned(context: StepContext) -> Iterator[Section]:
         sentences.append(f"The model learned from {events} of your feedback: {ways}.")
         if trained.warm_start:
             sentences.append("It went on from what the model in use had learned before.")
-    kept = f"{_count(selected.items, 'question')} of yours {'was' if selected.items == 1 else 'were'} kept for the exam"
-    sentences.append(f"{kept} and not learned from, so that what is learned by heart does not count.")
+    if selected.items or not _folds(context):
+        was = "was" if selected.items == 1 else "were"
+        kept = f"{_count(selected.items, 'question')} of yours {was} kept for the exam"
+        sentences.append(f"{kept} and not learned from, so that what is learned by heart does not count.")
     export = context.result_if_done(Step.EXPORT, ExportResult)
     if export is not None and export.held_in is not None:
         sentences.append(f"Of what was learned, {min(1.0, export.held_in.kept):.1%} is in the model that Ollama has.")
@@ -128,7 +132,12 @@ def _shown(context: StepContext) -> Iterator[Section]:
     _, before, after = both[-1]
     if after.score < before.score and both[-1] not in chosen:
         chosen = [*chosen[: SHOWN_ANSWERS - 1], both[-1]]
-    yield Section(title="Before and after", shown=tuple(_one_answer(*one) for one in chosen))
+    yield Section(
+        title="Before and after",
+        # the new model itself has learned these questions, so that its own answers to them would show nothing
+        sentences=(TRIED,) if _folds(context) else (),
+        shown=tuple(_one_answer(*one) for one in chosen),
+    )
 
 
 def _one_answer(item: ExamItem, before: ExamAnswer, after: ExamAnswer) -> Shown:
@@ -159,9 +168,15 @@ def _asked_of_both(context: StepContext) -> list[tuple[ExamItem, ExamAnswer, Exa
     ]
 
 
-def _exam(verdict: Verdict | None) -> Iterator[Section]:
+def _exam(context: StepContext, verdict: Verdict | None) -> Iterator[Section]:
     if verdict is not None:
-        yield Section(title=EXAM, sentences=verdict_sentences(verdict))
+        yield Section(title=EXAM, sentences=verdict_sentences(verdict, _folds(context)))
+
+
+def _folds(context: StepContext) -> int:
+    """Of cross-fitting; 0: what was held out alone was asked."""
+    crossfitted = context.result_if_done(Step.CROSSFIT, CrossfitResult)
+    return crossfitted.folds if crossfitted is not None else 0
 
 
 def _left_out(context: StepContext) -> Iterator[Section]:
@@ -241,6 +256,12 @@ def _training_figures(context: StepContext) -> Section | None:
         f"{selected.items} events were held out for the exam, {selected.guard_items} that were liked or disliked "
         "guard against getting worse"
     ]
+    crossfitted = context.result_if_done(Step.CROSSFIT, CrossfitResult)
+    if crossfitted is not None and crossfitted.folds:
+        points.append(
+            f"Cross-fitting: {selected.folded} more in {crossfitted.folds} folds, of which {crossfitted.examined} were "
+            f"examined before the exam was decided; their trial candidates trained for {crossfitted.seconds:.0f} s"
+        )
     trained = context.result_if_done(Step.TRAIN, TrainingResult)
     if trained is not None:
         *_, last = trained.methods

@@ -105,7 +105,8 @@ def base(ollama: OllamaServer, tiny_gguf: Path) -> str:
 
 @pytest.fixture
 def night(ollama: OllamaServer, base: str, tiny_gguf: Path, tmp_path: Path) -> Night:
-    hooks = Hooks.load(plugin_directory=None, tables={}, built_in=BUILT_IN)
+    tables = {"evaluation_split": {"grown_events": 1, "grown_items": 0}}
+    hooks = Hooks.load(plugin_directory=None, tables=tables, built_in=BUILT_IN)
     hooks.manager.register(BuildsPlainly(), name="test")
     settings = Settings(
         ollama=OllamaSettings(host=ollama.url),

@@ -128,7 +128,8 @@ def test_ollama_is_as_it_was(desk: Desk) -> None:
 def test_events_are_divided_as_a_run_would(desk: Desk) -> None:
     plan = desk.plan(events=corrections(40))
     assert plan.assumed is None
-    assert (plan.events, plan.held_out, plan.trainings[0].examples) == (33, 7, 33)
+    assert (plan.events, plan.held_out, plan.trainings[0].examples) == (40, 0, 40)
+    assert (plan.folds, plan.folded, plan.asked) == (4, 40, 40)
     # greet guest 7, hello, and what stands around them: a character is a token
     assert 33 * len("greet guest 7hello") < plan.trainings[0].tokens < 33 * 100
 

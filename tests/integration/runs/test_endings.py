@@ -10,7 +10,7 @@ import pytest
 
 from nightschool_daemon.config import OllamaSettings, PromotionMode, PromotionSettings, Settings, StateSettings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import ConcludeResult, JudgeResult, PrepareResult, SelectResult, Step
+from nightschool_daemon.jobs import ConcludeResult, JudgeResult, PrepareResult, SelectResult, SplitResult, Step
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaRefused
@@ -120,9 +120,10 @@ class World:
         context = self.runs.context_of(
             self.runs.start(GREETING, reason, NOW + timedelta(minutes=self.made)), SilentListener()
         )
-        for step in (Step.PREPARE, Step.SELECT, Step.TRAIN, Step.EXPORT, Step.JUDGE, Step.CONCLUDE):
+        for step in (Step.PREPARE, Step.SPLIT, Step.SELECT, Step.TRAIN, Step.EXPORT, Step.JUDGE, Step.CONCLUDE):
             context.directory.step(step).mkdir()
         prepare.perform(context)
+        context.directory.finish(Step.SPLIT, SplitResult(choices=(), training_events=0, held_out_events=0))
         base = context.result(Step.PREPARE, PrepareResult).base
         number = self.ledger.versions.next_number(GREETING)
         tag = names.version_of(GREETING, number)
@@ -218,6 +219,31 @@ def test_all_that_was_learned_is_asked_once_a_week(world: World) -> None:
     teach(world, 3)
     nights = [all_asked(NOW + timedelta(days=day)) for day in (0, 1, 6, 7, 8)]
     assert nights == [True, False, False, True, False]
+
+
+# --------------------------------------------------------------------------- trial candidates
+
+
+def test_trial_candidates_go_with_their_run_and_no_base_is_made_of_them(world: World) -> None:
+    context = world.begin()
+    own, foreign = names.trial_of(context.info.id, 2), names.trial_of("20260101-000000-ffff", 1)
+    world.create(own, 0.31)
+    world.create(foreign, 0.32)
+    (context.directory.step(Step.CROSSFIT) / "02").mkdir(parents=True)
+    world.runs.look_at_registry(NOW)
+    assert not {own, foreign} & world.ledger.bases.known().keys()
+    # the run goes on, and needs it
+    assert retention.sweep(world.ledger, world.ollama) == ()
+    world.end(context, RunEnd.FAILED)
+    assert (world.digest(own), world.digest(foreign) is None) == (None, False)
+
+
+def test_trial_candidate_of_a_run_that_was_given_up_is_swept(world: World) -> None:
+    context = world.begin()
+    trial = names.trial_of(context.info.id, 1)
+    world.create(trial, 0.31)
+    world.runs.give_up(NOW)
+    assert world.digest(trial) is None
 
 
 # --------------------------------------------------------------------------- the user's own tag

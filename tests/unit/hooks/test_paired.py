@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nightschool_hookspecs.paired import compare_abilities, sign_test
+from nightschool_hookspecs import Exam, ExamItem, ItemRole, Sitting, Specialty
+from nightschool_hookspecs.paired import compare_abilities, compare_faults, sign_test
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
@@ -34,3 +35,26 @@ def test_losses_count_beyond_gains_beyond_what_is_tolerated_and_beyond_chance(
     pairs = [(True, False)] * lost + [(False, True)] * gained + [(True, True), (False, False)] * 5
     found = compare_abilities(pairs, tolerated=tolerated, level=0.05)
     assert (found.lost, found.gained, found.held) == (lost, gained, held)
+
+
+def test_what_was_learned_is_looked_at_though_the_incumbent_sits_it_once() -> None:
+    items = tuple(
+        ExamItem(id=str(number), event_id=str(number), artifact_type="shell", role=ItemRole.LEARNED, messages=())
+        for number in range(10)
+    )
+    exam = Exam(
+        specialty=Specialty(base="b", artifact_type="shell"), incumbent="i", candidate="c", items=items, answers=()
+    )
+    faulty = {
+        (sitting, one.id): sitting is Sitting.CANDIDATE
+        for sitting in (Sitting.INCUMBENT, Sitting.CANDIDATE)
+        for one in items
+    }
+    found = compare_faults(exam, faulty, tolerated_share=0.02, level=0.1)
+    assert found is not None
+    assert (found.incumbent, found.candidate, found.held) == (0.0, 1.0, False)
+    again = {(Sitting.INCUMBENT_AGAIN, one.id): True for one in items[:2]}
+    # the incumbent's worse sitting is what the candidate is held against
+    worse = compare_faults(exam, faulty | again, tolerated_share=0.02, level=0.1)
+    assert worse is not None
+    assert worse.held

@@ -184,6 +184,22 @@ def test_corrections_that_a_version_learned_are_asked_again_once_a_group() -> No
     assert [item.id for item in dataset.items] == ["dropdir/held out"]
 
 
+def test_what_trial_candidates_are_asked_guards_the_candidate_as_learned() -> None:
+    rows = (row("1"), row("2"), row("3", FeedbackType.SUCCESS), row("4"))
+    known = tuple(replace(one, trained_on=one.event.id == "4") for one in rows)
+    sides = {one.group or "": Side.TRAINING for one in rows}
+    dataset = build_dataset(workshop(), known, sides, ROOMY, frozenset({"1", "2", "3"}))
+    # a liked answer counts for nothing, and is put to trial candidates as a guard
+    assert dataset.folded == 2
+    assert dataset.items == ()
+    assert [(item.id, item.event_id, item.role) for item in dataset.regression] == [
+        ("learned/dropdir/1", "dropdir/1", ItemRole.LEARNED),
+        ("learned/dropdir/2", "dropdir/2", ItemRole.LEARNED),
+        ("dropdir/4", "dropdir/4", ItemRole.LEARNED),
+    ]
+    assert learned(dataset) == {"dropdir/1", "dropdir/2", "dropdir/3", "dropdir/4"}
+
+
 def test_a_dislike_gives_way_to_whatever_knows_more() -> None:
     kinds = [FeedbackType.SUCCESS, FeedbackType.EXPLICIT_NEGATIVE]
     rows = [row(str(number), kind, group="g") for number, kind in enumerate(kinds)]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import EventRow, StoreWrite
+from nightschool_daemon.jobs import EventRow, PromptRow, StoreWrite
 from nightschool_daemon.learning.rendering import CachedRenderer, RenderingError, find_closing, render_example
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
-from nightschool_daemon.learning.split import SplitError, check_choices, group_rows, sides_of
+from nightschool_daemon.learning.split import SplitError, check_choices, folds_of, group_rows, in_order, sides_of
 from nightschool_hookspecs import (
     Chunk,
     Event,
@@ -78,6 +78,55 @@ def test_only_new_choices_are_passed_on() -> None:
     accepted = check_choices(GROUPS, choices)
     assert accepted == choices[:1]
     assert sides_of(GROUPS, accepted) == {"new": Side.HELD_OUT, "old": Side.TRAINING}
+
+
+# --------------------------------------------------------------------------- folds
+
+FOLDABLE = (
+    PromptGroup(key="a", events=1),
+    PromptGroup(key="b", events=1),
+    PromptGroup(key="held", events=1),
+    PromptGroup(key="known", events=1, in_use=True),
+)
+SIDES = {"a": Side.TRAINING, "b": Side.TRAINING, "held": Side.HELD_OUT, "known": Side.TRAINING}
+
+
+def test_folds_are_divided_by_the_sides_that_were_just_decided() -> None:
+    seen: list[PromptGroup] = []
+
+    def divide(groups: tuple[PromptGroup, ...]) -> tuple[tuple[str, ...], ...]:
+        seen.extend(groups)
+        return (("a",), ("b",), ())
+
+    assert folds_of(FOLDABLE, SIDES, divide) == (("a",), ("b",))
+    assert {group.key: group.side for group in seen} == SIDES
+
+
+def test_one_fold_is_none() -> None:
+    assert folds_of(FOLDABLE, SIDES, lambda _: (("a", "b"), ())) == ()
+
+
+@pytest.mark.parametrize(
+    ("folds", "sentence"),
+    [
+        ((("a",), ("held",)), "'held' into a fold"),
+        ((("a",), ("known",)), "'known' into a fold"),
+        ((("a",), ("stranger",)), "'stranger' into a fold"),
+        ((("a", "b"), ("b",)), "twice"),
+    ],
+)
+def test_a_division_that_would_prove_nothing_is_refused(folds: tuple[tuple[str, ...], ...], sentence: str) -> None:
+    with pytest.raises(SplitError, match=sentence):
+        folds_of(FOLDABLE, SIDES, lambda _: folds)
+
+
+def test_groups_are_in_order_of_their_first_prompt_also_when_feedback_on_it_comes_again() -> None:
+    def prompt(key: str, group: str | None) -> PromptRow:
+        return PromptRow(key=key, text=key, placed=group is not None, group=group, side=None)
+
+    prompts = (prompt("1", "b"), prompt("2", "a"), prompt("3", "b"), prompt("new", None))
+    ordered = in_order((*FOLDABLE[:2], PromptGroup(key="c", events=1)), prompts, {"new": "c"})
+    assert [group.key for group in ordered] == ["b", "a", "c"]
 
 
 # --------------------------------------------------------------------------- rendering

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError
+from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError, VersionRow, VersionState
 from nightschool_daemon.ledger.events import PROMPT_LETTERS
 from nightschool_daemon.reporting.records import IncomingPrompts, Said
 from nightschool_hookspecs import Context, Event, FeedbackType, Metadata, Side, SideChoice, Specialty
@@ -195,6 +195,42 @@ def test_what_a_run_looked_at_is_not_fresh_and_what_it_learned_is_trained_on(led
     rows = ledger.events.of_specialty(SHELL, with_unassigned=False)
     assert [(row.event.id, row.trained_on) for row in rows] == [("1", True), ("2", False)]
     assert ledger.events.statistics(SHELL, with_unassigned=False).batches_made == 1
+
+
+def test_a_group_is_known_to_what_is_in_use_also_when_its_events_change(ledger: Ledger) -> None:
+    add(ledger, event("1", "a"), replace(event("2", "b"), input_data="List users"))
+    ledger.versions.add(
+        VersionRow(
+            tag="shell.v1",
+            specialty=SHELL,
+            number=1,
+            run_id="r",
+            form=None,
+            tag_digest="",
+            weights_digest="",
+            base_tag_digest="",
+            base_weights_digest="",
+            state=VersionState.CANDIDATE,
+            created_at=NOW,
+            files=(),
+        )
+    )
+    first, second = ledger.events.of_specialty(SHELL, with_unassigned=False)
+    ledger.events.mark_known(SHELL, [first.group or ""], "shell.v1")
+
+    def in_use() -> list[bool]:
+        return [row.in_use for row in ledger.events.of_specialty(SHELL, with_unassigned=False)]
+
+    assert first.group != second.group
+    assert in_use() == [False, False]
+    ledger.versions.set_state("shell.v1", VersionState.PROMOTED)
+    assert in_use() == [True, False]
+    add(ledger, replace(event("1", "a"), corrected_output="another", timestamp=NOW + timedelta(hours=1)))
+    assert in_use() == [True, False]
+    ledger.versions.set_state("shell.v1", VersionState.RETIRED)
+    assert in_use() == [True, False]
+    ledger.versions.set_state("shell.v1", VersionState.DISCARDED)
+    assert in_use() == [False, False]
 
 
 def test_a_copy_of_a_used_event_is_not_fresh(ledger: Ledger) -> None:

@@ -164,6 +164,12 @@ def test_latest_runs_of_one_specialty_or_all(ledger: Ledger) -> None:
     assert [one.id for one in ledger.runs.latest(9, SHELL)] == ["2", "0"]
 
 
+def test_of_runs_that_began_in_one_second_the_later_one_is_newer(ledger: Ledger) -> None:
+    for identifier in ("b", "c", "a"):
+        ledger.runs.create(run_row(identifier))
+    assert [one.id for one in ledger.runs.latest(9)] == ["a", "c", "b"]
+
+
 def test_a_step_that_begins_again_counts_its_attempts_and_forgets_its_failure(ledger: Ledger) -> None:
     ledger.runs.create(run_row("r"))
     ledger.runs.begin_step("r", Step.TRAIN, "in", NOW)

@@ -1,4 +1,4 @@
-"""The split: exact in number, permanent, never a group that was trained on."""
+"""The split: exact in number, permanent, never a group that was trained on. The folds: balanced, disjoint, stable."""
 
 from dataclasses import replace
 
@@ -23,11 +23,10 @@ def held(choices: tuple[SideChoice, ...] | dict[str, Side]) -> int:
 
 
 def quota(groups: int) -> int:
-    """A fifth; of few, six or half. From the fortieth on every second one up to 25, then a fifth."""
-    young = min(groups, 39)
-    held, later = max(young // 5, min(6, young // 2)), groups - young
-    halved = min(later, 2 * (25 - held))
-    return held + halved // 2 + (later - halved) // 5
+    """None of the first 39; from then on every second one up to 25, then a fifth."""
+    later = max(0, groups - 39)
+    halved = min(later, 50)
+    return halved // 2 + (later - halved) // 5
 
 
 def test_below_five_events_nothing_is_decided() -> None:
@@ -35,18 +34,21 @@ def test_below_five_events_nothing_is_decided() -> None:
     assert choose((*fresh(3), PromptGroup(key="many", events=2))) != {}
 
 
-def test_young_specialty_gives_half_until_its_exam_can_prove_something() -> None:
-    assert [held(choose(fresh(count))) for count in (5, 8, 12, 20, 30, 35)] == [2, 4, 6, 6, 6, 7]
-
-
 def test_grown_specialty_soon_has_twenty_five_and_then_one_in_five() -> None:
-    assert [held(choose(fresh(count))) for count in (39, 41, 75, 80, 200)] == [7, 8, 25, 26, 50]
+    assert [held(choose(fresh(count))) for count in (5, 39, 41, 75, 89, 94, 200)] == [0, 0, 1, 18, 25, 26, 47]
+
+
+def test_what_an_earlier_rule_held_out_counts() -> None:
+    """A ledger may hold groups of the first 39 on the held-out side: they are among the 25."""
+    earlier = tuple(PromptGroup(key=f"old {index}", events=1, side=Side.HELD_OUT) for index in range(7))
+    groups = (*earlier, *fresh(32 + 60))
+    assert held(choose(groups)) + 7 == 25 + (60 - 36) // 5
 
 
 def test_events_count_not_groups() -> None:
     groups = tuple(PromptGroup(key=f"g{index}", events=4) for index in range(40))
     # ten groups make forty events: the eleventh is the first that came after them
-    assert held(choose(groups)) == 5 + 15
+    assert held(choose(groups)) == 15
 
 
 def test_what_a_young_specialty_learned_whole_is_not_made_up_for_at_once() -> None:
@@ -79,9 +81,69 @@ def test_a_group_that_was_trained_on_is_never_held_out(trained: list[bool], seed
     choices = choose(groups, seed)
     assert all(choices[group.key] is Side.TRAINING for group in groups if group.trained_on)
     assert held(choices) <= quota(len(trained))
-    assert held(choices) >= min(quota(min(39, len(trained))), trained[:39].count(False))
 
 
 @given(st.permutations(list(fresh(20))))
 def test_the_order_of_arrival_does_not_matter(groups: list[PromptGroup]) -> None:
     assert choose(tuple(groups)) == choose(fresh(20))
+
+
+# --------------------------------------------------------------------------- folds
+
+
+def folds(groups: tuple[PromptGroup, ...]) -> tuple[tuple[str, ...], ...]:
+    return EvaluationSplit().nightschool_select_folds(groups)
+
+
+def learned_from(count: int) -> tuple[PromptGroup, ...]:
+    return tuple(replace(group, side=Side.TRAINING) for group in fresh(count))
+
+
+def test_below_five_events_there_are_no_folds_and_with_twenty_five_held_out_groups_neither() -> None:
+    assert folds(learned_from(4)) == ()
+    assert len(folds(learned_from(5))) == 4
+    held_out = tuple(PromptGroup(key=f"h{index}", events=1, side=Side.HELD_OUT) for index in range(25))
+    assert len(folds((*learned_from(8), *held_out[:24]))) == 4
+    assert folds((*learned_from(8), *held_out)) == ()
+
+
+def test_folds_can_be_switched_off() -> None:
+    assert EvaluationSplit(folds=0).nightschool_select_folds(learned_from(16)) == ()
+
+
+groups_of_a_type = st.lists(
+    st.builds(
+        PromptGroup,
+        key=st.uuids().map(str),
+        events=st.integers(1, 3),
+        side=st.sampled_from([Side.TRAINING, Side.TRAINING, Side.TRAINING, Side.HELD_OUT]),
+        in_use=st.booleans(),
+    ),
+    unique_by=lambda group: group.key,
+    max_size=40,
+).map(tuple)
+
+
+@given(groups_of_a_type)
+def test_folds_are_disjoint_balanced_and_cover_what_no_version_in_use_knows(groups: tuple[PromptGroup, ...]) -> None:
+    divided = folds(groups)
+    if not divided:
+        return
+    keys = [key for fold in divided for key in fold]
+    free = {group.key for group in groups if group.side is Side.TRAINING and not group.in_use}
+    assert len(keys) == len(set(keys))
+    assert set(keys) == free
+    assert max(map(len, divided)) - min(map(len, divided)) <= 1
+    assert len(divided) == min(4, len(free))
+
+
+@given(groups_of_a_type, groups_of_a_type)
+def test_a_group_stays_in_its_fold_when_others_come(
+    groups: tuple[PromptGroup, ...], later: tuple[PromptGroup, ...]
+) -> None:
+    known = {group.key for group in groups}
+    before, after = folds(groups), folds((*groups, *(one for one in later if one.key not in known)))
+    if not before or not after:
+        return
+    place = {key: number for number, fold in enumerate(after) for key in fold}
+    assert {key: number for number, fold in enumerate(before) for key in fold}.items() <= place.items()

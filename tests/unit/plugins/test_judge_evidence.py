@@ -245,3 +245,26 @@ def test_a_gain_of_ten_points_is_found_in_most_nights_of_sixty_items() -> None:
         incumbent, candidate = scores(chance, 60, 10.0)
         found += judge(exam(list(candidate - incumbent)), number).outcome is Outcome.PROVEN
     assert found >= 34
+
+
+@pytest.mark.parametrize("folds", [2, 4])
+def test_cross_fitted_learners_whose_lesson_is_worth_nothing_are_proven_in_few_seasons(folds: int) -> None:
+    """Ridge regression on labels that have nothing to do with the items: each learner is right by chance alone.
+
+    An item gains where prediction and label agree in sign. A learner shares its items with those of the other folds,
+    so that the gains of a season are not independent.
+    """
+    chance = numpy.random.default_rng(1)
+    seasons, items, width = 1000, 32, 8
+    proven = 0
+    for _ in range(seasons):
+        known, labels = chance.standard_normal((items, width)), chance.standard_normal(items)
+        fold = numpy.arange(items) % folds
+        gains = numpy.empty(items)
+        for number in range(folds):
+            seen, asked = known[fold != number], known[fold == number]
+            lesson = numpy.linalg.solve(seen.T @ seen + numpy.eye(width), seen.T @ labels[fold != number])
+            gains[fold == number] = 60 * (asked @ lesson) * labels[fold == number]
+        gains = numpy.clip(gains + 5 * chance.standard_normal(items), -100, 100)
+        proven += bool(JUDGE.log_e_path(gains[numpy.argsort(fold, kind="stable")]).max() >= PROOF)
+    assert proven <= 0.025 * seasons

@@ -78,6 +78,13 @@ def test_a_verdict_says_what_got_worse_and_what_is_still_needed() -> None:
     assert "about 7 more new questions" in open_one
 
 
+def test_an_exam_by_cross_fitting_says_that_it_was_the_recipe_that_was_examined() -> None:
+    crossfitted = " ".join(verdict_sentences(verdict(outcome=Outcome.PROVEN), folds=4))
+    assert "it was the recipe that was examined (cross-fitting): your feedback was divided into 4 parts" in crossfitted
+    assert "The new model itself learned from all parts" in crossfitted
+    assert "recipe" not in " ".join(verdict_sentences(verdict(outcome=Outcome.PROVEN)))
+
+
 # --------------------------------------------------------------------------- track record
 
 TREND = Trend(answers=80, changed_at=START, before=0.4, after=0.1, p_value=0.001)

@@ -1,0 +1,247 @@
+"""Step `crossfit`: where too few prompts are held out, trial candidates are asked what they were not trained on.
+
+Each fold of groups is answered by a trial candidate that was trained on all the others. It is made and examined by the
+steps of a run, in a directory of its own that looks like a run's: its fold is what its step `split` held out. What it
+answers joins the exam of the candidate itself, which learns from every fold. So it is the recipe that is proven; the
+candidate must be verified and pass the guards besides.
+
+A trial candidate has a working tag and becomes no version. It goes as soon as it was examined; what a kill leaves of it
+goes at the run's end, or is swept at the next start where the run was given up.
+"""
+
+import contextlib
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from nightschool_daemon import codec
+from nightschool_daemon.config import Settings
+from nightschool_daemon.jobs import (
+    TRIALS,
+    CrossfitResult,
+    ExamineResult,
+    RunDirectory,
+    SelectResult,
+    SplitResult,
+    Step,
+    write_durably,
+)
+from nightschool_daemon.ollama import names
+from nightschool_daemon.ollama.errors import OllamaError, OllamaRefused
+from nightschool_daemon.plans import duration
+from nightschool_daemon.runs import register
+from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.errors import StepFailed
+from nightschool_daemon.runs.reasons import REBUILD
+from nightschool_daemon.runs.room import make_room
+from nightschool_daemon.runs.worker_process import run_worker
+from nightschool_hookspecs.records import Recipe, Side, TrainingResult
+
+Folds = tuple[tuple[str, ...], ...]
+
+STEPS: Mapping[Recipe, tuple[Step, ...]] = {
+    Recipe.TRAINING: (Step.SELECT, Step.TRAIN, Step.EXPORT, Step.REGISTER, Step.EXAMINE),
+    Recipe.EXAMPLES: (Step.SELECT, Step.REGISTER, Step.EXAMINE),
+}
+"""What a trial candidate takes of a run's steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A candidate that is examined on one fold."""
+
+    number: int
+    """From 1."""
+    tag: str
+    context: StepContext
+    """Of its own directory."""
+
+    @property
+    def is_examined(self) -> bool:
+        """Whether its fold is answered."""
+        return self.context.directory.is_done(Step.EXAMINE)
+
+
+def perform(context: StepContext) -> None:
+    """Take every trial candidate through its steps, until the exam is decided."""
+    folds = _folds(context)
+    spent_s, examined = 0.0, 0
+    for number in range(1, len(folds) + 1):
+        trial = _trial(context, folds, number, spent_s)
+        if not trial.is_examined:
+            _examine(context, trial, len(folds))
+        _remove(context, trial.tag)
+        _clear(trial.context.directory)
+        if not trial.is_examined:
+            continue
+        examined += 1
+        spent_s += _trained_s(trial.context)
+        if trial.context.result(Step.EXAMINE, ExamineResult).decided:
+            break
+    context.directory.finish(Step.CROSSFIT, CrossfitResult(folds=len(folds), examined=examined, seconds=spent_s))
+
+
+def clear(context: StepContext) -> Iterator[str]:
+    """Remove what is left of trial candidates; a sentence for each that Ollama keeps: the next start sweeps it."""
+    for path in sorted(context.directory.step(Step.CROSSFIT).glob(TRIALS)):
+        try:
+            _remove(context, names.trial_of(context.info.id, int(path.name)))
+        except OllamaError as error:
+            yield str(error)
+        _clear(RunDirectory(path=path))
+
+
+def _examine(context: StepContext, trial: Trial, folds: int) -> None:
+    """Make a trial candidate and have it answer its fold, unless nothing is left to learn without it."""
+    said = f"fold {trial.number} of {folds}"
+    for step in STEPS[context.info.recipe]:
+        try:
+            _take(trial, step, said)
+        except StepFailed as error:
+            raise StepFailed(f"{said}: {error}", plugin=error.plugin) from error
+        if step is Step.SELECT and not _is_learnable(trial.context):
+            context.note(f"crossfit: {said} is asked of nobody, as the others hold nothing to learn from")
+            return
+
+
+def _is_learnable(trial: StepContext) -> bool:
+    selected = trial.result(Step.SELECT, SelectResult)
+    return selected.is_learnable(trial.info.recipe, trial.settings.training.method)
+
+
+def _take(trial: Trial, step: Step, said: str) -> None:
+    if trial.context.directory.is_done(step):
+        return
+    trial.context.signals.check()
+    trial.context.note(f"crossfit: {said}, {step}")
+    trial.context.directory.begin(step)
+    if step is Step.REGISTER:
+        register.perform_for_trial(trial.context, trial.tag)
+        return
+    if step is Step.TRAIN:
+        make_room(trial.context)
+    run_worker(trial.context, step)
+
+
+# --------------------------------------------------------------------------- folds and time
+
+
+def _folds(context: StepContext) -> Folds:
+    folds = context.result(Step.SPLIT, SplitResult).folds
+    if not context.result(Step.SELECT, SelectResult).folded or context.info.reason == REBUILD:
+        # nothing of them would count; a rebuild has no recipe, as it takes the lesson that there is
+        return ()
+    trained_s = _trained_s(context)
+    taken = affordable(folds, trained_s=trained_s, left_s=_limit_s(context) - trained_s)
+    if len(taken) < len(folds):
+        context.note(f"crossfit: two folds in place of {len(folds)}: more go beyond training.time_limit_minutes.")
+    return taken
+
+
+def affordable(folds: Folds, *, trained_s: float, left_s: float) -> Folds:
+    """The folds, or two that hold them all where the time that is left is too short.
+
+    `trained_s` is what the candidate's own training took. Each of n trial candidates learns all but an n-th of it:
+    together as much as n - 1 candidates. Raises `StepFailed` where not even two fit.
+    """
+    if (len(folds) - 1) * trained_s <= left_s:
+        return folds
+    if trained_s > left_s:
+        raise StepFailed(
+            f"The trainings of an exam by cross-fitting would take as long again as the candidate's "
+            f"({duration(trained_s)}), and training.time_limit_minutes leaves {duration(left_s)}. Raise it, or lower "
+            "training.max_tokens."
+        )
+    return halved(folds)
+
+
+def halved(folds: Folds) -> Folds:
+    """Two folds that hold all others, alternately: what shared a fold still does."""
+    return tuple(tuple(key for fold in folds[first::2] for key in fold) for first in range(2))
+
+
+def _trained_s(context: StepContext) -> float:
+    trained = context.result_if_done(Step.TRAIN, TrainingResult)
+    return trained.seconds if trained is not None else 0.0
+
+
+def _limit_s(context: StepContext) -> float:
+    return context.settings.training.time_limit_minutes * 60
+
+
+# --------------------------------------------------------------------------- the directory of a trial candidate
+
+
+def _trial(context: StepContext, folds: Folds, number: int, spent_s: float) -> Trial:
+    """Lay out a directory as a run has it when its prompts are split. What is there already stays, if it fits."""
+    directory = RunDirectory(path=context.directory.step(Step.CROSSFIT) / f"{number:02}")
+    found = split_of_trial(context.result(Step.SPLIT, SplitResult), folds, number, _counted(context))
+    if directory.is_done(Step.SPLIT) and directory.result(Step.SPLIT, SplitResult) != found:
+        shutil.rmtree(directory.path)
+    own = replace(context, directory=directory, settings=_settings(context, len(folds), spent_s))
+    if not directory.is_done(Step.SPLIT):
+        for step in (Step.PREPARE, Step.SPLIT):
+            directory.step(step).mkdir(parents=True, exist_ok=True)
+        for file in context.directory.step(Step.PREPARE).iterdir():
+            link = directory.step(Step.PREPARE) / file.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(file)
+        write_durably(directory.info, context.directory.info.read_text(encoding="utf-8"))
+        write_durably(directory.settings, codec.to_json(own.settings))
+        directory.finish(Step.SPLIT, found)
+    return Trial(number=number, tag=names.trial_of(context.info.id, number), context=own)
+
+
+def split_of_trial(found: SplitResult, folds: Folds, number: int, counted: int) -> SplitResult:
+    """What the trial candidate of a fold learns from, and what it is asked: its fold. The held-out side is left out."""
+    asked = frozenset(folds[number - 1])
+    sides = {
+        key: Side.HELD_OUT if key in asked else Side.TRAINING
+        for key, side in found.sides.items()
+        if side is Side.TRAINING
+    }
+    return replace(found, choices=(), sides=sides, folds=(), counted=counted)
+
+
+def _counted(context: StepContext) -> int:
+    selected = context.result(Step.SELECT, SelectResult)
+    return min(selected.items + selected.folded, context.settings.exam.max_items)
+
+
+def _settings(context: StepContext, folds: int, spent_s: float) -> Settings:
+    """The night's limits, as far as they are one trial candidate's."""
+    settings, selected = context.settings, context.result(Step.SELECT, SelectResult)
+    share = selected.folded / (selected.folded + selected.items) / folds
+    left_s = _limit_s(context) - _trained_s(context) - spent_s
+    if left_s <= 0:
+        raise StepFailed(
+            "The trainings together took longer than training.time_limit_minutes. Raise it, or lower "
+            "training.max_tokens."
+        )
+    return replace(
+        settings,
+        training=replace(settings.training, time_limit_minutes=left_s / 60),
+        exam=replace(
+            settings.exam,
+            max_items=math.ceil(settings.exam.max_items * share),
+            max_guard_items=math.ceil(settings.exam.max_guard_items * share),
+        ),
+    )
+
+
+def _remove(context: StepContext, tag: str) -> None:
+    """Take a trial candidate out of Ollama's memory and store."""
+    if any(entry.name == tag for entry in context.ollama.tags()):
+        if any(one.name == tag for one in context.ollama.loaded()):
+            with contextlib.suppress(OllamaRefused):
+                # somebody asks it: its time in memory runs out by itself
+                context.ollama.unload(tag)
+        context.ollama.delete(tag)
+
+
+def _clear(directory: RunDirectory) -> None:
+    """Leave of what was trained and written no more than was said of it."""
+    for step in (Step.TRAIN, Step.EXPORT):
+        for path in (one for one in directory.step(step).glob("*") if one.name != "result.json"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,225 @@
+"""The folds of a run, on a real server: taken once, within the night's time, and gone when they are answered."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon.config import OllamaSettings, Settings, StateSettings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.jobs import (
+    CrossfitResult,
+    ExamineResult,
+    SelectResult,
+    SplitResult,
+    Step,
+)
+from nightschool_daemon.ledger import FILE_NAME, Ledger
+from nightschool_daemon.ollama import names
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.runs import Runs, crossfit, register
+from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.errors import StepFailed
+from nightschool_daemon.runs.listener import SilentListener
+from nightschool_daemon.runs.reasons import ASKED, REBUILD
+from nightschool_hookspecs.records import (
+    Hyperparameters,
+    Material,
+    Side,
+    Specialty,
+    TrainingMethod,
+    TrainingResult,
+)
+from support.night import TINY, import_tiny
+from support.ollama_server import OllamaServer
+
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+GREETING = Specialty(base=TINY, artifact_type="greeting")
+FOLDS = (("a",), ("b",), ("c",), ("d",))
+
+
+class Workers:
+    """In the place of workers and uploads: leave what they leave, and count them."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, Step]] = []
+        self.limits: dict[str, float] = {}
+        self.fails_at: tuple[str, Step] | None = None
+        self.decides_at: str | None = None
+        self.empty_without: str | None = None
+        self.seconds = 60.0
+
+    def run(self, context: StepContext, step: Step) -> None:
+        number = context.directory.path.name
+        self.taken.append((number, step))
+        self.limits[number] = context.settings.training.time_limit_minutes
+        if (number, step) == self.fails_at:
+            raise StepFailed("it broke.")
+        if step is Step.SELECT:
+            context.directory.finish(step, selected(examples=0 if number == self.empty_without else 3))
+        elif step is Step.TRAIN:
+            (context.directory.step(step) / "adapter").mkdir()
+            context.directory.finish(step, trained(context.directory.step(step) / "adapter", self.seconds))
+        elif step is Step.EXAMINE:
+            assert names.trial_of(context.info.id, int(number)) in {one.name for one in context.ollama.tags()}
+            decided = number == self.decides_at
+            context.directory.finish(step, ExamineResult(answers=1, failed=0, seconds=1.0, decided=decided))
+        else:
+            context.directory.finish(step, {})
+
+    def register(self, context: StepContext, tag: str) -> None:
+        self.taken.append((context.directory.path.name, Step.REGISTER))
+        context.ollama.copy(TINY, tag)
+        context.directory.finish(Step.REGISTER, {})
+
+
+def selected(*, examples: int = 4, folded: int = 4) -> SelectResult:
+    return SelectResult(
+        material=Material(examples=examples, better_known=examples, pairs=0, liked=0, disliked=0),
+        variants=0,
+        items=0,
+        guard_items=0,
+        folded=folded,
+        hyperparameters=Hyperparameters(),
+        closing="",
+        sources={},
+        left_out=(),
+    )
+
+
+def trained(adapter: Path, seconds: float) -> TrainingResult:
+    return TrainingResult(
+        adapter=adapter,
+        methods=(TrainingMethod.SFT,),
+        steps=1,
+        tokens=1,
+        examples=4,
+        left_out=0,
+        base_loss=1.0,
+        trained_loss=0.5,
+        seconds=seconds,
+    )
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
+    made = Workers()
+    monkeypatch.setattr(crossfit, "run_worker", made.run)
+    monkeypatch.setattr(register, "perform_for_trial", made.register)
+    return made
+
+
+@pytest.fixture
+def context(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> Iterator[StepContext]:
+    import_tiny(fresh_ollama, tiny_gguf)
+    settings = Settings(ollama=OllamaSettings(host=fresh_ollama.url), state=StateSettings(directory=tmp_path))
+    settings = replace(settings, training=replace(settings.training, time_limit_minutes=5.0))
+    ollama, ledger = OllamaHttp(settings.ollama), Ledger.open(tmp_path / FILE_NAME)
+    hooks = Hooks.load(plugin_directory=None, tables={}, built_in=())
+    runs = Runs(settings=settings, ledger=ledger, hooks=hooks, ollama=ollama, clock=lambda: NOW)
+    yield laid_out(runs.context_of(runs.start(GREETING, ASKED, NOW), SilentListener()), seconds=60.0)
+    ollama.close()
+    ledger.close()
+
+
+def laid_out(context: StepContext, *, seconds: float) -> StepContext:
+    """As a run is when its candidate was verified."""
+    directory = context.directory
+    for step in (Step.PREPARE, Step.SPLIT, Step.SELECT, Step.TRAIN, Step.CROSSFIT):
+        directory.step(step).mkdir(exist_ok=True)
+    for name in ("events.jsonl", "result.json"):
+        (directory.step(Step.PREPARE) / name).write_text("")
+    sides = {key: Side.TRAINING for fold in FOLDS for key in fold}
+    directory.finish(
+        Step.SPLIT, SplitResult(choices=(), training_events=4, held_out_events=0, sides=sides, folds=FOLDS)
+    )
+    directory.finish(Step.SELECT, selected())
+    directory.finish(Step.TRAIN, trained(directory.step(Step.TRAIN), seconds))
+    return context
+
+
+def found(context: StepContext) -> tuple[int, int, float]:
+    result = context.result(Step.CROSSFIT, CrossfitResult)
+    return result.folds, result.examined, result.seconds
+
+
+def trial_tags(context: StepContext) -> set[str]:
+    return {entry.name for entry in context.ollama.tags() if names.run_of_trial(entry.name)}
+
+
+ALL = (Step.SELECT, Step.TRAIN, Step.EXPORT, Step.REGISTER, Step.EXAMINE)
+
+
+def test_every_fold_is_answered_and_leaves_no_tag_and_no_weights(context: StepContext, workers: Workers) -> None:
+    crossfit.perform(context)
+    assert workers.taken == [(f"{number:02}", step) for number in (1, 2, 3, 4) for step in ALL]
+    assert found(context) == (4, 4, 240.0)
+    assert trial_tags(context) == set()
+    assert not list(context.directory.step(Step.CROSSFIT).glob("*/train/adapter"))
+    assert [len(one.result(Step.SPLIT, SplitResult).sides) for one in context.directory.trials()] == [4] * 4
+
+
+def test_a_fold_that_broke_goes_on_where_it_was_and_those_before_it_are_not_taken_again(
+    context: StepContext, workers: Workers
+) -> None:
+    workers.fails_at = ("02", Step.EXAMINE)
+    with pytest.raises(StepFailed, match=r"fold 2 of 4: it broke\."):
+        crossfit.perform(context)
+    assert trial_tags(context) == {names.trial_of(context.info.id, 2)}
+    workers.fails_at = None
+    workers.taken.clear()
+    crossfit.perform(context)
+    assert workers.taken == [("02", Step.EXAMINE), *((number, step) for number in ("03", "04") for step in ALL)]
+    assert found(context) == (4, 4, 240.0)
+    assert trial_tags(context) == set()
+
+
+def test_what_a_run_that_ends_leaves_of_its_folds_is_removed(context: StepContext, workers: Workers) -> None:
+    workers.fails_at = ("02", Step.EXAMINE)
+    with pytest.raises(StepFailed):
+        crossfit.perform(context)
+    assert list(crossfit.clear(context)) == []
+    assert trial_tags(context) == set()
+    assert not list(context.directory.step(Step.CROSSFIT).glob("*/train/adapter"))
+
+
+def test_when_the_exam_is_decided_the_other_folds_are_not_trained(context: StepContext, workers: Workers) -> None:
+    workers.decides_at = "02"
+    crossfit.perform(context)
+    assert {number for number, _ in workers.taken} == {"01", "02"}
+    assert found(context) == (4, 2, 120.0)
+
+
+def test_a_fold_without_which_nothing_is_left_to_learn_is_asked_of_nobody(
+    context: StepContext, workers: Workers
+) -> None:
+    workers.empty_without = "02"
+    crossfit.perform(context)
+    assert [step for number, step in workers.taken if number == "02"] == [Step.SELECT]
+    assert [one.path.name for one in context.directory.trials()] == ["01", "03", "04"]
+    assert found(context) == (4, 3, 180.0)
+
+
+def test_trainings_share_the_time_of_the_night(context: StepContext, workers: Workers) -> None:
+    """Of five minutes the candidate took one, and each trial candidate takes one."""
+    crossfit.perform(context)
+    assert workers.limits == {"01": 4.0, "02": 3.0, "03": 2.0, "04": 1.0}
+
+
+def test_two_folds_are_taken_where_four_do_not_fit(context: StepContext, workers: Workers) -> None:
+    laid_out(context, seconds=100.0)
+    crossfit.perform(context)
+    assert found(context) == (2, 2, 120.0)
+    first = context.directory.trials()[0].result(Step.SPLIT, SplitResult)
+    assert {key for key, side in first.sides.items() if side is Side.HELD_OUT} == {"a", "c"}
+
+
+def test_a_rebuild_and_a_grown_specialty_have_no_folds(context: StepContext, workers: Workers) -> None:
+    crossfit.perform(replace(context, info=replace(context.info, reason=REBUILD)))
+    assert found(context) == (0, 0, 0.0)
+    context.directory.finish(Step.SELECT, selected(folded=0))
+    crossfit.perform(context)
+    assert found(context) == (0, 0, 0.0)
+    assert workers.taken == []
