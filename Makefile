@@ -9,7 +9,7 @@ BASE ?= smollm2
 SECONDS ?= 60
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-validators bench-exams bench-proxy fuzz-gguf clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy fuzz-gguf clean
 
 environment: .venv/.ready
 
@@ -85,6 +85,14 @@ bench-validators: .venv/.ready
 # How often the judge is deceived, and how many items it takes, simulated and on a real model against itself.
 bench-exams: ollama
 	nice -n 10 $(BIN)/python tests/benchmarks/exams.py
+
+# Corrections until something better is proven and in use. Hours; goes on where it was stopped.
+bench-first-promotion: ollama
+	$(BIN)/python tests/benchmarks/first_promotion.py
+
+# What wrong feedback and ten nights on other topics do to a model. Hours; goes on where it was stopped.
+bench-seasons: ollama
+	$(BIN)/python tests/benchmarks/seasons.py
 
 # What the proxy adds to a request, beside direct access.
 bench-proxy: .venv/.ready

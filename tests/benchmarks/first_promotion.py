@@ -1,0 +1,189 @@
+"""`make bench-first-promotion`: after how many corrections is something better proven and in use?
+
+Shell commands (NL2Bash) corrected beside Gemma 3 270M, so many a week, spread over it. Every night the runs that are
+due are carried out as the daemon does, with the default settings, on a real Ollama; only the calendar is made up. It
+ends with the first promotion, or after `MOST` corrections. What was promoted then sits an exam on commands that nobody
+corrected, against the base.
+
+Finished seasons are kept under `benchmarks/results/first_promotion/` and not run again, so the bench can be stopped at
+any time. `ours`: corrections until the first promotion, `peer`: those that are allowed.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from benchmarks import tasks  # noqa: E402 - found through the path above
+from benchmarks.calendar import compared, correction, day_and_night, installation, noon  # noqa: E402
+from nightschool_hookspecs.records import RunEnd, RunReport  # noqa: E402
+from support.base_models import MODELS  # noqa: E402
+from support.night import Night  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "first_promotion"
+TABLE = ROOT / "build" / "bench" / "first-promotion.json"
+BASE = "gemma"
+A_WEEK = (5, 10, 20, 40)
+SEEDS = (0, 1, 2)
+MOST = 60
+"""Corrections after which a season ends without a promotion."""
+GOAL = 20
+HELD_OUT = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Season:
+    """Corrections that come so many a week."""
+
+    a_week: int
+    seed: int
+
+    @property
+    def file(self) -> Path:
+        """Where its result is kept."""
+        return RESULTS / f"{self.a_week}-{self.seed}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of it."""
+
+    corrections: int
+    """That were there when the first version was promoted, or in all."""
+    promoted: bool
+    recipe: str
+    """What was promoted: trained weights or shown examples. Empty: nothing was."""
+    days: int
+    runs: int
+    minutes: float
+    """Of the machine, in all."""
+    base_score: float | None
+    """On commands that nobody corrected, 0..100."""
+    score: float | None
+    interval: tuple[float, float] | None
+    """95 % of the difference."""
+    ends: tuple[str, ...]
+    """How each run ended, and why."""
+
+
+def main() -> int:
+    """Run what is missing, print the table. Returns 1 where a row falls short."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; the next call goes on")
+    given = parser.parse_args()
+    deadline = time.monotonic() + 60 * given.minutes
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for season in seasons():
+        if season.file.exists():
+            continue
+        if time.monotonic() > deadline:
+            break
+        result = run(season)
+        season.file.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n", encoding="utf-8")
+        print(season.file.stem, result.corrections, result.recipe, *result.ends, sep="\n  ", flush=True)
+    return show()
+
+
+def seasons() -> Iterator[Season]:
+    """One seed after the other, so that something is known of every pace early."""
+    return (Season(a_week=a_week, seed=seed) for seed in SEEDS for a_week in A_WEEK)
+
+
+def run(season: Season) -> Result:
+    """One season on a server of its own."""
+    task = tasks.shell(season.seed, MOST, HELD_OUT)
+    began = time.monotonic()
+    with installation(BASE) as here:
+        given, days, reports = nights(here, season, task.learned)
+        best = next((one for one in reports if one.end is RunEnd.PROMOTED), None)
+        found = None
+        if best is not None and best.alias is not None:
+            found = compared(here, MODELS[BASE].tag, best.alias, BASE, task.held_out)
+    return Result(
+        corrections=given,
+        promoted=best is not None,
+        recipe=best.run.recipe.value if best is not None else "",
+        days=days,
+        runs=len(reports),
+        minutes=(time.monotonic() - began) / 60,
+        base_score=found.first_marks.score if found else None,
+        score=found.second_marks.score if found else None,
+        interval=found.verdict.interval if found else None,
+        ends=tuple(f"{one.run.recipe.value}: {one.end.value}: {one.reason}" for one in reports),
+    )
+
+
+def nights(here: Night, season: Season, pairs: Sequence[tasks.Pair]) -> tuple[int, int, list[RunReport]]:
+    """Day by day until something is promoted: corrections that came, days, and what the runs reported."""
+    reports: list[RunReport] = []
+    given = day = 0
+    while given < len(pairs) and not any(one.end is RunEnd.PROMOTED for one in reports):
+        day += 1
+        before, given = given, min(len(pairs), day * season.a_week // 7)
+        new = [correction(f"c-{number}", BASE, pairs[number], noon(day)) for number in range(before, given)]
+        reports += day_and_night(here, day, new)
+    return given, day, reports
+
+
+def show() -> int:
+    """Print a row a pace, medians over the seeds that are there, and write the table."""
+    found = {one: Result(**json.loads(one.file.read_text(encoding="utf-8"))) for one in seasons() if one.file.exists()}
+    rows = [
+        row
+        for a_week in A_WEEK
+        if (results := [result for season, result in found.items() if season.a_week == a_week])
+        for row in rows_of(a_week, results)
+    ]
+    table = Table(*(rows[0] if rows else ()), title="Until something better is proven and in use")
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=140).print(table)
+    TABLE.parent.mkdir(parents=True, exist_ok=True)
+    TABLE.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(row["holds"] for row in rows) and len(found) == len(A_WEEK) * len(SEEDS) else 1
+
+
+def rows_of(a_week: int, results: Sequence[Result]) -> list[dict[str, object]]:
+    """How many corrections it took, and whether what was promoted is worse than the base."""
+    taken = statistics.median(one.corrections if one.promoted else float("inf") for one in results)
+    told = f"{a_week} a week, {len(results)} seeds"
+    rows: list[dict[str, object]] = [
+        {
+            "measure": f"corrections until the first promotion, {told}",
+            "ours": taken,
+            "peer": GOAL,
+            "ratio": GOAL / taken,
+            "goal": 1.0,
+            "holds": taken <= GOAL,
+        }
+    ]
+    promoted = [one for one in results if one.score is not None and one.base_score is not None]
+    if promoted:
+        worst = min(promoted, key=lambda one: (one.score or 0.0) - (one.base_score or 0.0))
+        ours, peer = worst.score or 0.0, worst.base_score or 0.0
+        rows.append(
+            {
+                "measure": f"score on {HELD_OUT} others, promoted / base, the worst, {told}",
+                "ours": ours,
+                "peer": peer,
+                "ratio": ours / peer if peer else None,
+                "goal": 1.0,
+                "holds": ours >= peer,
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())
