@@ -138,7 +138,7 @@ def thumbs(count: int) -> list[dict[str, object]]:
     [
         ("kto", thumbs(24), ["KTO"]),
         ("dpo", greetings(32), ["DPO"]),
-        ("auto", greetings(32), ["SFT", "DPO"]),
+        ("auto", greetings(60), ["SFT", "DPO"]),
         ("auto", thumbs(24), ["KTO"]),
     ],
     ids=["kto", "dpo", "auto of corrections", "auto of thumbs"],
