@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks import tasks  # noqa: E402 - found through the path above
-from benchmarks.calendar import compared, correction, day_and_night, installation, noon  # noqa: E402
+from benchmarks.nightly import compared, correction, day_and_night, installation, noon  # noqa: E402
 from nightschool_hookspecs.records import RunEnd, RunReport  # noqa: E402
 from support.base_models import MODELS  # noqa: E402
 from support.night import Night  # noqa: E402
