@@ -46,9 +46,11 @@ class ExamModels:
         self._require_time()
         options = replace(pinned_options(self._exam, seed), num_predict=max_tokens, temperature=temperature)
         try:
-            said = _answered(lambda: self._library.chat(model, messages, options, tools=tools, think=think))
+            said = patiently(lambda: self._library.chat(model, messages, options, tools=tools, think=think))
         except (OllamaInterrupted, OllamaRefused):
             return None
+        except OllamaError as error:
+            raise GenerationError(str(error)) from error
         return ModelAnswer(
             text=said.text,
             thinking=said.thinking,
@@ -59,20 +61,13 @@ class ExamModels:
 
     def capabilities(self, model: str) -> tuple[str, ...]:
         """What the server lists. Raises `GenerationError`."""
-        try:
-            return _answered(lambda: self._http.show(model)).capabilities
-        except OllamaError as error:
-            raise GenerationError(str(error)) from error
+        return _told(lambda: self._http.show(model)).capabilities
 
     def memory(self, model: str) -> ModelMemory | None:
         """Load it and read what it takes. A model that shares its weights with a loaded one has no line of its own."""
         if self.ask(model, GREETING, max_tokens=1, seed=0) is None:
             return None
-        try:
-            loaded = _answered(self._http.loaded)
-        except OllamaError as error:
-            raise GenerationError(str(error)) from error
-        own = next((one for one in loaded if one.name == names.normalise(model)), None)
+        own = next((one for one in _told(self._http.loaded) if one.name == names.normalise(model)), None)
         if own is None or own.size <= 0:
             return None
         return ModelMemory(total_bytes=own.size, gpu_bytes=own.size_vram, context_tokens=own.context_tokens)
@@ -82,11 +77,9 @@ class ExamModels:
             raise OutOfTime(f"The guards' time of {self._exam.guard_time_s:g} s is used up (exam.guard_time_s).")
 
 
-def _answered(call: Callable[[], T]) -> T:
-    """Wait for a server that is away. Raises `GenerationError` where it stays away, else what the server says."""
+def _told(call: Callable[[], T]) -> T:
+    """What the server tells of a model. Raises `GenerationError` where it does not."""
     try:
         return patiently(call)
-    except (OllamaInterrupted, OllamaRefused):
-        raise
     except OllamaError as error:
         raise GenerationError(str(error)) from error

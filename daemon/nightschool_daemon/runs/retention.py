@@ -1,6 +1,7 @@
 """What stays in Ollama: the base's pin, the serving version and a few older ones for undo."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from nightschool_daemon.config import Settings
@@ -50,7 +51,9 @@ def retire_old_versions(ledger: Ledger, ollama: OllamaHttp, settings: Settings, 
 
 def sweep(ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
     """Remove what crashed runs left in Ollama: candidates of ended runs, and probes. Returns a sentence for each."""
-    return (*_sweep_candidates(ledger, ollama), *_sweep_trials(ledger, ollama), *_sweep_probes(ollama))
+    candidates = _sweep_candidates(ledger, ollama)
+    tags = [entry.name for entry in ollama.tags()]
+    return (*candidates, *_sweep_trials(ledger, ollama, tags), *_sweep_probes(ollama, tags))
 
 
 def sweep_trainings(state_directory: Path, ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
@@ -90,19 +93,19 @@ def _sweep_candidates(ledger: Ledger, ollama: OllamaHttp) -> list[str]:
     return swept
 
 
-def _sweep_trials(ledger: Ledger, ollama: OllamaHttp) -> list[str]:
+def _sweep_trials(ledger: Ledger, ollama: OllamaHttp, tags: Sequence[str]) -> list[str]:
     """A run that goes on still needs its own; those of a run that nobody here knows are another installation's."""
     swept = []
-    for entry in ollama.tags():
-        run = ledger.runs.get(names.run_of_trial(entry.name) or "")
+    for name in tags:
+        run = ledger.runs.get(names.run_of_trial(name) or "")
         if run is not None and run.end is not None:
-            ollama.delete(entry.name)
-            swept.append(f"The trial candidate {entry.name} of an ended run was removed.")
+            ollama.delete(name)
+            swept.append(f"The trial candidate {name} of an ended run was removed.")
     return swept
 
 
-def _sweep_probes(ollama: OllamaHttp) -> list[str]:
-    probes = [entry.name for entry in ollama.tags() if names.is_probe(entry.name)]
+def _sweep_probes(ollama: OllamaHttp, tags: Sequence[str]) -> list[str]:
+    probes = [name for name in tags if names.is_probe(name)]
     for name in probes:
         ollama.delete(name)
     return [f"The probe {name} of an interrupted run was removed." for name in probes]

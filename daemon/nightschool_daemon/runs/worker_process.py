@@ -20,14 +20,11 @@ POLL_S = 0.1
 GRACE_S = 20.0
 """How long a worker may take to end after SIGTERM: a training writes its checkpoint."""
 ENVIRONMENT = {"GOMP_SPINCOUNT": "2000"}
-"""The threads of libgomp, torch's OpenMP on Linux, wait awake for more work for some tens of microseconds, not
-milliseconds.
-
-Where others compute on the same cores, as Ollama does, they would hold up the very thread that they wait for: beside
-such a load SmolLM2 learned 11 to 23 tokens a second, and so 59 to 67. Left out where
-the environment says how they wait.
-"""
+"""Threads of libgomp, torch's OpenMP on Linux, stay awake for tens of microseconds between two pieces of work, not for
+milliseconds. Where others compute on the same cores, as Ollama does, they would hold up the very thread that they wait
+for: beside such a load SmolLM2 learned 11 to 23 tokens a second, and so 59 to 67."""
 SAYS_HOW = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""Where the environment has one of these, it says how they wait."""
 
 
 def environment() -> dict[str, str]:
