@@ -1,5 +1,6 @@
 """With which hyperparameters a run trains: always those of the settings."""
 
+import math
 from dataclasses import dataclass
 
 from nightschool_hookspecs import Hyperparameters, Specialty, Store, TrainedForm, hookimpl
@@ -14,6 +15,10 @@ class TuningFixed:
     batch_size: int = 8
     """Examples an optimiser step; with fewer examples than that, all of them."""
     num_epochs: int = 3
+    fewest_steps: int = 30
+    """Of the optimiser. Few wanted answers are learned in more epochs, until there are so many; 0: never."""
+    most_epochs: int = 10
+    """For that; `num_epochs` may be more."""
     warmup_ratio: float = 0.05
     form: TrainedForm = TrainedForm.AUTO
     """`lora`, `grouped_lora`, `neurons`, or `auto`: neurons where they can be had, else LoRA."""
@@ -28,10 +33,12 @@ class TuningFixed:
     """Tokens of an example; longer ones are left out and counted, never cut."""
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.num_epochs, self.lora_r, self.lora_alpha, self.max_length) < 1:
-            raise ValueError("batch_size, num_epochs, lora_r, lora_alpha and max_length must be 1 or more")
-        if self.neurons < 0:
-            raise ValueError("neurons must be 0 or more")
+        if min(self.batch_size, self.num_epochs, self.most_epochs) < 1:
+            raise ValueError("batch_size, num_epochs and most_epochs must be 1 or more")
+        if min(self.lora_r, self.lora_alpha, self.max_length) < 1:
+            raise ValueError("lora_r, lora_alpha and max_length must be 1 or more")
+        if min(self.neurons, self.fewest_steps) < 0:
+            raise ValueError("neurons and fewest_steps must be 0 or more")
         if not self.learning_rate >= 0:
             raise ValueError("learning_rate must be 0 or above")
         if not (0 <= self.warmup_ratio <= 1 and 0 <= self.lora_dropout < 1):
@@ -44,7 +51,7 @@ class TuningFixed:
         return Hyperparameters(
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
-            num_epochs=self.num_epochs,
+            num_epochs=self._epochs(examples),
             warmup_ratio=self.warmup_ratio,
             form=self.form,
             neurons=self.neurons,
@@ -54,6 +61,13 @@ class TuningFixed:
             lora_layers=self.lora_layers,
             max_length=self.max_length,
         )
+
+    def _epochs(self, examples: int) -> int:
+        """As many as are set, and of few examples as many as make the fewest steps."""
+        if examples == 0:
+            return self.num_epochs
+        steps = math.ceil(examples / self.batch_size)
+        return max(self.num_epochs, min(self.most_epochs, math.ceil(self.fewest_steps / steps)))
 
 
 @hookimpl

@@ -181,7 +181,7 @@ def drop_feedback(directory: Path, base: BaseModel) -> None:
 
 
 def write_configuration(server: Server, work: Path, *, form: str = "auto", seed: int = 0) -> Path:
-    """A configuration of the demo's own: one epoch, short answers, few guard items. Seed 0: another one each time."""
+    """A configuration of the demo's own: short answers, few guard items. Seed 0: another one each time."""
     models = f'models_directory = "{server.models_directory}"\n' if server.models_directory else ""
     text = f"""
 [ollama]
@@ -207,11 +207,6 @@ max_items = 40
 max_guard_items = 5
 max_answer_tokens = 48
 context_tokens = 1024
-
-[plugins.tuning_fixed]
-num_epochs = 1
-learning_rate = 0.001
-batch_size = 4
 """
     file = work / "config.toml"
     file.write_text(text, encoding="utf-8")

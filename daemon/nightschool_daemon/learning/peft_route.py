@@ -159,7 +159,7 @@ def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: R
         )
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
     require_equal_logits(base.model, rows[0])
-    split = divided(rows, job.seed, settings.num_epochs)
+    split = divided(rows, job.seed, settings)
     torch.manual_seed(job.seed)
     learner = AdapterLearner(
         model=with_adapter(base.model, settings),

@@ -273,7 +273,7 @@ class Rehearsal:
             parameters=_parameters(self.file),
             trained=trained,
             layers=self.file.number("block_count") or 0,
-            tokens=settings.num_epochs * sum(map(len, divided(examples, job.seed, settings.num_epochs).learned)),
+            tokens=settings.num_epochs * sum(map(len, divided(examples, job.seed, settings).learned)),
         )
         if decided.peak_bytes > decided.available_bytes:
             raise TrainingError(

@@ -2,11 +2,13 @@
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool_daemon.learning.engine.examples import WATCHED_FROM, Answer, Example, batches, divided
 from nightschool_daemon.learning.engine.loop import FINAL_RATE, schedule
+from nightschool_hookspecs.records import Hyperparameters
 
 COUNTS, SEEDS = st.integers(1, 120), st.integers(0, 2**31)
 
@@ -15,13 +17,15 @@ def numbered(count: int) -> list[Example]:
     return [Example(prompt=(number,), answers=(Answer(tokens=(1,)),)) for number in range(count)]
 
 
-@given(count=COUNTS, seed=SEEDS, epochs=st.integers(1, 4))
-def test_what_is_held_out_is_not_learned_from_and_nothing_is_lost(count: int, seed: int, epochs: int) -> None:
-    examples = numbered(count)
-    split = divided(examples, seed, epochs)
-    assert split == divided(examples, seed, epochs)
+@given(count=COUNTS, seed=SEEDS, epochs=st.integers(1, 6), size=st.integers(1, 16))
+def test_what_is_held_out_is_not_learned_from_and_nothing_is_lost(
+    count: int, seed: int, epochs: int, size: int
+) -> None:
+    examples, settings = numbered(count), Hyperparameters(num_epochs=epochs, batch_size=size)
+    split = divided(examples, seed, settings)
+    assert split == divided(examples, seed, settings)
     assert split.watched
-    assert split.held == (count >= WATCHED_FROM and epochs > 1)
+    assert split.held == (count >= WATCHED_FROM and epochs > split.first_judged)
     if split.held:
         assert sorted((*split.learned, *split.watched), key=lambda one: one.prompt) == examples
     else:
@@ -36,7 +40,7 @@ def test_what_belongs_together_is_watched_or_learned_from_together(groups: list[
         Example(prompt=(number if named else group,), answers=(Answer(tokens=(number,)),), group=f"{group}" * named)
         for number, group in enumerate(groups)
     ]
-    split = divided(examples, seed, 2)
+    split = divided(examples, seed, Hyperparameters(num_epochs=9, batch_size=1))
     sides = [{one.group or one.prompt for one in side} for side in (split.learned, split.watched)]
     if split.held:
         assert not sides[0] & sides[1]
@@ -44,6 +48,13 @@ def test_what_belongs_together_is_watched_or_learned_from_together(groups: list[
         assert 1 <= len(split.watched) <= len(examples) // 10
     else:
         assert min(groups.count(one) for one in groups) > len(groups) // 10
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "epoch"), [(240, 8, 3), (80, 8, 3), (79, 8, 3), (72, 8, 4), (40, 8, 6), (17, 8, 10), (3, 8, 30)]
+)
+def test_no_epoch_is_judged_before_the_third_nor_before_thirty_steps(count: int, size: int, epoch: int) -> None:
+    assert divided(numbered(count), 0, Hyperparameters(num_epochs=3, batch_size=size)).first_judged == epoch
 
 
 @given(count=COUNTS, size=st.integers(1, 50), epoch=st.integers(0, 3), seed=SEEDS)

@@ -229,3 +229,22 @@ def test_wanted_answers_do_not_bound_the_batch(examples: int) -> None:
     plugin = TuningFixed(batch_size=8, learning_rate=1e-3)
     found = plugin.nightschool_suggest_hyperparameters(SPECIALTY, examples, NoStore(), 1)
     assert (found.batch_size, found.learning_rate) == (8, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("examples", "epochs"), [(0, 3), (1, 10), (17, 10), (40, 6), (41, 5), (72, 4), (73, 3), (3000, 3)]
+)
+def test_few_examples_are_learned_in_more_epochs(examples: int, epochs: int) -> None:
+    found = TuningFixed(batch_size=8).nightschool_suggest_hyperparameters(SPECIALTY, examples, NoStore(), 1)
+    assert found.num_epochs == epochs
+
+
+def test_epochs_are_what_is_set_where_no_steps_are_wanted() -> None:
+    plugin = TuningFixed(batch_size=8, num_epochs=2, fewest_steps=0)
+    assert plugin.nightschool_suggest_hyperparameters(SPECIALTY, 5, NoStore(), 1).num_epochs == 2
+
+
+@pytest.mark.parametrize("settings", [{"fewest_steps": -1}, {"most_epochs": 0}])
+def test_impossible_epochs_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"epochs|steps"):
+        TuningFixed(**settings)  # type: ignore[arg-type]

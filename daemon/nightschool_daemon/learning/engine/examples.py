@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from nightschool_daemon.learning.engine.layout import Branches
+from nightschool_hookspecs.records import Hyperparameters
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Sized)
@@ -76,28 +78,38 @@ class Split(Generic[T]):
     watched: tuple[T, ...]
     held: bool
     """Whether the watched examples are held out of the updates."""
+    first_judged: int
+    """The epoch, counted from 1, that is kept whatever is watched; later ones must be better to be kept."""
 
 
 WATCHED_SHARE = 10
 """One example in so many is kept out of the updates to watch for overfitting, where there are enough."""
 WATCHED_FROM = 40
 """Fewer examples than that are all learned from."""
+UNJUDGED_EPOCHS, UNJUDGED_STEPS = 3, 30
+"""After fewer epochs or steps a training is not stopped: an answer's loss is least before the model has learned to end
+it, and before the rate has come down. Either way what is served runs in circles (docs/learning.md)."""
 WATCHED_SHOWN = 32
 """Without a watched slice, losses are taken on so many of the training examples."""
 
 
-def divided(examples: Sequence[G], seed: int, epochs: int) -> Split[G]:
-    """Decide what is watched. One pass over the data cannot overfit it, so it learns from everything.
+def divided(examples: Sequence[G], seed: int, settings: Hyperparameters) -> Split[G]:
+    """Decide what is watched. Where there is no epoch to choose, all is learned.
 
     Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing.
     """
-    watched = _watched_groups(examples, seed) if len(examples) >= WATCHED_FROM and epochs > 1 else frozenset()
+    steps = math.ceil(len(examples) / settings.batch_size)
+    first_judged = max(UNJUDGED_EPOCHS, math.ceil(UNJUDGED_STEPS / max(1, steps)))
+    has_choice = len(examples) >= WATCHED_FROM and settings.num_epochs > first_judged
+    watched = _watched_groups(examples, seed) if has_choice else frozenset()
     if not watched:
-        return Split(learned=tuple(examples), watched=tuple(examples[:WATCHED_SHOWN]), held=False)
+        shown = tuple(examples[:WATCHED_SHOWN])
+        return Split(learned=tuple(examples), watched=shown, held=False, first_judged=first_judged)
     return Split(
         learned=tuple(one for one in examples if _group(one) not in watched),
         watched=tuple(one for one in examples if _group(one) in watched),
         held=True,
+        first_judged=first_judged,
     )
 
 

@@ -109,7 +109,7 @@ def train(
     `reference`: what DPO and KTO are held to, a frozen form of training; None: the base alone. Raises `TrainingError`
     where the loss is no number.
     """
-    split = divided(examples, plan.seed, plan.hyperparameters.num_epochs)
+    split = divided(examples, plan.seed, plan.hyperparameters)
     network.form = form
     return teach(Objective(network, plan, split.learned, split.watched, reference), split, plan, report)
 
@@ -177,7 +177,7 @@ class Course(Generic[S]):
         """See whether it got better."""
         state, watched = self._state, self._learner.watched_loss()
         _require_number(watched)
-        improved = watched < state.best_loss
+        improved = watched < state.best_loss or state.epoch < self._split.first_judged
         self._metrics.write({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched})
         if improved or not self._split.held:
             save_tensors(self._learner.named(), self._plan.output / BEST)

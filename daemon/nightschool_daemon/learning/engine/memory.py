@@ -180,7 +180,7 @@ def _pairs(examples: Sequence[Example]) -> int:
 
 
 def _all_passes(todo: Todo, tokens: int) -> Iterator[list[Example]]:
-    learned = divided(todo.examples, todo.seed, todo.settings.num_epochs).learned
+    learned = divided(todo.examples, todo.seed, todo.settings).learned
     for epoch in range(todo.settings.num_epochs):
         for batch in batches(learned, todo.settings.batch_size, epoch, todo.seed):
             yield from passes(batch, tokens, padded=todo.pads)
@@ -427,7 +427,7 @@ def seconds(pace: Pace, todo: Todo, tokens: int, cut: Cut, layers: int) -> float
     learning = list(_all_passes(todo, tokens))
     again, trained = cut.checkpointed / layers, (layers - cut.trained_from) / layers
     found = sum(pace.whole(part, again, trained) for part in learning)
-    split = divided(todo.examples, todo.seed, todo.settings.num_epochs)
+    split = divided(todo.examples, todo.seed, todo.settings)
     found += (todo.settings.num_epochs + 1) * _forth_alone(pace, split.watched, tokens, todo.pads)
     if todo.method is not TrainingMethod.SFT:
         # what the base, or what the training began from, says of each answer is asked once
