@@ -7,7 +7,6 @@ which differ more than the greedy answers of a night. They are kept in build/exa
 """
 
 import argparse
-import json
 import math
 import random
 import sys
@@ -17,14 +16,12 @@ from pathlib import Path
 
 import numpy
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks import tasks  # noqa: E402 - found through the path above
+from benchmarks import results, tasks  # noqa: E402 - found through the path above
 from nightschool_daemon import codec  # noqa: E402
 from nightschool_daemon.config import ExamSettings, OllamaSettings  # noqa: E402
 from nightschool_daemon.evaluation.examiner import score_answer  # noqa: E402
@@ -49,8 +46,6 @@ from nightschool_plugins.judge_paired import JudgePaired  # noqa: E402
 from support.base_models import CACHE, MODELS  # noqa: E402
 from support.ollama_server import OllamaServer  # noqa: E402
 
-RESULT = ROOT / "build" / "bench" / "exams.json"
-POWERS = RESULT.with_name("exams-power.json")
 WORK = ROOT / "build" / "exams"
 BASE = MODELS["smollm2"]
 JUDGE = JudgePaired()
@@ -372,14 +367,6 @@ def row(measure: str, ours: float, peer: float, goal: float) -> Row:
     }
 
 
-def show(title: str, rows: list[Row]) -> None:
-    """Print a table."""
-    table = Table(*rows[0], title=title)
-    for one in rows:
-        table.add_row(*(str(value) for value in one.values()))
-    Console(width=160).print(table)
-
-
 def main() -> int:
     """Measure, print and write down. Returns 1 where a row falls short."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -393,13 +380,10 @@ def main() -> int:
     if not simulated:
         real, figures = real_exams()
         rows.append(real)
-        show("The answers of the model to itself", [figures])
-    show("Share of real gains that is proven by so many items", found)
-    show("Exams", rows)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    POWERS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(one["holds"] for one in rows) else 1
+        results.show("The answers of the model to itself", [figures])
+    results.show("Share of real gains that is proven by so many items", found)
+    results.write("exams-power", found)
+    return results.presented("exams", "Exams", rows)
 
 
 if __name__ == "__main__":

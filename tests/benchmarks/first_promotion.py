@@ -10,29 +10,25 @@ any time. `ours`: corrections until the first promotion, `peer`: those that are 
 """
 
 import argparse
-import dataclasses
 import json
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks import tasks  # noqa: E402 - found through the path above
+from benchmarks import results, tasks  # noqa: E402 - found through the path above
 from benchmarks.nightly import compared, correction, day_and_night, installation, noon  # noqa: E402
 from nightschool_hookspecs.records import RunEnd, RunReport  # noqa: E402
 from support.base_models import MODELS  # noqa: E402
 from support.night import Night  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "first_promotion"
-TABLE = ROOT / "build" / "bench" / "first-promotion.json"
 BASE = "gemma"
 A_WEEK = (5, 10, 20, 40)
 SEEDS = (0, 1, 2)
@@ -82,16 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; the next call goes on")
     given = parser.parse_args()
-    deadline = time.monotonic() + 60 * given.minutes
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for season in seasons():
-        if season.file.exists():
-            continue
-        if time.monotonic() > deadline:
-            break
-        result = run(season)
-        season.file.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n", encoding="utf-8")
-        print(season.file.stem, result.corrections, result.recipe, *result.ends, sep="\n  ", flush=True)
+    results.carry_out({season.file: partial(run, season) for season in seasons()}, given.minutes)
     return show()
 
 
@@ -142,22 +129,17 @@ def show() -> int:
     rows = [
         row
         for a_week in A_WEEK
-        if (results := [result for season, result in found.items() if season.a_week == a_week])
-        for row in rows_of(a_week, results)
+        if (ended := [result for season, result in found.items() if season.a_week == a_week])
+        for row in rows_of(a_week, ended)
     ]
-    table = Table(*(rows[0] if rows else ()), title="Until something better is proven and in use")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=140).print(table)
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    TABLE.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(row["holds"] for row in rows) and len(found) == len(A_WEEK) * len(SEEDS) else 1
+    told = results.presented("first-promotion", "Until something better is proven and in use", rows)
+    return max(told, len(found) < len(A_WEEK) * len(SEEDS))
 
 
-def rows_of(a_week: int, results: Sequence[Result]) -> list[dict[str, object]]:
+def rows_of(a_week: int, ended: Sequence[Result]) -> list[dict[str, object]]:
     """How many corrections it took, and whether what was promoted is worse than the base."""
-    taken = statistics.median(one.corrections if one.promoted else float("inf") for one in results)
-    told = f"{a_week} a week, {len(results)} seeds"
+    taken = statistics.median(one.corrections if one.promoted else float("inf") for one in ended)
+    told = f"{a_week} a week, {len(ended)} seeds"
     rows: list[dict[str, object]] = [
         {
             "measure": f"corrections until the first promotion, {told}",
@@ -168,7 +150,7 @@ def rows_of(a_week: int, results: Sequence[Result]) -> list[dict[str, object]]:
             "holds": taken <= GOAL,
         }
     ]
-    promoted = [one for one in results if one.score is not None and one.base_score is not None]
+    promoted = [one for one in ended if one.score is not None and one.base_score is not None]
     if promoted:
         worst = min(promoted, key=lambda one: (one.score or 0.0) - (one.base_score or 0.0))
         ours, peer = worst.score or 0.0, worst.base_score or 0.0

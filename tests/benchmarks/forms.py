@@ -25,7 +25,7 @@ from gguf import GGMLQuantizationType
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks import tasks  # noqa: E402 - found through the path above
+from benchmarks import results, tasks  # noqa: E402 - found through the path above
 from nightschool_daemon.jobs import ExportResult, Losses  # noqa: E402
 from nightschool_daemon.learning import defaults, gguf_file, rounding  # noqa: E402
 from nightschool_daemon.learning.engine import machine  # noqa: E402
@@ -55,7 +55,6 @@ from support.base_models import CACHE, MODELS, BaseModel  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results" / "forms"
 WORK = ROOT / "build" / "forms"
 PLOT = ROOT / "docs" / "forms.svg"
-TABLE = ROOT / "build" / "bench" / "forms.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,8 +378,7 @@ def show() -> int:
         plain = f"{row.in_q8_0:7.3f}" if row.in_q8_0 is not None else " " * 7
         text = f"{row.model:9} {row.task:9} {row.form:13} {row.rate:6g} {row.seeds:2} {row.delivered:7.3f} {plain}"
         print(f"{text} {row.kept:7.1%} {row.bytes:6.2f} {row.forgets:+8.3f}")
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    TABLE.write_text(json.dumps([dataclasses.asdict(one) for one in rows], indent=1) + "\n", encoding="utf-8")
+    results.write("forms", [dataclasses.asdict(one) for one in rows])
     if rows:
         draw(rows)
     return 0

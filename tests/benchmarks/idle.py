@@ -3,25 +3,21 @@
 Peer: a bare Python process that merely imports the same libraries (pluggy, watchdog, APScheduler, httpx).
 """
 
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from benchmarks import results  # noqa: E402 - found through the path above
 from support import witness  # noqa: E402 - found through the path above
 from support.night import Night, environment, import_tiny  # noqa: E402
 from support.ollama_server import OllamaServer  # noqa: E402
 from support.tiny_gguf import write_tiny_gguf  # noqa: E402
 
-RESULT = ROOT / "build" / "bench" / "idle.json"
 WAIT_S = 60.0
 STARTS = 5
 """The fastest start counts, ours and the peer's, after one that compiles."""
@@ -55,8 +51,8 @@ def main() -> int:
         row("CPU s in the first minute", processor_s, peer_s, None, holds=True),
         row("heavy imports", float(len(heavy)), 0.0, 0.0, holds=not heavy),
     ]
-    show(rows, heavy, len(imported))
-    return 0 if all(one["holds"] for one in rows) else 1
+    title = f"The idle daemon after {WAIT_S:g} s; {len(imported)} top-level modules, heavy: {heavy or 'none'}"
+    return results.presented("idle", title, rows)
 
 
 def started(night: Night) -> float:
@@ -105,18 +101,6 @@ def bare_imports() -> tuple[float, float]:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment()
     )
     return int(done.stdout) / 1024, time.monotonic() - began
-
-
-def show(rows: list[dict[str, object]], heavy: list[str], modules: int) -> None:
-    """Print the table and write it down."""
-    table = Table(
-        *rows[0], title=f"The idle daemon after {WAIT_S:g} s; {modules} top-level modules, heavy: {heavy or 'none'}"
-    )
-    for one in rows:
-        table.add_row(*(str(value) for value in one.values()))
-    Console(width=140).print(table)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,18 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks import packed_side, peer_side  # noqa: E402 - found through the path above
+from benchmarks import packed_side, peer_side, results  # noqa: E402 - found through the path above
 from benchmarks.material import Figures  # noqa: E402
 from nightschool_daemon.runs import worker_process  # noqa: E402
 from support.base_models import MODELS  # noqa: E402
 
-RESULT = ROOT / "build" / "bench" / "learning-engine.json"
 REPEATS = 3
 Takes = dict[tuple[str, str], list[Figures]]
 """By the function that took them, and the model."""
@@ -236,18 +232,7 @@ def main() -> int:
         return 0
     taken: Takes = {}
     rows = [row_of(measure, taken) for measure in measures() if given.rows in measure.name]
-    show(rows)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 1 if any(row["holds"] is False for row in rows) else 0
-
-
-def show(rows: list[dict[str, object]]) -> None:
-    """Print the table."""
-    table = Table(*rows[0], title="The packed engine and its peers")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=140).print(table)
+    return results.presented("learning-engine", "The packed engine and its peers", rows)
 
 
 def row_of(measure: Measure, taken: Takes) -> dict[str, object]:

@@ -14,12 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks import forms  # noqa: E402 - found through the path above
+from benchmarks import forms, results  # noqa: E402 - found through the path above
 from nightschool_daemon.runs import worker_process  # noqa: E402
 from nightschool_hookspecs.records import TrainedForm, TrainingMethod  # noqa: E402
 from support.base_models import MODELS  # noqa: E402
 
-RESULT = ROOT / "build" / "bench" / "memory.json"
 GOAL = 0.15
 ROWS_OF_VOCABULARY = 10_000
 
@@ -91,9 +90,7 @@ def main() -> int:
             rows.append({**row, "holds": abs(ratio - 1) <= GOAL})
             print(f"{what:8} {name:18} told {told[what]:8.1f}  seen {seen[what]:8.1f}  ratio {ratio:.2f}", flush=True)
         print(f"         passes of {told['tokens']:g} tokens, {told['twice']:g} layers twice", flush=True)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 1 if any(row["holds"] is False for row in rows) else 0
+    return results.presented("memory", "What a training takes, told and seen", rows)
 
 
 def take(wanted: Configuration) -> tuple[dict[str, float], dict[str, float]]:

@@ -17,17 +17,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from benchmarks import results  # noqa: E402 - found through the path above
 from nightschool_daemon.proxy.routes import Route, Routes, write_routes  # noqa: E402
 from support.night import environment  # noqa: E402 - found through the path above
 from support.ollama_server import free_port  # noqa: E402
 
-RESULT = ROOT / "build" / "bench" / "proxy.json"
 ROUNDS = 20
 REQUESTS = 300
 """Of each kind in a round. For each side the round counts in which it was disturbed least, by the 99th percentile."""
@@ -188,18 +185,8 @@ def main() -> int:
         *rows_of("routed stream, first line", routed),
         row("resident MB", memory, 0.0, MEMORY_GOAL_MB, holds=memory < MEMORY_GOAL_MB),
     ]
-    show(rows)
-    return 0 if all(one["holds"] for one in rows) else 1
-
-
-def show(rows: list[dict[str, object]]) -> None:
-    """Print the table and write it down."""
-    table = Table(*rows[0], title=f"The proxy, the calmest of {ROUNDS} rounds of {REQUESTS} requests")
-    for one in rows:
-        table.add_row(*(str(value) for value in one.values()))
-    Console(width=140).print(table)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    title = f"The proxy, the calmest of {ROUNDS} rounds of {REQUESTS} requests"
+    return results.presented("proxy", title, rows)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from benchmarks import results  # noqa: E402 - found through the path above
 from demo import demo  # noqa: E402 - found through the path above
 from nightschool_daemon.jobs import ExportResult, PrepareResult, RunDirectory, Step, VerifyResult  # noqa: E402
 from nightschool_hookspecs.records import RunReport  # noqa: E402
@@ -27,7 +25,6 @@ WORK = ROOT / "build" / "routes"
 BASE = MODELS["gemma"]
 SEED = 1
 """The same split and the same training for every route."""
-RESULT = ROOT / "build" / "bench" / "routes.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +47,7 @@ def main() -> int:
     """Run all routes and print the table. Returns 1 where a row falls short."""
     shutil.rmtree(WORK, ignore_errors=True)
     rows = [row for route in ROUTES for row in measure(route)]
-    table = Table(*rows[0], title="Gemma 3 270M, 150 corrections once, 50 held out")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=160).print(table)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(row["holds"] for row in rows) else 1
+    return results.presented("routes", "Gemma 3 270M, 150 corrections, 50 held out", rows)
 
 
 def measure(route: Route) -> list[dict[str, object]]:

@@ -22,22 +22,19 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks import tasks  # noqa: E402 - found through the path above
+from benchmarks import results, tasks  # noqa: E402 - found through the path above
 from benchmarks.nightly import compared, correction, day_and_night, installation, noon  # noqa: E402
 from nightschool_daemon.comparisons import Marks  # noqa: E402
 from nightschool_hookspecs.records import RunEnd, RunReport  # noqa: E402
 from support.base_models import MODELS  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "seasons"
-TABLE = ROOT / "build" / "bench" / "seasons.json"
 BASE = "smollm2"
 SHARES = (0.01, 0.05, 0.1, 0.2)
 SEEDS = (0,)
@@ -90,19 +87,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; the next call goes on")
     given = parser.parse_args()
-    deadline = time.monotonic() + 60 * given.minutes
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for name in names():
-        file = RESULTS / f"{name}.json"
-        if file.exists():
-            continue
-        if time.monotonic() > deadline:
-            break
-        kind, *rest = name.split("-")
-        result = poisoned(float(rest[0]), int(rest[1])) if kind == "poison" else forgetting(int(rest[0]))
-        file.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n", encoding="utf-8")
-        print(name, *result.ends, sep="\n  ", flush=True)
+    results.carry_out({file_of(name): partial(run, name) for name in names()}, given.minutes)
     return show()
+
+
+def run(name: str) -> Result:
+    """One season."""
+    kind, *rest = name.split("-")
+    return poisoned(float(rest[0]), int(rest[1])) if kind == "poison" else forgetting(int(rest[0]))
+
+
+def file_of(name: str) -> Path:
+    """Where its result is kept."""
+    return RESULTS / f"{name}.json"
 
 
 def names() -> Iterator[str]:
@@ -197,19 +194,9 @@ def ending(report: RunReport) -> str:
 
 def show() -> int:
     """Print a row a season, and write the table."""
-    found = {
-        name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        for name in names()
-        if (RESULTS / f"{name}.json").exists()
-    }
+    found = {name: json.loads(file_of(name).read_text(encoding="utf-8")) for name in names() if file_of(name).exists()}
     rows = [row for name, result in found.items() for row in rows_of(name, result["versions"])]
-    table = Table(*(rows[0] if rows else ()), title="Seasons")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=140).print(table)
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    TABLE.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(row["holds"] for row in rows) and len(found) == len(list(names())) else 1
+    return max(results.presented("seasons", "Seasons", rows), len(found) < len(list(names())))
 
 
 def rows_of(name: str, versions: Sequence[Mapping[str, float]]) -> Iterator[dict[str, object]]:

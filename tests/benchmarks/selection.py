@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from benchmarks import results  # noqa: E402 - found through the path above
 from nightschool_daemon.evaluation.embedding import CachedEmbed, StaticEmbedder  # noqa: E402
 from nightschool_daemon.hooks import Hooks  # noqa: E402
 from nightschool_daemon.intake.assignment import fold  # noqa: E402
 from nightschool_daemon.learning.duplicates import keep_first, near_texts, near_vectors, shingles  # noqa: E402
 from nightschool_hookspecs import Matrix  # noqa: E402
 
-RESULT = ROOT / "build" / "bench" / "selection.json"
 DATA = ROOT / "tests" / "data" / "nl2bash"
 REPEATS = 3
 ALIKE = 0.7
@@ -46,13 +46,9 @@ def main() -> int:
     texts = list(dict.fromkeys(fold(line) for line in (DATA / "descriptions.txt").open(encoding="utf-8")))
     print(f"{len(texts)} different real descriptions")
     rows = [against_datasketch(texts), *against_semhash(texts)]
-    for row in rows:
-        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()))
     show_growth(texts, (*GROWTH, 1_000_000) if given.million else GROWTH)
     show_separation()
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 1 if any(row["holds"] is False for row in rows) else 0
+    return results.presented("selection", "Near-duplicates, CPU seconds", rows)
 
 
 def row_of(measure: str, ours: float, peer: float, goal: float, *, equal: bool) -> Row:

@@ -21,6 +21,7 @@ import numpy as np  # noqa: E402 - after the path above, as the imports below
 from scipy.optimize import isotonic_regression  # noqa: E402
 from scipy.stats import rankdata, spearmanr  # noqa: E402
 
+from benchmarks import results  # noqa: E402 - found through the path above
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings  # noqa: E402
 from nightschool_daemon.hooks import Hooks  # noqa: E402
 from nightschool_hookspecs import ExamItem, Generate, ItemRole, Message, Role  # noqa: E402
@@ -28,7 +29,6 @@ from nightschool_plugins.evaluation_judge import EvaluationJudge  # noqa: E402
 from nightschool_plugins.evaluation_shell import EvaluationShell  # noqa: E402
 
 DATA = ROOT / "tests" / "data" / "nl2bash" / "judged.jsonl"
-RESULT = ROOT / "build" / "bench" / "validators.json"
 GOOD_SCORE = 70.0
 
 
@@ -211,9 +211,7 @@ def main() -> int:
 
         generate = LocalModel(OllamaLibrary(OllamaSettings()), given.judge, ExamSettings())
         rows += judge(generate, tuned[:: len(tuned) // given.judged], judged[:: len(judged) // given.judged])
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 1 if any(one["holds"] is False for one in rows) else 0
+    return results.presented("validators", "Agreement with people", rows)
 
 
 if __name__ == "__main__":

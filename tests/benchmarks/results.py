@@ -1,0 +1,55 @@
+"""What a bench found: a table on the terminal, the same in `build/bench/NAME.json`, and whether it fell short."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+BENCH = Path(__file__).resolve().parents[2] / "build" / "bench"
+WIDTH = 160
+
+Row = Mapping[str, object]
+"""`measure`, `ours`, `peer`, `ratio`, `goal`, `holds`; the last is None where there is nothing to compare with."""
+
+
+def presented(name: str, title: str, rows: Sequence[Row]) -> int:
+    """Show rows and write them down. Returns the exit code: 1 where one falls short, or where there is none."""
+    show(title, rows)
+    write(name, rows)
+    return 0 if rows and all(row["holds"] is not False for row in rows) else 1
+
+
+def show(title: str, rows: Sequence[Row]) -> None:
+    """Print a table."""
+    table = Table(*(rows[0] if rows else ()), title=title)
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=WIDTH).print(table)
+
+
+def write(name: str, rows: Sequence[Row]) -> None:
+    """Write a table down."""
+    BENCH.mkdir(parents=True, exist_ok=True)
+    (BENCH / f"{name}.json").write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
+
+
+def carry_out(wanted: "Mapping[Path, Callable[[], DataclassInstance]]", minutes: float) -> None:
+    """Run what has no file yet, and keep each result in its own. Nothing is begun after so many minutes."""
+    deadline = time.monotonic() + 60 * minutes
+    for file, run in wanted.items():
+        if file.exists():
+            continue
+        if time.monotonic() > deadline:
+            break
+        text = json.dumps(dataclasses.asdict(run()), indent=1)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{text}\n", encoding="utf-8")
+        print(file.stem, text, flush=True)
