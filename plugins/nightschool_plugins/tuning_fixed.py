@@ -1,4 +1,7 @@
-"""With which hyperparameters a run trains: always those of the settings."""
+"""With which hyperparameters a run trains: those of the settings, and of few examples more epochs.
+
+epochs = max(num_epochs, min(most_epochs, ceil(fewest_steps / ceil(examples / batch_size))))
+"""
 
 import math
 from dataclasses import dataclass
