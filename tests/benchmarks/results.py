@@ -24,7 +24,7 @@ def presented(name: str, title: str, rows: Sequence[Row]) -> int:
     """Show rows and write them down. Returns the exit code: 1 where one falls short, or where there is none."""
     show(title, rows)
     write(name, rows)
-    return 0 if rows and all(row["holds"] is not False for row in rows) else 1
+    return 0 if rows and all(row["holds"] is None or row["holds"] for row in rows) else 1
 
 
 def show(title: str, rows: Sequence[Row]) -> None:

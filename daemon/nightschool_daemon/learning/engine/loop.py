@@ -115,7 +115,7 @@ def train(
 
 
 def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> Outcome:
-    """Have something learn epoch by epoch until it gets worse, and leave the best one's parameters in it.
+    """Have something learn epoch by epoch until a judged one is worse, and leave the best one's parameters in it.
 
     Goes on from a checkpoint if one fits. Raises `TrainingError` where the loss is no number.
     """
