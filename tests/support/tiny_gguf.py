@@ -5,6 +5,7 @@ server too. Its tokenizer knows single characters, so that any text has one toke
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import gguf
@@ -45,6 +46,22 @@ def write_scripted_gguf(path: Path, script: Mapping[str, str]) -> Path:
         seed=0,
         kind="Q8_0",
         successors=successors,
+    )
+
+
+def write_ending_gguf(path: Path, *, end: str, end_of_text: str) -> Path:
+    """Write a model that finds one token, `end`, likely behind an "o", and any behind all else.
+
+    `end_of_text`: the token with which its texts end, as the file says.
+    """
+    return _write(
+        path,
+        len(TOKENS),
+        partial(add_tokenizer, end_of_text=end_of_text),
+        silent=0,
+        seed=0,
+        kind="Q8_0",
+        successors={TOKENS.index("o"): TOKENS.index(end)},
     )
 
 
@@ -147,7 +164,7 @@ def _write_header(writer: gguf.GGUFWriter, vocabulary: int, layers: int) -> None
     writer.add_file_type(7)
 
 
-def add_tokenizer(writer: gguf.GGUFWriter, more: Sequence[str] = ()) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, more: Sequence[str] = (), end_of_text: str = TURN[-1]) -> None:
     """Write the tokenizer and the chat template, which every tiny model shares; `more` tokens stand before its last."""
     tokens, at = [*TOKENS[: -len(TURN)], *more, *TURN], -len(TURN)
     writer.add_tokenizer_model("llama")
@@ -156,7 +173,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, more: Sequence[str] = ()) -> None:
     writer.add_token_scores([-float(index) for index in range(len(tokens))])
     writer.add_token_types([*TOKEN_TYPES[:at], *[1] * len(more), *TOKEN_TYPES[at:]])
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(len(tokens) - 1)
+    writer.add_eos_token_id(tokens.index(end_of_text))
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)

@@ -30,7 +30,11 @@ from nightschool_daemon.jobs import (
     read_lines,
     write_durably,
 )
+from nightschool_daemon.learning.base_file import open_base
+from nightschool_daemon.learning.endings import taught_closing
+from nightschool_daemon.learning.engine.architecture import is_known
 from nightschool_daemon.learning.grouping import regroup
+from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.rendering import (
     CachedRenderer,
     Render,
@@ -70,6 +74,8 @@ from nightschool_hookspecs.services import Generate, Measure, Retrieve, Store
 T = TypeVar("T")
 P = TypeVar("P", PreferencePair, LabelledAnswer)
 
+MOST_WEIGHED = 32
+"""Answers that are rendered to find the token that ends them."""
 LARGEST_GROWTH = 3
 """Originals and variants together, as a multiple of the originals."""
 DISLIKED = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
@@ -554,7 +560,7 @@ def _rendered(context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset
         return Rendered()
     render = CachedRenderer(lambda messages: http.render(pin, messages))
     stops = [value for key, value in http.show(pin).modelfile.parameters if key.lower() == "stop"]
-    closing = find_closing(render, stops)
+    closing = _taught(context, find_closing(render, stops), dataset, render)
     counter = itertools.count()
     total = len(dataset.examples) + len(dataset.pairs) + len(dataset.labels)
 
@@ -563,6 +569,26 @@ def _rendered(context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset
         return render(messages)
 
     return Rendered.of(dataset, counted, closing)
+
+
+def _taught(context: WorkContext, closing: str, dataset: Dataset, render: Render) -> str:
+    """The token with which answers end, of those that the base was taught to end with."""
+    base = context.run.result(Step.PREPARE, PrepareResult).base
+    file = open_base(base.gguf)
+    if not is_known(file):
+        # its network would have to be loaded whole by transformers, which is dear
+        return closing
+    tokens = load_tokens(file, base.weights_digest, context.settings.state_directory / "cache")
+    answers = [
+        *((one.messages, one.target) for one in dataset.examples),
+        *((one.messages, one.chosen) for one in dataset.pairs),
+        *((one.messages, one.answer) for one in dataset.labels if one.liked),
+    ]
+    shown = [render(messages) + answer for messages, answer in answers[:MOST_WEIGHED]]
+    found = taught_closing(file, tokens, closing, shown, context.settings.exam.context_tokens)
+    if found != closing:
+        context.note(f"Answers end with {found}: this base was never taught to end one with {closing.strip()}.")
+    return found
 
 
 def _write(context: WorkContext, dataset: Dataset, rendered: Rendered) -> None:

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     Logprobs = NDArray[np.float32]
     """Shape (positions, vocabulary), or (rows,) of whole answers."""
 
-TOKENS_A_PASS = 2048
-
 
 class Variant(StrEnum):
     """Which network computes."""
@@ -110,24 +108,9 @@ class PackedVariants(Variants):
         return np.concatenate(found)
 
     def answer_sums(self, rows: Sequence[Row]) -> Logprobs:
-        import torch
+        from nightschool_daemon.learning.engine.scoring import answer_sums
 
-        from nightschool_daemon.learning.engine.examples import Answer, Example, passes
-        from nightschool_daemon.learning.engine.layout import lay_out
-        from nightschool_daemon.learning.engine.methods import answer_sums
-
-        examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion),)) for row in rows]
-        # passes have them in this order
-        order = sorted(range(len(examples)), key=lambda number: len(examples[number]))
-        sums = []
-        with torch.no_grad():
-            for part in passes(examples, TOKENS_A_PASS):
-                layout = lay_out([one.branches() for one in part], self._network.bench.device)
-                values = self._network.log_probabilities(layout)
-                sums.append(answer_sums(values, layout.answer_of, layout.answers).cpu().numpy())
-        found = np.zeros(len(rows), np.float32)
-        found[order] = np.concatenate(sums)
-        return found
+        return answer_sums(self._network, rows)
 
     def _opened(self, over: GgufFile | None) -> Network:
         import torch

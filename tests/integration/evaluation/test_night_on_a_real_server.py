@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.learning import dataset, judging, split
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
+from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs import (
     Chunk,
     Event,
@@ -45,6 +46,7 @@ from nightschool_hookspecs import (
     hookimpl,
 )
 from support.ollama_server import OllamaServer
+from support.tiny_gguf import write_ending_gguf
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 BUILT_IN = (
@@ -86,9 +88,13 @@ class Night:
     info: RunInfo
     settings: Settings
     hooks: Hooks
+    notes: list[str] = field(default_factory=list)
 
     def progress(self, done: int, total: int, text: str) -> None:
         assert 0 <= done <= total
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @pytest.fixture
@@ -105,6 +111,10 @@ def base(ollama: OllamaServer, tiny_gguf: Path) -> str:
 
 @pytest.fixture
 def night(ollama: OllamaServer, base: str, tiny_gguf: Path, tmp_path: Path) -> Night:
+    return _night(ollama, base, tiny_gguf, tmp_path)
+
+
+def _night(ollama: OllamaServer, base: str, gguf: Path, tmp_path: Path, answer: str | None = None) -> Night:
     tables = {"evaluation_split": {"grown_events": 1, "grown_items": 0}}
     hooks = Hooks.load(plugin_directory=None, tables=tables, built_in=BUILT_IN)
     hooks.manager.register(BuildsPlainly(), name="test")
@@ -118,11 +128,12 @@ def night(ollama: OllamaServer, base: str, tiny_gguf: Path, tmp_path: Path) -> N
     run = RunDirectory(path=tmp_path / "run")
     for step in Step:
         run.step(step).mkdir(parents=True)
-    _prepare(run, base, tiny_gguf)
+    _prepare(run, base, gguf, answer)
     return Night(run=run, info=info, settings=settings, hooks=hooks)
 
 
-def _prepare(run: RunDirectory, digest: str, gguf: Path) -> None:
+def _prepare(run: RunDirectory, digest: str, gguf: Path, answer: str | None) -> None:
+    """`answer`: what all want; None: another each."""
     rows = [
         EventRow(
             event=Event(
@@ -132,7 +143,7 @@ def _prepare(run: RunDirectory, digest: str, gguf: Path) -> None:
                 input_data=f"list {number} files",
                 artifact_type="shell",
                 ai_output="dir",
-                corrected_output=f"ls | head -n {number}",
+                corrected_output=answer or f"ls | head -n {number}",
             ),
             group=f"group {number}",
             side=None,
@@ -209,6 +220,25 @@ def _ends_as_ollama_ends_it(night: Night, closing: str) -> None:
     )
     http.close()
     assert f"answer{closing}" in rendered
+
+
+def test_answers_end_with_what_the_base_was_taught_to_end_with(fresh_ollama: OllamaServer, tmp_path: Path) -> None:
+    gguf = write_ending_gguf(tmp_path / "untuned.gguf", end="</s>", end_of_text="</s>")
+    digest = sha256_of(gguf)
+    http = OllamaHttp(OllamaSettings(host=fresh_ollama.url))
+    http.upload_blob(gguf, digest)
+    http.create(CreateRequest(model=NAME, files={"untuned.gguf": digest}))
+    own = _night(fresh_ollama, digest, gguf, tmp_path, answer="echo foo")
+    split.run(own)
+    dataset.run(own)
+    assert own.run.result(Step.SELECT, SelectResult).closing == "</s>"
+    texts = [codec.from_json(line, TrainingText) for line in lines(own, Step.SELECT, "examples.jsonl")]
+    assert {text.completion for text in texts} == {"echo foo</s>"}
+    assert own.notes == ["Answers end with </s>: this base was never taught to end one with <|im_end|>."]
+    # and there the server ends
+    said = http.generate(NAME, "hello", {"num_predict": 8, "temperature": 0}, raw=True)
+    http.close()
+    assert (said["response"], said["done_reason"]) == ("", "stop")
 
 
 def test_an_exam_survives_a_restart_of_the_server_and_of_itself(night: Night, ollama: OllamaServer) -> None:

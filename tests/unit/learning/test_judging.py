@@ -75,6 +75,9 @@ class Night:
     def progress(self, done: int, total: int, text: str) -> None:
         raise AssertionError((done, total, text))
 
+    def note(self, text: str) -> None:
+        raise AssertionError(text)
+
 
 def night(directory: Path, *plugins: object) -> Night:
     run = RunDirectory(path=directory / "run")
