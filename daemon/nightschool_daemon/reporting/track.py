@@ -152,16 +152,22 @@ def change_point(values: Sequence[float], seed: int) -> tuple[int, float]:
         alternative="greater",
         rng=np.random.default_rng(seed),
     )
-    at = int(np.abs(np.cumsum(deviations)[:-1]).argmax()) + 1
+    at = int(_departures(deviations)[:-1].argmax()) + 1
     return at, float(found.pvalue)
 
 
 def _largest_sum(deviations: Floats, axis: int = -1) -> Floats:
+    largest: Floats = _departures(deviations, axis).max(axis=axis)
+    return largest
+
+
+def _departures(deviations: Floats, axis: int = -1) -> Floats:
+    """How far the sum of all values so far lies from where it would be without a change."""
     import numpy as np
 
     # rounded, so that the same sums in another order are the same
-    largest: Floats = np.abs(np.cumsum(deviations, axis=axis)).max(axis=axis).round(9)
-    return largest
+    found: Floats = np.abs(np.cumsum(deviations, axis=axis)).round(9)
+    return found
 
 
 # --------------------------------------------------------------------------- drift

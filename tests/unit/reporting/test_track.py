@@ -127,6 +127,13 @@ def test_a_change_divides_the_feedback_at_its_first_answer(negative: list[bool],
     assert mirrored.p_value == pytest.approx(trend.p_value)
 
 
+def test_of_two_places_that_are_as_likely_the_first_is_told_of_praise_and_of_blame() -> None:
+    """Rounding of sums must not decide: here it did."""
+    blame = [one == "1" for one in "101000110100100000001100000011"]
+    praise = [not one for one in blame]
+    assert change_point(blame, 0)[0] == change_point(praise, 0)[0]
+
+
 def test_of_too_little_feedback_nothing_is_told() -> None:
     assert trend_of(said([True, False] * 9), 1) is None
 
