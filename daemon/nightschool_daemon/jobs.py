@@ -26,6 +26,7 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     Material,
     MethodChoice,
+    RankedPair,
     Recipe,
     RunEnd,
     RunInfo,
@@ -41,6 +42,10 @@ T = TypeVar("T")
 
 NOTES = "notes.txt"
 """What a worker has to say to whoever looks on, a sentence a line."""
+HELD_OUT_PAIRS = "held_out_pairs.jsonl"
+"""Of step `select` (PreferencePair)."""
+RANKED = "ranked.jsonl"
+"""The same of step `examine`, ranked (RankedPair)."""
 TRIALS = "[0-9][0-9]"
 """How the directories of trial candidates are called, within that of the step `crossfit`."""
 PASSING = frozenset({"worker.log", "progress.json", "failure.json", "checkpoints", NOTES})
@@ -130,6 +135,8 @@ class PrepareResult:
     """Where an undo of this run's promotion leads: a tag with what the alias held, else the base's pin."""
     undo_digest: str
     events: int
+    is_of_base: bool = True
+    """Whether the incumbent is the base, or was made from these very weights."""
     warm_start: Path | None = None
     """What the incumbent learned, where the training may begin from it."""
     evidence: Evidence = field(default_factory=Evidence)
@@ -167,14 +174,14 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectResult:
-    """`select`: what is learned from (`TrainingJob.dataset`), `items.jsonl` (ExamItem, held out) and
-    `regression.jsonl` (ExamItem, learned before)."""
+    """`select`: what is learned from (`TrainingJob.dataset`), `items.jsonl` (ExamItem, held out),
+    `held_out_pairs.jsonl` (PreferencePair, held out) and `regression.jsonl` (ExamItem, learned before)."""
 
     material: Material
     variants: int
     """Examples that are variants of another."""
     items: int
-    """Held out, and counting for or against a candidate."""
+    """Held out, and counting for or against a candidate, pairs among them."""
     guard_items: int
     folded: int = 0
     """Items that would count, of the groups in folds: trial candidates are asked them."""
@@ -457,6 +464,11 @@ class RunDirectory:
     def _own_answers(self) -> tuple[ExamAnswer, ...]:
         return tuple(read_lines(self.step(Step.EXAMINE) / "answers.jsonl", ExamAnswer))
 
+    def ranked_pairs(self) -> tuple[RankedPair, ...]:
+        """The pairs of the whole exam that were ranked, those of trial candidates first."""
+        files = [one.step(Step.EXAMINE) / RANKED for one in (*self.trials(), self)]
+        return tuple(pair for file in files if file.exists() for pair in read_lines(file, RankedPair))
+
     def is_done(self, step: Step | Job) -> bool:
         """Whether the step's last act took place."""
         return (self.step(step) / "result.json").is_file()
@@ -487,6 +499,11 @@ class StoreWrite:
 
     key: str
     value: str | None
+
+
+def write_lines(file: Path, records: Iterable[object]) -> None:
+    """Write records as a JSONL file: whole and on disk, or not there."""
+    write_durably(file, "".join(codec.to_json(record) + "\n" for record in records))
 
 
 def read_lines(file: Path, kind: type[T]) -> Iterator[T]:

@@ -711,14 +711,31 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankedPair:
+    """A better and a worse answer to a held-out prompt, ranked by how likely each model finds them. Nobody is asked.
+
+    An answer's likelihood is the mean over its tokens, by our own forward pass over the weights that Ollama serves.
+    """
+
+    event_id: str
+    key: str
+    """What tells it from others over the nights: its group of prompts."""
+    incumbent: float
+    """100 where the better answer is the likelier one, 0 where it is not."""
+    candidate: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exam:
-    """A whole exam: items in order and every answer."""
+    """A whole exam: items in order, every answer, and the pairs that were ranked."""
 
     specialty: Specialty
     incumbent: str
     candidate: str
     items: tuple[ExamItem, ...]
     answers: tuple[ExamAnswer, ...]
+    ranked: tuple[RankedPair, ...] = ()
+    """They count like items, for prompts of which only the feedback says which of two answers is better."""
     evidence: Evidence = field(default_factory=Evidence)
     """What was known before it."""
     judged_together: int = 1

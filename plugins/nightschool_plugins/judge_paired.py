@@ -34,6 +34,9 @@ incumbent: the same prompt on another night is no new evidence.
 Several specialties are judged in a night. With m of them the proof takes E >= max(40, m / 0.05), so that the chance of
 any wrong promotion among them is at most 5 % (union bound), and 2.5 % for each of up to two.
 
+A pair of answers that was ranked counts like an item: 100 where a model finds the better one likelier, 0 where not.
+Nobody is asked, so that the incumbent's second sitting is its first.
+
 An item that the incumbent could not answer, because the server failed, says nothing and is left out; where the
 candidate fails, that counts. Test and interval are scipy's.
 """
@@ -312,11 +315,12 @@ def _paired(exam: Exam) -> Paired:
     def of(sitting: Sitting) -> "Scores":
         return numpy.array([scores[sitting, item.id] for item in sat], dtype=numpy.float64)
 
+    ranked = numpy.array([(one.incumbent, one.candidate) for one in exam.ranked]).reshape(-1, 2)
     return Paired(
-        keys=tuple(item.key for item in sat),
-        incumbent=of(Sitting.INCUMBENT),
-        candidate=of(Sitting.CANDIDATE),
-        again=of(Sitting.INCUMBENT_AGAIN),
+        keys=(*(item.key for item in sat), *(one.key for one in exam.ranked)),
+        incumbent=numpy.concatenate((of(Sitting.INCUMBENT), ranked[:, 0])),
+        candidate=numpy.concatenate((of(Sitting.CANDIDATE), ranked[:, 1])),
+        again=numpy.concatenate((of(Sitting.INCUMBENT_AGAIN), ranked[:, 0])),
     )
 
 

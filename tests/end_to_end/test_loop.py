@@ -332,3 +332,29 @@ def test_feedback_that_got_worse_takes_a_promotion_back_and_the_report_says_why(
     assert isinstance(track, dict)
     assert (track["exams"][0]["exam"]["taken_back"], track["best"]) == (True, None)
     assert track["trend"]["after"] > track["trend"]["before"]
+
+
+def test_thumbs_alone_prove_a_better_model(night: Night, fresh_ollama: OllamaServer) -> None:
+    """No answer was ever corrected: which of two is better is all that is known."""
+    night.drop(
+        [
+            {**one, "id": f"{kind}/{one['id']}", "feedback_type": kind, "corrected_output": None, "ai_output": answer}
+            for one in greetings(40)
+            for kind, answer in (("explicit_positive", "hello"), ("explicit_negative", "zqxj"))
+        ]
+    )
+
+    done = night.learn()
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = night.json("report")
+    assert isinstance(report, dict)
+    assert report["end"] == "promoted", report
+    (run,) = night.ledger().runs.latest(1)
+    ranked = RunDirectory(path=run.directory).ranked_pairs()
+    assert len(ranked) >= 6
+    assert sum(one.candidate for one in ranked) > sum(one.incumbent for one in ranked)
+    assert report["verdict"]["items"] == len(ranked)
+    assert f"{len(ranked)} pairs of answers of which you liked one better" in " ".join(
+        night.run("report").stdout.split()
+    )

@@ -76,6 +76,7 @@ def run(context: WorkContext) -> None:
     if prepared.asks_all_learned:
         exam = replace(exam, max_regression_items=sys.maxsize)
     before, counted = context.run.trial_answers(), context.run.result(Step.SPLIT, SplitResult).counted
+    counted -= len(context.run.ranked_pairs())
     exam = _less(exam, exam_of(context, before).items)
     items = choose_items(context.run.own_items(), exam, context.info.seed, frozenset(prepared.evidence.used))
     directory = context.run.step(Step.EXAMINE)
@@ -190,6 +191,7 @@ def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...]) -> Exam:
         candidate=context.run.result(Step.REGISTER, RegisterResult).tag,
         items=tuple(item for item in context.run.exam_items() if item.id in asked),
         answers=answers,
+        ranked=context.run.ranked_pairs(),
         evidence=prepared.evidence,
         judged_together=prepared.judged_together,
     )

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from nightschool_daemon import codec
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.local_model import LocalModel
@@ -21,6 +20,7 @@ from nightschool_daemon.evaluation.marks import GOOD_SCORE
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
+    HELD_OUT_PAIRS,
     EventRow,
     LeftOut,
     PrepareResult,
@@ -28,7 +28,7 @@ from nightschool_daemon.jobs import (
     SplitResult,
     Step,
     read_lines,
-    write_durably,
+    write_lines,
 )
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.endings import taught_closing
@@ -115,6 +115,8 @@ class Dataset:
     pairs: tuple[PreferencePair, ...] = ()
     labels: tuple[LabelledAnswer, ...] = ()
     items: tuple[ExamItem, ...]
+    ranked: tuple[PreferencePair, ...] = ()
+    """Held-out pairs of prompts of which no item says what was wanted."""
     regression: tuple[ExamItem, ...]
     """Corrections that a version has learned, or is to learn tonight though trial candidates are asked them."""
     folded: int = 0
@@ -161,12 +163,14 @@ def build_dataset(
     examples = _arrange(workshop, _augment(workshop, _build_examples(workshop, selection.events)))
     _require_no_leak(examples, sides)
     pairs, labels = _preferences(workshop, selection.events, training, budget)
+    items = _items(workshop, held_out)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return Dataset(
         examples=examples,
         pairs=pairs,
         labels=labels,
-        items=_items(workshop, held_out),
+        items=items,
+        ranked=_ranked(workshop, held_out, items),
         regression=_regression(workshop, training, folded),
         folded=_counting(workshop, training, folded),
         left_out=(*selection.left_out, *undecided),
@@ -182,8 +186,10 @@ def build_shown(
 ) -> Dataset:
     """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
+    items = _items(workshop, held_out)
     return Dataset(
-        items=_items(workshop, held_out),
+        items=items,
+        ranked=_ranked(workshop, held_out, items),
         regression=_regression(workshop, training, folded),
         folded=_counting(workshop, training, folded),
         shots=_choose_shots(workshop, training, budget),
@@ -349,20 +355,29 @@ def _preferences(
     """Pairs and labels of the selected events, and of the newest disliked answers, which are no targets themselves."""
     disliked = [one for one in training if _is_dislike(one.event)]
     events = (*selected, *disliked[-budget.events :])
-    known = frozenset(one.event.key for one in events)
-    pairs = _once(workshop.hooks.build_preference_pairs(events=events), lambda one: one)
+    pairs = _offered_pairs(workshop, events)
     labels = _once(workshop.hooks.label_answers(events=events), lambda one: (one.messages, one.answer))
-    made: list[PreferencePair | LabelledAnswer] = [*pairs, *labels]
-    foreign = [one.event_id for one in made if one.event_id not in known]
-    if foreign:
-        raise DatasetError(f"A plugin made a preference of the event {foreign[0]}, which was not offered to it.")
-    asked = {one.event_id for one in made}
+    _require_offered(labels, events)
+    asked = {one.event_id for one in pairs} | {one.event_id for one in labels}
     prompts = {one.event.key: _prompt(workshop, one) for one in events if one.event.key in asked}
     order = random.Random(f"{workshop.info.seed}/preferences")  # noqa: S311 - no secret
     return (
         tuple(_as_asked(one, prompts[one.event_id]) for one in order.sample(pairs, len(pairs))),
         tuple(_as_asked(one, prompts[one.event_id]) for one in order.sample(labels, len(labels))),
     )
+
+
+def _offered_pairs(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> list[PreferencePair]:
+    pairs = _once(workshop.hooks.build_preference_pairs(events=events), lambda one: one)
+    _require_offered(pairs, events)
+    return pairs
+
+
+def _require_offered(made: Iterable[PreferencePair | LabelledAnswer], events: Iterable[ScoredEvent]) -> None:
+    known = frozenset(one.event.key for one in events)
+    foreign = [one.event_id for one in made if one.event_id not in known]
+    if foreign:
+        raise DatasetError(f"A plugin made a preference of the event {foreign[0]}, which was not offered to it.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,8 +461,27 @@ def _as_learned(item: ExamItem, folded: frozenset[str]) -> ExamItem:
 
 
 def _counting(workshop: Workshop, training: tuple[ScoredEvent, ...], folded: frozenset[str]) -> int:
-    items = _items(workshop, tuple(one for one in training if one.group in folded))
-    return sum(item.role is ItemRole.GAIN for item in items)
+    asked = tuple(one for one in training if one.group in folded)
+    items = _items(workshop, asked)
+    return counting(items, _ranked(workshop, asked, items))
+
+
+def counting(items: Iterable[ExamItem], ranked: Sequence[PreferencePair]) -> int:
+    """How many prompts count for or against a candidate."""
+    return sum(item.role is ItemRole.GAIN for item in items) + len(ranked)
+
+
+def _ranked(
+    workshop: Workshop, held_out: tuple[ScoredEvent, ...], items: tuple[ExamItem, ...]
+) -> tuple[PreferencePair, ...]:
+    """A pair of a better and a worse answer to each prompt that was answered twice and of which no item counts."""
+    known = frozenset(item.group for item in items if item.role is ItemRole.GAIN)
+    events = tuple(one for one in held_out if one.group not in known and not one.event.metadata.deleted)
+    pairs = _offered_pairs(workshop, events)
+    asked = {one.event_id for one in pairs}
+    prompts = {one.event.key: _prompt(workshop, one) for one in events if one.event.key in asked}
+    placed = [_as_asked(one, prompts[one.event_id]) for one in pairs]
+    return tuple({one.group: one for one in placed}.values())
 
 
 def _knows(item: ExamItem) -> tuple[bool, bool]:
@@ -546,13 +580,9 @@ class Rendered:
 
     def write(self, directory: Path) -> None:
         """Leave the files that a training reads."""
-        files: dict[str, Sequence[object]] = {
-            "examples.jsonl": self.examples,
-            "pairs.jsonl": self.pairs,
-            "labels.jsonl": self.labels,
-        }
-        for name, records in files.items():
-            write_durably(directory / name, "".join(codec.to_json(record) + "\n" for record in records))
+        write_lines(directory / "examples.jsonl", self.examples)
+        write_lines(directory / "pairs.jsonl", self.pairs)
+        write_lines(directory / "labels.jsonl", self.labels)
 
 
 def _rendered(context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset) -> Rendered:
@@ -594,10 +624,10 @@ def _taught(context: WorkContext, closing: str, dataset: Dataset, render: Render
 def _write(context: WorkContext, dataset: Dataset, rendered: Rendered) -> None:
     directory = context.run.step(Step.SELECT)
     rendered.write(directory)
-    turns = "".join(codec.to_json(turn) + "\n" for shot in dataset.shots for turn in _turns(shot))
-    write_durably(directory / "shots.jsonl", turns)
-    for name, items in (("items.jsonl", dataset.items), ("regression.jsonl", dataset.regression)):
-        write_durably(directory / name, "".join(codec.to_json(item) + "\n" for item in items))
+    write_lines(directory / "shots.jsonl", [turn for shot in dataset.shots for turn in _turns(shot)])
+    write_lines(directory / "items.jsonl", dataset.items)
+    write_lines(directory / HELD_OUT_PAIRS, dataset.ranked)
+    write_lines(directory / "regression.jsonl", dataset.regression)
 
 
 def _turns(shot: TrainingExample) -> tuple[Message, Message]:
@@ -621,7 +651,7 @@ def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], clos
     return SelectResult(
         material=material_of(dataset, rows),
         variants=sum(example.parent is not None for example in dataset.examples),
-        items=sum(item.role is ItemRole.GAIN for item in dataset.items),
+        items=counting(dataset.items, dataset.ranked),
         guard_items=sum(item.role is ItemRole.GUARD for item in dataset.items),
         folded=dataset.folded,
         hyperparameters=workshop.hooks.suggest_hyperparameters(

@@ -18,7 +18,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.dataset import Dataset, Rendered, Workshop, build_dataset, material_of
+from nightschool_daemon.learning.dataset import Dataset, Rendered, Workshop, build_dataset, counting, material_of
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
 from nightschool_daemon.learning.engine import memory
@@ -37,7 +37,6 @@ from nightschool_daemon.plans import DeliveryCost, MemoryPlan, PlannedTraining, 
 from nightschool_hookspecs.records import (
     Budget,
     Hyperparameters,
-    ItemRole,
     Material,
     Message,
     MethodChoice,
@@ -163,7 +162,7 @@ def _data_of(context: WorkerContext, request: PlanRequest) -> Data:
             seed=context.info.seed,
         ),
         events=_events(dataset),
-        held_out=sum(item.role is ItemRole.GAIN for item in dataset.items),
+        held_out=counting(dataset.items, dataset.ranked),
         folded=dataset.folded,
         folds=len(folds) if dataset.folded else 0,
         left_out=Counter(one.reason for one in dataset.left_out),

@@ -37,7 +37,7 @@ STEPS: Mapping[Step | Job, str] = {
     Step.TRAIN: "nightschool_daemon.learning.training",
     Step.EXPORT: "nightschool_daemon.learning.export",
     Step.VERIFY: "nightschool_daemon.learning.verification",
-    Step.EXAMINE: "nightschool_daemon.evaluation.examiner",
+    Step.EXAMINE: "nightschool_daemon.learning.ranking",
     Step.JUDGE: "nightschool_daemon.learning.judging",
     Job.PLAN: "nightschool_daemon.learning.planning",
     Job.COMPARE: "nightschool_daemon.learning.comparison",

@@ -23,12 +23,14 @@ def regression_key(specialty: Specialty) -> str:
 def accept_verdict(context: StepContext) -> None:
     """Store the verdict, and what the exam adds to the evidence of the nights to come."""
     run_id, verdict = context.info.id, context.result(Step.JUDGE, JudgeResult).verdict
+    asked = [item.key for item in context.ledger.exams.items(run_id) if item.role is ItemRole.GAIN]
+    ranked = [pair.key for pair in context.directory.ranked_pairs()]
     context.ledger.exams.store_verdict(run_id, verdict)
     context.ledger.evidence.store(
         run_id,
         context.info.specialty,
         context.result(Step.PREPARE, PrepareResult).incumbent,
         log_e_value=verdict.log_e_value,
-        asked=[item.key for item in context.ledger.exams.items(run_id) if item.role is ItemRole.GAIN],
+        asked=[*asked, *ranked],
         counted=verdict.counted,
     )

@@ -48,6 +48,7 @@ def perform(context: StepContext) -> None:
             undo_tag=incumbent.undo_tag,
             undo_digest=incumbent.undo_digest,
             events=len(rows),
+            is_of_base=_is_of_base(context, incumbent.examined, base),
             warm_start=_warm_start(context, incumbent.examined, base) if context.settings.training.warm_start else None,
             evidence=context.ledger.evidence.so_far(specialty, incumbent.examined, context.info.recipe),
             judged_together=_judged_together(context),
@@ -72,11 +73,16 @@ def _asks_all_learned(context: StepContext) -> bool:
     return age >= timedelta(days=context.settings.exam.regression_days)
 
 
+def _is_of_base(context: StepContext, incumbent: str, base: BaseSnapshot) -> bool:
+    version = context.ledger.versions.get(incumbent)
+    return version is None or version.base_weights_digest == base.weights_digest
+
+
 def _warm_start(context: StepContext, incumbent: str, base: BaseSnapshot) -> Path | None:
     """What the version in service learned on these very weights."""
     version = context.ledger.versions.get(incumbent)
     run = context.ledger.runs.get(version.run_id) if version is not None else None
-    if version is None or run is None or version.base_weights_digest != base.weights_digest:
+    if run is None or not _is_of_base(context, incumbent, base):
         return None
     directory = RunDirectory(path=run.directory)
     return directory.result(Step.TRAIN, TrainingResult).adapter if directory.is_done(Step.TRAIN) else None

@@ -170,7 +170,19 @@ def _asked_of_both(context: StepContext) -> list[tuple[ExamItem, ExamAnswer, Exa
 
 def _exam(context: StepContext, verdict: Verdict | None) -> Iterator[Section]:
     if verdict is not None:
-        yield Section(title=EXAM, sentences=verdict_sentences(verdict, _folds(context)))
+        sentences = (*verdict_sentences(verdict, _folds(context)), *_ranked(context))
+        yield Section(title=EXAM, sentences=sentences)
+
+
+def _ranked(context: StepContext) -> Iterator[str]:
+    pairs = context.directory.ranked_pairs()
+    if pairs:
+        before = sum(one.incumbent > 0 for one in pairs)
+        after = sum(one.candidate > 0 for one in pairs)
+        yield (
+            f"Among the questions are {_count(len(pairs), 'pair')} of answers of which you liked one better. Nobody "
+            f"was asked: the model in use finds the better one likelier in {before}, the new one in {after}."
+        )
 
 
 def _folds(context: StepContext) -> int:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow
-from nightschool_daemon.learning.dataset import Dataset, DatasetError, Workshop, build_dataset
+from nightschool_daemon.learning.dataset import Dataset, DatasetError, Workshop, build_dataset, counting
 from nightschool_daemon.learning.services import ChunkSearch
 from nightschool_hookspecs import (
     AnswerScore,
@@ -286,6 +286,47 @@ def test_disliked_answers_are_the_worse_side_of_pairs() -> None:
     dataset = build([liked, disliked])
     assert [(pair.chosen, pair.rejected) for pair in dataset.pairs] == [("fine", "awful")]
     assert learned(dataset) == {"dropdir/1"}
+
+
+def two_thumbs(number: int, group: str | None = None) -> list[EventRow]:
+    """A liked and a disliked answer to one prompt."""
+    kinds = {"fine": FeedbackType.EXPLICIT_POSITIVE, "awful": FeedbackType.EXPLICIT_NEGATIVE}
+    group = group or f"g{number}"
+    rows = [row(f"{number}-{answer}", kind, group=group, answer=answer) for answer, kind in kinds.items()]
+    return [replace(one, event=replace(one.event, input_data=f"question {number}")) for one in rows]
+
+
+def test_held_out_pairs_count_where_no_item_says_what_was_wanted() -> None:
+    rows = [
+        *two_thumbs(1),
+        *two_thumbs(2),
+        *two_thumbs(3),
+        row("a correction", group="g2"),
+        row("lone", FeedbackType.EXPLICIT_NEGATIVE),
+    ]
+    dataset = build(rows, ["g1", "g2", "lone"])
+    assert [(one.group, one.chosen, one.rejected) for one in dataset.ranked] == [("g1", "fine", "awful")]
+    assert [one.messages[0].content for one in dataset.ranked] == ["question 1"]
+    assert [one.group for one in dataset.pairs] == ["g3"]
+    assert counting(dataset.items, dataset.ranked) == 2
+
+
+def test_a_group_sends_one_pair() -> None:
+    dataset = build([*two_thumbs(1, "g"), *two_thumbs(2, "g")], ["g"])
+    assert len(dataset.ranked) == 1
+
+
+def test_a_pair_of_withdrawn_feedback_is_not_ranked() -> None:
+    liked, disliked = two_thumbs(1)
+    withdrawn = replace(disliked, event=replace(disliked.event, metadata=Metadata(deleted=True)))
+    assert build([liked, withdrawn], ["g1"]).ranked == ()
+
+
+def test_pairs_that_trial_candidates_are_to_rank_are_counted() -> None:
+    rows = [*two_thumbs(1), *two_thumbs(2), row("3")]
+    sides = {one.group or "": Side.TRAINING for one in rows}
+    dataset = build_dataset(workshop(), tuple(rows), sides, ROOMY, frozenset({"g1", "3"}))
+    assert (dataset.folded, dataset.ranked) == (2, ())
 
 
 def test_preferences_have_the_prompts_of_examples_and_items() -> None:

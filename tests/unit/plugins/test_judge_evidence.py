@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -20,6 +21,7 @@ from nightschool_hookspecs import (
     ExamItem,
     ItemRole,
     Outcome,
+    RankedPair,
     Sitting,
     Specialty,
     Verdict,
@@ -69,6 +71,15 @@ def exam(
         evidence=evidence or Evidence(),
         judged_together=together,
         to_come=to_come,
+    )
+
+
+def ranked(before: str, after: str) -> tuple[RankedPair, ...]:
+    """A pair a character: r where the model ranks it right, w where it does not."""
+    scores = {"r": 100.0, "w": 0.0}
+    return tuple(
+        RankedPair(event_id=f"e {number}", key=f"pair {number}", incumbent=scores[one], candidate=scores[other])
+        for number, (one, other) in enumerate(zip(before, after, strict=True))
     )
 
 
@@ -268,3 +279,28 @@ def test_cross_fitted_learners_whose_lesson_is_worth_nothing_are_proven_in_few_s
         gains = numpy.clip(gains + 5 * chance.standard_normal(items), -100, 100)
         proven += bool(JUDGE.log_e_path(gains[numpy.argsort(fold, kind="stable")]).max() >= PROOF)
     assert proven <= 0.025 * seasons
+
+
+# --------------------------------------------------------------------------- pairs that were ranked
+
+
+def test_pairs_alone_can_prove() -> None:
+    verdict = judge(replace(exam([]), ranked=ranked("w" * 12, "r" * 12)))
+    assert (verdict.outcome, verdict.gain, verdict.items, verdict.noise) == (Outcome.PROVEN, 100, 12, 0)
+    assert [one.key for one in verdict.counted] == [f"pair {number}" for number in range(12)]
+
+
+def test_pairs_alone_can_refute() -> None:
+    assert judge(replace(exam([]), ranked=ranked("r" * 12, "w" * 12))).outcome is Outcome.WORSE
+
+
+def test_a_pair_counts_like_an_item_of_as_many_points() -> None:
+    mixed = judge(replace(exam([100, -100, 0]), ranked=ranked("wrr", "rwr")))
+    alike = judge(exam([100, -100, 0, 100, -100, 0]))
+    assert (mixed.gain, mixed.items, mixed.log_e_value) == (alike.gain, alike.items, alike.log_e_value)
+
+
+def test_a_pair_that_an_earlier_exam_ranked_is_no_new_evidence() -> None:
+    known = Evidence(used=("pair 0",))
+    verdict = judge(replace(exam([], evidence=known), ranked=ranked("ww", "rr")))
+    assert [one.key for one in verdict.counted] == ["pair 1"]
