@@ -87,6 +87,13 @@ def test_joined_flags_are_letters_but_words_for_find() -> None:
     assert shell("find -empty", "find -emtpy").score < 60
 
 
+def test_a_command_without_any_of_the_wanted_utilities_is_worth_nothing() -> None:
+    assert shell("Sort the file and output it", "sort -o file file").score == 0
+    assert shell("sed -n p file", "sort -o file file").score == 0
+    assert shell("cat file | sort", "sort -o file file").score > 0
+    assert shell("a=1", "b=1").score > 0
+
+
 def test_the_same_words_in_another_order_are_not_equal() -> None:
     assert shell("mv a b", "mv b a").score == 99
 
