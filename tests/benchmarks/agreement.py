@@ -54,9 +54,9 @@ def of_model(server: OllamaServer, directory: Path, architecture: str, kind: str
 
 
 def row(measure: str, ours: float, allowed: float) -> results.Row:
-    """A line of the table."""
+    """A line of the table: how far ours is below what is allowed."""
     ratio = allowed / max(ours, 1e-6)
-    return {"measure": measure, "ours": ours, "peer": allowed, "ratio": ratio, "goal": 1.0, "holds": ratio >= 1}
+    return results.row(measure, ours, allowed, 1.0, holds=ratio >= 1, ratio=ratio)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ ANSWER_TOKENS = 32
 
 Gains = NDArray[numpy.float64]
 """Shape (simulations, items), points."""
-Row = dict[str, object]
+Row = results.Row
 
 
 # --------------------------------------------------------------------------- simulated scores
@@ -356,15 +356,7 @@ def import_model(settings: OllamaSettings) -> None:
 
 def row(measure: str, ours: float, peer: float, goal: float) -> Row:
     """A line of the table: it holds where ours is at most `goal` times the peer's."""
-    ratio = ours / peer
-    return {
-        "measure": measure,
-        "ours": round(ours, 4),
-        "peer": round(peer, 4),
-        "ratio": round(ratio, 3),
-        "goal": goal,
-        "holds": ratio <= goal,
-    }
+    return results.row(measure, ours, peer, goal, holds=ours <= goal * peer)
 
 
 def main() -> int:

@@ -136,34 +136,18 @@ def show() -> int:
     return max(told, len(found) < len(A_WEEK) * len(SEEDS))
 
 
-def rows_of(a_week: int, ended: Sequence[Result]) -> list[dict[str, object]]:
+def rows_of(a_week: int, ended: Sequence[Result]) -> list[results.Row]:
     """How many corrections it took, and whether what was promoted is worse than the base."""
     taken = statistics.median(one.corrections if one.promoted else float("inf") for one in ended)
     told = f"{a_week} a week, {len(ended)} seeds"
-    rows: list[dict[str, object]] = [
-        {
-            "measure": f"corrections until the first promotion, {told}",
-            "ours": taken,
-            "peer": GOAL,
-            "ratio": GOAL / taken,
-            "goal": 1.0,
-            "holds": taken <= GOAL,
-        }
-    ]
+    measure = f"corrections until the first promotion, {told}"
+    rows = [results.row(measure, taken, GOAL, 1.0, holds=taken <= GOAL, ratio=GOAL / taken)]
     promoted = [one for one in ended if one.score is not None and one.base_score is not None]
     if promoted:
         worst = min(promoted, key=lambda one: (one.score or 0.0) - (one.base_score or 0.0))
         ours, peer = worst.score or 0.0, worst.base_score or 0.0
-        rows.append(
-            {
-                "measure": f"score on {HELD_OUT} others, promoted / base, the worst, {told}",
-                "ours": ours,
-                "peer": peer,
-                "ratio": ours / peer if peer else None,
-                "goal": 1.0,
-                "holds": ours >= peer,
-            }
-        )
+        measure = f"score on {HELD_OUT} others, promoted / base, the worst, {told}"
+        rows.append(results.row(measure, ours, peer, 1.0, holds=ours >= peer))
     return rows
 
 

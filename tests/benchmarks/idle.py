@@ -46,10 +46,10 @@ def main() -> int:
     peer_mb, peer_s = min((bare_imports() for _ in range(STARTS)), key=lambda one: one[1])
     heavy = [name for name in witness.HEAVY if name in imported]
     rows = [
-        row("resident MB", memory, peer_mb, MEMORY_GOAL_MB, holds=memory <= MEMORY_GOAL_MB),
-        row("ready s", ready_s, peer_s, READY_GOAL_S, holds=ready_s <= READY_GOAL_S),
-        row("CPU s in the first minute", processor_s, peer_s, None, holds=True),
-        row("heavy imports", float(len(heavy)), 0.0, 0.0, holds=not heavy),
+        results.row("resident MB", memory, peer_mb, MEMORY_GOAL_MB, holds=memory <= MEMORY_GOAL_MB),
+        results.row("ready s", ready_s, peer_s, READY_GOAL_S, holds=ready_s <= READY_GOAL_S),
+        results.row("CPU s in the first minute", processor_s, peer_s, None, holds=True),
+        results.row("heavy imports", float(len(heavy)), 0.0, 0.0, holds=not heavy),
     ]
     title = f"The idle daemon after {WAIT_S:g} s; {len(imported)} top-level modules, heavy: {heavy or 'none'}"
     return results.presented("idle", title, rows)
@@ -66,18 +66,6 @@ def started(night: Night) -> float:
     daemon.terminate()
     daemon.wait(30)
     return seconds
-
-
-def row(measure: str, ours: float, peer: float, goal: float | None, *, holds: bool) -> dict[str, object]:
-    """A line of the table."""
-    return {
-        "measure": measure,
-        "ours": round(ours, 3),
-        "peer": round(peer, 3),
-        "ratio": round(ours / peer, 3) if peer else None,
-        "goal": goal,
-        "holds": holds,
-    }
 
 
 def resident_mb(pid: int) -> float:

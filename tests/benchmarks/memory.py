@@ -77,7 +77,7 @@ def main() -> int:
     if given.take:
         print(json.dumps(take(CONFIGURATIONS[given.take])))
         return 0
-    rows: list[dict[str, object]] = []
+    rows: list[results.Row] = []
     for name in CONFIGURATIONS:
         command = [sys.executable, __file__, "--take", name]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=worker_process.environment())
@@ -86,8 +86,7 @@ def main() -> int:
         told, seen = json.loads(done.stdout.splitlines()[-1])
         for what in ("peak MB", "seconds"):
             ratio = told[what] / seen[what]
-            row = {"measure": f"{what}, {name}", "ours": told[what], "peer": seen[what], "ratio": ratio, "goal": GOAL}
-            rows.append({**row, "holds": abs(ratio - 1) <= GOAL})
+            rows.append(results.row(f"{what}, {name}", told[what], seen[what], GOAL, holds=abs(ratio - 1) <= GOAL))
             print(f"{what:8} {name:18} told {told[what]:8.1f}  seen {seen[what]:8.1f}  ratio {ratio:.2f}", flush=True)
         print(f"         passes of {told['tokens']:g} tokens, {told['twice']:g} layers twice", flush=True)
     return results.presented("memory", "What a training takes, told and seen", rows)

@@ -122,25 +122,12 @@ def percentile_99(times: list[float]) -> float:
     return statistics.quantiles(times, n=100)[98]
 
 
-def row(measure: str, ours: float, peer: float, goal: float | None, *, holds: bool) -> dict[str, object]:
-    """A line of the table."""
-    ratio = round(ours / peer, 3) if peer else None
-    return {
-        "measure": measure,
-        "ours": round(ours, 3),
-        "peer": round(peer, 3),
-        "ratio": ratio,
-        "goal": goal,
-        "holds": holds,
-    }
-
-
-def rows_of(name: str, times: tuple[list[float], list[float]]) -> list[dict[str, object]]:
+def rows_of(name: str, times: tuple[list[float], list[float]]) -> list[results.Row]:
     """Median and 99th percentile; the goal bounds what is added to the peer's."""
     (median, high), (peer_median, peer_high) = ((statistics.median(one), percentile_99(one)) for one in times)
     return [
-        row(f"{name}, median ms", median, peer_median, None, holds=True),
-        row(
+        results.row(f"{name}, median ms", median, peer_median, None, holds=True),
+        results.row(
             f"{name}, p99 ms (goal: peer + {GOAL_MS:g})",
             high,
             peer_high,
@@ -183,7 +170,7 @@ def main() -> int:
     rows = [
         *rows_of("passed through", passed),
         *rows_of("routed stream, first line", routed),
-        row("resident MB", memory, 0.0, MEMORY_GOAL_MB, holds=memory < MEMORY_GOAL_MB),
+        results.row("resident MB", memory, 0.0, MEMORY_GOAL_MB, holds=memory < MEMORY_GOAL_MB),
     ]
     title = f"The proxy, the calmest of {ROUNDS} rounds of {REQUESTS} requests"
     return results.presented("proxy", title, rows)

@@ -20,6 +20,15 @@ Row = Mapping[str, object]
 """`measure`, `ours`, `peer`, `ratio`, `goal`, `holds`; the last is None where there is nothing to compare with."""
 
 
+def row(
+    measure: str, ours: float, peer: float, goal: float | None, *, holds: bool | None, ratio: float | None = None
+) -> Row:
+    """A line. `ratio`: ours over the peer's where nothing else is told; None beside a peer of 0."""
+    plain = ours / peer if peer else None
+    found = plain if ratio is None else ratio
+    return {"measure": measure, "ours": ours, "peer": peer, "ratio": found, "goal": goal, "holds": holds}
+
+
 def presented(name: str, title: str, rows: Sequence[Row]) -> int:
     """Show rows and write them down. Returns the exit code: 1 where one falls short, or where there is none."""
     show(title, rows)

@@ -50,7 +50,7 @@ def main() -> int:
     return results.presented("routes", "Gemma 3 270M, 150 corrections, 50 held out", rows)
 
 
-def measure(route: Route) -> list[dict[str, object]]:
+def measure(route: Route) -> list[results.Row]:
     """One night by one route."""
     work = WORK / route.form
     (work / "feedback").mkdir(parents=True)
@@ -65,7 +65,7 @@ def measure(route: Route) -> list[dict[str, object]]:
     return figures(route, RunDirectory(path=work / "state" / "runs" / report["run"]["id"]), time.monotonic() - began)
 
 
-def figures(route: Route, directory: RunDirectory, seconds: float) -> list[dict[str, object]]:
+def figures(route: Route, directory: RunDirectory, seconds: float) -> list[results.Row]:
     """What the run's own records say: each figure beside what it is to be compared with."""
     report = directory.result(Step.REPORT, RunReport)
     verified = directory.result(Step.VERIFY, VerifyResult)
@@ -88,11 +88,9 @@ def figures(route: Route, directory: RunDirectory, seconds: float) -> list[dict[
     ]
 
 
-def row(measure: str, ours: float, peer: float, goal: float) -> dict[str, object]:
+def row(measure: str, ours: float, peer: float, goal: float) -> results.Row:
     """A line of the table: it holds where the ratio reaches the goal; beside a peer of zero, where ours is above it."""
-    ratio = ours / peer if peer else None
-    holds = ours > 0 if ratio is None else ratio >= goal
-    return {"measure": measure, "ours": ours, "peer": peer, "ratio": ratio, "goal": goal, "holds": holds}
+    return results.row(measure, ours, peer, goal, holds=ours >= goal * peer if peer else ours > 0)
 
 
 def base_mb(directory: RunDirectory) -> float:

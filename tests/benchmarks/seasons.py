@@ -199,7 +199,7 @@ def show() -> int:
     return max(results.presented("seasons", "Seasons", rows), len(found) < len(list(names())))
 
 
-def rows_of(name: str, versions: Sequence[Mapping[str, float]]) -> Iterator[dict[str, object]]:
+def rows_of(name: str, versions: Sequence[Mapping[str, float]]) -> Iterator[results.Row]:
     """Of a poisoned season the worst version beside the base; of the other the last version beside the first."""
     if not versions:
         yield row(f"{name}: nothing was promoted", 0.0, 0.0, 0.0)
@@ -212,11 +212,9 @@ def rows_of(name: str, versions: Sequence[Mapping[str, float]]) -> Iterator[dict
         yield row(told, last["success_rate"], last["peer_success_rate"], HOLDS)
 
 
-def row(measure: str, ours: float, peer: float, goal: float) -> dict[str, object]:
-    """A line of the table."""
-    ratio = ours / peer if peer else None
-    holds = ours >= goal * peer
-    return {"measure": measure, "ours": ours, "peer": peer, "ratio": ratio, "goal": goal, "holds": holds}
+def row(measure: str, ours: float, peer: float, goal: float) -> results.Row:
+    """A line of the table: it holds where ours is at least `goal` times the peer's."""
+    return results.row(measure, ours, peer, goal, holds=ours >= goal * peer)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ ALIKE = 0.7
 COSINE = 0.9
 GROWTH = (10_000, 100_000)
 T = TypeVar("T")
-Row = dict[str, Any]
+Row = results.Row
 
 
 def main() -> int:
@@ -54,9 +54,7 @@ def main() -> int:
 def row_of(measure: str, ours: float, peer: float, goal: float, *, equal: bool) -> Row:
     """A line of the table; less is better."""
     ratio = peer / ours
-    return {
-        "measure": measure, "ours": ours, "peer": peer, "ratio": ratio, "goal": goal, "holds": equal and ratio >= goal,
-    }  # fmt: skip
+    return results.row(measure, ours, peer, goal, holds=equal and ratio >= goal, ratio=ratio)
 
 
 def taken(function: Callable[[], T]) -> tuple[float, T]:

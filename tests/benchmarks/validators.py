@@ -124,11 +124,9 @@ def shell() -> Callable[[Judged], float]:
     return score
 
 
-def compare(
-    name: str, ours: Callable[[Judged], float], tuned: list[Judged], judged: list[Judged]
-) -> list[dict[str, object]]:
+def compare(name: str, ours: Callable[[Judged], float], tuned: list[Judged], judged: list[Judged]) -> list[results.Row]:
     """Rows of a validator against every peer."""
-    rows: list[dict[str, object]] = []
+    rows: list[results.Row] = []
     scorers = {name: ours, **peers()}
     on_tuned = {one: [score(row) for row in tuned] for one, score in scorers.items()}
     on_judged = {one: [score(row) for row in judged] for one, score in scorers.items()}
@@ -151,7 +149,7 @@ def compare(
     return rows
 
 
-def people(judged: list[Judged], ours: float) -> dict[str, object]:
+def people(judged: list[Judged], ours: float) -> results.Row:
     """How well the first two people agree with each other on whole commands."""
     return row(
         "shell, correct command: kappa, against two people between themselves",
@@ -161,14 +159,12 @@ def people(judged: list[Judged], ours: float) -> dict[str, object]:
     )
 
 
-def row(measure: str, ours: float, peer: float, goal: float | None) -> dict[str, object]:
-    ratio = ours / peer if peer else float("inf")
-    holds = None if goal is None else ratio >= goal
-    print(f"{measure:80} ours {ours:6.3f}  peer {peer:6.3f}  ratio {ratio:5.2f}", flush=True)
-    return {"measure": measure, "ours": ours, "peer": peer, "ratio": ratio, "goal": goal, "holds": holds}
+def row(measure: str, ours: float, peer: float, goal: float | None) -> results.Row:
+    print(f"{measure:80} ours {ours:6.3f}  peer {peer:6.3f}", flush=True)
+    return results.row(measure, ours, peer, goal, holds=None if goal is None else ours >= goal * peer)
 
 
-def judge(generate: Generate, tuned: list[Judged], judged: list[Judged]) -> list[dict[str, object]]:
+def judge(generate: Generate, tuned: list[Judged], judged: list[Judged]) -> list[results.Row]:
     """Fit the judge's calibration on the first half, print it, and tell its agreement on the second."""
     plugin = EvaluationJudge(enabled=True)
     points = {id(one): plugin.points(one.item, one.prediction, generate) for one in (*tuned, *judged)}
