@@ -86,7 +86,14 @@ def test_the_bound_is_twice_the_engines_own_noise(error: float, passes: bool) ->
 
 @pytest.mark.parametrize(("error", "passes"), [(0.019, True), (0.021, False)])
 def test_an_engine_without_noise_may_still_round(error: float, passes: bool) -> None:
-    assert judge(served=CHANGE + error, noise=np.zeros(PAIRS)).passed is passes
+    change = 0.2 * CHANGE
+    assert judge(served=change + error, trained=change, noise=np.zeros(PAIRS)).passed is passes
+
+
+@pytest.mark.parametrize(("share", "passes"), [(0.04, True), (0.06, False)])
+def test_the_engine_rounds_more_of_a_larger_change(share: float, passes: bool) -> None:
+    change = np.full(PAIRS, 9.0)
+    assert judge(served=change * (1 - share), trained=change).passed is passes
 
 
 @pytest.mark.parametrize(("share", "reason"), [(0.4, "does not show"), (0.6, "not the trained one")])
