@@ -501,6 +501,8 @@ class TrainingResult:
     trained_loss: float
     """The same after it."""
     seconds: float
+    epoch_losses: tuple[float, ...] = ()
+    """The same after each epoch; the last method's. Empty: the trainer does not tell."""
     warm_start: bool = False
     """Whether it began from `TrainingJob.warm_start`."""
     plan: str = ""

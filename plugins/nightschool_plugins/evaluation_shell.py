@@ -8,7 +8,8 @@ in NL2Bash, whatever the order of flags, else 0. `similarity` is the combined on
 undone and flags and arguments in order. A part that neither command has drops out and the other weights are
 renormalised. A command that does not parse scores 0, and so does one that has none of the reference's utilities:
 letters that happen to be alike are no part of an answer, and of 216 such commands in NL2Bash's judgements people found
-2 right. 100 is kept for commands that are equal after quoting and white space are undone. The weights were chosen on one half of the prompts of tests/data/nl2bash/judged.jsonl.
+2 right. 100 is kept for commands that are equal after quoting and white space are undone. The weights were chosen on
+one half of the prompts of tests/data/nl2bash/judged.jsonl.
 
 A fence around the answer, a leading `$ ` and everything after the first command are taken away before. Utilities
 that start another one (`sudo`, `xargs`, `find -exec`) count, and so does the other.

@@ -187,6 +187,7 @@ def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: R
         base_loss=outcome.base_loss,
         trained_loss=outcome.trained_loss,
         seconds=outcome.seconds,
+        epoch_losses=outcome.watched,
     )
 
 

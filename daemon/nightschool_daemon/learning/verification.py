@@ -57,8 +57,8 @@ POSITIONS_A_TEXT = 8
 FLOOR = 0.02
 """Nats. Below it a disagreement says nothing: 16-bit rounding inside the engine moves probabilities as much."""
 ROUNDED_SHARE = 0.05
-"""Of the change that we expect. The engine rounds activations to 8 bits, so that its error grows with what it computes: a
-lesson that moved the median by 8.7 and 9.9 nats was served with 2.0 and 2.7 % of that as disagreement."""
+"""Of the change that we expect. The engine rounds activations to 8 bits, so that its error grows with what it computes:
+lessons that moved the median by 8.7 and 9.9 nats were served with a disagreement of 2.0 and 2.7 % of that."""
 LIVE_SHARE = 0.5
 """The engine must show at least this share of the change that we expect."""
 LOSS_TEXTS = 40

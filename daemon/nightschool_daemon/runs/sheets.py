@@ -284,6 +284,10 @@ def _training_figures(context: StepContext) -> Section | None:
             f"{trained.steps} steps over {trained.tokens} tokens in {trained.seconds:.0f} s; "
             f"loss {trained.base_loss:.3f} before, {trained.trained_loss:.3f} after ({unit})",
         ]
+        if trained.epoch_losses:
+            kept = trained.epoch_losses.index(trained.trained_loss) + 1
+            losses = ", ".join(f"{one:.3f}" for one in trained.epoch_losses)
+            points.append(f"Loss after each epoch: {losses}; taken: that of epoch {kept}")
         if trained.plan:
             points.append(f"Planned beforehand: {trained.plan}")
     return Section(title="Training", points=tuple(points))

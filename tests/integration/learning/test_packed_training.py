@@ -145,6 +145,8 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
         assert torch.equal(found[key], values), key
     assert (again.steps, again.tokens) == (whole.steps, whole.tokens)
     assert (again.base_loss, again.trained_loss) == (whole.base_loss, whole.trained_loss)
+    watched = tuple(one["watched_loss"] for one in losses(directory) if "watched_loss" in one)
+    assert again.epoch_losses == whole.epoch_losses == watched
 
 
 def test_the_plan_goes_with_the_checkpoints(uninterrupted: Uninterrupted) -> None:

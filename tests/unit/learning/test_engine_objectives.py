@@ -140,6 +140,7 @@ def test_the_epoch_that_serves_the_held_out_examples_best_is_kept(network: Netwo
     outcome = trained(network, form, asked, examples)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     watched = [one["watched_loss"] for one in lines if "watched_loss" in one]
+    assert outcome.watched == tuple(watched)
     assert len(watched) < longer.num_epochs, "it stops when it gets worse"
     split = divided(examples, asked.seed, longer)
     judged = watched[split.first_judged - 1 :]

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,8 @@ class State:
     step: int = 0
     tokens: int = 0
     best_loss: float = math.inf
+    watched: Sequence[float] = ()
+    """The loss of what is watched after each epoch."""
     base_loss: float = math.nan
     seconds: float = 0.0
     is_over: bool = False

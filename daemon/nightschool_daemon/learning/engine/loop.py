@@ -64,6 +64,8 @@ class Outcome:
     base_loss: float
     """Nats per answer token on the watched examples; for DPO and KTO the loss of the method."""
     trained_loss: float
+    watched: tuple[float, ...]
+    """The same after each epoch."""
     seconds: float
 
 
@@ -183,7 +185,8 @@ class Course(Generic[S]):
             save_tensors(self._learner.named(), self._plan.output / BEST)
             state = replace(state, best_loss=watched)
         is_over = self._split.held and not improved
-        self._keep(replace(state, epoch=state.epoch + 1, step_of_epoch=0, is_over=is_over))
+        kept = (*state.watched, watched)
+        self._keep(replace(state, epoch=state.epoch + 1, step_of_epoch=0, is_over=is_over, watched=kept))
 
     def end(self) -> Outcome:
         """Take the best epoch."""
@@ -194,6 +197,7 @@ class Course(Generic[S]):
             examples=len(self._split.learned),
             base_loss=self._state.base_loss,
             trained_loss=self._state.best_loss,
+            watched=tuple(self._state.watched),
             seconds=self._state.seconds,
         )
 

@@ -128,6 +128,7 @@ def fine_tune(
         base_loss=outcome.base_loss,
         trained_loss=outcome.trained_loss,
         seconds=outcome.seconds,
+        epoch_losses=outcome.watched,
         warm_start=task.start is not None,
         plan=decided.sentence(),
     )
