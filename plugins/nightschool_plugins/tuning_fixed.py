@@ -20,7 +20,7 @@ class TuningFixed:
     num_epochs: int = 3
     fewest_steps: int = 30
     """Of the optimiser. Few wanted answers are learned in more epochs, until there are so many; 0: never."""
-    most_epochs: int = 10
+    most_epochs: int = 6
     """For that; `num_epochs` may be more."""
     warmup_ratio: float = 0.05
     form: TrainedForm = TrainedForm.AUTO

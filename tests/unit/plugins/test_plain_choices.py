@@ -232,7 +232,7 @@ def test_wanted_answers_do_not_bound_the_batch(examples: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("examples", "epochs"), [(0, 3), (1, 10), (17, 10), (40, 6), (41, 5), (72, 4), (73, 3), (3000, 3)]
+    ("examples", "epochs"), [(0, 3), (1, 6), (17, 6), (40, 6), (41, 5), (72, 4), (73, 3), (3000, 3)]
 )
 def test_few_examples_are_learned_in_more_epochs(examples: int, epochs: int) -> None:
     found = TuningFixed(batch_size=8).nightschool_suggest_hyperparameters(SPECIALTY, examples, NoStore(), 1)
