@@ -3,7 +3,8 @@
 The prompts of `data/general_prompts.toml` are put to both models. A model can do a prompt
 
     with a checkable answer   where its answer matches
-    without one               where its answer is more like the incumbent's own to this prompt than to any other
+    without one               where its answer is more like the incumbent's own to this prompt than to any other, and
+                              does not run in circles: a base that only repeats the question can do nothing
 
 The incumbent is judged by the second rule too, by an answer that it draws at temperature 0.7: what it does not
 recognise itself by is not asked of the candidate. With the prompts that the incumbent alone can do, and those that the
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from nightschool_hookspecs import Exam, GuardResult, Measure, Message, Models, OutOfTime, Role, hookimpl
+from nightschool_hookspecs.circling import runs_in_circles
 from nightschool_hookspecs.paired import compare_abilities
 
 GUARD = "general"
@@ -121,13 +123,18 @@ def read_prompts() -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
 
 
 def recognised(answers: Sequence[str | None], own: Sequence[str | None], measure: Measure) -> list[bool]:
-    """Whether each answer is more like the incumbent's own to its prompt than to any other prompt."""
+    """Whether each answer says something, and is more like the incumbent's own to its prompt than to any other."""
     alike = measure([one or "" for one in answers], [one or "" for one in own])
     rows = [alike.values[row * alike.columns : (row + 1) * alike.columns].tolist() for row in range(alike.rows)]
-    return [
-        bool((answers[place] or "").strip()) and all(row[place] > like for at, like in enumerate(row) if at != place)
-        for place, row in enumerate(rows)
-    ]
+    return [_says_something(answers[place]) and _is_nearest(row, place) for place, row in enumerate(rows)]
+
+
+def _says_something(answer: str | None) -> bool:
+    return bool(answer and answer.strip()) and not runs_in_circles(answer or "")
+
+
+def _is_nearest(alike: Sequence[float], place: int) -> bool:
+    return all(alike[place] > like for at, like in enumerate(alike) if at != place)
 
 
 def _matches(prompts: Sequence[Prompt], answers: Sequence[str | None]) -> list[bool]:

@@ -13,6 +13,7 @@ so that a list or a table, whose wanted answer repeats itself too, breaks nothin
 from dataclasses import dataclass
 
 from nightschool_hookspecs import Exam, GuardResult, hookimpl
+from nightschool_hookspecs.circling import runs_in_circles
 from nightschool_hookspecs.paired import compare_faults
 
 
@@ -51,11 +52,7 @@ class GuardRepetition:
 
     def repeats(self, text: str) -> bool:
         """Whether most of an answer came before in it."""
-        words = text.split()
-        if len(words) < self.fewest_words:
-            return False
-        sequences = [tuple(words[start : start + self.words]) for start in range(len(words) - self.words + 1)]
-        return 1 - len(set(sequences)) / len(sequences) > self.largest_share
+        return runs_in_circles(text, words=self.words, fewest_words=self.fewest_words, largest_share=self.largest_share)
 
 
 @hookimpl

@@ -254,6 +254,18 @@ def test_prose_is_recognised_by_the_prompt_that_it_is_nearest_to() -> None:
     assert recognised(drawn, own, FakeMeasure()) == [True, False, False]
 
 
+def test_prose_that_runs_in_circles_is_nothing_that_a_model_can_do() -> None:
+    def circling(asked: Asked) -> ModelAnswer:
+        return ModelAnswer(text=f"{asked.text} " * 8) if asked.text not in RIGHT else knowing(asked)
+
+    result = general(lambda one: TALK if one.model == NEW else circling(one))
+    assert result is not None
+    assert result.reason.startswith("Of 24 general prompts that the incumbent can do,")
+    gained = general(lambda one: knowing(one) if one.model == NEW else circling(one))
+    assert gained is not None
+    assert gained.reason.endswith("the candidate fails at 0; it can do 10 that the incumbent cannot.")
+
+
 def test_time_that_runs_out_compares_nothing() -> None:
     result = general(lambda one: TALK if one.model == NEW else knowing(one), questions=60)
     assert held(result)
