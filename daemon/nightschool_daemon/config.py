@@ -226,6 +226,8 @@ class ExamSettings:
     max_guard_items: int = 20
     max_regression_items: int = 20
     """Corrections that were learned before; all of them are asked where the last time is `regression_days` ago."""
+    max_pairs: int = 40
+    """Held-out pairs of a better and a worse answer that are ranked, a night: each goes through both models."""
     regression_days: int = 7
     round_items: int = 20
     """Prompts that count, asked before it is looked whether the exam is decided."""
@@ -250,7 +252,15 @@ class ExamSettings:
             self, 1, "max_items", "round_items", "max_answer_tokens", "context_tokens", "top_k", "verify_positions"
         )
         _require(
-            self, 0, "max_guard_items", "max_regression_items", "regression_days", "min_items", "temperature", "min_p"
+            self,
+            0,
+            "max_guard_items",
+            "max_regression_items",
+            "max_pairs",
+            "regression_days",
+            "min_items",
+            "temperature",
+            "min_p",
         )
         _require(self, 0, "top_p", "repeat_penalty", "guard_time_s", above=True)
         _require(self, -1, "repeat_last_n")

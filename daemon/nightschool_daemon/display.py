@@ -29,6 +29,7 @@ STEP_TEXTS: Mapping[Step, str] = {
     Step.REGISTER: "give it to Ollama",
     Step.VERIFY: "verify",
     Step.CROSSFIT: "cross-fit",
+    Step.RANK: "rank pairs of answers",
     Step.EXAMINE: "examine",
     Step.JUDGE: "judge",
     Step.CONCLUDE: "conclude",

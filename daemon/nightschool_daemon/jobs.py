@@ -45,7 +45,7 @@ NOTES = "notes.txt"
 HELD_OUT_PAIRS = "held_out_pairs.jsonl"
 """Of step `select` (PreferencePair)."""
 RANKED = "ranked.jsonl"
-"""The same of step `examine`, ranked (RankedPair)."""
+"""The same of step `rank` (RankedPair)."""
 TRIALS = "[0-9][0-9]"
 """How the directories of trial candidates are called, within that of the step `crossfit`."""
 PASSING = frozenset({"worker.log", "progress.json", "failure.json", "checkpoints", NOTES})
@@ -71,13 +71,14 @@ class Step(StrEnum):
     REGISTER = "register"
     VERIFY = "verify"
     CROSSFIT = "crossfit"
+    RANK = "rank"
     EXAMINE = "examine"
     JUDGE = "judge"
     CONCLUDE = "conclude"
     REPORT = "report"
 
 
-KEEPS_ITS_WORK: frozenset[Step] = frozenset({Step.TRAIN, Step.CROSSFIT, Step.EXAMINE})
+KEEPS_ITS_WORK: frozenset[Step] = frozenset({Step.TRAIN, Step.CROSSFIT, Step.RANK, Step.EXAMINE})
 """Steps that go on from their own checkpoints instead of starting over."""
 
 
@@ -135,8 +136,8 @@ class PrepareResult:
     """Where an undo of this run's promotion leads: a tag with what the alias held, else the base's pin."""
     undo_digest: str
     events: int
-    is_of_base: bool = True
-    """Whether the incumbent is the base, or was made from these very weights."""
+    incumbent_base: Path | None = None
+    """The GGUF that the incumbent was made from, or is; None: it is gone."""
     warm_start: Path | None = None
     """What the incumbent learned, where the training may begin from it."""
     evidence: Evidence = field(default_factory=Evidence)
@@ -161,7 +162,9 @@ class SplitResult:
     folds: tuple[tuple[str, ...], ...] = ()
     """Groups that are learned from, divided for cross-fitting; none: only held-out prompts are asked."""
     counted: int = 0
-    """Of a trial candidate's: items that count which the whole exam may ask, those of the other folds among them."""
+    """Of a trial candidate's: what may count in the whole exam, that of the other folds among it."""
+    closing: str = ""
+    """Of a trial candidate's: how the candidate that it stands for ends its answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +184,13 @@ class SelectResult:
     variants: int
     """Examples that are variants of another."""
     items: int
-    """Held out, and counting for or against a candidate, pairs among them."""
+    """Held out, and counting for or against a candidate."""
     guard_items: int
     folded: int = 0
     """Items that would count, of the groups in folds: trial candidates are asked them."""
+    pairs: int = 0
+    """Held-out pairs of answers, which are ranked and count too."""
+    folded_pairs: int = 0
     hyperparameters: Hyperparameters
     closing: str
     """Text of the token that ends an answer."""
@@ -194,6 +200,11 @@ class SelectResult:
     shots: tuple[str, ...] = ()
     """`source/id` of the corrections that the candidate shows, in the recipe `examples`; as texts in `shots.jsonl`
     (Message)."""
+
+    @property
+    def counting(self) -> int:
+        """All that may count for or against a candidate."""
+        return self.items + self.folded + self.pairs + self.folded_pairs
 
     def is_learnable(self, recipe: Recipe, method: MethodChoice) -> bool:
         """Whether there is what a candidate is made of; what a method needs beyond that is its plugin's to say."""
@@ -466,8 +477,8 @@ class RunDirectory:
 
     def ranked_pairs(self) -> tuple[RankedPair, ...]:
         """The pairs of the whole exam that were ranked, those of trial candidates first."""
-        files = [one.step(Step.EXAMINE) / RANKED for one in (*self.trials(), self)]
-        return tuple(pair for file in files if file.exists() for pair in read_lines(file, RankedPair))
+        ranked = (one for one in (*self.trials(), self) if one.is_done(Step.RANK))
+        return tuple(pair for one in ranked for pair in read_lines(one.step(Step.RANK) / RANKED, RankedPair))
 
     def is_done(self, step: Step | Job) -> bool:
         """Whether the step's last act took place."""
@@ -494,6 +505,15 @@ class RunDirectory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankResult:
+    """`rank`: held-out pairs of answers, ranked by both models, in `ranked.jsonl` (RankedPair)."""
+
+    ranked: int
+    left_out: int
+    """Pairs that do not fit into the context, or of which nothing could be told."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoreWrite:
     """A line of the journal of what plugins stored during a step. `value` None: the key was deleted."""
 
@@ -504,6 +524,23 @@ class StoreWrite:
 def write_lines(file: Path, records: Iterable[object]) -> None:
     """Write records as a JSONL file: whole and on disk, or not there."""
     write_durably(file, "".join(codec.to_json(record) + "\n" for record in records))
+
+
+def append_line(file: Path, record: object) -> None:
+    """Put a record behind those of a JSONL file, on disk when this returns."""
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(codec.to_json(record) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def whole_lines(file: Path, kind: type[T]) -> tuple[T, ...]:
+    """The records that were appended; a line that a kill left in its middle is cut off. None where there is no file."""
+    content = file.read_bytes() if file.is_file() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(file, len(whole))
+    return tuple(codec.from_json(line, kind) for line in whole.splitlines())
 
 
 def read_lines(file: Path, kind: type[T]) -> Iterator[T]:

@@ -8,8 +8,9 @@ from nightschool_hookspecs.records import LabelledAnswer, PreferencePair, Scored
 def nightschool_build_preference_pairs(events: tuple[ScoredEvent, ...]) -> tuple[PreferencePair, ...] | None:
     """Build preference pairs from the selected events, and from disliked answers of the training side.
 
-    Called in the worker, once with events of the training side only, from whose pairs is learned. Then with
-    events that only the exam has, of whose prompts no wanted answer is known: the exam ranks their pairs.
+    Called in the worker with events of the training side only, from whose pairs is learned. Then with events
+    of whose prompts no wanted answer is known, once with those that the exam has and once with those that
+    trial candidates are to be asked: their pairs are ranked, those whose texts are answers that were given.
     The pairs of all plugins are joined; equal ones count once. None: no pairs.
     """
 

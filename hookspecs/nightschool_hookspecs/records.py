@@ -5,6 +5,7 @@ and read back in a worker. Collections are tuples. Times are aware datetimes in 
 0 to 100, shares and weights from 0 to 1, log-probabilities are natural logarithms.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -302,6 +303,11 @@ class PreferencePair:
     """Score gap / 100; 0 where a side has no score."""
     group: str = ""
     """Set by the host: that of its event."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from others over the nights: its group of prompts."""
+        return self.group or self.event_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -714,17 +720,27 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class RankedPair:
-    """A better and a worse answer to a held-out prompt, ranked by how likely each model finds them. Nobody is asked.
+    """A better and a worse answer to a held-out prompt, and how much likelier each model finds the better one.
 
-    An answer's likelihood is the mean over its tokens, by our own forward pass over the weights that Ollama serves.
+    Nobody is asked: likelihoods are those of our own forward pass over the weights that Ollama serves. A margin is the
+    mean log-probability of the better answer's tokens less that of the worse one's, in nats a token.
     """
 
     event_id: str
     key: str
     """What tells it from others over the nights: its group of prompts."""
     incumbent: float
-    """100 where the better answer is the likelier one, 0 where it is not."""
+    """The incumbent's margin: above 0 where it ranks them right."""
     candidate: float
+
+    @property
+    def gain(self) -> float:
+        """By how much the candidate prefers the better answer more, in points of -100..100.
+
+        It is the change that counts, not which side of 0 a margin is on: where the incumbent ranks most pairs wrong,
+        whatever disturbs it ranks more of them right.
+        """
+        return 100 * math.tanh(self.candidate - self.incumbent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -780,6 +796,7 @@ class Verdict:
     noise: float
     """Mean absolute difference between the incumbent's two sittings."""
     items: int
+    """That counted and could be compared, pairs among them."""
     items_needed: int | None
     """For 'not enough to tell': new items still needed for the effect seen; None where no effect was seen."""
     guards: tuple[GuardResult, ...]
@@ -791,6 +808,8 @@ class Verdict:
     """What it must reach for proof."""
     counted: tuple[CountedItem, ...] = ()
     """The items of this exam that counted, none of which counted before."""
+    pairs: int = 0
+    """Of the items, the pairs that were ranked."""
     decided: bool = False
     """More items of this exam would hardly change the outcome: the rest need not be asked."""
 

@@ -35,7 +35,9 @@ OPEN_END = re.compile(r"(?:\\|\||&&|\|\|)\s*\Z")
 LANGUAGES = frozenset(
     {"", "sh", "bash", "shell", "zsh", "console", "shell-session", "shellsession", "terminal", "text"}
 )
-STARTERS = frozenset({"sudo", "xargs", "time", "nohup", "env", "nice", "exec"})
+STARTERS = frozenset({"sudo", "command", "xargs", "time", "nohup", "env", "nice", "exec"})
+SAME = {"egrep": "grep", "fgrep": "grep", "test": "[", "[[": "[", ".": "source", "python3": "python"}
+"""Names that stand for another utility, where it is asked whether an answer has any of the wanted ones."""
 STARTING_FLAGS = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
 WORDS = frozenset({"word", "raw_string", "string", "ansi_c_string", "concatenation", "number", "simple_expansion",
                    "expansion", "extglob_pattern", "regex", "brace_expression", "translated_string"})  # fmt: skip
@@ -106,7 +108,7 @@ class EvaluationShell:
     def _compare(self, given: Parts, reference: Parts, measure: Measure) -> AnswerScore:
         if given.tokens == reference.tokens:
             return _score(100.0, "")
-        if reference.utilities and not given.utilities & reference.utilities:
+        if reference.utilities and _kinds(given).isdisjoint(_kinds(reference)):
             return _score(0.0, _difference(given, reference))
         similarity = measure([_in_order(given)], [_in_order(reference)]).values[0]
         share = weighted_f1(
@@ -267,6 +269,12 @@ def _unquote(word: str) -> str:
         return "".join(shlex.split(word)) if not word.isspace() else word
     except ValueError:
         return word
+
+
+def _kinds(parts: Parts) -> set[str]:
+    """The utilities whatever directory they are called from, by the name that stands for all of a kind."""
+    names = (one.rsplit("/", 1)[-1] for one in parts.utilities)
+    return {SAME.get(one, one) for one in names}
 
 
 def _difference(given: Parts, reference: Parts) -> str:

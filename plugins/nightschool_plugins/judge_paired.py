@@ -34,8 +34,12 @@ incumbent: the same prompt on another night is no new evidence.
 Several specialties are judged in a night. With m of them the proof takes E >= max(40, m / 0.05), so that the chance of
 any wrong promotion among them is at most 5 % (union bound), and 2.5 % for each of up to two.
 
-A pair of answers that was ranked counts like an item: 100 where a model finds the better one likelier, 0 where not.
-Nobody is asked, so that the incumbent's second sitting is its first.
+A pair of answers that was ranked counts like an item, with d = tanh(margin of the candidate - margin of the incumbent).
+Nobody is asked, so that the incumbent's second sitting is its first. Preferring what was liked makes up for no worse
+answers, nor the other way round: each kind of item alone must not speak against the candidate.
+
+    worse        also where E over the -d of one kind alone reaches 40
+    not proven   where the mean of one kind is below 0 with p <= 0.2
 
 An item that the incumbent could not answer, because the server failed, says nothing and is left out; where the
 candidate fails, that counts. Test and interval are scipy's.
@@ -67,6 +71,14 @@ class Paired:
     incumbent: "Scores"
     candidate: "Scores"
     again: "Scores"
+    pairs: int
+    """So many of them, the last, are pairs that were ranked."""
+
+    @property
+    def by_kind(self) -> "tuple[Scores, ...]":
+        """The candidate's gains on questions, and on pairs; none where all are of one kind."""
+        gains, questions = self.candidate - self.incumbent, len(self.keys) - self.pairs
+        return (gains[:questions], gains[questions:]) if questions and self.pairs else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +112,9 @@ class Figures:
     noise: float
     items: int
     is_loss: bool
-    """The evidence that the candidate is worse is as strong as proof."""
+    """The evidence that the candidate is worse, over all or over a kind of item, is as strong as proof."""
+    is_contradicted: bool
+    """A kind of item alone looks worse."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +160,7 @@ class JudgePaired:
             p_value=figures.p_value,
             noise=figures.noise,
             items=figures.items,
+            pairs=paired.pairs,
             items_needed=evidence.items_needed if outcome in (Outcome.NOT_ENOUGH, Outcome.PROVISIONAL) else None,
             guards=guards,
             reason=reason,
@@ -164,6 +179,8 @@ class JudgePaired:
             return Outcome.WORSE, f"The guard '{broken[0].guard}' is broken: {broken[0].reason}"
         if enough and figures.is_loss:
             return Outcome.WORSE, f"The candidate is worse: {seen}."
+        if looks_better and figures.is_contradicted:
+            return Outcome.NOT_ENOUGH, f"Questions and ranked pairs say opposite things: {seen}."
         if enough and looks_better and evidence.proves and figures.gain > figures.noise:
             low, high = figures.interval
             return Outcome.PROVEN, f"The candidate is better: {seen}, 95 % interval {low:+.1f} to {high:+.1f}."
@@ -234,7 +251,7 @@ class JudgePaired:
 
     def _measure(self, paired: Paired, seed: int) -> Figures:
         items = len(paired.keys)
-        difference = paired.candidate - paired.incumbent
+        difference, kinds = paired.candidate - paired.incumbent, paired.by_kind
         return Figures(
             incumbent_mean=float(paired.incumbent.mean()) if items else 0.0,
             candidate_mean=float(paired.candidate.mean()) if items else 0.0,
@@ -243,7 +260,8 @@ class JudgePaired:
             p_value=self._p_value(difference, seed),
             noise=abs(float((paired.again - paired.incumbent).mean())) if items else 0.0,
             items=items,
-            is_loss=self.log_e_value(-difference) >= self._log_e_needed(1),
+            is_loss=any(self.log_e_value(-one) >= self._log_e_needed(1) for one in (difference, *kinds)),
+            is_contradicted=any(self._p_value(-one, seed) <= self.provisional_level for one in kinds),
         )
 
     def _p_value(self, difference: "Scores", seed: int) -> float:
@@ -315,12 +333,14 @@ def _paired(exam: Exam) -> Paired:
     def of(sitting: Sitting) -> "Scores":
         return numpy.array([scores[sitting, item.id] for item in sat], dtype=numpy.float64)
 
-    ranked = numpy.array([(one.incumbent, one.candidate) for one in exam.ranked]).reshape(-1, 2)
+    # in the middle of the scale, for it is the difference alone that says something
+    ranked = numpy.array([one.gain / 2 for one in exam.ranked], dtype=numpy.float64)
     return Paired(
         keys=(*(item.key for item in sat), *(one.key for one in exam.ranked)),
-        incumbent=numpy.concatenate((of(Sitting.INCUMBENT), ranked[:, 0])),
-        candidate=numpy.concatenate((of(Sitting.CANDIDATE), ranked[:, 1])),
-        again=numpy.concatenate((of(Sitting.INCUMBENT_AGAIN), ranked[:, 0])),
+        incumbent=numpy.concatenate((of(Sitting.INCUMBENT), 50 - ranked)),
+        candidate=numpy.concatenate((of(Sitting.CANDIDATE), 50 + ranked)),
+        again=numpy.concatenate((of(Sitting.INCUMBENT_AGAIN), 50 - ranked)),
+        pairs=len(ranked),
     )
 
 

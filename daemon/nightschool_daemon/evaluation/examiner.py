@@ -6,12 +6,11 @@ a round the judge is asked, and the rest is left out where the exam is decided. 
 next question is asked, so that a killed exam goes on where it stopped.
 """
 
-import os
 import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +23,16 @@ from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
 from nightschool_daemon.evaluation.patience import patiently
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import ExamineResult, PrepareResult, RegisterResult, SplitResult, Step, write_durably
+from nightschool_daemon.jobs import (
+    ExamineResult,
+    PrepareResult,
+    RegisterResult,
+    SplitResult,
+    Step,
+    append_line,
+    whole_lines,
+    write_durably,
+)
 from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary
 from nightschool_hookspecs.records import AnswerScore, Exam, ExamAnswer, ExamItem, ItemRole, Message, Sitting
@@ -75,8 +83,9 @@ def run(context: WorkContext) -> None:
     exam = context.settings.exam
     if prepared.asks_all_learned:
         exam = replace(exam, max_regression_items=sys.maxsize)
-    before, counted = context.run.trial_answers(), context.run.result(Step.SPLIT, SplitResult).counted
-    counted -= len(context.run.ranked_pairs())
+    before = context.run.trial_answers()
+    # what is to be asked of all, less what was ranked of it
+    counted = context.run.result(Step.SPLIT, SplitResult).counted - len(context.run.ranked_pairs())
     exam = _less(exam, exam_of(context, before).items)
     items = choose_items(context.run.own_items(), exam, context.info.seed, frozenset(prepared.evidence.used))
     directory = context.run.step(Step.EXAMINE)
@@ -147,7 +156,7 @@ def examine(
     pause: Callable[[float], None] = time.sleep,
 ) -> tuple[ExamAnswer, ...]:
     """Ask what is not answered in `file` yet, until it is decided, and return all answers in the order of asking."""
-    answers = list(_read_answers(file))
+    answers = list(whole_lines(file, ExamAnswer))
     answered = {(answer.sitting, answer.item_id) for answer in answers}
     total = sum(sits(item, sitting) for of_round in in_rounds for item in of_round for sitting in Sitting)
     done = 0
@@ -159,7 +168,7 @@ def examine(
                 if (sitting, item.id) not in answered:
                     report(done, total, f"{model}: question {done + 1} of at most {total}")
                     answer = _sit(item, sitting, model, ask=ask, score=score, pause=pause)
-                    _append(file, answer)
+                    append_line(file, answer)
                     answers.append(answer)
                 done += 1
         if decided(tuple(answers)):
@@ -307,22 +316,3 @@ def _forget_other_sitters(directory: Path, sitters: Sitters) -> None:
         (directory / "answers.jsonl").unlink(missing_ok=True)
         write_durably(file, codec.to_json(sitters))
     (directory / "answers.jsonl").touch()
-
-
-def _read_answers(file: Path) -> Iterator[ExamAnswer]:
-    """Read the answers that are whole, and cut off one that a kill left in the middle of its line."""
-    if not file.exists():
-        return
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(file, len(whole))
-    for line in whole.splitlines():
-        yield codec.from_json(line, ExamAnswer)
-
-
-def _append(file: Path, answer: ExamAnswer) -> None:
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(codec.to_json(answer) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from nightschool_daemon.config import Settings
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.local_model import LocalModel
@@ -32,7 +33,6 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.endings import taught_closing
-from nightschool_daemon.learning.engine.architecture import is_known
 from nightschool_daemon.learning.grouping import regroup
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.rendering import (
@@ -43,8 +43,10 @@ from nightschool_daemon.learning.rendering import (
     render_label,
     render_pair,
 )
+from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import side_of
+from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_hookspecs.records import (
@@ -69,7 +71,7 @@ from nightschool_hookspecs.records import (
     TrainingMethod,
     TrainingText,
 )
-from nightschool_hookspecs.services import Generate, Measure, Retrieve, Store
+from nightschool_hookspecs.services import Generate, Measure, Retrieve, Store, TrainingError
 
 T = TypeVar("T")
 P = TypeVar("P", PreferencePair, LabelledAnswer)
@@ -95,6 +97,8 @@ class Workshop:
     generate: Generate
     retrieve: Retrieve
     store: Store
+    ranks: bool = True
+    """Pairs of answers can be ranked: versions of the base can be computed here."""
     most_alike: int = 16
     """Events of one group of near-duplicates that are learned from."""
 
@@ -121,6 +125,7 @@ class Dataset:
     """Corrections that a version has learned, or is to learn tonight though trial candidates are asked them."""
     folded: int = 0
     """Items that would count, of what trial candidates are asked."""
+    folded_pairs: int = 0
     left_out: tuple[LeftOut, ...] = ()
     shots: tuple[TrainingExample, ...] = ()
     """What a candidate of examples shows, in order."""
@@ -132,7 +137,7 @@ def run(context: WorkContext) -> None:
     sides = dict(found.sides)
     rows = regroup(tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow)), found.groups, sides)
     base = context.run.result(Step.PREPARE, PrepareResult).base
-    workshop = _workshop(context, rows, sides, base.pin)
+    workshop = replace(_workshop(context, rows, sides, base.pin), ranks=can_rank(context.settings, base.gguf))
     settings = context.settings.training
     folded = frozenset(key for fold in found.folds for key in fold)
     if context.info.recipe is Recipe.EXAMPLES:
@@ -163,7 +168,7 @@ def build_dataset(
     examples = _arrange(workshop, _augment(workshop, _build_examples(workshop, selection.events)))
     _require_no_leak(examples, sides)
     pairs, labels = _preferences(workshop, selection.events, training, budget)
-    items = _items(workshop, held_out)
+    items, asked = _items(workshop, held_out), _folded(workshop, training, folded)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return Dataset(
         examples=examples,
@@ -172,7 +177,8 @@ def build_dataset(
         items=items,
         ranked=_ranked(workshop, held_out, items),
         regression=_regression(workshop, training, folded),
-        folded=_counting(workshop, training, folded),
+        folded=asked.items,
+        folded_pairs=asked.pairs,
         left_out=(*selection.left_out, *undecided),
     )
 
@@ -186,12 +192,13 @@ def build_shown(
 ) -> Dataset:
     """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
-    items = _items(workshop, held_out)
+    items, asked = _items(workshop, held_out), _folded(workshop, training, folded)
     return Dataset(
         items=items,
         ranked=_ranked(workshop, held_out, items),
         regression=_regression(workshop, training, folded),
-        folded=_counting(workshop, training, folded),
+        folded=asked.items,
+        folded_pairs=asked.pairs,
         shots=_choose_shots(workshop, training, budget),
     )
 
@@ -460,24 +467,43 @@ def _as_learned(item: ExamItem, folded: frozenset[str]) -> ExamItem:
     return replace(item, id=name, role=ItemRole.LEARNED)
 
 
-def _counting(workshop: Workshop, training: tuple[ScoredEvent, ...], folded: frozenset[str]) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """What trial candidates are asked that counts."""
+
+    items: int
+    pairs: int
+
+
+def _folded(workshop: Workshop, training: tuple[ScoredEvent, ...], folded: frozenset[str]) -> Folded:
     asked = tuple(one for one in training if one.group in folded)
     items = _items(workshop, asked)
-    return counting(items, _ranked(workshop, asked, items))
+    return Folded(items=gains(items), pairs=len(_ranked(workshop, asked, items)))
 
 
-def counting(items: Iterable[ExamItem], ranked: Sequence[PreferencePair]) -> int:
-    """How many prompts count for or against a candidate."""
-    return sum(item.role is ItemRole.GAIN for item in items) + len(ranked)
+def gains(items: Iterable[ExamItem]) -> int:
+    """How many items count for or against a candidate."""
+    return sum(item.role is ItemRole.GAIN for item in items)
 
 
 def _ranked(
     workshop: Workshop, held_out: tuple[ScoredEvent, ...], items: tuple[ExamItem, ...]
 ) -> tuple[PreferencePair, ...]:
-    """A pair of a better and a worse answer to each prompt that was answered twice and of which no item counts."""
+    """A pair of a better and a worse answer to each prompt that was answered twice and of which no item counts.
+
+    Both must be answers that were given: what a plugin makes up to learn from proves nothing.
+    """
+    if not workshop.ranks:
+        return ()
     known = frozenset(item.group for item in items if item.role is ItemRole.GAIN)
     events = tuple(one for one in held_out if one.group not in known and not one.event.metadata.deleted)
-    pairs = _offered_pairs(workshop, events)
+    given: dict[str, set[str | None]] = {}
+    for one in events:
+        given.setdefault(one.group, set()).update((one.event.ai_output, one.event.corrected_output))
+    groups = {one.event.key: one.group for one in events}
+    pairs = [
+        one for one in _offered_pairs(workshop, events) if {one.chosen, one.rejected} <= given[groups[one.event_id]]
+    ]
     asked = {one.event_id for one in pairs}
     prompts = {one.event.key: _prompt(workshop, one) for one in events if one.event.key in asked}
     placed = [_as_asked(one, prompts[one.event_id]) for one in pairs]
@@ -544,6 +570,11 @@ def _is_better_known(event: Event) -> bool:
 # --------------------------------------------------------------------------- in the worker
 
 
+def can_rank(settings: Settings, gguf: Path) -> bool:
+    """Whether incumbent and candidate can be asked which of two answers they find likelier."""
+    return why_not_computed(settings, open_base(gguf)) is None
+
+
 def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str, Side], pin: str) -> Workshop:
     directory = context.run.step(Step.SELECT)
     training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
@@ -603,11 +634,12 @@ def _rendered(context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset
 
 def _taught(context: WorkContext, closing: str, dataset: Dataset, render: Render) -> str:
     """The token with which answers end, of those that the base was taught to end with."""
+    decided = context.run.result(Step.SPLIT, SplitResult).closing
     base = context.run.result(Step.PREPARE, PrepareResult).base
     file = open_base(base.gguf)
-    if not is_known(file):
-        # its network would have to be loaded whole by transformers, which is dear
-        return closing
+    if decided or why_not_computed(context.settings, file) is not None:
+        return decided or closing
+    limit_threads(context.settings.training.threads)
     tokens = load_tokens(file, base.weights_digest, context.settings.state_directory / "cache")
     answers = [
         *((one.messages, one.target) for one in dataset.examples),
@@ -615,7 +647,13 @@ def _taught(context: WorkContext, closing: str, dataset: Dataset, render: Render
         *((one.messages, one.answer) for one in dataset.labels if one.liked),
     ]
     shown = [render(messages) + answer for messages, answer in answers[:MOST_WEIGHED]]
-    found = taught_closing(file, tokens, closing, shown, context.settings.exam.context_tokens)
+    context.progress(0, 1, "see with which token the base ends answers")
+    try:
+        found = taught_closing(file, tokens, closing, shown, context.settings.exam.context_tokens)
+    except TrainingError as error:
+        # the network of some bases cannot be computed here, and plugins may train them
+        context.note(f"Answers end with {closing.strip()}, as in the template. {error}")
+        return closing
     if found != closing:
         context.note(f"Answers end with {found}: this base was never taught to end one with {closing.strip()}.")
     return found
@@ -651,9 +689,11 @@ def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], clos
     return SelectResult(
         material=material_of(dataset, rows),
         variants=sum(example.parent is not None for example in dataset.examples),
-        items=counting(dataset.items, dataset.ranked),
+        items=gains(dataset.items),
         guard_items=sum(item.role is ItemRole.GUARD for item in dataset.items),
         folded=dataset.folded,
+        pairs=len(dataset.ranked),
+        folded_pairs=dataset.folded_pairs,
         hyperparameters=workshop.hooks.suggest_hyperparameters(
             specialty=workshop.info.specialty,
             examples=len(dataset.examples),

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Tokens
-from nightschool_daemon.learning.rows import Row
 
 LOOKED_AT = 8
 """Answers behind which both are weighed, the shortest."""
@@ -31,7 +30,7 @@ def taught_closing(file: GgufFile, tokens: Tokens, closing: str, answered: Seque
     `context`: tokens; longer texts tell nothing here. The packed engine must know the base.
     """
     other = end_of_text(file, tokens)
-    if other is None or other == closing:
+    if other is None or closing.strip() == other:
         return closing
     texts = [(text, tokens.prompt(text)) for text in answered]
     short = sorted((one for one in texts if len(one[1]) < context), key=lambda one: len(one[1]))[:LOOKED_AT]
@@ -41,13 +40,17 @@ def taught_closing(file: GgufFile, tokens: Tokens, closing: str, answered: Seque
     import torch
 
     from nightschool_daemon.learning.engine import machine
+    from nightschool_daemon.learning.engine.examples import Answer, Example
     from nightschool_daemon.learning.engine.network import Network
     from nightschool_daemon.learning.engine.scoring import answer_sums
 
     network = Network(file, machine.bench(torch.float32), context=context)
-    rows = {
-        end: [Row(prompt=tuple(ids), completion=tuple(tokens.completion(text, end)), weight=1.0) for text, ids in short]
-        for end in (closing, other)
-    }
-    nats = {end: float(answer_sums(network, found).mean()) for end, found in rows.items()}
-    return other if nats[other] - nats[closing] > FAR_LIKELIER else closing
+    examples = [
+        Example(
+            prompt=tuple(ids),
+            answers=tuple(Answer(tokens=tuple(tokens.completion(text, end))) for end in (closing, other)),
+        )
+        for text, ids in short
+    ]
+    by_template, by_text = (sum(nats) for nats in zip(*answer_sums(network, examples), strict=True))
+    return other if by_text - by_template > FAR_LIKELIER * len(examples) else closing

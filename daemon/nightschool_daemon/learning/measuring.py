@@ -26,7 +26,8 @@ from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.route import read_examples
 from nightschool_daemon.learning.lesson import Lesson
 from nightschool_daemon.learning.rows import Row
-from nightschool_daemon.learning.training import limit_threads, make_job
+from nightschool_daemon.learning.threads import limit_threads
+from nightschool_daemon.learning.training import make_job
 from nightschool_daemon.learning.variants import Variant, Variants, open_variants
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_hookspecs.records import TrainingMethod, TrainingResult

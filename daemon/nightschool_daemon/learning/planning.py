@@ -18,7 +18,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.dataset import Dataset, Rendered, Workshop, build_dataset, counting, material_of
+from nightschool_daemon.learning.dataset import Dataset, Rendered, Workshop, build_dataset, can_rank, gains, material_of
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
 from nightschool_daemon.learning.engine import memory
@@ -29,7 +29,8 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import check_choices, folds_of, group_rows, side_of, sides_of
-from nightschool_daemon.learning.training import brought_to, limit_threads, route_of
+from nightschool_daemon.learning.threads import limit_threads
+from nightschool_daemon.learning.training import brought_to, route_of
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.abilities import probe_abilities
 from nightschool_daemon.ollama.http import OllamaHttp
@@ -148,6 +149,7 @@ def _data_of(context: WorkerContext, request: PlanRequest) -> Data:
         generate=_asks_nobody,
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(read_snapshot(context.run.step(Step.PREPARE) / "store.json"), directory / "store.jsonl"),
+        ranks=can_rank(context.settings, request.gguf),
     )
     budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
     dataset = build_dataset(workshop, rows, sides, budget, frozenset(key for fold in folds for key in fold))
@@ -162,9 +164,9 @@ def _data_of(context: WorkerContext, request: PlanRequest) -> Data:
             seed=context.info.seed,
         ),
         events=_events(dataset),
-        held_out=counting(dataset.items, dataset.ranked),
-        folded=dataset.folded,
-        folds=len(folds) if dataset.folded else 0,
+        held_out=gains(dataset.items) + len(dataset.ranked),
+        folded=dataset.folded + dataset.folded_pairs,
+        folds=len(folds) if dataset.folded or dataset.folded_pairs else 0,
         left_out=Counter(one.reason for one in dataset.left_out),
         assumed=None,
     )

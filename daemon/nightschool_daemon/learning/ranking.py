@@ -1,172 +1,169 @@
-"""Step `examine`: first the held-out pairs are ranked by own forward pass, then the questions are asked.
+"""Step `rank`: which of two answers to a held-out prompt incumbent and candidate find likelier.
 
 A thumb up and a thumb down on two answers to one prompt say which is better, and not what would have been right: there
-is nothing to score an answer against. But a model that has learned finds the better one likelier. No endpoint of Ollama
-tells how likely a given text is, so the weights are read from where Ollama serves them, behind the prompt that Ollama
-renders for that tag. A model ranks a pair right where the mean log-probability of the better answer's tokens is higher:
-the mean, since in the sum the shorter answer wins.
+is nothing to score an answer against. But a model that has learned finds the better one likelier than before. No
+endpoint of Ollama tells how likely a given text is, so the weights are read from where Ollama serves them, behind the
+prompt that Ollama renders for that tag. What counts is the mean log-probability of an answer's tokens, since in the sum
+the shorter answer wins.
+
+What a model was found to say of a pair is on disk before the next pair, so that a killed step goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nightschool_daemon.config import EngineChoice, OllamaSettings
-from nightschool_daemon.evaluation import examiner
 from nightschool_daemon.jobs import (
     HELD_OUT_PAIRS,
     RANKED,
-    BaseSnapshot,
     PrepareResult,
+    RankResult,
     RegisterResult,
     Step,
+    append_line,
     read_lines,
+    whole_lines,
     write_lines,
 )
-from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.engine.architecture import is_known
+from nightschool_daemon.learning.engine.examples import Answer, Example
+from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Tokens, load_tokens
-from nightschool_daemon.learning.rows import Row
-from nightschool_daemon.learning.training import limit_threads
+from nightschool_daemon.learning.served import served_network
+from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.worker import WorkerContext
-from nightschool_daemon.ollama.http import OllamaHttp
-from nightschool_daemon.ollama.storage import locate_blob
+from nightschool_daemon.ollama.http import OllamaHttp, ShownModel
 from nightschool_hookspecs.records import PreferencePair, RankedPair
+from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
     from nightschool_daemon.learning.engine.network import Network
 
-MOST_RANKED = 40
-"""Pairs a night; each goes through both models."""
-
-
-class NotRankedError(Exception):
-    """A model's likelihoods cannot be had; the message says why."""
-
-
-def run(context: WorkerContext) -> None:
-    """Rank the pairs, leave `ranked.jsonl`, and hold the exam."""
-    pairs = list(read_lines(context.run.step(Step.SELECT) / HELD_OUT_PAIRS, PreferencePair))
-    used = frozenset(context.run.result(Step.PREPARE, PrepareResult).evidence.used)
-    ranked: list[RankedPair] = []
-    if pairs:
-        try:
-            ranked = ranked_pairs(context, chosen(pairs, context.info.seed, used))
-        except NotRankedError as error:
-            context.note(f"{len(pairs)} held-out pairs of answers were not ranked: {error}")
-    write_lines(context.run.step(Step.EXAMINE) / RANKED, ranked)
-    examiner.run(context)
-
-
-def chosen(pairs: Sequence[PreferencePair], seed: int, used: frozenset[str]) -> list[PreferencePair]:
-    """Draw a night's share; those that an earlier exam ranked only fill what the others leave."""
-    shuffled = random.Random(f"{seed}/ranked").sample(pairs, len(pairs))  # noqa: S311 - no secret
-    return sorted(shuffled, key=lambda one: one.group in used)[:MOST_RANKED]
-
-
-def ranked_pairs(context: WorkerContext, pairs: Sequence[PreferencePair]) -> list[RankedPair]:
-    """Rank them by incumbent and candidate. Pairs that do not fit into the context are left out.
-
-    Raises `NotRankedError`, `TrainingError` and `OllamaError`.
-    """
-    limit_threads(context.settings.training.threads)
-    prepared = context.run.result(Step.PREPARE, PrepareResult)
-    if not prepared.is_of_base:
-        raise NotRankedError(f"{prepared.incumbent} was made from earlier weights of its base.")
-    base = Base.of(context, prepared.base)
-    names = (prepared.incumbent, context.run.result(Step.REGISTER, RegisterResult).tag)
-    http = OllamaHttp(context.settings.ollama)
-    try:
-        rows = {name: [base.rows(http, name, pair) for pair in pairs] for name in names}
-        fitting = [at for at in range(len(pairs)) if all(base.fits(rows[name][at]) for name in names)]
-        right: list[list[bool]] = []
-        for done, name in enumerate(names):
-            context.progress(done, len(names), f"how likely {name} finds {len(fitting)} pairs of answers")
-            right.append(ranks_right(base.network(http, name), [rows[name][at] for at in fitting]))
-    finally:
-        http.close()
-    return [
-        RankedPair(
-            event_id=pairs[at].event_id,
-            key=pairs[at].group or pairs[at].event_id,
-            incumbent=100.0 * before,
-            candidate=100.0 * after,
-        )
-        for at, before, after in zip(fitting, *right, strict=True)
-    ]
-
-
-Rows = tuple[Row, Row]
-"""The better answer behind its prompt, and the worse one."""
-
-
-def ranks_right(network: Network, pairs: Sequence[Rows]) -> list[bool]:
-    """Whether the better answer's tokens are the likelier ones, of each pair."""
-    from nightschool_daemon.learning.engine.scoring import answer_sums
-
-    if not pairs:
-        return []
-    rows = [row for pair in pairs for row in pair]
-    means = answer_sums(network, rows) / [len(row.completion) for row in rows]
-    return [bool(better > worse) for better, worse in means.reshape(-1, 2)]
+MARGINS = "margins.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
-    """The model that incumbent and candidate were made from, or are."""
+class Margin:
+    """A line of `margins.jsonl`: what a model says of a pair."""
 
-    snapshot: BaseSnapshot
-    file: gguf_file.GgufFile
+    signature: str
+    """Of the model's files and of both texts."""
+    nats: float
+
+
+def run(context: WorkerContext) -> None:
+    """Rank the pairs, and leave `ranked.jsonl` (RankedPair) and `RankResult`."""
+    pairs = list(read_lines(context.run.step(Step.SELECT) / HELD_OUT_PAIRS, PreferencePair))
+    used = frozenset(context.run.result(Step.PREPARE, PrepareResult).evidence.used)
+    taken = chosen(pairs, context.settings.exam.max_pairs, context.info.seed, used)
+    ranked = []
+    if taken:
+        try:
+            ranked = rank(context, taken)
+        except TrainingError as error:
+            context.note(f"{len(taken)} held-out pairs of answers were not ranked. {error}")
+    write_lines(context.run.step(Step.RANK) / RANKED, ranked)
+    context.run.finish(Step.RANK, RankResult(ranked=len(ranked), left_out=len(pairs) - len(ranked)))
+
+
+def chosen(pairs: Sequence[PreferencePair], most: int, seed: int, used: frozenset[str]) -> list[PreferencePair]:
+    """Draw a night's share; those that an earlier exam ranked only fill what the others leave."""
+    shuffled = random.Random(f"{seed}/ranked").sample(pairs, len(pairs))  # noqa: S311 - no secret
+    return sorted(shuffled, key=lambda one: one.key in used)[:most]
+
+
+def rank(context: WorkerContext, pairs: Sequence[PreferencePair]) -> list[RankedPair]:
+    """Rank pairs by incumbent and candidate; those that do not fit into the context of one are left out.
+
+    Raises `TrainingError` where a model cannot be computed, and `OllamaError`.
+    """
+    limit_threads(context.settings.training.threads)
+    http = OllamaHttp(context.settings.ollama)
+    try:
+        sitters = sitters_of(context, http)
+        asked = [[one.example(http, pair) for pair in pairs] for one in sitters]
+        fitting = [at for at in range(len(pairs)) if all(of_one[at] is not None for of_one in asked)]
+        margins = [
+            list(one.margins([example for at in fitting if (example := of_one[at]) is not None]))
+            for one, of_one in zip(sitters, asked, strict=True)
+        ]
+    finally:
+        http.close()
+    return [
+        RankedPair(event_id=pairs[at].event_id, key=pairs[at].key, incumbent=before, candidate=after)
+        for at, before, after in zip(fitting, *margins, strict=True)
+    ]
+
+
+def sitters_of(context: WorkerContext, http: OllamaHttp) -> tuple[Sitter, Sitter]:
+    """Incumbent and candidate. Raises `TrainingError`."""
+    prepared = context.run.result(Step.PREPARE, PrepareResult)
+    if prepared.incumbent_base is None:
+        raise TrainingError(f"The base that {prepared.incumbent} was made from is gone.")
+    candidate = context.run.result(Step.REGISTER, RegisterResult).tag
+    return (
+        Sitter.of(context, http, prepared.incumbent, prepared.incumbent_base),
+        Sitter.of(context, http, candidate, prepared.base.gguf),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sitter:
+    """A model that ranks."""
+
+    context: WorkerContext
+    shown: ShownModel
+    base: GgufFile
     tokens: Tokens
-    context_tokens: int
-    settings: OllamaSettings
 
     @classmethod
-    def of(cls, context: WorkerContext, snapshot: BaseSnapshot) -> Base:
-        """Open it. Raises `NotRankedError` where the packed engine does not compute it, and `TrainingError`."""
-        file = open_base(snapshot.gguf)
-        if context.settings.training.engine is not EngineChoice.AUTO or not is_known(file):
-            raise NotRankedError("only the packed engine does that, and it does not compute this base here.")
-        tokens = load_tokens(file, snapshot.weights_digest, context.settings.state_directory / "cache")
-        return cls(
-            snapshot=snapshot,
-            file=file,
-            tokens=tokens,
-            context_tokens=context.settings.exam.context_tokens,
-            settings=context.settings.ollama,
+    def of(cls, context: WorkerContext, http: OllamaHttp, name: str, base: Path) -> Sitter:
+        """What Ollama serves under a name, made from a base. Raises `TrainingError`."""
+        file = open_base(base)
+        cache = context.settings.state_directory / "cache"
+        tokens = load_tokens(file, base.name.removeprefix("sha256-"), cache)
+        return cls(context=context, shown=http.show(name), base=file, tokens=tokens)
+
+    def example(self, http: OllamaHttp, pair: PreferencePair) -> Example | None:
+        """Both answers behind the prompt that Ollama renders: a tag may show examples first. None: they do not fit."""
+        prompt = http.render(self.shown.name, pair.messages)
+        answers = tuple(
+            Answer(tokens=tuple(self.tokens.completion(prompt, one))) for one in (pair.chosen, pair.rejected)
         )
+        found = Example(prompt=tuple(self.tokens.prompt(prompt)), answers=answers)
+        fits = found.longest <= self.context.settings.exam.context_tokens and all(one.tokens for one in answers)
+        return found if fits else None
 
-    def rows(self, http: OllamaHttp, name: str, pair: PreferencePair) -> Rows:
-        """Both answers as token ids behind the prompt that Ollama renders for a tag: a tag may show examples first."""
-        prompt = http.render(name, pair.messages)
-        better, worse = (
-            Row(
-                prompt=tuple(self.tokens.prompt(prompt)),
-                completion=tuple(self.tokens.completion(prompt, answer)),
-                weight=1.0,
-            )
-            for answer in (pair.chosen, pair.rejected)
-        )
-        return better, worse
+    def margins(self, examples: Sequence[Example]) -> Iterator[float]:
+        """How much likelier the better answer is, in nats a token, of each pair."""
+        file = self.context.run.step(Step.RANK) / MARGINS
+        known = {one.signature: one.nats for one in whole_lines(file, Margin)}
+        network: Network | None = None
+        for done, example in enumerate(examples):
+            signature = self._signature(example)
+            if signature not in known:
+                self.context.progress(done, len(examples), f"{self.shown.name}: pair {done + 1} of {len(examples)}")
+                tokens = self.context.settings.exam.context_tokens
+                network = network or served_network(self.context.settings.ollama, self.shown, self.base, tokens)
+                known[signature] = margin_of(network, example)
+                append_line(file, Margin(signature=signature, nats=known[signature]))
+            yield known[signature]
 
-    def fits(self, rows: Rows) -> bool:
-        """Whether there is something to rank, and the engine would see all of it."""
-        return all(row.completion and len(row) <= self.context_tokens for row in rows)
+    def _signature(self, example: Example) -> str:
+        files = (self.shown.weights_digest, *self.shown.modelfile.adapter_digests)
+        texts = (example.prompt, *(one.tokens for one in example.answers))
+        return hashlib.sha256(f"{files} {texts}".encode()).hexdigest()
 
-    def network(self, http: OllamaHttp, name: str) -> Network:
-        """What Ollama serves under a name: the base, or a version of it. Raises `NotRankedError` and `OllamaError`."""
-        import torch
 
-        from nightschool_daemon.learning.engine import machine
-        from nightschool_daemon.learning.engine.network import Network
+def margin_of(network: Network, example: Example) -> float:
+    """Mean log-probability of the first answer's tokens less that of the second's, in nats a token."""
+    from nightschool_daemon.learning.engine.scoring import answer_sums
 
-        shown = http.show(name)
-        if shown.modelfile.adapters:
-            raise NotRankedError(f"{name} was delivered as an adapter, which only the server applies.")
-        is_base = shown.weights_digest == self.snapshot.weights_digest
-        over = None if is_base else gguf_file.read(locate_blob(self.settings, shown))
-        return Network(self.file, machine.bench(torch.float32), context=self.context_tokens, over=over)
+    (sums,) = answer_sums(network, [example])
+    better, worse = (float(nats) / len(one.tokens) for nats, one in zip(sums, example.answers, strict=True))
+    return better - worse

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_pack
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import load_base, load_tokens
 from nightschool_daemon.learning.peft_route import fine_tune
+from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.plans import Route
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingJob, TrainingMethod, TrainingResult
@@ -94,10 +94,3 @@ def make_job(context: WorkerContext) -> TrainingJob:
         warm_start=prepared.warm_start or (brought.expanduser() if brought is not None else None),
         requires_start=prepared.warm_start is None,
     )
-
-
-def limit_threads(threads: int) -> None:
-    """Use so many cores; 0: all of them."""
-    import torch
-
-    torch.set_num_threads(threads or os.cpu_count() or 1)

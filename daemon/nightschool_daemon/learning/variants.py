@@ -22,6 +22,7 @@ from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, require_lo
 from nightschool_daemon.learning.loading import Base, Tokens, from_file_layout, load_base, load_tokens, set_weight
 from nightschool_daemon.learning.peft_route import head, padded, summed_loss
 from nightschool_daemon.learning.rows import Row
+from nightschool_daemon.learning.served import adapter_factors
 from nightschool_hookspecs.records import DeliveryForm
 from nightschool_hookspecs.services import TrainingError
 
@@ -108,9 +109,11 @@ class PackedVariants(Variants):
         return np.concatenate(found)
 
     def answer_sums(self, rows: Sequence[Row]) -> Logprobs:
+        from nightschool_daemon.learning.engine.examples import Answer, Example
         from nightschool_daemon.learning.engine.scoring import answer_sums
 
-        return answer_sums(self._network, rows)
+        examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion),)) for row in rows]
+        return np.concatenate(answer_sums(self._network, examples))
 
     def _opened(self, over: GgufFile | None) -> Network:
         import torch
@@ -125,14 +128,11 @@ def delivered_adapter(lesson: LowRankLesson, export: ExportResult | None) -> Low
     """The lesson as the delivered adapter has it."""
     if export is None:
         raise TrainingError("Nothing was delivered yet.")
-    delivered = gguf_file.read(export.files[0].path)
-    alpha = delivered.scalar("adapter.lora.alpha")
-    if not isinstance(alpha, float):
-        raise TrainingError("The delivered adapter has no alpha. Run again.")
+    factors = adapter_factors(gguf_file.read(export.files[0].path))
     found = {}
     for name, one in lesson.factors.items():
-        down, up = delivered.dequantized(f"{name}.lora_a"), delivered.dequantized(f"{name}.lora_b")
-        found[name] = replace(one, down=down, up=up, scale=alpha / down.shape[0])
+        down, up, scale = factors[name.removesuffix(".weight")]
+        found[name] = replace(one, down=down, up=up, scale=scale)
     return LowRankLesson(lesson.file, found)
 
 

@@ -33,7 +33,7 @@ from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens
 from nightschool_daemon.learning.rows import Row, learned_texts, rows_of, within
-from nightschool_daemon.learning.training import limit_threads
+from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.variants import Variant, Variants, open_variants
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp

@@ -17,9 +17,20 @@ def locate_blob(settings: OllamaSettings, shown: ShownModel) -> Path:
     """The readable file of a model's weights. Raises `BlobUnreadable` with what exactly is missing."""
     if not shown.weights_digest:
         raise BlobUnreadable(f"{shown.name} has no GGUF of its own (is it a cloud model?), so it cannot be trained.")
-    candidates = [directory / "blobs" / f"sha256-{shown.weights_digest}" for directory in models_directories(settings)]
-    if shown.weights_path is not None:
-        candidates.insert(0, shown.weights_path)
+    own = [] if shown.weights_path is None else [shown.weights_path]
+    return _readable(shown, [*own, *_places(settings, shown.weights_digest)])
+
+
+def locate_adapter(settings: OllamaSettings, shown: ShownModel, digest: str) -> Path:
+    """The readable file of one of a model's adapters. Raises `BlobUnreadable`."""
+    return _readable(shown, _places(settings, digest))
+
+
+def _places(settings: OllamaSettings, digest: str) -> list[Path]:
+    return [directory / "blobs" / f"sha256-{digest}" for directory in models_directories(settings)]
+
+
+def _readable(shown: ShownModel, candidates: list[Path]) -> Path:
     for path in candidates:
         if os.access(path, os.R_OK) and path.is_file():
             return path

@@ -30,7 +30,7 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaError, OllamaRefused
 from nightschool_daemon.plans import duration
-from nightschool_daemon.runs import register
+from nightschool_daemon.runs import rank, register
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
 from nightschool_daemon.runs.reasons import REBUILD
@@ -41,8 +41,8 @@ from nightschool_hookspecs.records import Recipe, Side, TrainingResult
 Folds = tuple[tuple[str, ...], ...]
 
 STEPS: Mapping[Recipe, tuple[Step, ...]] = {
-    Recipe.TRAINING: (Step.SELECT, Step.TRAIN, Step.EXPORT, Step.REGISTER, Step.EXAMINE),
-    Recipe.EXAMPLES: (Step.SELECT, Step.REGISTER, Step.EXAMINE),
+    Recipe.TRAINING: (Step.SELECT, Step.TRAIN, Step.EXPORT, Step.REGISTER, Step.RANK, Step.EXAMINE),
+    Recipe.EXAMPLES: (Step.SELECT, Step.REGISTER, Step.RANK, Step.EXAMINE),
 }
 """What a trial candidate takes of a run's steps."""
 
@@ -119,6 +119,9 @@ def _take(trial: Trial, step: Step, said: str) -> None:
     if step is Step.REGISTER:
         register.perform_for_trial(trial.context, trial.tag)
         return
+    if step is Step.RANK:
+        rank.perform(trial.context)
+        return
     if step is Step.TRAIN:
         make_room(trial.context)
     run_worker(trial.context, step)
@@ -129,7 +132,8 @@ def _take(trial: Trial, step: Step, said: str) -> None:
 
 def _folds(context: StepContext) -> Folds:
     folds = context.result(Step.SPLIT, SplitResult).folds
-    if not context.result(Step.SELECT, SelectResult).folded or context.info.reason == REBUILD:
+    selected = context.result(Step.SELECT, SelectResult)
+    if not (selected.folded or selected.folded_pairs) or context.info.reason == REBUILD:
         # nothing of them would count; a rebuild has no recipe, as it takes the lesson that there is
         return ()
     trained_s = _trained_s(context)
@@ -176,7 +180,10 @@ def _limit_s(context: StepContext) -> float:
 def _trial(context: StepContext, folds: Folds, number: int, spent_s: float) -> Trial:
     """Lay out a directory as a run has it when its prompts are split. What is there already stays, if it fits."""
     directory = RunDirectory(path=context.directory.step(Step.CROSSFIT) / f"{number:02}")
-    found = split_of_trial(context.result(Step.SPLIT, SplitResult), folds, number, _counted(context))
+    found = replace(
+        split_of_trial(context.result(Step.SPLIT, SplitResult), folds, number, _counted(context)),
+        closing=context.result(Step.SELECT, SelectResult).closing,
+    )
     if directory.is_done(Step.SPLIT) and directory.result(Step.SPLIT, SplitResult) != found:
         shutil.rmtree(directory.path)
     own = replace(context, directory=directory, settings=_settings(context, len(folds), spent_s))
@@ -205,14 +212,15 @@ def split_of_trial(found: SplitResult, folds: Folds, number: int, counted: int) 
 
 
 def _counted(context: StepContext) -> int:
-    selected = context.result(Step.SELECT, SelectResult)
-    return min(selected.items + selected.folded, context.settings.exam.max_items)
+    selected, exam = context.result(Step.SELECT, SelectResult), context.settings.exam
+    questions, pairs = selected.items + selected.folded, selected.pairs + selected.folded_pairs
+    return min(questions, exam.max_items) + min(pairs, exam.max_pairs)
 
 
 def _settings(context: StepContext, folds: int, spent_s: float) -> Settings:
     """The night's limits, as far as they are one trial candidate's."""
     settings, selected = context.settings, context.result(Step.SELECT, SelectResult)
-    share = selected.folded / (selected.folded + selected.items) / folds
+    share = _share(selected.folded, selected.items) / folds
     left_s = _limit_s(context) - _trained_s(context) - spent_s
     if left_s <= 0:
         raise StepFailed(
@@ -226,8 +234,14 @@ def _settings(context: StepContext, folds: int, spent_s: float) -> Settings:
             settings.exam,
             max_items=math.ceil(settings.exam.max_items * share),
             max_guard_items=math.ceil(settings.exam.max_guard_items * share),
+            max_pairs=math.ceil(settings.exam.max_pairs * _share(selected.folded_pairs, selected.pairs) / folds),
         ),
     )
+
+
+def _share(folded: int, held_out: int) -> float:
+    """Of what counts, what trial candidates are asked; all of it where nothing counts."""
+    return folded / (folded + held_out) if folded + held_out else 1.0
 
 
 def _remove(context: StepContext, tag: str) -> None:

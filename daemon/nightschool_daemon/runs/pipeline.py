@@ -26,7 +26,7 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.ledger import LedgerError, StepState
 from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
-from nightschool_daemon.runs import conclude, crossfit, examine, prepare, rebuild, register, report, split, store
+from nightschool_daemon.runs import conclude, crossfit, examine, prepare, rank, rebuild, register, report, split, store
 from nightschool_daemon.runs.conclude import Ending, decide
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
@@ -57,6 +57,7 @@ PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
     Step.REGISTER: register.perform,
     Step.VERIFY: partial(run_worker, step=Step.VERIFY),
     Step.CROSSFIT: crossfit.perform,
+    Step.RANK: rank.perform,
     Step.EXAMINE: partial(run_worker, step=Step.EXAMINE),
     Step.JUDGE: partial(run_worker, step=Step.JUDGE),
 }
@@ -162,12 +163,12 @@ def _why_left_out(selected: SelectResult) -> str:
 
 def _too_few_items(context: StepContext, selected: SelectResult) -> str | None:
     """Why an exam is not worth its while. A rebuild is asked what its lesson was, and that is enough."""
-    missing = items_needed(context.settings) - selected.items - selected.folded
+    missing = items_needed(context.settings) - selected.counting
     if context.info.reason == REBUILD or missing <= 0:
         return None
     folds = context.result(Step.SPLIT, SplitResult).folds
     return (
-        f"Of {selected.items + selected.folded} prompts nothing could be proven: {items_needed(context.settings)} that "
+        f"Of {selected.counting} prompts nothing could be proven: {items_needed(context.settings)} that "
         "no version in use has learned are needed. About "
         # where there are folds every new prompt is asked, else every second one
         f"{missing if folds else 2 * missing} more corrections of different prompts bring them."

@@ -48,7 +48,7 @@ def perform(context: StepContext) -> None:
             undo_tag=incumbent.undo_tag,
             undo_digest=incumbent.undo_digest,
             events=len(rows),
-            is_of_base=_is_of_base(context, incumbent.examined, base),
+            incumbent_base=_base_of(context, tags, incumbent.examined, base),
             warm_start=_warm_start(context, incumbent.examined, base) if context.settings.training.warm_start else None,
             evidence=context.ledger.evidence.so_far(specialty, incumbent.examined, context.info.recipe),
             judged_together=_judged_together(context),
@@ -73,16 +73,20 @@ def _asks_all_learned(context: StepContext) -> bool:
     return age >= timedelta(days=context.settings.exam.regression_days)
 
 
-def _is_of_base(context: StepContext, incumbent: str, base: BaseSnapshot) -> bool:
+def _base_of(context: StepContext, tags: dict[str, TagEntry], incumbent: str, base: BaseSnapshot) -> Path | None:
+    """The file that the incumbent was made from: an earlier state of the base is kept by its pin."""
     version = context.ledger.versions.get(incumbent)
-    return version is None or version.base_weights_digest == base.weights_digest
+    if version is None or version.base_weights_digest == base.weights_digest:
+        return base.gguf
+    pin = names.pin_of(base.name, version.base_tag_digest)
+    return storage.locate_blob(context.settings.ollama, context.ollama.show(pin)) if pin in tags else None
 
 
 def _warm_start(context: StepContext, incumbent: str, base: BaseSnapshot) -> Path | None:
     """What the version in service learned on these very weights."""
     version = context.ledger.versions.get(incumbent)
     run = context.ledger.runs.get(version.run_id) if version is not None else None
-    if run is None or not _is_of_base(context, incumbent, base):
+    if version is None or run is None or version.base_weights_digest != base.weights_digest:
         return None
     directory = RunDirectory(path=run.directory)
     return directory.result(Step.TRAIN, TrainingResult).adapter if directory.is_done(Step.TRAIN) else None

@@ -113,9 +113,10 @@ def _learned(context: StepContext) -> Iterator[Section]:
         sentences.append(f"The model learned from {events} of your feedback: {ways}.")
         if trained.warm_start:
             sentences.append("It went on from what the model in use had learned before.")
-    if selected.items or not _folds(context):
-        was = "was" if selected.items == 1 else "were"
-        kept = f"{_count(selected.items, 'question')} of yours {was} kept for the exam"
+    held_out = selected.items + selected.pairs
+    if held_out or not _folds(context):
+        was = "was" if held_out == 1 else "were"
+        kept = f"{_count(held_out, 'prompt')} of yours {was} kept for the exam"
         sentences.append(f"{kept} and not learned from, so that what is learned by heart does not count.")
     export = context.result_if_done(Step.EXPORT, ExportResult)
     if export is not None and export.held_in is not None:
@@ -179,9 +180,10 @@ def _ranked(context: StepContext) -> Iterator[str]:
     if pairs:
         before = sum(one.incumbent > 0 for one in pairs)
         after = sum(one.candidate > 0 for one in pairs)
+        new = "the trial models" if _folds(context) else "the new one"
         yield (
-            f"Among the questions are {_count(len(pairs), 'pair')} of answers of which you liked one better. Nobody "
-            f"was asked: the model in use finds the better one likelier in {before}, the new one in {after}."
+            "Nobody was asked about pairs: it was computed which answer is the likelier one. Of "
+            f"{len(pairs)} the model in use finds the better answer likelier in {before}, {new} in {after}."
         )
 
 
@@ -265,13 +267,14 @@ def _training_figures(context: StepContext) -> Section | None:
     if selected is None:
         return None
     points = [
-        f"{selected.items} events were held out for the exam, {selected.guard_items} that were liked or disliked "
-        "guard against getting worse"
+        f"{selected.items} events were held out for the exam, and {selected.pairs} pairs of answers; "
+        f"{selected.guard_items} that were liked or disliked guard against getting worse"
     ]
     crossfitted = context.result_if_done(Step.CROSSFIT, CrossfitResult)
     if crossfitted is not None and crossfitted.folds:
         points.append(
-            f"Cross-fitting: {selected.folded} more in {crossfitted.folds} folds, of which {crossfitted.examined} were "
+            f"Cross-fitting: {selected.folded} more, and {selected.folded_pairs} pairs, in {crossfitted.folds} folds, "
+            f"of which {crossfitted.examined} were "
             f"examined before the exam was decided; their trial candidates trained for {crossfitted.seconds:.0f} s"
         )
     trained = context.result_if_done(Step.TRAIN, TrainingResult)

@@ -1,6 +1,6 @@
 """Pairs of answers are ranked as the networks that a real Ollama serves would: by models that know what follows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +10,20 @@ import pytest
 from nightschool_daemon.config import EngineChoice, ExamSettings, OllamaSettings, Settings, StateSettings
 from nightschool_daemon.config import TrainingSettings as Training
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import BaseSnapshot, PrepareResult, RegisterResult, RunDirectory, Step
-from nightschool_daemon.learning.ranking import MOST_RANKED, NotRankedError, chosen, ranked_pairs
+from nightschool_daemon.jobs import (
+    HELD_OUT_PAIRS,
+    BaseSnapshot,
+    PrepareResult,
+    RankResult,
+    RegisterResult,
+    RunDirectory,
+    Step,
+    read_lines,
+    write_lines,
+)
+from nightschool_daemon.learning import ranking
+from nightschool_daemon.learning.dataset import can_rank
+from nightschool_daemon.learning.ranking import Margin, rank
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
@@ -62,28 +74,37 @@ def between(fresh_ollama: OllamaServer, tmp_path: Path) -> Callable[..., Quiet]:
         exam=ExamSettings(context_tokens=512),
     )
 
-    def context(incumbent: str, candidate: str, *, is_of_base: bool = True, engine: str = "auto") -> Quiet:
+    def context(incumbent: str, candidate: str, *, base: str = BASE) -> Quiet:
+        """`base`: of the candidate; the incumbent was made from BASE."""
         run = RunDirectory(path=tmp_path / f"{incumbent[:5]}-{candidate[:5]}")
         for step in Step:
             run.step(step).mkdir(parents=True, exist_ok=True)
-        base = BaseSnapshot(
-            name=BASE,
+        blobs = {
+            name: fresh_ollama.models_directory / "blobs" / f"sha256-{sha256_of(file)}" for name, file in files.items()
+        }
+        snapshot = BaseSnapshot(
+            name=base,
             tag_digest="t",
-            weights_digest=sha256_of(files[BASE]),
+            weights_digest=sha256_of(files[base]),
             architecture="llama",
             capabilities=("completion",),
-            pin=BASE,
-            gguf=files[BASE],
+            pin=base,
+            gguf=blobs[base],
         )
         run.finish(
             Step.PREPARE,
             PrepareResult(
-                base=base, incumbent=incumbent, undo_tag=BASE, undo_digest="t", events=0, is_of_base=is_of_base
+                base=snapshot,
+                incumbent=incumbent,
+                undo_tag=BASE,
+                undo_digest="t",
+                events=0,
+                incumbent_base=blobs[BASE],
             ),
         )
         run.finish(Step.REGISTER, RegisterResult(tag=candidate, number=1, tag_digest="c", weights_digest="w"))
         return Quiet(
-            step=Step.EXAMINE,
+            step=Step.RANK,
             run=run,
             info=RunInfo(
                 id="r",
@@ -93,7 +114,7 @@ def between(fresh_ollama: OllamaServer, tmp_path: Path) -> Callable[..., Quiet]:
                 reason="test",
                 directory=run.path,
             ),
-            settings=replace(settings, training=Training(engine=EngineChoice(engine))),
+            settings=settings,
             hooks=Hooks.load(plugin_directory=None, tables={}, built_in=()),
         )
 
@@ -108,44 +129,77 @@ def pair(better: str, worse: str, group: str = "g") -> PreferencePair:
 PAIRS = (pair("ob", "oa", "b is better"), pair("oa", "ob", "a is better"))
 
 
+def signs(context: Quiet, pairs: Sequence[PreferencePair]) -> dict[str, tuple[bool, bool]]:
+    """Whether incumbent and candidate rank each pair right."""
+    return {one.key: (one.incumbent > 0, one.candidate > 0) for one in rank(context, pairs)}
+
+
 def test_each_model_ranks_by_its_own_weights(between: Callable[..., Quiet]) -> None:
-    found = ranked_pairs(between(BASE, TALKER), PAIRS)
-    assert [(one.key, one.incumbent, one.candidate) for one in found] == [
-        ("b is better", 0, 100),
-        ("a is better", 100, 0),
-    ]
+    assert signs(between(BASE, TALKER), PAIRS) == {"b is better": (False, True), "a is better": (True, False)}
+
+
+def test_an_incumbent_of_an_earlier_base_ranks_by_that(between: Callable[..., Quiet]) -> None:
+    found = signs(between(BASE, TALKER, base=TALKER), PAIRS)
+    assert found == {"b is better": (False, True), "a is better": (True, False)}
 
 
 def test_the_length_of_an_answer_decides_nothing(between: Callable[..., Quiet]) -> None:
     """Four likely pairs of tokens lose to one in the sum, for each costs a little, and win in the mean."""
-    (found,) = ranked_pairs(between(BASE, TALKER), [pair("obobobob", "et")])
-    assert (found.incumbent, found.candidate) == (0, 100)
+    assert signs(between(BASE, TALKER), [pair("obobobob", "et")]) == {"g": (False, True)}
 
 
 def test_pairs_that_do_not_fit_behind_the_prompt_of_either_are_left_out(between: Callable[..., Quiet]) -> None:
     """One tag shows examples first, and Ollama puts them into its prompt."""
     long = pair("ob" * 50, "oa" * 50, "long")
-    assert [one.key for one in ranked_pairs(between(BASE, BASE), [*PAIRS, long])] == [
-        "b is better",
-        "a is better",
-        "long",
+    assert set(signs(between(BASE, BASE), [*PAIRS, long])) == {"b is better", "a is better", "long"}
+    assert set(signs(between(BASE, SHOWN), [*PAIRS, long])) == {"b is better", "a is better"}
+    assert rank(between(BASE, SHOWN), [long]) == []
+
+
+def test_a_killed_step_goes_on_where_it_stopped(between: Callable[..., Quiet], monkeypatch: pytest.MonkeyPatch) -> None:
+    context = between(BASE, TALKER)
+    write_lines(context.run.step(Step.SELECT) / HELD_OUT_PAIRS, PAIRS)
+    asked = 0
+    real = ranking.margin_of
+
+    def killed(*given: object) -> float:
+        nonlocal asked
+        asked += 1
+        if asked == 4:
+            raise KeyboardInterrupt
+        return real(*given)  # type: ignore[arg-type]  # as it was called
+
+    monkeypatch.setattr(ranking, "margin_of", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ranking.run(context)
+    assert context.run.ranked_pairs() == ()
+    file = context.run.step(Step.RANK) / ranking.MARGINS
+    kept = read_lines(file, Margin)
+    assert len(list(kept)) == 3
+    # and half of a line that did not get to the disk
+    file.write_bytes(file.read_bytes() + b'{"signature": "')
+
+    ranking.run(context)
+    assert asked == 5
+    assert context.run.result(Step.RANK, RankResult) == RankResult(ranked=2, left_out=0)
+    assert len(context.run.ranked_pairs()) == 2
+    assert context.noted == []
+
+
+def test_a_base_that_is_gone_is_told(between: Callable[..., Quiet]) -> None:
+    context = between(BASE, TALKER)
+    write_lines(context.run.step(Step.SELECT) / HELD_OUT_PAIRS, PAIRS)
+    prepared = context.run.result(Step.PREPARE, PrepareResult)
+    context.run.finish(Step.PREPARE, replace(prepared, incumbent_base=None))
+    ranking.run(context)
+    assert context.run.result(Step.RANK, RankResult) == RankResult(ranked=0, left_out=2)
+    assert context.noted == [
+        f"2 held-out pairs of answers were not ranked. The base that {BASE} was made from is gone."
     ]
-    assert [one.key for one in ranked_pairs(between(BASE, SHOWN), [*PAIRS, long])] == ["b is better", "a is better"]
-    assert ranked_pairs(between(BASE, SHOWN), [long]) == []
 
 
-def test_where_likelihoods_cannot_be_had_it_is_told_why(between: Callable[..., Quiet]) -> None:
-    with pytest.raises(NotRankedError, match="was made from earlier weights"):
-        ranked_pairs(between(BASE, TALKER, is_of_base=False), PAIRS)
-    with pytest.raises(NotRankedError, match="only the packed engine"):
-        ranked_pairs(between(BASE, TALKER, engine="transformers"), PAIRS)
-
-
-def test_a_night_ranks_what_is_new_first() -> None:
-    pairs = [pair("a", "b", str(number)) for number in range(2 * MOST_RANKED)]
-    used = frozenset(str(number) for number in range(MOST_RANKED + 5))
-    found = [one.group for one in chosen(pairs, 1, used)]
-    assert len(found) == MOST_RANKED
-    assert used.isdisjoint(found[: MOST_RANKED - 5])
-    assert used.issuperset(found[MOST_RANKED - 5 :])
-    assert found == [one.group for one in chosen(pairs, 1, used)] != [one.group for one in chosen(pairs, 2, used)]
+def test_only_what_the_packed_engine_computes_is_ranked(between: Callable[..., Quiet]) -> None:
+    context = between(BASE, TALKER)
+    base = context.run.result(Step.PREPARE, PrepareResult).base.gguf
+    assert can_rank(context.settings, base)
+    assert not can_rank(replace(context.settings, training=Training(engine=EngineChoice.TRANSFORMERS)), base)

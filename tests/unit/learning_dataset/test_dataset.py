@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow
-from nightschool_daemon.learning.dataset import Dataset, DatasetError, Workshop, build_dataset, counting
+from nightschool_daemon.learning.dataset import Dataset, DatasetError, Workshop, build_dataset, gains
 from nightschool_daemon.learning.services import ChunkSearch
 from nightschool_hookspecs import (
     AnswerScore,
@@ -308,7 +308,7 @@ def test_held_out_pairs_count_where_no_item_says_what_was_wanted() -> None:
     assert [(one.group, one.chosen, one.rejected) for one in dataset.ranked] == [("g1", "fine", "awful")]
     assert [one.messages[0].content for one in dataset.ranked] == ["question 1"]
     assert [one.group for one in dataset.pairs] == ["g3"]
-    assert counting(dataset.items, dataset.ranked) == 2
+    assert gains(dataset.items) == 1
 
 
 def test_a_group_sends_one_pair() -> None:
@@ -322,11 +322,33 @@ def test_a_pair_of_withdrawn_feedback_is_not_ranked() -> None:
     assert build([liked, withdrawn], ["g1"]).ranked == ()
 
 
+def test_what_a_plugin_makes_up_to_learn_from_is_not_ranked() -> None:
+    class Worsens:
+        @hookimpl
+        def nightschool_build_preference_pairs(self, events: tuple[ScoredEvent, ...]) -> tuple[PreferencePair, ...]:
+            answers = ((one.event, one.event.ai_output or "") for one in events)
+            return tuple(
+                PreferencePair(event_id=event.key, messages=event.conversation, chosen=text, rejected=f"{text}!")
+                for event, text in answers
+            )
+
+    rows = [row("1", FeedbackType.EXPLICIT_POSITIVE), row("2", FeedbackType.EXPLICIT_POSITIVE)]
+    dataset = build(rows, ["1"], Worsens())
+    assert dataset.ranked == ()
+    assert [one.rejected for one in dataset.pairs] == ["bad!"]
+
+
+def test_where_nothing_can_be_ranked_no_pair_counts() -> None:
+    rows, sides = two_thumbs(1), {"g1": Side.HELD_OUT}
+    unable = replace(workshop(), ranks=False)
+    assert build_dataset(unable, tuple(rows), sides, ROOMY).ranked == ()
+
+
 def test_pairs_that_trial_candidates_are_to_rank_are_counted() -> None:
     rows = [*two_thumbs(1), *two_thumbs(2), row("3")]
     sides = {one.group or "": Side.TRAINING for one in rows}
     dataset = build_dataset(workshop(), tuple(rows), sides, ROOMY, frozenset({"g1", "3"}))
-    assert (dataset.folded, dataset.ranked) == (2, ())
+    assert (dataset.folded, dataset.folded_pairs, dataset.ranked) == (1, 1, ())
 
 
 def test_preferences_have_the_prompts_of_examples_and_items() -> None:

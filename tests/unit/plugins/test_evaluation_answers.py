@@ -94,6 +94,21 @@ def test_a_command_without_any_of_the_wanted_utilities_is_worth_nothing() -> Non
     assert shell("a=1", "b=1").score > 0
 
 
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        ("/bin/ls -l", "ls -l"),
+        ("command ls -l", "ls -l"),
+        ("test -f x", "[ -f x ]"),
+        (". ./env", "source ./env"),
+        ("egrep a f", "grep -E a f"),
+        ("python3 a.py", "python a.py"),
+    ],
+)
+def test_another_name_of_a_wanted_utility_is_no_other_utility(answer: str, wanted: str) -> None:
+    assert shell(answer, wanted).score > 0
+
+
 def test_the_same_words_in_another_order_are_not_equal() -> None:
     assert shell("mv a b", "mv b a").score == 99
 

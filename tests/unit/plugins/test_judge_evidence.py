@@ -74,12 +74,11 @@ def exam(
     )
 
 
-def ranked(before: str, after: str) -> tuple[RankedPair, ...]:
-    """A pair a character: r where the model ranks it right, w where it does not."""
-    scores = {"r": 100.0, "w": 0.0}
+def ranked(*changes: float, margin: float = 0.0) -> tuple[RankedPair, ...]:
+    """Pairs whose margin changed so much, in nats a token."""
     return tuple(
-        RankedPair(event_id=f"e {number}", key=f"pair {number}", incumbent=scores[one], candidate=scores[other])
-        for number, (one, other) in enumerate(zip(before, after, strict=True))
+        RankedPair(event_id=f"e {number}", key=f"pair {number}", incumbent=margin, candidate=margin + change)
+        for number, change in enumerate(changes)
     )
 
 
@@ -284,23 +283,55 @@ def test_cross_fitted_learners_whose_lesson_is_worth_nothing_are_proven_in_few_s
 # --------------------------------------------------------------------------- pairs that were ranked
 
 
-def test_pairs_alone_can_prove() -> None:
-    verdict = judge(replace(exam([]), ranked=ranked("w" * 12, "r" * 12)))
-    assert (verdict.outcome, verdict.gain, verdict.items, verdict.noise) == (Outcome.PROVEN, 100, 12, 0)
+@pytest.mark.parametrize("margin", [-5, 0, 5])
+def test_pairs_alone_can_prove_whichever_answer_was_the_likelier_one(margin: float) -> None:
+    verdict = judge(replace(exam([]), ranked=ranked(*[0.5] * 12, margin=margin)))
+    assert (verdict.outcome, verdict.items, verdict.pairs, verdict.noise) == (Outcome.PROVEN, 12, 12, 0)
+    assert verdict.gain == pytest.approx(100 * math.tanh(0.5))
     assert [one.key for one in verdict.counted] == [f"pair {number}" for number in range(12)]
 
 
 def test_pairs_alone_can_refute() -> None:
-    assert judge(replace(exam([]), ranked=ranked("r" * 12, "w" * 12))).outcome is Outcome.WORSE
+    assert judge(replace(exam([]), ranked=ranked(*[-0.5] * 12))).outcome is Outcome.WORSE
 
 
-def test_a_pair_counts_like_an_item_of_as_many_points() -> None:
-    mixed = judge(replace(exam([100, -100, 0]), ranked=ranked("wrr", "rwr")))
-    alike = judge(exam([100, -100, 0, 100, -100, 0]))
-    assert (mixed.gain, mixed.items, mixed.log_e_value) == (alike.gain, alike.items, alike.log_e_value)
+def test_preferences_make_up_for_no_worse_answers() -> None:
+    """Twelve questions at -8 are as good as proof of a loss, whatever the pairs say."""
+    alone = judge(exam([-8] * 12))
+    both = judge(replace(exam([-8] * 12), ranked=ranked(*[3.0] * 15)))
+    assert (alone.outcome, both.outcome) == (Outcome.WORSE, Outcome.WORSE)
+    assert both.gain > 30
+    worse = judge(replace(exam([10] * 20), ranked=ranked(*[-1.0] * 6)))
+    assert worse.outcome is Outcome.WORSE
+
+
+def test_where_questions_and_pairs_say_opposite_things_nothing_is_proven() -> None:
+    verdict = judge(replace(exam([-4] * 6), ranked=ranked(*[3.0] * 15)))
+    assert verdict.outcome is Outcome.NOT_ENOUGH
+    assert "opposite" in verdict.reason
+    alike = judge(replace(exam([4] * 6), ranked=ranked(*[3.0] * 15)))
+    assert alike.outcome is Outcome.PROVEN
 
 
 def test_a_pair_that_an_earlier_exam_ranked_is_no_new_evidence() -> None:
     known = Evidence(used=("pair 0",))
-    verdict = judge(replace(exam([], evidence=known), ranked=ranked("ww", "rr")))
+    verdict = judge(replace(exam([], evidence=known), ranked=ranked(1, 1)))
     assert [one.key for one in verdict.counted] == ["pair 1"]
+
+
+@pytest.mark.parametrize("margin", [-1.0, 0.0])
+@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0])
+def test_a_lesson_that_only_disturbs_is_not_proven(margin: float, spread: float) -> None:
+    """Where the incumbent ranks most pairs wrong, whatever disturbs it ranks more right. It is looked at each pair."""
+    chance = numpy.random.default_rng(5)
+    seasons = 1000
+    proven = 0
+    for _ in range(seasons):
+        margins = chance.normal(margin, 1, 40)
+        changed = margins + chance.normal(0, spread, 40)
+        pairs = [
+            RankedPair(event_id="e", key="k", incumbent=before, candidate=after)
+            for before, after in zip(margins, changed, strict=True)
+        ]
+        proven += JUDGE.log_e_path([one.gain for one in pairs]).max() >= PROOF
+    assert stats.binomtest(int(proven), seasons, 0.025, alternative="greater").pvalue > 0.001
