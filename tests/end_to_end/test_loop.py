@@ -355,6 +355,6 @@ def test_thumbs_alone_prove_a_better_model(night: Night, fresh_ollama: OllamaSer
     assert len(ranked) >= 6
     assert sum(one.candidate for one in ranked) > sum(one.incumbent for one in ranked)
     assert report["verdict"]["items"] == len(ranked)
-    assert f"{len(ranked)} pairs of answers of which you liked one better" in " ".join(
-        night.run("report").stdout.split()
-    )
+    said = " ".join(night.run("report").stdout.split())
+    assert f"were compared by {len(ranked)} pairs of answers of which one is better" in said
+    assert "before," not in said, "of pairs only the change is known"

@@ -36,10 +36,10 @@ def points_in_words(verdict: Verdict) -> str:
     # one word for both where both lie on one side
     first = str(abs(low)) if low * high > 0 else _counted(low)
     bounds = f"between {first} and {_counted(high)}" if low != high else f"at about {_counted(high)}"
-    return (
-        f"Of 100 points, {difference} ({verdict.incumbent_mean:.0f} before, {verdict.candidate_mean:.0f} after); "
-        f"the truth lies {bounds} with 95 % certainty."
-    )
+    # of pairs the change alone is known
+    is_known = verdict.items > verdict.pairs
+    means = f" ({verdict.incumbent_mean:.0f} before, {verdict.candidate_mean:.0f} after)" if is_known else ""
+    return f"Of 100 points, {difference}{means}; the truth lies {bounds} with 95 % certainty."
 
 
 def _counted(points: int) -> str:
