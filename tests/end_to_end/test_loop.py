@@ -10,7 +10,7 @@ import pytest
 from nightschool_daemon.jobs import ExportResult, RunDirectory, Step, VerifyResult
 from nightschool_daemon.ledger import VersionState
 from nightschool_hookspecs.records import DeliveryForm, RunEnd, Specialty, TrainingResult
-from support.night import TINY, TINY_ALIAS, TINY_TYPE, Night, greetings, import_tiny, wait_until
+from support.night import TINY, TINY_ALIAS, TINY_TYPE, Night, greetings, import_tiny, thumbs, wait_until
 from support.ollama_server import OllamaServer
 from support.pages import elements, text_of
 
@@ -214,11 +214,14 @@ def test_adapter_is_delivered_where_the_server_takes_it(tmp_path: Path, tiny_ggu
         import_tiny(server, tiny_gguf)
     with OllamaServer("0.34.0", directory=tmp_path / "ollama") as server:
         night = Night(tmp_path / "night", server.url, server.models_directory)
-        night.drop(greetings(60))
+        night.drop([*greetings(40), *thumbs(20, first=100)])
         done = night.learn()
         assert done.returncode == 0, done.stdout + done.stderr
         directory = RunDirectory(path=night.run_directories()[0])
         assert directory.result(Step.EXPORT, ExportResult).plan.form is DeliveryForm.ADAPTER
+        pairs = directory.ranked_pairs()
+        assert pairs
+        assert all(one.candidate > one.incumbent for one in pairs), "what the adapter adds is computed"
         verified = directory.result(Step.VERIFY, VerifyResult)
         assert verified.passed, verified
         assert server.tags()[TINY_ALIAS] == server.tags()[f"{TINY_ALIAS}.v1"]
@@ -336,13 +339,7 @@ def test_feedback_that_got_worse_takes_a_promotion_back_and_the_report_says_why(
 
 def test_thumbs_alone_prove_a_better_model(night: Night, fresh_ollama: OllamaServer) -> None:
     """No answer was ever corrected: which of two is better is all that is known."""
-    night.drop(
-        [
-            {**one, "id": f"{kind}/{one['id']}", "feedback_type": kind, "corrected_output": None, "ai_output": answer}
-            for one in greetings(40)
-            for kind, answer in (("explicit_positive", "hello"), ("explicit_negative", "zqxj"))
-        ]
-    )
+    night.drop(thumbs(40))
 
     done = night.learn()
 

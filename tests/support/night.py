@@ -93,6 +93,16 @@ def greetings(
     ]
 
 
+def thumbs(count: int, *, first: int = 0) -> list[dict[str, object]]:
+    """A liked and a disliked answer to each of some prompts."""
+    kinds = (("explicit_positive", "hello"), ("explicit_negative", "zqxj"))
+    return [
+        {**one, "id": f"{kind}/{one['id']}", "feedback_type": kind, "corrected_output": None, "ai_output": answer}
+        for one in greetings(count, first=first)
+        for kind, answer in kinds
+    ]
+
+
 class Night:
     """An installation and how to use it."""
 
