@@ -109,6 +109,26 @@ def test_a_specialty_is_due_from_its_floor(available: int, corrections: int, siz
     assert batch(available, corrections) == size
 
 
+@pytest.mark.parametrize(
+    ("available", "corrections", "seen", "batches", "size"),
+    [
+        (8, 8, 20, 1, 8),
+        (7, 7, 19, 1, 0),
+        (8, 8, 20, 0, 0),
+        (8, 8, 40, 1, 0),
+        (12, 12, 52, 3, 12),
+        (8, 4, 20, 1, 0),
+    ],
+)
+def test_a_young_specialty_that_was_examined_waits_for_less(
+    available: int, corrections: int, seen: int, batches: int, size: int
+) -> None:
+    statistics = BatchStatistics(
+        available=available, corrections=corrections, average_quality=0.5, total_seen=seen, batches_made=batches
+    )
+    assert BatchingThreshold().nightschool_choose_batch_size(SPECIALTY, statistics) == size
+
+
 @given(st.integers(0, 10_000), st.data())
 def test_a_batch_never_exceeds_what_there_is(available: int, data: st.DataObject) -> None:
     assert batch(available, data.draw(st.integers(0, available))) <= available
