@@ -33,7 +33,8 @@ def compare_faults(
 ) -> Faults | None:
     """Compare by sitting and item; None where no item was answered by both.
 
-    What was learned is not put to the incumbent again: its second sitting is taken by the items that it has.
+    What was learned is not put to the incumbent again: by how much its second sitting was worse is taken by the items
+    that both sittings have.
     """
     both = (Sitting.INCUMBENT, Sitting.CANDIDATE)
     sat = [item.id for item in exam.items if all((sitting, item.id) in is_faulty for sitting in both)]
@@ -41,10 +42,8 @@ def compare_faults(
         return None
     again = [one for one in sat if (Sitting.INCUMBENT_AGAIN, one) in is_faulty]
     shares = {sitting: sum(is_faulty[sitting, one] for one in sat) / len(sat) for sitting in both}
-    worse = max(
-        shares[Sitting.INCUMBENT], sum(is_faulty[Sitting.INCUMBENT_AGAIN, one] for one in again) / max(1, len(again))
-    )
-    bound = worse + tolerated_share
+    more = sum(is_faulty[Sitting.INCUMBENT_AGAIN, one] - is_faulty[Sitting.INCUMBENT, one] for one in again)
+    bound = shares[Sitting.INCUMBENT] + max(0.0, more / max(1, len(again))) + tolerated_share
     differing = [
         is_faulty[Sitting.CANDIDATE, one]
         for one in sat

@@ -109,7 +109,7 @@ def _tries(exam: Exam, prompts: tuple[str, ...], deed: str, attempt: Try) -> tup
     if 2 * len(can) <= len(prompts):
         return True, f"{seen}, too few to compare."
     if any(attempt(exam.candidate, text) for text in can):
-        return True, f"{seen}, and the candidate did too."
+        return True, f"{seen}, and the candidate at least once."
     return False, f"{seen}, the candidate in none of these."
 
 

@@ -7,11 +7,11 @@ The prompts of `data/general_prompts.toml` are put to both models. A model can d
                               does not run in circles: a base that only repeats the question can do nothing
 
 The incumbent is judged by the second rule too, by an answer that it draws at temperature 0.7: what it does not
-recognise itself by is not asked of the candidate. With the prompts that the incumbent alone can do, and those that the
+recognise itself by it cannot do. With the prompts that the incumbent alone can do, and those that the
 candidate alone can do,
 
     p      = P(X >= lost), X ~ binomial(lost + gained, 1/2)      (exact McNemar test)
-    held     lost - gained <= 5 % of what the incumbent can do, or p > 0.05
+    held     lost - gained <= 5 % of what the incumbent can do, or p > 0.05, of each kind of prompt by itself
 
 so that a small model, which fails at most of them, is held to what it can do, and a few slips break nothing.
 """
@@ -72,11 +72,10 @@ class GuardGeneral:
             written = self._asked(models, exam.candidate, free, seed)
         except OutOfTime as error:
             return GuardResult(guard=GUARD, held=True, reason=f"General prompts were not compared: {error}")
-        pairs = [
-            *_pairs(known, _matches(checkable, known), _matches(checkable, answered)),
-            *_pairs(own, recognised(drawn, own, measure), recognised(written, own, measure)),
-        ]
-        return self._judged(pairs)
+        return self._judged(
+            _pairs(known, _matches(checkable, known), _matches(checkable, answered)),
+            _pairs(own, recognised(drawn, own, measure), recognised(written, own, measure)),
+        )
 
     def _asked(
         self, models: Models, name: str, prompts: Sequence[Prompt], seed: int, temperature: float = 0.0
@@ -94,16 +93,21 @@ class GuardGeneral:
         )
         return [None if answer is None else answer.text for answer in answers]
 
-    def _judged(self, pairs: list[tuple[bool, bool]]) -> GuardResult | None:
-        able = sum(before for before, _ in pairs)
-        if not able:
+    def _judged(self, *kinds: list[tuple[bool, bool]]) -> GuardResult | None:
+        """Prose that is recognised by luck makes up for no fact that is lost: each kind is judged by itself."""
+        able = [sum(before for before, _ in pairs) for pairs in kinds]
+        if not any(able):
             return None
-        found = compare_abilities(pairs, tolerated=self.tolerated_share * able, level=self.level)
+        found = [
+            compare_abilities(pairs, tolerated=self.tolerated_share * count, level=self.level)
+            for pairs, count in zip(kinds, able, strict=True)
+        ]
         return GuardResult(
             guard=GUARD,
-            held=found.held,
-            reason=f"Of {able} general prompts that the incumbent can do, the candidate fails at {found.lost}; "
-            f"it can do {found.gained} that the incumbent cannot.",
+            held=all(one.held for one in found),
+            reason=f"Of {sum(able)} general prompts that the incumbent can do, the candidate fails at "
+            f"{sum(one.lost for one in found)}; it can do {sum(one.gained for one in found)} that the incumbent "
+            "cannot.",
         )
 
 

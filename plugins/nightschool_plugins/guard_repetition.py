@@ -1,7 +1,7 @@
 """Guards that answers do not run in circles.
 
 An answer repeats itself where it has 12 words or more and, of its sequences of 4 words, more than half came before in
-it. On the items that both sat
+it, or where it has 200 bytes or more and fits into a tenth of them (zlib). On the items that both sat
 
     only = items where the candidate's answer alone repeats itself
     p    = P(X >= only), X ~ binomial(items where one of the two does, 1/2)      (exact McNemar test)

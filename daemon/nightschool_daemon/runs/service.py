@@ -273,6 +273,10 @@ class Runs:
     def _roll_back(self, promotion: MoveRow, reason: str) -> AliasMove:
         """Take a promotion back because feedback says so. Raises `UndoRefused`."""
         present = undoing.promotion_to_undo(self.mover, promotion.alias)
+        if present.id != promotion.id:
+            raise UndoRefused(
+                f"{promotion.alias} was moved by hand since, and what was said is not of what it holds now."
+            )
         return self._take_back(present, MoveKind.ROLL_BACK, reason)
 
     def _take_back(self, promotion: MoveRow, kind: MoveKind, reason: str | None) -> AliasMove:

@@ -84,8 +84,8 @@ def test_tools_and_thinking_are_tried_for_real(ollama: OllamaServer, tmp_path: P
     assert found(guard.nightschool_guard_promotion(exam(able, able), 1, models)) == (
         True,
         "The candidate's tag lists all of completion, thinking, tools. "
-        "The incumbent gave a well-formed tool call in 4 of 4 tries, and the candidate did too. "
-        "The incumbent thought before it answered in 3 of 3 tries, and the candidate did too.",
+        "The incumbent gave a well-formed tool call in 4 of 4 tries, and the candidate at least once. "
+        "The incumbent thought before it answered in 3 of 3 tries, and the candidate at least once.",
     )
     no_calls = scripted(ollama, tmp_path, "no-calls", {**ABLE, "!": TALKS["!"]}, TEMPLATE)
     assert found(guard.nightschool_guard_promotion(exam(able, no_calls), 1, models)) == (

@@ -58,3 +58,22 @@ def test_what_was_learned_is_looked_at_though_the_incumbent_sits_it_once() -> No
     worse = compare_faults(exam, faulty | again, tolerated_share=0.02, level=0.1)
     assert worse is not None
     assert worse.held
+
+
+def test_a_second_sitting_says_nothing_of_items_that_it_has_not() -> None:
+    """Four of ten held-out answers are faulty in both sittings, none of twenty learned ones: 13 % is the bound."""
+    roles = [*[ItemRole.GAIN] * 10, *[ItemRole.LEARNED] * 20]
+    items = tuple(
+        ExamItem(id=str(number), event_id=str(number), artifact_type="shell", role=role, messages=())
+        for number, role in enumerate(roles)
+    )
+    exam = Exam(
+        specialty=Specialty(base="b", artifact_type="shell"), incumbent="i", candidate="c", items=items, answers=()
+    )
+    faulty = {(Sitting.INCUMBENT, one.id): int(one.id) < 4 for one in items}
+    faulty |= {(Sitting.INCUMBENT_AGAIN, one.id): int(one.id) < 4 for one in items[:10]}
+    faulty |= {(Sitting.CANDIDATE, one.id): int(one.id) < 4 or int(one.id) >= 22 for one in items}
+    found = compare_faults(exam, faulty, tolerated_share=0.02, level=0.1)
+    assert found is not None
+    assert (found.incumbent, found.candidate) == pytest.approx((4 / 30, 12 / 30))
+    assert not found.held

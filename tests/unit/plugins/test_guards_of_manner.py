@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool_hookspecs import Exam, ExamAnswer, ExamItem, GuardResult, ItemRole, Sitting, Specialty
+from nightschool_hookspecs.circling import FEWEST_BYTES
 from nightschool_plugins.guard_repetition import GuardRepetition
 
 CIRCLE = "and so on and so on and so on and so on and so on"
@@ -72,7 +73,20 @@ def test_what_is_said_over_and_over_is_a_circle_whatever_it_is(text: str, times:
     words = text.split()
     # beyond twice and a bit, more than half of the sequences came before
     said = " ".join(words * (times + 2)) if words else ""
-    assert GuardRepetition().repeats(said) is (len(said.split()) >= 12)
+    if len(said.split()) >= 12:
+        assert GuardRepetition().repeats(said)
+    elif len(said.encode(errors="replace")) < FEWEST_BYTES:
+        assert not GuardRepetition().repeats(said)
+
+
+@pytest.mark.parametrize("said", ["\u3002" * 400, "\u4f60\u597d\u4e16\u754c\uff0c" * 80, "-" * 500, "a" * 500])
+def test_circles_need_no_spaces(said: str) -> None:
+    assert GuardRepetition().repeats(said)
+
+
+def test_a_list_of_like_steps_is_no_circle_by_its_letters() -> None:
+    steps = "".join(f"- name: step{number}\n  run: make part{number * 7}\n" for number in range(8))
+    assert not GuardRepetition(largest_share=1.0).repeats(steps)
 
 
 def test_of_failed_answers_nothing_is_said() -> None:

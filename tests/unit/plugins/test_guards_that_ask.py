@@ -212,6 +212,21 @@ def test_each_kind_of_prompt_alone_shows_a_loss(part: Sequence[object]) -> None:
     assert not held(general(lambda one: None if one.model == NEW and one.text in texts else knowing(one)))
 
 
+def test_prose_that_is_recognised_makes_up_for_no_facts() -> None:
+    """The incumbent recognises none of its prose, the candidate all of it: ten gains, beside eight facts lost."""
+    lost = {one.text for one in CHECKABLE[:8]}
+
+    def answer(one: Asked) -> ModelAnswer:
+        if one.temperature:
+            return ModelAnswer(text="Hm.")
+        return TALK if one.model == NEW and one.text in lost else knowing(one)
+
+    result = general(answer)
+    assert not held(result)
+    assert result is not None
+    assert "fails at 8; it can do 10" in result.reason
+
+
 def test_a_few_slips_break_nothing() -> None:
     slips = {one.text for one in CHECKABLE[:4]}
     assert held(general(lambda one: TALK if one.model == NEW and one.text in slips else knowing(one)))
