@@ -132,3 +132,28 @@ def test_model_that_goes_on_answering_well_stays(
     text, _ = daemon.communicate(timeout=60)
     assert fresh_ollama.tags()[TINY_ALIAS] == fresh_ollama.tags()[SECOND]
     assert "moved back" not in text
+
+
+def test_an_alias_that_was_put_back_by_hand_stays_there(
+    night: Night, fresh_ollama: OllamaServer, promote: Callable[[str, str, datetime], None]
+) -> None:
+    """What was said is of the version that somebody took away: the one before it did nothing wrong."""
+    start = datetime.now(UTC)
+    ollama = OllamaHttp(OllamaSettings(host=fresh_ollama.url))
+    ollama.create(CreateRequest(model=SECOND, from_model=TINY, parameters=EMPTY))
+    promote(TINY, FIRST, start - timedelta(days=2))
+    night.drop([use(fresh_ollama.url, number, start - timedelta(days=1)) for number in range(12)])
+    promote(FIRST, SECOND, start)
+    night.drop([use(fresh_ollama.url, number, datetime.now(UTC)) for number in range(20, 32)])
+    ollama.copy(FIRST, TINY_ALIAS)
+    daemon = night.start("serve")
+    try:
+        wait_until(lambda: (night.state / FILE_NAME).is_file() and night.ledger().events.total() == 24)
+        # a look at the feedback that came later
+        night.drop([use(fresh_ollama.url, 40, datetime.now(UTC))])
+        wait_until(lambda: night.ledger().events.total() == 25)
+    finally:
+        daemon.terminate()
+        text, _ = daemon.communicate(timeout=60)
+    assert fresh_ollama.tags()[TINY_ALIAS] == fresh_ollama.tags()[FIRST]
+    assert "was moved by hand since" in text
