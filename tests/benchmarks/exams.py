@@ -71,7 +71,6 @@ ANSWER_TOKENS = 32
 
 Gains = NDArray[numpy.float64]
 """Shape (simulations, items), points."""
-Row = results.Row
 
 
 # --------------------------------------------------------------------------- simulated scores
@@ -127,14 +126,14 @@ def proofs(gains: Gains, proof: float = PROOF) -> NDArray[numpy.int64]:
 # --------------------------------------------------------------------------- deceived, and blind
 
 
-def seasons(scores: Scores) -> Row:
+def seasons(scores: Scores) -> results.Row:
     """Between equal models, with a look at every item."""
     chance = numpy.random.default_rng(1)
     deceived = float((proofs(scores.gains(chance, 0.0, SEASONS, SEASON_ITEMS)) <= SEASON_ITEMS).mean())
     return row(f"A/A, {SEASONS} seasons of {SEASON_ITEMS} items, {scores.name}: proven", deceived, DECEIVED_GOAL, 1.0)
 
 
-def power(scores: Scores) -> Iterator[Row]:
+def power(scores: Scores) -> Iterator[results.Row]:
     """Which share of real gains is proven by so many items."""
     for gain in GAINS:
         chance = numpy.random.default_rng(2)
@@ -149,7 +148,7 @@ def power(scores: Scores) -> Iterator[Row]:
 # --------------------------------------------------------------------------- items, against a fixed number of them
 
 
-def items_against_fixed(scores: Scores, planned: float) -> Iterator[Row]:
+def items_against_fixed(scores: Scores, planned: float) -> Iterator[results.Row]:
     """Expected items of an exam that is planned for a gain, where the gain is there and where there is none."""
     chance = numpy.random.default_rng(3)
     better = scores.gains(chance, planned, SIMULATIONS, HORIZON)
@@ -202,7 +201,7 @@ def permutation_p(gains: Gains) -> NDArray[numpy.float64]:
 # --------------------------------------------------------------------------- a real model against itself
 
 
-def real_exams() -> tuple[Row, Row]:
+def real_exams() -> tuple[results.Row, results.Row]:
     """Forty exams of one model, and what is worth knowing of its answers."""
     answers = asked()
     promoted, differing, deviations = 0, [], []
@@ -213,7 +212,7 @@ def real_exams() -> tuple[Row, Row]:
         deviations.append(float(gains.std()))
         looks = numpy.flatnonzero(JUDGE.log_e_path(gains) >= PROOF) + 1
         promoted += any(judged(exam, int(look)) is Outcome.PROVEN for look in looks)
-    figures: Row = {
+    figures: results.Row = {
         "prompts": PROMPTS,
         "items an exam": EXAM_ITEMS,
         "items that differ": round(float(numpy.mean(differing)), 3),
@@ -354,7 +353,7 @@ def import_model(settings: OllamaSettings) -> None:
 # --------------------------------------------------------------------------- the table
 
 
-def row(measure: str, ours: float, peer: float, goal: float) -> Row:
+def row(measure: str, ours: float, peer: float, goal: float) -> results.Row:
     """A line of the table: it holds where ours is at most `goal` times the peer's."""
     return results.row(measure, ours, peer, goal, holds=ours <= goal * peer)
 

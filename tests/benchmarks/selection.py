@@ -35,7 +35,6 @@ ALIKE = 0.7
 COSINE = 0.9
 GROWTH = (10_000, 100_000)
 T = TypeVar("T")
-Row = results.Row
 
 
 def main() -> int:
@@ -51,7 +50,7 @@ def main() -> int:
     return results.presented("selection", "Near-duplicates, CPU seconds", rows)
 
 
-def row_of(measure: str, ours: float, peer: float, goal: float, *, equal: bool) -> Row:
+def row_of(measure: str, ours: float, peer: float, goal: float, *, equal: bool) -> results.Row:
     """A line of the table; less is better."""
     ratio = peer / ours
     return results.row(measure, ours, peer, goal, holds=equal and ratio >= goal, ratio=ratio)
@@ -71,7 +70,7 @@ def taken(function: Callable[[], T]) -> tuple[float, T]:
 # --------------------------------------------------------------------------- the wording
 
 
-def against_datasketch(texts: list[str]) -> Row:
+def against_datasketch(texts: list[str]) -> results.Row:
     """From texts to pairs. datasketch has its default of 128 permutations, and bands that favour recall."""
     truth = alike(texts)
     ours, found = taken(lambda: near_texts(texts))
@@ -137,12 +136,12 @@ class Given:
         raise NotImplementedError
 
 
-def against_semhash(texts: list[str]) -> list[Row]:
+def against_semhash(texts: list[str]) -> list[results.Row]:
     """Which texts stay at a cosine of 0.9, on the same static vectors."""
     vectors = _vectors(texts)
     ours, kept = taken(lambda: keep_first(near_vectors(vectors, COSINE), len(texts)))
     ours_kept = {text for text, stays in zip(texts, kept, strict=True) if stays}
-    rows: list[Row] = []
+    rows: list[results.Row] = []
     for backend, title in (("basic", "exact"), ("usearch", "its default index")):
         peer, peer_kept = taken(partial(by_semhash, texts, vectors, backend))
         differing = len(ours_kept ^ peer_kept)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from nightschool_daemon.config import Settings
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.local_model import LocalModel
@@ -33,6 +32,7 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.endings import taught_closing
+from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import regroup
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.rendering import (
@@ -137,7 +137,9 @@ def run(context: WorkContext) -> None:
     sides = dict(found.sides)
     rows = regroup(tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow)), found.groups, sides)
     base = context.run.result(Step.PREPARE, PrepareResult).base
-    workshop = replace(_workshop(context, rows, sides, base.pin), ranks=can_rank(context.settings, base.gguf))
+    file = open_base(base.gguf)
+    is_computed = why_not_computed(context.settings, file) is None
+    workshop = replace(_workshop(context, rows, sides, base.pin), ranks=is_computed)
     settings = context.settings.training
     folded = frozenset(key for fold in found.folds for key in fold)
     if context.info.recipe is Recipe.EXAMPLES:
@@ -148,7 +150,7 @@ def run(context: WorkContext) -> None:
         dataset = build_dataset(workshop, rows, sides, budget, folded)
     http = OllamaHttp(context.settings.ollama)
     try:
-        rendered = _rendered(context, http, base.pin, dataset)
+        rendered = _rendered(context, http, base.pin, dataset, file if is_computed else None)
     finally:
         http.close()
     _write(context, dataset, rendered)
@@ -168,17 +170,12 @@ def build_dataset(
     examples = _arrange(workshop, _augment(workshop, _build_examples(workshop, selection.events)))
     _require_no_leak(examples, sides)
     pairs, labels = _preferences(workshop, selection.events, training, budget)
-    items, asked = _items(workshop, held_out), _folded(workshop, training, folded)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
-    return Dataset(
+    return replace(
+        _asked(workshop, training, held_out, folded),
         examples=examples,
         pairs=pairs,
         labels=labels,
-        items=items,
-        ranked=_ranked(workshop, held_out, items),
-        regression=_regression(workshop, training, folded),
-        folded=asked.items,
-        folded_pairs=asked.pairs,
         left_out=(*selection.left_out, *undecided),
     )
 
@@ -192,14 +189,21 @@ def build_shown(
 ) -> Dataset:
     """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
-    items, asked = _items(workshop, held_out), _folded(workshop, training, folded)
+    return replace(_asked(workshop, training, held_out, folded), shots=_choose_shots(workshop, training, budget))
+
+
+def _asked(
+    workshop: Workshop, training: tuple[ScoredEvent, ...], held_out: tuple[ScoredEvent, ...], folded: frozenset[str]
+) -> Dataset:
+    """What an exam has of it, whatever the candidate is made of."""
+    in_folds = tuple(one for one in training if one.group in folded)
+    items, of_folds = _items(workshop, held_out), _items(workshop, in_folds)
     return Dataset(
         items=items,
         ranked=_ranked(workshop, held_out, items),
         regression=_regression(workshop, training, folded),
-        folded=asked.items,
-        folded_pairs=asked.pairs,
-        shots=_choose_shots(workshop, training, budget),
+        folded=gains(of_folds),
+        folded_pairs=len(_ranked(workshop, in_folds, of_folds)),
     )
 
 
@@ -365,8 +369,7 @@ def _preferences(
     pairs = _offered_pairs(workshop, events)
     labels = _once(workshop.hooks.label_answers(events=events), lambda one: (one.messages, one.answer))
     _require_offered(labels, events)
-    asked = {one.event_id for one in pairs} | {one.event_id for one in labels}
-    prompts = {one.event.key: _prompt(workshop, one) for one in events if one.event.key in asked}
+    prompts = _prompts(workshop, events, (*pairs, *labels))
     order = random.Random(f"{workshop.info.seed}/preferences")  # noqa: S311 - no secret
     return (
         tuple(_as_asked(one, prompts[one.event_id]) for one in order.sample(pairs, len(pairs))),
@@ -396,6 +399,14 @@ class Prompt:
     messages: tuple[Message, ...]
     """As the examples have it, with the retrieved texts."""
     group: str
+
+
+def _prompts(
+    workshop: Workshop, events: Iterable[ScoredEvent], made: Iterable[PreferencePair | LabelledAnswer]
+) -> dict[str, Prompt]:
+    """Of the events that something was made of, by their keys."""
+    asked = {one.event_id for one in made}
+    return {one.event.key: _prompt(workshop, one) for one in events if one.event.key in asked}
 
 
 def _prompt(workshop: Workshop, scored: ScoredEvent) -> Prompt:
@@ -467,20 +478,6 @@ def _as_learned(item: ExamItem, folded: frozenset[str]) -> ExamItem:
     return replace(item, id=name, role=ItemRole.LEARNED)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Folded:
-    """What trial candidates are asked that counts."""
-
-    items: int
-    pairs: int
-
-
-def _folded(workshop: Workshop, training: tuple[ScoredEvent, ...], folded: frozenset[str]) -> Folded:
-    asked = tuple(one for one in training if one.group in folded)
-    items = _items(workshop, asked)
-    return Folded(items=gains(items), pairs=len(_ranked(workshop, asked, items)))
-
-
 def gains(items: Iterable[ExamItem]) -> int:
     """How many items count for or against a candidate."""
     return sum(item.role is ItemRole.GAIN for item in items)
@@ -504,8 +501,7 @@ def _ranked(
     pairs = [
         one for one in _offered_pairs(workshop, events) if {one.chosen, one.rejected} <= given[groups[one.event_id]]
     ]
-    asked = {one.event_id for one in pairs}
-    prompts = {one.event.key: _prompt(workshop, one) for one in events if one.event.key in asked}
+    prompts = _prompts(workshop, events, pairs)
     placed = [_as_asked(one, prompts[one.event_id]) for one in pairs]
     return tuple({one.group: one for one in placed}.values())
 
@@ -570,11 +566,6 @@ def _is_better_known(event: Event) -> bool:
 # --------------------------------------------------------------------------- in the worker
 
 
-def can_rank(settings: Settings, gguf: Path) -> bool:
-    """Whether incumbent and candidate can be asked which of two answers they find likelier."""
-    return why_not_computed(settings, open_base(gguf)) is None
-
-
 def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str, Side], pin: str) -> Workshop:
     directory = context.run.step(Step.SELECT)
     training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
@@ -616,12 +607,21 @@ class Rendered:
         write_lines(directory / "labels.jsonl", self.labels)
 
 
-def _rendered(context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset) -> Rendered:
+def _rendered(
+    context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset, computed: GgufFile | None
+) -> Rendered:
+    """`computed`: the base, where its network can be computed here."""
     if not (dataset.examples or dataset.pairs or dataset.labels):
         return Rendered()
     render = CachedRenderer(lambda messages: http.render(pin, messages))
     stops = [value for key, value in http.show(pin).modelfile.parameters if key.lower() == "stop"]
-    closing = _taught(context, find_closing(render, stops), dataset, render)
+    closing = find_closing(render, stops)
+    # a trial candidate ends its answers as the one that it stands for
+    decided = context.run.result(Step.SPLIT, SplitResult).closing
+    if decided:
+        closing = decided
+    elif computed is not None:
+        closing = _taught(context, closing, dataset, render, computed)
     counter = itertools.count()
     total = len(dataset.examples) + len(dataset.pairs) + len(dataset.labels)
 
@@ -632,15 +632,11 @@ def _rendered(context: WorkContext, http: OllamaHttp, pin: str, dataset: Dataset
     return Rendered.of(dataset, counted, closing)
 
 
-def _taught(context: WorkContext, closing: str, dataset: Dataset, render: Render) -> str:
+def _taught(context: WorkContext, closing: str, dataset: Dataset, render: Render, file: GgufFile) -> str:
     """The token with which answers end, of those that the base was taught to end with."""
-    decided = context.run.result(Step.SPLIT, SplitResult).closing
-    base = context.run.result(Step.PREPARE, PrepareResult).base
-    file = open_base(base.gguf)
-    if decided or why_not_computed(context.settings, file) is not None:
-        return decided or closing
     limit_threads(context.settings.training.threads)
-    tokens = load_tokens(file, base.weights_digest, context.settings.state_directory / "cache")
+    digest = context.run.result(Step.PREPARE, PrepareResult).base.weights_digest
+    tokens = load_tokens(file, digest, context.settings.state_directory / "cache")
     answers = [
         *((one.messages, one.target) for one in dataset.examples),
         *((one.messages, one.chosen) for one in dataset.pairs),

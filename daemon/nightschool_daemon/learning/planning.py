@@ -18,7 +18,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.dataset import Dataset, Rendered, Workshop, build_dataset, can_rank, gains, material_of
+from nightschool_daemon.learning.dataset import Dataset, Rendered, Workshop, build_dataset, gains, material_of
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
 from nightschool_daemon.learning.engine import memory
@@ -27,6 +27,7 @@ from nightschool_daemon.learning.engine.forms import Neurons
 from nightschool_daemon.learning.engine.route import read_examples, ready
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import load_tokens
+from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import check_choices, folds_of, group_rows, side_of, sides_of
 from nightschool_daemon.learning.threads import limit_threads
@@ -84,7 +85,7 @@ def run(context: WorkerContext) -> None:
     request = codec.from_json((directory / "request.json").read_bytes(), PlanRequest)
     limit_threads(context.settings.training.threads)
     file = open_base(request.gguf)
-    data = _data_of(context, request) if request.has_events else _assumed(context, request)
+    data = _data_of(context, request, file) if request.has_events else _assumed(context, request)
     rehearsal = Rehearsal(context=context, file=file, digest=request.weights_digest, assumed=data.assumed is not None)
     problem = _rehearsed(context, rehearsal, _job(context, request, data, file))
     plan = TrainingPlan(
@@ -133,7 +134,7 @@ def _assumed(context: WorkerContext, request: PlanRequest) -> Data:
     )
 
 
-def _data_of(context: WorkerContext, request: PlanRequest) -> Data:
+def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Data:
     """The dataset that a run would build of the events, in `dataset/`."""
     directory = context.run.step(Job.PLAN)
     rows = tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow))
@@ -149,7 +150,7 @@ def _data_of(context: WorkerContext, request: PlanRequest) -> Data:
         generate=_asks_nobody,
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(read_snapshot(context.run.step(Step.PREPARE) / "store.json"), directory / "store.jsonl"),
-        ranks=can_rank(context.settings, request.gguf),
+        ranks=why_not_computed(context.settings, file) is None,
     )
     budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
     dataset = build_dataset(workshop, rows, sides, budget, frozenset(key for fold in folds for key in fold))

@@ -16,7 +16,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nightschool_daemon.jobs import (
     HELD_OUT_PAIRS,
@@ -32,6 +31,8 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.engine.examples import Answer, Example
+from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.scoring import answer_sums
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.learning.served import served_network
@@ -40,9 +41,6 @@ from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp, ShownModel
 from nightschool_hookspecs.records import PreferencePair, RankedPair
 from nightschool_hookspecs.services import TrainingError
-
-if TYPE_CHECKING:
-    from nightschool_daemon.learning.engine.network import Network
 
 MARGINS = "margins.jsonl"
 
@@ -162,8 +160,6 @@ class Sitter:
 
 def margin_of(network: Network, example: Example) -> float:
     """Mean log-probability of the first answer's tokens less that of the second's, in nats a token."""
-    from nightschool_daemon.learning.engine.scoring import answer_sums
-
     (sums,) = answer_sums(network, [example])
     better, worse = (float(nats) / len(one.tokens) for nats, one in zip(sums, example.answers, strict=True))
     return better - worse

@@ -52,7 +52,7 @@ def questions_in_words(verdict: Verdict, folds: int = 0) -> str:
         return (
             "There is too little feedback yet to keep enough of it for the exam alone, so it was the recipe that was "
             f"examined (cross-fitting): your feedback was divided into {folds} parts, and a part was put to a trial "
-            f"model that had learned from the other parts in the same way. The model in use and the trial models "
+            "model that had learned from the other parts in the same way. The model in use and the trial models "
             f"{_compared_by(verdict)}, and neither had learned from any of what it was asked. The new model itself "
             "learned from all parts, and had to pass the checks."
         )
@@ -64,7 +64,9 @@ def _compared_by(verdict: Verdict) -> str:
     questions = verdict.items - verdict.pairs
     answered = f"answered the same {_count(questions, 'question')}"
     ranked = f"were compared by {_count(verdict.pairs, 'pair')} of answers of which one is better"
-    return " and ".join([answered] * bool(questions or not verdict.pairs) + [ranked] * bool(verdict.pairs))
+    if not verdict.pairs:
+        return answered
+    return f"{answered} and {ranked}" if questions else ranked
 
 
 def verdict_sentences(verdict: Verdict, folds: int = 0) -> tuple[str, ...]:

@@ -274,8 +274,8 @@ def _training_figures(context: StepContext) -> Section | None:
     if crossfitted is not None and crossfitted.folds:
         points.append(
             f"Cross-fitting: {selected.folded} more, and {selected.folded_pairs} pairs, in {crossfitted.folds} folds, "
-            f"of which {crossfitted.examined} were "
-            f"examined before the exam was decided; their trial candidates trained for {crossfitted.seconds:.0f} s"
+            f"of which {crossfitted.examined} were examined before the exam was decided; their trial candidates "
+            f"trained for {crossfitted.seconds:.0f} s"
         )
     trained = context.result_if_done(Step.TRAIN, TrainingResult)
     if trained is not None:
@@ -288,9 +288,8 @@ def _training_figures(context: StepContext) -> Section | None:
             f"loss {trained.base_loss:.3f} before, {trained.trained_loss:.3f} after ({unit})",
         ]
         if trained.epoch_losses:
-            kept = trained.epoch_losses.index(trained.trained_loss) + 1
             losses = ", ".join(f"{one:.3f}" for one in trained.epoch_losses)
-            points.append(f"Loss after each epoch: {losses}; taken: that of epoch {kept}")
+            points.append(f"Loss after each epoch: {losses}; the one that was taken: {trained.trained_loss:.3f}")
         if trained.plan:
             points.append(f"Planned beforehand: {trained.plan}")
     return Section(title="Training", points=tuple(points))

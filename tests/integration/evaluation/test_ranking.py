@@ -21,9 +21,9 @@ from nightschool_daemon.jobs import (
     read_lines,
     write_lines,
 )
-from nightschool_daemon.learning import ranking
-from nightschool_daemon.learning.dataset import can_rank
+from nightschool_daemon.learning import gguf_file, ranking
 from nightschool_daemon.learning.ranking import Margin, rank
+from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
@@ -200,6 +200,7 @@ def test_a_base_that_is_gone_is_told(between: Callable[..., Quiet]) -> None:
 
 def test_only_what_the_packed_engine_computes_is_ranked(between: Callable[..., Quiet]) -> None:
     context = between(BASE, TALKER)
-    base = context.run.result(Step.PREPARE, PrepareResult).base.gguf
-    assert can_rank(context.settings, base)
-    assert not can_rank(replace(context.settings, training=Training(engine=EngineChoice.TRANSFORMERS)), base)
+    base = gguf_file.read(context.run.result(Step.PREPARE, PrepareResult).base.gguf)
+    assert why_not_computed(context.settings, base) is None
+    other = replace(context.settings, training=Training(engine=EngineChoice.TRANSFORMERS))
+    assert why_not_computed(other, base) is not None
