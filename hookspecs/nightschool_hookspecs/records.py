@@ -813,6 +813,11 @@ class Verdict:
     decided: bool = False
     """More items of this exam would hardly change the outcome: the rest need not be asked."""
 
+    @property
+    def tells_levels(self) -> bool:
+        """Whether the means say where the models stand: of pairs the change alone is known."""
+        return self.items == 0 or self.items > self.pairs
+
 
 @dataclass(frozen=True, kw_only=True)
 class LiveAnswer:

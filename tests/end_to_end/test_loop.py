@@ -355,3 +355,4 @@ def test_thumbs_alone_prove_a_better_model(night: Night, fresh_ollama: OllamaSer
     said = " ".join(night.run("report").stdout.split())
     assert f"were compared by {len(ranked)} pairs of answers of which one is better" in said
     assert "more than before; the truth lies" in said, "of pairs the change alone is known"
+    assert "Score before" not in said

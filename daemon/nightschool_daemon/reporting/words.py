@@ -36,9 +36,8 @@ def points_in_words(verdict: Verdict) -> str:
     # one word for both where both lie on one side
     first = str(abs(low)) if low * high > 0 else _counted(low)
     bounds = f"between {first} and {_counted(high)}" if low != high else f"at about {_counted(high)}"
-    # of pairs the change alone is known
-    is_known = verdict.items > verdict.pairs
-    means = f" ({verdict.incumbent_mean:.0f} before, {verdict.candidate_mean:.0f} after)" if is_known else ""
+    levels = f" ({verdict.incumbent_mean:.0f} before, {verdict.candidate_mean:.0f} after)"
+    means = levels if verdict.tells_levels else ""
     return f"Of 100 points, {difference}{means}; the truth lies {bounds} with 95 % certainty."
 
 

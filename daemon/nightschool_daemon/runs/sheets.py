@@ -244,10 +244,10 @@ def _verdict_figures(verdict: Verdict | None, concluded: ConcludeResult) -> Sect
     if verdict is None:
         return None
     low, high = verdict.interval
+    levels = f"Score before {verdict.incumbent_mean:.1f}, after {verdict.candidate_mean:.1f} (0 to 100), on "
     points = [
         f"{concluded.reason}",
-        f"Score before {verdict.incumbent_mean:.1f}, after {verdict.candidate_mean:.1f} (0 to 100), "
-        f"on {verdict.items} prompts that were not learned from",
+        f"{levels if verdict.tells_levels else 'By '}{verdict.items} prompts that were not learned from",
         f"Gain {verdict.gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, p = {verdict.p_value:.4f}",
         f"The same model asked twice differs by {verdict.noise:.1f} points",
         f"Evidence since the last promotion: {_e_value(verdict.log_e_value)}, and {_e_value(verdict.log_e_needed)} "
