@@ -46,6 +46,7 @@ HEARTBEAT_S = 5.0
 CATCH_UP_S = 12 * 3600
 """A night that was missed (the machine slept) is made up for once within so long."""
 IDLE_POLL_S = 30.0
+ENDING = (signal.SIGTERM, signal.SIGINT)
 STOP_LIMIT_S = 150.0
 HISTORY_LINES = 20
 
@@ -91,6 +92,8 @@ class Signals:
     """Something durable could not be made so: the service ends with an error."""
     reload: threading.Event = field(default_factory=threading.Event)
     """The configuration changed: the service ends to begin anew."""
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Its manager, or a person, ends the service: it does not begin anew, whatever else is asked for."""
 
 
 class Service:
@@ -112,13 +115,14 @@ class Service:
             interval = watchdog_interval_s() or HEARTBEAT_S
             while not self._signals.stop.wait(interval):
                 notify("WATCHDOG=1")
-            notify("RELOADING=1" if self._signals.reload.is_set() else "STOPPING=1")
+            notify("RELOADING=1" if self.is_to_reload else "STOPPING=1")
         return Exit.FAILED if self._signals.failed.is_set() else Exit.OK
 
     @property
     def is_to_reload(self) -> bool:
         """Whether the service ended only to begin anew with a changed configuration."""
-        return self._signals.reload.is_set() and not self._signals.failed.is_set()
+        signals = self._signals
+        return signals.reload.is_set() and not signals.failed.is_set() and not signals.ended.is_set()
 
     @contextlib.contextmanager
     def _parts(self) -> Iterator[None]:
@@ -168,18 +172,25 @@ class Service:
 
     @contextlib.contextmanager
     def _handled_signals(self) -> Iterator[None]:
-        earlier = {
-            one: signal.signal(one, lambda *_: self._signals.stop.set()) for one in (signal.SIGTERM, signal.SIGINT)
-        }
+        earlier = {one: signal.signal(one, lambda *_: self._end()) for one in ENDING}
         earlier[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._reload())
+        # what came while the image before this one gave way is heard now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         try:
             yield
         finally:
             if self.is_to_reload:
-                # the image that follows would die of a second SIGHUP before it listens; being ignored survives it
+                # the image that follows would die of either before it listens: a mask outlives it, and so does being
+                # ignored
+                signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
                 earlier[signal.SIGHUP] = signal.SIG_IGN
             for one, handler in earlier.items():
                 signal.signal(one, handler)
+
+    def _end(self) -> None:
+        """SIGTERM or SIGINT."""
+        self._signals.ended.set()
+        self._signals.stop.set()
 
     def _guarded(self, loop: Callable[[], None]) -> Callable[[], None]:
         """A loop whose end by an error ends the service: half a daemon is worse than none."""

@@ -115,6 +115,20 @@ def test_reloads_in_quick_succession_do_not_end_the_daemon(night: Night, manager
     stop(daemon)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.4, 0.8, 1.2, 1.6, 2.4])
+def test_stop_that_is_asked_for_during_a_reload_is_heard(
+    night: Night, manager: socket.socket, seconds: float
+) -> None:
+    """Wherever it meets the daemon: as it gives way, between the images, or before the next one listens."""
+    daemon = night.start("serve")
+    assert manager.recv(100) == b"READY=1"
+    daemon.send_signal(signal.SIGHUP)
+    while manager.recv(100) != b"RELOADING=1":
+        pass
+    time.sleep(seconds)
+    stop(daemon)
+
+
 def test_wrong_table_of_a_plugin_is_refused_and_the_old_configuration_stays(
     night: Night, manager: socket.socket
 ) -> None:
