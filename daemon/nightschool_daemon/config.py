@@ -200,6 +200,11 @@ class TrainingSettings:
         _require(self, 0, "time_limit_minutes", above=True)
         _require(self, 0, "threads", "seed")
 
+    @property
+    def time_limit_s(self) -> float:
+        """What all trainings of a run may take together."""
+        return self.time_limit_minutes * 60
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeliverySettings:
@@ -226,6 +231,8 @@ class ExamSettings:
     max_guard_items: int = 20
     max_regression_items: int = 20
     """Corrections that were learned before; all of them are asked where the last time is `regression_days` ago."""
+    max_lesson_items: int = 20
+    """Corrections of tonight's lesson, where trial candidates prove it: whether the candidate itself is sound."""
     max_pairs: int = 40
     """Held-out pairs of a better and a worse answer that are ranked, a night: each goes through both models."""
     regression_days: int = 7
@@ -256,6 +263,7 @@ class ExamSettings:
             0,
             "max_guard_items",
             "max_regression_items",
+            "max_lesson_items",
             "max_pairs",
             "regression_days",
             "min_items",

@@ -12,6 +12,7 @@ from rich.text import Text
 from nightschool_daemon.comparisons import AnswerPair, Comparison
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.plans import PlannedTraining, Route, TrainingPlan, duration
+from nightschool_daemon.reporting.words import guard_word
 from nightschool_hookspecs.records import TrainedForm
 
 out = Console(highlight=False, soft_wrap=True)
@@ -190,7 +191,7 @@ def comparison_rows(found: Comparison) -> list[tuple[str, str, str]]:
         ("seconds, 95 % below", f"{first.latency_p95_s:.2f}", f"{second.latency_p95_s:.2f}"),
         ("tokens a second", f"{first.tokens_per_s:.1f}", f"{second.tokens_per_s:.1f}"),
         ("gain", "", f"{verdict.gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"),
-        *((one.guard, "", f"{'held' if one.held else 'broken'}. {one.reason}") for one in verdict.guards),
+        *((one.guard, "", f"{guard_word(one)}. {one.reason}") for one in verdict.guards),
     ]
 
 

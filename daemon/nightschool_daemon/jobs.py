@@ -109,6 +109,8 @@ class EventRow:
     """A version of the specialty has seen it."""
     in_use: bool = False
     """A version that is or was in use has seen its group."""
+    inherited: bool = False
+    """The incumbent, or a version that it came from, has learned it."""
     arrival: int
     """Order of arrival in the ledger."""
 
@@ -339,7 +341,7 @@ class CrossfitResult:
     folds: int
     """0: held-out prompts alone are asked."""
     examined: int
-    """Fewer than `folds` where the exam was decided before."""
+    """Fewer than `folds` where the exam was decided before, or no time was left."""
     seconds: float
     """Of the trial candidates' trainings."""
 

@@ -7,9 +7,9 @@ from datetime import datetime
 from nightschool_daemon.installation import Installation
 from nightschool_daemon.ledger import LedgerError
 from nightschool_daemon.ollama.errors import OllamaUnreachable
+from nightschool_daemon.reasons import ASKED, FIRST_CORRECTIONS
 from nightschool_daemon.runs import RunListener, RunRefused
 from nightschool_daemon.runs.planner import due_key
-from nightschool_daemon.runs.reasons import ASKED, FIRST_CORRECTIONS
 from nightschool_hookspecs.records import Recipe, RunReport, Specialty
 
 logger = logging.getLogger(__name__)

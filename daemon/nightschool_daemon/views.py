@@ -8,10 +8,9 @@ from nightschool_daemon.reporting.sheet import Section, Sheet, markdown_of
 from nightschool_daemon.runs import RunRefused
 from nightschool_daemon.runs import report as reports
 from nightschool_daemon.runs.sheets import HEADLINES
-from nightschool_hookspecs.records import MoveKind, RunEnd, RunReport
+from nightschool_hookspecs.records import RunEnd, RunReport
 
 MOVES = 1000
-TAKEN_BACK = (MoveKind.UNDO, MoveKind.ROLL_BACK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ def page_of(installation: Installation, run_id: str | None) -> Page:
 def _with_what_followed(installation: Installation, row: RunRow, found: RunReport, sheet: Sheet) -> Sheet:
     """A run's page, and what became of its version since: a promotion that was taken back is explained there."""
     moves = installation.ledger.moves.history(found.alias, MOVES) if found.alias is not None else ()
-    back = [one for one in reversed(moves) if one.kind in TAKEN_BACK and one.from_tag == found.version and one.done_at]
+    back = [one for one in reversed(moves) if one.kind.is_back and one.from_tag == found.version and one.done_at]
     if not back:
         return sheet
     if row.end is RunEnd.ROLLED_BACK:

@@ -584,7 +584,15 @@ class ItemRole(StrEnum):
     GUARD = "guard"
     """Must not get worse; never counts as gain."""
     LEARNED = "learned"
-    """A correction that a version has learned: must not be forgotten. It sits once against the incumbent, not twice."""
+    """A correction that the incumbent, or a version it came from, has learned: must not be forgotten."""
+    LESSON = "lesson"
+    """A correction that the candidate learned tonight, and trial candidates were asked: it says whether the candidate
+    itself is sound."""
+
+    @property
+    def is_held_out(self) -> bool:
+        """The candidate did not learn it. What it did sits once against the incumbent, not twice."""
+        return self in (ItemRole.GAIN, ItemRole.GUARD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -770,6 +778,8 @@ class GuardResult:
     held: bool
     reason: str
     """One sentence with the figures."""
+    looked: bool = True
+    """False: there was no time to look. Then it broke nothing, and vouches for nothing."""
 
 
 class Outcome(StrEnum):
@@ -938,6 +948,11 @@ class MoveKind(StrEnum):
     PROMOTE = "promote"
     UNDO = "undo"
     ROLL_BACK = "roll_back"
+
+    @property
+    def is_back(self) -> bool:
+        """It takes a promotion back, whoever asked for it."""
+        return self is not MoveKind.PROMOTE
 
 
 @dataclass(frozen=True, kw_only=True)

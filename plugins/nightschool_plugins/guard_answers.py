@@ -1,6 +1,6 @@
 """Guards that the candidate answers at all.
 
-An answer is missing where it failed, is empty or refuses. On the items that both sat
+An answer is missing where it failed, is empty, or refuses what the wanted answer does not. On the items that both sat
 
     only = items where the candidate's answer alone is missing
     p    = P(X >= only), X ~ binomial(items where one of the two is missing, 1/2)      (exact McNemar test)
@@ -11,7 +11,7 @@ so that a single empty answer, which happens to any model, breaks nothing.
 
 from dataclasses import dataclass
 
-from nightschool_hookspecs import Exam, ExamAnswer, GuardResult, hookimpl
+from nightschool_hookspecs import Exam, GuardResult, hookimpl
 from nightschool_hookspecs.paired import compare_faults
 
 BEGINNING_CHARACTERS = 200
@@ -45,7 +45,13 @@ class GuardAnswers:
 
     @hookimpl
     def nightschool_guard_promotion(self, exam: Exam) -> GuardResult | None:
-        missing = {(answer.sitting, answer.item_id): self._is_missing(answer) for answer in exam.answers}
+        refused = {item.id for item in exam.items if self._refuses(item.reference or "")}
+        missing = {
+            (one.sitting, one.item_id): one.failed
+            or not one.text.strip()
+            or (one.item_id not in refused and self._refuses(one.text))
+            for one in exam.answers
+        }
         found = compare_faults(exam, missing, tolerated_share=self.tolerated_share, level=self.level)
         if found is None:
             return None
@@ -56,10 +62,9 @@ class GuardAnswers:
             f"the incumbent's share is {found.incumbent:.0%}.",
         )
 
-    def _is_missing(self, answer: ExamAnswer) -> bool:
-        beginning = answer.text[:BEGINNING_CHARACTERS].lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-        refuses = any(phrase in beginning for phrase in self.refusal_phrases)
-        return answer.failed or not answer.text.strip() or refuses
+    def _refuses(self, text: str) -> bool:
+        beginning = text[:BEGINNING_CHARACTERS].lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+        return any(phrase in beginning for phrase in self.refusal_phrases)
 
 
 @hookimpl

@@ -91,6 +91,7 @@ class GuardCapabilities:
                 told.append(sentence)
         except OutOfTime as error:
             told.append(f"Not tried to the end: {error}")
+            return _result(" ".join(told), held=True, looked=False)
         return _result(" ".join(told), held=True)
 
     def _calls(self, models: Models, seed: int, name: str, text: str) -> bool:
@@ -135,8 +136,8 @@ def _question(text: str) -> tuple[Message, ...]:
     return (Message(role=Role.USER, content=text),)
 
 
-def _result(reason: str, *, held: bool) -> GuardResult:
-    return GuardResult(guard=GUARD, held=held, reason=reason)
+def _result(reason: str, *, held: bool, looked: bool = True) -> GuardResult:
+    return GuardResult(guard=GUARD, held=held, looked=looked, reason=reason)
 
 
 @hookimpl

@@ -71,7 +71,9 @@ class GuardGeneral:
             answered = self._asked(models, exam.candidate, checkable, seed)
             written = self._asked(models, exam.candidate, free, seed)
         except OutOfTime as error:
-            return GuardResult(guard=GUARD, held=True, reason=f"General prompts were not compared: {error}")
+            return GuardResult(
+                guard=GUARD, held=True, looked=False, reason=f"General prompts were not compared: {error}"
+            )
         return self._judged(
             _pairs(known, _matches(checkable, known), _matches(checkable, answered)),
             _pairs(own, recognised(drawn, own, measure), recognised(written, own, measure)),

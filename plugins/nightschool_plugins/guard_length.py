@@ -1,15 +1,27 @@
-"""Guards that answers do not swell or shrink for nothing.
+"""Guards that answers are about as long as people want them.
 
-ratio = (characters of the candidate's answer + 1) / (characters of the incumbent's + 1)
-held: median ratio within 1/3 .. 3, or the mean score rose
+    length     characters, without space around the answer
+    ratio      (length of an answer + 20) / (length of the wanted one + 20)
+    fault      a ratio outside 1/3 .. 3, or an answer that was cut off at the limit and is longer than the wanted one
 
-A median, because a single endless answer is the business of another guard.
+An answer without a wanted one beside it can only be cut off. On the items that both sat
+
+    only = items where the candidate's answer alone has the fault
+    p    = P(X >= only), X ~ binomial(items where one of the two has it, 1/2)      (exact McNemar test)
+    held   the candidate's share of such answers <= incumbent's worse sitting + 0.02, or p > 0.1
+
+It is the wanted answers that say what is too long: a lesson may teach to be brief, or to go into detail.
 """
 
 from dataclasses import dataclass
-from statistics import fmean, median
 
-from nightschool_hookspecs import Exam, ExamAnswer, GuardResult, Sitting, hookimpl
+from nightschool_hookspecs import Exam, ExamAnswer, GuardResult, hookimpl
+from nightschool_hookspecs.paired import compare_faults
+
+SLACK_CHARACTERS = 20
+"""A word more or less of a short answer says nothing."""
+CUT_OFF = "length"
+"""Ollama's `done_reason` of an answer that reached the limit of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,31 +29,41 @@ class GuardLength:
     """`[plugins.guard_length]`"""
 
     largest_factor: float = 3.0
+    tolerated_share: float = 0.02
+    level: float = 0.1
+    """More such answers than the incumbent's break the guard where chance makes so many this rarely."""
 
     def __post_init__(self) -> None:
         if not self.largest_factor >= 1:
             raise ValueError("largest_factor must be 1 or more")
+        if not 0 < self.level < 1:
+            raise ValueError("level must lie between 0 and 1")
 
     @hookimpl
     def nightschool_guard_promotion(self, exam: Exam) -> GuardResult | None:
-        pairs = _pairs(exam)
-        if not pairs:
+        wanted = {item.id: item.reference for item in exam.items}
+        out_of_bounds = {
+            (one.sitting, one.item_id): self._is_out_of_bounds(one, wanted[one.item_id])
+            for one in exam.answers
+            if not one.failed
+        }
+        found = compare_faults(exam, out_of_bounds, tolerated_share=self.tolerated_share, level=self.level)
+        if found is None:
             return None
-        ratio = median((len(candidate.text) + 1) / (len(incumbent.text) + 1) for incumbent, candidate in pairs)
-        rise = fmean(candidate.score - incumbent.score for incumbent, candidate in pairs)
-        within = 1 / self.largest_factor <= ratio <= self.largest_factor
         return GuardResult(
             guard="length",
-            held=within or rise > 0,
-            reason=f"The candidate's answers are {ratio:.2f} times as long, with {rise:+.1f} points.",
+            held=found.held,
+            reason=f"{found.candidate:.0%} of the candidate's answers are far longer or shorter than the wanted ones, "
+            f"or do not end; the incumbent's share is {found.incumbent:.0%}.",
         )
 
-
-def _pairs(exam: Exam) -> list[tuple[ExamAnswer, ExamAnswer]]:
-    """Answers of incumbent and candidate to the same item, where both are whole."""
-    whole = {(answer.sitting, answer.item_id): answer for answer in exam.answers if not answer.failed}
-    found = [(whole.get((Sitting.INCUMBENT, item.id)), whole.get((Sitting.CANDIDATE, item.id))) for item in exam.items]
-    return [(incumbent, candidate) for incumbent, candidate in found if incumbent and candidate]
+    def _is_out_of_bounds(self, answer: ExamAnswer, wanted: str | None) -> bool:
+        is_cut_off = answer.done_reason == CUT_OFF
+        if wanted is None:
+            return is_cut_off
+        length, aim = len(answer.text.strip()), len(wanted.strip())
+        ratio = (length + SLACK_CHARACTERS) / (aim + SLACK_CHARACTERS)
+        return not 1 / self.largest_factor <= ratio <= self.largest_factor or (is_cut_off and length > aim)
 
 
 @hookimpl

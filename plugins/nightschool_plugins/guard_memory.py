@@ -36,7 +36,7 @@ class GuardMemory:
         try:
             incumbent, candidate = models.memory(exam.incumbent), models.memory(exam.candidate)
         except OutOfTime as error:
-            return GuardResult(guard=GUARD, held=True, reason=f"Memory was not compared: {error}")
+            return GuardResult(guard=GUARD, held=True, looked=False, reason=f"Memory was not compared: {error}")
         if incumbent is None or candidate is None or incumbent.context_tokens != candidate.context_tokens:
             return None
         factor = candidate.total_bytes / incumbent.total_bytes

@@ -7,7 +7,7 @@ it, or where it has 200 bytes or more and fits into a tenth of them (zlib). On t
     p    = P(X >= only), X ~ binomial(items where one of the two does, 1/2)      (exact McNemar test)
     held   the candidate's share of such answers <= incumbent's worse sitting + 0.02, or p > 0.1
 
-so that a list or a table, whose wanted answer repeats itself too, breaks nothing: the incumbent's does as well.
+A list or a table, whose wanted answer repeats itself too, is no fault of whoever gives it.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,12 @@ class GuardRepetition:
 
     @hookimpl
     def nightschool_guard_promotion(self, exam: Exam) -> GuardResult | None:
-        circles = {(one.sitting, one.item_id): self.repeats(one.text) for one in exam.answers if not one.failed}
+        by_nature = {item.id for item in exam.items if self.repeats(item.reference or "")}
+        circles = {
+            (one.sitting, one.item_id): one.item_id not in by_nature and self.repeats(one.text)
+            for one in exam.answers
+            if not one.failed
+        }
         found = compare_faults(exam, circles, tolerated_share=self.tolerated_share, level=self.level)
         if found is None:
             return None

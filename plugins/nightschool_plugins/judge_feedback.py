@@ -42,7 +42,8 @@ class JudgeFeedback:
             outcome=self._outcome(worse, better),
             evidence_worse=worse,
             evidence_better=better,
-            reason=_reason(live, against, len(differing), max(worse, better)),
+            reason=f"{_reason(live, against, len(differing))} "
+            f"Evidence (e-value) that it is worse: {worse:.3g}; that it is better: {better:.3g}.",
         )
 
     def _outcome(self, worse: float, better: float) -> Outcome:
@@ -75,11 +76,11 @@ def pairs(answers: Iterable[LiveAnswer]) -> Iterator[tuple[bool, bool]]:
         yield incumbent.negative, candidate.negative
 
 
-def _reason(live: LiveFeedback, against: int, differing: int, strongest: float) -> str:
+def _reason(live: LiveFeedback, against: int, differing: int) -> str:
     return (
         f"Feedback on {live.candidate}: {_share(live, by_candidate=True)} negative; on {live.incumbent}: "
         f"{_share(live, by_candidate=False)}. Of {differing} pairs that differ {against} are against "
-        f"{live.candidate} (e-value {strongest:.3g})."
+        f"{live.candidate}."
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
-from nightschool_daemon.runs.reasons import REBUILD, RETRAIN
+from nightschool_daemon.reasons import REBUILD, RETRAIN
 from nightschool_hookspecs.records import RunEnd
 from support.night import TINY, TINY_ALIAS, Night, greetings, import_tiny
 from support.ollama_server import OllamaServer

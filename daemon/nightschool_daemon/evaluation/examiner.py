@@ -179,7 +179,7 @@ def examine(
 
 def sits(item: ExamItem, sitting: Sitting) -> bool:
     """Whether an item is asked in a sitting: the noise is measured on what is held out alone."""
-    return item.role is not ItemRole.LEARNED or sitting is not Sitting.INCUMBENT_AGAIN
+    return item.role.is_held_out or sitting is not Sitting.INCUMBENT_AGAIN
 
 
 def rounds(items: tuple[ExamItem, ...], size: int) -> tuple[tuple[ExamItem, ...], ...]:
@@ -229,6 +229,7 @@ def choose_items(
         ItemRole.GAIN: exam.max_items,
         ItemRole.GUARD: exam.max_guard_items,
         ItemRole.LEARNED: exam.max_regression_items,
+        ItemRole.LESSON: exam.max_lesson_items,
     }
     chosen: list[ExamItem] = []
     for role, cap in caps.items():

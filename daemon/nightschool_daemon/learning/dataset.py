@@ -172,7 +172,7 @@ def build_dataset(
     pairs, labels = _preferences(workshop, selection.events, training, budget)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return replace(
-        _asked(workshop, training, held_out, folded),
+        _asked(workshop, rows, training, held_out, folded),
         examples=examples,
         pairs=pairs,
         labels=labels,
@@ -189,19 +189,24 @@ def build_shown(
 ) -> Dataset:
     """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
-    return replace(_asked(workshop, training, held_out, folded), shots=_choose_shots(workshop, training, budget))
+    return replace(_asked(workshop, rows, training, held_out, folded), shots=_choose_shots(workshop, training, budget))
 
 
 def _asked(
-    workshop: Workshop, training: tuple[ScoredEvent, ...], held_out: tuple[ScoredEvent, ...], folded: frozenset[str]
+    workshop: Workshop,
+    rows: Iterable[EventRow],
+    training: tuple[ScoredEvent, ...],
+    held_out: tuple[ScoredEvent, ...],
+    folded: frozenset[str],
 ) -> Dataset:
     """What an exam has of it, whatever the candidate is made of."""
+    inherited = frozenset(row.event.key for row in rows if row.inherited)
     in_folds = tuple(one for one in training if one.group in folded)
     items, of_folds = _items(workshop, held_out), _items(workshop, in_folds)
     return Dataset(
         items=items,
         ranked=_ranked(workshop, held_out, items),
-        regression=_regression(workshop, training, folded),
+        regression=_regression(workshop, training, inherited, folded),
         folded=gains(of_folds),
         folded_pairs=len(_ranked(workshop, in_folds, of_folds)),
     )
@@ -462,20 +467,23 @@ def _items(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamI
     return tuple(of_group.values())
 
 
-def _regression(workshop: Workshop, training: tuple[ScoredEvent, ...], folded: frozenset[str]) -> tuple[ExamItem, ...]:
-    """The latest correction of each group that was learned from: the others a version could not forget.
+def _regression(
+    workshop: Workshop, training: tuple[ScoredEvent, ...], inherited: frozenset[str], folded: frozenset[str]
+) -> tuple[ExamItem, ...]:
+    """The latest correction of each group that the incumbent inherited: others it could not forget.
 
     Where trial candidates prove the recipe, the guards see the candidate itself by what it learns tonight.
     """
-    learned = [one for one in training if (one.trained_on or one.group in folded) and one.event.is_correction]
-    items = filter(None, (_item(workshop, one) for one in learned))
+    asked = [one for one in training if one.event.is_correction and (one.event.key in inherited or one.group in folded)]
+    items = filter(None, (_item(workshop, one) for one in asked))
     return tuple({item.group: _as_learned(item, folded) for item in items}.values())
 
 
 def _as_learned(item: ExamItem, folded: frozenset[str]) -> ExamItem:
+    if item.group not in folded:
+        return replace(item, role=ItemRole.LEARNED)
     # a trial candidate is asked the same under the event's own name
-    name = f"learned/{item.id}" if item.group in folded else item.id
-    return replace(item, id=name, role=ItemRole.LEARNED)
+    return replace(item, id=f"lesson/{item.id}", role=ItemRole.LESSON)
 
 
 def gains(items: Iterable[ExamItem]) -> int:

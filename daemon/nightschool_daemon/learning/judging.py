@@ -1,16 +1,17 @@
 """Step `judge`: the guards look at the exam, and the judge decides.
 
 The judge is asked first without guards: those that put questions to the models take minutes, which are spent only where
-the exam alone would promote.
+the exam alone would have the candidate put into use.
 """
 
 from nightschool_daemon.evaluation.context import WorkContext
+from nightschool_daemon.evaluation.decision import is_good_enough
 from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.exam_models import ExamModels
 from nightschool_daemon.evaluation.examiner import exam_of
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.jobs import JudgeResult, Step
-from nightschool_hookspecs.records import Exam, GuardResult, Outcome, Verdict
+from nightschool_hookspecs.records import Exam, GuardResult, Verdict
 from nightschool_hookspecs.services import Measure, Models
 
 
@@ -22,8 +23,9 @@ def run(context: WorkContext) -> None:
     """Have the exam judged and write `JudgeResult`."""
     exam = exam_of(context, context.run.exam_answers())
     measure = CombinedMeasure(context.hooks, open_embed(context.settings))
-    promotes = _verdict(context, exam).outcome in (Outcome.PROVEN, Outcome.PROVISIONAL)
-    models = ExamModels(context.settings) if promotes else None
+    mode = context.settings.promotion.promote
+    is_wanted = is_good_enough(_verdict(context, exam).outcome, mode, context.info.reason)
+    models = ExamModels(context.settings) if is_wanted else None
     context.run.finish(Step.JUDGE, judged(context, exam, measure=measure, models=models))
 
 

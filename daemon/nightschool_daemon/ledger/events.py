@@ -77,10 +77,13 @@ class Events:
             conflicts=tally.conflicts,
         )
 
-    def of_specialty(self, specialty: Specialty, *, with_unassigned: bool) -> tuple[EventRow, ...]:
+    def of_specialty(
+        self, specialty: Specialty, *, with_unassigned: bool, lineage: Sequence[str] = ()
+    ) -> tuple[EventRow, ...]:
         """Every event of a specialty in order of arrival, one a content: of several verdicts the last one counts.
 
-        `with_unassigned` adds the events that count to no base in particular.
+        `with_unassigned` adds the events that count to no base in particular. `lineage`: the tags of the incumbent and
+        of the versions that it came from.
         """
         rows = self._database.execute(
             f"""
@@ -90,13 +93,17 @@ class Events:
                              AND u.version_tag IS NOT NULL) AS trained,
                    EXISTS (SELECT 1 FROM known_groups k JOIN versions v ON v.tag = k.version_tag
                            WHERE k.base = ? AND k.artifact_type = ? AND k.group_key = {_GROUP}
-                             AND v.state IN (?, ?)) AS in_use
+                             AND v.state IN (?, ?)) AS in_use,
+                   EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
+                           WHERE o.content_digest = e.content_digest AND u.base = ? AND u.artifact_type = ?
+                             AND u.version_tag IN (SELECT value FROM json_each(?))) AS inherited
             FROM events e {_PLACED}
             WHERE {_OF_SPECIALTY} GROUP BY e.content_digest ORDER BY 1
             """,
             (
                 *(specialty.base, specialty.artifact_type),
                 *(specialty.base, specialty.artifact_type, *(state.value for state in WAS_IN_USE)),
+                *(specialty.base, specialty.artifact_type, json.dumps(lineage)),
                 *(specialty.artifact_type, specialty.artifact_type),
                 *_scope(specialty, with_unassigned),
             ),
@@ -108,6 +115,7 @@ class Events:
                 side=Side(row["side"]) if row["side"] is not None else None,
                 trained_on=bool(row["trained"]),
                 in_use=bool(row["in_use"]),
+                inherited=bool(row["inherited"]),
                 arrival=row["arrival"],
             )
             for row in rows

@@ -57,6 +57,19 @@ class Versions:
         """Every version of a specialty, newest first."""
         return self._all("base = ? AND artifact_type = ?", specialty.base, specialty.artifact_type)
 
+    def lineage(self, tag: str) -> tuple[str, ...]:
+        """A version and those that it was promoted over, one after the other, back to the base; none for a base."""
+        rows = self._database.execute(
+            """
+            WITH RECURSIVE line (tag) AS (
+                SELECT ? UNION
+                SELECT e.incumbent FROM line JOIN versions v USING (tag) JOIN evidence e USING (run_id))
+            SELECT tag FROM line JOIN versions USING (tag)
+            """,
+            (tag,),
+        )
+        return tuple(row["tag"] for row in rows)
+
     def in_state(self, state: VersionState) -> tuple[VersionRow, ...]:
         """Every version in a state, newest first."""
         return self._all("state = ?", state.value)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from nightschool_daemon.reporting.records import Drift, TrackRecord, Trend
 from nightschool_daemon.reporting.sheet import Section, Table, one_line
-from nightschool_hookspecs.records import Outcome, Verdict
+from nightschool_hookspecs.records import GuardResult, Outcome, Verdict
 
 EXAM = "The exam"
 NIGHTS = "Over the nights"
@@ -58,6 +58,13 @@ def questions_in_words(verdict: Verdict, folds: int = 0) -> str:
     return f"The model in use and the new one {_compared_by(verdict)}, and neither had learned from any of them."
 
 
+def guard_word(found: GuardResult) -> str:
+    """What became of a guard, in a word or two."""
+    if not found.looked:
+        return "not looked at"
+    return "held" if found.held else "broken"
+
+
 def _compared_by(verdict: Verdict) -> str:
     """What both did."""
     questions = verdict.items - verdict.pairs
@@ -74,8 +81,11 @@ def verdict_sentences(verdict: Verdict, folds: int = 0) -> tuple[str, ...]:
     broken = [one for one in verdict.guards if not one.held]
     if broken:
         sentences.append(f"It was turned down because something got worse. {' '.join(one.reason for one in broken)}")
-    elif verdict.guards:
-        sentences.append(f"Nothing that must not get worse did: {_count(len(verdict.guards), 'check')} held.")
+    elif held := [one for one in verdict.guards if one.looked]:
+        sentences.append(f"Nothing that was checked got worse: {_count(len(held), 'check')} held.")
+    if unseen := [one for one in verdict.guards if not one.looked]:
+        reasons = " ".join(one.reason for one in unseen)
+        sentences.append(f"There was no time for {_count(len(unseen), 'check')}. {reasons}")
     if verdict.items_needed is not None:
         sentences.append(
             f"For a gain like this it takes about {verdict.items_needed} more new questions to tell. "

@@ -21,12 +21,12 @@ from nightschool_daemon.locking import StateLock
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import TrainingPlan
+from nightschool_daemon.reasons import ASKED
 from nightschool_daemon.runs import pipeline, retention
 from nightschool_daemon.runs.aside import Feedback
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.listener import RunListener
 from nightschool_daemon.runs.plan import plan
-from nightschool_daemon.runs.reasons import ASKED
 from nightschool_daemon.runs.register import version_of_run
 from nightschool_daemon.runs.service import Runs
 from nightschool_hookspecs.records import Event, Specialty, TrainingMethod, TrainingResult

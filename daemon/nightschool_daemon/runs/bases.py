@@ -4,8 +4,8 @@ from datetime import datetime
 
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.ledger import Ledger, VersionState
+from nightschool_daemon.reasons import REBUILD, RETRAIN
 from nightschool_daemon.runs.planner import Planner, due_key, problem_key
-from nightschool_daemon.runs.reasons import REBUILD, RETRAIN
 from nightschool_hookspecs.records import BaseChange, InstalledModel
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nightschool_daemon.config import PromotionMode
+from nightschool_daemon.evaluation.decision import is_good_enough
 from nightschool_daemon.jobs import (
     ConcludeResult,
     JudgeResult,
@@ -17,12 +18,12 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.ledger import VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import ModelMissing, OllamaInterrupted, OllamaRefused
+from nightschool_daemon.reasons import REBUILD, RETRAIN
 from nightschool_daemon.runs import crossfit, prepare, rebuild, retention
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import MoveFailed
 from nightschool_daemon.runs.moves import AliasMover, Destination
 from nightschool_daemon.runs.planner import Planner, due_key
-from nightschool_daemon.runs.reasons import REBUILD, RETRAIN
 from nightschool_daemon.runs.register import version_of_run
 from nightschool_hookspecs.records import MoveKind, Outcome, Recipe, RunEnd, TrainingResult, Verdict
 
@@ -36,18 +37,10 @@ class Ending:
 
 
 def decide(verdict: Verdict, mode: PromotionMode, run_reason: str) -> Ending:
-    """Turn a verdict into the run's end.
-
-    A rebuild, which the user's own change of the base asked for, is promoted unless it is worse.
-    """
+    """Turn a verdict into the run's end."""
     if verdict.outcome is Outcome.WORSE:
         return Ending(end=RunEnd.DISCARDED, reason=verdict.reason)
-    good_enough = (
-        verdict.outcome is Outcome.PROVEN
-        or (verdict.outcome is Outcome.PROVISIONAL and mode is PromotionMode.PROVISIONAL)
-        or run_reason == REBUILD
-    )
-    if not good_enough:
+    if not is_good_enough(verdict.outcome, mode, run_reason):
         return Ending(end=RunEnd.NOT_ENOUGH, reason=verdict.reason)
     if mode is PromotionMode.ASK:
         return Ending(end=RunEnd.WAITING, reason=verdict.reason)

@@ -30,10 +30,10 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaError, OllamaRefused
 from nightschool_daemon.plans import duration
+from nightschool_daemon.reasons import REBUILD
 from nightschool_daemon.runs import rank, register
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.errors import StepFailed
-from nightschool_daemon.runs.reasons import REBUILD
+from nightschool_daemon.runs.errors import StepFailed, TimeUp
 from nightschool_daemon.runs.room import make_room
 from nightschool_daemon.runs.worker_process import run_worker
 from nightschool_hookspecs.records import Recipe, Side, TrainingResult
@@ -64,15 +64,21 @@ class Trial:
 
 
 def perform(context: StepContext) -> None:
-    """Take every trial candidate through its steps, until the exam is decided."""
+    """Take every trial candidate through its steps, until the exam is decided or no time is left."""
     folds = _folds(context)
     spent_s, examined = 0.0, 0
     for number in range(1, len(folds) + 1):
-        trial = _trial(context, folds, number, spent_s)
+        trial = _trial(context, folds, number)
         if not trial.is_examined:
-            _examine(context, trial, len(folds))
-        _remove(context, trial.tag)
-        _clear(trial.context.directory)
+            try:
+                _examine(context, trial, len(folds), left_s=_left_s(context) - spent_s)
+            except TimeUp as error:
+                if not examined:
+                    raise
+                context.note(f"crossfit: {error} The exam is what {examined} of {len(folds)} folds answered.")
+                _tidy(context, trial)
+                break
+        _tidy(context, trial)
         if not trial.is_examined:
             continue
         examined += 1
@@ -92,12 +98,17 @@ def clear(context: StepContext) -> Iterator[str]:
         _clear(RunDirectory(path=path))
 
 
-def _examine(context: StepContext, trial: Trial, folds: int) -> None:
-    """Make a trial candidate and have it answer its fold, unless nothing is left to learn without it."""
+def _examine(context: StepContext, trial: Trial, folds: int, *, left_s: float) -> None:
+    """Make a trial candidate and have it answer its fold, unless nothing is left to learn without it.
+
+    Raises `TimeUp` where its training does not end within `left_s`.
+    """
     said = f"fold {trial.number} of {folds}"
     for step in STEPS[context.info.recipe]:
         try:
-            _take(trial, step, said)
+            _take(trial, step, said, left_s)
+        except TimeUp as error:
+            raise TimeUp(f"{said}: {error}") from error
         except StepFailed as error:
             raise StepFailed(f"{said}: {error}", plugin=error.plugin) from error
         if step is Step.SELECT and not _is_learnable(trial.context):
@@ -110,7 +121,7 @@ def _is_learnable(trial: StepContext) -> bool:
     return selected.is_learnable(trial.info.recipe, trial.settings.training.method)
 
 
-def _take(trial: Trial, step: Step, said: str) -> None:
+def _take(trial: Trial, step: Step, said: str, left_s: float) -> None:
     if trial.context.directory.is_done(step):
         return
     trial.context.signals.check()
@@ -124,6 +135,9 @@ def _take(trial: Trial, step: Step, said: str) -> None:
         return
     if step is Step.TRAIN:
         make_room(trial.context)
+        # the trainings alone share the night's limit
+        run_worker(trial.context, step, limit_s=left_s)
+        return
     run_worker(trial.context, step)
 
 
@@ -137,7 +151,7 @@ def _folds(context: StepContext) -> Folds:
         # nothing of them would count; a rebuild has no recipe, as it takes the lesson that there is
         return ()
     trained_s = _trained_s(context)
-    taken = affordable(folds, trained_s=trained_s, left_s=_limit_s(context) - trained_s)
+    taken = affordable(folds, trained_s=trained_s, left_s=_left_s(context))
     if len(taken) < len(folds):
         context.note(f"crossfit: two folds in place of {len(folds)}: more go beyond training.time_limit_minutes.")
     return taken
@@ -146,16 +160,15 @@ def _folds(context: StepContext) -> Folds:
 def affordable(folds: Folds, *, trained_s: float, left_s: float) -> Folds:
     """The folds, or two that hold them all where the time that is left is too short.
 
-    `trained_s` is what the candidate's own training took. Each of n trial candidates learns all but an n-th of it:
-    together as much as n - 1 candidates. Raises `StepFailed` where not even two fit.
+    `trained_s` is what the candidate's own training took. A trial candidate learns from less, but fewer examples may be
+    gone through more often: it takes as long at most. Raises `StepFailed` where not one would be done.
     """
-    if (len(folds) - 1) * trained_s <= left_s:
+    if len(folds) * trained_s <= left_s:
         return folds
     if trained_s > left_s:
         raise StepFailed(
-            f"The trainings of an exam by cross-fitting would take as long again as the candidate's "
-            f"({duration(trained_s)}), and training.time_limit_minutes leaves {duration(left_s)}. Raise it, or lower "
-            "training.max_tokens."
+            f"A training for an exam by cross-fitting may take as long as the candidate's ({duration(trained_s)}), and "
+            f"training.time_limit_minutes leaves {duration(left_s)}. Raise it, or lower training.max_tokens."
         )
     return halved(folds)
 
@@ -170,14 +183,15 @@ def _trained_s(context: StepContext) -> float:
     return trained.seconds if trained is not None else 0.0
 
 
-def _limit_s(context: StepContext) -> float:
-    return context.settings.training.time_limit_minutes * 60
+def _left_s(context: StepContext) -> float:
+    """What the candidate's own training left of the night's limit."""
+    return context.settings.training.time_limit_s - _trained_s(context)
 
 
 # --------------------------------------------------------------------------- the directory of a trial candidate
 
 
-def _trial(context: StepContext, folds: Folds, number: int, spent_s: float) -> Trial:
+def _trial(context: StepContext, folds: Folds, number: int) -> Trial:
     """Lay out a directory as a run has it when its prompts are split. What is there already stays, if it fits."""
     directory = RunDirectory(path=context.directory.step(Step.CROSSFIT) / f"{number:02}")
     found = replace(
@@ -186,7 +200,7 @@ def _trial(context: StepContext, folds: Folds, number: int, spent_s: float) -> T
     )
     if directory.is_done(Step.SPLIT) and directory.result(Step.SPLIT, SplitResult) != found:
         shutil.rmtree(directory.path)
-    own = replace(context, directory=directory, settings=_settings(context, len(folds), spent_s))
+    own = replace(context, directory=directory, settings=_settings(context, len(folds)))
     if not directory.is_done(Step.SPLIT):
         for step in (Step.PREPARE, Step.SPLIT):
             directory.step(step).mkdir(parents=True, exist_ok=True)
@@ -217,19 +231,12 @@ def _counted(context: StepContext) -> int:
     return min(questions, exam.max_items) + min(pairs, exam.max_pairs)
 
 
-def _settings(context: StepContext, folds: int, spent_s: float) -> Settings:
-    """The night's limits, as far as they are one trial candidate's."""
+def _settings(context: StepContext, folds: int) -> Settings:
+    """The night's caps, as far as they are one trial candidate's."""
     settings, selected = context.settings, context.result(Step.SELECT, SelectResult)
     share = _share(selected.folded, selected.items) / folds
-    left_s = _limit_s(context) - _trained_s(context) - spent_s
-    if left_s <= 0:
-        raise StepFailed(
-            "The trainings together took longer than training.time_limit_minutes. Raise it, or lower "
-            "training.max_tokens."
-        )
     return replace(
         settings,
-        training=replace(settings.training, time_limit_minutes=left_s / 60),
         exam=replace(
             settings.exam,
             max_items=math.ceil(settings.exam.max_items * share),
@@ -242,6 +249,12 @@ def _settings(context: StepContext, folds: int, spent_s: float) -> Settings:
 def _share(folded: int, held_out: int) -> float:
     """Of what counts, what trial candidates are asked; all of it where nothing counts."""
     return folded / (folded + held_out) if folded + held_out else 1.0
+
+
+def _tidy(context: StepContext, trial: Trial) -> None:
+    """A trial candidate that was examined, or will not be, goes at once."""
+    _remove(context, trial.tag)
+    _clear(trial.context.directory)
 
 
 def _remove(context: StepContext, tag: str) -> None:

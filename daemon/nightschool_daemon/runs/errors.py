@@ -23,6 +23,10 @@ class StepFailed(Exception):
         super().__init__(reason)
 
 
+class TimeUp(StepFailed):
+    """The trainings of the night have no more time."""
+
+
 class RunCancelled(Exception):
     """Somebody asked for the run to end."""
 

@@ -21,16 +21,22 @@ def regression_key(specialty: Specialty) -> str:
 
 
 def accept_verdict(context: StepContext) -> None:
-    """Store the verdict, and what the exam adds to the evidence of the nights to come."""
+    """Store the verdict, and what the exam adds to the evidence of the nights to come.
+
+    What a candidate gained that a guard turned down speaks for no later one: that would be promoted on the strength of
+    answers for which this one could not be. What it was asked is no longer new.
+    """
     run_id, verdict = context.info.id, context.result(Step.JUDGE, JudgeResult).verdict
     asked = [item.key for item in context.ledger.exams.items(run_id) if item.role is ItemRole.GAIN]
     ranked = [pair.key for pair in context.directory.ranked_pairs()]
+    prepared = context.result(Step.PREPARE, PrepareResult)
+    is_turned_down = any(not guard.held for guard in verdict.guards)
     context.ledger.exams.store_verdict(run_id, verdict)
     context.ledger.evidence.store(
         run_id,
         context.info.specialty,
-        context.result(Step.PREPARE, PrepareResult).incumbent,
-        log_e_value=verdict.log_e_value,
+        prepared.incumbent,
+        log_e_value=prepared.evidence.log_e_value if is_turned_down else verdict.log_e_value,
         asked=[*asked, *ranked],
-        counted=verdict.counted,
+        counted=() if is_turned_down else verdict.counted,
     )

@@ -58,7 +58,10 @@ def feedback_on(
 def answers_of(
     incumbent: str, candidate: str, rows: Iterable[AnsweredRow], attribute: Attribute
 ) -> tuple[LiveAnswer, ...]:
-    """One answer for each prompt and version: who says the same thing ten times is heard once, with the last word."""
+    """One answer for each prompt and version: who says the same thing ten times is heard once, with the last word.
+
+    It stays at the place of the first, as a mind that changed is no further answer.
+    """
     said: dict[tuple[str, str, str], LiveAnswer] = {}
     for row in rows:
         version = attribute(row)

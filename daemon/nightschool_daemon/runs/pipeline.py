@@ -26,12 +26,12 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.ledger import LedgerError, StepState
 from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
+from nightschool_daemon.reasons import REBUILD
 from nightschool_daemon.runs import conclude, crossfit, examine, prepare, rank, rebuild, register, report, split, store
 from nightschool_daemon.runs.conclude import Ending, decide
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
 from nightschool_daemon.runs.estimate import items_needed
-from nightschool_daemon.runs.reasons import REBUILD
 from nightschool_daemon.runs.worker_process import run_worker
 from nightschool_hookspecs.records import Recipe, RunEnd, RunReport
 

@@ -7,7 +7,7 @@ from nightschool_daemon.config import Settings, SpecialtyMode
 from nightschool_daemon.hooks import Hooks, PluginFailed
 from nightschool_daemon.ledger import POOLED_TYPE, KeptLesson, Ledger, RunRow
 from nightschool_daemon.ollama import names
-from nightschool_daemon.runs.reasons import FRESH_FEEDBACK
+from nightschool_daemon.reasons import FRESH_FEEDBACK
 from nightschool_hookspecs.records import BatchStatistics, Recipe, RunEnd, Specialty
 
 

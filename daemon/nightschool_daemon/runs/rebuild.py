@@ -5,8 +5,8 @@ from pathlib import Path
 
 from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step, write_durably
 from nightschool_daemon.ledger import VersionRow
+from nightschool_daemon.reasons import REBUILD
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.reasons import REBUILD
 from nightschool_daemon.runs.room import make_room
 from nightschool_daemon.runs.worker_process import run_worker
 from nightschool_hookspecs.records import TrainingResult

@@ -281,10 +281,11 @@ class Runs:
 
     def _take_back(self, promotion: MoveRow, kind: MoveKind, reason: str | None) -> AliasMove:
         beside, problem = self._base_moved_with(promotion)
-        moved = undoing.undo(self.mover, promotion, kind=kind, reason=reason)
-        self.shares.end(promotion.alias)
+        # what is found by the alias goes first: killed in between, the same undo goes on from here
         if beside is not None:
             undoing.undo(self.mover, beside, kind=kind, reason=reason)
+        moved = undoing.undo(self.mover, promotion, kind=kind, reason=reason)
+        self.shares.end(promotion.alias)
         return moved if problem is None else replace(moved, reason=f"{moved.reason}. {problem}")
 
     def _base_moved_with(self, promotion: MoveRow) -> tuple[MoveRow | None, str | None]:
@@ -293,13 +294,18 @@ class Runs:
         if own is None or promotion.run_id is None:
             return None, None
         last = next((row for row in self.ledger.moves.of_run(promotion.run_id) if row.alias == own.base), None)
-        if last is None:
+        if last is None or self._is_taken_back(last):
             return None, None
         try:
             beside = undoing.promotion_to_undo(self.mover, own.base)
         except UndoRefused as refusal:
             return None, str(refusal)
         return (beside, None) if beside.run_id == promotion.run_id else (None, None)
+
+    def _is_taken_back(self, promotion: MoveRow) -> bool:
+        """Whether the last move of an alias took this very promotion back."""
+        last = self.ledger.moves.last_done(promotion.alias)
+        return last is not None and last.kind.is_back and last.from_digest == promotion.to_digest
 
     def approve(self, text: str, now: datetime, *, reason: str = "approved") -> AliasMove:
         """Promote the candidate that waits for approval. Raises `UndoRefused` where none waits."""

@@ -19,7 +19,7 @@ from nightschool_daemon.ollama import names
 from nightschool_daemon.plans import cost_text
 from nightschool_daemon.reporting.records import Question
 from nightschool_daemon.reporting.sheet import Section, Sheet, Shown
-from nightschool_daemon.reporting.words import EXAM, LEFT_OUT, points_in_words, verdict_sentences
+from nightschool_daemon.reporting.words import EXAM, LEFT_OUT, guard_word, points_in_words, verdict_sentences
 from nightschool_daemon.runs.conclude import verdict_of
 from nightschool_daemon.runs.context import StepContext
 from nightschool_hookspecs.records import (
@@ -165,7 +165,7 @@ def _asked_of_both(context: StepContext) -> list[tuple[ExamItem, ExamAnswer, Exa
     return [
         (item, before[item.id], after[item.id])
         for item in context.ledger.exams.items(context.info.id)
-        if item.role is not ItemRole.LEARNED and item.id in before and item.id in after
+        if item.role.is_held_out and item.id in before and item.id in after
     ]
 
 
@@ -252,7 +252,7 @@ def _verdict_figures(verdict: Verdict | None, concluded: ConcludeResult) -> Sect
         f"The same model asked twice differs by {verdict.noise:.1f} points",
         f"Evidence since the last promotion: {_e_value(verdict.log_e_value)}, and {_e_value(verdict.log_e_needed)} "
         f"is proof; {len(verdict.counted)} prompts were new to it",
-        *(f"{guard.guard}: {'held' if guard.held else 'broken'}. {guard.reason}" for guard in verdict.guards),
+        *(f"{guard.guard}: {guard_word(guard)}. {guard.reason}" for guard in verdict.guards),
     ]
     return Section(title="Judgement", points=tuple(points))
 

@@ -66,5 +66,4 @@ def _promotion_to(mover: AliasMover, alias: str, present: str | None) -> MoveRow
 
 def _was_undone(mover: AliasMover, alias: str, present: str | None) -> bool:
     last = mover.ledger.moves.last_done(alias)
-    is_back = last is not None and last.kind in (MoveKind.UNDO, MoveKind.ROLL_BACK)
-    return present is not None and last is not None and is_back and last.to_digest == present
+    return present is not None and last is not None and last.kind.is_back and last.to_digest == present

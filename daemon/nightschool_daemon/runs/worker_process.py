@@ -13,8 +13,9 @@ from pathlib import Path
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import NOTES, Job, Progress, RunDirectory, Step, WorkerFailure
 from nightschool_daemon.ollama.errors import OllamaUnreachable
+from nightschool_daemon.plans import duration
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
+from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed, TimeUp
 
 POLL_S = 0.1
 GRACE_S = 20.0
@@ -32,16 +33,17 @@ def environment() -> dict[str, str]:
     return {**({} if any(name in os.environ for name in SAYS_HOW) else ENVIRONMENT), **os.environ}
 
 
-def run_worker(context: StepContext, step: Step) -> None:
+def run_worker(context: StepContext, step: Step, *, limit_s: float | None = None) -> None:
     """Run a step in a child process and return when its result is there.
 
-    The child dies with this process. Raises `StepFailed` with the worker's reason, `OllamaUnreachable`
-    where the worker lost the server, `RunCancelled` and `RunInterrupted`.
+    The child dies with this process. Raises `TimeUp` after `limit_s`, None: after training.time_limit_minutes;
+    `StepFailed` with the worker's reason, `OllamaUnreachable` where the worker lost the server, `RunCancelled` and
+    `RunInterrupted`.
     """
     # what a worker said before it was killed has been told
     (context.directory.step(step) / NOTES).unlink(missing_ok=True)
     with _started(context.directory, step) as process:
-        _watch(process, context, step)
+        _watch(process, context, step, context.settings.training.time_limit_s if limit_s is None else limit_s)
     _require_result(process, context.directory, step)
 
 
@@ -87,8 +89,7 @@ def _require_result(process: "subprocess.Popen[bytes]", directory: RunDirectory,
         raise _failure(directory.step(step), process.returncode, step)
 
 
-def _watch(process: "subprocess.Popen[bytes]", context: StepContext, step: Step) -> None:
-    limit_s = context.settings.training.time_limit_minutes * 60
+def _watch(process: "subprocess.Popen[bytes]", context: StepContext, step: Step, limit_s: float) -> None:
     directory = context.directory.step(step)
     report = partial(context.listener.progress, context.info.id, step)
     began = time.monotonic()
@@ -105,8 +106,8 @@ def _watch(process: "subprocess.Popen[bytes]", context: StepContext, step: Step)
         shown = _report_progress(directory, shown, report)
         told = _tell_notes(context, step, told)
         if time.monotonic() - began > limit_s:
-            raise StepFailed(
-                f"{step} took longer than {limit_s / 60:g} minutes and was ended. Raise training.time_limit_minutes, "
+            raise TimeUp(
+                f"{step} took longer than {duration(limit_s)} and was ended. Raise training.time_limit_minutes, "
                 "or lower training.max_tokens."
             )
     _report_progress(directory, shown, report)

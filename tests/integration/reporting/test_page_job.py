@@ -15,11 +15,11 @@ from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import ConcludeResult, JudgeResult, RunDirectory, Step
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, RunRow, VersionRow, VersionState
 from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.reasons import ASKED
 from nightschool_daemon.reporting.sheet import markdown_of
 from nightschool_daemon.runs import Runs, report
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.listener import SilentListener
-from nightschool_daemon.runs.reasons import ASKED
 from nightschool_daemon.runs.tracks import material_of, track
 from nightschool_hookspecs.records import (
     Event,

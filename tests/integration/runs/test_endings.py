@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.proxy.routes import Route, RoutesFile
+from nightschool_daemon.reasons import ASKED, REBUILD, RETRAIN
 from nightschool_daemon.runs import (
     RunRefused,
     Runs,
@@ -30,16 +32,18 @@ from nightschool_daemon.runs import (
 from nightschool_daemon.runs.conclude import Ending
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.listener import SilentListener
+from nightschool_daemon.runs.moves import AliasMover
 from nightschool_daemon.runs.planner import due_key, problem_key
-from nightschool_daemon.runs.reasons import ASKED, REBUILD, RETRAIN
 from nightschool_daemon.runs.room import make_room
 from nightschool_hookspecs.records import (
+    AliasMove,
     CountedItem,
     DeliveryForm,
     Event,
     Evidence,
     ExamItem,
     FeedbackType,
+    GuardResult,
     Hyperparameters,
     ItemRole,
     Material,
@@ -204,6 +208,22 @@ def test_evidence_goes_on_until_a_promotion_and_is_kept_apart_for_each_incumbent
     assert known(world.begin()) == Evidence(used=("a",))
 
 
+def test_what_a_candidate_gained_that_a_guard_turned_down_speaks_for_no_later_one(world: World) -> None:
+    teach(world, 3)
+    first = world.begin()
+    judged(first, shown=(CountedItem(key="a", gain=20.0),))
+    examine.accept_verdict(first)
+    world.end(first, RunEnd.NOT_ENOUGH)
+    second = world.begin()
+    before = second.result(Step.PREPARE, PrepareResult).evidence
+    broken = GuardResult(guard="liked", held=False, reason="Liked answers lost 12 points.")
+    judged(second, shown=(CountedItem(key="b", gain=90.0),), guards=(broken,))
+    examine.accept_verdict(second)
+    world.end(second, RunEnd.DISCARDED)
+    after = world.begin().result(Step.PREPARE, PrepareResult).evidence
+    assert after == replace(before, used=("a", "b"))
+
+
 def test_all_that_was_learned_is_asked_once_a_week(world: World) -> None:
     def all_asked(begun: datetime) -> bool:
         context = world.begin()
@@ -257,6 +277,29 @@ def test_replaced_base_moves_and_is_undone_with_its_alias_every_time(world: Worl
     assert world.digest(TINY) == world.digest(second)
     world.runs.undo(ALIAS, NOW)
     assert (world.digest(ALIAS), world.digest(TINY)) == (world.digest(first),) * 2
+    world.runs.undo(ALIAS, NOW)
+    assert (world.digest(ALIAS), world.digest(TINY)) == (base,) * 2
+
+
+def test_an_undo_that_was_killed_in_between_goes_on_where_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.configure(replace_base=True)
+    base = world.digest(TINY)
+    first = world.promote()
+    world.promote()
+    move = AliasMover.move
+
+    def killed_at_the_alias(mover: AliasMover, **given: Any) -> AliasMove:
+        if given["alias"] == ALIAS:
+            raise KeyboardInterrupt
+        return move(mover, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AliasMover, "move", killed_at_the_alias)
+        with pytest.raises(KeyboardInterrupt):
+            world.runs.undo(ALIAS, NOW)
+    moved = world.runs.undo(ALIAS, NOW)
+    assert (world.digest(ALIAS), world.digest(TINY)) == (world.digest(first),) * 2
+    assert moved.reason.startswith("undo of the promotion")
     world.runs.undo(ALIAS, NOW)
     assert (world.digest(ALIAS), world.digest(TINY)) == (base,) * 2
 
@@ -651,7 +694,12 @@ def item_of(one: CountedItem) -> ExamItem:
     )
 
 
-def judged(context: StepContext, *keys: str, shown: tuple[CountedItem, ...] = ()) -> None:
+def judged(
+    context: StepContext,
+    *keys: str,
+    shown: tuple[CountedItem, ...] = (),
+    guards: tuple[GuardResult, ...] = (),
+) -> None:
     """The run's select and judge steps are over."""
     verdict = Verdict(
         outcome=Outcome.PROVEN,
@@ -663,13 +711,13 @@ def judged(context: StepContext, *keys: str, shown: tuple[CountedItem, ...] = ()
         noise=0,
         items=9,
         items_needed=None,
-        guards=(),
+        guards=guards,
         reason="It was judged.",
         log_e_value=0.5,
         counted=shown,
     )
     context.ledger.exams.store(context.info.id, [item_of(one) for one in shown], [])
-    context.directory.finish(Step.JUDGE, JudgeResult(guards=(), verdict=verdict))
+    context.directory.finish(Step.JUDGE, JudgeResult(guards=guards, verdict=verdict))
     context.directory.finish(
         Step.SELECT,
         SelectResult(

@@ -19,11 +19,11 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.ledger import FILE_NAME, Ledger
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.reasons import ASKED, REBUILD
 from nightschool_daemon.runs import Runs, crossfit, register
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.errors import StepFailed
+from nightschool_daemon.runs.errors import StepFailed, TimeUp
 from nightschool_daemon.runs.listener import SilentListener
-from nightschool_daemon.runs.reasons import ASKED, REBUILD
 from nightschool_hookspecs.records import (
     Hyperparameters,
     Material,
@@ -45,16 +45,19 @@ class Workers:
 
     def __init__(self) -> None:
         self.taken: list[tuple[str, Step]] = []
-        self.limits: dict[str, float] = {}
+        self.limits: dict[tuple[str, Step], float] = {}
+        self.out_of_time_at: str | None = None
         self.fails_at: tuple[str, Step] | None = None
         self.decides_at: str | None = None
         self.empty_without: str | None = None
         self.seconds = 60.0
 
-    def run(self, context: StepContext, step: Step) -> None:
+    def run(self, context: StepContext, step: Step, *, limit_s: float | None = None) -> None:
         number = context.directory.path.name
         self.taken.append((number, step))
-        self.limits[number] = context.settings.training.time_limit_minutes
+        self.limits[number, step] = limit_s if limit_s is not None else context.settings.training.time_limit_s
+        if step is Step.TRAIN and number == self.out_of_time_at:
+            raise TimeUp("train took longer than 1 s and was ended.")
         if (number, step) == self.fails_at:
             raise StepFailed("it broke.")
         if step is Step.SELECT:
@@ -73,6 +76,16 @@ class Workers:
         self.taken.append((context.directory.path.name, Step.REGISTER))
         context.ollama.copy(TINY, tag)
         context.directory.finish(Step.REGISTER, {})
+
+
+class Told(SilentListener):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, run_id: str, text: str) -> None:
+        self.notes.append(text)
 
 
 def selected(*, examples: int = 4, folded: int = 4) -> SelectResult:
@@ -203,9 +216,29 @@ def test_a_fold_without_which_nothing_is_left_to_learn_is_asked_of_nobody(
 
 
 def test_trainings_share_the_time_of_the_night(context: StepContext, workers: Workers) -> None:
-    """Of five minutes the candidate took one, and each trial candidate takes one."""
+    """Of five minutes the candidate took one, and each trial candidate takes one. What is no training has its own."""
     crossfit.perform(context)
-    assert workers.limits == {"01": 4.0, "02": 3.0, "03": 2.0, "04": 1.0}
+    of = {step: [limit for (_, one), limit in workers.limits.items() if one is step] for step in ALL}
+    assert of[Step.TRAIN] == [240.0, 180.0, 120.0, 60.0]
+    assert of[Step.SELECT] == of[Step.EXPORT] == of[Step.EXAMINE] == [300.0] * 4
+
+
+def test_where_the_time_runs_out_the_folds_so_far_are_the_exam(context: StepContext, workers: Workers) -> None:
+    workers.out_of_time_at = "03"
+    told = Told()
+    crossfit.perform(replace(context, listener=told))
+    assert found(context) == (4, 2, 120.0)
+    assert [one.path.name for one in context.directory.trials()] == ["01", "02"]
+    assert trial_tags(context) == set()
+    assert told.notes[-1] == (
+        "crossfit: fold 3 of 4: train took longer than 1 s and was ended. The exam is what 2 of 4 folds answered."
+    )
+
+
+def test_where_the_time_does_not_last_for_one_fold_the_run_ends(context: StepContext, workers: Workers) -> None:
+    workers.out_of_time_at = "01"
+    with pytest.raises(TimeUp, match="fold 1 of 4"):
+        crossfit.perform(context)
 
 
 def test_two_folds_are_taken_where_four_do_not_fit(context: StepContext, workers: Workers) -> None:

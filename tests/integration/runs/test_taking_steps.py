@@ -14,10 +14,10 @@ from nightschool_daemon.jobs import NOTES, Step
 from nightschool_daemon.ledger import FILE_NAME, Ledger, LedgerError
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.reasons import ASKED
 from nightschool_daemon.runs import RunRefused, Runs, pipeline, worker_process
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.listener import SilentListener
-from nightschool_daemon.runs.reasons import ASKED
 from nightschool_hookspecs.records import RunEnd, Specialty
 from support.night import TINY, import_tiny
 from support.ollama_server import OllamaServer

@@ -116,9 +116,7 @@ def test_reloads_in_quick_succession_do_not_end_the_daemon(night: Night, manager
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.4, 0.8, 1.2, 1.6, 2.4])
-def test_stop_that_is_asked_for_during_a_reload_is_heard(
-    night: Night, manager: socket.socket, seconds: float
-) -> None:
+def test_stop_that_is_asked_for_during_a_reload_is_heard(night: Night, manager: socket.socket, seconds: float) -> None:
     """Wherever it meets the daemon: as it gives way, between the images, or before the next one listens."""
     daemon = night.start("serve")
     assert manager.recv(100) == b"READY=1"

@@ -1,22 +1,25 @@
 """Guards may ask the models where the exam alone would promote, and nowhere else."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from nightschool_daemon.config import Settings, StateSettings
+from nightschool_daemon.config import PromotionMode, PromotionSettings, Settings, StateSettings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import BaseSnapshot, JudgeResult, PrepareResult, RegisterResult, RunDirectory, Step
 from nightschool_daemon.learning import judging
 from nightschool_daemon.learning.judging import JudgingError
+from nightschool_daemon.reasons import ASKED, REBUILD
+from nightschool_daemon.runs.conclude import decide
 from nightschool_hookspecs import (
     Exam,
     GuardResult,
     Measure,
     Models,
     Outcome,
+    RunEnd,
     RunInfo,
     Specialty,
     Verdict,
@@ -24,6 +27,7 @@ from nightschool_hookspecs import (
 )
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
+PUT_INTO_USE = (RunEnd.PROMOTED, RunEnd.WAITING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,7 @@ class Night:
         raise AssertionError(text)
 
 
-def night(directory: Path, *plugins: object) -> Night:
+def night(directory: Path, *plugins: object, mode: PromotionMode = PromotionMode.PROVEN, reason: str = "test") -> Night:
     run = RunDirectory(path=directory / "run")
     for step in Step:
         run.step(step).mkdir(parents=True)
@@ -101,28 +105,34 @@ def night(directory: Path, *plugins: object) -> Night:
     for number, plugin in enumerate(plugins):
         hooks.manager.register(plugin, name=f"test{number}")
     specialty = Specialty(base="b:1", artifact_type="x")
-    info = RunInfo(id="r", specialty=specialty, seed=5, started_at=NOW, reason="test", directory=directory)
-    return Night(run=run, info=info, settings=Settings(state=StateSettings(directory=directory)), hooks=hooks)
+    info = RunInfo(id="r", specialty=specialty, seed=5, started_at=NOW, reason=reason, directory=directory)
+    settings = Settings(state=StateSettings(directory=directory), promotion=PromotionSettings(promote=mode))
+    return Night(run=run, info=info, settings=settings, hooks=hooks)
 
 
 @pytest.mark.parametrize(
-    ("alone", "may_ask", "judged"),
+    ("alone", "mode", "reason", "may_ask"),
     [
-        (Outcome.PROVEN, True, Outcome.WORSE),
-        (Outcome.PROVISIONAL, True, Outcome.WORSE),
-        (Outcome.NOT_ENOUGH, False, Outcome.NOT_ENOUGH),
-        (Outcome.WORSE, False, Outcome.WORSE),
+        (Outcome.PROVEN, PromotionMode.PROVEN, ASKED, True),
+        (Outcome.PROVEN, PromotionMode.ASK, ASKED, True),
+        (Outcome.PROVISIONAL, PromotionMode.PROVEN, ASKED, False),
+        (Outcome.PROVISIONAL, PromotionMode.PROVISIONAL, ASKED, True),
+        (Outcome.NOT_ENOUGH, PromotionMode.PROVISIONAL, ASKED, False),
+        (Outcome.NOT_ENOUGH, PromotionMode.PROVEN, REBUILD, True),
+        (Outcome.WORSE, PromotionMode.PROVEN, REBUILD, False),
     ],
 )
-def test_guards_ask_where_the_exam_alone_would_promote(
-    tmp_path: Path, alone: Outcome, judged: Outcome, *, may_ask: bool
+def test_guards_ask_where_the_exam_alone_would_put_the_candidate_into_use(
+    tmp_path: Path, alone: Outcome, mode: PromotionMode, reason: str, *, may_ask: bool
 ) -> None:
     guard = Watchful()
-    context = night(tmp_path, Judge(outcome=alone), guard)
+    context = night(tmp_path, Judge(outcome=alone), guard, mode=mode, reason=reason)
     judging.run(context)
     assert guard.given == [may_ask]
     result = context.run.result(Step.JUDGE, JudgeResult)
-    assert result.verdict.outcome is judged
+    assert result.verdict.outcome is (Outcome.WORSE if may_ask else alone)
+    assert (decide(result.verdict, mode, reason).end in PUT_INTO_USE) is False
+    assert (decide(replace(result.verdict, outcome=alone), mode, reason).end in PUT_INTO_USE) is may_ask
     assert [one.guard for one in result.guards] == (["watchful"] if may_ask else [])
 
 

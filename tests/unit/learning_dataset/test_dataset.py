@@ -168,7 +168,7 @@ def test_a_failed_check_counts_where_a_validator_here_finds_it(
     assert (item.role, item.reference, item.disliked) == (role, None, disliked)
 
 
-def test_corrections_that_a_version_learned_are_asked_again_once_a_group() -> None:
+def test_corrections_that_the_incumbent_inherited_are_asked_again_once_a_group() -> None:
     rows = [
         row("1", group="g"),
         row("2", group="g"),
@@ -176,7 +176,8 @@ def test_corrections_that_a_version_learned_are_asked_again_once_a_group() -> No
         row("4", FeedbackType.SUCCESS),
         row("held out"),
     ]
-    known = [replace(one, trained_on=one.event.id in "124") for one in rows]
+    # a version that was discarded learned "3"
+    known = [replace(one, trained_on=one.event.id in "1234", inherited=one.event.id in "124") for one in rows]
     dataset = build(known, ["held out"])
     assert [(item.id, item.role, item.reference) for item in dataset.regression] == [
         ("dropdir/2", ItemRole.LEARNED, "good")
@@ -184,17 +185,17 @@ def test_corrections_that_a_version_learned_are_asked_again_once_a_group() -> No
     assert [item.id for item in dataset.items] == ["dropdir/held out"]
 
 
-def test_what_trial_candidates_are_asked_guards_the_candidate_as_learned() -> None:
+def test_what_trial_candidates_are_asked_shows_whether_the_candidate_is_sound() -> None:
     rows = (row("1"), row("2"), row("3", FeedbackType.SUCCESS), row("4"))
-    known = tuple(replace(one, trained_on=one.event.id == "4") for one in rows)
+    known = tuple(replace(one, inherited=one.event.id == "4") for one in rows)
     sides = {one.group or "": Side.TRAINING for one in rows}
     dataset = build_dataset(workshop(), known, sides, ROOMY, frozenset({"1", "2", "3"}))
     # a liked answer counts for nothing, and is put to trial candidates as a guard
     assert dataset.folded == 2
     assert dataset.items == ()
     assert [(item.id, item.event_id, item.role) for item in dataset.regression] == [
-        ("learned/dropdir/1", "dropdir/1", ItemRole.LEARNED),
-        ("learned/dropdir/2", "dropdir/2", ItemRole.LEARNED),
+        ("lesson/dropdir/1", "dropdir/1", ItemRole.LESSON),
+        ("lesson/dropdir/2", "dropdir/2", ItemRole.LESSON),
         ("dropdir/4", "dropdir/4", ItemRole.LEARNED),
     ]
     assert learned(dataset) == {"dropdir/1", "dropdir/2", "dropdir/3", "dropdir/4"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError, VersionRow, VersionState
+from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError, RunRow, VersionRow, VersionState
 from nightschool_daemon.ledger.events import PROMPT_LETTERS
 from nightschool_daemon.reporting.records import IncomingPrompts, Said
 from nightschool_hookspecs import Context, Event, FeedbackType, Metadata, Side, SideChoice, Specialty
@@ -45,6 +45,23 @@ def add(ledger: Ledger, *events: Event, base: str | None = SHELL.base) -> AddRes
 
 def ids(ledger: Ledger, specialty: Specialty = SHELL, *, with_unassigned: bool = False) -> list[str]:
     return [row.event.id for row in ledger.events.of_specialty(specialty, with_unassigned=with_unassigned)]
+
+
+def version_row(number: int, run_id: str) -> VersionRow:
+    return VersionRow(
+        tag=f"shell.v{number}",
+        specialty=SHELL,
+        number=number,
+        run_id=run_id,
+        form=None,
+        tag_digest="",
+        weights_digest="",
+        base_tag_digest="",
+        base_weights_digest="",
+        state=VersionState.CANDIDATE,
+        created_at=NOW,
+        files=(),
+    )
 
 
 def available(ledger: Ledger) -> int:
@@ -197,24 +214,39 @@ def test_what_a_run_looked_at_is_not_fresh_and_what_it_learned_is_trained_on(led
     assert ledger.events.statistics(SHELL, with_unassigned=False).batches_made == 1
 
 
+def test_what_the_incumbent_inherited_is_told_from_what_other_versions_learned(ledger: Ledger) -> None:
+    """The second was promoted over the first and taken back, the third over the first. The fourth was discarded."""
+    events = [replace(event(str(number), "a"), input_data=f"Ask {number}") for number in range(5)]
+    add(ledger, *events)
+    incumbents = {1: "base", 2: "shell.v1", 3: "shell.v1", 4: "shell.v3"}
+    for number, incumbent in incumbents.items():
+        ledger.runs.create(
+            RunRow(
+                id=f"r{number}",
+                specialty=SHELL,
+                seed=1,
+                reason="",
+                started_at=NOW,
+                directory=Path("/runs"),
+                finished_at=None,
+                end=None,
+                outcome_reason="",
+            )
+        )
+        ledger.versions.add(version_row(number, f"r{number}"))
+        ledger.evidence.store(f"r{number}", SHELL, incumbent, log_e_value=0.0, asked=(), counted=())
+        ledger.events.mark_trained(SHELL, f"r{number}", [events[number]], f"shell.v{number}")
+    assert ledger.versions.lineage("shell.v3") == ("shell.v3", "shell.v1")
+    assert ledger.versions.lineage("base") == ()
+    lineage = ledger.versions.lineage("shell.v3")
+    rows = ledger.events.of_specialty(SHELL, with_unassigned=False, lineage=lineage)
+    assert [row.event.id for row in rows if row.inherited] == ["1", "3"]
+    assert [row.event.id for row in rows if row.trained_on] == ["1", "2", "3", "4"]
+
+
 def test_a_group_is_known_to_what_is_in_use_also_when_its_events_change(ledger: Ledger) -> None:
     add(ledger, event("1", "a"), replace(event("2", "b"), input_data="List users"))
-    ledger.versions.add(
-        VersionRow(
-            tag="shell.v1",
-            specialty=SHELL,
-            number=1,
-            run_id="r",
-            form=None,
-            tag_digest="",
-            weights_digest="",
-            base_tag_digest="",
-            base_weights_digest="",
-            state=VersionState.CANDIDATE,
-            created_at=NOW,
-            files=(),
-        )
-    )
+    ledger.versions.add(version_row(1, "r"))
     first, second = ledger.events.of_specialty(SHELL, with_unassigned=False)
     ledger.events.mark_known(SHELL, [first.group or ""], "shell.v1")
 

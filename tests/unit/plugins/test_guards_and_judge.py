@@ -240,18 +240,48 @@ def test_failed_empty_and_refusing_answers_break_the_guard() -> None:
         assert not held(guard.nightschool_guard_promotion(exam(equal, equal, texts={Sitting.CANDIDATE: text})))
 
 
+def test_a_refusal_that_people_want_is_no_fault() -> None:
+    asked = exam([5.0] * 6, [95.0] * 6, texts={Sitting.CANDIDATE: "I can't help with that, ask the front office."})
+    assert not held(GuardAnswers().nightschool_guard_promotion(with_wanted(asked, "Ask the front office.")))
+    assert held(GuardAnswers().nightschool_guard_promotion(with_wanted(asked, "I can't help with that.")))
+    empty = exam([5.0] * 6, [5.0] * 6, texts={Sitting.CANDIDATE: " "})
+    assert not held(GuardAnswers().nightschool_guard_promotion(with_wanted(empty, "I can't help with that.")))
+
+
 def test_refusing_no_more_than_the_incumbent_is_held() -> None:
     texts = dict.fromkeys(Sitting, "As an AI, no.")
     assert held(GuardAnswers().nightschool_guard_promotion(exam([5.0] * 4, [5.0] * 4, texts=texts)))
 
 
-def test_answers_may_grow_or_shrink_only_where_the_score_rises() -> None:
-    guard = GuardLength()
-    for text in ("long " * 50, "x"):
-        texts = {Sitting.INCUMBENT: "ten letters", Sitting.CANDIDATE: text}
-        assert not held(guard.nightschool_guard_promotion(exam([50.0] * 5, [50.0] * 5, texts=texts)))
-        assert held(guard.nightschool_guard_promotion(exam([50.0] * 5, [60.0] * 5, texts=texts)))
-    assert held(guard.nightschool_guard_promotion(exam([50.0] * 5, [40.0] * 5)))
+WANTED = "x" * 100
+
+
+@pytest.mark.parametrize(("length", "is_held"), [(100, True), (340, True), (341, False), (20, True), (19, False)])
+def test_answers_are_about_as_long_as_the_wanted_ones(length: int, *, is_held: bool) -> None:
+    """However much the score rose, and whatever the incumbent's habit is."""
+    texts = {Sitting.CANDIDATE: "y" * length, Sitting.INCUMBENT: WANTED, Sitting.INCUMBENT_AGAIN: WANTED}
+    asked = with_wanted(exam([50.0] * 6, [90.0] * 6, texts=texts), WANTED)
+    assert held(GuardLength().nightschool_guard_promotion(asked)) is is_held
+
+
+def test_a_lesson_may_teach_to_be_brief() -> None:
+    texts = {Sitting.CANDIDATE: "ls", Sitting.INCUMBENT: "long " * 80, Sitting.INCUMBENT_AGAIN: "long " * 80}
+    assert held(
+        GuardLength().nightschool_guard_promotion(with_wanted(exam([50.0] * 6, [50.0] * 6, texts=texts), "ls -l"))
+    )
+
+
+@pytest.mark.parametrize(("wanted", "is_held"), [(None, False), ("y" * 30, False), ("y" * 60, True)])
+def test_answers_must_end(wanted: str | None, *, is_held: bool) -> None:
+    """Unless the wanted one would be cut off as well."""
+    asked = with_wanted(exam([50.0] * 6, [50.0] * 6, texts={Sitting.CANDIDATE: "y" * 50}), wanted)
+    cut = tuple(replace(one, done_reason="length") for one in asked.answers if one.sitting is Sitting.CANDIDATE)
+    others = tuple(one for one in asked.answers if one.sitting is not Sitting.CANDIDATE)
+    assert held(GuardLength().nightschool_guard_promotion(replace(asked, answers=(*others, *cut)))) is is_held
+
+
+def with_wanted(asked: Exam, wanted: str | None) -> Exam:
+    return replace(asked, items=tuple(replace(item, reference=wanted) for item in asked.items))
 
 
 def test_liked_answers_may_not_get_worse_by_more_than_the_margin() -> None:
@@ -296,6 +326,27 @@ def test_what_was_learned_must_not_be_forgotten() -> None:
     regained = exam([*[100.0] * 16, *[0.0] * 4], [*[0.0] * 4, *[100.0] * 16], role=role)
     assert held(guard.nightschool_guard_promotion(regained))
     assert guard.nightschool_guard_promotion(exam(known, [0.0] * 20)) is None
+
+
+def test_what_is_learned_tonight_makes_up_for_nothing_that_was_forgotten() -> None:
+    """Twelve forgotten and fourteen new ones: of both together chance could make as much."""
+    known = exam([*[100.0] * 12, *[0.0] * 14], [*[0.0] * 12, *[100.0] * 14], role=ItemRole.LEARNED)
+    guard = GuardRegression()
+    assert held(guard.nightschool_guard_promotion(known))
+    roles = [ItemRole.LEARNED] * 12 + [ItemRole.LESSON] * 14
+    placed = (replace(item, role=role) for item, role in zip(known.items, roles, strict=True))
+    found = guard.nightschool_guard_promotion(replace(known, items=tuple(placed)))
+    assert found is not None
+    assert not found.held
+    assert found.reason == (
+        "Of 12 corrections that were learned before, 12 were forgotten and 0 regained. "
+        "Of 14 corrections of tonight's lesson, 0 were lost and 14 gained."
+    )
+
+
+def test_a_candidate_that_lost_what_it_was_taught_is_not_sound() -> None:
+    known = exam([100.0] * 6, [0.0] * 6, role=ItemRole.LESSON)
+    assert not held(GuardRegression().nightschool_guard_promotion(known))
 
 
 def test_single_empty_answer_breaks_nothing_and_many_do() -> None:

@@ -1,6 +1,7 @@
 """A guard of how answers come: in circles."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -66,6 +67,18 @@ def test_one_slip_and_answers_that_repeat_themselves_by_nature_break_nothing() -
     assert tables is not None
     assert slip.held
     assert tables.held
+
+
+def test_an_answer_that_is_wanted_to_repeat_itself_is_no_circle() -> None:
+    """A workflow of like steps, where the incumbent gave but its beginning."""
+    of = {sitting: [(PLAIN, 1.0, 5)] * 6 for sitting in Sitting}
+    of[Sitting.CANDIDATE] = [(CIRCLE, 1.0, 5)] * 6
+    asked = exam(of)
+    for wanted, is_held in ((CIRCLE, True), (PLAIN, False)):
+        items = tuple(replace(item, reference=wanted) for item in asked.items)
+        found = GuardRepetition().nightschool_guard_promotion(replace(asked, items=items))
+        assert found is not None
+        assert found.held is is_held
 
 
 @given(st.text(), st.integers(2, 5))

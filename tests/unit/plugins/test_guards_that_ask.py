@@ -156,6 +156,7 @@ def test_where_time_runs_out_nothing_is_broken_and_it_is_said() -> None:
     assert held(result)
     assert result is not None
     assert "Not tried to the end: The time of the guards is used up." in result.reason
+    assert not result.looked
 
 
 # --------------------------------------------------------------------------- general prompts
@@ -286,6 +287,7 @@ def test_time_that_runs_out_compares_nothing() -> None:
     assert held(result)
     assert result is not None
     assert "were not compared" in result.reason
+    assert not result.looked
 
 
 # --------------------------------------------------------------------------- memory
@@ -418,6 +420,7 @@ def test_pairs_that_came_in_time_decide_where_they_are_enough() -> None:
     assert held(few)
     assert few is not None
     assert "no time to measure it again" in few.reason
+    assert not few.looked
     assert not held(latency(suspicious, speed(0.1, 0.3, questions=2 + 2 * 5)))
 
 

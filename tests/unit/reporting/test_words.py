@@ -76,6 +76,10 @@ def test_a_verdict_says_what_got_worse_and_what_is_still_needed() -> None:
     open_one = " ".join(verdict_sentences(verdict(outcome=Outcome.NOT_ENOUGH, guards=(held,), items_needed=7)))
     assert "1 check held" in open_one
     assert "about 7 more new questions" in open_one
+    unseen = replace(held, looked=False, reason="Memory was not compared.")
+    told = " ".join(verdict_sentences(verdict(outcome=Outcome.PROVEN, guards=(held, unseen))))
+    assert "1 check held. There was no time for 1 check. Memory was not compared." in told
+    assert "held" not in " ".join(verdict_sentences(verdict(outcome=Outcome.PROVEN, guards=(unseen,))))
 
 
 def test_an_exam_by_cross_fitting_says_that_it_was_the_recipe_that_was_examined() -> None:

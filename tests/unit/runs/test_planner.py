@@ -10,8 +10,8 @@ from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.ledger import IncomingEvent, Ledger, RunRow
 from nightschool_daemon.ollama import names
+from nightschool_daemon.reasons import FRESH_FEEDBACK, RETRAIN
 from nightschool_daemon.runs.planner import Planner, due_key, problem_key
-from nightschool_daemon.runs.reasons import FRESH_FEEDBACK, RETRAIN
 from nightschool_hookspecs import Event, FeedbackType, RunEnd, Specialty
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)

@@ -1,0 +1,17 @@
+"""What a verdict is enough for, by one rule for whoever asks: the guards before they ask, the run at its end."""
+
+from nightschool_daemon.config import PromotionMode
+from nightschool_daemon.reasons import REBUILD
+from nightschool_hookspecs.records import Outcome
+
+
+def is_good_enough(outcome: Outcome, mode: PromotionMode, run_reason: str) -> bool:
+    """Whether a candidate is to be put into use, or to wait for approval.
+
+    A rebuild, which the user's own change of the base asked for, is good enough unless it is worse.
+    """
+    return (
+        outcome is Outcome.PROVEN
+        or (outcome is Outcome.PROVISIONAL and mode is PromotionMode.PROVISIONAL)
+        or (outcome is not Outcome.WORSE and run_reason == REBUILD)
+    )
