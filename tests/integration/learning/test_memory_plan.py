@@ -96,7 +96,6 @@ ONE_A_TOKEN = memory.Pace(
     back=Line(fixed=0, slope=2),
     head_forth=Line(fixed=0, slope=0),
     head_both=Line(fixed=0, slope=0),
-    rows=1,
 )
 """A second for each token forth, two back; the head costs nothing."""
 
@@ -119,10 +118,10 @@ def test_every_pass_of_a_method_is_counted(method: TrainingMethod, epochs: int, 
     assert memory.seconds(ONE_A_TOKEN, todo, 64, cut, layers=2) == pytest.approx(64 * passes)
 
 
-def test_the_head_is_counted_by_tables() -> None:
-    pace = replace(ONE_A_TOKEN, head_both=Line(fixed=10, slope=0.1), rows=8)
+def test_the_head_is_unpacked_once_a_pass() -> None:
+    pace = replace(ONE_A_TOKEN, head_both=Line(fixed=10, slope=0.1))
     example = Example(prompt=(1,), answers=(Answer(tokens=(2,) * 9),))
-    assert pace.whole([example], again=0, trained=1) == pytest.approx(10 * 3 + 2 * 10 + 9 * 0.1)
+    assert pace.whole([example], again=0, trained=1) == pytest.approx(10 * 3 + 10 + 9 * 0.1)
 
 
 @given(fixed=st.floats(0, 10), slope=st.floats(1e-6, 1), small=st.integers(1, 500), more=st.integers(1, 500))

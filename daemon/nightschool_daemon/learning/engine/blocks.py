@@ -23,9 +23,9 @@ def dequantized(data: Tensor, kind: Kind) -> Tensor:
 
     Raises `KeyError` for a type that is not in `READERS`.
     """
-    _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    rows = data.shape[0]
-    return READERS[kind](data.reshape(-1, block_bytes)).reshape(rows, -1)
+    weights, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    columns = data.shape[1] // block_bytes * weights
+    return READERS[kind](data.reshape(-1, block_bytes)).reshape(data.shape[0], columns)
 
 
 def _half(data: Tensor) -> Tensor:

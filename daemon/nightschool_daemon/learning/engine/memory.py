@@ -2,13 +2,12 @@
 
 What the backward pass keeps is counted, not guessed: one layer goes through once, with the widest pass of the training,
 and every tensor that is saved for the way back is summed up. The rest follows from the GGUF's header: its blocks, of
-which every page is read, the trained parameters with gradient and moments, the table of logits. Time is that of the
+which every page is read, the trained parameters with gradient and moments, a piece of the head. Time is that of the
 narrowest and the widest pass through a layer and through the head, laid on all passes that the training will make.
 """
 
 from __future__ import annotations
 
-import math
 import resource
 import statistics
 import time
@@ -359,16 +358,18 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
     kept = whole * probe.kept_bytes + cut.checkpointed * inputs
     holes = HOLES if network.bench.device.type == "cpu" else HOLES_OF_DEVICES
     # the head is done with before the way back begins
-    passing = max(holes * PASSING_LAYERS * probe.kept_bytes, _head_bytes(network))
+    passing = max(holes * PASSING_LAYERS * probe.kept_bytes, _head_bytes(network, probe.tokens))
     return int(holes * kept + passing) + probe.shared_bytes
 
 
-def _head_bytes(network: Network) -> int:
-    """The table of logits, a second one where they are capped, and the piece of the head that is unpacked."""
+def _head_bytes(network: Network, predictions: int) -> int:
+    """A piece of the head, its logits, a second table where they are capped, and what is carried along."""
     shape, item = network.architecture, network.bench.dtype.itemsize
-    rows, piece = head.rows_at_once(shape.vocabulary), min(head.VOCABULARY_PIECE, shape.vocabulary)
+    piece = min(head.rows_a_piece(predictions), shape.vocabulary)
     tables = 1 if shape.final_cap is None else 2
-    return int(rows * shape.vocabulary * FLOAT * tables + piece * (shape.width + 2 * rows) * item)
+    logits = predictions * piece * (FLOAT * tables + 2 * item)
+    carried = predictions * shape.width * FLOAT * 4
+    return int(logits + carried + piece * shape.width * item)
 
 
 # --------------------------------------------------------------------------- time
@@ -402,24 +403,22 @@ class Pace:
     """All layers, by the tokens of a pass."""
     back: Line
     head_forth: Line
-    """By the predictions that share a table of logits."""
+    """By the predictions of a pass."""
     head_both: Line
-    rows: int
-    """Predictions that share a table."""
 
     def forward(self, examples: Sequence[Example]) -> float:
         """Seconds of a pass without gradient."""
-        return self.forth.at(_length(examples)) + self._tables(examples, self.head_forth)
+        return self.forth.at(_length(examples)) + self.head_forth.at(_labels(examples))
 
     def whole(self, examples: Sequence[Example], again: float, trained: float) -> float:
         """Seconds of a pass with gradient: these shares of the layers are computed twice, and gone back through."""
         tokens = _length(examples)
         layers = self.forth.at(tokens) * (1 + again) + self.back.at(tokens) * trained
-        return layers + self._tables(examples, self.head_both)
+        return layers + self.head_both.at(_labels(examples))
 
-    def _tables(self, examples: Sequence[Example], line: Line) -> float:
-        labels = sum(one.labels for one in examples)
-        return line.slope * labels + line.fixed * math.ceil(labels / self.rows)
+
+def _labels(examples: Sequence[Example]) -> int:
+    return sum(one.labels for one in examples)
 
 
 def seconds(pace: Pace, todo: Todo, tokens: int, cut: Cut, layers: int) -> float:
@@ -454,14 +453,12 @@ def pace_of(network: Network, form: Form, todo: Todo, tokens: int) -> Pace:
         (forth, back), (longer_forth, longer_back) = (
             _layers_seconds(network, _laid_out(network, one)) for one in (small, large)
         )
-    rows = head.rows_at_once(network.architecture.vocabulary)
-    few, many = (min(rows, one) for one in PROBED_ROWS)
+    few, many = PROBED_ROWS
     return Pace(
         forth=Line.through((sizes[0], forth), (sizes[1], longer_forth)),
         back=Line.through((sizes[0], back), (sizes[1], longer_back)),
         head_forth=_head_line(network, few, many, with_gradient=False),
         head_both=_head_line(network, few, many, with_gradient=True),
-        rows=rows,
     )
 
 
