@@ -1,5 +1,6 @@
 """What both sides of `make bench-learning-engine` learn from."""
 
+import gc
 import resource
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ Figures = dict[str, float]
 def peak_mb() -> float:
     """Largest resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def begin_peak() -> float:
+    """Begin the peak anew, and return where it begins: what was freed goes back to the system before. Linux alone."""
+    from nightschool_daemon.learning.engine import machine
+
+    gc.collect()
+    machine.return_free_memory()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return peak_mb()
 
 
 def rows_of(model: str) -> list[Row]:

@@ -89,7 +89,7 @@ def packed_head(_model: str, _seed: int) -> Figures:
     bench = machine.bench()
     hidden = hidden[labels].to(bench.dtype).requires_grad_()
     targets = targets[labels]
-    before = material.peak_mb()
+    before = material.begin_peak()
     began = time.perf_counter()
     (-head.log_probabilities(hidden, targets, matrix, bench, None).mean()).backward()
     seconds = time.perf_counter() - began

@@ -184,7 +184,7 @@ def trl_head(_model: str, _seed: int) -> Figures:
     dense = bench.unpack(matrix).clone()
     bench = machine.bench()
     hidden = hidden.to(dense.dtype).requires_grad_()
-    before = material.peak_mb()
+    before = material.begin_peak()
     began = time.perf_counter()
     values, *_ = ChunkedLogProbFunction.apply(
         hidden,
