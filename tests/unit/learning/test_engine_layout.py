@@ -27,18 +27,47 @@ def states(layout: Layout) -> Tensor:
 
 
 @settings(max_examples=60, deadline=None)
-@given(drawn=ROWS)
-def test_tokens_come_back_from_padded_rows(drawn: list[Row]) -> None:
+@given(drawn=ROWS, shares=st.booleans())
+def test_tokens_come_back_from_padded_rows(drawn: list[Row], *, shares: bool) -> None:
     rows = rows_of(drawn)
-    layout = lay_out(rows, CPU)
+    layout = lay_out(rows, CPU, shares=shares)
     x = states(layout)
     padded = layout.padded(x)
     assert padded.shape == (len(rows), max(map(len, rows)), 2, 3)
     assert torch.equal(layout.flat(padded), x)
-    start = 0
+    ids = layout.padded(layout.ids)
     for number, row in enumerate(rows):
-        assert torch.equal(padded[number, : len(row)], x[start : start + len(row)])
-        start += len(row)
+        assert ids[number, : len(row)].tolist() == [*row.stem, *(one for answer in row.answers for one in answer)]
+        if not shares:
+            begin = int(layout.starts[number])
+            assert torch.equal(padded[number, : len(row)], x[begin : begin + len(row)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=ROWS)
+def test_what_rows_begin_with_alike_is_there_once(drawn: list[Row]) -> None:
+    rows = rows_of(drawn)
+    layout = lay_out(rows, CPU)
+    stems = {row.stem[: place + 1] for row in rows for place in range(len(row.stem))}
+    assert len(layout.ids) == len(stems) + sum(len(answer) for row in rows for answer in row.answers)
+    assert len(lay_out(rows, CPU, shares=False).ids) == sum(map(len, rows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=ROWS)
+def test_a_token_learns_from_every_row_that_it_stands_in(drawn: list[Row]) -> None:
+    rows = rows_of(drawn)
+    layout = lay_out(rows, CPU)
+    x = states(layout)
+    whole = layout.padded(x)
+    for number, row in enumerate(rows):
+        whole[number, : len(row)].sum().backward(retain_graph=True)
+    numbers = layout.padded(torch.arange(len(layout.ids)))
+    stands_in = torch.zeros(len(layout.ids))
+    for number, row in enumerate(rows):
+        stands_in[numbers[number, : len(row)]] += 1
+    assert x.grad is not None
+    assert torch.equal(x.grad, stands_in[:, None, None].expand_as(x))
 
 
 @settings(max_examples=60, deadline=None)

@@ -77,6 +77,30 @@ def test_branches_teach_as_rows_of_their_own(network: Open, architecture: str) -
             torch.testing.assert_close(other[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3", "mistral3"])
+@pytest.mark.parametrize("answers", [1, 2])
+def test_what_rows_begin_with_alike_counts_and_teaches_as_if_each_had_its_own(
+    network: Open, architecture: str, answers: int
+) -> None:
+    """A system prompt of all, questions that begin alike, and one that is asked twice."""
+    opened = network(architecture)
+    opened.form = form = moved(opened)
+    stems = [(1, *range(20, 33), *more) for more in ((40, 41), (40, 42, 43), (50,), (50,))]
+    rows = [Branches(stem=stem, answers=((7, 8, 9), (60 + number, 4))[:answers]) for number, stem in enumerate(stems)]
+    found = []
+    for shares in (True, False):
+        layout = lay_out(rows, CPU, shares=shares)
+        values = opened.log_probabilities(layout)
+        values.sum().backward()
+        found.append((len(layout.ids), values.detach(), taken_gradients(form)))
+    opened.form = None
+    (fewer, shared, taught), (count, apart, also_taught) = found
+    assert count - fewer == 3 * 14 + 1 + 1
+    torch.testing.assert_close(shared, apart, rtol=1e-4, atol=1e-3)
+    for name, gradient in taught.items():
+        torch.testing.assert_close(also_taught[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "phi3"])
 def test_products_of_16_bits_say_and_teach_nearly_the_same(tmp_path: Path, architecture: str) -> None:
     file = gguf_file.read(write_tiny_architecture(tmp_path / "tiny.gguf", architecture, kind="Q8_0"))
@@ -102,7 +126,7 @@ def test_rows_in_line_count_and_teach_as_padded_ones(network: Open, architecture
     found = []
     for attend in (None, one_by_one):
         opened.rows_in_line = attend
-        values = opened.log_probabilities(lay_out(rows, CPU))
+        values = opened.log_probabilities(opened.lay_out(rows))
         values.sum().backward()
         found.append((values.detach(), taken_gradients(form)))
     opened.form = opened.rows_in_line = None

@@ -1,11 +1,13 @@
 """How rows of tokens lie in a pass: one after another without padding, but for attention.
 
 A row may branch: a prompt, and several answers that each see the prompt and not each other. So a pair of answers to
-one prompt costs its prompt once.
+one prompt costs its prompt once. And what rows begin with alike, as a template or a system prompt, is there once for
+all of them: a token's state depends on those before it alone. Attention has it in every row.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,18 @@ class Branches:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """Tokens that stand in several rows: S of them, in P places of the padded rows."""
+
+    tokens: Tensor
+    """Shape (S,)."""
+    places: Tensor
+    """Shape (P,): all places of each."""
+    owners: Tensor
+    """Shape (P,): to which of `tokens` a place belongs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """A pass over some rows. N tokens in all, B rows, the longest of T tokens."""
 
@@ -36,9 +50,11 @@ class Layout:
     gather: Tensor | None
     """Shape (B * T,): the token at each place of the padded rows; None where no row needs padding."""
     scatter: Tensor | None
-    """Shape (N,): the place of each token in the padded rows."""
+    """Shape (N,): the first place of each token in the padded rows."""
+    repeated: Repeated | None
+    """None: every token has one place."""
     starts: Tensor
-    """Shape (B + 1,), 32-bit: the first token of each row, and N."""
+    """Shape (B + 1,), 32-bit: the first token of each row, and N, where every token has one place."""
     rows: int
     longest: int
     visible: Tensor | None
@@ -55,7 +71,7 @@ class Layout:
 
     def padded(self, x: Tensor) -> Tensor:
         """Tokens to rows: (N, ...) to (B, T, ...)."""
-        found: Tensor = x if self.gather is None else _Padded.apply(x, self.gather, self.scatter)
+        found: Tensor = x if self.gather is None else _Padded.apply(x, self.gather, self.scatter, self.repeated)
         return found.view(self.rows, self.longest, *x.shape[1:])
 
     def flat(self, x: Tensor) -> Tensor:
@@ -65,27 +81,64 @@ class Layout:
         return found
 
 
-def lay_out(rows: Sequence[Branches], device: torch.device) -> Layout:
-    """Put rows into one pass."""
-    ids = [token for row in rows for part in (row.stem, *row.answers) for token in part]
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """A row by the numbers of its tokens in the pass."""
+
+    stem: list[int]
+    answers: list[list[int]]
+
+    def tokens(self) -> list[int]:
+        """All of them, in the order of the padded row."""
+        return [*self.stem, *(number for answer in self.answers for number in answer)]
+
+
+class _Tokens:
+    """The tokens of a pass, numbered as they come."""
+
+    def __init__(self, *, shares: bool) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self._shares = shares
+        self._known: dict[tuple[int, int], int] = {}
+        """By the token before it and its id."""
+
+    def line(self, row: Branches) -> _Line:
+        """Number the tokens of a row; those of a stem that stand behind the same tokens in an earlier one are known."""
+        stem: list[int] = []
+        for place, token in enumerate(row.stem):
+            behind = (stem[-1] if stem else -1, token)
+            if not self._shares or behind not in self._known:
+                self._known[behind] = self._add(token, place)
+            stem.append(self._known[behind])
+        begin = len(row.stem)
+        answers = [[self._add(token, begin + place) for place, token in enumerate(answer)] for answer in row.answers]
+        return _Line(stem=stem, answers=answers)
+
+    def _add(self, token: int, position: int) -> int:
+        self.ids.append(token)
+        self.positions.append(position)
+        return len(self.ids) - 1
+
+
+def lay_out(rows: Sequence[Branches], device: torch.device, *, shares: bool = True) -> Layout:
+    """Put rows into one pass. `shares`: what they begin with alike is there once; attention must take padded rows."""
+    tokens = _Tokens(shares=shares)
+    lines = [tokens.line(row) for row in rows]
     longest = max(map(len, rows))
-    starts = [0]
-    for row in rows:
-        starts.append(starts[-1] + len(row))
-    is_even = all(len(row) == longest for row in rows)
-    gather = scatter = None
-    if not is_even:
-        scatter = torch.cat([torch.arange(len(row)) + number * longest for number, row in enumerate(rows)])
-        gather = torch.zeros(len(rows) * longest, dtype=torch.long)
-        gather[scatter] = torch.arange(len(ids))
+    starts = [0, *itertools.accumulate(map(len, rows))]
+    gather = scatter = repeated = None
+    if starts[-1] > len(tokens.ids) or any(len(row) != longest for row in rows):
+        gather, scatter, repeated = _places(lines, len(tokens.ids), longest, device)
     branching = any(len(row.answers) > 1 for row in rows)
     visible, places = _branching_masks(rows, longest) if branching else (None, None)
-    targets, sources, answer_of = _predictions(rows, starts)
+    targets, sources, answer_of = _predictions(rows, lines)
     return Layout(
-        ids=torch.tensor(ids, device=device),
-        positions=torch.cat([_positions(row) for row in rows]).to(device),
-        gather=None if gather is None else gather.to(device),
-        scatter=None if scatter is None else scatter.to(device),
+        ids=torch.tensor(tokens.ids, device=device),
+        positions=torch.tensor(tokens.positions, device=device),
+        gather=gather,
+        scatter=scatter,
+        repeated=repeated,
         starts=torch.tensor(starts, dtype=torch.int32, device=device),
         rows=len(rows),
         longest=longest,
@@ -98,25 +151,41 @@ def lay_out(rows: Sequence[Branches], device: torch.device) -> Layout:
     )
 
 
+def _places(
+    lines: Sequence[_Line], count: int, longest: int, device: torch.device
+) -> tuple[Tensor, Tensor, Repeated | None]:
+    """Which token is at each padded place, the first place of each token, and those that have several."""
+    gather, places_of = [0] * (len(lines) * longest), [list[int]() for _ in range(count)]
+    for number, line in enumerate(lines):
+        for place, token in enumerate(line.tokens(), start=number * longest):
+            gather[place] = token
+            places_of[token].append(place)
+    several = [token for token, places in enumerate(places_of) if len(places) > 1]
+    repeated = None
+    if several:
+        owned = [(owner, place) for owner, token in enumerate(several) for place in places_of[token]]
+        owners, places = torch.tensor(owned, device=device).unbind(1)
+        repeated = Repeated(tokens=torch.tensor(several, device=device), places=places, owners=owners)
+    scatter = [places[0] for places in places_of]
+    return torch.tensor(gather, device=device), torch.tensor(scatter, device=device), repeated
+
+
 def _positions(row: Branches) -> Tensor:
     stem = len(row.stem)
     return torch.cat([torch.arange(stem), *(torch.arange(len(answer)) + stem for answer in row.answers)])
 
 
-def _predictions(rows: Sequence[Branches], starts: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+def _predictions(rows: Sequence[Branches], lines: Sequence[_Line]) -> tuple[list[int], list[int], list[int]]:
     """What is predicted, from which token, for which answer. The first token of an answer comes from the stem's end."""
     targets: list[int] = []
     sources: list[int] = []
     answer_of: list[int] = []
     number = 0
-    for row, start in zip(rows, starts, strict=False):
-        stem_end = start + len(row.stem) - 1
-        begin = start + len(row.stem)
-        for answer in row.answers:
+    for row, line in zip(rows, lines, strict=True):
+        for answer, tokens in zip(row.answers, line.answers, strict=True):
             targets += answer
-            sources += [stem_end, *range(begin, begin + len(answer) - 1)][: len(answer)]
+            sources += [line.stem[-1], *tokens[:-1]]
             answer_of += [number] * len(answer)
-            begin += len(answer)
             number += 1
     return targets, sources, answer_of
 
@@ -143,13 +212,20 @@ class _Padded(torch.autograd.Function):  # type: ignore[misc]  # torch is not re
     """Gather tokens into padded rows. Padding repeats the first token, and its gradient is dropped."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gather: Tensor, scatter: Tensor) -> Tensor:
-        ctx.scatter = scatter
+    def forward(ctx: Any, x: Tensor, gather: Tensor, scatter: Tensor, repeated: Repeated | None) -> Tensor:
+        ctx.scatter, ctx.repeated = scatter, repeated
         return x.index_select(0, gather)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
-        return grad_outputs[0].index_select(0, ctx.scatter), None, None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None, None]:
+        (gradient,) = grad_outputs
+        found = gradient.index_select(0, ctx.scatter)
+        if (repeated := ctx.repeated) is not None:
+            # 16-bit floats would lose what many rows add
+            sums = torch.zeros(len(repeated.tokens), *gradient.shape[1:], device=gradient.device)
+            sums.index_add_(0, repeated.owners, gradient.index_select(0, repeated.places).float())
+            found.index_copy_(0, repeated.tokens, sums.to(found.dtype))
+        return found, None, None, None
 
 
 class _Flat(torch.autograd.Function):  # type: ignore[misc]  # as above

@@ -23,7 +23,7 @@ from nightschool_daemon.learning.engine import methods
 from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, load, put, save_tensors, sync
 from nightschool_daemon.learning.engine.examples import Example, Split, batches, divided, mean_weight, passes
 from nightschool_daemon.learning.engine.forms import Form
-from nightschool_daemon.learning.engine.layout import Layout, lay_out
+from nightschool_daemon.learning.engine.layout import Layout
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
@@ -376,7 +376,7 @@ class Objective:
             yield self._layout(part)
 
     def _layout(self, examples: Sequence[Example]) -> Layout:
-        return lay_out([one.branches() for one in examples], self._network.bench.device)
+        return self._network.lay_out([one.branches() for one in examples])
 
 
 def _answer_tokens(examples: Sequence[Example]) -> int:

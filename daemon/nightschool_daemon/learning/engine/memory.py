@@ -23,7 +23,7 @@ from torch import Tensor
 from nightschool_daemon.learning.engine import attention, head, machine
 from nightschool_daemon.learning.engine.examples import Answer, Example, batches, divided, passes
 from nightschool_daemon.learning.engine.forms import Form, block_of
-from nightschool_daemon.learning.engine.layout import Layout, lay_out
+from nightschool_daemon.learning.engine.layout import Layout
 from nightschool_daemon.learning.engine.network import Block, Network, Reaches
 from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
@@ -287,7 +287,7 @@ def _storages(values: Iterable[object]) -> dict[int, int]:
 
 
 def _laid_out(network: Network, examples: Sequence[Example]) -> Layout:
-    return lay_out([one.branches() for one in examples], network.bench.device)
+    return network.lay_out([one.branches() for one in examples])
 
 
 @contextmanager

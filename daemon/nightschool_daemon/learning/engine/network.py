@@ -15,7 +15,7 @@ from nightschool_daemon.learning.engine import head, rope
 from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, Architecture, read_architecture
 from nightschool_daemon.learning.engine.attention import padded_attention, rows_in_line
 from nightschool_daemon.learning.engine.forms import Form, Linear, Made, gated
-from nightschool_daemon.learning.engine.layout import Layout
+from nightschool_daemon.learning.engine.layout import Branches, Layout, lay_out
 from nightschool_daemon.learning.engine.norm import rms_norm
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, Weights, product
 from nightschool_daemon.learning.gguf_file import GgufFile
@@ -94,6 +94,11 @@ class Network:
         return float(matrix.rows(rows).std())
 
     # ----------------------------------------------------------------------- passes
+
+    def lay_out(self, rows: Sequence[Branches]) -> Layout:
+        """Put rows into one pass, as attention takes them."""
+        pads = self.pads(branching=any(len(row.answers) > 1 for row in rows))
+        return lay_out(rows, self.bench.device, shares=pads)
 
     def hidden(self, layout: Layout) -> Tensor:
         """States after the last norm, shape (tokens, width), in the type of the bench."""

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from nightschool_daemon.learning.engine.examples import Example, passes
-from nightschool_daemon.learning.engine.layout import lay_out
 from nightschool_daemon.learning.engine.methods import answer_sums as summed
 from nightschool_daemon.learning.engine.network import Network
 
@@ -26,7 +25,7 @@ def answer_sums(network: Network, examples: Sequence[Example]) -> list[NDArray[n
     sums: list[NDArray[np.float32]] = []
     with torch.no_grad():
         for part in passes(examples, TOKENS_A_PASS):
-            layout = lay_out([one.branches() for one in part], network.bench.device)
+            layout = network.lay_out([one.branches() for one in part])
             values = network.log_probabilities(layout)
             of_part = summed(values, layout.answer_of, layout.answers).cpu().numpy()
             sums += np.split(of_part, np.cumsum([len(one.answers) for one in part])[:-1])
