@@ -6,10 +6,10 @@ The same items were put to both models, so those alone say something on which th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
-from nightschool_hookspecs.records import Exam, Sitting
+from nightschool_hookspecs.records import Exam, ItemRole, Sitting
 
 
 def sign_test(more: int, differing: int) -> float:
@@ -22,7 +22,7 @@ class Faults:
     """How often both showed a fault on the items that both answered."""
 
     candidate: float
-    """Share of its answers, 0..1."""
+    """Share of its answers, 0..1; of the lesson's where nothing else was asked."""
     incumbent: float
     held: bool
     """The candidate's share is no more than tolerated above the incumbent's worse sitting, or chance makes it so."""
@@ -34,10 +34,22 @@ def compare_faults(
     """Compare by sitting and item; None where no item was answered by both.
 
     What was learned is not put to the incumbent again: by how much its second sitting was worse is taken by the items
-    that both sittings have.
+    that both sittings have. Tonight's lesson is compared by itself: where trial candidates were asked the same, its
+    items are no further evidence.
     """
+    kinds = (
+        [item.id for item in exam.items if item.role is not ItemRole.LESSON],
+        [item.id for item in exam.items if item.role is ItemRole.LESSON],
+    )
+    found = [one for ids in kinds if (one := _compare(ids, is_faulty, tolerated_share, level)) is not None]
+    return replace(found[0], held=all(one.held for one in found)) if found else None
+
+
+def _compare(
+    ids: Sequence[str], is_faulty: Mapping[tuple[Sitting, str], bool], tolerated_share: float, level: float
+) -> Faults | None:
     both = (Sitting.INCUMBENT, Sitting.CANDIDATE)
-    sat = [item.id for item in exam.items if all((sitting, item.id) in is_faulty for sitting in both)]
+    sat = [one for one in ids if all((sitting, one) in is_faulty for sitting in both)]
     if not sat:
         return None
     again = [one for one in sat if (Sitting.INCUMBENT_AGAIN, one) in is_faulty]

@@ -591,7 +591,10 @@ class ItemRole(StrEnum):
 
     @property
     def is_held_out(self) -> bool:
-        """The candidate did not learn it. What it did sits once against the incumbent, not twice."""
+        """Whoever answers did not learn it: the candidate, or a trial candidate in its place.
+
+        What was learned sits once against the incumbent, not twice.
+        """
         return self in (ItemRole.GAIN, ItemRole.GUARD)
 
 
@@ -779,7 +782,7 @@ class GuardResult:
     reason: str
     """One sentence with the figures."""
     looked: bool = True
-    """False: there was no time to look. Then it broke nothing, and vouches for nothing."""
+    """False: it could not look, as where there was no time. Then it broke nothing, and vouches for nothing."""
 
 
 class Outcome(StrEnum):

@@ -64,7 +64,7 @@ class GuardLatency:
             return GuardResult(guard=GUARD, held=True, reason=f"{seen}; {self.largest_factor:g} are tolerated.")
         again = self._measured_again(exam, [item for item in exam.items if item.id in ratios], models, seed)
         if len(again) < self.fewest_items:
-            reason = f"{seen}, but there was no time to measure it again."
+            reason = f"{seen}, but too few answers came to measure it again."
             return GuardResult(guard=GUARD, held=True, looked=False, reason=reason)
         return GuardResult(
             guard=GUARD,

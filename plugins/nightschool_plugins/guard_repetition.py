@@ -7,7 +7,7 @@ it, or where it has 200 bytes or more and fits into a tenth of them (zlib). On t
     p    = P(X >= only), X ~ binomial(items where one of the two does, 1/2)      (exact McNemar test)
     held   the candidate's share of such answers <= incumbent's worse sitting + 0.02, or p > 0.1
 
-A list or a table, whose wanted answer repeats itself too, is no fault of whoever gives it.
+An item whose wanted answer repeats itself too, as a list or a table does, is left out: nothing can be told by it.
 """
 
 from dataclasses import dataclass
@@ -41,9 +41,9 @@ class GuardRepetition:
     def nightschool_guard_promotion(self, exam: Exam) -> GuardResult | None:
         by_nature = {item.id for item in exam.items if self.repeats(item.reference or "")}
         circles = {
-            (one.sitting, one.item_id): one.item_id not in by_nature and self.repeats(one.text)
+            (one.sitting, one.item_id): self.repeats(one.text)
             for one in exam.answers
-            if not one.failed
+            if not one.failed and one.item_id not in by_nature
         }
         found = compare_faults(exam, circles, tolerated_share=self.tolerated_share, level=self.level)
         if found is None:

@@ -64,7 +64,7 @@ CONFIGURATIONS = {
         method=TrainingMethod.SFT,
         length=1500,
         examples=6,
-        short_of=900_000_000,
+        short_of=300_000_000,
     ),
 }
 

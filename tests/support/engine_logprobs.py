@@ -61,7 +61,7 @@ def differences(
     differing: list[float] = []
     for text, one in zip(texts, found, strict=True):
         ids = token_ids(text)
-        layout = lay_out([Branches(stem=tuple(ids), answers=())], bench.device)
+        layout = lay_out([Branches(stem=tuple(ids), answers=())], bench.device, shares=True)
         own = torch.log_softmax(network.logits(layout, torch.tensor([len(ids) - 1])), dim=-1)[0]
         differing += [abs(token.logprob - float(own[token_id(token.token)])) for token in one.top]
     return differing

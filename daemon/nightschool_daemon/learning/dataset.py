@@ -49,6 +49,7 @@ from nightschool_daemon.learning.split import side_of
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
+from nightschool_daemon.reasons import REBUILD
 from nightschool_hookspecs.records import (
     Budget,
     Event,
@@ -141,7 +142,9 @@ def run(context: WorkContext) -> None:
     is_computed = why_not_computed(context.settings, file) is None
     workshop = replace(_workshop(context, rows, sides, base.pin), ranks=is_computed)
     settings = context.settings.training
-    folded = frozenset(key for fold in found.folds for key in fold)
+    # a rebuild learns nothing: it has the lesson that there is
+    folds = () if context.info.reason == REBUILD else found.folds
+    folded = frozenset(key for fold in folds for key in fold)
     if context.info.recipe is Recipe.EXAMPLES:
         budget = Budget(events=settings.max_shots, tokens=settings.max_shot_tokens)
         dataset = build_shown(workshop, rows, sides, budget, folded)
@@ -201,12 +204,14 @@ def _asked(
 ) -> Dataset:
     """What an exam has of it, whatever the candidate is made of."""
     inherited = frozenset(row.event.key for row in rows if row.inherited)
+    # what was promoted and taken back is learned anew
+    returning = frozenset(row.group for row in rows if row.in_use and not row.inherited and row.group is not None)
     in_folds = tuple(one for one in training if one.group in folded)
     items, of_folds = _items(workshop, held_out), _items(workshop, in_folds)
     return Dataset(
         items=items,
         ranked=_ranked(workshop, held_out, items),
-        regression=_regression(workshop, training, inherited, folded),
+        regression=_regression(workshop, training, inherited, folded | returning),
         folded=gains(of_folds),
         folded_pairs=len(_ranked(workshop, in_folds, of_folds)),
     )
@@ -468,19 +473,20 @@ def _items(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamI
 
 
 def _regression(
-    workshop: Workshop, training: tuple[ScoredEvent, ...], inherited: frozenset[str], folded: frozenset[str]
+    workshop: Workshop, training: tuple[ScoredEvent, ...], inherited: frozenset[str], lesson: frozenset[str]
 ) -> tuple[ExamItem, ...]:
     """The latest correction of each group that the incumbent inherited: others it could not forget.
 
-    Where trial candidates prove the recipe, the guards see the candidate itself by what it learns tonight.
+    `lesson`: groups that it did not, of which the candidate itself is asked what it learns tonight. So the guards see
+    it where trial candidates prove the recipe, and where a version that knew them was taken back.
     """
-    asked = [one for one in training if one.event.is_correction and (one.event.key in inherited or one.group in folded)]
+    asked = [one for one in training if one.event.is_correction and (one.event.key in inherited or one.group in lesson)]
     items = filter(None, (_item(workshop, one) for one in asked))
-    return tuple({item.group: _as_learned(item, folded) for item in items}.values())
+    return tuple({item.group: _as_learned(item, inherited) for item in items}.values())
 
 
-def _as_learned(item: ExamItem, folded: frozenset[str]) -> ExamItem:
-    if item.group not in folded:
+def _as_learned(item: ExamItem, inherited: frozenset[str]) -> ExamItem:
+    if item.event_id in inherited:
         return replace(item, role=ItemRole.LEARNED)
     # a trial candidate is asked the same under the event's own name
     return replace(item, id=f"lesson/{item.id}", role=ItemRole.LESSON)

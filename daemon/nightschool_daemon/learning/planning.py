@@ -248,7 +248,7 @@ class Rehearsal:
         self, job: TrainingJob, method: TrainingMethod, settings: Hyperparameters
     ) -> tuple[list[Example], int]:
         if self.assumed:
-            return [_example(method)] * ASSUMED_EXAMPLES, 0
+            return [_example(method, number) for number in range(ASSUMED_EXAMPLES)], 0
         tokens = load_tokens(self.file, self.digest, self.context.settings.state_directory / "cache")
         return read_examples(job, method, tokens, settings.max_length)
 
@@ -300,11 +300,13 @@ def rough_plan(*, parameters: int, trained: int, layers: int, tokens: int) -> Me
     )
 
 
-def _example(method: TrainingMethod) -> Example:
+def _example(method: TrainingMethod, number: int) -> Example:
+    """One whose prompt begins like no other's: what prompts have in common would be computed once."""
     answer = ASSUMED_TOKENS // 3
     answers = 2 if method is TrainingMethod.DPO else 1
     return Example(
-        prompt=(0,) * (ASSUMED_TOKENS - answer), answers=tuple(Answer(tokens=(0,) * answer) for _ in range(answers))
+        prompt=(number, *(0,) * (ASSUMED_TOKENS - answer - 1)),
+        answers=tuple(Answer(tokens=(0,) * answer) for _ in range(answers)),
     )
 
 

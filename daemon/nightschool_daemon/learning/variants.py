@@ -99,11 +99,11 @@ class PackedVariants(Variants):
     def logprobs(self, texts: Sequence[Sequence[int]], ends: Sequence[Sequence[int]]) -> Logprobs:
         import torch
 
-        from nightschool_daemon.learning.engine.layout import Branches, lay_out
+        from nightschool_daemon.learning.engine.layout import Branches
 
         found = []
         for ids, places in zip(texts, ends, strict=True):
-            layout = lay_out([Branches(stem=tuple(ids), answers=())], self._network.bench.device)
+            layout = self._network.lay_out([Branches(stem=tuple(ids), answers=())])
             behind = torch.tensor([end - 1 for end in places], device=self._network.bench.device)
             found.append(torch.log_softmax(self._network.logits(layout, behind), dim=-1).cpu().numpy())
         return np.concatenate(found)

@@ -58,7 +58,7 @@ class Versions:
         return self._all("base = ? AND artifact_type = ?", specialty.base, specialty.artifact_type)
 
     def lineage(self, tag: str) -> tuple[str, ...]:
-        """A version and those that it was promoted over, one after the other, back to the base; none for a base."""
+        """A version and those that it was examined against, one after the other, back to the base; none for a base."""
         rows = self._database.execute(
             """
             WITH RECURSIVE line (tag) AS (

@@ -85,7 +85,7 @@ def verdict_sentences(verdict: Verdict, folds: int = 0) -> tuple[str, ...]:
         sentences.append(f"Nothing that was checked got worse: {_count(len(held), 'check')} held.")
     if unseen := [one for one in verdict.guards if not one.looked]:
         reasons = " ".join(one.reason for one in unseen)
-        sentences.append(f"There was no time for {_count(len(unseen), 'check')}. {reasons}")
+        sentences.append(f"{_count(len(unseen), 'check')} could not be made. {reasons}")
     if verdict.items_needed is not None:
         sentences.append(
             f"For a gain like this it takes about {verdict.items_needed} more new questions to tell. "

@@ -134,8 +134,10 @@ def _take(trial: Trial, step: Step, said: str, left_s: float) -> None:
         rank.perform(trial.context)
         return
     if step is Step.TRAIN:
-        make_room(trial.context)
         # the trainings alone share the night's limit
+        if left_s <= 0:
+            raise TimeUp("no time is left for its training (training.time_limit_minutes).")
+        make_room(trial.context)
         run_worker(trial.context, step, limit_s=left_s)
         return
     run_worker(trial.context, step)

@@ -90,6 +90,6 @@ def _minutes(specialty: Specialty, ledger: Ledger, planned: TrainingPlan, settin
             return minutes * max(examples / learned, planned.asked / items), True
     items = min(planned.asked, settings.exam.max_items)
     exam_s = SITTINGS * items * TOKENS_AN_ANSWER / EXAM_TOKENS_PER_SECOND
-    # n trial candidates learn all but an n-th each
-    trainings = max(1, planned.folds)
+    # a trial candidate learns from less, and may go through it more often
+    trainings = 1 + planned.folds
     return (trainings * planned.seconds + exam_s + OTHER_STEPS_S) / 60, False

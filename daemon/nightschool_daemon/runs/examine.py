@@ -24,19 +24,21 @@ def accept_verdict(context: StepContext) -> None:
     """Store the verdict, and what the exam adds to the evidence of the nights to come.
 
     What a candidate gained that a guard turned down speaks for no later one: that would be promoted on the strength of
-    answers for which this one could not be. What it was asked is no longer new.
+    answers for which this one could not be. Then it is as if nothing had been asked. What such a candidate lost counts
+    as ever: evidence that is dropped only where it is unwelcome would prove anything in the end.
     """
     run_id, verdict = context.info.id, context.result(Step.JUDGE, JudgeResult).verdict
     asked = [item.key for item in context.ledger.exams.items(run_id) if item.role is ItemRole.GAIN]
     ranked = [pair.key for pair in context.directory.ranked_pairs()]
     prepared = context.result(Step.PREPARE, PrepareResult)
-    is_turned_down = any(not guard.held for guard in verdict.guards)
+    before = prepared.evidence.log_e_value
+    is_dropped = verdict.log_e_value > before and any(not guard.held for guard in verdict.guards)
     context.ledger.exams.store_verdict(run_id, verdict)
     context.ledger.evidence.store(
         run_id,
         context.info.specialty,
         prepared.incumbent,
-        log_e_value=prepared.evidence.log_e_value if is_turned_down else verdict.log_e_value,
-        asked=[*asked, *ranked],
-        counted=() if is_turned_down else verdict.counted,
+        log_e_value=before if is_dropped else verdict.log_e_value,
+        asked=[] if is_dropped else [*asked, *ranked],
+        counted=() if is_dropped else verdict.counted,
     )

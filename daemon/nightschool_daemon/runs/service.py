@@ -283,7 +283,11 @@ class Runs:
         beside, problem = self._base_moved_with(promotion)
         # what is found by the alias goes first: killed in between, the same undo goes on from here
         if beside is not None:
-            undoing.undo(self.mover, beside, kind=kind, reason=reason)
+            try:
+                undoing.undo(self.mover, beside, kind=kind, reason=reason)
+            except UndoRefused as refusal:
+                # it is the alias that got worse: the name beside it does not keep it back
+                problem = str(refusal)
         moved = undoing.undo(self.mover, promotion, kind=kind, reason=reason)
         self.shares.end(promotion.alias)
         return moved if problem is None else replace(moved, reason=f"{moved.reason}. {problem}")
@@ -293,8 +297,8 @@ class Runs:
         own = names.parse(promotion.alias)
         if own is None or promotion.run_id is None:
             return None, None
-        last = next((row for row in self.ledger.moves.of_run(promotion.run_id) if row.alias == own.base), None)
-        if last is None or self._is_taken_back(last):
+        of_base = next((row for row in self.ledger.moves.of_run(promotion.run_id) if row.alias == own.base), None)
+        if of_base is None or self._is_taken_back(of_base):
             return None, None
         try:
             beside = undoing.promotion_to_undo(self.mover, own.base)

@@ -84,7 +84,7 @@ def test_a_plan_that_trains_all_layers_says_nothing_of_it(network: Network, form
 def test_layers_that_are_left_out_get_no_gradient_and_keep_nothing(network: Network, form: Form) -> None:
     memory.set_up(network, form, upper_alone(network, form))
     network.form = form
-    layout = lay_out([todo_of(40).examples[0].branches()], network.bench.device)
+    layout = lay_out([todo_of(40).examples[0].branches()], network.bench.device, shares=True)
     network.log_probabilities(layout).sum().backward()
     moved = {block_of(name) for name, one in form.parameters.items() if one.grad is not None}
     assert moved == set(range(1, network.architecture.layers))
@@ -96,6 +96,7 @@ ONE_A_TOKEN = memory.Pace(
     back=Line(fixed=0, slope=2),
     head_forth=Line(fixed=0, slope=0),
     head_both=Line(fixed=0, slope=0),
+    pads=False,
 )
 """A second for each token forth, two back; the head costs nothing."""
 
@@ -159,6 +160,18 @@ def test_a_limit_on_the_address_space_is_kept_to() -> None:
 def test_what_is_kept_grows_with_the_tokens(network: Network, form: Form) -> None:
     half, whole = (memory.probed(network, form, todo_of(size).examples[:1]) for size in (256, 512))
     assert whole.kept_bytes == pytest.approx(2 * half.kept_bytes, rel=0.05)
+
+
+def test_what_prompts_begin_with_alike_hides_no_wider_pass(network: Network, form: Form) -> None:
+    """Eight answers to one prompt are more tokens than eight prompts, and fewer to compute."""
+    unlike = [Example(prompt=(number,) * 250, answers=(Answer(tokens=(2,)),)) for number in range(1, 9)]
+    alike = [Example(prompt=(9,) * 250, answers=(Answer(tokens=(2, number)),)) for number in range(8)]
+    todo = memory.Todo(examples=[*unlike, *alike], method=TrainingMethod.KTO, settings=SETTINGS, seed=0)
+    assert todo.computed(alike) == 250 + 8 * 2
+    assert todo.computed(unlike) == 8 * 251
+    apart = memory.Todo(examples=unlike, method=TrainingMethod.KTO, settings=SETTINGS, seed=0)
+    assert memory.widest(network, form, todo, 4096) == memory.widest(network, form, apart, 4096)
+    assert replace(todo, pads=False).computed(alike) == 8 * 252
 
 
 def test_a_pass_too_wide_for_a_trial_is_extrapolated(network: Network, form: Form) -> None:

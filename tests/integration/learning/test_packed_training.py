@@ -348,7 +348,7 @@ def preference_of(network: Network, tokens: Tokens) -> float:
         )
         for one in PAIRS
     ]
-    layout = lay_out(rows, CPU)
+    layout = lay_out(rows, CPU, shares=True)
     with torch.no_grad():
         sums = answer_sums(network.log_probabilities(layout), layout.answer_of, layout.answers)
     return float((sums[0::2] - sums[1::2]).mean())
@@ -451,7 +451,7 @@ def test_peft_loads_the_adapter_and_computes_the_same(
     file = gguf_file.read(gguf)
     ids = tokens.prompt("greet guest 3, who comes late\n")
     network = Network(file, Bench(device=CPU, dtype=torch.float32, threads=1))
-    layout, places = lay_out([Branches(stem=tuple(ids), answers=())], CPU), torch.arange(len(ids))
+    layout, places = lay_out([Branches(stem=tuple(ids), answers=())], CPU, shares=True), torch.arange(len(ids))
     plain = network.logits(layout, places)
     network.form = read_lesson(result.adapter, file).form(CPU)
     ours = network.logits(layout, places)
@@ -475,7 +475,7 @@ def test_gradients_are_those_of_peft(tokens: Tokens, cache: Path, tmp_path: Path
     load_form(form, file, result.adapter)
     network.form = form
     row = Branches(stem=tuple(prompt), answers=(tuple(answer),))
-    network.log_probabilities(lay_out([row], CPU)).mean().neg().backward()
+    network.log_probabilities(lay_out([row], CPU, shares=True)).mean().neg().backward()
     gradients = {name: one.grad for name, one in form.parameters.items() if one.grad is not None}
     loaded = PeftModel.from_pretrained(in_transformers(gguf, cache), result.adapter, is_trainable=True)
     loaded.eval()

@@ -217,11 +217,19 @@ def test_what_a_candidate_gained_that_a_guard_turned_down_speaks_for_no_later_on
     second = world.begin()
     before = second.result(Step.PREPARE, PrepareResult).evidence
     broken = GuardResult(guard="liked", held=False, reason="Liked answers lost 12 points.")
-    judged(second, shown=(CountedItem(key="b", gain=90.0),), guards=(broken,))
+    judged(second, shown=(CountedItem(key="b", gain=90.0),), guards=(broken,), log_e_value=3.0)
     examine.accept_verdict(second)
     world.end(second, RunEnd.DISCARDED)
-    after = world.begin().result(Step.PREPARE, PrepareResult).evidence
-    assert after == replace(before, used=("a", "b"))
+    third = world.begin()
+    assert third.result(Step.PREPARE, PrepareResult).evidence == before
+    # what such a candidate lost counts: E would rise by chance alone, were unwelcome evidence left out
+    judged(third, shown=(CountedItem(key="b", gain=-90.0),), guards=(broken,), log_e_value=-1.0)
+    examine.accept_verdict(third)
+    world.end(third, RunEnd.DISCARDED)
+    counted = (CountedItem(key="a", gain=20.0), CountedItem(key="b", gain=-90.0))
+    assert world.begin().result(Step.PREPARE, PrepareResult).evidence == Evidence(
+        log_e_value=-1.0, counted=counted, used=("a", "b")
+    )
 
 
 def test_all_that_was_learned_is_asked_once_a_week(world: World) -> None:
@@ -699,6 +707,7 @@ def judged(
     *keys: str,
     shown: tuple[CountedItem, ...] = (),
     guards: tuple[GuardResult, ...] = (),
+    log_e_value: float = 0.5,
 ) -> None:
     """The run's select and judge steps are over."""
     verdict = Verdict(
@@ -713,7 +722,7 @@ def judged(
         items_needed=None,
         guards=guards,
         reason="It was judged.",
-        log_e_value=0.5,
+        log_e_value=log_e_value,
         counted=shown,
     )
     context.ledger.exams.store(context.info.id, [item_of(one) for one in shown], [])

@@ -107,7 +107,7 @@ def trained(network: Network, form: LowRank, asked: Plan, examples: Sequence[Exa
 def likelihoods(network: Network, answer: tuple[int, ...]) -> Tensor:
     """Log-probability of one answer to each prompt."""
     rows = [Example(prompt=prompt, answers=(Answer(tokens=answer),)).branches() for prompt in PROMPTS]
-    layout = lay_out(rows, CPU)
+    layout = lay_out(rows, CPU, shares=True)
     with torch.no_grad():
         return methods.answer_sums(network.log_probabilities(layout), layout.answer_of, layout.answers)
 

@@ -44,7 +44,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Open:
 
 
 def sums(network: Network, rows: list[Branches]) -> torch.Tensor:
-    layout = lay_out(rows, CPU)
+    layout = lay_out(rows, CPU, shares=True)
     with torch.no_grad():
         return methods.answer_sums(network.log_probabilities(layout), layout.answer_of, layout.answers)
 
@@ -69,7 +69,7 @@ def test_branches_teach_as_rows_of_their_own(network: Open, architecture: str) -
     found = []
     for together in ([branched], [alone], [[one] for one in alone]):
         for rows in together:
-            opened.log_probabilities(lay_out(rows, CPU)).sum().backward()
+            opened.log_probabilities(lay_out(rows, CPU, shares=True)).sum().backward()
         found.append(taken_gradients(form))
     opened.form = None
     for other in found[1:]:
@@ -109,7 +109,7 @@ def test_products_of_16_bits_say_and_teach_nearly_the_same(tmp_path: Path, archi
     for dtype in (torch.float32, torch.bfloat16):
         network = Network(file, Bench(device=CPU, dtype=dtype, threads=2))
         network.form = form = moved(network)
-        values = network.log_probabilities(lay_out(rows, CPU))
+        values = network.log_probabilities(lay_out(rows, CPU, shares=True))
         values.mean().backward()
         found.append((values.detach(), torch.cat([one.flatten() for one in taken_gradients(form).values()])))
     (exact, gradient), (rounded, rounded_gradient) = found
@@ -240,7 +240,7 @@ def test_layers_that_are_computed_twice_give_the_same_gradients(network: Open, a
     found = []
     for checkpointed in (0, opened.architecture.layers):
         opened.checkpointed = checkpointed
-        opened.log_probabilities(lay_out(rows, CPU)).sum().backward()
+        opened.log_probabilities(lay_out(rows, CPU, shares=True)).sum().backward()
         found.append({name: one.grad for name, one in opened.form.parameters.items()})
         for one in opened.form.parameters.values():
             assert one.grad is not None

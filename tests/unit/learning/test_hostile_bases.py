@@ -68,7 +68,7 @@ def computed(file: GgufFile) -> None:
     network = Network(file, bench())
     example = Example(prompt=(1, 300, 301), answers=(Answer(tokens=(302, 303)),))
     with torch.no_grad():
-        network.log_probabilities(lay_out([example.branches()], torch.device("cpu")))
+        network.log_probabilities(lay_out([example.branches()], torch.device("cpu"), shares=True))
 
 
 def of_llama(**keys: Told | None) -> dict[str, Told | None]:

@@ -201,6 +201,16 @@ def test_what_trial_candidates_are_asked_shows_whether_the_candidate_is_sound() 
     assert learned(dataset) == {"dropdir/1", "dropdir/2", "dropdir/3", "dropdir/4"}
 
 
+def test_what_was_promoted_and_taken_back_shows_whether_the_candidate_is_sound() -> None:
+    rows = (row("1"), row("2"), row("3"))
+    known = tuple(replace(one, in_use=one.event.id in "12", inherited=one.event.id == "1") for one in rows)
+    dataset = build_dataset(workshop(), known, {one.group or "": Side.TRAINING for one in rows}, ROOMY)
+    assert [(item.id, item.role) for item in dataset.regression] == [
+        ("dropdir/1", ItemRole.LEARNED),
+        ("lesson/dropdir/2", ItemRole.LESSON),
+    ]
+
+
 def test_a_dislike_gives_way_to_whatever_knows_more() -> None:
     kinds = [FeedbackType.SUCCESS, FeedbackType.EXPLICIT_NEGATIVE]
     rows = [row(str(number), kind, group="g") for number, kind in enumerate(kinds)]

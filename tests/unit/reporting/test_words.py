@@ -78,7 +78,7 @@ def test_a_verdict_says_what_got_worse_and_what_is_still_needed() -> None:
     assert "about 7 more new questions" in open_one
     unseen = replace(held, looked=False, reason="Memory was not compared.")
     told = " ".join(verdict_sentences(verdict(outcome=Outcome.PROVEN, guards=(held, unseen))))
-    assert "1 check held. There was no time for 1 check. Memory was not compared." in told
+    assert "1 check held. 1 check could not be made. Memory was not compared." in told
     assert "held" not in " ".join(verdict_sentences(verdict(outcome=Outcome.PROVEN, guards=(unseen,))))
 
 

@@ -34,9 +34,9 @@ class Repeated:
     tokens: Tensor
     """Shape (S,)."""
     places: Tensor
-    """Shape (P,): all places of each."""
-    owners: Tensor
-    """Shape (P,): to which of `tokens` a place belongs."""
+    """Shape (P,): all places of the first, then those of the next."""
+    counts: Tensor
+    """Shape (S,): how many places each has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,15 @@ class _Tokens:
         return len(self.ids) - 1
 
 
-def lay_out(rows: Sequence[Branches], device: torch.device, *, shares: bool = True) -> Layout:
+def distinct(rows: Sequence[Branches]) -> int:
+    """How many tokens a pass over these rows computes, where what they begin with alike is there once."""
+    tokens = _Tokens(shares=True)
+    for row in rows:
+        tokens.line(row)
+    return len(tokens.ids)
+
+
+def lay_out(rows: Sequence[Branches], device: torch.device, *, shares: bool) -> Layout:
     """Put rows into one pass. `shares`: what they begin with alike is there once; attention must take padded rows."""
     tokens = _Tokens(shares=shares)
     lines = [tokens.line(row) for row in rows]
@@ -163,9 +171,11 @@ def _places(
     several = [token for token, places in enumerate(places_of) if len(places) > 1]
     repeated = None
     if several:
-        owned = [(owner, place) for owner, token in enumerate(several) for place in places_of[token]]
-        owners, places = torch.tensor(owned, device=device).unbind(1)
-        repeated = Repeated(tokens=torch.tensor(several, device=device), places=places, owners=owners)
+        repeated = Repeated(
+            tokens=torch.tensor(several, device=device),
+            places=torch.tensor([place for token in several for place in places_of[token]], device=device),
+            counts=torch.tensor([len(places_of[token]) for token in several], device=device),
+        )
     scatter = [places[0] for places in places_of]
     return torch.tensor(gather, device=device), torch.tensor(scatter, device=device), repeated
 
@@ -184,7 +194,7 @@ def _predictions(rows: Sequence[Branches], lines: Sequence[_Line]) -> tuple[list
     for row, line in zip(rows, lines, strict=True):
         for answer, tokens in zip(row.answers, line.answers, strict=True):
             targets += answer
-            sources += [line.stem[-1], *tokens[:-1]]
+            sources += [line.stem[-1], *tokens][: len(answer)]
             answer_of += [number] * len(answer)
             number += 1
     return targets, sources, answer_of
@@ -221,9 +231,9 @@ class _Padded(torch.autograd.Function):  # type: ignore[misc]  # torch is not re
         (gradient,) = grad_outputs
         found = gradient.index_select(0, ctx.scatter)
         if (repeated := ctx.repeated) is not None:
-            # 16-bit floats would lose what many rows add
-            sums = torch.zeros(len(repeated.tokens), *gradient.shape[1:], device=gradient.device)
-            sums.index_add_(0, repeated.owners, gradient.index_select(0, repeated.places).float())
+            # 16-bit floats would lose what many rows add; the order of summing is the same on every device
+            wide = gradient.index_select(0, repeated.places).float()
+            sums = torch.segment_reduce(wide, "sum", lengths=repeated.counts, axis=0)
             found.index_copy_(0, repeated.tokens, sums.to(found.dtype))
         return found, None, None, None
 

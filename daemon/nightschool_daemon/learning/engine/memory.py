@@ -23,7 +23,7 @@ from torch import Tensor
 from nightschool_daemon.learning.engine import attention, head, machine
 from nightschool_daemon.learning.engine.examples import Answer, Example, batches, divided, passes
 from nightschool_daemon.learning.engine.forms import Form, block_of
-from nightschool_daemon.learning.engine.layout import Layout
+from nightschool_daemon.learning.engine.layout import Layout, distinct
 from nightschool_daemon.learning.engine.network import Block, Network, Reaches
 from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
@@ -64,6 +64,10 @@ class Todo:
     seed: int
     pads: bool = True
     """Whether attention takes padded rows, by `Network.pads`."""
+
+    def computed(self, examples: Sequence[Example]) -> int:
+        """Tokens that a pass over these computes."""
+        return computed(examples, pads=self.pads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +161,16 @@ def _pass_size(network: Network, form: Form, todo: Todo, available: int, smalles
 def widest(network: Network, form: Form, todo: Todo, tokens: int) -> Probe:
     """What the pass shows that keeps the most of all that the training will make.
 
-    That is the one with the most tokens, with the most padding, or with the largest masks.
+    That is the one with the most tokens to compute, with the most padding, or with the largest masks.
     """
     all_passes = list(_all_passes(todo, tokens))
-    some = {id(one): one for one in (max(all_passes, key=size) for size in (_length, _places, _pairs))}
+    some = {id(one): one for one in (max(all_passes, key=size) for size in (todo.computed, _places, _pairs))}
     return max((probed(network, form, one) for one in some.values()), key=lambda one: one.kept_bytes + one.shared_bytes)
+
+
+def computed(examples: Sequence[Example], *, pads: bool) -> int:
+    """Tokens that a pass over these computes: where attention takes padded rows, what they begin with alike once."""
+    return distinct([one.branches() for one in examples]) if pads else _length(examples)
 
 
 def _length(examples: Sequence[Example]) -> int:
@@ -400,19 +409,21 @@ class Pace:
     """How fast this machine is."""
 
     forth: Line
-    """All layers, by the tokens of a pass."""
+    """All layers, by the tokens that a pass computes."""
     back: Line
     head_forth: Line
     """By the predictions of a pass."""
     head_both: Line
+    pads: bool
+    """Whether attention takes padded rows."""
 
     def forward(self, examples: Sequence[Example]) -> float:
         """Seconds of a pass without gradient."""
-        return self.forth.at(_length(examples)) + self.head_forth.at(_labels(examples))
+        return self.forth.at(computed(examples, pads=self.pads)) + self.head_forth.at(_labels(examples))
 
     def whole(self, examples: Sequence[Example], again: float, trained: float) -> float:
         """Seconds of a pass with gradient: these shares of the layers are computed twice, and gone back through."""
-        tokens = _length(examples)
+        tokens = computed(examples, pads=self.pads)
         layers = self.forth.at(tokens) * (1 + again) + self.back.at(tokens) * trained
         return layers + self.head_both.at(_labels(examples))
 
@@ -444,11 +455,11 @@ def _forth_alone(pace: Pace, examples: Sequence[Example], tokens: int, pads: boo
 def pace_of(network: Network, form: Form, todo: Todo, tokens: int) -> Pace:
     """Time the narrowest and the widest pass of a training."""
     learning = list(_all_passes(todo, tokens))
-    small, large = min(learning, key=_length), max(learning, key=_length)
+    small, large = min(learning, key=todo.computed), max(learning, key=todo.computed)
     if _length(large) > PROBED_TOKENS:
         longest = max(large, key=len)
         small, large = [_shortened(longest, PROBED_TOKENS // 2)], [_shortened(longest, PROBED_TOKENS)]
-    sizes = _length(small), _length(large)
+    sizes = todo.computed(small), todo.computed(large)
     with beside(network, form):
         (forth, back), (longer_forth, longer_back) = (
             _layers_seconds(network, _laid_out(network, one)) for one in (small, large)
@@ -459,6 +470,7 @@ def pace_of(network: Network, form: Form, todo: Todo, tokens: int) -> Pace:
         back=Line.through((sizes[0], back), (sizes[1], longer_back)),
         head_forth=_head_line(network, few, many, with_gradient=False),
         head_both=_head_line(network, few, many, with_gradient=True),
+        pads=todo.pads,
     )
 
 
