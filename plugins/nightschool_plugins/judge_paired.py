@@ -175,10 +175,10 @@ class JudgePaired:
         seen = f"{figures.gain:+.1f} points over {figures.items} items (p = {figures.p_value:.4f}, {evidence})"
         enough = figures.items >= self.fewest_items
         looks_better = figures.gain > 0 and figures.p_value <= self.provisional_level
-        if broken:
-            return Outcome.WORSE, f"The guard '{broken[0].guard}' is broken: {broken[0].reason}"
         if enough and figures.is_loss:
             return Outcome.WORSE, f"The candidate is worse: {seen}."
+        if broken:
+            return Outcome.WORSE, f"The guard '{broken[0].guard}' is broken: {broken[0].reason}"
         if looks_better and figures.is_contradicted:
             return Outcome.NOT_ENOUGH, f"Questions and ranked pairs say opposite things: {seen}."
         if enough and looks_better and evidence.proves and figures.gain > figures.noise:
