@@ -7,9 +7,9 @@ learned
     p                     P(X >= forgotten), X ~ binomial(forgotten + regained, 1/2)      (exact McNemar test)
     held                  forgotten - regained <= 5 % of the corrections asked, or p > 0.1
 
-so that a single slip, which happens to any model, breaks nothing. Where trial candidates proved tonight's lesson, the
-same is asked of that lesson by itself: the incumbent never learned it, so that what the candidate can do of it makes up
-for nothing that was forgotten.
+so that a single slip, which happens to any model, breaks nothing. The same is asked of tonight's lesson by itself,
+where the candidate is asked it: the incumbent never learned it, so that what the candidate can do of it makes up for
+nothing that was forgotten.
 """
 
 from dataclasses import dataclass

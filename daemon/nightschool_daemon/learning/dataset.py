@@ -142,9 +142,7 @@ def run(context: WorkContext) -> None:
     is_computed = why_not_computed(context.settings, file) is None
     workshop = replace(_workshop(context, rows, sides, base.pin), ranks=is_computed)
     settings = context.settings.training
-    # a rebuild learns nothing: it has the lesson that there is
-    folds = () if context.info.reason == REBUILD else found.folds
-    folded = frozenset(key for fold in folds for key in fold)
+    folded = frozenset(key for fold in found.folds for key in fold)
     if context.info.recipe is Recipe.EXAMPLES:
         budget = Budget(events=settings.max_shots, tokens=settings.max_shot_tokens)
         dataset = build_shown(workshop, rows, sides, budget, folded)
@@ -204,14 +202,15 @@ def _asked(
 ) -> Dataset:
     """What an exam has of it, whatever the candidate is made of."""
     inherited = frozenset(row.event.key for row in rows if row.inherited)
-    # what was promoted and taken back is learned anew
+    # what was promoted and taken back is learned anew; a rebuild learns nothing, it has the lesson that there is
     returning = frozenset(row.group for row in rows if row.in_use and not row.inherited and row.group is not None)
+    lesson = frozenset[str]() if workshop.info.reason == REBUILD else folded | returning
     in_folds = tuple(one for one in training if one.group in folded)
     items, of_folds = _items(workshop, held_out), _items(workshop, in_folds)
     return Dataset(
         items=items,
         ranked=_ranked(workshop, held_out, items),
-        regression=_regression(workshop, training, inherited, folded | returning),
+        regression=_regression(workshop, training, inherited, lesson),
         folded=gains(of_folds),
         folded_pairs=len(_ranked(workshop, in_folds, of_folds)),
     )

@@ -107,10 +107,9 @@ def _examine(context: StepContext, trial: Trial, folds: int, *, left_s: float) -
     for step in STEPS[context.info.recipe]:
         try:
             _take(trial, step, said, left_s)
-        except TimeUp as error:
-            raise TimeUp(f"{said}: {error}") from error
         except StepFailed as error:
-            raise StepFailed(f"{said}: {error}", plugin=error.plugin) from error
+            # it stays the failure that it is: `TimeUp` is one too
+            raise type(error)(f"{said}: {error}", plugin=error.plugin) from error
         if step is Step.SELECT and not _is_learnable(trial.context):
             context.note(f"crossfit: {said} is asked of nobody, as the others hold nothing to learn from")
             return

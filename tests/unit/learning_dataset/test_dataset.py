@@ -14,6 +14,7 @@ from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow
 from nightschool_daemon.learning.dataset import Dataset, DatasetError, Workshop, build_dataset, gains
 from nightschool_daemon.learning.services import ChunkSearch
+from nightschool_daemon.reasons import REBUILD
 from nightschool_hookspecs import (
     AnswerScore,
     Budget,
@@ -209,6 +210,16 @@ def test_what_was_promoted_and_taken_back_shows_whether_the_candidate_is_sound()
         ("dropdir/1", ItemRole.LEARNED),
         ("lesson/dropdir/2", ItemRole.LESSON),
     ]
+
+
+def test_a_rebuild_has_no_lesson_that_could_show_anything() -> None:
+    rows = (row("1"), row("2"), row("3"))
+    known = tuple(replace(one, in_use=one.event.id in "12", inherited=one.event.id == "1") for one in rows)
+    at_work = workshop()
+    rebuilding = replace(at_work, info=replace(at_work.info, reason=REBUILD))
+    sides = {one.group or "": Side.TRAINING for one in rows}
+    dataset = build_dataset(rebuilding, known, sides, ROOMY, frozenset({"3"}))
+    assert [(item.id, item.role) for item in dataset.regression] == [("dropdir/1", ItemRole.LEARNED)]
 
 
 def test_a_dislike_gives_way_to_whatever_knows_more() -> None:
