@@ -170,7 +170,11 @@ def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
         ),
         (f"trained form{name}", f"{form}{parts}: {one.parameters / 1e6:.2f} million parameters"),
         (f"trained layers{name}", layers),
-        (f"passes{name}", f"of {memory.tokens_a_pass} tokens at most, {memory.checkpointed} layers computed twice"),
+        (
+            f"passes{name}",
+            f"of {memory.tokens_a_pass} tokens at most, {memory.unpacked} layers kept unpacked, "
+            f"{memory.checkpointed} computed twice",
+        ),
         (
             f"memory{name}",
             f"{rough}{memory.peak_bytes / 1e9:.2f} GB at its height; {memory.available_bytes / 1e9:.2f} GB can be had",

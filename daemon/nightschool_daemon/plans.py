@@ -24,6 +24,8 @@ class MemoryPlan:
     tokens_a_pass: int
     checkpointed: int
     """So many layers are computed again on the way back instead of being kept."""
+    unpacked: int = 0
+    """So many layers are kept as floats, because there is memory for it; the others are de-quantised for every pass."""
     layers: int
     """That the base has."""
     trained_from: int = 0
@@ -39,10 +41,11 @@ class MemoryPlan:
 
     def sentence(self) -> str:
         """What was decided, and what it takes."""
+        kept = f", {self.unpacked} layers kept unpacked" if self.unpacked else ""
         again = f", {self.checkpointed} layers computed twice" if self.checkpointed else ""
         return (
-            f"passes of {self.tokens_a_pass} tokens{again}{self._left_out()}: about {self.peak_bytes / 1e9:.1f} GB of "
-            f"{self.available_bytes / 1e9:.1f} GB, and {duration(self.seconds)}"
+            f"passes of {self.tokens_a_pass} tokens{kept}{again}{self._left_out()}: "
+            f"about {self.peak_bytes / 1e9:.1f} GB of {self.available_bytes / 1e9:.1f} GB, and {duration(self.seconds)}"
         )
 
     def _left_out(self) -> str:

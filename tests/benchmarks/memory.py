@@ -88,7 +88,11 @@ def main() -> int:
             ratio = told[what] / seen[what]
             rows.append(results.row(f"{what}, {name}", told[what], seen[what], GOAL, holds=abs(ratio - 1) <= GOAL))
             print(f"{what:8} {name:18} told {told[what]:8.1f}  seen {seen[what]:8.1f}  ratio {ratio:.2f}", flush=True)
-        print(f"         passes of {told['tokens']:g} tokens, {told['twice']:g} layers twice", flush=True)
+        print(
+            f"         passes of {told['tokens']:g} tokens, {told['twice']:g} layers twice, "
+            f"{told['unpacked']:g} kept unpacked",
+            flush=True,
+        )
     return results.presented("memory", "What a training takes, told and seen", rows)
 
 
@@ -149,7 +153,7 @@ def take(wanted: Configuration) -> tuple[dict[str, float], dict[str, float]]:
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     told = {"peak MB": plan.peak_bytes / 1e6, "seconds": plan.seconds}
-    told |= {"tokens": plan.tokens_a_pass, "twice": plan.checkpointed}
+    told |= {"tokens": plan.tokens_a_pass, "twice": plan.checkpointed, "unpacked": plan.unpacked}
     return told, {"peak MB": peak / 1e6, "seconds": seconds}
 
 

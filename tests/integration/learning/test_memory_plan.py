@@ -20,6 +20,7 @@ from nightschool_daemon.learning.engine.route import KeptPlan, keep_plan, kept_p
 from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
+from support.tiny_gguf import write_tiny_gguf
 
 SETTINGS = Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-4, batch_size=8, num_epochs=1)
 AMPLE = 10**12
@@ -55,9 +56,65 @@ def test_with_ample_memory_nothing_is_computed_twice(network: Network, form: For
 
 def test_layers_are_computed_twice_where_memory_is_short(network: Network, form: Form) -> None:
     ample = memory.plan(network, form, todo_of(2048), available=AMPLE)
-    short = memory.plan(network, form, todo_of(2048), available=ample.peak_bytes - 1)
+    short = memory.plan(network, form, todo_of(2048), available=ample.peak_bytes - kept_bytes(network, ample) - 1)
     assert short.checkpointed > 0
     assert short.peak_bytes < ample.peak_bytes
+
+
+def kept_bytes(network: Network, plan: MemoryPlan) -> int:
+    """What its unpacked layers take more."""
+    return sum(memory._unpacked_bytes(network, one) for one in network.blocks[plan.layers - plan.unpacked :])
+
+
+def test_layers_are_kept_unpacked_as_far_as_there_is_room(network: Network, form: Form) -> None:
+    ample = memory.plan(network, form, todo_of(40), available=AMPLE)
+    assert ample.unpacked == ample.layers == 2
+    assert "2 layers kept unpacked" in ample.sentence()
+    tight = memory.plan(network, form, todo_of(40), available=ample.peak_bytes - 1)
+    assert (tight.unpacked, tight.checkpointed, tight.tokens_a_pass) == (1, 0, ample.tokens_a_pass)
+    none = memory.plan(network, form, todo_of(40), available=ample.peak_bytes - kept_bytes(network, ample))
+    assert (none.unpacked, none.checkpointed, none.tokens_a_pass) == (0, 0, ample.tokens_a_pass)
+    assert none.peak_bytes == none.available_bytes
+
+
+def test_no_more_is_kept_unpacked_than_a_training_may_take_comfortably(
+    network: Network, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ample = memory.plan(network, form, todo_of(40), available=AMPLE)
+    comfortable = ample.peak_bytes - kept_bytes(network, ample)
+    monkeypatch.setattr(memory, "HEADROOM_BYTES", comfortable - network.weights.bytes)
+    assert memory.plan(network, form, todo_of(40), available=AMPLE).unpacked == 0
+
+
+def test_what_is_kept_unpacked_is_what_the_blocks_hold(network: Network, form: Form) -> None:
+    packed = {one.name: network.bench.unpack(one).clone() for one in network.blocks[1].matrices.values()}
+    blocks = {one.name: one.data.clone() for one in network.blocks[1].matrices.values()}
+    memory.set_up(network, form, replace(memory.plan(network, form, todo_of(40), available=AMPLE), unpacked=1))
+    assert all(one.unpacked is None for one in network.blocks[0].matrices.values())
+    for one in network.blocks[1].matrices.values():
+        assert torch.equal(network.bench.unpack(one), packed[one.name])
+        assert torch.equal(one.data, blocks[one.name]), "pages that went back are read anew"
+
+
+def test_the_pages_of_what_is_kept_unpacked_go_back(tmp_path: Path) -> None:
+    file = write_tiny_gguf(tmp_path / "floats.gguf", kind="F32")
+    network = Network(gguf_file.read(file), machine.bench(torch.float32))
+    for block in network.blocks:
+        for matrix in block.matrices.values():
+            matrix.data.sum()
+    before = resident_of(file)
+    network.keep_unpacked(len(network.blocks))
+    assert resident_of(file) < before
+
+
+def resident_of(file: Path) -> int:
+    """Bytes of a file that this process has in memory."""
+    found = 0
+    lines = iter(Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines())
+    for line in lines:
+        if line.endswith(str(file)):
+            found += next(int(one.split()[1]) * 1024 for one in lines if one.startswith("Rss:"))
+    return found
 
 
 def upper_alone(network: Network, form: Form) -> MemoryPlan:
@@ -221,10 +278,12 @@ def test_with_less_memory_than_it_began_with_more_is_computed_twice_and_nothing_
 ) -> None:
     todo = todo_of(2048)
     begun = memory.plan(network, form, todo, available=AMPLE)
-    short = memory.refitted(network, form, todo, begun, available=begun.peak_bytes - 1)
+    available = begun.peak_bytes - kept_bytes(network, begun) - 1
+    short = memory.refitted(network, form, todo, begun, available=available)
     assert short.checkpointed > begun.checkpointed == 0
     assert short.peak_bytes < begun.peak_bytes
-    same = replace(begun, checkpointed=short.checkpointed, peak_bytes=short.peak_bytes)
-    assert short == replace(same, available_bytes=begun.peak_bytes - 1)
-    assert memory.refitted(network, form, todo, short, available=AMPLE).checkpointed == 0
+    same = replace(begun, checkpointed=short.checkpointed, unpacked=short.unpacked, peak_bytes=short.peak_bytes)
+    assert short == replace(same, available_bytes=available)
+    again = memory.refitted(network, form, todo, short, available=AMPLE)
+    assert (again.checkpointed, again.unpacked) == (0, begun.unpacked)
     assert memory.refitted(network, form, todo, begun, available=1).checkpointed == network.architecture.layers

@@ -223,7 +223,9 @@ def test_rows_are_padded_where_they_branch_or_scores_are_bounded(
         ("phi3", "grouped"),
     ],
 )
-def test_layers_that_are_computed_twice_give_the_same_gradients(network: Open, architecture: str, form: str) -> None:
+def test_layers_computed_twice_or_kept_unpacked_give_the_same_gradients(
+    network: Open, architecture: str, form: str
+) -> None:
     opened, generator = network(architecture), torch.Generator().manual_seed(1)
     if form == "neurons":
         opened.form = Neurons(opened.architecture, count=32, spread=opened.spread, generator=generator)
@@ -238,14 +240,17 @@ def test_layers_that_are_computed_twice_give_the_same_gradients(network: Open, a
         Branches(stem=(1, 30), answers=((31, 32, 33, 34),)),
     ]
     found = []
-    for checkpointed in (0, opened.architecture.layers):
+    packed = opened.blocks
+    for checkpointed, unpacked in ((0, 0), (opened.architecture.layers, 0), (1, 1)):
         opened.checkpointed = checkpointed
+        opened.keep_unpacked(unpacked)
         opened.log_probabilities(lay_out(rows, CPU, shares=True)).sum().backward()
         found.append({name: one.grad for name, one in opened.form.parameters.items()})
         for one in opened.form.parameters.values():
             assert one.grad is not None
             assert bool(one.grad.abs().sum() > 0)
             one.grad = None
-    opened.checkpointed, opened.form = 0, None
+    opened.checkpointed, opened.form, opened.blocks = 0, None, packed
     for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-6)
+        for other in found[1:]:
+            torch.testing.assert_close(other[name], gradient, rtol=1e-5, atol=1e-6)

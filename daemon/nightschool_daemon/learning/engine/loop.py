@@ -24,6 +24,7 @@ from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, l
 from nightschool_daemon.learning.engine.examples import Example, Split, batches, divided, mean_weight, passes
 from nightschool_daemon.learning.engine.forms import Form
 from nightschool_daemon.learning.engine.layout import Layout
+from nightschool_daemon.learning.engine.machine import return_free_memory
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
@@ -224,6 +225,8 @@ def update(learner: Learner[S], batch: Sequence[S], optimizer: torch.optim.Optim
     for loss in learner.losses(batch):
         loss.backward()
         total += float(loss.detach())
+        # the next pass has rows of other lengths: what it does not fit into would lie idle beside it
+        return_free_memory()
     _require_number(total)
     torch.nn.utils.clip_grad_norm_(trained_of(learner), GRADIENT_NORM)
     optimizer.step()

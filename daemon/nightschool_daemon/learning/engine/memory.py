@@ -33,20 +33,22 @@ FLOAT = 4
 STATES = 3
 """Beside a trained parameter: its gradient and AdamW's two moments."""
 HEADROOM_BYTES = 1_500_000_000
-"""Passes are made smaller until a training takes at most so much beside the base's own file."""
+"""Passes are made smaller until a training takes at most so much beside the base's own file. On CPUs what is left of it
+keeps layers unpacked; on GPUs all that is free does."""
 FREE_SHARE = 0.8
 """Of the memory that is free at most this share is taken, whatever it costs in time."""
 LARGEST_PASS, SMALLEST_PASS = 2048, 512
 """Tokens. Smaller ones spend more time on unpacking than on products; larger ones gain nothing."""
 PROBED_TOKENS = 2048
 """A wider pass is not tried out but extrapolated."""
-PASSING_LAYERS = 6
+PASSING_LAYERS = 3
 """On its way back a layer holds so many times what it keeps, gradients and temporary results."""
-HOLES = 1.1
-"""What glibc's allocator holds over what is in use: rows of unlike length leave holes."""
-HOLES_OF_DEVICES = 1.1
+HOLES, MOST_HOLES_BYTES = 1.0, 350_000_000
+"""What glibc's allocator holds over what is kept: holes of aligned memory, which it seldom fills before its release
+2.38. Large tensors leave none, for they have pages of their own (`worker_process.MEMORY`)."""
+HOLES_OF_DEVICES = 0.1
 """The same of torch's own allocator, on GPUs."""
-FIXED_BYTES = 375_000_000
+FIXED_BYTES = 140_000_000
 """Buffers of the libraries that appear with the first whole pass, and scratch memory."""
 FEWEST_TRIES, MOST_TRIES, TRIED_S = 3, 5, 1.0
 """So often a probe is made, beyond the fewest for so long: of three, one may have met page faults or others' work."""
@@ -83,10 +85,12 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How much of a network is trained, and how much of that is computed twice."""
+    """How much of a network is trained, how much of that is computed twice, and how much is kept unpacked."""
 
     checkpointed: int
     trained_from: int = 0
+    unpacked: int = 0
+    """Layers, from the last."""
 
 
 def plan(network: Network, form: Form, todo: Todo, *, available: int | None = None) -> MemoryPlan:
@@ -96,7 +100,7 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
     allow. Raises `TrainingError` where not even the longest row fits by itself through one layer.
     """
     available = available_bytes(network.bench.device) if available is None else available
-    held = resident_bytes()
+    held = held_bytes()
     longest = max(map(len, todo.examples))
     layers = network.architecture.layers
     twice = [Cut(checkpointed=again) for again in range(layers + 1)]
@@ -106,14 +110,16 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
         for cut in cuts:
             peak = _peak_bytes(network, form, probe, cut, held)
             if peak <= available:
+                chosen = with_unpacked(network, cut, _kept_room(network, available) - peak)
                 return MemoryPlan(
                     tokens_a_pass=tokens,
-                    checkpointed=cut.checkpointed,
-                    trained_from=cut.trained_from,
+                    checkpointed=chosen.checkpointed,
+                    trained_from=chosen.trained_from,
+                    unpacked=chosen.unpacked,
                     layers=layers,
-                    peak_bytes=peak,
+                    peak_bytes=_peak_bytes(network, form, probe, chosen, held),
                     available_bytes=available,
-                    seconds=seconds(pace_of(network, form, todo, tokens), todo, tokens, cut, layers),
+                    seconds=seconds(pace_of(network, form, todo, tokens, chosen), todo, tokens, chosen, layers),
                 )
     alone = widest(network, form, todo, 1)
     needed = _peak_bytes(network, form, alone, Cut(checkpointed=1, trained_from=layers - 1), held)
@@ -128,28 +134,65 @@ def refitted(
 ) -> MemoryPlan:
     """The plan that a training began with, in the memory that there is now.
 
-    What goes through at once and what is trained stays, for results depend on it; what is computed twice does not.
+    What goes through at once and what is trained stays, for results depend on it; what is computed twice and what is
+    kept unpacked does not.
     Where not even all layers computed twice would fit, that is tried.
     """
     available = available_bytes(network.bench.device) if available is None else available
-    held = resident_bytes()
+    held = held_bytes()
     probe = widest(network, form, todo, begun.tokens_a_pass)
     trained = network.architecture.layers - begun.trained_from
     cuts = [Cut(checkpointed=again, trained_from=begun.trained_from) for again in range(trained + 1)]
     peaks = {cut: _peak_bytes(network, form, probe, cut, held) for cut in cuts}
     cut = next((one for one, peak in peaks.items() if peak <= available), min(peaks, key=peaks.__getitem__))
-    return replace(begun, checkpointed=cut.checkpointed, peak_bytes=peaks[cut], available_bytes=available)
+    chosen = with_unpacked(network, cut, _kept_room(network, available) - peaks[cut])
+    return replace(
+        begun,
+        checkpointed=chosen.checkpointed,
+        unpacked=chosen.unpacked,
+        peak_bytes=_peak_bytes(network, form, probe, chosen, held),
+        available_bytes=available,
+    )
 
 
 def set_up(network: Network, form: Form, decided: MemoryPlan) -> None:
     """Have a network and what is trained beside it do as was decided."""
     network.checkpointed = decided.trained_from + decided.checkpointed
+    network.keep_unpacked(decided.unpacked)
     form.freeze_below(decided.trained_from)
+
+
+def with_unpacked(network: Network, cut: Cut, room: float) -> Cut:
+    """The same with as many layers kept unpacked as there is room for, in bytes."""
+    kept = 0
+    for block in reversed(network.blocks):
+        room -= _unpacked_bytes(network, block)
+        if room < 0:
+            break
+        kept += 1
+    return replace(cut, unpacked=kept)
+
+
+def _kept_room(network: Network, available: int) -> int:
+    """Up to which peak layers are kept unpacked."""
+    return available if network.bench.device.type == "cuda" else _comfortable(network, available)
+
+
+def _comfortable(network: Network, available: int) -> int:
+    """What a training may take before it is cut smaller, in bytes."""
+    return min(available, network.weights.bytes + HEADROOM_BYTES)
+
+
+def _unpacked_bytes(network: Network, block: Block) -> int:
+    """What a layer takes more unpacked: its floats, less the pages of its blocks where these are counted."""
+    matrices = block.matrices.values()
+    floats = sum(one.weights for one in matrices) * network.bench.dtype.itemsize
+    return floats if network.bench.device.type == "cuda" else floats - sum(one.data.nbytes for one in matrices)
 
 
 def _pass_size(network: Network, form: Form, todo: Todo, available: int, smallest: int, held: int) -> tuple[int, Probe]:
     """The largest pass that stays within the headroom, but none below `smallest`."""
-    wanted = min(available, network.weights.bytes + HEADROOM_BYTES)
+    wanted = _comfortable(network, available)
     tokens = max(LARGEST_PASS, smallest)
     while True:
         probe = widest(network, form, todo, tokens)
@@ -229,6 +272,12 @@ def available_bytes(device: torch.device) -> int:
 def free_memory() -> int:
     """Memory that the machine has to give, in bytes."""
     return _of_proc("/proc/meminfo", "MemAvailable")
+
+
+def held_bytes() -> int:
+    """Resident memory of this process once what was freed has gone back: reading a tokenizer leaves a lot."""
+    machine.return_free_memory()
+    return resident_bytes()
 
 
 def resident_bytes() -> int:
@@ -355,9 +404,10 @@ def _fixed_bytes(network: Network, form: Form, cut: Cut, held: int) -> int:
     """
     trained = sum(one.numel() for name, one in form.parameters.items() if block_of(name) >= cut.trained_from)
     states = int(trained) * FLOAT * STATES
+    kept = sum(_unpacked_bytes(network, one) for one in network.blocks[len(network.blocks) - cut.unpacked :])
     if network.bench.device.type == "cuda":
-        return int(torch.cuda.memory_allocated(network.bench.device)) + states + FIXED_BYTES
-    return held + network.weights.bytes + states + FIXED_BYTES + attention.TABLES_BYTES
+        return int(torch.cuda.memory_allocated(network.bench.device)) + states + kept + FIXED_BYTES
+    return held + network.weights.bytes + states + kept + FIXED_BYTES + attention.TABLES_BYTES
 
 
 def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
@@ -365,10 +415,11 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
     inputs = probe.tokens * network.architecture.width * FLOAT
     whole = network.architecture.layers - cut.trained_from - cut.checkpointed
     kept = whole * probe.kept_bytes + cut.checkpointed * inputs
-    holes = HOLES if network.bench.device.type == "cpu" else HOLES_OF_DEVICES
+    on_cpu = network.bench.device.type == "cpu"
+    holes = min(HOLES * kept, MOST_HOLES_BYTES) if on_cpu else HOLES_OF_DEVICES * kept
     # the head is done with before the way back begins
-    passing = max(holes * PASSING_LAYERS * probe.kept_bytes, _head_bytes(network, probe.tokens))
-    return int(holes * kept + passing) + probe.shared_bytes
+    passing = max(PASSING_LAYERS * probe.kept_bytes, _head_bytes(network, probe.tokens))
+    return int(kept + holes + passing) + probe.shared_bytes
 
 
 def _head_bytes(network: Network, predictions: int) -> int:
@@ -452,7 +503,7 @@ def _forth_alone(pace: Pace, examples: Sequence[Example], tokens: int, pads: boo
     return sum(map(pace.forward, passes(examples, tokens, padded=pads)))
 
 
-def pace_of(network: Network, form: Form, todo: Todo, tokens: int) -> Pace:
+def pace_of(network: Network, form: Form, todo: Todo, tokens: int, cut: Cut) -> Pace:
     """Time the narrowest and the widest pass of a training."""
     learning = list(_all_passes(todo, tokens))
     small, large = min(learning, key=todo.computed), max(learning, key=todo.computed)
@@ -462,7 +513,7 @@ def pace_of(network: Network, form: Form, todo: Todo, tokens: int) -> Pace:
     sizes = todo.computed(small), todo.computed(large)
     with beside(network, form):
         (forth, back), (longer_forth, longer_back) = (
-            _layers_seconds(network, _laid_out(network, one)) for one in (small, large)
+            _layers_seconds(network, _laid_out(network, one), cut.unpacked) for one in (small, large)
         )
     few, many = PROBED_ROWS
     return Pace(
@@ -474,12 +525,16 @@ def pace_of(network: Network, form: Form, todo: Todo, tokens: int) -> Pace:
     )
 
 
-def _layers_seconds(network: Network, layout: Layout) -> tuple[float, float]:
-    """Time of a pass through all layers, forth and back, by one layer of each kind."""
+def _layers_seconds(network: Network, layout: Layout, unpacked: int) -> tuple[float, float]:
+    """Time of a pass through all layers, forth and back, by one layer of each kind, packed and unpacked."""
     kinds, reaches = _kinds(network), network.reaches(layout)
+    first_unpacked = len(network.blocks) - unpacked
     forth = back = 0.0
-    for kind, count in Counter(network.architecture.is_local(one.number) for one in network.blocks).items():
-        block = kinds[kind]
+    layers = Counter(
+        (network.architecture.is_local(one.number), one.number >= first_unpacked) for one in network.blocks
+    )
+    for (kind, is_unpacked), count in layers.items():
+        block = kinds[kind].unpacked(network.bench) if is_unpacked else kinds[kind]
         tried = _repeated(lambda block=block: _there_and_back(network, block, layout, reaches))  # type: ignore[misc]  # bound now
         forth += count * statistics.median(one for one, _ in tried)
         back += count * statistics.median(one for _, one in tried)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,10 @@ class Block:
     """By the part's name: `attn_q`, `ffn_up`."""
     biases: Mapping[str, Tensor]
     norms: Mapping[str, Tensor]
+
+    def unpacked(self, bench: Bench) -> Block:
+        """The same, with its matrices kept as floats."""
+        return replace(self, matrices={part: bench.unpacked(one) for part, one in self.matrices.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,17 @@ class Network:
         matrix = self.blocks[int(number)].matrices[part]
         rows = torch.linspace(0, matrix.shape[0] - 1, min(SAMPLED_ROWS, matrix.shape[0])).long()
         return float(matrix.rows(rows).std())
+
+    def keep_unpacked(self, layers: int) -> None:
+        """Keep the matrices of so many layers, from the last, as floats: none of them is de-quantised again."""
+        whole = len(self.blocks) - layers
+        self.blocks = (*self.blocks[:whole], *(self._kept(block) for block in self.blocks[whole:]))
+
+    def _kept(self, block: Block) -> Block:
+        kept = block.unpacked(self.bench)
+        for matrix in kept.matrices.values():
+            self.weights.let_go(matrix.name)
+        return kept
 
     # ----------------------------------------------------------------------- passes
 

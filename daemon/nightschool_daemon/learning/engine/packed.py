@@ -1,13 +1,15 @@
 """Matrices that stay in their GGUF blocks, memory-mapped, and become floats for as long as a product takes.
 
 A `Bench` owns the scratch memory and the threads that de-quantise; `Bench.unpack` writes into its scratch, so what it
-returns is good until the next call of the same use.
+returns is good until the next call of the same use. Where there is memory for it, matrices are kept as floats
+(`PackedMatrix.unpacked`), and the pages of their blocks go back.
 """
 
 from __future__ import annotations
 
+import mmap
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -50,9 +52,17 @@ class Bench:
 
     def unpack(self, matrix: PackedMatrix, use: str = "") -> Tensor:
         """The matrix in the type of the products, shape (rows, columns). Good until the next call of this use."""
+        if matrix.unpacked is not None:
+            return matrix.unpacked
         whole = self.scratch(use, matrix.weights, self.dtype).view(matrix.shape)
         self._fill(matrix, whole)
         return whole
+
+    def unpacked(self, matrix: PackedMatrix) -> PackedMatrix:
+        """The same matrix, kept as floats beside its blocks."""
+        whole = torch.empty(matrix.shape, dtype=self.dtype, device=self.device)
+        self._fill(matrix, whole)
+        return replace(matrix, unpacked=whole)
 
     def _fill(self, matrix: PackedMatrix, whole: Tensor) -> None:
         library = ggml.library()
@@ -104,6 +114,8 @@ class PackedMatrix:
     data: Tensor
     kind: Kind
     shape: tuple[int, int]
+    unpacked: Tensor | None = None
+    """In the type of the products, where it is kept so."""
 
     @property
     def weights(self) -> int:
@@ -129,10 +141,9 @@ class Weights:
 
     def __init__(self, file: GgufFile, over: GgufFile | None = None) -> None:
         self._tensors = file.tensors if over is None else {**file.tensors, **over.tensors}
-        base = _mapped(file)
-        self._bytes = dict.fromkeys(file.tensors, base)
+        self._files = dict.fromkeys(file.tensors, _Mapped.of(file))
         if over is not None:
-            self._bytes |= dict.fromkeys(over.tensors, _mapped(over))
+            self._files |= dict.fromkeys(over.tensors, _Mapped.of(over))
 
     @property
     def bytes(self) -> int:
@@ -153,6 +164,14 @@ class Weights:
         data, kind = self._tensor(name, (length,))
         return blocks.dequantized(data.view(1, -1), kind)[0].clone()
 
+    def let_go(self, name: str) -> None:
+        """Give the pages of a tensor back: its bytes are read anew where they are asked for again."""
+        tensor = self._tensors[name]
+        start, stop = -(-tensor.start // mmap.PAGESIZE), (tensor.start + tensor.bytes) // mmap.PAGESIZE
+        if start < stop:
+            length = (stop - start) * mmap.PAGESIZE
+            self._files[name].mapping.madvise(mmap.MADV_DONTNEED, start * mmap.PAGESIZE, length)
+
     def _tensor(self, name: str, shape: tuple[int, ...]) -> tuple[Tensor, Kind]:
         if name not in self._tensors:
             raise TrainingError(f"The GGUF has no tensor {name}. {ADVICE}")
@@ -163,13 +182,23 @@ class Weights:
             )
         if tensor.type not in blocks.READERS:
             raise TrainingError(f"{name} is in {tensor.type.name}, which cannot be trained on. Choose another base.")
-        data = self._bytes[name][tensor.start : tensor.start + tensor.bytes]
+        data = self._files[name].bytes[tensor.start : tensor.start + tensor.bytes]
         # torch sees floats only where they begin at multiples of their size, and a file may be aligned to 1
         return data.clone() if tensor.start % FLOAT else data, tensor.type
 
 
-def _mapped(file: GgufFile) -> Tensor:
-    return torch.from_file(str(file.path), shared=False, size=file.path.stat().st_size, dtype=torch.uint8)
+@dataclass(frozen=True, kw_only=True)
+class _Mapped:
+    """A file in memory: private, so that nothing is ever written to it."""
+
+    mapping: mmap.mmap
+    bytes: Tensor
+
+    @classmethod
+    def of(cls, file: GgufFile) -> _Mapped:
+        with file.path.open("rb") as stream:
+            mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        return cls(mapping=mapping, bytes=torch.frombuffer(mapping, dtype=torch.uint8))
 
 
 class _PackedProduct(torch.autograd.Function):  # type: ignore[misc]  # torch is not read by mypy
