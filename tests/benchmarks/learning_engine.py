@@ -3,7 +3,7 @@
 Every figure is taken in a process of its own, so that its peak of memory is its own; medians of three. The peers stand
 in a dependency group of their own (`peers`); a row whose peer is not to be had prints `holds: null` and does not fail.
 What is delivered is compared with the base, the trained network and plain LoRA on three seeds. About an hour and a half
-on two cores; `--rows TEXT` takes the rows alone that have it in their names.
+on two cores; `--rows TEXT ...` takes the rows alone that have one of these in their names.
 """
 
 import argparse
@@ -224,14 +224,14 @@ def main() -> int:
     """Take all figures, print the table. Returns 1 where a row falls short."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--take", nargs=3, metavar=("FUNCTION", "MODEL", "SEED"))
-    parser.add_argument("--rows", default="", help="rows alone that have this in their names")
+    parser.add_argument("--rows", nargs="+", default=[""], help="rows alone that have one of these in their names")
     given = parser.parse_args()
     if given.take:
         function, model, seed = given.take
         print(json.dumps(TAKERS[function](model, int(seed))))
         return 0
     taken: Takes = {}
-    rows = [row_of(measure, taken) for measure in measures() if given.rows in measure.name]
+    rows = [row_of(measure, taken) for measure in measures() if any(one in measure.name for one in given.rows)]
     return results.presented("learning-engine", "The packed engine and its peers", rows)
 
 

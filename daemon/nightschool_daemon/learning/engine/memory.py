@@ -187,7 +187,8 @@ def _unpacked_bytes(network: Network, block: Block) -> int:
     """What a layer takes more unpacked: its floats, less the pages of its blocks where these are counted."""
     matrices = block.matrices.values()
     floats = sum(one.weights for one in matrices) * network.bench.dtype.itemsize
-    return floats if network.bench.device.type == "cuda" else floats - sum(one.data.nbytes for one in matrices)
+    blocks = 0 if network.bench.device.type == "cuda" else sum(one.data.nbytes for one in matrices)
+    return int(floats - blocks)
 
 
 def _pass_size(network: Network, form: Form, todo: Todo, available: int, smallest: int, held: int) -> tuple[int, Probe]:
