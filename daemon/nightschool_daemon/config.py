@@ -52,6 +52,15 @@ class EmbeddingSource(StrEnum):
     NONE = "none"
 
 
+class Preset(StrEnum):
+    """Which of the built-ins are asked."""
+
+    MEASURED = "measured"
+    """Those that a measurement says help, or are harmless at no cost."""
+    ALL = "all"
+    """The optional ones too."""
+
+
 class DeliveryChoice(StrEnum):
     """In which form a lesson is delivered."""
 
@@ -313,7 +322,15 @@ class PluginSettings:
 
     directory: Path | None = None
     """Drop-in `*.py` files; None: plugins/ beside the configuration file."""
+    preset: Preset = Preset.MEASURED
+    enabled: tuple[str, ...] = ()
+    """Optional built-ins that are asked too."""
     disabled: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        both = sorted(set(self.enabled).intersection(self.disabled))
+        if both:
+            raise ValueError(f"{both[0]} stands in both enabled and disabled; take it out of one")
 
 
 @dataclass(frozen=True, kw_only=True)

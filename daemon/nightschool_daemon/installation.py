@@ -65,7 +65,7 @@ def load_hooks(settings: Settings, strikes: StrikeBook | None, *, safe_mode: boo
         return Hooks.load(
             plugin_directory=settings.plugin_directory,
             tables=settings.plugin_tables,
-            disabled=settings.plugins.disabled,
+            plugins=settings.plugins,
             strikes=strikes,
             clock=now,
             safe_mode=safe_mode,

@@ -15,13 +15,14 @@ the loop would not be whole.
 from nightschool_daemon.hooks.facade import Hooks
 from nightschool_daemon.hooks.guarding import MAX_STRIKES, KnownStrikes, PluginFailed, StrikeBook
 from nightschool_daemon.hooks.loading import PluginState, PluginStatus
-from nightschool_daemon.hooks.sources import BUILT_IN, BUILT_IN_PACKAGE, PluginKind
+from nightschool_daemon.hooks.sources import BUILT_IN, BUILT_IN_PACKAGE, OPTIONAL, PluginKind
 from nightschool_daemon.hooks.stages import STAGES, is_observer, signature_of
 
 __all__ = [
     "BUILT_IN",
     "BUILT_IN_PACKAGE",
     "MAX_STRIKES",
+    "OPTIONAL",
     "STAGES",
     "Hooks",
     "KnownStrikes",

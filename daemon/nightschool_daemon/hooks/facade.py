@@ -1,15 +1,16 @@
 """One typed method a hook, so that call sites keep their types."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import pluggy
 
+from nightschool_daemon.config import PluginSettings, Preset
 from nightschool_daemon.hooks.guarding import Guard, StrikeBook
 from nightschool_daemon.hooks.loading import Loader, PluginState, PluginStatus
-from nightschool_daemon.hooks.sources import BUILT_IN, built_in_source, file_sources, installed_sources
+from nightschool_daemon.hooks.sources import BUILT_IN, OPTIONAL, built_in_source, file_sources, installed_sources
 from nightschool_hookspecs.records import (
     AliasMove,
     AnswerScore,
@@ -64,7 +65,7 @@ class Hooks:
         *,
         plugin_directory: Path | None,
         tables: Mapping[str, Mapping[str, object]],
-        disabled: Collection[str] = (),
+        plugins: PluginSettings | None = None,
         strikes: StrikeBook | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         safe_mode: bool = False,
@@ -73,17 +74,20 @@ class Hooks:
     ) -> "Hooks":
         """Load every plugin and fill its settings from `tables`.
 
-        `safe_mode` leaves out all but the built-ins. `check_files` imports the user's plugins in a
-        child process first; a worker leaves that to the daemon. A broken plugin of the user's is reported by
-        `status`, the others still work. Raises `ConfigurationError` for a table or key that is unknown,
-        and where a built-in cannot be loaded.
+        `plugins` says which built-ins are asked; None: those that need not be switched on. `safe_mode` leaves
+        out all but the built-ins. `check_files` imports the user's plugins in a child process first; a worker leaves
+        that to the daemon. A broken plugin of the user's is reported by `status`, the others still work. Raises
+        `ConfigurationError` for a table, key or name that is unknown, and where a built-in cannot be loaded.
         """
-        loader = Loader(tables=tables, disabled=frozenset(disabled), strikes=strikes, clock=clock)
+        plugins = plugins or PluginSettings()
+        waiting = OPTIONAL.difference(plugins.enabled) if plugins.preset is Preset.MEASURED else frozenset()
+        disabled = frozenset(plugins.disabled)
+        loader = Loader(tables=tables, disabled=disabled, waiting=waiting, strikes=strikes, clock=clock)
         loader.add([built_in_source(name) for name in built_in])
         if not safe_mode:
             loader.add(installed_sources(check=check_files))
             loader.add(file_sources(plugin_directory, check=check_files))
-        loader.refuse_unknown_names(safe_mode=safe_mode)
+        loader.refuse_unknown_names(plugins.enabled, safe_mode=safe_mode)
         return cls(loader.manager, loader.guard, loader.statuses)
 
     @property

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -24,6 +24,8 @@ class PluginState(StrEnum):
 
     ACTIVE = "active"
     DISABLED = "disabled"
+    AVAILABLE = "available"
+    """An optional built-in that nobody switched on."""
     BROKEN = "broken"
 
 
@@ -35,7 +37,7 @@ class PluginStatus:
     kind: PluginKind
     state: PluginState
     reason: str
-    """Why it is disabled or broken; empty where it is active."""
+    """Why it is not asked; empty where it is."""
     hooks: tuple[str, ...]
 
 
@@ -47,6 +49,7 @@ class Loader:
         *,
         tables: Mapping[str, Mapping[str, object]],
         disabled: frozenset[str],
+        waiting: frozenset[str],
         strikes: StrikeBook | None,
         clock: Callable[[], datetime],
     ) -> None:
@@ -57,17 +60,22 @@ class Loader:
         self.statuses: dict[str, PluginStatus] = {}
         self._tables = tables
         self._disabled = disabled
+        self._waiting = waiting
 
     def add(self, sources: Sequence[Source]) -> None:
         """Load sources in order. A built-in that breaks is our fault and raises."""
         for source in sources:
             self._add_one(source)
 
-    def refuse_unknown_names(self, *, safe_mode: bool) -> None:
-        """Raise for a `[plugins.<name>]` or a disabled name that is nobody's. In safe mode the user's are not known."""
+    def refuse_unknown_names(self, enabled: Collection[str], *, safe_mode: bool) -> None:
+        """Raise for a table, a disabled or an enabled name that is nobody's. In safe mode the user's are not known."""
         if safe_mode:
             return
-        for path, names in (("plugins.{}", self._tables), ("plugins.disabled: {}", sorted(self._disabled))):
+        for path, names in (
+            ("plugins.{}", self._tables),
+            ("plugins.disabled: {}", sorted(self._disabled)),
+            ("plugins.enabled: {}", sorted(enabled)),
+        ):
             for name in names:
                 if name not in self.statuses:
                     hint = codec.unknown_key(name, list(self.statuses)).removeprefix("unknown key; ")
@@ -80,6 +88,11 @@ class Loader:
         if source.name in self._disabled:
             self.manager.set_blocked(source.name)
             self._note(source, PluginState.DISABLED, "switched off by plugins.disabled")
+            return
+        if source.name in self._waiting:
+            # what stands in its table is checked all the same: it may be switched on tomorrow
+            _with_settings(self.manager, source.load(), self._tables.get(source.name), source.name)
+            self._note(source, PluginState.AVAILABLE, "switched on by plugins.enabled")
             return
         self.guard.digests[source.name] = source.digest
         if source.kind is PluginKind.BUILT_IN:

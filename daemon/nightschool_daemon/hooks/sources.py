@@ -69,6 +69,9 @@ BUILT_IN: tuple[str, ...] = (
 )
 """Of two that answer the same first-result hook the later is asked first: SQL before other code, text last."""
 
+OPTIONAL: frozenset[str] = frozenset()
+"""Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""
+
 BUILT_IN_PACKAGE = "nightschool_plugins"
 
 

@@ -120,7 +120,7 @@ def open_context(step: Step | Job, run: RunDirectory) -> WorkerContext:
     hooks = Hooks.load(
         plugin_directory=settings.plugin_directory,
         tables=settings.plugin_tables,
-        disabled=settings.plugins.disabled,
+        plugins=settings.plugins,
         strikes=_strikes(settings),
         check_files=False,
     )

@@ -4,12 +4,13 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pluggy
 import pytest
 
-from nightschool_daemon.config import ConfigurationError
-from nightschool_daemon.hooks import STAGES, Hooks, KnownStrikes, PluginFailed, PluginKind, PluginState
+from nightschool_daemon.config import ConfigurationError, PluginSettings, Preset
+from nightschool_daemon.hooks import STAGES, Hooks, KnownStrikes, PluginFailed, PluginKind, PluginState, facade
 from nightschool_hookspecs import GenerationError, Peers
 from nightschool_hookspecs.testing import sample_event
 
@@ -59,7 +60,7 @@ def load(tmp_path: Path, strikes: MemoryStrikes) -> Load:
         return Hooks.load(
             plugin_directory=tmp_path,
             tables=tables or {},
-            disabled=disabled,
+            plugins=PluginSettings(disabled=disabled),
             strikes=strikes,
             clock=lambda: NOW,
             check_files=False,
@@ -143,6 +144,60 @@ def test_blocking_by_name(load: Load) -> None:
 def test_unknown_name_in_disabled_is_an_error(load: Load) -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'mine'"):
         load({"mine": difficulty("0.1")}, disabled=("mime",))
+
+
+@pytest.fixture
+def optional(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Hooks]:
+    """Loads two built-ins of which one must be switched on."""
+    monkeypatch.setattr(facade, "OPTIONAL", frozenset({"reward_plain"}))
+
+    def load(tables: Mapping[str, Mapping[str, object]] | None = None, **plugins: Any) -> Hooks:
+        return Hooks.load(
+            plugin_directory=None,
+            tables=tables or {},
+            plugins=PluginSettings(**plugins),
+            built_in=("difficulty_length", "reward_plain"),
+        )
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("plugins", "state"),
+    [
+        ({}, PluginState.AVAILABLE),
+        ({"enabled": ("reward_plain",)}, PluginState.ACTIVE),
+        ({"preset": Preset.ALL}, PluginState.ACTIVE),
+        ({"preset": Preset.ALL, "disabled": ("reward_plain",)}, PluginState.DISABLED),
+    ],
+)
+def test_an_optional_built_in_is_asked_where_it_is_switched_on(
+    optional: Callable[..., Hooks], plugins: dict[str, Any], state: PluginState
+) -> None:
+    hooks = optional(**plugins)
+    assert {one.name: one.state for one in hooks.status()} == {
+        "difficulty_length": PluginState.ACTIVE,
+        "reward_plain": state,
+    }
+    score = hooks.score_reward(
+        event=sample_event(), difficulty=0.5, peers=Peers(count_of_type=1, mean_count=1), now=NOW
+    )
+    assert (score.priority != 0) == (state is PluginState.ACTIVE)
+
+
+def test_the_table_of_an_optional_built_in_is_checked_before_it_is_switched_on(optional: Callable[..., Hooks]) -> None:
+    with pytest.raises(ConfigurationError, match=r"plugins\.reward_plain\.sucess.*did you mean 'success'"):
+        optional({"reward_plain": {"sucess": 1.0}})
+
+
+def test_an_unknown_name_in_enabled_is_an_error(optional: Callable[..., Hooks]) -> None:
+    with pytest.raises(ConfigurationError, match=r"plugins\.enabled: reward_plan.*did you mean 'reward_plain'"):
+        optional(enabled=("reward_plan",))
+
+
+def test_a_plugin_cannot_be_enabled_and_disabled() -> None:
+    with pytest.raises(ValueError, match="reward_plain stands in both"):
+        PluginSettings(enabled=("reward_plain",), disabled=("reward_plain",))
 
 
 def test_call_monitoring_sees_answers_and_failures(load: Load) -> None:
