@@ -285,6 +285,7 @@ def trained(file: GgufFile, cell: Cell, learned: Sequence[Row], directory: Path)
         num_epochs=1,
     )
     network = Network(file, machine.bench())
+    network.keep_unpacked(len(network.blocks))
     form = make_form(network, settings, cell.seed)
     plan = Plan(
         method=TrainingMethod.SFT,

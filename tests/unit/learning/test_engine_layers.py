@@ -20,6 +20,7 @@ from nightschool_daemon.learning.engine.rope import turned
 from nightschool_daemon.learning.rounding import rounded
 
 ROWS, LENGTH, SIZE = 3, 7, 8
+BENCH = Bench(device=torch.device("cpu"), dtype=torch.bfloat16, threads=1)
 
 
 def values(*shape: int, seed: int = 0) -> Tensor:
@@ -72,7 +73,7 @@ def test_attention_is_torchs(
     q, k, v = (values(ROWS, LENGTH, count, SIZE, seed=seed) for seed, count in enumerate((heads, key_heads, key_heads)))
 
     def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        found: Tensor = attention._Attention.apply(q, k, v, mask)
+        found: Tensor = attention._Attention.apply(q, k, v, mask, BENCH)
         return found
 
     agree(ours, partial(by_torch, mask=mask), q, k, v)
@@ -94,7 +95,7 @@ def test_attention_in_16_bits_rounds_no_more_than_torchs(length: int) -> None:
     ours, theirs = (
         [float((one.double() - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True)]
         for found in (
-            gone_through(lambda q, k, v, mask: padded_attention(q, k, v, mask, None), torch.bfloat16),
+            gone_through(lambda q, k, v, mask: padded_attention(q, k, v, mask, None, BENCH), torch.bfloat16),
             gone_through(by_torch, torch.bfloat16),
         )
     )
@@ -105,9 +106,9 @@ def test_attention_in_16_bits_rounds_no_more_than_torchs(length: int) -> None:
 def test_a_row_is_the_same_alone_and_in_company(length: int) -> None:
     """Answers are compared that went through in passes of unlike size: what they share must not show."""
     q, k, v = (values(12, 420, count, 64, seed=seed).detach().bfloat16() for seed, count in enumerate((9, 3, 3)))
-    in_company = padded_attention(q, k, v, None, None)[0, :length]
+    in_company = padded_attention(q, k, v, None, None, BENCH)[0, :length]
     q, k, v = (one[:1, :length] for one in (q, k, v))
-    alone = padded_attention(q, k, v, None, None)[0]
+    alone = padded_attention(q, k, v, None, None, BENCH)[0]
     assert torch.equal(in_company, alone)
 
 
@@ -116,14 +117,14 @@ def test_no_table_of_scores_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     tables: list[int] = []
     makes = attention._Piece.likelihoods
 
-    def noted(piece: attention._Piece, queries: Tensor, keys: Tensor) -> Tensor:
-        found = makes(piece, queries, keys)
+    def noted(piece: attention._Piece, queries: Tensor, keys: Tensor, bench: Bench) -> Tensor:
+        found = makes(piece, queries, keys, bench)
         tables.append(found.numel())
         return found
 
     monkeypatch.setattr(attention._Piece, "likelihoods", noted)
     q, k = torch.randn(1, 2048, 8, SIZE).bfloat16(), torch.randn(1, 2048, 4, SIZE).bfloat16()
-    padded_attention(q, k, k, None, None)
+    padded_attention(q, k, k, None, None, BENCH)
     assert max(tables) <= attention.LARGEST_TABLE
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nightschool_daemon.learning.engine.packed import Bench
+
 RowsInLine = Callable[[Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
 """Causal attention of rows that lie one behind another: queries of shape (N, heads, size), keys and values of shape
 (N, key heads, size), where each row begins and the last one ends (B + 1, 32-bit), tokens of the longest row, tokens
@@ -21,8 +23,9 @@ that are seen besides the own one (-1: all before it). Queries are scaled alread
 QUERIES = 256
 """Tokens of a row that ask at a time. Fixed, so that what a row gives does not depend on the others of its pass."""
 LARGEST_TABLE = 1 << 21
-"""Scores that are computed at a time, 8 MB; on the way back five such tables lie in memory."""
-TABLES_BYTES = 5 * 4 * LARGEST_TABLE
+"""Scores that are computed at a time, 8 MB."""
+TABLES_BYTES = (3 * 4 + 2) * LARGEST_TABLE
+"""Scratch memory for scores, likelihoods, their gradient, and one of them in 16 bits."""
 
 LARGEST_HEAD = 256
 """Flash attention's kernels know no larger ones, and none whose size is no multiple of eight."""
@@ -72,7 +75,7 @@ def _varlen() -> RowsInLine:
     return attend
 
 
-def padded_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cap: float | None) -> Tensor:
+def padded_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cap: float | None, bench: Bench) -> Tensor:
     """Attention over padded rows: queries (B, T, heads, size), keys and values (B, T, key heads, size), scaled already.
 
     `mask` is added to the scores, shape (B or 1, 1, T, T): 0 where a token sees another, else minus infinity; None:
@@ -80,7 +83,7 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cap: 
     scores softly (Gemma 2). Gives (B, T, heads * size).
     """
     if cap is None and q.device.type == "cpu" and q.dtype is torch.bfloat16:
-        found: Tensor = _Attention.apply(q, k, v, mask)
+        found: Tensor = _Attention.apply(q, k, v, mask, bench)
         return found
     q, k, v = (one.transpose(1, 2) for one in (q, k, v))
     if cap is not None:
@@ -105,39 +108,45 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]  # torch is not
     """`padded_attention` in 16 bits on CPUs, by tables of scores that are made again on the way back.
 
     There torch's own kernel takes up to three times as long for short rows, most of it on the way back. As it does,
-    this computes scores, likelihoods and their gradient in 32 bits, and products of them in the type of the rows.
+    this computes scores, likelihoods and their gradient in 32 bits, and products of them in the type of the rows. The
+    tables lie in scratch memory: in new memory most of the time would go into its first touch.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        ctx.save_for_backward(q, k, v, mask)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bench: Bench) -> Tensor:
         queries, keys, values = (_by_head(one, k.shape[2]) for one in (q, k, v))
+        ctx.save_for_backward(queries, keys, values, mask)
+        ctx.shapes, ctx.bench = (q.shape, k.shape), bench
         found = torch.empty_like(queries)
         for piece in _pieces(queries, mask):
-            likely = piece.likelihoods(queries, keys)
-            found[piece.heads, :, piece.asking] = piece.by_query(likely.to(v.dtype) @ piece.seen_of(values))
+            likely = _copied(piece.likelihoods(queries, keys, bench), "narrow", bench, v.dtype)
+            found[piece.heads, :, piece.asking] = piece.by_query(likely @ piece.seen_of(values))
         return _by_token(found, q.shape).flatten(2)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, mask = ctx.saved_tensors
-        queries, keys, values, gradients = (
-            _by_head(one, k.shape[2]) for one in (q, k, v, grad_outputs[0].view(q.shape))
-        )
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        queries, keys, values, mask = ctx.saved_tensors
+        of_queries, of_keys = ctx.shapes
+        bench, dtype = ctx.bench, queries.dtype
+        gradients = _by_head(grad_outputs[0].view(of_queries), of_keys[2])
         to_queries = torch.empty_like(queries)
         to_keys, to_values = (torch.zeros_like(keys, dtype=torch.float32) for _ in range(2))
         for piece in _pieces(queries, mask):
-            likely = piece.likelihoods(queries, keys)
+            likely = piece.likelihoods(queries, keys, bench)
             gradient = piece.asking_of(gradients)
-            piece.seen_of(to_values).add_(likely.to(v.dtype).transpose(1, 2) @ gradient)
-            to_likely = gradient.float() @ piece.seen_of(values).float().transpose(1, 2)
-            to_scores = torch.ops.aten._softmax_backward_data(to_likely, likely, -1, torch.float32).to(q.dtype)
-            to_queries[piece.heads, :, piece.asking] = piece.by_query(to_scores @ piece.seen_of(keys))
-            piece.seen_of(to_keys).add_(to_scores.transpose(1, 2) @ piece.asking_of(queries))
+            narrow = _copied(likely, "narrow", bench, dtype)
+            piece.seen_of(to_values).add_(narrow.transpose(1, 2) @ gradient)
+            to_likely = piece.products(gradients, values, bench)
+            to_scores = bench.scratch("gradients", likely.numel(), torch.float32).view(likely.shape)
+            torch.ops.aten._softmax_backward_data.out(to_likely, likely, -1, torch.float32, grad_input=to_scores)
+            narrow = _copied(to_scores, "narrow", bench, dtype)
+            to_queries[piece.heads, :, piece.asking] = piece.by_query(narrow @ piece.seen_of(keys))
+            piece.seen_of(to_keys).add_(narrow.transpose(1, 2) @ piece.asking_of(queries))
         return (
-            _by_token(to_queries, q.shape),
-            _by_token(to_keys.to(k.dtype), k.shape),
-            _by_token(to_values.to(v.dtype), v.shape),
+            _by_token(to_queries, of_queries),
+            _by_token(to_keys.to(dtype), of_keys),
+            _by_token(to_values.to(dtype), of_keys),
+            None,
             None,
         )
 
@@ -164,11 +173,28 @@ class _Piece:
         """(heads, groups * asking, size) to (heads, groups, asking, size)."""
         return x.unflatten(1, (-1, self.mask.shape[-2]))
 
-    def likelihoods(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """What each token gives to each other, 32-bit, shape (heads, groups * asking, seen)."""
-        scores = self.asking_of(queries).float() @ self.seen_of(keys).float().transpose(1, 2)
+    def products(self, asking: Tensor, seen: Tensor, bench: Bench) -> Tensor:
+        """Of each token that asks with each that is seen, 32-bit, shape (heads, groups * asking, seen).
+
+        Good until the next call.
+        """
+        left = _copied(asking[self.heads, :, self.asking], "asking", bench, torch.float32).flatten(1, 2)
+        right = _copied(self.seen_of(seen), "seen", bench, torch.float32)
+        shape = (left.shape[0], left.shape[1], right.shape[1])
+        found = bench.scratch("products", math.prod(shape), torch.float32).view(shape)
+        return torch.bmm(left, right.transpose(1, 2), out=found)
+
+    def likelihoods(self, queries: Tensor, keys: Tensor, bench: Bench) -> Tensor:
+        """What each token gives to each other, in the shape of `products`. Good until the next call."""
+        scores = self.products(queries, keys, bench)
         self.by_query(scores).add_(self.mask)
-        return scores.softmax(-1)
+        found = bench.scratch("likelihoods", scores.numel(), torch.float32).view(scores.shape)
+        return torch.softmax(scores, -1, out=found)
+
+
+def _copied(x: Tensor, use: str, bench: Bench, dtype: torch.dtype) -> Tensor:
+    """A copy in scratch memory, in another type. Good until the next one of this use."""
+    return bench.scratch(use, x.numel(), dtype).view(x.shape).copy_(x)
 
 
 def _pieces(queries: Tensor, mask: Tensor | None) -> Iterator[_Piece]:

@@ -193,7 +193,8 @@ class Network:
             before = self.architecture.window - 1 if self.architecture.is_local(layer) else -1
             return Made.of(self.rows_in_line(q, k, v, layout.starts, layout.longest, before).flatten(1))
         q, k, v = (layout.padded(one) for one in (q, k, v))
-        return Made.by(layout.flat, padded_attention(q, k, v, reach.mask, self.architecture.attention_cap))
+        mixed = padded_attention(q, k, v, reach.mask, self.architecture.attention_cap, self.bench)
+        return Made.by(layout.flat, mixed)
 
     def _feed_forward(self, block: Block, x: Made) -> Tensor:
         gate, up = self._gate_and_up(block, x)
