@@ -204,6 +204,12 @@ class Peers:
     """Events of the same artifact type in the ledger."""
     mean_count: float
     """Mean number of events of an artifact type."""
+    count_of_group: int = 1
+    """Near-duplicates of its prompt on its side of the split from which something can be learned, itself among them."""
+    mean_count_of_group: float = 1.0
+    """Mean number of such events of a group of near-duplicates; 0 where there are none."""
+    difficulties: tuple[float, ...] = ()
+    """How hard the events of its side are from which something can be learned, ascending."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ BUILT_IN: tuple[str, ...] = (
     "intake_classify",
     "context_event",
     "reward_plain",
+    "reward_enhanced",
     "difficulty_length",
     "similarity_edit",
     "similarity_bleu",
@@ -69,7 +70,7 @@ BUILT_IN: tuple[str, ...] = (
 )
 """Of two that answer the same first-result hook the later is asked first: SQL before other code, text last."""
 
-OPTIONAL: frozenset[str] = frozenset()
+OPTIONAL: frozenset[str] = frozenset({"reward_enhanced"})
 """Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""
 
 BUILT_IN_PACKAGE = "nightschool_plugins"

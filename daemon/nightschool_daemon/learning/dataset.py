@@ -4,6 +4,7 @@ The held-out side leaves first: nothing below that scores, selects, augments or 
 ever sees it.
 """
 
+import functools
 import itertools
 import math
 import random
@@ -242,28 +243,49 @@ def _of_side(
 
 
 def _score(workshop: Workshop, wanted: Sequence[EventRow], rows: Sequence[EventRow]) -> tuple[ScoredEvent, ...]:
-    counts = Counter(row.event.artifact_type for row in rows)
-    mean_count = len(rows) / len(counts) if counts else 0.0
-    scored: list[ScoredEvent] = []
-    for row in wanted:
-        difficulty = workshop.hooks.score_difficulty(event=row.event)
-        peers = Peers(count_of_type=counts[row.event.artifact_type], mean_count=mean_count)
-        reward = workshop.hooks.score_reward(
-            event=row.event, difficulty=difficulty, peers=peers, now=workshop.info.started_at
-        )
-        if not math.isfinite(reward.priority):
-            raise DatasetError(f"A plugin gave the event {row.event.key} a reward that is no finite number.")
-        scored.append(
-            ScoredEvent(
-                event=row.event,
-                priority=reward.priority,
-                reward=reward.reward,
-                difficulty=difficulty,
-                group=row.group or "",
-                trained_on=row.trained_on,
-            )
-        )
-    return tuple(scored)
+    difficulties = [workshop.hooks.score_difficulty(event=row.event) for row in wanted]
+    peers = _peers(wanted, difficulties, rows)
+    return tuple(map(functools.partial(_scored, workshop), wanted, difficulties, peers))
+
+
+def _scored(workshop: Workshop, row: EventRow, difficulty: float, peers: Peers) -> ScoredEvent:
+    reward = workshop.hooks.score_reward(
+        event=row.event, difficulty=difficulty, peers=peers, now=workshop.info.started_at
+    )
+    if not math.isfinite(reward.priority):
+        raise DatasetError(f"A plugin gave the event {row.event.key} a reward that is no finite number.")
+    return ScoredEvent(
+        event=row.event,
+        priority=reward.priority,
+        reward=reward.reward,
+        difficulty=difficulty,
+        group=row.group or "",
+        trained_on=row.trained_on,
+    )
+
+
+def _peers(wanted: Sequence[EventRow], difficulties: Sequence[float], rows: Iterable[EventRow]) -> list[Peers]:
+    """What the reward of each wanted event needs to know of the others.
+
+    What nothing can be learned from, as a disliked answer, crowds nothing out and is not counted among near-duplicates.
+    """
+    learnable = [_objection(row.event) is None for row in wanted]
+    of_type = Counter(row.event.artifact_type for row in rows)
+    of_group = Counter(row.group for row in itertools.compress(wanted, learnable))
+    of_all = Peers(
+        count_of_type=0,
+        mean_count=_mean(of_type),
+        mean_count_of_group=_mean(of_group),
+        difficulties=tuple(sorted(itertools.compress(difficulties, learnable))),
+    )
+    return [
+        replace(of_all, count_of_type=of_type[row.event.artifact_type], count_of_group=max(1, of_group[row.group]))
+        for row in wanted
+    ]
+
+
+def _mean(counts: Counter[str | None]) -> float:
+    return counts.total() / len(counts) if counts else 0.0
 
 
 def _select(workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget) -> Selection:

@@ -5,8 +5,9 @@ import sys
 
 CHILD = """
 import sys
+from nightschool_daemon.config import PluginSettings, Preset
 from nightschool_daemon.hooks import Hooks
-hooks = Hooks.load(plugin_directory=None, tables={})
+hooks = Hooks.load(plugin_directory=None, tables={}, plugins=PluginSettings(preset=Preset.ALL))
 assert all(one.state == "active" for one in hooks.status()), hooks.status()
 heavy = {"numpy", "torch", "scipy", "gguf", "transformers", "ollama", "typer", "rich", "rapidfuzz"}
 heavy |= {"sacrebleu", "wordllama", "sentence_transformers"}

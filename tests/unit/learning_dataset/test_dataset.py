@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nightschool_daemon.config import PluginSettings, Preset
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow
@@ -28,6 +29,7 @@ from nightschool_hookspecs import (
     Measure,
     Message,
     Metadata,
+    Peers,
     PreferencePair,
     Role,
     RunInfo,
@@ -65,7 +67,7 @@ class BuildsPlainly:
 
 
 def workshop(*plugins: object, built_in: Sequence[str] = PLAIN) -> Workshop:
-    hooks = Hooks.load(plugin_directory=None, tables={}, built_in=built_in)
+    hooks = Hooks.load(plugin_directory=None, tables={}, plugins=PluginSettings(preset=Preset.ALL), built_in=built_in)
     for number, plugin in enumerate((BuildsPlainly(), *plugins)):
         hooks.manager.register(plugin, name=f"test{number}")
     specialty = Specialty(base="tiny:latest", artifact_type="shell")
@@ -402,6 +404,72 @@ def test_a_prompt_that_a_plugin_made_for_a_preference_stays() -> None:
             return (LabelledAnswer(event_id="dropdir/1", messages=own, answer="x", liked=True),)
 
     assert [one.messages for one in build([row("1")], (), Rewords()).labels] == [own]
+
+
+# --------------------------------------------------------------------------- what a reward knows of the others
+
+
+class WeighsByPriority:
+    """An example weighs what its event is worth."""
+
+    @hookimpl
+    def nightschool_build_example(self, event: ScoredEvent) -> TrainingExample:
+        return TrainingExample(
+            event_id=event.event.key, messages=event.event.conversation, target="good", weight=event.priority
+        )
+
+
+def weighed(rows: Sequence[EventRow]) -> dict[str, float]:
+    """What each event weighs by the optional reward."""
+    shop = workshop(WeighsByPriority(), built_in=("reward_plain", "reward_enhanced", *PLAIN[1:]))
+    sides = {one.group or "": Side.TRAINING for one in rows}
+    examples = build_dataset(shop, tuple(rows), sides, ROOMY).examples
+    return {one.event_id.removeprefix("dropdir/"): one.weight for one in examples}
+
+
+def test_each_of_many_near_duplicates_weighs_less_than_an_event_of_its_own() -> None:
+    found = weighed([*(row(str(number), group="g") for number in range(9)), row("a"), row("b")])
+    assert found["a"] == found["b"]
+    # sqrt((11 / 3) / 9) and sqrt(11 / 3)
+    assert [found["a"] / found[str(number)] for number in range(9)] == pytest.approx([3] * 9)
+
+
+def test_disliked_answers_to_its_prompt_take_nothing_from_a_correction() -> None:
+    disliked = [row(str(number), FeedbackType.EXPLICIT_NEGATIVE, group="g") for number in range(9)]
+    found = weighed([*disliked, row("a", group="g"), row("b")])
+    assert found["a"] == found["b"]
+
+
+def test_a_hard_event_among_easy_ones_weighs_more_than_its_difficulty_makes_it() -> None:
+    hard = row("hard")
+    hard = replace(hard, event=replace(hard.event, input_data="x" * 5000))
+    found = weighed([*(row(str(number)) for number in range(7)), hard])
+    # difficulty 0.6 of the hard one, next to nothing of the others; four events a bin: sqrt(4) and sqrt(4 / 7)
+    assert found["hard"] / found["0"] == pytest.approx((1 + 1.5 * 0.6) * 7**0.5, rel=0.01)
+
+
+def test_a_reward_knows_its_own_side_alone() -> None:
+    seen: dict[str, Peers] = {}
+
+    class Sees:
+        @hookimpl
+        def nightschool_score_reward(self, event: Event, peers: Peers) -> None:
+            seen[event.id] = peers
+
+        @hookimpl
+        def nightschool_score_difficulty(self, event: Event) -> float:
+            return float(event.id) / 10
+
+    rows = [row("3", group="g"), row("1", group="g"), row("2"), row("5", FeedbackType.EXPLICIT_NEGATIVE), row("9")]
+    build(rows, ["9"], Sees())
+    of_training = Peers(count_of_type=5, mean_count=5.0, mean_count_of_group=1.5, difficulties=(0.1, 0.2, 0.3))
+    assert seen == {
+        "1": replace(of_training, count_of_group=2),
+        "2": of_training,
+        "3": replace(of_training, count_of_group=2),
+        "5": of_training,
+        "9": replace(of_training, mean_count_of_group=1.0, difficulties=(0.9,)),
+    }
 
 
 # --------------------------------------------------------------------------- plugins that break a rule
