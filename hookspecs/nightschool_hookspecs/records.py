@@ -61,6 +61,12 @@ class Context:
     extra_json: str | None = None
     """Keys that the native format does not know, as canonical JSON: kept, never put into a prompt."""
 
+    @property
+    def characters(self) -> int:
+        """How much text it is that can stand in a prompt."""
+        texts = [message.content for message in self.messages] + [chunk.text for chunk in self.chunks]
+        return len(self.system or "") + sum(map(len, texts))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:

@@ -7,7 +7,7 @@ Lengths in characters; the context is system text, earlier messages and chunks.
 
 from dataclasses import dataclass
 
-from nightschool_hookspecs import Context, Event, hookimpl
+from nightschool_hookspecs import Event, hookimpl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +28,8 @@ class DifficultyLength:
     @hookimpl
     def nightschool_score_difficulty(self, event: Event) -> float:
         given = min(1.0, len(event.input_data) / self.hard_input_characters)
-        before = min(1.0, _characters(event.context) / self.hard_context_characters)
+        before = min(1.0, event.context.characters / self.hard_context_characters)
         return min(1.0, self.input_weight * given + self.context_weight * before)
-
-
-def _characters(context: Context) -> int:
-    texts = [message.content for message in context.messages] + [chunk.text for chunk in context.chunks]
-    return len(context.system or "") + sum(map(len, texts))
 
 
 @hookimpl

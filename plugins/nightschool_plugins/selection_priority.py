@@ -37,10 +37,8 @@ class SelectionPriority:
         return tuple(chosen)
 
     def _tokens(self, event: Event) -> int:
-        context = event.context
-        texts = [event.input_data, context.system or "", event.target or ""]
-        texts += [message.content for message in context.messages] + [chunk.text for chunk in context.chunks]
-        return math.ceil(sum(map(len, texts)) / self.characters_per_token)
+        characters = len(event.input_data) + event.context.characters + len(event.target or "")
+        return math.ceil(characters / self.characters_per_token)
 
 
 @hookimpl

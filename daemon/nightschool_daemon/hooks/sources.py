@@ -25,6 +25,7 @@ BUILT_IN: tuple[str, ...] = (
     "reward_plain",
     "reward_enhanced",
     "difficulty_length",
+    "difficulty_heuristic",
     "similarity_edit",
     "similarity_bleu",
     "similarity_embedding",
@@ -70,7 +71,7 @@ BUILT_IN: tuple[str, ...] = (
 )
 """Of two that answer the same first-result hook the later is asked first: SQL before other code, text last."""
 
-OPTIONAL: frozenset[str] = frozenset({"reward_enhanced"})
+OPTIONAL: frozenset[str] = frozenset({"reward_enhanced", "difficulty_heuristic"})
 """Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""
 
 BUILT_IN_PACKAGE = "nightschool_plugins"
