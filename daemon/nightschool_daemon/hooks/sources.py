@@ -30,6 +30,7 @@ BUILT_IN: tuple[str, ...] = (
     "similarity_bleu",
     "similarity_embedding",
     "batching_threshold",
+    "batching_adaptive",
     "selection_priority",
     "training_examples",
     "negatives_plain",
@@ -71,7 +72,7 @@ BUILT_IN: tuple[str, ...] = (
 )
 """Of two that answer the same first-result hook the later is asked first: SQL before other code, text last."""
 
-OPTIONAL: frozenset[str] = frozenset({"reward_enhanced", "difficulty_heuristic"})
+OPTIONAL: frozenset[str] = frozenset({"reward_enhanced", "difficulty_heuristic", "batching_adaptive"})
 """Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""
 
 BUILT_IN_PACKAGE = "nightschool_plugins"
