@@ -1,7 +1,7 @@
 """Learns the wanted answer of each event by supervised fine-tuning.
 
-The target is the correction, else an answer that was liked. An example's weight is the event's priority,
-at least `lowest_weight`, times the weight that its source gave it.
+The target is the correction, else an answer that was liked. An example's weight is the event's priority, in which the
+weight is counted that its source gave it; at least `lowest_weight`, less where its source gave it less than 1.
 """
 
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ class TrainingSft:
             event_id=event.event.key,
             messages=self._messages(event, chunks),
             target=target,
-            weight=max(self.lowest_weight, event.priority) * max(event.event.metadata.weight, 0.01),
+            weight=max(self.lowest_weight * _share(event.event.metadata.weight), event.priority),
             difficulty=event.difficulty,
             group=event.group,
         )
@@ -75,6 +75,11 @@ class TrainingSft:
             for number, chunk in enumerate(new, start=1)
         )
         return self.context_template.format(chunks=shown, prompt=prompt)
+
+
+def _share(weight: float) -> float:
+    """What a source takes away by a low weight, but never all."""
+    return min(1.0, max(0.01, weight))
 
 
 @hookimpl
