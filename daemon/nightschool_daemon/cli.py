@@ -30,9 +30,11 @@ from nightschool_daemon.display import (
     run_listener,
     say,
     show_curve,
+    show_explanation,
     show_table,
 )
 from nightschool_daemon.exits import Exit
+from nightschool_daemon.explaining import Explanation, explanation_of
 from nightschool_daemon.hooks import Hooks, PluginFailed, PluginStatus
 from nightschool_daemon.installation import Installation, load_hooks, looking, now, working
 from nightschool_daemon.jobs import UNITS, Step
@@ -710,6 +712,20 @@ def history(
     )
     columns = ("when", "alias", "kind", "from", "to", "state", "why")
     show_table("Moves of aliases", columns, [_move_line(one) for one in found.moves])
+
+
+@app.command()
+def explain(
+    context: typer.Context,
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="Its `source/id`, or its id.")],
+    as_json: AsJson = False,
+) -> None:
+    """What became of a piece of feedback: what it was worth, why it was learned from or left out, what it taught."""
+    found = _look(_settings(context), Explanation, "explain", lambda one: explanation_of(one, event), name=event)
+    if as_json:
+        _print_json(found)
+        return
+    show_explanation(found)
 
 
 @app.command()

@@ -10,8 +10,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from nightschool_daemon.comparisons import AnswerPair, Comparison
-from nightschool_daemon.jobs import Step
+from nightschool_daemon.explaining import Explanation
+from nightschool_daemon.jobs import EventMark, Step
 from nightschool_daemon.plans import PlannedTraining, Route, TrainingPlan, duration
+from nightschool_daemon.reporting.sheet import one_line
 from nightschool_daemon.reporting.words import guard_word
 from nightschool_hookspecs.records import TrainedForm
 
@@ -106,6 +108,40 @@ def _bars() -> Progress:
         TextColumn("[dim]{task.fields[text]}"),
     )
     return Progress(*columns, console=err)
+
+
+def show_explanation(found: Explanation) -> None:
+    """An event, where it stands, and a table of its nights with what each asked that is like it."""
+    event = found.event.event
+    rows = [
+        ("event", event.key),
+        ("said", event.feedback_type.value.replace("_", " ")),
+        ("prompt", one_line(event.input_data)),
+        ("wanted", one_line(event.target or "")),
+        ("stands", found.standing),
+    ]
+    show_table("", ("", ""), rows)
+    if not found.nights:
+        say("No run has had to do with it, as far as their files are still there.")
+        return
+    nights = [
+        (f"{one.started_at:%Y-%m-%d %H:%M}", one.run, one.specialty, one.fate, _worth(one.mark)) for one in found.nights
+    ]
+    show_table("Nights", ("night", "run", "specialty", "what became of it", "worth"), nights)
+    asked = [
+        (one_line(kin.question), f"{kin.alike:.0%}", f"{kin.before:.0f}", f"{kin.after:.0f}", one.run)
+        for one in found.nights
+        for kin in (*filter(None, [one.asked]), *one.kin)
+    ]
+    if asked:
+        show_table("Questions of the exam that are like it", ("question", "alike", "before", "after", "run"), asked)
+
+
+def _worth(mark: EventMark | None) -> str:
+    if mark is None:
+        return ""
+    weight = "" if mark.weight is None else f", weight {mark.weight:.2f}"
+    return f"priority {mark.priority:.2f}, reward {mark.reward:+.2f}, difficulty {mark.difficulty:.2f}{weight}"
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -42,6 +42,8 @@ T = TypeVar("T")
 
 NOTES = "notes.txt"
 """What a worker has to say to whoever looks on, a sentence a line."""
+MARKS = "marks.jsonl"
+"""Of step `select` (EventMark)."""
 HELD_OUT_PAIRS = "held_out_pairs.jsonl"
 """Of step `select` (PreferencePair)."""
 RANKED = "ranked.jsonl"
@@ -175,6 +177,18 @@ class LeftOut:
 
     event_id: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventMark:
+    """A line of `select/marks.jsonl`: what an event that may be learned from was worth."""
+
+    event_id: str
+    priority: float
+    reward: float
+    difficulty: float
+    weight: float | None
+    """Of its example; None where none was made of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from nightschool_daemon import codec, config, night
 from nightschool_daemon.config import ConfigurationError, Settings, require_directories
 from nightschool_daemon.control import ControlError, ControlServer, Send, text_in
 from nightschool_daemon.exits import Exit
+from nightschool_daemon.explaining import explanation_of
 from nightschool_daemon.installation import Installation, now, working
 from nightschool_daemon.intake import DirectoryWatcher
 from nightschool_daemon.jobs import Step
@@ -364,6 +365,7 @@ class Service:
             "report": lambda: codec.to_plain(page_of(self._installation, request.get("run"))),
             "history": lambda: codec.to_plain(history_of(self._installation, int(request.get("limit", HISTORY_LINES)))),
             "pairing": lambda: codec.to_plain(self._pairing(request.get("first"), request.get("second"))),
+            "explain": lambda: codec.to_plain(explanation_of(self._installation, text_in(request, "name"))),
             "track": lambda: codec.to_plain(self._track(text_in(request, "name"))),
             "plugins": lambda: codec.to_plain(self._installation.hooks.status()),
             "pause": self._pause,

@@ -1,5 +1,6 @@
 """The whole loop on a real Ollama with the tiny model: from feedback files to an alias that moved, and back."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import html5lib
 import httpx
 import pytest
 
-from nightschool_daemon.jobs import ExportResult, RunDirectory, Step, VerifyResult
+from nightschool_daemon.jobs import ExportResult, RunDirectory, SelectResult, Step, VerifyResult
 from nightschool_daemon.ledger import VersionState
-from nightschool_hookspecs.records import DeliveryForm, RunEnd, Specialty, TrainingResult
+from nightschool_hookspecs.records import DeliveryForm, RunEnd, Specialty, TrainingMethod, TrainingResult
 from support.night import TINY, TINY_ALIAS, TINY_TYPE, Night, greetings, import_tiny, thumbs, wait_until
 from support.ollama_server import OllamaServer
 from support.pages import elements, text_of
@@ -38,6 +39,7 @@ def test_corrections_become_a_better_model_and_undo_restores_the_base(night: Nig
     assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v1"] != base_digest
     assert tags[TINY] == base_digest
     look_at_the_page(night)
+    look_at_events(night)
 
     undone = night.run("undo", TINY_ALIAS)
 
@@ -65,6 +67,31 @@ def look_at_the_page(night: Night) -> None:
     assert track["exams"][0]["exam"]["marks"]["candidate"]["score"] > 90
     assert f"The best is {TINY_ALIAS}.v1" in night.run("history", "--track", TINY_ALIAS).stdout
     assert night.run("history", "--track", "nobody").returncode == 1
+
+
+def look_at_events(night: Night) -> None:
+    """Of each piece of feedback it can be told what became of it."""
+    selected = RunDirectory(path=night.run_directories()[-1]).result(Step.SELECT, SelectResult)
+    learned = night.json("explain", selected.sources[TrainingMethod.SFT][0])
+    assert isinstance(learned, dict)
+    (of_run,) = learned["nights"]
+    assert of_run["fate"] == "It was learned from: wanted answers."
+    assert of_run["mark"]["weight"] == pytest.approx(max(0.2, of_run["mark"]["priority"]))
+    assert of_run["asked"] is None
+    assert of_run["kin"]
+    assert all(0.5 <= one["alike"] < 1 and one["after"] > one["before"] for one in of_run["kin"])
+    items = night.run_directories()[-1] / "select" / "items.jsonl"
+    held_out = json.loads(items.read_text(encoding="utf-8").splitlines()[0])["event_id"]
+    asked = night.json("explain", held_out.split("/")[-1])
+    assert isinstance(asked, dict)
+    assert "kept for the exam" in asked["standing"]
+    assert asked["nights"][0]["asked"]["after"] > asked["nights"][0]["asked"]["before"]
+    said = night.run("explain", held_out)
+    assert said.returncode == 0
+    assert "not learned from" in " ".join(said.stdout.split())
+    unknown = night.run("explain", "nobody")
+    assert unknown.returncode == 1
+    assert "There is no event nobody." in unknown.stdout + unknown.stderr
 
 
 def test_second_night_builds_on_fresh_feedback_and_its_undo_leads_to_the_first_version(

@@ -22,6 +22,8 @@ from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
     HELD_OUT_PAIRS,
+    MARKS,
+    EventMark,
     EventRow,
     LeftOut,
     PrepareResult,
@@ -129,6 +131,8 @@ class Dataset:
     """Items that would count, of what trial candidates are asked."""
     folded_pairs: int = 0
     left_out: tuple[LeftOut, ...] = ()
+    marks: tuple[EventMark, ...] = ()
+    """What each event of the training side was worth."""
     shots: tuple[TrainingExample, ...] = ()
     """What a candidate of examples shows, in order."""
 
@@ -179,6 +183,7 @@ def build_dataset(
         pairs=pairs,
         labels=labels,
         left_out=(*selection.left_out, *undecided),
+        marks=_marks(training, examples),
     )
 
 
@@ -191,7 +196,22 @@ def build_shown(
 ) -> Dataset:
     """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
-    return replace(_asked(workshop, rows, training, held_out, folded), shots=_choose_shots(workshop, training, budget))
+    asked = _asked(workshop, rows, training, held_out, folded)
+    return replace(asked, shots=_choose_shots(workshop, training, budget), marks=_marks(training, ()))
+
+
+def _marks(training: Iterable[ScoredEvent], examples: Iterable[TrainingExample]) -> tuple[EventMark, ...]:
+    weights = {one.event_id: one.weight for one in examples if one.parent is None}
+    return tuple(
+        EventMark(
+            event_id=one.event.key,
+            priority=one.priority,
+            reward=one.reward,
+            difficulty=one.difficulty,
+            weight=weights.get(one.event.key),
+        )
+        for one in training
+    )
 
 
 def _asked(
@@ -696,6 +716,7 @@ def _write(context: WorkContext, dataset: Dataset, rendered: Rendered) -> None:
     write_lines(directory / "shots.jsonl", [turn for shot in dataset.shots for turn in _turns(shot)])
     write_lines(directory / "items.jsonl", dataset.items)
     write_lines(directory / HELD_OUT_PAIRS, dataset.ranked)
+    write_lines(directory / MARKS, dataset.marks)
     write_lines(directory / "regression.jsonl", dataset.regression)
 
 

@@ -336,6 +336,15 @@ class Events:
                 [(specialty.base, specialty.artifact_type, group, version_tag) for group in groups],
             )
 
+    def keys_of(self, name: str) -> tuple[str, ...]:
+        """The keys of the events that a person may mean: the one of this key, else all of this id."""
+        rows = self._database.execute(
+            "SELECT key FROM events WHERE key = ? OR json_extract(body, '$.id') = ? ORDER BY key != ?, key",
+            (name, name, name),
+        )
+        keys = tuple(row["key"] for row in rows)
+        return keys[:1] if keys[:1] == (name,) else keys
+
     def get(self, key: str) -> EventRow | None:
         """An event by its key, retracted or not."""
         rows = self._database.execute(

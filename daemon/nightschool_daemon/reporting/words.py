@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from nightschool_daemon.reporting.records import Drift, TrackRecord, Trend
 from nightschool_daemon.reporting.sheet import Section, Table, one_line
-from nightschool_hookspecs.records import GuardResult, Outcome, Verdict
+from nightschool_hookspecs.records import GuardResult, Outcome, TrainingMethod, Verdict
 
 EXAM = "The exam"
 NIGHTS = "Over the nights"
@@ -17,6 +17,12 @@ TRACK_COLUMNS = (
     *("night", "version", "in use", "gain", "level", "score", "above 70", "reward"),
     *("s mean / median / 95 %", "tokens/s"),
 )
+
+LEARNED_BY = {
+    TrainingMethod.SFT: "wanted answers",
+    TrainingMethod.DPO: "better answers over worse ones",
+    TrainingMethod.KTO: "answers that were liked or disliked",
+}
 
 BEYOND = " All gains since the base are added up; where what is wanted has changed meanwhile, they pass 100."
 

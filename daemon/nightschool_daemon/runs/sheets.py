@@ -19,7 +19,14 @@ from nightschool_daemon.ollama import names
 from nightschool_daemon.plans import cost_text
 from nightschool_daemon.reporting.records import Question
 from nightschool_daemon.reporting.sheet import Section, Sheet, Shown
-from nightschool_daemon.reporting.words import EXAM, LEFT_OUT, guard_word, points_in_words, verdict_sentences
+from nightschool_daemon.reporting.words import (
+    EXAM,
+    LEARNED_BY,
+    LEFT_OUT,
+    guard_word,
+    points_in_words,
+    verdict_sentences,
+)
 from nightschool_daemon.runs.conclude import verdict_of
 from nightschool_daemon.runs.context import StepContext
 from nightschool_hookspecs.records import (
@@ -45,12 +52,6 @@ HEADLINES = {
     RunEnd.ROLLED_BACK: "The previous model is in use again",
     RunEnd.CANCELLED: "Nothing changed: the run was cancelled",
     RunEnd.FAILED: "Nothing changed: the run failed",
-}
-
-LEARNED_BY = {
-    TrainingMethod.SFT: "wanted answers",
-    TrainingMethod.DPO: "better answers over worse ones",
-    TrainingMethod.KTO: "answers that were liked or disliked",
 }
 
 

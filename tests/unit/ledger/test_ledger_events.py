@@ -464,3 +464,16 @@ def test_long_prompts_are_cut_and_unassigned_ones_are_among_them(ledger: Ledger)
     assert ledger.events.incoming_prompts(SHELL, 5) == IncomingPrompts(
         recent=("of nobody",), earlier=("x" * PROMPT_LETTERS,)
     )
+
+
+def test_a_person_names_an_event_by_its_key_or_its_id(ledger: Ledger) -> None:
+    add(ledger, event("1"), replace(event("1", answer="else"), source="chat"), event("2"))
+    assert ledger.events.keys_of("chat/1") == ("chat/1",)
+    assert ledger.events.keys_of("2") == ("dropdir/2",)
+    assert ledger.events.keys_of("1") == ("chat/1", "dropdir/1")
+    assert ledger.events.keys_of("nobody") == ()
+
+
+def test_a_key_is_meant_before_an_id_that_looks_like_it(ledger: Ledger) -> None:
+    add(ledger, event("1"), replace(event("dropdir/1", answer="else"), source="chat"))
+    assert ledger.events.keys_of("dropdir/1") == ("dropdir/1",)
