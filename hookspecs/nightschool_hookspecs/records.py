@@ -142,6 +142,11 @@ class Event:
             return self.ai_output
         return None
 
+    @property
+    def characters(self) -> int:
+        """Length of all that a training reads of it: the prompt, what came before it and was retrieved, the target."""
+        return len(self.input_data) + self.context.characters + len(self.target or "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeedbackFile:

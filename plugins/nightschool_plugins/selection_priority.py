@@ -9,7 +9,7 @@ after it. Equal priorities go by `source/id`, so that the choice is always the s
 import math
 from dataclasses import dataclass
 
-from nightschool_hookspecs import Budget, Event, Measure, ScoredEvent, hookimpl
+from nightschool_hookspecs import Budget, Measure, ScoredEvent, hookimpl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,11 @@ class SelectionPriority:
         chosen: list[str] = []
         tokens_left = budget.tokens
         for scored in sorted(events, key=lambda one: (-one.priority, one.event.key)):
-            tokens = self._tokens(scored.event)
+            tokens = math.ceil(scored.event.characters / self.characters_per_token)
             if len(chosen) < budget.events and tokens <= tokens_left:
                 chosen.append(scored.event.key)
                 tokens_left -= tokens
         return tuple(chosen)
-
-    def _tokens(self, event: Event) -> int:
-        characters = len(event.input_data) + event.context.characters + len(event.target or "")
-        return math.ceil(characters / self.characters_per_token)
 
 
 @hookimpl

@@ -149,9 +149,11 @@ class Hooks:
         return cast(int | None, answer) or 0
 
     def select_events(
-        self, *, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, seed: int
+        self, *, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, embed: Embed, seed: int
     ) -> tuple[str, ...]:
-        answer = self._hook.nightschool_select_events(events=events, budget=budget, measure=measure, seed=seed)
+        answer = self._hook.nightschool_select_events(
+            events=events, budget=budget, measure=measure, embed=embed, seed=seed
+        )
         return cast(tuple[str, ...] | None, answer) or ()
 
     def choose_shots(self, *, events: tuple[ScoredEvent, ...], budget: Budget, seed: int) -> tuple[str, ...]:
@@ -159,9 +161,9 @@ class Hooks:
         return cast(tuple[str, ...] | None, answer) or ()
 
     def select_negatives(
-        self, *, events: tuple[ScoredEvent, ...], measure: Measure, seed: int
+        self, *, events: tuple[ScoredEvent, ...], measure: Measure, embed: Embed, seed: int
     ) -> tuple[tuple[str, float], ...]:
-        answer = self._hook.nightschool_select_negatives(events=events, measure=measure, seed=seed)
+        answer = self._hook.nightschool_select_negatives(events=events, measure=measure, embed=embed, seed=seed)
         return cast(tuple[tuple[str, float], ...] | None, answer) or ()
 
     def score_difficulty(self, *, event: Event) -> float:

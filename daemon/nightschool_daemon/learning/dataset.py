@@ -18,7 +18,7 @@ from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.local_model import LocalModel
 from nightschool_daemon.evaluation.marks import GOOD_SCORE
-from nightschool_daemon.evaluation.similarity import CombinedMeasure
+from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
     HELD_OUT_PAIRS,
@@ -75,7 +75,7 @@ from nightschool_hookspecs.records import (
     TrainingMethod,
     TrainingText,
 )
-from nightschool_hookspecs.services import Generate, Measure, Retrieve, Store, TrainingError
+from nightschool_hookspecs.services import Embed, Generate, Measure, Retrieve, Store, TrainingError
 
 T = TypeVar("T")
 P = TypeVar("P", PreferencePair, LabelledAnswer)
@@ -101,6 +101,7 @@ class Workshop:
     generate: Generate
     retrieve: Retrieve
     store: Store
+    embed: Embed = no_embeddings
     ranks: bool = True
     """Pairs of answers can be ranked: versions of the base can be computed here."""
     most_alike: int = 16
@@ -313,7 +314,11 @@ def _select(workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budge
     objections |= _repetitions([one for one in training if objections[one.event.key] is None], workshop.most_alike)
     learnable = {one.event.key: one for one in training if objections[one.event.key] is None}
     keys = workshop.hooks.select_events(
-        events=tuple(learnable.values()), budget=budget, measure=workshop.measure, seed=workshop.info.seed
+        events=tuple(learnable.values()),
+        budget=budget,
+        measure=workshop.measure,
+        embed=workshop.embed,
+        seed=workshop.info.seed,
     )
     unknown = [key for key in keys if key not in learnable]
     if unknown:
@@ -356,7 +361,11 @@ def _objection(event: Event) -> str | None:
 
 
 def _build_examples(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tuple[TrainingExample, ...]:
-    factors = dict(workshop.hooks.select_negatives(events=events, measure=workshop.measure, seed=workshop.info.seed))
+    factors = dict(
+        workshop.hooks.select_negatives(
+            events=events, measure=workshop.measure, embed=workshop.embed, seed=workshop.info.seed
+        )
+    )
     built = ((scored, _build(workshop, scored)) for scored in events)
     return tuple(
         _weighted(example, factors.get(scored.event.key, 1.0)) for scored, example in built if example is not None
@@ -625,13 +634,15 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
     directory = context.run.step(Step.SELECT)
     training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
     snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
+    embed = open_embed(context.settings)
     return Workshop(
         hooks=context.hooks,
         info=context.info,
-        measure=CombinedMeasure(context.hooks, open_embed(context.settings)),
+        measure=CombinedMeasure(context.hooks, embed),
         generate=LocalModel(OllamaLibrary(context.settings.ollama), pin, context.settings.exam),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),
+        embed=embed,
         most_alike=context.settings.similarity.max_near_duplicates,
     )
 

@@ -393,7 +393,7 @@ def test_elements_of_a_tuple_are_checked(load: Load) -> None:
         """
     hooks = load({"broken": text})
     with pytest.raises(PluginFailed, match="broken"):
-        hooks.manager.hook.nightschool_select_events(events=(), budget=None, measure=None, seed=0)
+        hooks.manager.hook.nightschool_select_events(events=(), budget=None, measure=None, embed=None, seed=0)
 
 
 def test_failure_of_a_service_is_not_the_plugins(load: Load, strikes: MemoryStrikes) -> None:
