@@ -32,8 +32,10 @@ BUILT_IN: tuple[str, ...] = (
     "batching_threshold",
     "batching_adaptive",
     "selection_priority",
+    "selection_active",
     "training_examples",
     "negatives_plain",
+    "negatives_hard",
     "curriculum_shuffle",
     "augmentation_letters",
     "preference_corrections",
@@ -72,7 +74,9 @@ BUILT_IN: tuple[str, ...] = (
 )
 """Of two that answer the same first-result hook the later is asked first: SQL before other code, text last."""
 
-OPTIONAL: frozenset[str] = frozenset({"reward_enhanced", "difficulty_heuristic", "batching_adaptive"})
+OPTIONAL: frozenset[str] = frozenset(
+    {"reward_enhanced", "difficulty_heuristic", "batching_adaptive", "selection_active", "negatives_hard"}
+)
 """Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""
 
 BUILT_IN_PACKAGE = "nightschool_plugins"

@@ -26,6 +26,7 @@ from nightschool_hookspecs import (
     Generate,
     ItemRole,
     LabelledAnswer,
+    Matrix,
     Measure,
     Message,
     Metadata,
@@ -40,7 +41,7 @@ from nightschool_hookspecs import (
     TrainingExample,
     hookimpl,
 )
-from nightschool_hookspecs.testing import FakeGenerate, FakeStore
+from nightschool_hookspecs.testing import FakeEmbed, FakeGenerate, FakeMeasure, FakeStore
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PLAIN = (
@@ -279,6 +280,53 @@ def test_hard_negatives_weigh_more() -> None:
     failed = replace(failed, event=replace(failed.event, feedback_type=FeedbackType.VALIDATION_FAILURE))
     weights = {example.event_id: example.weight for example in build([row("1"), failed]).examples}
     assert weights == {"dropdir/1": 1.0, "dropdir/2": 1.5}
+
+
+class Listening:
+    """Embeds and measures as the fakes do, and keeps every text that it is given."""
+
+    def __init__(self) -> None:
+        self.texts: set[str] = set()
+
+    def embed(self, texts: Sequence[str]) -> Matrix | None:
+        self.texts.update(texts)
+        return FakeEmbed()(texts)
+
+    def measure(self, left: Sequence[str], right: Sequence[str]) -> Matrix:
+        self.texts.update(left, right)
+        return FakeMeasure()(left, right)
+
+
+def asked(one: EventRow, prompt: str) -> EventRow:
+    return replace(one, event=replace(one.event, input_data=prompt))
+
+
+def test_what_selects_and_weighs_never_sees_the_held_out_side() -> None:
+    training = (
+        asked(row("1"), "count all lines of one"),
+        asked(row("2"), "count all lines of two"),
+        asked(row("3", FeedbackType.SUCCESS), "count all lines of three"),
+    )
+    held_out = (
+        asked(row("4"), "count all lines of four"),
+        asked(row("5", FeedbackType.VALIDATION_FAILURE), "count all lines of five"),
+    )
+    sides = {"1": Side.TRAINING, "2": Side.TRAINING, "3": Side.TRAINING, "4": Side.HELD_OUT, "5": Side.HELD_OUT}
+    listening = Listening()
+    shop = replace(
+        workshop(built_in=(*PLAIN, "selection_active", "negatives_hard")),
+        measure=listening.measure,
+        embed=listening.embed,
+    )
+    beside = build_dataset(shop, (*training, *held_out), sides, ROOMY)
+    # two failures, and two thirds of the words shared with each; the one that was held out as near pulls nothing
+    assert {one.event_id: one.weight for one in beside.examples} == {
+        "dropdir/1": pytest.approx(1 + 0.5 * (1 + 2 / 3)),
+        "dropdir/2": pytest.approx(1 + 0.5 * (1 + 2 / 3)),
+        "dropdir/3": pytest.approx(1 + 0.5 * (2 / 3 + 2 / 3)),
+    }
+    assert listening.texts == {one.event.input_data for one in training}
+    assert build_dataset(shop, training, sides, ROOMY).examples == beside.examples
 
 
 def test_lone_thumbs_are_labels() -> None:
