@@ -73,10 +73,11 @@ fuzz-gguf: .venv/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group fuzz
 	$(BIN)/python tests/fuzz/gguf_reader.py --seconds $(SECONDS)
 
-# The search for near-duplicates against datasketch and SemHash, and what the similarity metrics tell apart.
+# The search for near-duplicates against datasketch and SemHash, diverse selection against apricot, and what the similarity
+# metrics tell apart. One thread a matrix product: several that wait for each other count as work.
 bench-selection: .venv/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group peers
-	$(BIN)/python tests/benchmarks/selection.py
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/benchmarks/selection.py
 
 # How well validators agree with people on real answers. JUDGE=NAME asks a model of the local Ollama too.
 bench-validators: .venv/.ready

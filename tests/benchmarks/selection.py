@@ -1,16 +1,22 @@
-"""`make bench-selection`: near-duplicates against datasketch and SemHash, in the same run on the same real texts.
+"""`make bench-selection`: near-duplicates against datasketch and SemHash, diverse selection against apricot.
 
-Times are CPU seconds of the process, all threads together, medians of three. A row holds where the ratio reaches its
-goal *and* the answer is as good: the recall of datasketch reached, the same texts kept as by SemHash.
+All on the same real texts in one run. Times are CPU seconds of the process, all threads together, medians of three.
+A row holds where the ratio reaches its goal *and* the answer is as good: the recall of datasketch reached, the same
+texts kept as by SemHash, what is selected no more alike than by apricot. Apricot's facility location looks for what
+stands for the most prompts, ours for what is unlike the rest of the choice: a row of its own says how far ours is from
+that other value.
 """
 
 import argparse
 import json
 import random
+import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +32,8 @@ from nightschool_daemon.evaluation.embedding import CachedEmbed, StaticEmbedder 
 from nightschool_daemon.hooks import Hooks  # noqa: E402
 from nightschool_daemon.intake.assignment import fold  # noqa: E402
 from nightschool_daemon.learning.duplicates import keep_first, near_texts, near_vectors, shingles  # noqa: E402
-from nightschool_hookspecs import Matrix  # noqa: E402
+from nightschool_hookspecs import Budget, Event, FeedbackType, Matrix, ScoredEvent  # noqa: E402
+from nightschool_plugins.selection_active import TEXTS_AT_ONCE, SelectionActive  # noqa: E402
 
 DATA = ROOT / "tests" / "data" / "nl2bash"
 REPEATS = 3
@@ -34,6 +41,9 @@ ALIKE = 0.7
 """Jaccard similarity of the groups of five characters from which a pair counts as a near-duplicate."""
 COSINE = 0.9
 GROWTH = (10_000, 100_000)
+CHOICES, CHOSEN = 5000, 500
+NIGHT = Budget(events=2000, tokens=400_000)
+"""The defaults of `[training]`."""
 T = TypeVar("T")
 
 
@@ -44,10 +54,11 @@ def main() -> int:
     given = parser.parse_args()
     texts = list(dict.fromkeys(fold(line) for line in (DATA / "descriptions.txt").open(encoding="utf-8")))
     print(f"{len(texts)} different real descriptions")
-    rows = [against_datasketch(texts), *against_semhash(texts)]
-    show_growth(texts, (*GROWTH, 1_000_000) if given.million else GROWTH)
+    sizes = (*GROWTH, 1_000_000) if given.million else GROWTH
+    rows = [against_datasketch(texts), *against_semhash(texts), *against_apricot(texts), *drained(texts, sizes)]
+    show_growth(texts, sizes)
     show_separation()
-    return results.presented("selection", "Near-duplicates, CPU seconds", rows)
+    return results.presented("selection", "Near-duplicates and selection, CPU seconds", rows)
 
 
 def row_of(measure: str, ours: float, peer: float, goal: float, *, equal: bool) -> results.Row:
@@ -168,22 +179,148 @@ def _vectors(texts: list[str]) -> NDArray[np.float32]:
     return unit
 
 
+# --------------------------------------------------------------------------- the choice
+
+
+def against_apricot(texts: list[str]) -> list[results.Row]:
+    """As many prompts by diversity alone, on the same vectors, as apricot by its default optimiser."""
+    some = texts[:CHOICES]
+    vectors = _vectors(some)
+    place = {text: number for number, text in enumerate(some)}
+    events = tuple(_event(f"{number:05}", text, "") for number, text in enumerate(some))
+
+    def embed(texts: Sequence[str]) -> Matrix:
+        found = vectors[[place[text] for text in texts]]
+        return Matrix(values=found.ravel().data, rows=len(texts), columns=vectors.shape[1])
+
+    by_diversity = SelectionActive(
+        uncertainty_weight=0.0, quality_weight=0.0, artifact_weight=0.0, input_weight=1.0, output_weight=0.0
+    )
+    budget = Budget(events=CHOSEN, tokens=10**9)
+    by_apricot(vectors)  # compiled by its first call
+    ours, keys = taken(lambda: by_diversity.nightschool_select_events(events, budget, embed))
+    peer, peer_places = taken(lambda: by_apricot(vectors))
+    places = [int(key.rpartition("/")[2]) for key in keys]
+    alike, peer_alike = _crowding(vectors, places), _crowding(vectors, peer_places)
+    print(f"{CHOSEN} of {CHOICES} prompts: cosine with the nearest other one {alike:.3f}, by apricot {peer_alike:.3f}")
+    title = f"{CHOSEN} of {CHOICES} prompts"
+    value, peer_value = _covered(vectors, places), _covered(vectors, peer_places)
+    return [
+        row_of(f"{title} unlike each other, CPU s, against apricot", ours, peer, 5.0, equal=alike <= peer_alike),
+        results.row(f"{title}, their facility location, which apricot maximises", value, peer_value, None, holds=None),
+    ]
+
+
+def by_apricot(vectors: NDArray[np.float32]) -> list[int]:
+    """The places that apricot selects."""
+    from apricot import (  # pyright: ignore[reportMissingImports] - a peer, installed by its bench
+        FacilityLocationSelection,
+    )
+
+    selection = FacilityLocationSelection(CHOSEN, metric="cosine").fit(vectors.astype(np.float64))
+    return [int(place) for place in selection.ranking]
+
+
+def _covered(vectors: NDArray[np.float32], places: Sequence[int]) -> float:
+    """The sum over all prompts of the cosine with the nearest selected one."""
+    return float((vectors @ vectors[places].T).max(axis=1).sum())
+
+
+def _crowding(vectors: NDArray[np.float32], places: Sequence[int]) -> float:
+    """The mean over the selected ones of the cosine with the nearest other one of them."""
+    cosines = vectors[places] @ vectors[places].T
+    np.fill_diagonal(cosines, -1.0)
+    return float(cosines.max(axis=1).mean())
+
+
+def drained(texts: list[str], sizes: Sequence[int]) -> list[results.Row]:
+    """A history without near-duplicates, and a night's choice of it."""
+    print("growth of deduplication and choice:")
+    seconds = {size: _drained(texts, size) for size in sizes}
+    chosen, embedded = seconds[100_000]
+    title = "1e5 events deduplicated and selected, core s, against 15"
+    return [
+        row_of(f"{title}, vectors of the prompts known", chosen, 15.0, 1.0, equal=True),
+        row_of(f"{title}, these computed too", chosen + embedded, 15.0, 1.0, equal=True),
+    ]
+
+
+def _drained(texts: list[str], size: int) -> tuple[float, float]:
+    """CPU seconds, and those of the static model for the prompts, whose vectors grouping leaves in the cache."""
+    history = _history(texts, size)
+    prompts = [one.event.input_data for one in history]
+    with tempfile.TemporaryDirectory() as directory:
+        embed = CachedEmbed(StaticEmbedder, Path(directory) / "vectors.sqlite3")
+        began = time.process_time()
+        for start in range(0, size, TEXTS_AT_ONCE):
+            embed(prompts[start : start + TEXTS_AT_ONCE])
+        embedded = time.process_time()
+        kept = keep_first(near_texts(prompts), size)
+        unlike = tuple(one for one, stays in zip(history, kept, strict=True) if stays)
+        deduplicated = time.process_time()
+        chosen = SelectionActive().nightschool_select_events(unlike, NIGHT, embed)
+        done = time.process_time()
+    print(
+        f"  {size:>9} events  {done - embedded:8.2f} CPU s: {deduplicated - embedded:.2f} to find near-duplicates, "
+        f"{done - deduplicated:.2f} to choose {len(chosen)} of {len(unlike)}; {embedded - began:.2f} more to embed; "
+        f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB"
+    )
+    return done - embedded, embedded - began
+
+
+def _history(texts: list[str], size: int) -> list[ScoredEvent]:
+    chance = random.Random(20261129)
+    rows: list[dict[str, str]] = [json.loads(line) for line in (DATA / "sample.jsonl").open(encoding="utf-8")]
+    words, commands = " ".join(texts).split(), " ".join(row["command"] for row in rows).split()
+    prompts = _prompts(words, size, chance)
+    return [
+        _event(f"{number:07}", prompt, " ".join(_runs(commands, chance)), chance)
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def _event(identifier: str, prompt: str, wanted: str, chance: random.Random | None = None) -> ScoredEvent:
+    """A correction of a command; by chance one that was liked."""
+    chance = chance or random.Random(0)
+    is_liked = chance.random() < 0.5
+    event = Event(
+        id=identifier,
+        timestamp=datetime(2026, 1, 1, tzinfo=UTC),
+        feedback_type=FeedbackType.SUCCESS if is_liked else FeedbackType.USER_CORRECTION,
+        input_data=prompt,
+        artifact_type="shell",
+        ai_output=wanted if is_liked else wanted[: len(wanted) // 2],
+        corrected_output=None if is_liked else wanted,
+        validation_score=chance.uniform(71, 100) if is_liked else None,
+    )
+    priority = chance.uniform(0, 2)
+    return ScoredEvent(
+        event=event, priority=priority, reward=min(1.0, priority), difficulty=0.5, group=identifier, trained_on=False
+    )
+
+
 # --------------------------------------------------------------------------- growth, and what the metrics tell apart
 
 
 def show_growth(texts: list[str], sizes: Sequence[int]) -> None:
-    """How the search grows: texts of three real runs of five words; one in ten is an earlier one with a typo."""
+    """How the search grows."""
     print("growth of the search by wording:")
     chance = random.Random(20261123)
     words = " ".join(texts).split()
     for size in sizes:
-        grown = [" ".join(_runs(words, chance)) for _ in range(size)]
-        for place in range(9, size, 10):
-            grown[place] = _typo(grown[chance.randrange(place)], chance)
+        grown = _prompts(words, size, chance)
         began = time.process_time()
         found = near_texts(grown)
         seconds = time.process_time() - began
         print(f"  {size:>9} texts  {seconds:8.2f} CPU s  {1e6 * seconds / size:6.1f} us a text  {len(found)} pairs")
+
+
+def _prompts(words: list[str], size: int, chance: random.Random) -> list[str]:
+    """Texts of three real runs of five words; one in ten is an earlier one with a typo."""
+    grown = [" ".join(_runs(words, chance)) for _ in range(size)]
+    for place in range(9, size, 10):
+        grown[place] = _typo(grown[chance.randrange(place)], chance)
+    return grown
 
 
 def _runs(words: list[str], chance: random.Random) -> list[str]:
@@ -249,8 +386,6 @@ def _other_meaning(text: str, chance: random.Random) -> str | None:
 
 
 def _scores(left: list[str], right: list[str]) -> dict[str, NDArray[np.float64]]:
-    import tempfile
-
     hooks = Hooks.load(plugin_directory=None, tables={})
     with tempfile.TemporaryDirectory() as directory:
         embed = CachedEmbed(StaticEmbedder, Path(directory) / "vectors.sqlite3")
