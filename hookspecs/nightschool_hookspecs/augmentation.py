@@ -14,5 +14,5 @@ def nightschool_augment_examples(
     Called once in a run, in the worker, with the selected examples of the training side only. Return
     the variants alone, each with `parent` set to the `event_id` of its original. The variants of all
     plugins are added to the originals, at most three times as many in all; a variant without a known
-    parent is refused. None: no variants.
+    parent is refused, and so is one that came too close to a prompt of the exam. None: no variants.
     """

@@ -306,6 +306,10 @@ class TrainingExample:
     group: str = ""
     parent: str | None = None
     """For an augmented variant: the `event_id` of its original."""
+    prompt: str = ""
+    """Set by the host: what was asked, without the retrieved texts that the last message may have around it."""
+    chunks: tuple[Chunk, ...] = ()
+    """Set by the host: what was retrieved for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

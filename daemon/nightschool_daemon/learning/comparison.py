@@ -10,9 +10,10 @@ from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.examiner import Sitters, choose_items, hold, is_decided, score_answer, to_come
 from nightschool_daemon.evaluation.local_model import LocalModel
 from nightschool_daemon.evaluation.marks import marks_of
-from nightschool_daemon.evaluation.similarity import CombinedMeasure
+from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.dataset import Workshop, exam_items
+from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.judging import judged
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore
 from nightschool_daemon.learning.worker import WorkerContext
@@ -60,6 +61,7 @@ def _items(context: WorkerContext, measure: CombinedMeasure, judge: LocalModel) 
         generate=judge,
         retrieve=ChunkSearch([chunk for event in known for chunk in event.context.chunks]),
         store=JournalStore({}, context.run.step(Job.COMPARE) / "store.jsonl"),
+        find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate),
     )
     return exam_items(workshop, [row for row in rows if row.side is Side.HELD_OUT])
 

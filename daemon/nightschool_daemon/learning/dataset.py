@@ -20,6 +20,7 @@ from nightschool_daemon.evaluation.local_model import LocalModel
 from nightschool_daemon.evaluation.marks import GOOD_SCORE
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.intake.assignment import fold
 from nightschool_daemon.jobs import (
     HELD_OUT_PAIRS,
     MARKS,
@@ -36,7 +37,7 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.endings import taught_closing
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.grouping import regroup
+from nightschool_daemon.learning.grouping import FindNear, NearPrompts, regroup
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.rendering import (
     CachedRenderer,
@@ -101,6 +102,8 @@ class Workshop:
     generate: Generate
     retrieve: Retrieve
     store: Store
+    find_near: FindNear
+    """Tells variants that came too close to a prompt of the exam."""
     embed: Embed = no_embeddings
     ranks: bool = True
     """Pairs of answers can be ranked: versions of the base can be computed here."""
@@ -174,7 +177,9 @@ def build_dataset(
     """Build everything that needs no server. `folded`: groups that trial candidates are asked."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
     selection = _select(workshop, training, budget)
-    examples = _arrange(workshop, _augment(workshop, _build_examples(workshop, selection.events)))
+    originals = _build_examples(workshop, selection.events)
+    variants = _apart(workshop, _variants(workshop, originals), held_out)
+    examples = _arrange(workshop, (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)]))
     _require_no_leak(examples, sides)
     pairs, labels = _preferences(workshop, selection.events, training, budget)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
@@ -378,7 +383,15 @@ def _build(workshop: Workshop, scored: ScoredEvent) -> TrainingExample | None:
     example = workshop.hooks.build_example(event=scored, chunks=chunks)
     if example is None:
         return None
-    return replace(example, event_id=event.key, group=scored.group, difficulty=scored.difficulty, parent=None)
+    return replace(
+        example,
+        event_id=event.key,
+        group=scored.group,
+        difficulty=scored.difficulty,
+        parent=None,
+        prompt=event.input_data,
+        chunks=chunks,
+    )
 
 
 def _weighted(example: TrainingExample, factor: float) -> TrainingExample:
@@ -388,19 +401,36 @@ def _weighted(example: TrainingExample, factor: float) -> TrainingExample:
     return replace(example, weight=weight)
 
 
-def _augment(workshop: Workshop, originals: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
-    """The originals, then variants of known parents up to the bound. A variant stays in its parent's group."""
+def _variants(workshop: Workshop, originals: tuple[TrainingExample, ...]) -> list[TrainingExample]:
+    """Variants of known parents, each in the group of its parent."""
     parents = {example.event_id: example for example in originals}
     offered = workshop.hooks.augment_examples(
         examples=originals, generate=workshop.generate, measure=workshop.measure, seed=workshop.info.seed
     )
-    variants = [
+    return [
         replace(variant, event_id=variant.parent, group=parents[variant.parent].group)
         for of_plugin in offered
         for variant in of_plugin
         if variant.parent in parents
     ]
-    return (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)])
+
+
+def _apart(
+    workshop: Workshop, variants: Sequence[TrainingExample], held_out: Iterable[ScoredEvent]
+) -> list[TrainingExample]:
+    """The variants that are no near-duplicate of a prompt of the exam: learned from, they would give it away."""
+    kept_aside = tuple(dict.fromkeys(fold(one.event.input_data) for one in held_out))
+    if not kept_aside:
+        return list(variants)
+    texts = tuple(dict.fromkeys(text for one in variants for text in _asked_texts(one)))
+    pairs = workshop.find_near((*kept_aside, *texts), len(kept_aside))
+    close = {texts[high - len(kept_aside)] for low, high in pairs if low < len(kept_aside)}
+    return [one for one in variants if close.isdisjoint(_asked_texts(one))]
+
+
+def _asked_texts(variant: TrainingExample) -> tuple[str, ...]:
+    """What a variant asks, with and without retrieved texts around it: who changes the one may forget the other."""
+    return tuple(fold(text) for text in (variant.prompt, *(one.content for one in variant.messages[-1:])))
 
 
 def _arrange(workshop: Workshop, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
@@ -635,13 +665,15 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
     training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
     snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
     embed = open_embed(context.settings)
+    measure = CombinedMeasure(context.hooks, embed)
     return Workshop(
         hooks=context.hooks,
         info=context.info,
-        measure=CombinedMeasure(context.hooks, embed),
+        measure=measure,
         generate=LocalModel(OllamaLibrary(context.settings.ollama), pin, context.settings.exam),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),
+        find_near=NearPrompts(measure, embed, context.settings.similarity.near_duplicate),
         embed=embed,
         most_alike=context.settings.similarity.max_near_duplicates,
     )

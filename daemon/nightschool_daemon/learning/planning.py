@@ -26,6 +26,7 @@ from nightschool_daemon.learning.engine.examples import Answer, Example, divided
 from nightschool_daemon.learning.engine.forms import Neurons
 from nightschool_daemon.learning.engine.route import read_examples, ready
 from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
@@ -143,13 +144,15 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
     sides = sides_of(groups, choices)
     folds = folds_of(groups, sides, lambda sided: context.hooks.select_folds(groups=sided))
     training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
+    measure = CombinedMeasure(context.hooks, no_embeddings)
     workshop = Workshop(
         hooks=context.hooks,
         info=context.info,
-        measure=CombinedMeasure(context.hooks, no_embeddings),
+        measure=measure,
         generate=_asks_nobody,
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(read_snapshot(context.run.step(Step.PREPARE) / "store.json"), directory / "store.jsonl"),
+        find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate),
         ranks=why_not_computed(context.settings, file) is None,
     )
     budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)

@@ -14,12 +14,14 @@ from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddi
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow
 from nightschool_daemon.learning.dataset import Dataset, DatasetError, Workshop, build_dataset, gains
+from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.services import ChunkSearch
 from nightschool_daemon.reasons import REBUILD
 from nightschool_hookspecs import (
     AnswerScore,
     Budget,
     Chunk,
+    Context,
     Event,
     ExamItem,
     FeedbackType,
@@ -73,13 +75,15 @@ def workshop(*plugins: object, built_in: Sequence[str] = PLAIN) -> Workshop:
         hooks.manager.register(plugin, name=f"test{number}")
     specialty = Specialty(base="tiny:latest", artifact_type="shell")
     info = RunInfo(id="r", specialty=specialty, seed=3, started_at=NOW, reason="test", directory=Path("nowhere"))
+    measure = CombinedMeasure(hooks, no_embeddings)
     return Workshop(
         hooks=hooks,
         info=info,
-        measure=CombinedMeasure(hooks, no_embeddings),
+        measure=measure,
         generate=FakeGenerate(),
         retrieve=ChunkSearch(()),
         store=FakeStore(),
+        find_near=NearPrompts(measure, no_embeddings, 0.85),
     )
 
 
@@ -575,6 +579,71 @@ def test_a_variant_without_a_known_parent_is_refused(parent: str | None) -> None
 def test_a_training_set_grows_to_three_times_its_size_at_most() -> None:
     rows = [row(str(index)) for index in range(4)]
     assert len(build(rows, [], Augments(parent="dropdir/1", times=50)).examples) == 12
+
+
+@dataclass(frozen=True)
+class SaysAnew:
+    """Asks each text in place of the first example's question. `forgets`: to say so in `prompt` too."""
+
+    texts: tuple[str, ...]
+    forgets: bool = False
+
+    @hookimpl
+    def nightschool_augment_examples(self, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
+        example = examples[0]
+        return tuple(
+            replace(
+                example,
+                messages=(Message(role=Role.USER, content=text),),
+                prompt=example.prompt if self.forgets else text,
+                parent=example.event_id,
+            )
+            for text in self.texts
+        )
+
+
+def asking(identifier: str, question: str, *, group: str | None = None, chunks: tuple[Chunk, ...] = ()) -> EventRow:
+    asked = row(identifier, group=group)
+    return replace(asked, event=replace(asked.event, input_data=question, context=Context(chunks=chunks)))
+
+
+LEARNED = asking("t", "list all files in the directory src")
+KEPT_ASIDE = asking("h", "show every line of the log that has an error in it")
+
+
+def variants_of(dataset: Dataset) -> list[TrainingExample]:
+    return [example for example in dataset.examples if example.parent is not None]
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("show all files of the directory src", True),
+        ("show every line of the log that has an error in it", False),
+        ("Show every line of the log that has an error in it!", False),
+        ("show each line of the log that has an error in it", False),
+    ],
+)
+def test_a_variant_that_came_close_to_a_prompt_of_the_exam_is_refused(text: str, kept: bool, forgets: bool) -> None:
+    dataset = build([LEARNED, KEPT_ASIDE], ["h"], SaysAnew((text,), forgets))
+    assert [one.messages[-1].content for one in variants_of(dataset)] == ([text] if kept else [])
+    assert learned(dataset) == {"dropdir/t"}
+
+
+def test_variants_may_be_close_to_each_other_and_to_what_is_learned() -> None:
+    alike = ("list all files of the directory src", "list all files of the directory src now")
+    dataset = build([LEARNED, KEPT_ASIDE], ["h"], SaysAnew(alike))
+    assert {one.prompt for one in variants_of(dataset)} == set(alike)
+    assert variants_of(build([LEARNED, KEPT_ASIDE], [], SaysAnew((KEPT_ASIDE.event.input_data,))))
+
+
+TEXTS = (Chunk(text="ls lists files"), Chunk(text="wc counts lines"))
+
+
+def test_an_example_says_what_was_asked_and_what_was_retrieved() -> None:
+    (example,) = build([asking("1", "which tool?", chunks=TEXTS)]).examples
+    assert (example.prompt, example.chunks) == ("which tool?", TEXTS)
 
 
 class SelectsAStranger:
