@@ -15,4 +15,5 @@ def nightschool_augment_examples(
     the variants alone, each with `parent` set to the `event_id` of its original. The variants of all
     plugins are added to the originals, at most three times as many in all; a variant without a known
     parent is refused, and so is one that came too close to a prompt of the exam. None: no variants.
+    `nightschool_hookspecs.variants` tells what a variant must keep of its original.
     """

@@ -38,6 +38,9 @@ BUILT_IN: tuple[str, ...] = (
     "negatives_hard",
     "curriculum_shuffle",
     "augmentation_letters",
+    "augmentation_paraphrase",
+    "augmentation_backtranslate",
+    "augmentation_synonyms",
     "preference_corrections",
     "preference_thumbs",
     "tuning_fixed",
@@ -75,7 +78,16 @@ BUILT_IN: tuple[str, ...] = (
 """Of two that answer the same first-result hook the later is asked first: SQL before other code, text last."""
 
 OPTIONAL: frozenset[str] = frozenset(
-    {"reward_enhanced", "difficulty_heuristic", "batching_adaptive", "selection_active", "negatives_hard"}
+    {
+        "reward_enhanced",
+        "difficulty_heuristic",
+        "batching_adaptive",
+        "selection_active",
+        "negatives_hard",
+        "augmentation_paraphrase",
+        "augmentation_backtranslate",
+        "augmentation_synonyms",
+    }
 )
 """Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""
 

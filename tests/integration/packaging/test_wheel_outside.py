@@ -17,7 +17,7 @@ DATA = (
     "nightschool_daemon/data/systemd/nightschool.service",
     "nightschool_daemon/data/systemd/nightschool-user.service",
 )
-PROMPTS = "nightschool_plugins/data/general_prompts.toml"
+OF_PLUGINS = ("nightschool_plugins/data/general_prompts.toml", "nightschool_plugins/data/synonyms.txt")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def test_wheel_holds_configuration_and_units_as_files(built: Path) -> None:
         for name in DATA:
             original = ROOT / name.removeprefix("nightschool_daemon/data/")
             assert wheel.read(name) == original.read_bytes()
-        assert wheel.read(PROMPTS) == (ROOT / "plugins" / PROMPTS).read_bytes()
+        for name in OF_PLUGINS:
+            assert wheel.read(name) == (ROOT / "plugins" / name).read_bytes()
         assert "nightschool_hookspecs/py.typed" in wheel.namelist()
 
 
@@ -45,7 +46,7 @@ def test_wheel_that_is_built_from_the_source_distribution_holds_them_too(built: 
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=unpacked, check=True
     )
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        assert all(wheel.read(name) for name in (*DATA, PROMPTS))
+        assert all(wheel.read(name) for name in (*DATA, *OF_PLUGINS))
 
 
 def test_wheel_works_in_an_empty_environment(built: Path, tmp_path: Path) -> None:
