@@ -1,8 +1,8 @@
 """Hooks of augmentation: more examples from those there are."""
 
 from nightschool_hookspecs.markers import hookspec
-from nightschool_hookspecs.records import TrainingExample
-from nightschool_hookspecs.services import Generate, Measure
+from nightschool_hookspecs.records import Chunk, TrainingExample
+from nightschool_hookspecs.services import Generate, Measure, Retrieve
 
 
 @hookspec
@@ -16,4 +16,17 @@ def nightschool_augment_examples(
     plugins are added to the originals, at most three times as many in all; a variant without a known
     parent is refused, and so is one that came too close to a prompt of the exam. None: no variants.
     `nightschool_hookspecs.variants` tells what a variant must keep of its original.
+    """
+
+
+@hookspec
+def nightschool_vary_context(
+    example: TrainingExample, retrieve: Retrieve, measure: Measure, seed: int
+) -> tuple[tuple[Chunk, ...], ...] | None:
+    """Put other retrieved texts around the question of a training example.
+
+    Called once in a run, in the worker, for each selected example of the training side that has
+    `example.chunks`. Return the chunks of each variant, all of them and in order; they may be none. The
+    host has its prompt built by `nightschool_build_example`, keeps the answer, and adds it to the
+    variants of `nightschool_augment_examples`, under the same bound. None: no variants.
     """

@@ -102,6 +102,7 @@ SETTINGS_HOOK = "nightschool_register_settings"
 DIMENSIONS = 16
 SAMPLE_TIME = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SAMPLE_SPECIALTY = Specialty(base="llama3.2:3b", artifact_type="shell")
+SAMPLE_CHUNKS = (Chunk(text="man ls"), Chunk(text="man wc"), Chunk(text="man sort"))
 SHARES = {"nightschool_score_difficulty": "difficulty"}
 """Hooks whose answer is a share in 0..1."""
 
@@ -433,6 +434,10 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         ),
         "nightschool_augment_examples": tuple(
             {"examples": some, "generate": FakeGenerate()} | services for some in ((), examples)
+        ),
+        "nightschool_vary_context": tuple(
+            {"example": one, "retrieve": FakeRetrieve(SAMPLE_CHUNKS)} | services
+            for one in (examples[0], dataclasses.replace(examples[0], chunks=SAMPLE_CHUNKS[:2]))
         ),
         "nightschool_build_preference_pairs": tuple({"events": some} for some in ((), scored)),
         "nightschool_label_answers": tuple({"events": some} for some in ((), scored)),

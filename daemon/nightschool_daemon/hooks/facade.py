@@ -183,6 +183,12 @@ class Hooks:
             self._hook.nightschool_augment_examples(examples=examples, generate=generate, measure=measure, seed=seed)
         )
 
+    def vary_context(
+        self, *, example: TrainingExample, retrieve: Retrieve, measure: Measure, seed: int
+    ) -> tuple[tuple[Chunk, ...], ...]:
+        answers = self._hook.nightschool_vary_context(example=example, retrieve=retrieve, measure=measure, seed=seed)
+        return tuple(chunks for of_plugin in answers for chunks in of_plugin)
+
     def build_preference_pairs(self, *, events: tuple[ScoredEvent, ...]) -> tuple[tuple[PreferencePair, ...], ...]:
         return tuple(self._hook.nightschool_build_preference_pairs(events=events))
 

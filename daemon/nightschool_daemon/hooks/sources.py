@@ -41,6 +41,7 @@ BUILT_IN: tuple[str, ...] = (
     "augmentation_paraphrase",
     "augmentation_backtranslate",
     "augmentation_synonyms",
+    "augmentation_context",
     "preference_corrections",
     "preference_thumbs",
     "tuning_fixed",
@@ -87,6 +88,7 @@ OPTIONAL: frozenset[str] = frozenset(
         "augmentation_paraphrase",
         "augmentation_backtranslate",
         "augmentation_synonyms",
+        "augmentation_context",
     }
 )
 """Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""

@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -178,7 +178,7 @@ def build_dataset(
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
     selection = _select(workshop, training, budget)
     originals = _build_examples(workshop, selection.events)
-    variants = _apart(workshop, _variants(workshop, originals), held_out)
+    variants = _apart(workshop, _variants(workshop, selection.events, originals), held_out)
     examples = _arrange(workshop, (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)]))
     _require_no_leak(examples, sides)
     pairs, labels = _preferences(workshop, selection.events, training, budget)
@@ -401,18 +401,32 @@ def _weighted(example: TrainingExample, factor: float) -> TrainingExample:
     return replace(example, weight=weight)
 
 
-def _variants(workshop: Workshop, originals: tuple[TrainingExample, ...]) -> list[TrainingExample]:
+def _variants(
+    workshop: Workshop, events: Iterable[ScoredEvent], originals: tuple[TrainingExample, ...]
+) -> list[TrainingExample]:
     """Variants of known parents, each in the group of its parent."""
     parents = {example.event_id: example for example in originals}
     offered = workshop.hooks.augment_examples(
         examples=originals, generate=workshop.generate, measure=workshop.measure, seed=workshop.info.seed
     )
+    scored = {one.event.key: one for one in events}
+    with_other_chunks = (_vary_context(workshop, scored[one.event_id], one) for one in originals if one.chunks)
     return [
         replace(variant, event_id=variant.parent, group=parents[variant.parent].group)
-        for of_plugin in offered
-        for variant in of_plugin
+        for made in (*offered, *with_other_chunks)
+        for variant in made
         if variant.parent in parents
     ]
+
+
+def _vary_context(workshop: Workshop, scored: ScoredEvent, example: TrainingExample) -> Iterator[TrainingExample]:
+    offered = workshop.hooks.vary_context(
+        example=example, retrieve=workshop.retrieve, measure=workshop.measure, seed=workshop.info.seed
+    )
+    for chunks in offered:
+        built = workshop.hooks.build_example(event=scored, chunks=chunks)
+        if built is not None and built.messages != example.messages:
+            yield replace(example, messages=built.messages, chunks=chunks, parent=example.event_id)
 
 
 def _apart(

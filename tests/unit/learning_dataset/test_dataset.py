@@ -641,6 +641,22 @@ def test_variants_may_be_close_to_each_other_and_to_what_is_learned() -> None:
 TEXTS = (Chunk(text="ls lists files"), Chunk(text="wc counts lines"))
 
 
+class Reverses:
+    @hookimpl
+    def nightschool_vary_context(self, example: TrainingExample) -> tuple[tuple[Chunk, ...], ...]:
+        return (example.chunks[::-1], example.chunks)
+
+
+def test_a_variant_with_other_chunks_is_built_as_its_original_was() -> None:
+    rows = [asking("1", "which tool?", chunks=TEXTS), asking("2", "which other one?")]
+    dataset = build(rows, [], Reverses())
+    (variant,) = variants_of(dataset)
+    (original,) = (one for one in dataset.examples if one.event_id == "dropdir/1" and one.parent is None)
+    assert original.messages[-1].content == "ls lists files\nwc counts lines\nwhich tool?"
+    shown = (Message(role=Role.USER, content="wc counts lines\nls lists files\nwhich tool?"),)
+    assert variant == replace(original, messages=shown, chunks=TEXTS[::-1], parent="dropdir/1")
+
+
 def test_an_example_says_what_was_asked_and_what_was_retrieved() -> None:
     (example,) = build([asking("1", "which tool?", chunks=TEXTS)]).examples
     assert (example.prompt, example.chunks) == ("which tool?", TEXTS)

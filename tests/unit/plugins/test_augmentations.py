@@ -1,17 +1,19 @@
-"""Variants in other words, by way of another language, with synonyms."""
+"""Variants in other words, by way of another language, with synonyms, with other retrieved texts."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightschool_hookspecs import GenerationError, Message, Role, TrainingExample
-from nightschool_hookspecs.testing import FakeGenerate, FakeMeasure
+from nightschool_hookspecs import Chunk, GenerationError, Message, Role, TrainingExample
+from nightschool_hookspecs.testing import FakeGenerate, FakeMeasure, FakeRetrieve
 from nightschool_hookspecs.variants import DECIDING, literals
 from nightschool_plugins.augmentation_backtranslate import AugmentationBacktranslate, language_of
+from nightschool_plugins.augmentation_context import AugmentationContext
 from nightschool_plugins.augmentation_paraphrase import AugmentationParaphrase
 from nightschool_plugins.augmentation_synonyms import AugmentationSynonyms, synonyms
 
@@ -270,3 +272,109 @@ def test_synonyms_lose_no_literal_and_repeat_themselves(question: str, seed: int
 def test_settings_of_the_synonyms_are_checked() -> None:
     with pytest.raises(ValueError, match="words_per_variant"):
         AugmentationSynonyms(words_per_variant=0)
+
+
+# --------------------------------------------------------------------------- context
+
+NEEDED = Chunk(text="the option -a shows hidden files")
+SPARE = Chunk(text="a tool that prints calendars")
+OTHER = Chunk(text="a tool that prints dates")
+ALL = AugmentationContext(variants_per_example=2, least_alike=0.0)
+
+
+def retrieved(*chunks: Chunk, target: str = "ls -a", question: str = "which tool prints them?") -> TrainingExample:
+    content = "\n".join([*(f"[{number}] {one.text}" for number, one in enumerate(chunks, start=1)), "", question])
+    return replace(
+        example(question, target=target), messages=(Message(role=Role.USER, content=content),), chunks=chunks
+    )
+
+
+def contexts(
+    given_example: TrainingExample, plugin: AugmentationContext = ALL, found: Sequence[Chunk] = (OTHER,)
+) -> set[tuple[Chunk, ...]]:
+    return {
+        chunks
+        for seed in range(40)
+        for chunks in plugin.nightschool_vary_context(given_example, FakeRetrieve(found), FakeMeasure(), seed)
+    }
+
+
+def test_texts_are_dropped_exchanged_and_reordered_but_for_what_the_answer_rests_on() -> None:
+    target = "ls with the option -a"
+    assert contexts(retrieved(NEEDED, SPARE, target=target)) == {(NEEDED,), (NEEDED, OTHER), (SPARE, NEEDED)}
+
+
+@pytest.mark.parametrize(
+    "untouched",
+    [
+        retrieved(SPARE, target="see [1]"),
+        retrieved(),
+        retrieved(NEEDED, target="the option"),
+        replace(retrieved(SPARE), messages=(Message(role=Role.USER, content="which tool prints them?"),)),
+        retrieved(SPARE, question=f"{SPARE.text}: which tool prints them?"),
+        replace(retrieved(SPARE), messages=()),
+    ],
+)
+def test_what_cannot_be_varied_stays(untouched: TrainingExample) -> None:
+    assert contexts(untouched) == set()
+
+
+def test_what_has_nothing_to_do_with_it_takes_no_place() -> None:
+    strange = Chunk(text="zebras graze")
+    strict = replace(ALL, least_alike=0.3)
+    assert contexts(retrieved(SPARE), strict, [strange]) == set()
+    assert contexts(retrieved(SPARE), strict, [strange, OTHER]) == {(OTHER,)}
+
+
+def test_nothing_is_exchanged_where_nothing_is_looked_for() -> None:
+    assert contexts(retrieved(SPARE), replace(ALL, searched=0)) == set()
+
+
+def test_the_query_is_varied() -> None:
+    asked: list[str] = []
+
+    def retrieve(query: str, *, limit: int) -> tuple[Chunk, ...]:
+        asked.append(query)
+        return ()
+
+    given_example = retrieved(SPARE, question="which tool prints the dates of a month")
+    for seed in range(20):
+        ALL.nightschool_vary_context(given_example, retrieve, FakeMeasure(), seed)
+    assert len(set(asked)) > 5
+    words = given_example.prompt.split()
+    for query in asked:
+        places = [words.index(word) for word in query.split()]
+        assert places == sorted(places)
+        assert len(places) == round(0.6 * len(words))
+
+
+@given(
+    st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=5, unique=True),
+    st.sets(st.sampled_from("abcdefghxyz"), max_size=4),
+    st.integers(),
+    st.integers(1, 2),
+)
+def test_no_word_of_the_answer_that_was_shown_is_lost(names: list[str], wanted: set[str], seed: int, each: int) -> None:
+    chunks = tuple(Chunk(text=f"word{name} here") for name in names)
+    given_example = retrieved(*chunks, target=" ".join(f"word{name}" for name in sorted(wanted)) or "none")
+    plugin = replace(ALL, variants_per_example=each)
+    found = plugin.nightschool_vary_context(given_example, FakeRetrieve([OTHER]), FakeMeasure(), seed)
+    assert len(found) <= each
+    for varied in found:
+        assert varied != chunks
+        assert {f"word{name} here" for name in wanted & set(names)} <= {one.text for one in varied}
+    assert found == plugin.nightschool_vary_context(given_example, FakeRetrieve([OTHER]), FakeMeasure(), seed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"variants_per_example": 3}, "1 or 2"),
+        ({"searched": -1}, "searched"),
+        ({"query_share": 0}, "query_share"),
+        ({"least_alike": 2}, "least_alike"),
+    ],
+)
+def test_settings_of_the_context_are_checked(settings: dict[str, int], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        AugmentationContext(**settings)
