@@ -434,7 +434,7 @@ def _apart(
 ) -> list[TrainingExample]:
     """The variants that are no near-duplicate of a prompt of the exam: learned from, they would give it away."""
     kept_aside = tuple(dict.fromkeys(fold(one.event.input_data) for one in held_out))
-    if not kept_aside:
+    if not (kept_aside and variants):
         return list(variants)
     texts = tuple(dict.fromkeys(text for one in variants for text in _asked_texts(one)))
     pairs = workshop.find_near((*kept_aside, *texts), len(kept_aside))
