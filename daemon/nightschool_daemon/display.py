@@ -13,7 +13,7 @@ from nightschool_daemon.comparisons import AnswerPair, Comparison
 from nightschool_daemon.explaining import Explanation
 from nightschool_daemon.jobs import EventMark, Step
 from nightschool_daemon.plans import PlannedTraining, Route, TrainingPlan, duration
-from nightschool_daemon.reporting.sheet import one_line
+from nightschool_daemon.reporting.sheet import clean, one_line
 from nightschool_daemon.reporting.words import guard_word
 from nightschool_hookspecs.records import TrainedForm
 
@@ -125,9 +125,11 @@ def show_explanation(found: Explanation) -> None:
         say("No run has had to do with it, as far as their files are still there.")
         return
     nights = [
-        (f"{one.started_at:%Y-%m-%d %H:%M}", one.run, one.specialty, one.fate, _worth(one.mark)) for one in found.nights
+        (f"{one.started_at:%Y-%m-%d %H:%M}", one.run, one.specialty, one.fate, _worth(one.mark), one.end or "under way")
+        for one in found.nights
     ]
-    show_table("Nights", ("night", "run", "specialty", "what became of it", "worth"), nights)
+    columns = ("night", "run", "specialty", "what became of it", "worth", "how the run ended")
+    show_table("Nights", columns, nights)
     asked = [
         (one_line(kin.question), f"{kin.alike:.0%}", f"{kin.before:.0f}", f"{kin.after:.0f}", one.run)
         for one in found.nights
@@ -148,7 +150,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     """A table; its cells are text, never markup, and are folded where they are too long: names can be copied."""
     table = Table(*(Column(one, overflow="fold") for one in columns), title=title or None, title_justify="left")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else clean(str(cell))) for cell in row))
     out.print(table)
 
 
@@ -261,9 +263,9 @@ def show_curve(title: str, losses: Sequence[tuple[int, float]], watched: Sequenc
 
 def say(text: str) -> None:
     """A sentence on standard output."""
-    out.print(Text(text))
+    out.print(Text(clean(text)))
 
 
 def complain(text: str) -> None:
     """A sentence on standard error."""
-    err.print(Text(text, style="red"))
+    err.print(Text(clean(text), style="red"))

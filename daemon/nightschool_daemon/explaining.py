@@ -2,9 +2,11 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from nightschool_daemon import codec
+from nightschool_daemon.config import SpecialtyMode
 from nightschool_daemon.installation import Installation
 from nightschool_daemon.jobs import MARKS, EventMark, EventRow, RunDirectory, SelectResult, Step, read_lines
 from nightschool_daemon.ledger import RunRow
@@ -64,7 +66,8 @@ def explanation_of(installation: Installation, name: str) -> Explanation:
     keys = events.keys_of(name)
     if len(keys) > 1:
         raise RunRefused(f"{len(keys)} events are called {name}: {', '.join(keys)}. Name one of these.")
-    event = events.get(keys[0]) if keys else None
+    is_pooled = installation.settings.specialties.mode is SpecialtyMode.POOLED
+    event = events.get(keys[0], pooled=is_pooled) if keys else None
     if event is None:
         raise RunRefused(f"There is no event {name}. Its name is `source/id`, as feedback files and reports have it.")
     nights = (_night(event, row) for row in installation.ledger.runs.latest(NIGHTS))
@@ -80,40 +83,51 @@ def _standing(row: EventRow) -> str:
         return "Its prompt is kept for the exam: no version learns from it."
     if row.side is Side.TRAINING:
         return "It may be learned from." + (" A version has learned from it." if row.trained_on else "")
-    return "No run has looked at it yet."
+    return "No run has decided yet where it belongs."
 
 
 def _night(row: EventRow, run: RunRow) -> EventNight | None:
     """None: the run had nothing to do with it, or nothing is left of it."""
+    try:
+        return _read_night(row, run)
+    except (OSError, codec.CodecError):
+        # half of it is gone, or another release wrote it
+        return _night_of(run, "The files of this run cannot be read.")
+
+
+def _night_of(run: RunRow, fate: str) -> EventNight:
+    return EventNight(
+        run=run.id, specialty=str(run.specialty), started_at=run.started_at, end=run.end, fate=fate, mark=None
+    )
+
+
+def _read_night(row: EventRow, run: RunRow) -> EventNight | None:
     directory = RunDirectory(path=run.directory)
     if not directory.is_done(Step.SELECT):
         return None
     key = row.event.key
-    fate = _fate(key, directory)
+    fate = _fate(key, directory, is_over=run.end is not None)
     questions = tuple(_asked(row.event.input_data, directory))
     own = next((one for item, one in questions if item.event_id == key), None)
     if fate is None and own is None:
         return None
-    return EventNight(
-        run=run.id,
-        specialty=str(run.specialty),
-        started_at=run.started_at,
-        end=run.end,
-        fate=fate or "It was asked in the exam, and not learned from.",
+    return replace(
+        _night_of(run, fate or "It was asked in the exam, and not learned from."),
         mark=_mark(key, directory),
         asked=own,
         kin=_kin(key, questions),
     )
 
 
-def _fate(key: str, directory: RunDirectory) -> str | None:
+def _fate(key: str, directory: RunDirectory, *, is_over: bool) -> str | None:
     selected = directory.result(Step.SELECT, SelectResult)
     if key in selected.shots:
         return "It was shown to the model as an example."
     chosen = [method for method, keys in selected.sources.items() if key in keys]
     if chosen:
         if not directory.is_done(Step.TRAIN):
-            return "It was chosen, and the run ended before it had learned."
+            ended = "the run ended before it had learned" if is_over else "the run is under way"
+            return f"It was chosen, and {ended}."
         trained = directory.result(Step.TRAIN, TrainingResult).methods
         ways = [LEARNED_BY[method] for method in trained if method in chosen]
         return f"It was learned from: {', then '.join(ways)}." if ways else "This run learned from other kinds."

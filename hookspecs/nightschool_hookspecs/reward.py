@@ -12,5 +12,6 @@ def nightschool_score_reward(event: Event, difficulty: float, peers: Peers, now:
 
     Called for every event of a specialty when a run selects, in the worker. `difficulty` in 0..1
     comes from `nightschool_score_difficulty`. Finite for any input, monotone in the event's
-    validation score. None: no opinion; the first answer counts. Where all say None, it is 0.
+    validation score. The weight that the application gave, `event.metadata.weight`, is for the reward to count: nobody
+    counts it besides. None: no opinion; the first answer counts. Where all say None, it is 0.
     """

@@ -1,7 +1,7 @@
 """What augmentations have in common: when a question in other words may stand before the same answer.
 
 The answer of a variant is its original's to the letter. So what the answer rests on must still be asked, and no metric
-of meaning sees that: with another path in it a sentence means nearly the same. A variant keeps of its question
+of meaning sees that: with another path in it a sentence means nearly the same. By rule a variant keeps of its question
 
     literals         numbers, paths, flags, addresses, quoted text, identifiers: the same in the same order, no others
     names            words with a capital within a sentence, and has no others
@@ -9,8 +9,9 @@ of meaning sees that: with another path in it a sentence means nearly the same. 
     shared words     those that the answer has outside of its sentences: `backup` of `mkdir backup`
 
 It is about as long, has no more lines, differs in words, and means the same by `measure`. Each rule is strict: what it
-refuses wrongly costs a variant, what it let through wrongly would teach a wrong answer. Deciding words are English,
-and the negations of a few other languages.
+refuses wrongly costs a variant, what it let through wrongly would teach a wrong answer. Other words may change, and a
+changed one may change the meaning without any rule or metric seeing it. Deciding words are English, and the negations
+of a few other languages.
 """
 
 import difflib
@@ -58,10 +59,23 @@ DECIDING = frozenset(
         "before after until since first last next previous more less fewer most least older oldest newer newest larger "
         "largest smaller smallest bigger biggest longer longest shorter shortest higher highest lower lowest ascending "
         "descending above below over under up down left right inside outside "
+        # scopes and states
+        "hidden recursively recursive running stopped active inactive today yesterday tomorrow top bottom "
         # quantities
         "half two three four five six seven eight nine ten hundred thousand million"
     )
 )
+OPPOSITES = frozenset(
+    frozenset(pair.split("/"))
+    for pair in re.findall(
+        r"\S+",
+        "start/stop enable/disable encrypt/decrypt compress/decompress lock/unlock mount/unmount install/uninstall "
+        "push/pull upload/download import/export open/close show/hide add/remove add/delete include/exclude allow/deny "
+        "increase/decrease accept/reject attach/detach activate/deactivate connect/disconnect zip/unzip "
+        "archive/extract create/delete create/remove read/write begin/end",
+    )
+)
+"""Of which a variant may not have the one where its question has the other."""
 SHORTEST, LONGEST = 0.5, 2.0
 """Words of a variant, as a share of the question's: a shorter one left something out, a longer one added."""
 SPARE_TOKENS = 16
@@ -103,9 +117,9 @@ def literals(text: str) -> tuple[str, ...]:
 
 
 def shared_words(question: str, answer: str) -> frozenset[str]:
-    """Words of the question that stand in the answer outside of its sentences, and say something."""
-    written = SENTENCE.sub(" ", answer)
-    return frozenset(WORD.findall(question)) & frozenset(WORD.findall(written)) - FUNCTION_WORDS
+    """Words of the question, in lower case, that stand in the answer outside of its sentences, and say something."""
+    written = frozenset(WORD.findall(SENTENCE.sub(" ", answer).casefold()))
+    return frozenset(WORD.findall(question.casefold())) & written - FUNCTION_WORDS
 
 
 def keeps(question: str, variant: str, answer: str) -> bool:
@@ -115,9 +129,16 @@ def keeps(question: str, variant: str, answer: str) -> bool:
     return (
         literals(variant) == literals(question)
         and _deciding(variant) == _deciding(question)
-        and _names(question) | shared_words(question, answer) <= words
+        and _names(question) <= words
+        and shared_words(question, answer) <= frozenset(word.casefold() for word in words)
         and all(name.casefold() in known for name in _names(variant))
+        and not _turns(known, frozenset(word.casefold() for word in words))
     )
+
+
+def _turns(asked: frozenset[str], said: frozenset[str]) -> bool:
+    """Whether a variant has an opposite of a word of its question, which the question has not."""
+    return any(len(pair & asked) == 1 and pair & said - asked for pair in OPPOSITES)
 
 
 def _bare_word(word: str) -> str:

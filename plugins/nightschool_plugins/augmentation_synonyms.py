@@ -21,6 +21,8 @@ from nightschool_hookspecs.variants import QUOTED, VariantSettings, shared_words
 PLAIN_WORD = re.compile(r"(?<![\w./\\$@#%_=*-])[A-Za-z]+(?![\w/\\$@#%_=*-]|[.:]\w)")
 OPENING = re.compile(r"(?:^|[.!?;:\n]|\b(?:please|kindly|to|then|you|I|we))\s*$", re.IGNORECASE)
 """What stands before a verb that begins an instruction."""
+LOOK_BACK = 32
+"""Characters in front of a word that are looked at for that."""
 ARTICLE = re.compile(r"\b(an?)\s+$", re.IGNORECASE)
 VOWELS = "aeiou"
 
@@ -43,11 +45,13 @@ class AugmentationSynonyms(VariantSettings):
     """Share of words in common and in order, 0..1, above which a variant is the question itself."""
     words_per_variant: int = 2
     """Words that are replaced at most."""
+    longest_question: int = 4000
+    """Characters; a longer question is left as it is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.words_per_variant < 1:
-            raise ValueError("words_per_variant must be at least 1")
+        if min(self.words_per_variant, self.longest_question) < 1:
+            raise ValueError("words_per_variant and longest_question must be at least 1")
 
     @hookimpl
     def nightschool_augment_examples(
@@ -56,8 +60,10 @@ class AugmentationSynonyms(VariantSettings):
         return self.vary(examples, self._draft, measure, seed)
 
     def _draft(self, example: TrainingExample, question: str, chance: random.Random) -> str | None:
+        if len(question) > self.longest_question:
+            return None
         needed = shared_words(question, example.target)
-        found = [(word, others) for word, others in replaceable(question, synonyms()) if word[0] not in needed]
+        found = [one for one in replaceable(question, synonyms()) if one[0][0].casefold() not in needed]
         if not found:
             return None
         text = question
@@ -75,8 +81,11 @@ def replaceable(question: str, known: Synonyms) -> Iterator[tuple[re.Match[str],
     for word in PLAIN_WORD.finditer(question):
         if any(word.start() in one for one in quoted):
             continue
-        before, lower = question[: word.start()], word[0].lower()
-        begins = OPENING.search(before) is not None
+        lower = word[0].lower()
+        if lower not in known.verbs and lower not in known.words:
+            continue
+        before = question[max(0, word.start() - LOOK_BACK) : word.start()]
+        begins = (word.start() <= LOOK_BACK or before.strip() != "") and OPENING.search(before) is not None
         others = known.verbs.get(lower, ()) if begins and lower in known.verbs else known.words.get(lower, ())
         fitting = tuple(one for one in others if _fits_article(before, one))
         if fitting and word[0] in (lower, lower.capitalize()):

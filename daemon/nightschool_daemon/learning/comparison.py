@@ -61,7 +61,7 @@ def _items(context: WorkerContext, measure: CombinedMeasure, judge: LocalModel) 
         generate=judge,
         retrieve=ChunkSearch([chunk for event in known for chunk in event.context.chunks]),
         store=JournalStore({}, context.run.step(Job.COMPARE) / "store.jsonl"),
-        find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate),
+        find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate).across,
     )
     return exam_items(workshop, [row for row in rows if row.side is Side.HELD_OUT])
 

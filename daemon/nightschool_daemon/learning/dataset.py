@@ -687,7 +687,7 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
         generate=LocalModel(OllamaLibrary(context.settings.ollama), pin, context.settings.exam),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),
-        find_near=NearPrompts(measure, embed, context.settings.similarity.near_duplicate),
+        find_near=NearPrompts(measure, embed, context.settings.similarity.near_duplicate).across,
         embed=embed,
         most_alike=context.settings.similarity.max_near_duplicates,
     )

@@ -102,9 +102,19 @@ class NearPrompts:
         self._measure, self._embed, self._lowest = measure, embed, lowest
 
     def __call__(self, texts: Sequence[str], since: int) -> list[tuple[int, int]]:
+        return self._confirmed(texts, self._candidates(texts, since))
+
+    def across(self, texts: Sequence[str], since: int) -> list[tuple[int, int]]:
+        """The same of pairs of which one text lies before `since` and one does not."""
+        pairs = self._candidates(texts, since)
+        return self._confirmed(texts, pairs[pairs[:, 0] < since])
+
+    def _candidates(self, texts: Sequence[str], since: int) -> Pairs:
         if since == len(texts):
-            return []
-        pairs = np.unique(np.concatenate([near_texts(texts, since=since), self._alike(texts, since)]), axis=0)
+            return np.empty((0, 2), np.int64)
+        return np.unique(np.concatenate([near_texts(texts, since=since), self._alike(texts, since)]), axis=0)
+
+    def _confirmed(self, texts: Sequence[str], pairs: Pairs) -> list[tuple[int, int]]:
         near = confirmed(pairs, texts, self._measure, self._lowest)
         return [(int(low), int(high)) for low, high in near]
 

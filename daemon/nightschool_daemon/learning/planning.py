@@ -152,7 +152,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         generate=_asks_nobody,
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(read_snapshot(context.run.step(Step.PREPARE) / "store.json"), directory / "store.jsonl"),
-        find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate),
+        find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate).across,
         ranks=why_not_computed(context.settings, file) is None,
     )
     budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)

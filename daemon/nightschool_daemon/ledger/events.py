@@ -345,13 +345,14 @@ class Events:
         keys = tuple(row["key"] for row in rows)
         return keys[:1] if keys[:1] == (name,) else keys
 
-    def get(self, key: str) -> EventRow | None:
-        """An event by its key, retracted or not."""
+    def get(self, key: str, *, pooled: bool = False) -> EventRow | None:
+        """An event by its key, retracted or not. `pooled`: its group and side are those of all types together."""
+        kind = f"'{POOLED_TYPE}'" if pooled else "e.artifact_type"
         rows = self._database.execute(
             f"""
             SELECT e.arrival, e.body, {_GROUP} AS group_key, s.side,
                    EXISTS (SELECT 1 FROM uses u WHERE u.arrival = e.arrival AND u.version_tag IS NOT NULL) AS trained
-            FROM events e {_PLACED.replace("?", "e.artifact_type")} WHERE e.key = ?
+            FROM events e {_PLACED.replace("?", kind)} WHERE e.key = ?
             """,
             (key,),
         )

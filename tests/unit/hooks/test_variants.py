@@ -269,3 +269,21 @@ def test_what_a_model_says_of_its_task_is_no_question(said: str, text: str | Non
 def test_settings_are_checked(settings: dict[str, int], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         AskingSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("question", "variant"),
+    [
+        ("Enable the firewall", "Disable the firewall"),
+        ("Stop the web server please", "Please start the web server"),
+        ("Show the running containers", "Show the stopped containers"),
+        ("List hidden files here", "List the files in this place"),
+        ("Merge the branch into trunk", "Combine the branch with trunk"),
+    ],
+)
+def test_an_opposite_or_a_lost_scope_is_no_variant(question: str, variant: str) -> None:
+    assert not keeps(question, variant, "git merge branch")
+
+
+def test_words_that_mean_the_same_are_no_opposites() -> None:
+    assert keeps("Show all files and remove old ones", "List all files and delete old ones", "rm")

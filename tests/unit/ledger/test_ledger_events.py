@@ -477,3 +477,12 @@ def test_a_person_names_an_event_by_its_key_or_its_id(ledger: Ledger) -> None:
 def test_a_key_is_meant_before_an_id_that_looks_like_it(ledger: Ledger) -> None:
     add(ledger, event("1"), replace(event("dropdir/1", answer="else"), source="chat"))
     assert ledger.events.keys_of("dropdir/1") == ("dropdir/1",)
+
+
+def test_of_a_pooled_specialty_an_event_has_the_side_of_all_types(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    ledger.events.set_sides("all", [SideChoice(key="group of List files", side=Side.HELD_OUT)])
+    apart, pooled = (ledger.events.get("dropdir/1", pooled=one) for one in (False, True))
+    assert apart is not None
+    assert pooled is not None
+    assert (apart.side, pooled.side) == (None, Side.HELD_OUT)

@@ -1,13 +1,25 @@
 """What is said of an event's fate, from the files that a run leaves."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from nightschool_daemon.explaining import Asked, _fate, _kin, _standing
+from nightschool_daemon.explaining import Asked, _fate, _kin, _night, _standing
 from nightschool_daemon.jobs import EventRow, LeftOut, RunDirectory, SelectResult, Step
-from nightschool_hookspecs import ExamItem, Hyperparameters, ItemRole, Material, Side, TrainingMethod, TrainingResult
+from nightschool_daemon.ledger import RunRow
+from nightschool_hookspecs.records import (
+    ExamItem,
+    Hyperparameters,
+    ItemRole,
+    Material,
+    Recipe,
+    Side,
+    Specialty,
+    TrainingMethod,
+    TrainingResult,
+)
 from nightschool_hookspecs.testing import sample_event
 
 ROW = EventRow(event=sample_event(), group="g", side=None, trained_on=False, arrival=1)
@@ -26,6 +38,18 @@ SELECTED = SelectResult(
     left_out=(LeftOut(event_id="a/left", reason="it was withdrawn"),),
     shots=("a/shown",),
 )
+RUN = RunRow(
+    id="r",
+    specialty=Specialty(base="tiny:1b", artifact_type="shell"),
+    seed=1,
+    reason="test",
+    started_at=datetime(2026, 1, 2, tzinfo=UTC),
+    finished_at=None,
+    end=None,
+    outcome_reason="",
+    directory=Path("nowhere"),
+    recipe=Recipe.TRAINING,
+)
 TRAINED = TrainingResult(
     adapter=Path("adapter"),
     methods=(TrainingMethod.SFT, TrainingMethod.DPO),
@@ -42,7 +66,7 @@ TRAINED = TrainingResult(
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (ROW, "No run has looked at it yet."),
+        (ROW, "No run has decided yet where it belongs."),
         (replace(ROW, side=Side.HELD_OUT), "no version learns from it"),
         (replace(ROW, side=Side.TRAINING), "It may be learned from."),
         (replace(ROW, side=Side.TRAINING, trained_on=True), "A version has learned from it."),
@@ -75,14 +99,29 @@ def test_what_a_run_made_of_an_event(tmp_path: Path, key: str, said: str | None)
     for step, result in ((Step.SELECT, SELECTED), (Step.TRAIN, TRAINED)):
         directory.begin(step)
         directory.finish(step, result)
-    assert _fate(key, directory) == said
+    assert _fate(key, directory, is_over=True) == said
 
 
 def test_what_was_chosen_is_not_called_learned_where_the_run_broke(tmp_path: Path) -> None:
     directory = RunDirectory(path=tmp_path)
     directory.begin(Step.SELECT)
     directory.finish(Step.SELECT, SELECTED)
-    assert _fate("a/learned", directory) == "It was chosen, and the run ended before it had learned."
+    said = [_fate("a/learned", directory, is_over=is_over) for is_over in (True, False)]
+    assert said == [
+        "It was chosen, and the run ended before it had learned.",
+        "It was chosen, and the run is under way.",
+    ]
+
+
+@pytest.mark.parametrize("broken", ["{", '{"new_key": 1}'])
+def test_a_run_whose_files_cannot_be_read_hides_no_other(tmp_path: Path, broken: str) -> None:
+    directory = RunDirectory(path=tmp_path)
+    directory.begin(Step.SELECT)
+    directory.finish(Step.SELECT, SELECTED)
+    (directory.step(Step.SELECT) / "result.json").write_text(broken, encoding="utf-8")
+    night = _night(ROW, replace(RUN, directory=tmp_path))
+    assert night is not None
+    assert night.fate == "The files of this run cannot be read."
 
 
 def test_kin_are_the_questions_most_alike_that_count_and_not_the_event_itself() -> None:

@@ -23,9 +23,7 @@ that are seen besides the own one (-1: all before it). Queries are scaled alread
 QUERIES = 256
 """Tokens of a row that ask at a time. Fixed, so that what a row gives does not depend on the others of its pass."""
 LARGEST_TABLE = 1 << 21
-"""Scores that are computed at a time, 8 MB."""
-TABLES_BYTES = (3 * 4 + 2) * LARGEST_TABLE
-"""Scratch memory for scores, likelihoods, their gradient, and one of them in 16 bits."""
+"""Scores that are computed at a time, 8 MB, but those of one key head at least."""
 
 LARGEST_HEAD = 256
 """Flash attention's kernels know no larger ones, and none whose size is no multiple of eight."""
@@ -73,6 +71,18 @@ def _varlen() -> RowsInLine:
         return cast("Tensor", found)
 
     return attend
+
+
+def scratch_bytes(groups: int, longest: int, size: int) -> int:
+    """Scratch memory of `padded_attention`: scores, likelihoods, their gradient, one of these in 16 bits, and copies.
+
+    `groups`: heads that share a key head; `longest`: tokens of a row; `size`: of a head.
+    """
+    asking = groups * min(QUERIES, longest)
+    table = max(LARGEST_TABLE, asking * longest)
+    # as many rows ask, and are seen, as their tables leave room for
+    rows = max(1, LARGEST_TABLE // max(1, asking * longest))
+    return (3 * 4 + 2) * table + 4 * rows * (asking + longest) * size
 
 
 def padded_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cap: float | None, bench: Bench) -> Tensor:

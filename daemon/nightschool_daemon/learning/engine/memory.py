@@ -33,8 +33,8 @@ FLOAT = 4
 STATES = 3
 """Beside a trained parameter: its gradient and AdamW's two moments."""
 HEADROOM_BYTES = 1_500_000_000
-"""Passes are made smaller until a training takes at most so much beside the base's own file. On CPUs what is left of it
-keeps layers unpacked; on GPUs all that is free does."""
+"""Passes are made smaller until a training takes at most so much beside the base's own file. What is left of
+it keeps layers unpacked."""
 FREE_SHARE = 0.8
 """Of the memory that is free at most this share is taken, whatever it costs in time."""
 LARGEST_PASS, SMALLEST_PASS = 2048, 512
@@ -49,7 +49,7 @@ HOLES, MOST_HOLES_BYTES = 1.0, 350_000_000
 HOLES_OF_DEVICES = 0.1
 """The same of torch's own allocator, on GPUs."""
 FIXED_BYTES = 140_000_000
-"""Buffers of the libraries that appear with the first whole pass, and scratch memory."""
+"""Buffers of the libraries that appear with the first whole pass."""
 FEWEST_TRIES, MOST_TRIES, TRIED_S = 3, 5, 1.0
 """So often a probe is made, beyond the fewest for so long: of three, one may have met page faults or others' work."""
 PROBED_ROWS = (16, 128)
@@ -110,7 +110,7 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
         for cut in cuts:
             peak = _peak_bytes(network, form, probe, cut, held)
             if peak <= available:
-                chosen = with_unpacked(network, cut, _kept_room(network, available) - peak)
+                chosen = with_unpacked(network, cut, _comfortable(network, available) - peak)
                 return MemoryPlan(
                     tokens_a_pass=tokens,
                     checkpointed=chosen.checkpointed,
@@ -145,7 +145,7 @@ def refitted(
     cuts = [Cut(checkpointed=again, trained_from=begun.trained_from) for again in range(trained + 1)]
     peaks = {cut: _peak_bytes(network, form, probe, cut, held) for cut in cuts}
     cut = next((one for one, peak in peaks.items() if peak <= available), min(peaks, key=peaks.__getitem__))
-    chosen = with_unpacked(network, cut, _kept_room(network, available) - peaks[cut])
+    chosen = with_unpacked(network, cut, _comfortable(network, available) - peaks[cut])
     return replace(
         begun,
         checkpointed=chosen.checkpointed,
@@ -173,13 +173,8 @@ def with_unpacked(network: Network, cut: Cut, room: float) -> Cut:
     return replace(cut, unpacked=kept)
 
 
-def _kept_room(network: Network, available: int) -> int:
-    """Up to which peak layers are kept unpacked."""
-    return available if network.bench.device.type == "cuda" else _comfortable(network, available)
-
-
 def _comfortable(network: Network, available: int) -> int:
-    """What a training may take before it is cut smaller, in bytes."""
+    """What a training may take before it is cut smaller, and what it may fill with unpacked layers, in bytes."""
     return min(available, network.weights.bytes + HEADROOM_BYTES)
 
 
@@ -408,7 +403,7 @@ def _fixed_bytes(network: Network, form: Form, cut: Cut, held: int) -> int:
     kept = sum(_unpacked_bytes(network, one) for one in network.blocks[len(network.blocks) - cut.unpacked :])
     if network.bench.device.type == "cuda":
         return int(torch.cuda.memory_allocated(network.bench.device)) + states + kept + FIXED_BYTES
-    return held + network.weights.bytes + states + kept + FIXED_BYTES + attention.TABLES_BYTES
+    return held + network.weights.bytes + states + kept + FIXED_BYTES
 
 
 def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
@@ -420,7 +415,15 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
     holes = min(HOLES * kept, MOST_HOLES_BYTES) if on_cpu else HOLES_OF_DEVICES * kept
     # the head is done with before the way back begins
     passing = max(PASSING_LAYERS * probe.kept_bytes, _head_bytes(network, probe.tokens))
-    return int(kept + holes + passing) + probe.shared_bytes
+    return int(kept + holes + passing) + probe.shared_bytes + _scratch_bytes(network, probe.tokens)
+
+
+def _scratch_bytes(network: Network, tokens: int) -> int:
+    """Where the largest matrix becomes floats, and where attention has its tables; `tokens`: of a row at most."""
+    shape = network.architecture
+    matrix = max(one.weights for block in network.blocks for one in block.matrices.values())
+    tables = attention.scratch_bytes(shape.heads // shape.key_heads, tokens, shape.head_size)
+    return matrix * network.bench.dtype.itemsize + tables
 
 
 def _head_bytes(network: Network, predictions: int) -> int:

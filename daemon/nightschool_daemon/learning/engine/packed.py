@@ -23,6 +23,8 @@ from nightschool_hookspecs.services import TrainingError
 
 PIECE = 1 << 18
 """Weights a thread that are de-quantised at a time, a megabyte of floats."""
+LARGEST_PIECE = 1 << 24
+"""The same where torch de-quantises: it takes several such tables of floats for it."""
 FEW_THREADS = 2
 """So few do not de-quantise beside each other: OpenMP's second one still waits, awake, where the other would run."""
 
@@ -66,10 +68,13 @@ class Bench:
 
     def _fill(self, matrix: PackedMatrix, whole: Tensor) -> None:
         library = ggml.library()
-        if self.device.type != "cpu" or library is None or not library.reads(matrix.kind):
-            whole.copy_(blocks.dequantized(matrix.data.to(self.device), matrix.kind))
-            return
         rows, columns = matrix.shape
+        if self.device.type != "cpu" or library is None or not library.reads(matrix.kind):
+            rows_a_round = max(1, LARGEST_PIECE // columns)
+            for start in range(0, rows, rows_a_round):
+                part = slice(start, min(rows, start + rows_a_round))
+                whole[part].copy_(blocks.dequantized(matrix.data[part].to(self.device), matrix.kind))
+            return
         rows_a_round = max(1, self.threads * PIECE // columns)
         for start in range(0, rows, rows_a_round):
             part = slice(start, min(rows, start + rows_a_round))
