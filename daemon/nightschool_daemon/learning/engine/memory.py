@@ -423,7 +423,7 @@ def _scratch_bytes(network: Network, tokens: int) -> int:
     shape = network.architecture
     matrix = max(one.weights for block in network.blocks for one in block.matrices.values())
     tables = attention.scratch_bytes(shape.heads // shape.key_heads, tokens, shape.head_size)
-    return matrix * network.bench.dtype.itemsize + tables
+    return int(matrix * network.bench.dtype.itemsize) + tables
 
 
 def _head_bytes(network: Network, predictions: int) -> int:
