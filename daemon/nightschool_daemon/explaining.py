@@ -1,7 +1,6 @@
 """What became of a piece of feedback: `nightschool explain EVENT`."""
 
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -10,9 +9,10 @@ from nightschool_daemon.config import SpecialtyMode
 from nightschool_daemon.installation import Installation
 from nightschool_daemon.jobs import MARKS, EventMark, EventRow, RunDirectory, SelectResult, Step, read_lines
 from nightschool_daemon.ledger import RunRow
+from nightschool_daemon.ledger.exams import Exams
 from nightschool_daemon.reporting.words import LEARNED_BY
 from nightschool_daemon.runs import RunRefused
-from nightschool_hookspecs.records import ExamItem, ItemRole, RunEnd, Side, Sitting, TrainingResult
+from nightschool_hookspecs.records import ExamAnswer, ExamItem, ItemRole, RunEnd, Side, TrainingResult
 
 NIGHTS = 50
 """Newest runs that are looked through."""
@@ -28,7 +28,7 @@ class Asked:
     alike: float
     """0..1, to the event's own prompt, by its words in any order; 1 for the event itself."""
     before: float
-    """Score of the model in use, 0..100."""
+    """Score of the model in use, 0..100, as the report has it."""
     after: float
     """Score of the new model, or of the trial model that did not learn it."""
 
@@ -62,15 +62,15 @@ class Explanation:
 
 def explanation_of(installation: Installation, name: str) -> Explanation:
     """Explain the event of this `source/id`, or of this id. Raises `RunRefused` where it is none, or not one alone."""
-    events = installation.ledger.events
-    keys = events.keys_of(name)
+    ledger = installation.ledger
+    keys = ledger.events.keys_of(name)
     if len(keys) > 1:
         raise RunRefused(f"{len(keys)} events are called {name}: {', '.join(keys)}. Name one of these.")
     is_pooled = installation.settings.specialties.mode is SpecialtyMode.POOLED
-    event = events.get(keys[0], pooled=is_pooled) if keys else None
+    event = ledger.events.get(keys[0], pooled=is_pooled) if keys else None
     if event is None:
         raise RunRefused(f"There is no event {name}. Its name is `source/id`, as feedback files and reports have it.")
-    nights = (_night(event, row) for row in installation.ledger.runs.latest(NIGHTS))
+    nights = (_night(event, row, ledger.exams) for row in ledger.runs.latest(NIGHTS))
     return Explanation(event=event, standing=_standing(event), nights=tuple(one for one in nights if one is not None))
 
 
@@ -86,36 +86,38 @@ def _standing(row: EventRow) -> str:
     return "No run has decided yet where it belongs."
 
 
-def _night(row: EventRow, run: RunRow) -> EventNight | None:
+def _night(row: EventRow, run: RunRow, exams: Exams) -> EventNight | None:
     """None: the run had nothing to do with it, or nothing is left of it."""
+    found = EventNight(
+        run=run.id,
+        specialty=str(run.specialty),
+        started_at=run.started_at,
+        end=run.end,
+        fate="The files of this run cannot be read.",
+        mark=None,
+    )
     try:
-        return _read_night(row, run)
+        return _read(row, RunDirectory(path=run.directory), exams, found)
     except (OSError, codec.CodecError):
         # half of it is gone, or another release wrote it
-        return _night_of(run, "The files of this run cannot be read.")
+        return found
 
 
-def _night_of(run: RunRow, fate: str) -> EventNight:
-    return EventNight(
-        run=run.id, specialty=str(run.specialty), started_at=run.started_at, end=run.end, fate=fate, mark=None
-    )
-
-
-def _read_night(row: EventRow, run: RunRow) -> EventNight | None:
-    directory = RunDirectory(path=run.directory)
+def _read(row: EventRow, directory: RunDirectory, exams: Exams, night: EventNight) -> EventNight | None:
     if not directory.is_done(Step.SELECT):
         return None
     key = row.event.key
-    fate = _fate(key, directory, is_over=run.end is not None)
-    questions = tuple(_asked(row.event.input_data, directory))
-    own = next((one for item, one in questions if item.event_id == key), None)
+    answered = exams.answered_by_both(night.run)
+    own = next((one for one in answered if one[0].event_id == key), None)
+    fate = _fate(key, directory, is_over=night.end is not None)
     if fate is None and own is None:
         return None
     return replace(
-        _night_of(run, fate or "It was asked in the exam, and not learned from."),
+        night,
+        fate=fate or "It was asked in the exam, and not learned from.",
         mark=_mark(key, directory),
-        asked=own,
-        kin=_kin(key, questions),
+        asked=None if own is None else _asked(row, *own),
+        kin=_kin(row, answered),
     )
 
 
@@ -142,39 +144,16 @@ def _mark(key: str, directory: RunDirectory) -> EventMark | None:
     return next((one for one in read_lines(file, EventMark) if one.event_id == key), None)
 
 
-def _asked(prompt: str, directory: RunDirectory) -> Iterator[tuple[ExamItem, Asked]]:
-    """Every question that the model in use and the new one, or a trial model, answered."""
+def _asked(row: EventRow, item: ExamItem, before: ExamAnswer, after: ExamAnswer) -> Asked:
     from rapidfuzz import fuzz
 
-    if not directory.is_done(Step.EXAMINE):
-        return
-    scores: dict[str, dict[Sitting, float]] = {}
-    for answer in directory.exam_answers():
-        scores.setdefault(answer.item_id, {})[answer.sitting] = answer.score
-    for item in directory.exam_items():
-        found = scores.get(item.id, {})
-        if Sitting.CANDIDATE not in found or Sitting.INCUMBENT not in found:
-            continue
-        question = item.messages[-1].content
-        yield (
-            item,
-            Asked(
-                question=question,
-                alike=fuzz.token_sort_ratio(prompt, question) / 100,
-                before=_before(found),
-                after=found[Sitting.CANDIDATE],
-            ),
-        )
+    question = item.messages[-1].content
+    alike = fuzz.token_sort_ratio(row.event.input_data, question) / 100
+    return Asked(question=question, alike=alike, before=before.score, after=after.score)
 
 
-def _before(scores: Mapping[Sitting, float]) -> float:
-    return statistics.fmean(score for sitting, score in scores.items() if sitting is not Sitting.CANDIDATE)
-
-
-def _kin(key: str, questions: Sequence[tuple[ExamItem, Asked]]) -> tuple[Asked, ...]:
-    alike = [
-        one
-        for item, one in questions
-        if item.event_id != key and item.role is ItemRole.GAIN and one.alike >= LEAST_ALIKE
-    ]
+def _kin(row: EventRow, answered: Iterable[tuple[ExamItem, ExamAnswer, ExamAnswer]]) -> tuple[Asked, ...]:
+    """What counted in the exam and is most like the event's prompt."""
+    others = [one for one in answered if one[0].event_id != row.event.key and one[0].role is ItemRole.GAIN]
+    alike = (one for one in (_asked(row, *other) for other in others) if one.alike >= LEAST_ALIKE)
     return tuple(sorted(alike, key=lambda one: -one.alike)[:MOST_KIN])

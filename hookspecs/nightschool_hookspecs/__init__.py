@@ -24,7 +24,7 @@ configuration and registers the instance.
         return DifficultyByLines
 """
 
-from nightschool_hookspecs.corrections import is_minor
+from nightschool_hookspecs.corrections import is_failure, is_minor
 from nightschool_hookspecs.markers import PROJECT, hookimpl, hookspec
 from nightschool_hookspecs.records import (
     AliasMove,
@@ -183,5 +183,6 @@ __all__ = [
     "Verdict",
     "hookimpl",
     "hookspec",
+    "is_failure",
     "is_minor",
 ]

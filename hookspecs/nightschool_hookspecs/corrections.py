@@ -1,4 +1,4 @@
-"""How much a correction changes: what a reward needs to know of it."""
+"""What feedback says of the answer: whether it failed, and how much a correction changes."""
 
 import re
 
@@ -12,6 +12,17 @@ DATA = re.compile(r"\A\s*(?:[{\[<]|---\s|(?:openapi|swagger|info|paths)\s*:)", r
 """How a text begins that is data from end to end."""
 SPACE = re.compile(r"\s+")
 CLOSING = ".!?:;, "
+
+
+def is_failure(event: Event, lowest_score: float) -> bool:
+    """Whether an answer of a model was disliked, corrected in more than its looks, or has no better score than this.
+
+    A demonstration corrects no answer. `lowest_score`: 0..100.
+    """
+    score = event.validation_score
+    is_low = score is not None and score <= lowest_score
+    is_corrected = event.is_correction and event.ai_output is not None and not is_minor(event)
+    return is_low or is_corrected or event.feedback_type.is_dislike
 
 
 def is_minor(event: Event) -> bool:

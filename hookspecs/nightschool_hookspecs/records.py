@@ -24,6 +24,16 @@ class FeedbackType(StrEnum):
     VALIDATION_FAILURE = "validation_failure"
     EXPLICIT_NEGATIVE = "explicit_negative"
 
+    @property
+    def is_like(self) -> bool:
+        """It says that an answer was good."""
+        return self in (FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE)
+
+    @property
+    def is_dislike(self) -> bool:
+        """It says that an answer was bad."""
+        return self in (FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE)
+
 
 class Role(StrEnum):
     """Who speaks in a message, as Ollama's chat endpoint names it."""
@@ -138,7 +148,7 @@ class Event:
         """The text worth learning: the correction, else an answer that was liked; None for the others."""
         if self.corrected_output is not None:
             return self.corrected_output
-        if self.feedback_type in (FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE):
+        if self.feedback_type.is_like:
             return self.ai_output
         return None
 

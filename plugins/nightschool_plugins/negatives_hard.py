@@ -18,12 +18,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightschool_hookspecs import Embed, Event, FeedbackType, Matrix, Measure, ScoredEvent, hookimpl, is_minor
+from nightschool_hookspecs import Embed, Matrix, Measure, ScoredEvent, hookimpl, is_failure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DISLIKED = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
 COSINES_AT_ONCE = 2**22
 """To bound the memory."""
 
@@ -81,14 +80,9 @@ class NegativesHard:
         )
 
     def _strength(self, members: Sequence[ScoredEvent]) -> float:
-        failures = sum(self.learned if one.trained_on else 1.0 for one in members if self._failed(one.event))
+        failed = (one for one in members if is_failure(one.event, self.lowest_score))
+        failures = sum(self.learned if one.trained_on else 1.0 for one in failed)
         return math.log2(1 + failures)
-
-    def _failed(self, event: Event) -> bool:
-        score = event.validation_score
-        is_low = score is not None and score <= self.lowest_score
-        is_corrected = event.is_correction and event.ai_output is not None and not is_minor(event)
-        return is_low or is_corrected or event.feedback_type in DISLIKED
 
     def _kin(
         self, prompts: Sequence[str], place: int, near: Sequence[int], measure: Measure

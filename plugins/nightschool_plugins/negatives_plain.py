@@ -5,9 +5,7 @@ factor = (1.5 if the answer failed validation or was disliked, else 1) + 0.25 pe
 
 from dataclasses import dataclass
 
-from nightschool_hookspecs import Event, FeedbackType, Measure, ScoredEvent, hookimpl
-
-NEGATIVE = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
+from nightschool_hookspecs import Event, Measure, ScoredEvent, hookimpl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,7 @@ class NegativesPlain:
         return tuple((key, factor) for key, factor in factors if factor > 1)
 
     def _factor(self, event: Event) -> float:
-        failed = self.failed if event.feedback_type in NEGATIVE else 1.0
+        failed = self.failed if event.feedback_type.is_dislike else 1.0
         return min(self.largest, failed + self.per_retry * max(0, event.retries))
 
 

@@ -10,12 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nightschool_hookspecs import Event, FeedbackType, Message, PreferencePair, ScoredEvent, hookimpl
+from nightschool_hookspecs import Event, Message, PreferencePair, ScoredEvent, hookimpl
 
 T = TypeVar("T")
-
-LIKED = frozenset({FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE})
-DISLIKED = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +43,14 @@ class PreferenceCorrections:
             ((one.validation_score, one) for one in answers if one.validation_score is not None), key=_score
         )
         unscored = [one for one in answers if one.validation_score is None]
-        disliked = [one for one in answers if one.feedback_type in DISLIKED]
-        unscored_disliked = [one for one in unscored if one.feedback_type in DISLIKED]
+        disliked = [one for one in answers if one.feedback_type.is_dislike]
+        unscored_disliked = [one for one in unscored if one.feedback_type.is_dislike]
         for score, better in reversed(scored):
             end = bisect_left(scored, score - self.smallest_gap, key=_score)
             for lower, worse in _spread(scored[:end], self.most_worse):
                 yield from _over(better, worse, (score - lower) / 100)
         for better in answers:
-            if better.feedback_type in LIKED and not better.is_correction:
+            if better.feedback_type.is_like and not better.is_correction:
                 others = disliked if better.validation_score is None else unscored_disliked
                 for worse in _spread(others, self.most_worse):
                     yield from _over(better, worse, 0.0)

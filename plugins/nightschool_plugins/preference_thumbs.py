@@ -6,10 +6,7 @@ and answers that a person wrote are no such labels, nor are weak signals.
 
 from collections.abc import Iterable, Iterator
 
-from nightschool_hookspecs import Event, FeedbackType, LabelledAnswer, ScoredEvent, hookimpl
-
-LIKED = frozenset({FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE})
-DISLIKED = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
+from nightschool_hookspecs import Event, LabelledAnswer, ScoredEvent, hookimpl
 
 
 @hookimpl
@@ -19,11 +16,12 @@ def nightschool_label_answers(events: tuple[ScoredEvent, ...]) -> tuple[Labelled
 
 def _labels(events: Iterable[Event]) -> Iterator[LabelledAnswer]:
     for event in events:
+        said = event.feedback_type
         is_written_by_hand = event.is_correction or event.metadata.demonstration
-        if event.ai_output and not is_written_by_hand and event.feedback_type in LIKED | DISLIKED:
+        if event.ai_output and not is_written_by_hand and (said.is_like or said.is_dislike):
             yield LabelledAnswer(
                 event_id=event.key,
                 messages=event.conversation,
                 answer=event.ai_output,
-                liked=event.feedback_type in LIKED,
+                liked=said.is_like,
             )

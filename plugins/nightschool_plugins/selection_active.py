@@ -33,7 +33,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from nightschool_hookspecs import Budget, Embed, Event, FeedbackType, ScoredEvent, hookimpl, is_minor
+from nightschool_hookspecs import Budget, Embed, Event, FeedbackType, ScoredEvent, hookimpl, is_failure
 
 if TYPE_CHECKING:
     import numpy
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     Directions = NDArray[numpy.int16]
     """Shape (texts, dimensions + 1), rows about `SCALE` long."""
 
-DISLIKED = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
 SCALE = 4000
 """Length of a vector in whole numbers: its square, and so every sum on the way to a product, is exact in 32 bits."""
 TEXTS_AT_ONCE = 4096
@@ -147,7 +146,7 @@ class SelectionActive:
         answers = _wordings([events[place].ai_output or "" for place in unscored])
         gaps = dict(zip(unscored, _gaps(answers, space.outputs[unscored]), strict=True))
         own = numpy.array([self._own_uncertainty(event, gaps.get(place)) for place, event in enumerate(events)])
-        failed = numpy.array([self._failed(event) for event in events], dtype=numpy.float64)
+        failed = numpy.array([is_failure(event, self.lowest_score) for event in events], dtype=numpy.float64)
         near = _shares_nearby(space.inputs, failed, self.neighbours)
         uncertain: Numbers = numpy.minimum(1.0, own + self.near_weight * near)
         return uncertain
@@ -163,11 +162,6 @@ class SelectionActive:
             + self.type_weight * float(getattr(self, event.feedback_type))
             + self.retry_weight * max(0, event.retries)
         )
-
-    def _failed(self, event: Event) -> bool:
-        score = _score(event)
-        is_low = score is not None and score <= self.lowest_score
-        return is_low or event.feedback_type in DISLIKED or (_is_corrected(event) and not is_minor(event))
 
 
 def _score(event: Event) -> float | None:

@@ -85,7 +85,6 @@ MOST_WEIGHED = 32
 """Answers that are rendered to find the token that ends them."""
 LARGEST_GROWTH = 3
 """Originals and variants together, as a multiple of the originals."""
-DISLIKED = frozenset({FeedbackType.VALIDATION_FAILURE, FeedbackType.EXPLICIT_NEGATIVE})
 
 
 class DatasetError(Exception):
@@ -103,7 +102,7 @@ class Workshop:
     retrieve: Retrieve
     store: Store
     find_near: FindNear
-    """Tells variants that came too close to a prompt of the exam."""
+    """Tells variants that came too close to a prompt of the exam: pairs across, of a prompt and a variant."""
     embed: Embed = no_embeddings
     ranks: bool = True
     """Pairs of answers can be ranked: versions of the base can be computed here."""
@@ -438,7 +437,7 @@ def _apart(
         return list(variants)
     texts = tuple(dict.fromkeys(text for one in variants for text in _asked_texts(one)))
     pairs = workshop.find_near((*kept_aside, *texts), len(kept_aside))
-    close = {texts[high - len(kept_aside)] for low, high in pairs if low < len(kept_aside)}
+    close = {texts[high - len(kept_aside)] for _, high in pairs}
     return [one for one in variants if close.isdisjoint(_asked_texts(one))]
 
 
@@ -535,7 +534,7 @@ def _as_asked(one: P, prompt: Prompt) -> P:
 
 def _is_dislike(event: Event) -> bool:
     usable = not (event.metadata.deleted or event.metadata.weak)
-    return usable and event.feedback_type in DISLIKED and event.target is None
+    return usable and event.feedback_type.is_dislike and event.target is None
 
 
 def _once(offered: Iterable[Iterable[T]], key: Callable[[T], object]) -> list[T]:

@@ -8,7 +8,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.ledger.database import Database
 from nightschool_daemon.ledger.rows import WAS_IN_USE, MoveState
 from nightschool_daemon.reporting.records import ExamMarks, NightExam
-from nightschool_hookspecs.records import ExamAnswer, ExamItem, MoveKind, Specialty, Verdict
+from nightschool_hookspecs.records import ExamAnswer, ExamItem, MoveKind, Sitting, Specialty, Verdict
 
 
 class Exams:
@@ -43,6 +43,19 @@ class Exams:
         """The answers of a run's exam in their order."""
         rows = self._database.execute("SELECT body FROM exam_answers WHERE run_id = ? ORDER BY position", (run_id,))
         return tuple(codec.from_json(row["body"], ExamAnswer) for row in rows)
+
+    def answered_by_both(self, run_id: str) -> tuple[tuple[ExamItem, ExamAnswer, ExamAnswer], ...]:
+        """The items that both answered in a run's exam, in their order: with the incumbent's answer, then the other."""
+        answers = self.answers(run_id)
+        before, after = (
+            {one.item_id: one for one in answers if one.sitting is sitting}
+            for sitting in (Sitting.INCUMBENT, Sitting.CANDIDATE)
+        )
+        return tuple(
+            (item, before[item.id], after[item.id])
+            for item in self.items(run_id)
+            if item.id in before and item.id in after
+        )
 
     def store_verdict(self, run_id: str, verdict: Verdict) -> None:
         """Store the verdict of a run."""

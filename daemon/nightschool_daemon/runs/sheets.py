@@ -35,7 +35,6 @@ from nightschool_hookspecs.records import (
     ExamItem,
     ItemRole,
     RunEnd,
-    Sitting,
     TrainingMethod,
     TrainingResult,
     Verdict,
@@ -158,16 +157,7 @@ def _asked_of_both(context: StepContext) -> list[tuple[ExamItem, ExamAnswer, Exa
     """The held-out questions that both answered, in the order of the exam."""
     if not context.directory.is_done(Step.EXAMINE):
         return []
-    answers = context.ledger.exams.answers(context.info.id)
-    before, after = (
-        {one.item_id: one for one in answers if one.sitting is sitting}
-        for sitting in (Sitting.INCUMBENT, Sitting.CANDIDATE)
-    )
-    return [
-        (item, before[item.id], after[item.id])
-        for item in context.ledger.exams.items(context.info.id)
-        if item.role.is_held_out and item.id in before and item.id in after
-    ]
+    return [one for one in context.ledger.exams.answered_by_both(context.info.id) if one[0].role.is_held_out]
 
 
 def _exam(context: StepContext, verdict: Verdict | None) -> Iterator[Section]:

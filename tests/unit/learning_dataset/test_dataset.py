@@ -83,7 +83,7 @@ def workshop(*plugins: object, built_in: Sequence[str] = PLAIN) -> Workshop:
         generate=FakeGenerate(),
         retrieve=ChunkSearch(()),
         store=FakeStore(),
-        find_near=NearPrompts(measure, no_embeddings, 0.85),
+        find_near=NearPrompts(measure, no_embeddings, 0.85).across,
     )
 
 

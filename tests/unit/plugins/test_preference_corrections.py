@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool_hookspecs import Event, FeedbackType, Metadata, PreferencePair, ScoredEvent
-from nightschool_plugins.preference_corrections import DISLIKED, LIKED, PreferenceCorrections
+from nightschool_plugins.preference_corrections import PreferenceCorrections
 
 
 def scored(
@@ -69,7 +69,7 @@ def test_of_few_answers_every_pair_is_made(drawn: list[tuple[FeedbackType, int |
         if better.validation_score is not None and worse.validation_score is not None:
             is_better = better.validation_score - worse.validation_score > 10
         else:
-            is_better = better.feedback_type in LIKED and worse.feedback_type in DISLIKED
+            is_better = better.feedback_type.is_like and worse.feedback_type.is_dislike
         if is_better:
             expected.add((better.ai_output or "", worse.ai_output or ""))
     assert {(chosen, rejected) for chosen, rejected, _ in shown(*answers)} == expected

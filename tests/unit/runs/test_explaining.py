@@ -1,21 +1,26 @@
 """What is said of an event's fate, from the files that a run leaves."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from nightschool_daemon.explaining import Asked, _fate, _kin, _night, _standing
+from nightschool_daemon.explaining import _fate, _kin, _night, _standing
 from nightschool_daemon.jobs import EventRow, LeftOut, RunDirectory, SelectResult, Step
-from nightschool_daemon.ledger import RunRow
+from nightschool_daemon.ledger import Ledger, RunRow
 from nightschool_hookspecs.records import (
+    ExamAnswer,
     ExamItem,
     Hyperparameters,
     ItemRole,
     Material,
+    Message,
     Recipe,
+    Role,
     Side,
+    Sitting,
     Specialty,
     TrainingMethod,
     TrainingResult,
@@ -61,6 +66,13 @@ TRAINED = TrainingResult(
     trained_loss=0.5,
     seconds=1.0,
 )
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger.open(tmp_path / "ledger.sqlite3")
+    yield opened
+    opened.close()
 
 
 @pytest.mark.parametrize(
@@ -114,24 +126,48 @@ def test_what_was_chosen_is_not_called_learned_where_the_run_broke(tmp_path: Pat
 
 
 @pytest.mark.parametrize("broken", ["{", '{"new_key": 1}'])
-def test_a_run_whose_files_cannot_be_read_hides_no_other(tmp_path: Path, broken: str) -> None:
+def test_a_run_whose_files_cannot_be_read_hides_no_other(tmp_path: Path, ledger: Ledger, broken: str) -> None:
     directory = RunDirectory(path=tmp_path)
     directory.begin(Step.SELECT)
     directory.finish(Step.SELECT, SELECTED)
     (directory.step(Step.SELECT) / "result.json").write_text(broken, encoding="utf-8")
-    night = _night(ROW, replace(RUN, directory=tmp_path))
+    night = _night(ROW, replace(RUN, directory=tmp_path), ledger.exams)
     assert night is not None
     assert night.fate == "The files of this run cannot be read."
 
 
 def test_kin_are_the_questions_most_alike_that_count_and_not_the_event_itself() -> None:
-    def question(name: str, alike: float, role: ItemRole = ItemRole.GAIN) -> tuple[ExamItem, Asked]:
-        item = ExamItem(id=name, event_id=name, artifact_type="shell", role=role, messages=(), group=name)
-        return item, Asked(question=name, alike=alike, before=0.0, after=100.0)
+    def question(name: str, text: str, role: ItemRole = ItemRole.GAIN) -> tuple[ExamItem, ExamAnswer, ExamAnswer]:
+        messages = (Message(role=Role.USER, content=text),)
+        item = ExamItem(id=name, event_id=name, artifact_type="shell", role=role, messages=messages, group=name)
+        before, after = (
+            ExamAnswer(
+                item_id=name,
+                sitting=sitting,
+                model="m",
+                text="",
+                score=score,
+                detail="",
+                failed=False,
+                latency_s=0.0,
+                tokens=0,
+                done_reason=None,
+            )
+            for sitting, score in ((Sitting.INCUMBENT, 20.0), (Sitting.CANDIDATE, 90.0))
+        )
+        return item, before, after
 
+    row = replace(ROW, event=replace(ROW.event, input_data="one two three four"))
     questions = [
-        question("own", 1.0),
-        question("guard", 0.9, ItemRole.GUARD),
-        *(question(name, alike) for name, alike in (("c", 0.6), ("a", 0.8), ("far", 0.4), ("b", 0.7), ("d", 0.5))),
+        question(row.event.key, "one two three four"),
+        question("guard", "one two three five", ItemRole.GUARD),
+        question("c", "one nine three"),
+        question("a", "four three two one"),
+        question("far", "xxxxxxxx"),
+        question("b", "one two three five"),
+        question("d", "two one"),
     ]
-    assert [one.question for one in _kin("own", questions)] == ["a", "b", "c"]
+    found = _kin(row, questions)
+    assert [one.question for one in found] == ["four three two one", "one two three five", "one nine three"]
+    assert [(one.before, one.after) for one in found] == [(20.0, 90.0)] * 3
+    assert found[0].alike == 1
