@@ -168,10 +168,14 @@ class VariantSettings:
     """Similarity to the question, 0..1, below which a variant means something else."""
     most_same_words: float = 0.9
     """Share of words in common and in order, 0..1, above which a variant is the question itself."""
+    longest_question: int = 4000
+    """Characters; a longer question is left as it is."""
 
     def __post_init__(self) -> None:
         if self.variants_per_example not in (1, 2):
             raise ValueError("variants_per_example must be 1 or 2")
+        if self.longest_question < 1:
+            raise ValueError("longest_question must be at least 1")
         for name in ("least_alike", "most_same_words"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1")
@@ -186,6 +190,7 @@ class VariantSettings:
         """
         asked = [(one, text) for one in examples if one.parent is None and (text := question_of(one)) is not None]
         random.Random(seed).shuffle(asked)  # noqa: S311 - a choice of examples, not a secret
+        asked = [one for one in asked if len(one[1]) <= self.longest_question]
         known = [[question] for _, question in asked]
         drafted: list[tuple[TrainingExample, str, str]] = []
         for number in range(self.variants_per_example):
@@ -235,21 +240,24 @@ class AskingSettings(VariantSettings):
     """Characters; a longer question is not said anew. So many must fit into `max_tokens`."""
     failures_in_a_row: int = 3
     """After so many the model is asked nothing more for this training set."""
+    temperature: float = 0.7
+    """Of the model. At 0 it says the same each night."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("most_questions", "max_tokens", "longest_question", "failures_in_a_row"):
+        for name in ("most_questions", "max_tokens", "failures_in_a_row"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if not 0 <= self.temperature <= 2:
+            raise ValueError("temperature must be between 0 and 2")
 
 
 class AskedModel:
     """A local model that is asked within a budget. What it fails at costs that question; it is given up after a few."""
 
-    def __init__(self, generate: Generate, settings: AskingSettings, temperature: float) -> None:
+    def __init__(self, generate: Generate, settings: AskingSettings) -> None:
         self._generate = generate
         self._settings = settings
-        self._temperature = temperature
         self._left = settings.most_questions
         self._failures = 0
 
@@ -270,7 +278,7 @@ class AskedModel:
                 (Message(role=Role.USER, content=text),),
                 # no token is less than a byte
                 max_tokens=min(self._settings.max_tokens, len(question.encode()) + SPARE_TOKENS),
-                temperature=self._temperature,
+                temperature=self._settings.temperature,
                 seed=chance.getrandbits(31),
             )
         except GenerationError:

@@ -92,18 +92,16 @@ class AugmentationBacktranslate(AskingSettings):
         super().__post_init__()
         if self.pivot not in NAMES or self.pivot == "en":
             raise ValueError(f"pivot must be one of {', '.join(sorted(NAMES.keys() - {'en'}))}")
-        if not 0 <= self.temperature <= 2:
-            raise ValueError("temperature must be between 0 and 2")
 
     @hookimpl
     def nightschool_augment_examples(
         self, examples: tuple[TrainingExample, ...], generate: Generate, measure: Measure, seed: int
     ) -> tuple[TrainingExample, ...]:
-        model = AskedModel(generate, self, self.temperature)
+        model = AskedModel(generate, self)
 
         def draft(example: TrainingExample, question: str, chance: random.Random) -> str | None:
             source = language_of(question)
-            if source is None or len(question) > self.longest_question or not model.can_answer(2):
+            if source is None or not model.can_answer(2):
                 return None
             back = self._there_and_back(model, question, source, chance)
             return back if back is not None and language_of(back) == source else None

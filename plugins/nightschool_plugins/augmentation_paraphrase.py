@@ -22,23 +22,13 @@ Request: {question}"""
 class AugmentationParaphrase(AskingSettings):
     """`[plugins.augmentation_paraphrase]`"""
 
-    temperature: float = 0.7
-    """Of the model. At 0 it says the same each night."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.temperature <= 2:
-            raise ValueError("temperature must be between 0 and 2")
-
     @hookimpl
     def nightschool_augment_examples(
         self, examples: tuple[TrainingExample, ...], generate: Generate, measure: Measure, seed: int
     ) -> tuple[TrainingExample, ...]:
-        model = AskedModel(generate, self, self.temperature)
+        model = AskedModel(generate, self)
 
         def draft(example: TrainingExample, question: str, chance: random.Random) -> str | None:
-            if len(question) > self.longest_question:
-                return None
             return model.ask(REQUEST.format(question=question), question, chance)
 
         return self.vary(examples, draft, measure, seed)

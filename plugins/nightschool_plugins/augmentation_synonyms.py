@@ -45,13 +45,11 @@ class AugmentationSynonyms(VariantSettings):
     """Share of words in common and in order, 0..1, above which a variant is the question itself."""
     words_per_variant: int = 2
     """Words that are replaced at most."""
-    longest_question: int = 4000
-    """Characters; a longer question is left as it is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.words_per_variant, self.longest_question) < 1:
-            raise ValueError("words_per_variant and longest_question must be at least 1")
+        if self.words_per_variant < 1:
+            raise ValueError("words_per_variant must be at least 1")
 
     @hookimpl
     def nightschool_augment_examples(
@@ -60,8 +58,6 @@ class AugmentationSynonyms(VariantSettings):
         return self.vary(examples, self._draft, measure, seed)
 
     def _draft(self, example: TrainingExample, question: str, chance: random.Random) -> str | None:
-        if len(question) > self.longest_question:
-            return None
         needed = shared_words(question, example.target)
         found = [one for one in replaceable(question, synonyms()) if one[0][0].casefold() not in needed]
         if not found:

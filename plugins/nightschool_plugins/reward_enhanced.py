@@ -24,30 +24,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from nightschool_hookspecs import Event, FeedbackType, Peers, RewardScore, hookimpl, is_minor
+from nightschool_hookspecs import Event, Peers, RewardScore, hookimpl
+from nightschool_hookspecs.worth import FeedbackWorth
 
 UNKNOWN_DIFFICULTY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardEnhanced:
+class RewardEnhanced(FeedbackWorth):
     """`[plugins.reward_enhanced]`"""
 
-    success: float = 0.3
-    explicit_positive: float = 0.4
-    user_correction: float = 0.5
-    validation_failure: float = -0.5
-    explicit_negative: float = -1.0
     middle_score: float = 50.0
     """0..100, the validation score of an answer that is neither good nor bad."""
     score_scale: float = 50.0
     """Points above the middle at which the validation is tanh(1), 0.76."""
-    correction_score: float = 100.0
-    """0..100, what a corrected text counts as."""
-    minor_correction: float = 0.25
-    """Factor on the weight of a minor correction."""
-    largest_weight: float = 10.0
-    """Bound of the weight that an application may give an event."""
     daily_decay: float = 0.95
     """What is left of a priority after a day. 1: age does not count."""
     correction_floor: float = 0.2
@@ -60,8 +50,8 @@ class RewardEnhanced:
     largest_balance: float = 2.0
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, self._bonuses().values())):
-            raise ValueError(f"{', '.join(self._bonuses())} must be finite numbers")
+        if not all(map(math.isfinite, self.bonuses().values())):
+            raise ValueError(f"{', '.join(self.bonuses())} must be finite numbers")
         if not (0 <= self.correction_score <= 100 and 0 <= self.middle_score <= 100):
             raise ValueError("correction_score and middle_score must lie within 0..100")
         if not (0 < self.score_scale < math.inf and 0 < self.largest_weight < math.inf):
@@ -79,37 +69,19 @@ class RewardEnhanced:
 
     @hookimpl
     def nightschool_score_reward(self, event: Event, difficulty: float, peers: Peers, now: datetime) -> RewardScore:
-        difficulty = _within(difficulty, 0.0, 1.0, unknown=UNKNOWN_DIFFICULTY)
+        difficulty = UNKNOWN_DIFFICULTY if math.isnan(difficulty) else min(1.0, max(0.0, difficulty))
         priority = (
-            self._weight(event)
-            * (self._validation(event) + self._bonus(event))
+            self.weight(event)
+            * (self._validation(event) + self.bonus(event))
             * self._decay(event, now)
             * (1 + self.difficulty_weight * difficulty)
             * self._balance(difficulty, peers)
         )
         return RewardScore(priority=priority, reward=min(1.0, max(-1.0, priority)))
 
-    def _weight(self, event: Event) -> float:
-        given = _within(event.metadata.weight, 0.0, self.largest_weight, unknown=1.0)
-        return given * self.minor_correction if is_minor(event) else given
-
     def _validation(self, event: Event) -> float:
-        given = self.correction_score if event.is_correction else event.validation_score
-        score = self.middle_score if given is None else _within(given, 0.0, 100.0, unknown=self.middle_score)
-        return math.tanh((score - self.middle_score) / self.score_scale)
-
-    def _bonus(self, event: Event) -> float:
-        kind = FeedbackType.USER_CORRECTION if event.is_correction else event.feedback_type
-        return self._bonuses().get(kind, 0.0)
-
-    def _bonuses(self) -> dict[FeedbackType, float]:
-        return {
-            FeedbackType.SUCCESS: self.success,
-            FeedbackType.EXPLICIT_POSITIVE: self.explicit_positive,
-            FeedbackType.USER_CORRECTION: self.user_correction,
-            FeedbackType.VALIDATION_FAILURE: self.validation_failure,
-            FeedbackType.EXPLICIT_NEGATIVE: self.explicit_negative,
-        }
+        score = self.score(event)
+        return 0.0 if score is None else math.tanh((score - self.middle_score) / self.score_scale)
 
     def _decay(self, event: Event, now: datetime) -> float:
         if event.metadata.clock_flag:
@@ -137,11 +109,6 @@ class RewardEnhanced:
 def _rarity(count: int, mean_count: float) -> float:
     """How often the count goes into the mean; 1 where the mean is not known."""
     return mean_count / max(1, count) if 0 < mean_count < math.inf else 1.0
-
-
-def _within(value: float, low: float, high: float, *, unknown: float) -> float:
-    """The nearest number within the bounds; `unknown` for what is no number."""
-    return unknown if math.isnan(value) else min(high, max(low, value))
 
 
 @hookimpl

@@ -10,57 +10,25 @@ corrected text, and its bonus that of `user_correction`. It is minor where prose
 space, case or closing punctuation.
 """
 
-import math
 from dataclasses import dataclass
 from datetime import datetime
 
-from nightschool_hookspecs import Event, FeedbackType, Peers, RewardScore, hookimpl, is_minor
+from nightschool_hookspecs import Event, Peers, RewardScore, hookimpl
+from nightschool_hookspecs.worth import FeedbackWorth
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardPlain:
+class RewardPlain(FeedbackWorth):
     """`[plugins.reward_plain]`"""
-
-    success: float = 0.3
-    explicit_positive: float = 0.4
-    user_correction: float = 0.5
-    validation_failure: float = -0.5
-    explicit_negative: float = -1.0
-    correction_score: float = 100.0
-    """0..100, what a corrected text counts as."""
-    minor_correction: float = 0.25
-    """Factor on the weight of a minor correction."""
-    largest_weight: float = 10.0
-    """Bound of the weight that an application may give an event."""
 
     @hookimpl
     def nightschool_score_reward(self, event: Event, difficulty: float, peers: Peers, now: datetime) -> RewardScore:
-        priority = self._weight(event) * (self._quality(event) + self._bonus(event))
-        return RewardScore(priority=priority, reward=_clip(priority, -1.0, 1.0))
+        priority = self.weight(event) * (self._quality(event) + self.bonus(event))
+        return RewardScore(priority=priority, reward=min(1.0, max(-1.0, priority)))
 
     def _quality(self, event: Event) -> float:
-        score = self.correction_score if event.is_correction else event.validation_score
-        return 0.0 if score is None or math.isnan(score) else (_clip(score, 0.0, 100.0) - 50) / 50
-
-    def _bonus(self, event: Event) -> float:
-        if event.is_correction:
-            return self.user_correction
-        return {
-            FeedbackType.SUCCESS: self.success,
-            FeedbackType.EXPLICIT_POSITIVE: self.explicit_positive,
-            FeedbackType.USER_CORRECTION: self.user_correction,
-            FeedbackType.VALIDATION_FAILURE: self.validation_failure,
-            FeedbackType.EXPLICIT_NEGATIVE: self.explicit_negative,
-        }[event.feedback_type]
-
-    def _weight(self, event: Event) -> float:
-        weight = event.metadata.weight
-        given = 1.0 if math.isnan(weight) else _clip(weight, 0.0, self.largest_weight)
-        return given * self.minor_correction if is_minor(event) else given
-
-
-def _clip(value: float, low: float, high: float) -> float:
-    return min(high, max(low, value))
+        score = self.score(event)
+        return 0.0 if score is None else (score - 50) / 50
 
 
 @hookimpl

@@ -224,7 +224,7 @@ class Unreliable:
 
 def test_a_failure_costs_one_answer_and_a_few_in_a_row_end_it() -> None:
     model = Unreliable([True, True, False, True, True, True])
-    asked = AskedModel(model, AskingSettings(), 0.5)
+    asked = AskedModel(model, AskingSettings(temperature=0.5))
     assert [asked.ask("?", "?", random.Random(1)) for _ in range(9)] == [None, None, "well", *[None] * 6]
     assert model.asked == 6
     assert not asked.can_answer(1)
@@ -232,7 +232,7 @@ def test_a_failure_costs_one_answer_and_a_few_in_a_row_end_it() -> None:
 
 def test_the_budget_is_kept() -> None:
     model = Unreliable([])
-    asked = AskedModel(model, AskingSettings(most_questions=3), 0.5)
+    asked = AskedModel(model, AskingSettings(most_questions=3, temperature=0.5))
     assert [asked.ask("?", "?", random.Random(1)) for _ in range(5)] == ["well"] * 3 + [None] * 2
     assert model.asked == 3
     assert asked.can_answer(0)
@@ -250,7 +250,7 @@ def test_the_budget_is_kept() -> None:
     ],
 )
 def test_what_a_model_says_of_its_task_is_no_question(said: str, text: str | None) -> None:
-    assert AskedModel(FakeGenerate([said]), AskingSettings(), 0.5).ask("?", "?", random.Random(1)) == text
+    assert AskedModel(FakeGenerate([said]), AskingSettings(temperature=0.5)).ask("?", "?", random.Random(1)) == text
 
 
 @pytest.mark.parametrize(
