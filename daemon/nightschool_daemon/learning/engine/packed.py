@@ -67,23 +67,21 @@ class Bench:
         return replace(matrix, unpacked=whole)
 
     def _fill(self, matrix: PackedMatrix, whole: Tensor) -> None:
-        library = ggml.library()
+        library = ggml.library() if self.device.type == "cpu" else None
+        if library is not None and not library.reads(matrix.kind):
+            library = None
         rows, columns = matrix.shape
-        if self.device.type != "cpu" or library is None or not library.reads(matrix.kind):
-            rows_a_round = max(1, LARGEST_PIECE // columns)
-            for start in range(0, rows, rows_a_round):
-                part = slice(start, min(rows, start + rows_a_round))
-                whole[part].copy_(blocks.dequantized(matrix.data[part].to(self.device), matrix.kind))
-            return
-        rows_a_round = max(1, self.threads * PIECE // columns)
+        rows_a_round = max(1, (LARGEST_PIECE if library is None else self.threads * PIECE) // columns)
         for start in range(0, rows, rows_a_round):
             part = slice(start, min(rows, start + rows_a_round))
-            if whole.dtype is torch.float32:
+            if library is None:
+                whole[part].copy_(blocks.dequantized(matrix.data[part].to(self.device), matrix.kind))
+            elif whole.dtype is torch.float32:
                 self._dequantize(library, matrix, part, whole[part])
-                continue
-            floats = self.scratch("floats", (part.stop - part.start) * columns, torch.float32).view(-1, columns)
-            self._dequantize(library, matrix, part, floats)
-            whole[part].copy_(floats)
+            else:
+                floats = self.scratch("floats", (part.stop - part.start) * columns, torch.float32).view(-1, columns)
+                self._dequantize(library, matrix, part, floats)
+                whole[part].copy_(floats)
 
     def _dequantize(self, library: ggml.Ggml, matrix: PackedMatrix, rows: slice, floats: Tensor) -> None:
         """Some rows as 32-bit floats. Threads of our own call nothing of torch.
