@@ -20,6 +20,7 @@ from torch import Tensor
 from nightschool_daemon.jobs import write_durably
 from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
+from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, load, put, save_tensors, sync
 from nightschool_daemon.learning.engine.examples import Example, Split, batches, divided, mean_weight, passes
 from nightschool_daemon.learning.engine.forms import Form
@@ -137,8 +138,7 @@ class Course(Generic[S]):
         self._learner, self._split, self._plan, self._report = learner, split, plan, report
         self._settings = settings = plan.hyperparameters
         self._steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
-        trained = trained_of(learner)
-        self._optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+        self._optimizer = Adam(trained_of(learner))
         self._checkpoints = Checkpoints(directory=plan.output / CHECKPOINTS, signature=plan.signature)
         restored = self._checkpoints.restore(learner.named(), self._optimizer)
         self._state = restored or State(base_loss=learner.loss_before())
@@ -217,10 +217,8 @@ def schedule(step: int, steps: int, warmup_ratio: float) -> float:
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def update(learner: Learner[S], batch: Sequence[S], optimizer: torch.optim.Optimizer, rate: float) -> float:
+def update(learner: Learner[S], batch: Sequence[S], optimizer: Adam, rate: float) -> float:
     """One optimiser step over a batch. Returns its loss."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     total = 0.0
     for loss in learner.losses(batch):
         loss.backward()
@@ -229,8 +227,7 @@ def update(learner: Learner[S], batch: Sequence[S], optimizer: torch.optim.Optim
         return_free_memory()
     _require_number(total)
     torch.nn.utils.clip_grad_norm_(trained_of(learner), GRADIENT_NORM)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.step(rate)
     return total
 
 

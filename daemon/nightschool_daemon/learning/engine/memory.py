@@ -31,7 +31,7 @@ from nightschool_hookspecs.services import TrainingError
 
 FLOAT = 4
 STATES = 3
-"""Beside a trained parameter: its gradient and AdamW's two moments."""
+"""Beside a trained parameter: its gradient and Adam's two moments."""
 HEADROOM_BYTES = 1_500_000_000
 """Passes are made smaller until a training takes at most so much beside the base's own file. What is left of
 it keeps layers unpacked."""
@@ -48,7 +48,7 @@ HOLES, MOST_HOLES_BYTES = 1.0, 350_000_000
 2.38. Large tensors leave none, for they have pages of their own (`worker_process.MEMORY`)."""
 HOLES_OF_DEVICES = 0.1
 """The same of torch's own allocator, on GPUs."""
-FIXED_BYTES = 140_000_000
+FIXED_BYTES = 20_000_000
 """Buffers of the libraries that appear with the first whole pass."""
 FEWEST_TRIES, MOST_TRIES, TRIED_S = 3, 5, 1.0
 """So often a probe is made, beyond the fewest for so long: of three, one may have met page faults or others' work."""
@@ -157,7 +157,7 @@ def refitted(
 
 def set_up(network: Network, form: Form, decided: MemoryPlan) -> None:
     """Have a network and what is trained beside it do as was decided."""
-    network.checkpointed = decided.trained_from + decided.checkpointed
+    network.computed_twice = range(decided.trained_from, decided.trained_from + decided.checkpointed)
     network.keep_unpacked(decided.unpacked)
     form.freeze_below(decided.trained_from)
 
