@@ -9,6 +9,7 @@ from nightschool_hookspecs.records import GuardResult, Outcome, TrainingMethod, 
 EXAM = "The exam"
 NIGHTS = "Over the nights"
 LEFT_OUT = "What was left out"
+PIECES = "Your feedback, piece by piece"
 """Titles of sections that others look for."""
 CERTAIN = 0.01
 """A change whose p-value is below this is told as one. It is looked for every night, so chance has many tries."""

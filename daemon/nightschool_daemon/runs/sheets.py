@@ -29,6 +29,7 @@ from nightschool_daemon.reporting.words import (
 )
 from nightschool_daemon.runs.conclude import verdict_of
 from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.pieces import pieces_section
 from nightschool_hookspecs.records import (
     DeliveryPlan,
     ExamAnswer,
@@ -68,7 +69,14 @@ def sheet_of(context: StepContext) -> Sheet:
         subject=f"{context.info.specialty}, run {context.info.id}",
         at=context.info.started_at,
         summary=tuple(_summary(verdict, concluded)),
-        sections=(*_learned(context), *_shown(context), *_exam(context, verdict), *_left_out(context), *_next(context)),
+        sections=(
+            *_learned(context),
+            *_shown(context),
+            *_exam(context, verdict),
+            *_left_out(context),
+            *pieces_section(context.directory, context.ledger.exams.answered_by_both(context.info.id)),
+            *_next(context),
+        ),
         technical=tuple(one for one in technical if one is not None),
     )
 

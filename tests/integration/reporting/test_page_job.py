@@ -12,7 +12,18 @@ import pytest
 from nightschool_daemon import codec
 from nightschool_daemon.config import EmbeddingSource, OllamaSettings, Settings, SimilaritySettings, StateSettings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import ConcludeResult, JudgeResult, RunDirectory, Step
+from nightschool_daemon.jobs import (
+    MARKS,
+    ConcludeResult,
+    EventMark,
+    EventRow,
+    JudgeResult,
+    LeftOut,
+    RunDirectory,
+    SelectResult,
+    Step,
+    write_lines,
+)
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, RunRow, VersionRow, VersionState
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.reasons import ASKED
@@ -26,15 +37,19 @@ from nightschool_hookspecs.records import (
     ExamAnswer,
     ExamItem,
     FeedbackType,
+    Hyperparameters,
     ItemRole,
+    Material,
     Message,
     Outcome,
     Role,
     RunEnd,
     Sitting,
     Specialty,
+    TrainingMethod,
     Verdict,
 )
+from nightschool_hookspecs.testing import sample_event
 from support.pages import elements, text_of
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -234,6 +249,46 @@ def test_a_run_leaves_a_sound_page_with_its_plots_and_the_words(season: Season) 
     assert markdown_of(sheet) == told(context)
     assert not (context.directory.path / "page").exists()
     assert season.listener.told == []
+
+
+def test_what_became_of_each_piece_is_on_the_page_and_the_most_telling_in_the_words(season: Season) -> None:
+    context = season.night()
+    _choose(context.directory)
+    report.perform(context)
+    page = page_of(context).read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(page)
+    (folded,) = elements(page)("details")
+    told_on_page = "".join(folded.itertext())
+    assert HOSTILE.replace("\x1b", "\N{REPLACEMENT CHARACTER}") in told_on_page
+    assert "It was chosen, and the run ended before it had learned." in told_on_page
+    assert "It was left out: it was withdrawn." in told_on_page
+    # the words of `list 0` are most like those of `list 9`, and it went from 50 to 80
+    assert "50 \N{RIGHTWARDS ARROW} 80 list 0" in told_on_page
+    assert "`list 9` (corrected, weight 2.00): It was chosen" in told(context)
+    assert "`nightschool explain dropdir/9`" in told(context)
+    assert "One by one" not in told(context)
+
+
+def _choose(directory: RunDirectory) -> None:
+    """Let a run have chosen one piece and left another out."""
+    events = [sample_event("9", input_data="list 9"), sample_event("10", input_data=HOSTILE)]
+    for step in (Step.PREPARE, Step.SELECT):
+        directory.begin(step)
+    rows = (EventRow(event=one, group=one.id, side=None, trained_on=False, arrival=0) for one in events)
+    write_lines(directory.step(Step.PREPARE) / "events.jsonl", rows)
+    mark = EventMark(event_id="dropdir/9", priority=2.0, reward=1.0, difficulty=0.5, weight=2.0)
+    write_lines(directory.step(Step.SELECT) / MARKS, [mark])
+    selected = SelectResult(
+        material=Material(examples=1, better_known=1, pairs=0, liked=0, disliked=0),
+        variants=0,
+        items=4,
+        guard_items=0,
+        hyperparameters=Hyperparameters(),
+        closing="",
+        sources={TrainingMethod.SFT: ("dropdir/9",)},
+        left_out=(LeftOut(event_id="dropdir/10", reason="it was withdrawn"),),
+    )
+    directory.finish(Step.SELECT, selected)
 
 
 def test_marks_of_the_exam_stand_in_the_ledger_with_the_reward_of_its_answers(season: Season) -> None:

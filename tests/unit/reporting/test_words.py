@@ -158,8 +158,14 @@ def test_the_terminal_gets_the_plain_part_first_and_figures_last() -> None:
         "## The exam",
         "## Over the nights",
         "## What was left out",
+        "## Your feedback, piece by piece",
         "## Technical figures",
         "### Judgement",
     ]
     assert "Of 3 questions 2 are better." in markdown_of(made)
     assert "<svg" not in markdown_of(made)
+
+
+def test_pieces_of_feedback_stand_on_the_page_alone() -> None:
+    assert "+1.00" not in markdown_of(sheet())
+    assert "corrected" not in markdown_of(sheet())
