@@ -140,6 +140,8 @@ class PrepareResult:
     """Where an undo of this run's promotion leads: a tag with what the alias held, else the base's pin."""
     undo_digest: str
     events: int
+    incumbent_digest: str = ""
+    """Of its manifest, hex; empty: not known."""
     incumbent_base: Path | None = None
     """The GGUF that the incumbent was made from, or is; None: it is gone."""
     warm_start: Path | None = None
@@ -207,6 +209,8 @@ class SelectResult:
     pairs: int = 0
     """Held-out pairs of answers, which are ranked and count too."""
     folded_pairs: int = 0
+    sampled: int = 0
+    """Of the pairs that are learned from, those among answers that the incumbent was asked for."""
     hyperparameters: Hyperparameters
     closing: str
     """Text of the token that ends an answer."""

@@ -100,9 +100,11 @@ from nightschool_hookspecs.services import (
     Models,
     OutOfTime,
     Retrieve,
+    Sample,
     Store,
     Train,
     TrainingError,
+    Validate,
 )
 
 __all__ = [
@@ -161,6 +163,7 @@ __all__ = [
     "RunEnd",
     "RunInfo",
     "RunReport",
+    "Sample",
     "ScoredEvent",
     "ServerAbilities",
     "Side",
@@ -180,6 +183,7 @@ __all__ = [
     "TrainingMethod",
     "TrainingResult",
     "TrainingText",
+    "Validate",
     "Verdict",
     "hookimpl",
     "hookspec",

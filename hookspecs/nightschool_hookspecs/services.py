@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from nightschool_hookspecs.records import (
+    AnswerScore,
     Chunk,
+    ExamItem,
     Hyperparameters,
     Matrix,
     Message,
@@ -35,6 +37,42 @@ class Generate(Protocol):
 
 class GenerationError(RuntimeError):
     """The local model gave no whole answer."""
+
+
+class Sample(Protocol):
+    """Draws answers from the incumbent: the model in use, which the candidate has to beat.
+
+    What was drawn is kept over the nights while the incumbent is the same, and costs no time again. Memory may hold one
+    model at a time: have all prompts answered in one call, and score the answers after it.
+    """
+
+    def __call__(
+        self,
+        prompts: Sequence[tuple[Message, ...]],
+        *,
+        answers: int,
+        temperature: float,
+        max_tokens: int,
+        minutes: float,
+        failures_in_a_row: int,
+    ) -> tuple[tuple[str, ...], ...]:
+        """Return the answers to each prompt, in order: at most so many of each, and only such as came to their end.
+
+        After `minutes` no further question is asked, nor after so many prompts in a row without a whole answer: the
+        others have what is kept of them, which may be nothing. A server that fails raises nothing.
+        """
+        ...
+
+
+class Validate(Protocol):
+    """Scores an answer as an exam does, by the plugins that validate."""
+
+    def __call__(self, item: ExamItem, answer: str) -> AnswerScore | None:
+        """Return the score, or None where no plugin knows the artifact type.
+
+        Raises `GenerationError` where a model is asked to judge and does not answer.
+        """
+        ...
 
 
 class Models(Protocol):

@@ -40,6 +40,7 @@ from nightschool_hookspecs.answers import answer_type, fits
 from nightschool_hookspecs.markers import PROJECT
 from nightschool_hookspecs.records import (
     AliasMove,
+    AnswerScore,
     BaseChange,
     BatchStatistics,
     Budget,
@@ -191,6 +192,50 @@ class FakeModels:
     def memory(self, model: str) -> ModelMemory | None:
         """Return what it was given, else None."""
         return self._memory.get(model)
+
+
+Prompt = tuple[Message, ...]
+
+
+def _words(prompt: Prompt) -> Sequence[str]:
+    return prompt[-1].content.split()
+
+
+class FakeSample:
+    """`Sample` whose answers a function says, else the last message's words. Keeps the prompts that it was asked."""
+
+    def __init__(self, answers: Callable[[Prompt], Sequence[str]] = _words) -> None:
+        self.asked: list[Prompt] = []
+        self._answers = answers
+
+    def __call__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        answers: int,
+        temperature: float,
+        max_tokens: int,
+        minutes: float,
+        failures_in_a_row: int,
+    ) -> tuple[tuple[str, ...], ...]:
+        """Return the first of what the function says of each."""
+        self.asked += prompts
+        return tuple(tuple(self._answers(prompt))[:answers] for prompt in prompts)
+
+
+def _by_overlap(item: ExamItem, answer: str) -> AnswerScore | None:
+    return AnswerScore(score=100 * _overlap(answer, item.reference or ""), validator="overlap")
+
+
+class FakeValidate:
+    """`Validate` by a function, else by the share of words in common with the reference."""
+
+    def __init__(self, score: Callable[[ExamItem, str], AnswerScore | None] = _by_overlap) -> None:
+        self._score = score
+
+    def __call__(self, item: ExamItem, answer: str) -> AnswerScore | None:
+        """Return what the function says."""
+        return self._score(item, answer)
 
 
 class FakeEmbed:
@@ -440,6 +485,11 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
             for one in (examples[0], dataclasses.replace(examples[0], chunks=SAMPLE_CHUNKS[:2]))
         ),
         "nightschool_build_preference_pairs": tuple({"events": some} for some in ((), scored)),
+        "nightschool_build_sampled_pairs": tuple(
+            {"items": some, "sample": sample, "validate": FakeValidate(), "seed": 1}
+            for some in ((), exam.items)
+            for sample in (FakeSample(), FakeSample(lambda _: ()))
+        ),
         "nightschool_label_answers": tuple({"events": some} for some in ((), scored)),
         "nightschool_suggest_hyperparameters": (
             {"specialty": SAMPLE_SPECIALTY, "examples": 20, "store": FakeStore(), "seed": 1},

@@ -47,7 +47,17 @@ from nightschool_hookspecs.records import (
     TrainingResult,
     Verdict,
 )
-from nightschool_hookspecs.services import Embed, Generate, Measure, Models, Retrieve, Store, Train
+from nightschool_hookspecs.services import (
+    Embed,
+    Generate,
+    Measure,
+    Models,
+    Retrieve,
+    Sample,
+    Store,
+    Train,
+    Validate,
+)
 
 
 class Hooks:
@@ -191,6 +201,17 @@ class Hooks:
 
     def build_preference_pairs(self, *, events: tuple[ScoredEvent, ...]) -> tuple[tuple[PreferencePair, ...], ...]:
         return tuple(self._hook.nightschool_build_preference_pairs(events=events))
+
+    def samples_answers(self) -> bool:
+        """Whether any plugin would have the incumbent asked for answers."""
+        return bool(self._hook.nightschool_build_sampled_pairs.get_hookimpls())
+
+    def build_sampled_pairs(
+        self, *, items: tuple[ExamItem, ...], sample: Sample, validate: Validate, seed: int
+    ) -> tuple[tuple[PreferencePair, ...], ...]:
+        return tuple(
+            self._hook.nightschool_build_sampled_pairs(items=items, sample=sample, validate=validate, seed=seed)
+        )
 
     def label_answers(self, *, events: tuple[ScoredEvent, ...]) -> tuple[tuple[LabelledAnswer, ...], ...]:
         return tuple(self._hook.nightschool_label_answers(events=events))

@@ -43,6 +43,7 @@ BUILT_IN: tuple[str, ...] = (
     "augmentation_synonyms",
     "augmentation_context",
     "preference_corrections",
+    "preference_pairs",
     "preference_thumbs",
     "tuning_fixed",
     "training_sft",
@@ -89,6 +90,7 @@ OPTIONAL: frozenset[str] = frozenset(
         "augmentation_backtranslate",
         "augmentation_synonyms",
         "augmentation_context",
+        "preference_pairs",
     }
 )
 """Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""

@@ -47,6 +47,7 @@ from nightschool_daemon.learning.rendering import (
     render_label,
     render_pair,
 )
+from nightschool_daemon.learning.sampling import Sampling, open_sampling
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import side_of
@@ -104,6 +105,8 @@ class Workshop:
     find_near: FindNear
     """Tells variants that came too close to a prompt of the exam: pairs across, of a prompt and a variant."""
     embed: Embed = no_embeddings
+    sampling: Sampling | None = None
+    """None: the incumbent is asked for no answers."""
     ranks: bool = True
     """Pairs of answers can be ranked: versions of the base can be computed here."""
     most_alike: int = 16
@@ -124,6 +127,8 @@ class Dataset:
 
     examples: tuple[TrainingExample, ...] = ()
     pairs: tuple[PreferencePair, ...] = ()
+    sampled: int = 0
+    """Of the pairs, those among answers that the incumbent was asked for."""
     labels: tuple[LabelledAnswer, ...] = ()
     items: tuple[ExamItem, ...]
     ranked: tuple[PreferencePair, ...] = ()
@@ -180,13 +185,15 @@ def build_dataset(
     variants = _apart(workshop, _variants(workshop, selection.events, originals), held_out)
     examples = _arrange(workshop, (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)]))
     _require_no_leak(examples, sides)
-    pairs, labels = _preferences(workshop, selection.events, training, budget)
+    rated = _rated(selection.events, training, budget)
+    sampled, pairs = _pairs(workshop, rated)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return replace(
         _asked(workshop, rows, training, held_out, folded),
         examples=examples,
         pairs=pairs,
-        labels=labels,
+        sampled=sampled,
+        labels=_labels(workshop, rated),
         left_out=(*selection.left_out, *undecided),
         marks=_marks(training, examples),
     )
@@ -463,21 +470,62 @@ def _require_no_leak(examples: Iterable[TrainingExample], sides: dict[str, Side]
             )
 
 
-def _preferences(
-    workshop: Workshop, selected: tuple[ScoredEvent, ...], training: tuple[ScoredEvent, ...], budget: Budget
-) -> tuple[tuple[PreferencePair, ...], tuple[LabelledAnswer, ...]]:
-    """Pairs and labels of the selected events, and of the newest disliked answers, which are no targets themselves."""
+def _rated(
+    selected: tuple[ScoredEvent, ...], training: tuple[ScoredEvent, ...], budget: Budget
+) -> tuple[ScoredEvent, ...]:
+    """What preferences are made of: the selected events, and the newest disliked answers, which are no targets."""
     disliked = [one for one in training if _is_dislike(one.event)]
-    events = (*selected, *disliked[-budget.events :])
-    pairs = _offered_pairs(workshop, events)
+    return (*selected, *disliked[-budget.events :])
+
+
+def _pairs(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tuple[int, tuple[PreferencePair, ...]]:
+    """The pairs in random order, and how many of them are among answers that the incumbent was asked for.
+
+    Of two with the same texts the sampled one counts, as its margin was measured; what the feedback itself says the
+    other way round is not learned.
+    """
+    offered = _placed(workshop, events, _offered_pairs(workshop, events))
+    contradicted = {(one.messages, one.rejected, one.chosen) for one in offered}
+    placed = _placed(workshop, events, _sampled_pairs(workshop, events))
+    sampled = _once([[one for one in placed if _texts(one) not in contradicted]], _texts)
+    return len(sampled), _shuffled(workshop, _once([sampled, offered], _texts))
+
+
+def _texts(pair: PreferencePair) -> tuple[tuple[Message, ...], str, str]:
+    return pair.messages, pair.chosen, pair.rejected
+
+
+def _labels(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tuple[LabelledAnswer, ...]:
     labels = _once(workshop.hooks.label_answers(events=events), lambda one: (one.messages, one.answer))
     _require_offered(labels, events)
-    prompts = _prompts(workshop, events, (*pairs, *labels))
+    return _shuffled(workshop, _placed(workshop, events, labels))
+
+
+def _placed(workshop: Workshop, events: Iterable[ScoredEvent], made: Sequence[P]) -> list[P]:
+    """With the prompt and the group of the event that each was made of."""
+    prompts = _prompts(workshop, events, made)
+    return [_as_asked(one, prompts[one.event_id]) for one in made]
+
+
+def _shuffled(workshop: Workshop, made: Sequence[P]) -> tuple[P, ...]:
     order = random.Random(f"{workshop.info.seed}/preferences")  # noqa: S311 - no secret
-    return (
-        tuple(_as_asked(one, prompts[one.event_id]) for one in order.sample(pairs, len(pairs))),
-        tuple(_as_asked(one, prompts[one.event_id]) for one in order.sample(labels, len(labels))),
+    return tuple(order.sample(made, len(made)))
+
+
+def _sampled_pairs(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> list[PreferencePair]:
+    """Pairs among answers of the incumbent to the prompts that could count in an exam, were they not learned from."""
+    if workshop.sampling is None:
+        return []
+    items = tuple(item for item in _items(workshop, events) if item.role is ItemRole.GAIN)
+    offered = workshop.hooks.build_sampled_pairs(
+        items=items,
+        sample=workshop.sampling.sample,
+        validate=workshop.sampling.validate,
+        seed=workshop.info.seed,
     )
+    pairs = [pair for of_plugin in offered for pair in of_plugin]
+    _require_offered(pairs, events)
+    return pairs
 
 
 def _offered_pairs(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> list[PreferencePair]:
@@ -608,9 +656,7 @@ def _ranked(
     pairs = [
         one for one in _offered_pairs(workshop, events) if {one.chosen, one.rejected} <= given[groups[one.event_id]]
     ]
-    prompts = _prompts(workshop, events, pairs)
-    placed = [_as_asked(one, prompts[one.event_id]) for one in pairs]
-    return tuple({one.group: one for one in placed}.values())
+    return tuple({one.group: one for one in _placed(workshop, events, pairs)}.values())
 
 
 def _knows(item: ExamItem) -> tuple[bool, bool]:
@@ -683,6 +729,7 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
         hooks=context.hooks,
         info=context.info,
         measure=measure,
+        sampling=open_sampling(context, measure),
         generate=LocalModel(OllamaLibrary(context.settings.ollama), pin, context.settings.exam),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),
@@ -802,6 +849,7 @@ def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], clos
         folded=dataset.folded,
         pairs=len(dataset.ranked),
         folded_pairs=dataset.folded_pairs,
+        sampled=dataset.sampled,
         hyperparameters=workshop.hooks.suggest_hyperparameters(
             specialty=workshop.info.specialty,
             examples=len(dataset.examples),

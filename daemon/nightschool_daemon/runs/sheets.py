@@ -286,6 +286,11 @@ def _training_figures(context: StepContext) -> Section | None:
             f"{trained.steps} steps over {trained.tokens} tokens in {trained.seconds:.0f} s; "
             f"loss {trained.base_loss:.3f} before, {trained.trained_loss:.3f} after ({unit})",
         ]
+        if selected.sampled and TrainingMethod.DPO in trained.methods:
+            points.append(
+                f"{selected.material.pairs} pairs, of which {selected.sampled} are among answers that the model in use "
+                "was asked for"
+            )
         if trained.epoch_losses:
             losses = ", ".join(f"{one:.3f}" for one in trained.epoch_losses)
             points.append(f"Loss after each epoch: {losses}; the one that was taken: {trained.trained_loss:.3f}")

@@ -12,6 +12,7 @@ from nightschool_daemon.config import (
     DeliverySettings,
     EngineChoice,
     OllamaSettings,
+    PluginSettings,
     Settings,
     StateSettings,
     TrainingSettings,
@@ -32,6 +33,7 @@ from nightschool_hookspecs.records import (
     Specialty,
     TrainingMethod,
 )
+from support.fault_proxy import FaultProxy
 from support.night import import_tiny
 from support.ollama_server import OllamaServer
 from support.tiny_architectures import write_tiny_architecture
@@ -54,6 +56,7 @@ class Desk:
             training=TrainingSettings(threads=1),
         )
         self.tables: dict[str, dict[str, object]] = {}
+        self.plugins = PluginSettings()
 
     def plan(
         self, method: MethodChoice = MethodChoice.SFT, events: list[Event] | None = None, gguf: Path | None = None
@@ -79,7 +82,7 @@ class Desk:
         ]
         (run.step(Step.PREPARE) / "events.jsonl").write_text("".join(f"{codec.to_json(row)}\n" for row in rows))
         info = RunInfo(id="plan", specialty=SPECIALTY, seed=1, started_at=NOW, reason="plan", directory=self.directory)
-        hooks = Hooks.load(plugin_directory=None, tables=self.tables)
+        hooks = Hooks.load(plugin_directory=None, tables=self.tables, plugins=self.plugins)
         planning.run(WorkerContext(step=Job.PLAN, run=run, info=info, settings=self.settings, hooks=hooks))
         return run.result(Job.PLAN, TrainingPlan)
 
@@ -123,6 +126,20 @@ def test_ollama_is_as_it_was(desk: Desk) -> None:
     before = desk.server.tags(), desk.server.blobs()
     desk.plan(events=corrections(20))
     assert (desk.server.tags(), desk.server.blobs()) == before
+
+
+def test_no_model_is_asked_for_answers(desk: Desk) -> None:
+    """A run would have the model in use answer these, to rank what it says."""
+    desk.plugins = PluginSettings(enabled=("preference_pairs",))
+    commands = [
+        replace(one, artifact_type="shell", corrected_output="ls -a", ai_output="dir") for one in corrections(20)
+    ]
+    with FaultProxy(desk.server.url) as proxy:
+        desk.settings = replace(desk.settings, ollama=replace(desk.settings.ollama, host=proxy.url))
+        plan = desk.plan(MethodChoice.DPO, events=commands)
+        assert proxy.count("POST", "/api/chat") == 0
+    assert plan.trainings[0].examples == 20
+    assert not (desk.settings.state_directory / "cache" / "answers").exists()
 
 
 def test_events_are_divided_as_a_run_would(desk: Desk) -> None:

@@ -31,6 +31,7 @@ from nightschool_daemon.reporting.sheet import markdown_of
 from nightschool_daemon.runs import Runs, report
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.listener import SilentListener
+from nightschool_daemon.runs.sheets import sheet_of
 from nightschool_daemon.runs.tracks import material_of, track
 from nightschool_hookspecs.records import (
     Event,
@@ -47,6 +48,7 @@ from nightschool_hookspecs.records import (
     Sitting,
     Specialty,
     TrainingMethod,
+    TrainingResult,
     Verdict,
 )
 from nightschool_hookspecs.testing import sample_event
@@ -312,6 +314,44 @@ def test_a_second_night_tells_of_the_first_and_works_out_what_a_failed_page_left
     assert second_exam.marks is not None
     assert "2 were put into use. The best is v2 with 90 points, where the base has 50." in told(second)
     assert "| v2 | yes | +10.0 (+2.0 to +17.0) | 90.0 | 60.0 | 0% |" in told(second)
+
+
+@pytest.mark.parametrize(
+    ("methods", "is_told"),
+    [((TrainingMethod.SFT,), False), ((TrainingMethod.SFT, TrainingMethod.DPO), True)],
+)
+def test_pairs_that_the_model_in_use_was_asked_for_are_told_where_they_were_learned(
+    season: Season, methods: tuple[TrainingMethod, ...], is_told: bool
+) -> None:
+    context = season.night()
+    for step in (Step.SELECT, Step.TRAIN):
+        context.directory.step(step).mkdir()
+    selected = SelectResult(
+        material=Material(examples=20, better_known=20, pairs=70, liked=0, disliked=0),
+        variants=0,
+        items=4,
+        guard_items=0,
+        sampled=52,
+        hyperparameters=Hyperparameters(),
+        closing="",
+        sources=dict.fromkeys(TrainingMethod, ()),
+        left_out=(),
+    )
+    context.directory.finish(Step.SELECT, selected)
+    trained = TrainingResult(
+        adapter=context.directory.step(Step.TRAIN),
+        methods=methods,
+        steps=1,
+        tokens=1,
+        examples=1,
+        left_out=0,
+        base_loss=1.0,
+        trained_loss=0.5,
+        seconds=1.0,
+    )
+    context.directory.finish(Step.TRAIN, trained)
+    words = "70 pairs, of which 52 are among answers that the model in use was asked for"
+    assert (words in markdown_of(sheet_of(context))) is is_told
 
 
 def test_the_report_may_be_taken_again_after_a_kill(season: Season) -> None:

@@ -415,6 +415,23 @@ def test_alias_that_was_undone_to_the_base_goes_on_after_the_base_changed(world:
     assert world.digest(ALIAS) == base
 
 
+def test_the_incumbent_is_told_with_what_its_tag_holds(world: World) -> None:
+    def told(context: StepContext) -> str:
+        """Ends the run; what stands there keeps answers that were drawn from it."""
+        prepared = context.result(Step.PREPARE, PrepareResult)
+        assert prepared.incumbent_digest == world.digest(prepared.incumbent)
+        world.end(context, RunEnd.NOT_ENOUGH)
+        return prepared.incumbent_digest
+
+    base = told(world.begin())
+    version = world.promote()
+    assert told(world.begin()) == world.digest(version) != base
+    world.runs.undo(ALIAS, NOW)
+    assert told(world.begin()) == base
+    world.create(TINY, 0.22)
+    assert told(world.begin()) != base
+
+
 def test_first_promotion_is_undone_to_the_base_as_it_was(world: World) -> None:
     base = world.digest(TINY)
     world.promote()

@@ -15,6 +15,7 @@ from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow
 from nightschool_daemon.learning.dataset import Dataset, DatasetError, Workshop, build_dataset, gains
 from nightschool_daemon.learning.grouping import NearPrompts
+from nightschool_daemon.learning.sampling import Sampling
 from nightschool_daemon.learning.services import ChunkSearch
 from nightschool_daemon.reasons import REBUILD
 from nightschool_hookspecs import (
@@ -36,6 +37,7 @@ from nightschool_hookspecs import (
     PreferencePair,
     Role,
     RunInfo,
+    Sample,
     ScoredEvent,
     Side,
     Specialty,
@@ -43,7 +45,7 @@ from nightschool_hookspecs import (
     TrainingExample,
     hookimpl,
 )
-from nightschool_hookspecs.testing import FakeEmbed, FakeGenerate, FakeMeasure, FakeStore
+from nightschool_hookspecs.testing import FakeEmbed, FakeGenerate, FakeMeasure, FakeSample, FakeStore, FakeValidate
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PLAIN = (
@@ -456,6 +458,140 @@ def test_a_prompt_that_a_plugin_made_for_a_preference_stays() -> None:
             return (LabelledAnswer(event_id="dropdir/1", messages=own, answer="x", liked=True),)
 
     assert [one.messages for one in build([row("1")], (), Rewords()).labels] == [own]
+
+
+# --------------------------------------------------------------------------- answers of the incumbent
+
+
+SAMPLES = (*PLAIN, "preference_pairs")
+
+
+def sampling(shop: Workshop, sample: FakeSample) -> Workshop:
+    """Answers are scored by the words that they share with the wanted one."""
+    return replace(shop, sampling=Sampling(sample=sample, validate=FakeValidate()))
+
+
+def sampled(rows: Sequence[EventRow], held_out: Sequence[str], sample: FakeSample, *plugins: object) -> Dataset:
+    """What is built where the incumbent may be asked."""
+    sides = {one.group or "": Side.HELD_OUT if one.group in held_out else Side.TRAINING for one in rows}
+    return build_dataset(sampling(workshop(*plugins, built_in=SAMPLES), sample), tuple(rows), sides, ROOMY)
+
+
+def texts(pairs: Sequence[PreferencePair]) -> set[tuple[str, str, float]]:
+    return {(one.chosen, one.rejected, round(one.margin, 3)) for one in pairs}
+
+
+def says(*answers: str) -> FakeSample:
+    return FakeSample(lambda _: answers)
+
+
+@given(st.lists(st.tuples(st.sampled_from(FeedbackType), st.integers(0, 6)), max_size=12), st.sets(st.integers(0, 6)))
+@settings(deadline=None)
+def test_no_held_out_prompt_is_put_to_the_incumbent(kinds: list[tuple[FeedbackType, int]], held_out: set[int]) -> None:
+    rows = [row(str(index), kind, group=f"g{group}") for index, (kind, group) in enumerate(kinds)]
+    sample = FakeSample()
+    dataset = sampled(rows, [f"g{group}" for group in held_out], sample, SeesFailures())
+    asked = {messages[-1].content for messages in sample.asked}
+    of_training = {one.event.input_data for one in rows if one.group not in {f"g{group}" for group in held_out}}
+    assert asked <= of_training
+    assert len(sample.asked) == len(asked)
+    assert not {one.group for one in dataset.pairs} & {f"g{group}" for group in held_out}
+
+
+def test_what_could_count_in_an_exam_is_asked_once_a_group() -> None:
+    rows = [
+        row("1", group="g"),
+        row("2", group="g"),
+        row("3", FeedbackType.SUCCESS),
+        row("4", FeedbackType.EXPLICIT_NEGATIVE),
+        row("5", FeedbackType.VALIDATION_FAILURE),
+        row("6", metadata=Metadata(weak=True)),
+        row("7", metadata=Metadata(deleted=True)),
+    ]
+    sample = FakeSample()
+    sampled(rows, [], sample, SeesFailures())
+    # a liked answer says nothing against another one, and of a disliked one nobody knows what would be better
+    assert sorted(messages[-1].content for messages in sample.asked) == ["question 2", "question 5"]
+
+
+def test_what_the_incumbent_answers_wrongly_is_the_worse_side_of_pairs() -> None:
+    dataset = sampled([row("1", answer="older", corrected="ls -a src")], [], says("rm src", "dir"))
+    assert texts(dataset.pairs) == {
+        ("ls -a src", "older", 0.0),
+        ("ls -a src", "rm src", 0.75),
+        ("ls -a src", "dir", 1.0),
+        ("rm src", "dir", 0.25),
+    }
+    assert {one.group for one in dataset.pairs} == {"1"}
+    assert dataset.sampled == 3
+
+
+def test_of_two_equal_pairs_the_one_whose_margin_was_measured_counts() -> None:
+    dataset = sampled([row("1", answer="bad", corrected="good")], [], says("bad"))
+    assert texts(dataset.pairs) == {("good", "bad", 1.0)}
+
+
+def test_what_the_feedback_says_the_other_way_round_is_not_learned() -> None:
+    rows = [
+        row("1", FeedbackType.EXPLICIT_NEGATIVE, group="g", answer="right word"),
+        row("2", FeedbackType.EXPLICIT_POSITIVE, group="g", answer="another"),
+        row("3", group="g", answer=None, corrected="right word wanted"),
+    ]
+    rows = [replace(one, event=replace(one.event, input_data="question")) for one in rows]
+    dataset = sampled(rows, [], says("right word", "another", "wanted"))
+    pairs = {(one.chosen, one.rejected) for one in dataset.pairs}
+    assert ("another", "right word") in pairs
+    assert ("right word", "another") not in pairs
+    assert ("right word", "wanted") in pairs
+
+
+def test_sampled_pairs_have_the_prompts_of_examples() -> None:
+    chunks = (Chunk(text="ls lists files"),)
+    dataset = sampled([asking("1", "which tool?", chunks=chunks)], [], says("none"))
+    (example,) = dataset.examples
+    assert len(dataset.pairs) == 2
+    assert {one.messages for one in dataset.pairs} == {example.messages}
+
+
+def test_answers_of_the_incumbent_are_not_ranked_in_the_exam() -> None:
+    """Not even where they are, to the letter, answers that were given."""
+    offered: list[list[str]] = []
+
+    class Turns:
+        @hookimpl
+        def nightschool_build_sampled_pairs(self, items: tuple[ExamItem, ...]) -> tuple[PreferencePair, ...]:
+            offered.append([one.group for one in items])
+            return tuple(
+                PreferencePair(event_id=one.event_id, messages=one.messages, chosen="awful", rejected="fine")
+                for one in items
+            )
+
+    rows = [*two_thumbs(1), *two_thumbs(2), row("3"), row("4")]
+    dataset = sampled(rows, ["g1", "4"], says("awful", "fine"), Turns())
+    assert [(one.group, one.chosen, one.rejected) for one in dataset.ranked] == [("g1", "fine", "awful")]
+    assert offered == [["3"]]
+    assert {one.group for one in dataset.pairs} == {"g2", "3"}
+
+
+def test_nobody_is_asked_where_a_training_is_only_planned() -> None:
+    class Samples:
+        @hookimpl
+        def nightschool_build_sampled_pairs(self) -> tuple[PreferencePair, ...]:
+            raise AssertionError
+
+    rows, sides = (row("1"),), {"1": Side.TRAINING}
+    planned = build_dataset(workshop(Samples(), built_in=SAMPLES), rows, sides, ROOMY)
+    assert (len(planned.pairs), planned.sampled) == (1, 0)
+
+
+def test_a_sampled_pair_of_an_event_that_was_not_offered_is_refused() -> None:
+    class Invents:
+        @hookimpl
+        def nightschool_build_sampled_pairs(self, sample: Sample) -> tuple[PreferencePair, ...]:
+            return (PreferencePair(event_id="dropdir/held", messages=(), chosen="x", rejected="y"),)
+
+    with pytest.raises(DatasetError, match="dropdir/held, which was not offered"):
+        sampled([row("1"), row("held")], ["held"], FakeSample(), Invents())
 
 
 # --------------------------------------------------------------------------- what a reward knows of the others
