@@ -12,7 +12,8 @@ def nightschool_build_preference_pairs(events: tuple[ScoredEvent, ...]) -> tuple
     Called in the worker with events of the training side only, from whose pairs is learned. Then with events
     of whose prompts no wanted answer is known, once with those that the exam has and once with those that
     trial candidates are to be asked: their pairs are ranked, those whose texts are answers that were given.
-    The pairs of all plugins are joined; equal ones count once. None: no pairs.
+    The pairs of all plugins are joined; equal ones count once. `nightschool feedback export` writes those of all
+    feedback. None: no pairs.
     """
 
 
@@ -36,5 +37,5 @@ def nightschool_label_answers(events: tuple[ScoredEvent, ...]) -> tuple[Labelled
     """Say which answers were liked or disliked by themselves.
 
     Called once in a run, in the worker, with the same events. The labels of all plugins are joined;
-    the first one of an answer counts. None: no labels.
+    the first one of an answer counts. `nightschool feedback export` writes those of all feedback. None: no labels.
     """
