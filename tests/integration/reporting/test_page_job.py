@@ -324,8 +324,9 @@ def test_pairs_that_the_model_in_use_was_asked_for_are_told_where_they_were_lear
     season: Season, methods: tuple[TrainingMethod, ...], is_told: bool
 ) -> None:
     context = season.night()
-    for step in (Step.SELECT, Step.TRAIN):
+    for step in (Step.PREPARE, Step.SELECT, Step.TRAIN):
         context.directory.step(step).mkdir()
+    write_lines(context.directory.step(Step.PREPARE) / "events.jsonl", ())
     selected = SelectResult(
         material=Material(examples=20, better_known=20, pairs=70, liked=0, disliked=0),
         variants=0,
