@@ -32,8 +32,7 @@ class Adam:
     def step(self, rate: float) -> None:
         """Step by the gradients that there are, and forget them."""
         known = [pair for pair in zip(self._parameters, self._moments, strict=True) if pair[0].grad is not None]
-        # torch has no public name for the kernel without its optimiser
-        torch._fused_adamw_(
+        torch.ops.aten._fused_adamw_(
             [one.detach() for one, _ in known],
             [one.grad for one, _ in known],
             [of["exp_avg"] for _, of in known],
