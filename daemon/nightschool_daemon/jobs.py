@@ -44,6 +44,8 @@ NOTES = "notes.txt"
 """What a worker has to say to whoever looks on, a sentence a line."""
 MARKS = "marks.jsonl"
 """Of step `select` (EventMark)."""
+STRETCHES = "curriculum.jsonl"
+"""In a training's output, where a plugin arranged what it learned from (StretchMark)."""
 HELD_OUT_PAIRS = "held_out_pairs.jsonl"
 """Of step `select` (PreferencePair)."""
 RANKED = "ranked.jsonl"
@@ -191,6 +193,24 @@ class EventMark:
     difficulty: float
     weight: float | None
     """Of its example; None where none was made of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StretchMark:
+    """A line of `curriculum.jsonl`: what a training learned from between two evaluations."""
+
+    number: int
+    """Of the stretch in its training, counted from 1."""
+    epoch: int
+    """Counted from 1."""
+    stage: str
+    """As the plugin calls it."""
+    examples: int
+    tokens: int
+    watched_loss: float
+    """Behind it, of the same examples all along."""
+    first_seen: tuple[str, ...]
+    """`source/id` of the events that were learned from for the first time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -499,6 +519,12 @@ class RunDirectory:
         """The pairs of the whole exam that were ranked, those of trial candidates first."""
         ranked = (one for one in (*self.trials(), self) if one.is_done(Step.RANK))
         return tuple(pair for one in ranked for pair in read_lines(one.step(Step.RANK) / RANKED, RankedPair))
+
+    def stretches(self) -> tuple[StretchMark, ...]:
+        """What the training's curriculum did, in order; of two trainings, that of the first. Empty: there was none."""
+        directory = self.step(Step.TRAIN)
+        files = (*sorted(directory.glob(f"*/{STRETCHES}")), *directory.glob(STRETCHES))
+        return tuple(mark for file in files for mark in read_lines(file, StretchMark))
 
     def is_done(self, step: Step | Job) -> bool:
         """Whether the step's last act took place."""

@@ -320,6 +320,8 @@ class TrainingExample:
     """Set by the host: what was asked, without the retrieved texts that the last message may have around it."""
     chunks: tuple[Chunk, ...] = ()
     """Set by the host: what was retrieved for it."""
+    score: float | None = None
+    """Set by the host: 0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -493,6 +495,10 @@ class TrainingText:
     weight: float = 1.0
     group: str = ""
     """Of near-duplicate prompts, which are watched or learned from together."""
+    difficulty: float | None = None
+    """0 (easy) .. 1 (hard), of its event; None: not told."""
+    score: float | None = None
+    """0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -544,6 +550,52 @@ class TrainingResult:
     """Whether it began from `TrainingJob.warm_start`."""
     plan: str = ""
     """How it was cut to fit into memory, and what was expected of it, as decided before it began."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedExample:
+    """An example of a training that is under way, without its text."""
+
+    event_id: str
+    """`source/id` of the event that it comes from, as others may; empty: not told."""
+    group: str
+    """Of near-duplicate prompts; empty: the prompt by itself."""
+    tokens: int
+    weight: float
+    difficulty: float | None
+    """0 (easy) .. 1 (hard), of its event; None: not told, as of pairs and of answers that were liked or disliked."""
+    score: float | None
+    """0..100, of the answer that the model itself gave to its prompt; None: it gave none, or none was scored."""
+    seen: int
+    """How often this training has learned from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSoFar:
+    """How far a training is when it is decided what it learns from next."""
+
+    method: TrainingMethod
+    epochs: int
+    epoch: int
+    """The one under way, counted from 1."""
+    left: int
+    """Examples that this epoch has still to learn from; at its beginning as many as there are."""
+    batch_size: int
+    """Examples an optimiser step."""
+    losses: tuple[float, ...]
+    """Of the same examples all along: before the training, and after each stretch."""
+    goes_on: bool
+    """Whether it began from what an earlier training of the specialty had learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """What a training learns from until it is evaluated again: an epoch or a part of one."""
+
+    places: tuple[int, ...]
+    """Of the examples, counted from 0, in the order in which they are learned from; one may come several times."""
+    stage: str
+    """A word for reports and for `nightschool explain`."""
 
 
 class DeliveryForm(StrEnum):

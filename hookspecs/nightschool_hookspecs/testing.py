@@ -56,6 +56,7 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     InstalledModel,
     ItemRole,
+    LearnedExample,
     LiveAnswer,
     LiveFeedback,
     Material,
@@ -81,6 +82,7 @@ from nightschool_hookspecs.records import (
     TrainingJob,
     TrainingMethod,
     TrainingResult,
+    TrainingSoFar,
 )
 from nightschool_hookspecs.services import OutOfTime
 
@@ -385,6 +387,22 @@ def sample_examples() -> tuple[TrainingExample, ...]:
     )
 
 
+def sample_learned_examples() -> tuple[LearnedExample, ...]:
+    """Twenty-four examples of a training, from easy to hard; every other answer of the model was scored."""
+    return tuple(
+        LearnedExample(
+            event_id=f"dropdir/{number}",
+            group=f"group-{number}",
+            tokens=20 + number,
+            weight=0.5,
+            difficulty=number / 23,
+            score=50.0 if number % 2 else None,
+            seen=0,
+        )
+        for number in range(24)
+    )
+
+
 def sample_exam(*, items: int = 12) -> Exam:
     """An exam that the candidate passes a little better than the incumbent."""
     questions = tuple(_sample_item(number) for number in range(items))
@@ -477,6 +495,11 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         "nightschool_arrange_examples": tuple(
             {"examples": some, "store": FakeStore(), "seed": 1} for some in ((), examples)
         ),
+        "nightschool_arrange_stretch": tuple(
+            {"examples": some, "training": so_far, "seed": 1}
+            for some in (sample_learned_examples(), tuple(map(_of_no_difficulty, sample_learned_examples())))
+            for so_far in (_so_far(epoch=1, left=len(some)), _so_far(epoch=2, left=8), _so_far(epoch=3, left=len(some)))
+        ),
         "nightschool_augment_examples": tuple(
             {"examples": some, "generate": FakeGenerate()} | services for some in ((), examples)
         ),
@@ -536,6 +559,23 @@ def _statistics(available: int) -> BatchStatistics:
 
 def _sample_groups() -> tuple[PromptGroup, ...]:
     return tuple(PromptGroup(key=f"group-{number}", events=1) for number in range(20))
+
+
+def _of_no_difficulty(example: LearnedExample) -> LearnedExample:
+    return dataclasses.replace(example, difficulty=None, score=None)
+
+
+def _so_far(*, epoch: int, left: int) -> TrainingSoFar:
+    """A training of three epochs that was evaluated behind each of them, and within."""
+    return TrainingSoFar(
+        method=TrainingMethod.SFT,
+        epochs=3,
+        epoch=epoch,
+        left=left,
+        batch_size=8,
+        losses=tuple(0.9**number for number in range(epoch)),
+        goes_on=False,
+    )
 
 
 def _sample_job(directory: Path, method: MethodChoice) -> TrainingJob:

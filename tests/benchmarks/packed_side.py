@@ -205,7 +205,7 @@ class Trainer:
 
     def steps(self) -> list[list[Example]]:
         """The batches of an epoch."""
-        return batches(self.examples, material.BATCH, 0, 0)
+        return batches(self.examples, material.BATCH)
 
     def step(self, batch: Sequence[Example]) -> None:
         """Learn from one."""

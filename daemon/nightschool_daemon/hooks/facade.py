@@ -28,6 +28,7 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     InstalledModel,
     LabelledAnswer,
+    LearnedExample,
     LiveFeedback,
     LiveVerdict,
     ParsedFeedback,
@@ -42,9 +43,11 @@ from nightschool_hookspecs.records import (
     SideChoice,
     SimilarityMatrix,
     Specialty,
+    Stretch,
     TrainingExample,
     TrainingJob,
     TrainingResult,
+    TrainingSoFar,
     Verdict,
 )
 from nightschool_hookspecs.services import (
@@ -185,6 +188,12 @@ class Hooks:
     ) -> tuple[TrainingExample, ...]:
         answer = self._hook.nightschool_arrange_examples(examples=examples, store=store, seed=seed)
         return examples if answer is None else cast(tuple[TrainingExample, ...], answer)
+
+    def arrange_stretch(
+        self, *, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int
+    ) -> Stretch | None:
+        answer = self._hook.nightschool_arrange_stretch(examples=examples, training=training, seed=seed)
+        return cast(Stretch | None, answer)
 
     def augment_examples(
         self, *, examples: tuple[TrainingExample, ...], generate: Generate, measure: Measure, seed: int

@@ -397,6 +397,7 @@ def _build(workshop: Workshop, scored: ScoredEvent) -> TrainingExample | None:
         parent=None,
         prompt=event.input_data,
         chunks=chunks,
+        score=None if event.ai_output is None else event.validation_score,
     )
 
 
@@ -410,7 +411,7 @@ def _weighted(example: TrainingExample, factor: float) -> TrainingExample:
 def _variants(
     workshop: Workshop, events: Iterable[ScoredEvent], originals: tuple[TrainingExample, ...]
 ) -> list[TrainingExample]:
-    """Variants of known parents, each in the group of its parent."""
+    """Variants of known parents, each in the group of its parent and with its score."""
     parents = {example.event_id: example for example in originals}
     offered = workshop.hooks.augment_examples(
         examples=originals, generate=workshop.generate, measure=workshop.measure, seed=workshop.info.seed
@@ -418,7 +419,12 @@ def _variants(
     scored = {one.event.key: one for one in events}
     with_other_chunks = (_vary_context(workshop, scored[one.event_id], one) for one in originals if one.chunks)
     return [
-        replace(variant, event_id=variant.parent, group=parents[variant.parent].group)
+        replace(
+            variant,
+            event_id=variant.parent,
+            group=parents[variant.parent].group,
+            score=parents[variant.parent].score,
+        )
         for made in (*offered, *with_other_chunks)
         for variant in made
         if variant.parent in parents

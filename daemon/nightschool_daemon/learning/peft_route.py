@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
 from nightschool_daemon.learning.engine.loop import Plan, Report, teach
 from nightschool_daemon.learning.engine.peft_files import MODULES
@@ -149,7 +150,14 @@ class AdapterLearner:
         return mean_loss(self.network, self.watched)
 
 
-def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: Report) -> TrainingResult:
+def fine_tune(
+    base: Base,
+    job: TrainingJob,
+    settings: Hyperparameters,
+    report: Report,
+    *,
+    arrange: Arrange = nobody_arranges,
+) -> TrainingResult:
     """Train a LoRA adapter on all linear layers and save the best epoch's. Goes on from a checkpoint if one fits."""
     import torch
 
@@ -174,6 +182,7 @@ def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: R
         tokens_a_pass=TOKENS_A_PASS,
         output=job.output,
         signature=signature(job, TrainingMethod.SFT, settings),
+        arrange=arrange,
     )
     outcome = teach(learner, split, plan, report)
     save_adapter(learner.model, job.output / "adapter")

@@ -258,7 +258,7 @@ class Rehearsal:
     def _packed(
         self, job: TrainingJob, method: TrainingMethod, settings: Hyperparameters, examples: list[Example]
     ) -> tuple[MemoryPlan, int]:
-        task = ready(self.file, job, method, settings, examples)
+        task = ready(self.file, job, method, settings, examples, arrange=self.context.hooks.arrange_stretch)
         decided = task.plan()
         memory.set_up(task.network, task.form, decided)
         self.expected = Expected(

@@ -37,6 +37,10 @@ class Row:
     weight: float
     group: str = ""
     """Of near-duplicate prompts."""
+    event_id: str = ""
+    """As `LearnedExample` has it, and so difficulty and score."""
+    difficulty: float | None = None
+    score: float | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -55,6 +59,9 @@ def rows_of(texts: Iterable[TrainingText], tokens: Tokens) -> list[Row]:
             completion=tuple(tokens.completion(text.prompt, text.completion)),
             weight=text.weight,
             group=text.group,
+            event_id=text.event_id,
+            difficulty=text.difficulty,
+            score=text.score,
         )
         for text in texts
     ]

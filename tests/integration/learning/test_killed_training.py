@@ -6,26 +6,29 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from nightschool_daemon.jobs import STRETCHES, StretchMark, read_lines
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.checkpoints import MOMENTS, PARAMETERS, STATE, Checkpoints, State
+from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
-from support.training_jobs import greetings, training_job, unheard
+from support.training_jobs import harder_and_harder, staged, training_job, unheard
 
 SETTINGS = Hyperparameters(
     form=TrainedForm.LORA, learning_rate=0.005, batch_size=6, num_epochs=2, lora_r=4, lora_alpha=8, max_length=64
 )
-STEPS = 4
+SHORT, STAGED = SETTINGS, replace(SETTINGS, batch_size=3, num_epochs=3)
 DISK = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 FORK = multiprocessing.get_context("fork")
 Made = tuple[dict[str, Tensor], Adam]
@@ -144,15 +147,35 @@ def tokens(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokens:
     return load_tokens(gguf_file.read(tiny_gguf), sha256_of(tiny_gguf), cache)
 
 
+@pytest.mark.parametrize(
+    ("settings", "arrange", "lines", "stages"),
+    [
+        (SHORT, nobody_arranges, [1, 2, 2, 3, 4, 4], []),
+        (
+            STAGED,
+            staged(evaluations=2, fewest_steps=2),
+            [1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 11, 12, 12],
+            ["easy", "easy", "medium", "hard", "all"],
+        ),
+    ],
+    ids=["shuffled", "by stages"],
+)
 def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
-    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_gguf: Path,
+    tokens: Tokens,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Hyperparameters,
+    arrange: Arrange,
+    lines: list[int],
+    stages: list[str],
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
     file = gguf_file.read(tiny_gguf)
 
     def trained(directory: Path, report: loop.Report) -> Path:
-        asked = training_job(directory, tiny_gguf, SETTINGS, texts=greetings())
-        return fine_tune(file, tokens, asked, TrainingMethod.SFT, SETTINGS, report).adapter
+        asked = training_job(directory, tiny_gguf, settings, texts=harder_and_harder())
+        return fine_tune(file, tokens, asked, TrainingMethod.SFT, settings, report, arrange=arrange).adapter
 
     def dies_at(step: int) -> loop.Report:
         def report(done: int, _total: int, _text: str) -> None:
@@ -162,14 +185,21 @@ def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
         return report
 
     whole = trained(tmp_path / "whole", unheard)
-    for step in range(1, STEPS + 1):
+    for step in range(1, lines[-1] + 1):
         process = FORK.Process(target=trained, args=(tmp_path / "cut", dies_at(step)))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
     again = trained(tmp_path / "cut", unheard)
     metrics = [(one / "metrics.jsonl").read_text() for one in (tmp_path / "whole", tmp_path / "cut")]
-    assert [json.loads(line)["step"] for line in metrics[0].splitlines()] == [1, 2, 2, 3, 4, 4]
+    assert [json.loads(line)["step"] for line in metrics[0].splitlines()] == lines
     assert metrics[1] == metrics[0]
+    for directory in (tmp_path / "whole", tmp_path / "cut"):
+        file_of_stages = directory / STRETCHES
+        marks = list(read_lines(file_of_stages, StretchMark)) if file_of_stages.exists() else []
+        assert [one.stage for one in marks] == stages
+        assert [one.number for one in marks] == list(range(1, len(stages) + 1))
+    if stages:
+        assert (tmp_path / "cut" / STRETCHES).read_text() == (tmp_path / "whole" / STRETCHES).read_text()
     for one in whole.glob("*.safetensors"):
         assert (again / one.name).read_bytes() == one.read_bytes()

@@ -673,7 +673,7 @@ class Augments:
         self, examples: tuple[TrainingExample, ...], generate: Generate, measure: Measure, seed: int
     ) -> tuple[TrainingExample, ...]:
         return tuple(
-            replace(example, group="forged", parent=self.parent, target=f"variant {number}")
+            replace(example, group="forged", score=99.0, parent=self.parent, target=f"variant {number}")
             for example in examples
             for number in range(self.times)
         )
@@ -796,6 +796,23 @@ def test_a_variant_with_other_chunks_is_built_as_its_original_was() -> None:
 def test_an_example_says_what_was_asked_and_what_was_retrieved() -> None:
     (example,) = build([asking("1", "which tool?", chunks=TEXTS)]).examples
     assert (example.prompt, example.chunks) == ("which tool?", TEXTS)
+
+
+def test_an_example_knows_how_the_models_own_answer_was_scored_and_is_no_harder_for_it() -> None:
+    """Difficulty is a factor of the reward, where the score counts already: only a curriculum mixes the two."""
+    scored, unscored, shown = row("1"), row("2"), row("3", answer=None)
+    rows = [
+        replace(one, event=replace(one.event, validation_score=score))
+        for one, score in ((scored, 12.0), (unscored, None), (shown, 12.0))
+    ]
+    dataset = build(rows, [], Augments(parent="dropdir/1"))
+    assert {one.event_id: one.score for one in dataset.examples} == {
+        "dropdir/1": 12.0,
+        "dropdir/2": None,
+        "dropdir/3": None,
+    }
+    assert len({*(one.difficulty for one in dataset.examples), *(one.difficulty for one in dataset.marks)}) == 1
+    assert {one.score for one in variants_of(dataset)} == {12.0}
 
 
 class SelectsAStranger:

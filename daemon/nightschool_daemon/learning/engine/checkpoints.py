@@ -42,6 +42,18 @@ class State:
     base_loss: float = math.nan
     seconds: float = 0.0
     is_over: bool = False
+    places: Sequence[int] = ()
+    """Of the examples of this epoch, as far as they are arranged, in order."""
+    evaluated: int = 0
+    """So many of them were learned from before the loss was last taken."""
+    stage: str = ""
+    """Of what was arranged last; empty: nobody arranged it."""
+    losses: Sequence[float] = ()
+    """The loss of what is watched after each stretch."""
+    seen: Sequence[int] = ()
+    """How often each example was learned from before this epoch; empty: none was."""
+    has_seen_all: bool = False
+    """An epoch is behind it that saw every example."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from nightschool_daemon.learning.engine.layout import Branches
@@ -51,9 +51,18 @@ class Example:
     margin: float = 0.0
     group: str = ""
     """Of near-duplicate prompts."""
+    event_id: str = field(default="", compare=False)
+    """As `LearnedExample` has it, and so difficulty and score: where equal texts come from makes no difference."""
+    difficulty: float | None = field(default=None, compare=False)
+    score: float | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(len(one.tokens) for one in self.answers)
+
+    @property
+    def weight(self) -> float:
+        """Of its first answer."""
+        return self.answers[0].weight
 
     @property
     def labels(self) -> int:
@@ -130,12 +139,17 @@ def _group(one: Grouped) -> object:
     return one.group or one.prompt
 
 
-def batches(examples: Sequence[T], size: int, epoch: int, seed: int) -> list[list[T]]:
-    """The optimiser steps of an epoch. The first keeps the order of the curriculum, later ones are shuffled."""
-    order = list(examples)
+def order_of(count: int, epoch: int, seed: int) -> tuple[int, ...]:
+    """The places of an epoch that nobody arranges: the first as they are in the dataset, later ones shuffled."""
+    order = list(range(count))
     if epoch:
         random.Random(f"{seed}/{epoch}").shuffle(order)  # noqa: S311 - no secret
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    return tuple(order)
+
+
+def batches(examples: Sequence[T], size: int) -> list[list[T]]:
+    """The optimiser steps over these, in their order."""
+    return [list(examples[start : start + size]) for start in range(0, len(examples), size)]
 
 
 def passes(batch: Sequence[S], tokens: int, *, padded: bool = True) -> Iterator[list[S]]:

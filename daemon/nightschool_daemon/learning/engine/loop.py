@@ -1,6 +1,6 @@
 """The training loop over a packed network: batches, losses, optimiser, checkpoints. Reads from top to bottom.
 
-A checkpoint can be gone on with at any step: order, batches and dropout depend on the seed and the step alone.
+A checkpoint can be gone on with at any step: order, batches and dropout depend on the seed, the step and the losses.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,16 @@ from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
 from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, load, put, save_tensors, sync
+from nightschool_daemon.learning.engine.curriculum import (
+    Arrange,
+    Curriculum,
+    StretchLog,
+    Teachable,
+    begun,
+    evaluated,
+    is_under_way,
+    nobody_arranges,
+)
 from nightschool_daemon.learning.engine.examples import Example, Split, batches, divided, mean_weight, passes
 from nightschool_daemon.learning.engine.forms import Form
 from nightschool_daemon.learning.engine.layout import Layout
@@ -51,9 +61,12 @@ class Plan:
     seed: int
     tokens_a_pass: int
     output: Path
-    """Gets `metrics.jsonl`, `checkpoints/` and `best.safetensors`."""
+    """Gets `metrics.jsonl`, `checkpoints/` and `best.safetensors`, and `curriculum.jsonl` where there is one."""
     signature: str
     """What base, data and settings it is made of: a checkpoint of another is not gone on with."""
+    arrange: Arrange = nobody_arranges
+    goes_on: bool = False
+    """Whether it begins from what an earlier training of the specialty learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +84,8 @@ class Outcome:
     seconds: float
 
 
-S = TypeVar("S", bound=Sized)
-L_contra = TypeVar("L_contra", bound=Sized, contravariant=True)
+S = TypeVar("S", bound=Teachable)
+L_contra = TypeVar("L_contra", bound=Teachable, contravariant=True)
 
 
 class Learner(Protocol[L_contra]):
@@ -127,7 +140,7 @@ def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> O
     while course.goes_on():
         for batch in course.batches_left():
             course.learn(batch)
-        course.end_epoch()
+        course.end_stretch()
     return course.end()
 
 
@@ -144,6 +157,15 @@ class Course(Generic[S]):
         self._state = restored or State(base_loss=learner.loss_before())
         _require_sound_base(self._state.base_loss)
         self._metrics = Metrics(plan.output / "metrics.jsonl", self._state)
+        self._log = StretchLog(plan.output, self._state)
+        self._curriculum = Curriculum(
+            learned=split.learned,
+            method=plan.method,
+            settings=settings,
+            seed=plan.seed,
+            arrange=plan.arrange,
+            goes_on=plan.goes_on,
+        )
         self._clock = Clock()
 
     def goes_on(self) -> bool:
@@ -151,10 +173,11 @@ class Course(Generic[S]):
         return self._state.epoch < self._settings.num_epochs and not self._state.is_over
 
     def batches_left(self) -> list[list[S]]:
-        """Of this epoch."""
-        state = self._state
-        whole = batches(self._split.learned, self._settings.batch_size, state.epoch, self._plan.seed)
-        return whole[state.step_of_epoch :]
+        """Up to the next evaluation."""
+        if not is_under_way(self._state):
+            self._state = begun(self._state, self._curriculum.next(self._state))
+        arranged = [self._split.learned[place] for place in self._state.places]
+        return batches(arranged, self._settings.batch_size)[self._state.step_of_epoch :]
 
     def learn(self, batch: Sequence[S]) -> None:
         """One step."""
@@ -171,23 +194,38 @@ class Course(Generic[S]):
             tokens=state.tokens + sum(map(len, batch)),
         )
         self._metrics.write({"step": self._state.step, "loss": loss, "lr": rate})
-        epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}"
+        stage = f" ({state.stage})" if state.stage else ""
+        epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}{stage}"
         self._report(self._state.step, self._steps, f"{epochs}, loss {loss:.3f}")
         if self._clock.since_checkpoint() > CHECKPOINT_S:
             self._keep(self._state)
 
-    def end_epoch(self) -> None:
-        """See whether it got better."""
-        state, watched = self._state, self._learner.watched_loss()
+    def end_stretch(self) -> None:
+        """Evaluate what was learned."""
+        watched = self._learner.watched_loss()
         _require_number(watched)
-        improved = watched < state.best_loss or state.epoch < self._split.first_judged
+        if self._state.stage:
+            self._log.write(self._curriculum.mark(self._state, watched))
+        self._state = evaluated(self._state, watched)
+        if self._curriculum.is_through(self._state):
+            self._end_epoch(watched)
+
+    def _end_epoch(self, watched: float) -> None:
+        """See whether it got better. None is judged before one has seen everything that there is to learn."""
+        state = self._state
+        is_judged = state.has_seen_all and state.epoch >= self._split.first_judged
+        improved = watched < state.best_loss or not is_judged
         self._metrics.write({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched})
         if improved or not self._split.held:
             save_tensors(self._learner.named(), self._plan.output / BEST)
             state = replace(state, best_loss=watched)
-        is_over = self._split.held and not improved
-        kept = (*state.watched, watched)
-        self._keep(replace(state, epoch=state.epoch + 1, step_of_epoch=0, is_over=is_over, watched=kept))
+        state = replace(
+            state,
+            is_over=self._split.held and not improved,
+            watched=(*state.watched, watched),
+            has_seen_all=state.has_seen_all or self._curriculum.has_seen_all(state),
+        )
+        self._keep(self._curriculum.next_epoch(state))
 
     def end(self) -> Outcome:
         """Take the best epoch."""
