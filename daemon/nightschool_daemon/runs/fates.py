@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable, Mapping
 
-from nightschool_daemon.jobs import MARKS, EventMark, RunDirectory, SelectResult, Step, read_lines
+from nightschool_daemon.jobs import MARKS, EventMark, RunDirectory, SelectResult, Step, StretchMark, read_lines
 from nightschool_daemon.reporting.sheet import Asked
 from nightschool_daemon.reporting.words import LEARNED_BY
 from nightschool_hookspecs.records import Event, ExamAnswer, ExamItem, ItemRole, TrainingMethod, TrainingResult
@@ -53,7 +53,7 @@ class Fates:
         if key in self._shown:
             return "It was shown to the model as an example."
         if key in self._chosen:
-            return self._learned(self._chosen[key])
+            return self._learned(self._chosen[key]) + self._stage(key)
         if key in self._reasons:
             return f"It was left out: {self._reasons[key]}."
         if key not in self.marks:
@@ -66,6 +66,15 @@ class Fates:
             return f"It was chosen, and {ended}."
         ways = [LEARNED_BY[method] for method in self._trained if method in chosen]
         return f"It was learned from: {', then '.join(ways)}." if ways else "This run learned from other kinds."
+
+    def _stage(self, key: str) -> str:
+        """When a curriculum came to it, as a sentence behind another; empty where none did, or not yet."""
+        first = self._first_seen.get(key) if self._trained is not None else None
+        return "" if first is None else f" It was first seen in epoch {first.epoch}, in the stage `{first.stage}`."
+
+    @functools.cached_property
+    def _first_seen(self) -> Mapping[str, StretchMark]:
+        return {key: one for one in reversed(self._directory.stretches()) for key in one.first_seen}
 
     def asked(self, event: Event) -> Asked | None:
         """The event's own question, where both answered it."""

@@ -1,8 +1,9 @@
 """What is told of a run: its sheet, in plain words first, with the technical figures at the end."""
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from nightschool_daemon.jobs import (
     UNITS,
@@ -13,6 +14,7 @@ from nightschool_daemon.jobs import (
     PrepareResult,
     SelectResult,
     Step,
+    StretchMark,
     VerifyResult,
 )
 from nightschool_daemon.ollama import names
@@ -294,9 +296,25 @@ def _training_figures(context: StepContext) -> Section | None:
         if trained.epoch_losses:
             losses = ", ".join(f"{one:.3f}" for one in trained.epoch_losses)
             points.append(f"Loss after each epoch: {losses}; the one that was taken: {trained.trained_loss:.3f}")
+        stretches = context.directory.stretches()
+        if stretches:
+            points.append(f"Curriculum: {'; '.join(_stages(stretches))}")
         if trained.plan:
             points.append(f"Planned beforehand: {trained.plan}")
     return Section(title="Training", points=tuple(points))
+
+
+def _stages(stretches: Iterable[StretchMark]) -> Iterator[str]:
+    """Each stage of a curriculum, with what it saw for the first time and the loss behind it."""
+    for stage, marks in itertools.groupby(stretches, key=lambda one: one.stage):
+        found = list(marks)
+        first, last = found[0], found[-1]
+        epochs = f"epoch {first.epoch}" if first.epoch == last.epoch else f"epochs {first.epoch} to {last.epoch}"
+        new = sum(len(one.first_seen) for one in found)
+        yield (
+            f"`{stage}` in {epochs}, {sum(one.examples for one in found)} examples, new events: {new}, "
+            f"loss {last.watched_loss:.3f}"
+        )
 
 
 def _delivery_figures(context: StepContext) -> Section | None:

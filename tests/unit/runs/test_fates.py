@@ -8,10 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightschool_daemon.jobs import MARKS, EventMark, EventRow, LeftOut, RunDirectory, SelectResult, Step, write_lines
+from nightschool_daemon.jobs import (
+    MARKS,
+    STRETCHES,
+    EventMark,
+    EventRow,
+    LeftOut,
+    RunDirectory,
+    SelectResult,
+    Step,
+    StretchMark,
+    write_lines,
+)
 from nightschool_daemon.reporting.sheet import Section
 from nightschool_daemon.runs.fates import COMPARED_LETTERS, Answered, Fates
 from nightschool_daemon.runs.pieces import MOST_LEFT_OUT, MOST_PIECES, TELLING, chosen_names, pieces_section
+from nightschool_daemon.runs.sheets import _stages
 from nightschool_hookspecs.records import (
     ExamAnswer,
     ExamItem,
@@ -124,6 +136,50 @@ def test_what_was_chosen_is_not_called_learned_where_the_run_broke(tmp_path: Pat
         "It was chosen, and the run ended before it had learned.",
         "It was chosen, and the run is under way.",
     ]
+
+
+def stretch(number: int, epoch: int, stage: str, *first_seen: str) -> StretchMark:
+    return StretchMark(
+        number=number,
+        epoch=epoch,
+        stage=stage,
+        examples=8,
+        tokens=100,
+        watched_loss=2.0 / number,
+        first_seen=first_seen,
+    )
+
+
+STRETCHES_OF_A_RUN = (
+    stretch(1, 1, "easy", "a/easy"),
+    stretch(2, 1, "easy"),
+    stretch(3, 2, "easy", "a/late", "a/learned"),
+    stretch(4, 2, "hard", "a/hard"),
+)
+
+
+@pytest.mark.parametrize("place", ["", "sft"])
+def test_where_there_was_a_curriculum_its_stages_are_told(tmp_path: Path, place: str) -> None:
+    """Whether it was all of the training, or the wanted answers before the pairs."""
+    directory = left(tmp_path)
+    (directory.step(Step.TRAIN) / place).mkdir(exist_ok=True)
+    write_lines(directory.step(Step.TRAIN) / place / STRETCHES, STRETCHES_OF_A_RUN)
+    fates = Fates(directory, (), is_over=True)
+    ways = "It was learned from: wanted answers, then better answers over worse ones."
+    assert fates.fate("a/learned") == f"{ways} It was first seen in epoch 2, in the stage `easy`."
+    assert fates.fate("a/paired") == "It was learned from: better answers over worse ones."
+    assert list(_stages(directory.stretches())) == [
+        "`easy` in epochs 1 to 2, 24 examples, new events: 3, loss 0.667",
+        "`hard` in epoch 2, 8 examples, new events: 1, loss 0.500",
+    ]
+
+
+def test_no_stage_is_told_of_a_training_that_did_not_end(tmp_path: Path) -> None:
+    directory = left(tmp_path, trained=False)
+    directory.begin(Step.TRAIN)
+    write_lines(directory.step(Step.TRAIN) / STRETCHES, STRETCHES_OF_A_RUN)
+    said = Fates(directory, (), is_over=True).fate("a/learned")
+    assert said == "It was chosen, and the run ended before it had learned."
 
 
 def test_kin_are_the_questions_most_alike_that_count_and_not_the_event_itself(tmp_path: Path) -> None:
