@@ -447,7 +447,7 @@ class Material:
     """How much there is to learn from."""
 
     examples: int
-    """Wanted answers: corrections, demonstrations, liked answers, variants of them."""
+    """Wanted answers: corrections, demonstrations, liked answers, variants of them; without what is replayed."""
     better_known: int
     """Those of them that come from a correction, a demonstration or a preference."""
     pairs: int
@@ -489,6 +489,7 @@ class TrainingText:
     """An example after Ollama rendered its prompt: the text as the model will see it."""
 
     event_id: str
+    """Empty for an answer of the base's own, which is replayed."""
     prompt: str
     completion: str
     """The answer with its closing token's text."""
@@ -499,6 +500,8 @@ class TrainingText:
     """0 (easy) .. 1 (hard), of its event; None: not told."""
     score: float | None = None
     """0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
+    replayed: bool = False
+    """Learned again so that it is not forgotten. What is measured of the lesson is measured without it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,6 +129,26 @@ def test_the_answer_is_learned(uninterrupted: Uninterrupted, form: str) -> None:
     assert [one["step"] for one in losses(directory) if "loss" in one] == list(range(1, 10))
 
 
+def test_what_is_replayed_is_learned_beside_the_lesson_and_is_in_no_loss(
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path
+) -> None:
+    _, alone = uninterrupted("lora")
+    again = TrainingText(event_id="", prompt="say it\n", completion="it<|im_end|>", replayed=True)
+    texts = [*greetings(), *(replace(again, prompt=f"say it {number}\n") for number in range(4))]
+    result = trained(tmp_path, tiny_gguf, tokens, texts=texts)
+    assert (result.steps, result.examples, result.base_loss) == (12, 16, alone.base_loss)
+    assert result.trained_loss != alone.trained_loss
+
+
+def test_what_is_replayed_does_not_stand_in_for_a_lesson_that_is_too_long(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path
+) -> None:
+    again = TrainingText(event_id="", prompt="say it\n", completion="it<|im_end|>", replayed=True)
+    long = TrainingText(event_id="s/1", prompt="say it " * 20, completion="it<|im_end|>")
+    with pytest.raises(TrainingError, match="No example fits into 64 tokens"):
+        trained(tmp_path, tiny_gguf, tokens, texts=[long, again])
+
+
 @pytest.mark.parametrize("step", [1, 3, 5, 9])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_resumed_training_equals_the_uninterrupted_one(

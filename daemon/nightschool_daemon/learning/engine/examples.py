@@ -29,6 +29,11 @@ class Grouped(Protocol):
         """Of near-duplicate prompts; empty: the prompt by itself."""
         ...
 
+    @property
+    def replayed(self) -> bool:
+        """It is no part of the lesson, and learned beside it."""
+        ...
+
 
 G = TypeVar("G", bound=Grouped)
 
@@ -55,6 +60,8 @@ class Example:
     """As `LearnedExample` has it, and so difficulty and score: where equal texts come from makes no difference."""
     difficulty: float | None = field(default=None, compare=False)
     score: float | None = field(default=None, compare=False)
+    replayed: bool = False
+    """It is learned beside the lesson, so that it is not forgotten."""
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(len(one.tokens) for one in self.answers)
@@ -105,18 +112,20 @@ WATCHED_SHOWN = 32
 def divided(examples: Sequence[G], seed: int, settings: Hyperparameters) -> Split[G]:
     """Decide what is watched. Where there is no epoch to choose, all is learned.
 
-    Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing.
+    Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing. What is
+    replayed is always learned from, and never watched: the lesson alone says when it is learned.
     """
+    lesson = [one for one in examples if not one.replayed]
     steps = math.ceil(len(examples) / settings.batch_size)
     first_judged = max(UNJUDGED_EPOCHS, math.ceil(UNJUDGED_STEPS / max(1, steps)))
-    has_choice = len(examples) >= WATCHED_FROM and settings.num_epochs > first_judged
-    watched = _watched_groups(examples, seed) if has_choice else frozenset()
+    has_choice = len(lesson) >= WATCHED_FROM and settings.num_epochs > first_judged
+    watched = _watched_groups(lesson, seed) if has_choice else frozenset()
     if not watched:
-        shown = tuple(examples[:WATCHED_SHOWN])
+        shown = tuple(lesson[:WATCHED_SHOWN])
         return Split(learned=tuple(examples), watched=shown, held=False, first_judged=first_judged)
     return Split(
-        learned=tuple(one for one in examples if _group(one) not in watched),
-        watched=tuple(one for one in examples if _group(one) in watched),
+        learned=tuple(one for one in examples if one.replayed or _group(one) not in watched),
+        watched=tuple(one for one in lesson if _group(one) in watched),
         held=True,
         first_judged=first_judged,
     )

@@ -200,7 +200,7 @@ def read_examples(
     file = job.dataset / FILES[method]
     found = list(READERS[method](file, tokens))
     short = [one for one in found if one.longest <= max_length and all(answer.tokens for answer in one.answers)]
-    require_some(len(short), max_length)
+    require_some(sum(not one.replayed for one in short), max_length)
     return short, len(found) - len(short)
 
 
@@ -213,6 +213,7 @@ def _wanted(file: Path, tokens: Tokens) -> Iterator[Example]:
             event_id=row.event_id,
             difficulty=row.difficulty,
             score=row.score,
+            replayed=row.replayed,
         )
 
 
