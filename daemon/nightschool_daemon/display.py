@@ -171,6 +171,7 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         ("base", f"{plan.architecture}, {plan.parameters / 1e6:.0f} million weights in {plan.file_bytes / 1e6:.0f} MB"),
         *([("trained by", ROUTES[plan.route])] if plan.route is not None else []),
         ("learned from", plan.assumed or f"{plan.events} events; {_asked(plan)}"),
+        *([("learned again", _replayed(plan))] if plan.replayed else []),
         *(("left out", f"{count}: {reason}") for reason, count in plan.events_left_out.items()),
     ]
     for one in plan.trainings:
@@ -181,6 +182,11 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         taken = f" Taken. {plan.why_delivery}" if cost.is_chosen else ""
         rows.append((f"delivered as {cost.form.value}", f"{cost.sentence()}.{taken}"))
     return rows + [("not delivered", sentence) for sentence in plan.not_delivered]
+
+
+def _replayed(plan: TrainingPlan) -> str:
+    examples = "1 example" if plan.replayed == 1 else f"{plan.replayed} examples"
+    return f"{examples} beside these, so that nothing is forgotten; fewer where the base gives no whole answers"
 
 
 def _asked(plan: TrainingPlan) -> str:

@@ -214,6 +214,25 @@ class StretchMark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """What is learned again beside the lesson, so that it is not forgotten."""
+
+    events: tuple[str, ...] = ()
+    """`source/id` of corrections that were learned before and of which tonight's lesson has nothing."""
+    answers: int = 0
+    """Of the base's own, to general prompts."""
+
+    @property
+    def count(self) -> int:
+        """Examples."""
+        return len(self.events) + self.answers
+
+    def share(self, lesson: int) -> float:
+        """Of all examples, 0..1, beside so many of the lesson."""
+        return self.count / max(1, self.count + lesson)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectResult:
     """`select`: what is learned from (`TrainingJob.dataset`), `items.jsonl` (ExamItem, held out),
     `held_out_pairs.jsonl` (PreferencePair, held out) and `regression.jsonl` (ExamItem, learned before)."""
@@ -235,11 +254,12 @@ class SelectResult:
     closing: str
     """Text of the token that ends an answer."""
     sources: Mapping[TrainingMethod, tuple[str, ...]]
-    """`source/id` of every event that a method would learn from."""
+    """`source/id` of every event that a method would learn from, those that are replayed among them."""
     left_out: tuple[LeftOut, ...]
     shots: tuple[str, ...] = ()
     """`source/id` of the corrections that the candidate shows, in the recipe `examples`; as texts in `shots.jsonl`
     (Message)."""
+    replayed: Replayed = field(default_factory=Replayed)
 
     @property
     def counting(self) -> int:

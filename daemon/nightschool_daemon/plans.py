@@ -125,6 +125,8 @@ class TrainingPlan:
     """What was taken for the data, where none was given."""
     events: int
     """That would be learned from."""
+    replayed: int = 0
+    """Examples that would be learned again so that they are not forgotten, answers of the base's own among them."""
     held_out: int
     """Prompts that would be kept for an exam."""
     folded: int = 0

@@ -356,6 +356,23 @@ class LabelledAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnAnswer:
+    """What the base itself answered to a prompt that no feedback is about."""
+
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What a run learns again beside its lesson, so that it is not forgotten."""
+
+    events: tuple[str, ...] = ()
+    """`source/id` of earlier events, of those that were offered."""
+    answers: tuple[OwnAnswer, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """How much a run may learn from."""
 

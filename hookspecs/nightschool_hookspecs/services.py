@@ -4,7 +4,7 @@ Each has a fake in `nightschool_hookspecs.testing`, so that a plugin's tests nee
 nor Ollama.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from nightschool_hookspecs.records import (
@@ -71,6 +71,24 @@ class Validate(Protocol):
         """Return the score, or None where no plugin knows the artifact type.
 
         Raises `GenerationError` where a model is asked to judge and does not answer.
+        """
+        ...
+
+
+class Recall(Protocol):
+    """What the base itself answers, whatever was learned since.
+
+    It is asked each prompt once. What it said is kept for all its specialties and nights, until the base changes.
+    """
+
+    def __call__(
+        self, prompts: Sequence[str], *, max_tokens: int, temperature: float, limit_s: float
+    ) -> Iterator[str | None]:
+        """Yield the answer to each prompt in turn. Only what is gone through is asked.
+
+        None: the base gave none that ended by itself within `max_tokens`. Ends before the prompts do where asking took
+        `limit_s`, and where the server stays away. Where a training is only planned nobody is asked, and a text of a
+        likely length stands for each answer.
         """
         ...
 

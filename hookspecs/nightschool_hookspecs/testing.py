@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import math
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ from nightschool_hookspecs import (
     intake,
     lifecycle,
     preference,
+    replay,
     reward,
     selection,
     similarity,
@@ -94,6 +95,7 @@ STAGES: tuple[ModuleType, ...] = (
     selection,
     curriculum,
     augmentation,
+    replay,
     preference,
     tuning,
     training,
@@ -255,6 +257,27 @@ class FakeMeasure:
 
     def __call__(self, left: Sequence[str], right: Sequence[str]) -> Matrix:
         return matrix([[_overlap(one, other) for other in right] for one in left], columns=len(right))
+
+
+class FakeRecall:
+    """`Recall` that knows some answers, and None for every other prompt. Keeps what it was asked.
+
+    `questions` bounds its time: the one after them ends it.
+    """
+
+    def __init__(self, answers: Mapping[str, str], *, questions: int | None = None) -> None:
+        self.answers = dict(answers)
+        self.asked: list[str] = []
+        self._questions = questions
+
+    def __call__(
+        self, prompts: Sequence[str], *, max_tokens: int, temperature: float, limit_s: float
+    ) -> Iterator[str | None]:
+        for prompt in prompts:
+            if self._questions is not None and len(self.asked) >= self._questions:
+                return
+            self.asked.append(prompt)
+            yield self.answers.get(prompt)
 
 
 class FakeRetrieve:
@@ -506,6 +529,11 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         "nightschool_vary_context": tuple(
             {"example": one, "retrieve": FakeRetrieve(SAMPLE_CHUNKS)} | services
             for one in (examples[0], dataclasses.replace(examples[0], chunks=SAMPLE_CHUNKS[:2]))
+        ),
+        "nightschool_replay_examples": tuple(
+            {"examples": some, "earlier": events, "recall": FakeRecall({}), "seed": 1}
+            for some in ((), examples * 10)
+            for events in ((), scored)
         ),
         "nightschool_build_preference_pairs": tuple({"events": some} for some in ((), scored)),
         "nightschool_build_sampled_pairs": tuple(

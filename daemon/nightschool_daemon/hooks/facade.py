@@ -36,6 +36,7 @@ from nightschool_hookspecs.records import (
     PreferencePair,
     PromptGroup,
     Refusal,
+    Replay,
     RewardScore,
     RunInfo,
     RunReport,
@@ -55,6 +56,7 @@ from nightschool_hookspecs.services import (
     Generate,
     Measure,
     Models,
+    Recall,
     Retrieve,
     Sample,
     Store,
@@ -207,6 +209,17 @@ class Hooks:
     ) -> tuple[tuple[Chunk, ...], ...]:
         answers = self._hook.nightschool_vary_context(example=example, retrieve=retrieve, measure=measure, seed=seed)
         return tuple(chunks for of_plugin in answers for chunks in of_plugin)
+
+    def replay_examples(
+        self,
+        *,
+        examples: tuple[TrainingExample, ...],
+        earlier: tuple[ScoredEvent, ...],
+        recall: Recall,
+        seed: int,
+    ) -> Replay:
+        answer = self._hook.nightschool_replay_examples(examples=examples, earlier=earlier, recall=recall, seed=seed)
+        return cast(Replay | None, answer) or Replay()
 
     def build_preference_pairs(self, *, events: tuple[ScoredEvent, ...]) -> tuple[tuple[PreferencePair, ...], ...]:
         return tuple(self._hook.nightschool_build_preference_pairs(events=events))

@@ -43,6 +43,7 @@ BUILT_IN: tuple[str, ...] = (
     "augmentation_backtranslate",
     "augmentation_synonyms",
     "augmentation_context",
+    "replay_mixed",
     "preference_corrections",
     "preference_pairs",
     "preference_thumbs",
@@ -93,6 +94,7 @@ OPTIONAL: frozenset[str] = frozenset(
         "augmentation_synonyms",
         "augmentation_context",
         "preference_pairs",
+        "replay_mixed",
     }
 )
 """Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""

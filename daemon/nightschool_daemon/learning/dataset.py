@@ -24,10 +24,12 @@ from nightschool_daemon.intake.assignment import fold
 from nightschool_daemon.jobs import (
     HELD_OUT_PAIRS,
     MARKS,
+    BaseSnapshot,
     EventMark,
     EventRow,
     LeftOut,
     PrepareResult,
+    Replayed,
     SelectResult,
     SplitResult,
     Step,
@@ -39,6 +41,7 @@ from nightschool_daemon.learning.endings import taught_closing
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import FindNear, NearPrompts, regroup
 from nightschool_daemon.learning.loading import load_tokens
+from nightschool_daemon.learning.recall import KeptAnswers, nobody_answers
 from nightschool_daemon.learning.rendering import (
     CachedRenderer,
     Render,
@@ -47,6 +50,7 @@ from nightschool_daemon.learning.rendering import (
     render_label,
     render_pair,
 )
+from nightschool_daemon.learning.replay import as_example, bounded, interleaved
 from nightschool_daemon.learning.sampling import Sampling, open_sampling
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
@@ -65,6 +69,8 @@ from nightschool_hookspecs.records import (
     LabelledText,
     Material,
     Message,
+    MethodChoice,
+    OwnAnswer,
     PairText,
     Peers,
     PreferencePair,
@@ -77,7 +83,7 @@ from nightschool_hookspecs.records import (
     TrainingMethod,
     TrainingText,
 )
-from nightschool_hookspecs.services import Embed, Generate, Measure, Retrieve, Store, TrainingError
+from nightschool_hookspecs.services import Embed, Generate, Measure, Recall, Retrieve, Store, TrainingError
 
 T = TypeVar("T")
 P = TypeVar("P", PreferencePair, LabelledAnswer)
@@ -86,6 +92,8 @@ MOST_WEIGHED = 32
 """Answers that are rendered to find the token that ends them."""
 LARGEST_GROWTH = 3
 """Originals and variants together, as a multiple of the originals."""
+LEARNS_ANSWERS = frozenset({MethodChoice.AUTO, MethodChoice.SFT})
+"""Methods by which wanted answers are learned."""
 
 
 class DatasetError(Exception):
@@ -103,10 +111,13 @@ class Workshop:
     retrieve: Retrieve
     store: Store
     find_near: FindNear
-    """Tells variants that came too close to a prompt of the exam: pairs across, of a prompt and a variant."""
+    """Tells what came too close to a prompt that is kept apart from it: pairs across, of such a prompt and a text."""
     embed: Embed = no_embeddings
     sampling: Sampling | None = None
     """None: the incumbent is asked for no answers."""
+    recall: Recall = nobody_answers
+    method: MethodChoice = MethodChoice.AUTO
+    """What is learned by: nothing is replayed where wanted answers are not learned from."""
     ranks: bool = True
     """Pairs of answers can be ranked: versions of the base can be computed here."""
     most_alike: int = 16
@@ -126,6 +137,9 @@ class Dataset:
     """The material of a run before it is rendered."""
 
     examples: tuple[TrainingExample, ...] = ()
+    """The lesson."""
+    replayed: tuple[TrainingExample, ...] = ()
+    """What is learned again beside it; of no event where it is an answer of the base's own."""
     pairs: tuple[PreferencePair, ...] = ()
     sampled: int = 0
     """Of the pairs, those among answers that the incumbent was asked for."""
@@ -153,7 +167,7 @@ def run(context: WorkContext) -> None:
     base = context.run.result(Step.PREPARE, PrepareResult).base
     file = open_base(base.gguf)
     is_computed = why_not_computed(context.settings, file) is None
-    workshop = replace(_workshop(context, rows, sides, base.pin), ranks=is_computed)
+    workshop = replace(_workshop(context, rows, sides, base), ranks=is_computed)
     settings = context.settings.training
     folded = frozenset(key for fold in found.folds for key in fold)
     if context.info.recipe is Recipe.EXAMPLES:
@@ -168,7 +182,7 @@ def run(context: WorkContext) -> None:
     finally:
         http.close()
     _write(context, dataset, rendered)
-    context.run.finish(Step.SELECT, _result(workshop, dataset, rows, rendered.closing))
+    context.run.finish(Step.SELECT, result_of(workshop, dataset, rows, rendered.closing))
 
 
 def build_dataset(
@@ -184,18 +198,22 @@ def build_dataset(
     originals = _build_examples(workshop, selection.events)
     variants = _apart(workshop, _variants(workshop, selection.events, originals), held_out)
     examples = _arrange(workshop, (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)]))
-    _require_no_leak(examples, sides)
+    replayed = _replayed(workshop, rows, training, selection, examples)
+    learned = (*examples, *(one for one in replayed if one.event_id))
+    _require_no_leak(learned, sides)
+    again = frozenset(_events_of(replayed))
     rated = _rated(selection.events, training, budget)
     sampled, pairs = _pairs(workshop, rated)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return replace(
         _asked(workshop, rows, training, held_out, folded),
         examples=examples,
+        replayed=replayed,
         pairs=pairs,
         sampled=sampled,
         labels=_labels(workshop, rated),
-        left_out=(*selection.left_out, *undecided),
-        marks=_marks(training, examples),
+        left_out=(*(one for one in selection.left_out if one.event_id not in again), *undecided),
+        marks=_marks(training, learned),
     )
 
 
@@ -445,13 +463,19 @@ def _apart(
     workshop: Workshop, variants: Sequence[TrainingExample], held_out: Iterable[ScoredEvent]
 ) -> list[TrainingExample]:
     """The variants that are no near-duplicate of a prompt of the exam: learned from, they would give it away."""
-    kept_aside = tuple(dict.fromkeys(fold(one.event.input_data) for one in held_out))
-    if not (kept_aside and variants):
-        return list(variants)
-    texts = tuple(dict.fromkeys(text for one in variants for text in _asked_texts(one)))
-    pairs = workshop.find_near((*kept_aside, *texts), len(kept_aside))
-    close = {texts[high - len(kept_aside)] for _, high in pairs}
+    texts = (text for one in variants for text in _asked_texts(one))
+    close = _close(workshop, texts, (one.event for one in held_out))
     return [one for one in variants if close.isdisjoint(_asked_texts(one))]
+
+
+def _close(workshop: Workshop, texts: Iterable[str], events: Iterable[Event]) -> frozenset[str]:
+    """Which of some folded texts are near-duplicates of a prompt of some events."""
+    kept_aside = tuple(dict.fromkeys(fold(one.input_data) for one in events))
+    compared = tuple(dict.fromkeys(texts))
+    if not (kept_aside and compared):
+        return frozenset()
+    pairs = workshop.find_near((*kept_aside, *compared), len(kept_aside))
+    return frozenset(compared[high - len(kept_aside)] for _, high in pairs)
 
 
 def _asked_texts(variant: TrainingExample) -> tuple[str, ...]:
@@ -600,6 +624,58 @@ def _once(offered: Iterable[Iterable[T]], key: Callable[[T], object]) -> list[T]
     return list(found.values())
 
 
+# --------------------------------------------------------------------------- replay
+
+
+def _replayed(
+    workshop: Workshop,
+    rows: tuple[EventRow, ...],
+    training: tuple[ScoredEvent, ...],
+    selection: Selection,
+    lesson: tuple[TrainingExample, ...],
+) -> tuple[TrainingExample, ...]:
+    """What is learned again beside the lesson. Nothing where it is none of wanted answers, nor in a rebuild."""
+    if not lesson or workshop.method not in LEARNS_ANSWERS or workshop.info.reason == REBUILD:
+        return ()
+    earlier = _earlier(rows, training, selection)
+    replay = workshop.hooks.replay_examples(
+        examples=lesson, earlier=tuple(earlier.values()), recall=workshop.recall, seed=workshop.info.seed
+    )
+    unknown = [key for key in replay.events if key not in earlier]
+    if unknown:
+        raise DatasetError(f"A plugin replays the event {unknown[0]}, which was not offered to it.")
+    built = filter(None, (_build(workshop, earlier[key]) for key in dict.fromkeys(replay.events)))
+    own = (as_example(one, lesson) for one in _of_no_event(workshop, replay.answers, rows))
+    kept = bounded(lesson, (*(_weighted(one, 1.0) for one in built), *own))
+    order = random.Random(f"{workshop.info.seed}/replay")  # noqa: S311 - no secret
+    return tuple(order.sample(kept, len(kept)))
+
+
+def _earlier(rows: Iterable[EventRow], training: Iterable[ScoredEvent], selection: Selection) -> dict[str, ScoredEvent]:
+    """What could be forgotten, by its key: what the incumbent has learned, and tonight's lesson has nothing of.
+
+    The latest one of a group speaks for it: an earlier one may say what was corrected since.
+    """
+    inherited = frozenset(row.event.key for row in rows if row.inherited)
+    learned = frozenset(one.group for one in selection.events)
+    latest = {
+        one.group: one
+        for one in training
+        if one.group not in learned and _is_better_known(one.event) and _objection(one.event) is None
+    }
+    return {one.event.key: one for one in latest.values() if one.event.key in inherited}
+
+
+def _of_no_event(workshop: Workshop, answers: Iterable[OwnAnswer], rows: Iterable[EventRow]) -> Iterator[OwnAnswer]:
+    """Answers to prompts that are close to none of the specialty's, on whatever side.
+
+    Learned from, they would give the exam away, or teach again what was corrected.
+    """
+    asked = {fold(one.prompt): one for one in answers if one.text.strip()}
+    close = _close(workshop, asked, (row.event for row in rows))
+    return (one for text, one in asked.items() if text not in close)
+
+
 # --------------------------------------------------------------------------- exam items
 
 
@@ -725,7 +801,7 @@ def _is_better_known(event: Event) -> bool:
 # --------------------------------------------------------------------------- in the worker
 
 
-def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str, Side], pin: str) -> Workshop:
+def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str, Side], base: BaseSnapshot) -> Workshop:
     directory = context.run.step(Step.SELECT)
     training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
     snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
@@ -736,11 +812,13 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
         info=context.info,
         measure=measure,
         sampling=open_sampling(context, measure),
-        generate=LocalModel(OllamaLibrary(context.settings.ollama), pin, context.settings.exam),
+        generate=LocalModel(OllamaLibrary(context.settings.ollama), base.pin, context.settings.exam),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),
         find_near=NearPrompts(measure, embed, context.settings.similarity.near_duplicate).across,
         embed=embed,
+        recall=KeptAnswers(context.settings, base, context.progress),
+        method=context.settings.training.method,
         most_alike=context.settings.similarity.max_near_duplicates,
     )
 
@@ -757,8 +835,11 @@ class Rendered:
     @classmethod
     def of(cls, dataset: Dataset, render: Render, closing: str) -> "Rendered":
         """Have every prompt rendered."""
+        lesson, replayed = (
+            [render_example(one, render, closing) for one in part] for part in (dataset.examples, dataset.replayed)
+        )
         return cls(
-            examples=tuple(render_example(one, render, closing) for one in dataset.examples),
+            examples=interleaved(lesson, [replace(one, replayed=True) for one in replayed]),
             pairs=tuple(render_pair(one, render, closing) for one in dataset.pairs),
             labels=tuple(render_label(one, render, closing) for one in dataset.labels),
             closing=closing,
@@ -787,7 +868,7 @@ def _rendered(
     elif computed is not None:
         closing = _taught(context, closing, dataset, render, computed)
     counter = itertools.count()
-    total = len(dataset.examples) + len(dataset.pairs) + len(dataset.labels)
+    total = sum(map(len, (dataset.examples, dataset.replayed, dataset.pairs, dataset.labels)))
 
     def counted(messages: Sequence[Message]) -> str:
         context.progress(next(counter), total, "Ollama renders the prompts")
@@ -846,7 +927,8 @@ def material_of(dataset: Dataset, rows: Iterable[EventRow]) -> Material:
     )
 
 
-def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], closing: str) -> SelectResult:
+def result_of(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], closing: str) -> SelectResult:
+    """What the step leaves."""
     return SelectResult(
         material=material_of(dataset, rows),
         variants=sum(example.parent is not None for example in dataset.examples),
@@ -864,17 +946,25 @@ def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], clos
         ),
         closing=closing,
         sources={
-            TrainingMethod.SFT: _events_of(dataset.examples),
+            TrainingMethod.SFT: _events_of((*dataset.examples, *dataset.replayed)),
             TrainingMethod.DPO: _events_of(dataset.pairs),
             TrainingMethod.KTO: _events_of(dataset.labels),
         },
         left_out=dataset.left_out,
         shots=_events_of(dataset.shots),
+        replayed=replayed_of(dataset),
     )
 
 
+def replayed_of(dataset: Dataset) -> Replayed:
+    """What is learned again."""
+    events = _events_of(dataset.replayed)
+    return Replayed(events=events, answers=len(dataset.replayed) - len(events))
+
+
 def _events_of(of_events: Iterable[TrainingExample | PreferencePair | LabelledAnswer]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(one.event_id for one in of_events))
+    """Their events; an answer of the base's own has none."""
+    return tuple(dict.fromkeys(one.event_id for one in of_events if one.event_id))
 
 
 def _left_out(event: Event, reason: str) -> LeftOut:

@@ -65,6 +65,19 @@ def questions_in_words(verdict: Verdict, folds: int = 0) -> str:
     return f"The model in use and the new one {_compared_by(verdict)}, and neither had learned from any of them."
 
 
+def replayed_in_words(events: int, answers: int, share: float) -> str:
+    """What was learned again: so many pieces of feedback, answers of the base's own, and their share of all, 0..1."""
+    parts = [
+        f"{events} of them, learned before," if events else "",
+        f"{_count(answers, 'answer')} of the base's own to general prompts" if answers else "",
+    ]
+    were = "was" if events + answers == 1 else "were"
+    return (
+        f"So that nothing is forgotten, {' and '.join(filter(None, parts))} {were} gone over again: {share:.0%} of all "
+        "examples."
+    )
+
+
 def guard_word(found: GuardResult) -> str:
     """What became of a guard, in a word or two."""
     if not found.looked:

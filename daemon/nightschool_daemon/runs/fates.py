@@ -25,6 +25,7 @@ class Fates:
         self._directory = directory
         self._shown = frozenset(selected.shots)
         self._chosen = _methods_of(selected)
+        self._replayed = frozenset(selected.replayed.events)
         self._reasons = {one.event_id: one.reason for one in reversed(selected.left_out)}
         self._trained = _trained(directory)
         self._is_over = is_over
@@ -53,19 +54,20 @@ class Fates:
         if key in self._shown:
             return "It was shown to the model as an example."
         if key in self._chosen:
-            return self._learned(self._chosen[key]) + self._stage(key)
+            return self._learned(key) + self._stage(key)
         if key in self._reasons:
             return f"It was left out: {self._reasons[key]}."
         if key not in self.marks:
             return None
         return "It was left out: others are shown." if self._shown else "It was left out: no example was made of it."
 
-    def _learned(self, chosen: frozenset[TrainingMethod]) -> str:
+    def _learned(self, key: str) -> str:
         if self._trained is None:
             ended = "the run ended before it had learned" if self._is_over else "the run is under way"
             return f"It was chosen, and {ended}."
-        ways = [LEARNED_BY[method] for method in self._trained if method in chosen]
-        return f"It was learned from: {', then '.join(ways)}." if ways else "This run learned from other kinds."
+        ways = [LEARNED_BY[method] for method in self._trained if method in self._chosen[key]]
+        again = " again, so that it is not forgotten" if key in self._replayed else ""
+        return f"It was learned from{again}: {', then '.join(ways)}." if ways else "This run learned from other kinds."
 
     def _stage(self, key: str) -> str:
         """When a curriculum came to it, as a sentence behind another; empty where none did, or not yet."""

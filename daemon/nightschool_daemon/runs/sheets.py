@@ -27,6 +27,7 @@ from nightschool_daemon.reporting.words import (
     LEFT_OUT,
     guard_word,
     points_in_words,
+    replayed_in_words,
     verdict_sentences,
 )
 from nightschool_daemon.runs.conclude import verdict_of
@@ -121,6 +122,9 @@ def _learned(context: StepContext) -> Iterator[Section]:
         ways = ", then ".join(LEARNED_BY[one] for one in trained.methods)
         events = _count(len(selected.learned_from(trained.methods)), "piece")
         sentences.append(f"The model learned from {events} of your feedback: {ways}.")
+        if selected.replayed.count and TrainingMethod.SFT in trained.methods:
+            replayed, share = selected.replayed, selected.replayed.share(selected.material.examples)
+            sentences.append(replayed_in_words(len(replayed.events), replayed.answers, share))
         if trained.warm_start:
             sentences.append("It went on from what the model in use had learned before.")
     held_out = selected.items + selected.pairs
@@ -285,6 +289,7 @@ def _training_figures(context: StepContext) -> Section | None:
         events = len(selected.learned_from(trained.methods))
         points += [
             f"From {events} events: {', then '.join(LEARNED_BY[one] for one in trained.methods)}",
+            *_replayed_figures(selected, trained),
             f"{trained.steps} steps over {trained.tokens} tokens in {trained.seconds:.0f} s; "
             f"loss {trained.base_loss:.3f} before, {trained.trained_loss:.3f} after ({unit})",
         ]
@@ -314,6 +319,16 @@ def _stages(stretches: Iterable[StretchMark]) -> Iterator[str]:
         yield (
             f"`{stage}` in {epochs}, {sum(one.examples for one in found)} examples, new events: {new}, "
             f"loss {last.watched_loss:.3f}"
+        )
+
+
+def _replayed_figures(selected: SelectResult, trained: TrainingResult) -> Iterator[str]:
+    replayed = selected.replayed
+    if replayed.count and TrainingMethod.SFT in trained.methods:
+        yield (
+            f"Replayed: {_count(len(replayed.events), 'earlier correction')} and "
+            f"{_count(replayed.answers, 'answer')} of the base's own, {replayed.share(selected.material.examples):.1%} "
+            "of all examples; they are in none of the losses"
         )
 
 

@@ -17,11 +17,13 @@ from nightschool_daemon.config import (
     StateSettings,
     TrainingSettings,
 )
+from nightschool_daemon.display import plan_rows
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow, Job, RunDirectory, Step
 from nightschool_daemon.learning import planning
 from nightschool_daemon.learning.engine import memory
 from nightschool_daemon.learning.worker import WorkerContext
+from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.plans import PlanRequest, Route, TrainingPlan
 from nightschool_hookspecs.records import (
@@ -149,6 +151,21 @@ def test_events_are_divided_as_a_run_would(desk: Desk) -> None:
     assert (plan.folds, plan.folded, plan.asked) == (4, 40, 40)
     # greet guest 7, hello, and what stands around them: a character is a token
     assert 33 * len("greet guest 7hello") < plan.trainings[0].tokens < 33 * 100
+
+
+def test_what_is_learned_again_is_estimated_and_no_model_is_asked(desk: Desk) -> None:
+    without = desk.plan(events=corrections(40)).trainings[0]
+    for step in (Step.PREPARE, Job.PLAN):
+        desk.directory.joinpath(step.value).rename(desk.directory / f"first-{step.value}")
+    desk.plugins = PluginSettings(enabled=("replay_mixed",))
+    desk.tables = {"replay_mixed": {"share": 0.2, "max_tokens": 40}}
+    loaded = OllamaHttp(desk.settings.ollama).loaded()
+    plan = desk.plan(events=corrections(40))
+    assert (plan.events, plan.replayed, plan.trainings[0].examples) == (40, 10, 50)
+    # half of the tokens that an answer may have, and what stands around question and answer
+    assert 10 * 20 < plan.trainings[0].tokens - without.tokens < 10 * 300
+    assert OllamaHttp(desk.settings.ollama).loaded() == loaded
+    assert dict(plan_rows(plan))["learned again"].startswith("10 examples beside these, so that nothing is forgotten")
 
 
 def test_preferences_on_top_of_wanted_answers_are_two_trainings(desk: Desk) -> None:

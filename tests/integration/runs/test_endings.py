@@ -11,13 +11,22 @@ import pytest
 
 from nightschool_daemon.config import OllamaSettings, PromotionMode, PromotionSettings, Settings, StateSettings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import ConcludeResult, JudgeResult, PrepareResult, SelectResult, SplitResult, Step
+from nightschool_daemon.jobs import (
+    ConcludeResult,
+    JudgeResult,
+    PrepareResult,
+    Replayed,
+    SelectResult,
+    SplitResult,
+    Step,
+)
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.proxy.routes import Route, RoutesFile
 from nightschool_daemon.reasons import ASKED, REBUILD, RETRAIN
+from nightschool_daemon.reporting.sheet import markdown_of
 from nightschool_daemon.runs import (
     RunRefused,
     Runs,
@@ -35,6 +44,7 @@ from nightschool_daemon.runs.listener import SilentListener
 from nightschool_daemon.runs.moves import AliasMover
 from nightschool_daemon.runs.planner import due_key, problem_key
 from nightschool_daemon.runs.room import make_room
+from nightschool_daemon.runs.sheets import sheet_of
 from nightschool_hookspecs.records import (
     AliasMove,
     CountedItem,
@@ -771,6 +781,25 @@ def judged(
             seconds=1.0,
         ),
     )
+
+
+def test_the_report_says_what_was_learned_again(world: World) -> None:
+    context = world.begin()
+    judged(context, *(f"dropdir/e{number}" for number in range(7)))
+    selected = context.result(Step.SELECT, SelectResult)
+    replayed = Replayed(events=("dropdir/e6",), answers=1)
+    material = replace(selected.material, examples=6)
+    context.directory.finish(Step.SELECT, replace(selected, material=material, replayed=replayed))
+    context.directory.finish(
+        Step.CONCLUDE, ConcludeResult(end=RunEnd.NOT_ENOUGH, reason="It ended.", alias=None, version=None)
+    )
+    told = markdown_of(sheet_of(context))
+    assert "The model learned from 7 pieces of your feedback: wanted answers." in told
+    assert (
+        "So that nothing is forgotten, 1 of them, learned before, and 1 answer of the base's own to general prompts "
+        "were gone over again: 25% of all examples."
+    ) in told
+    assert "Replayed: 1 earlier correction and 1 answer of the base's own, 25.0% of all examples" in told
 
 
 def fresh(world: World) -> int:

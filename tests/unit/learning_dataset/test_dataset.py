@@ -12,8 +12,18 @@ from hypothesis import strategies as st
 from nightschool_daemon.config import PluginSettings, Preset
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import EventRow
-from nightschool_daemon.learning.dataset import Dataset, DatasetError, Workshop, build_dataset, gains
+from nightschool_daemon.jobs import EventRow, Replayed
+from nightschool_daemon.learning.dataset import (
+    Dataset,
+    DatasetError,
+    Rendered,
+    Workshop,
+    build_dataset,
+    gains,
+    material_of,
+    replayed_of,
+    result_of,
+)
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.sampling import Sampling
 from nightschool_daemon.learning.services import ChunkSearch
@@ -33,8 +43,12 @@ from nightschool_hookspecs import (
     Measure,
     Message,
     Metadata,
+    MethodChoice,
+    OwnAnswer,
     Peers,
     PreferencePair,
+    Recall,
+    Replay,
     Role,
     RunInfo,
     Sample,
@@ -43,9 +57,18 @@ from nightschool_hookspecs import (
     Specialty,
     Store,
     TrainingExample,
+    TrainingMethod,
     hookimpl,
 )
-from nightschool_hookspecs.testing import FakeEmbed, FakeGenerate, FakeMeasure, FakeSample, FakeStore, FakeValidate
+from nightschool_hookspecs.testing import (
+    FakeEmbed,
+    FakeGenerate,
+    FakeMeasure,
+    FakeRecall,
+    FakeSample,
+    FakeStore,
+    FakeValidate,
+)
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PLAIN = (
@@ -658,6 +681,179 @@ def test_a_reward_knows_its_own_side_alone() -> None:
         "5": of_training,
         "9": replace(of_training, mean_count_of_group=1.0, difficulties=(0.9,)),
     }
+
+
+# --------------------------------------------------------------------------- what is learned again
+
+
+@dataclass(frozen=True)
+class Replays:
+    """Replays these answers, and of what is offered the given share, or these events."""
+
+    answers: tuple[OwnAnswer, ...] = ()
+    share: float = 1.0
+    events: tuple[str, ...] | None = None
+
+    @hookimpl
+    def nightschool_replay_examples(self, earlier: tuple[ScoredEvent, ...], recall: Recall) -> Replay:
+        offered = tuple(one.event.key for one in earlier)
+        said = recall([one.prompt for one in self.answers], max_tokens=9, temperature=0.0, limit_s=9.0)
+        whole = (OwnAnswer(prompt=one.prompt, text=text) for one, text in zip(self.answers, said, strict=True) if text)
+        events = offered[: round(self.share * len(offered))] if self.events is None else self.events
+        return Replay(events=events, answers=tuple(whole))
+
+
+KEPT = "show every line of the log that has an error in it"
+
+
+def own(*prompts: str) -> tuple[OwnAnswer, ...]:
+    return tuple(OwnAnswer(prompt=prompt, text=f"said to {prompt}") for prompt in prompts)
+
+
+def replaying(
+    rows: Sequence[EventRow],
+    replays: Replays,
+    held_out: Sequence[str] = (),
+    *,
+    events: int = 1000,
+    method: MethodChoice = MethodChoice.SFT,
+    reason: str = "test",
+) -> Dataset:
+    shop = workshop(replays)
+    recall = FakeRecall({one.prompt: one.text for one in replays.answers})
+    shop = replace(shop, recall=recall, method=method, info=replace(shop.info, reason=reason))
+    sides = {one.group: Side.HELD_OUT if one.group in held_out else Side.TRAINING for one in rows if one.group}
+    return build_dataset(shop, tuple(rows), sides, Budget(events=events, tokens=1_000_000))
+
+
+def known(identifier: str, kind: FeedbackType = FeedbackType.USER_CORRECTION, *, group: str | None = None) -> EventRow:
+    """What the incumbent has learned. It is chosen last: its source gives it little weight."""
+    return replace(row(identifier, kind, group=group, metadata=Metadata(weight=0.1)), trained_on=True, inherited=True)
+
+
+def fresh(count: int) -> list[EventRow]:
+    return [row(f"fresh {number}") for number in range(count)]
+
+
+def test_what_the_incumbent_has_learned_and_the_night_has_no_room_for_is_learned_again() -> None:
+    dataset = replaying([known("old"), *fresh(6)], Replays(), events=4)
+    (again,) = dataset.replayed
+    assert (again.event_id, again.target, again.group) == ("dropdir/old", "good", "old")
+    assert "dropdir/old" not in learned(dataset)
+    assert {one.event_id for one in dataset.left_out} == {"dropdir/fresh 4", "dropdir/fresh 5"}
+    assert {one.event_id: one.weight for one in dataset.marks}["dropdir/old"] == again.weight
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        pytest.param(replace(known("old"), inherited=False), id="a version that was discarded learned it"),
+        pytest.param(known("old", FeedbackType.SUCCESS), id="a liked answer, which corrects nothing"),
+        pytest.param(known("old", group="fresh 0"), id="its prompt is in the lesson"),
+        pytest.param(replace(known("old"), group=None), id="close to both sides"),
+    ],
+)
+def test_what_cannot_be_forgotten_is_not_offered(left_out: EventRow) -> None:
+    assert replaying([left_out, *fresh(6)], Replays(), events=5).replayed == ()
+
+
+def test_the_latest_correction_of_a_prompt_speaks_for_it() -> None:
+    earlier, later = known("earlier", group="g"), known("later", group="g")
+    (again,) = replaying([earlier, later, *fresh(6)], Replays(), events=6).replayed
+    assert again.event_id == "dropdir/later"
+    # what is said now is not learned yet, and what it replaces must not come back
+    assert replaying([earlier, replace(later, inherited=False), *fresh(6)], Replays(), events=6).replayed == ()
+
+
+def test_answers_of_the_base_are_learned_beside_the_lesson_and_are_of_no_event() -> None:
+    dataset = replaying(fresh(6), Replays(own("sing", "dance")))
+    assert {(one.event_id, one.group, one.messages[0].content, one.target) for one in dataset.replayed} == {
+        ("", "", "sing", "said to sing"),
+        ("", "", "dance", "said to dance"),
+    }
+    assert learned(dataset) == {one.event.key for one in fresh(6)}
+    assert len(dataset.marks) == 6
+    assert replayed_of(dataset) == Replayed(events=(), answers=2)
+    assert material_of(dataset, fresh(6)).examples == 6
+    rendered = Rendered.of(dataset, lambda messages: messages[-1].content, "<end>").examples
+    assert [one.replayed for one in rendered] == [False, False, True, False, False, False, True, False]
+    assert {one.event_id for one in rendered if one.replayed} == {""}
+
+
+@pytest.mark.parametrize(
+    "near",
+    [
+        KEPT,
+        f"{KEPT.capitalize()}!",
+        KEPT.replace("every", "each"),
+    ],
+)
+@pytest.mark.parametrize("side", [Side.HELD_OUT, Side.TRAINING, None])
+def test_no_own_answer_stands_behind_a_prompt_of_the_specialty(near: str, side: Side | None) -> None:
+    """It would give the exam away, or teach again what was corrected."""
+    aside = asking("aside", KEPT, group=None if side is None else "aside")
+    rows = [*fresh(6), replace(aside, group=None) if side is None else aside]
+    held_out = ["aside"] if side is Side.HELD_OUT else []
+    dataset = replaying(rows, Replays(own("sing", near)), held_out)
+    assert [one.prompt for one in dataset.replayed] == ["sing"]
+
+
+@given(
+    lesson=st.integers(0, 12),
+    old=st.integers(0, 12),
+    answers=st.integers(0, 12),
+    share=st.floats(0, 1),
+    held_out=st.sets(st.integers(0, 11)),
+)
+@settings(deadline=None, max_examples=30)
+def test_replay_takes_nothing_from_the_lesson_and_is_a_quarter_at_most(
+    lesson: int, old: int, answers: int, share: float, held_out: set[int]
+) -> None:
+    rows = [*(known(f"old {number}") for number in range(old)), *fresh(lesson)]
+    aside = [f"fresh {number}" for number in held_out]
+    replays = Replays(own(*(f"sing song {number}" for number in range(answers))), share)
+    events = max(1, lesson // 2)
+    dataset = replaying(rows, replays, aside, events=events)
+    without = replaying(rows, Replays(share=0.0), aside, events=events)
+    assert (dataset.examples, dataset.items, dataset.pairs) == (without.examples, without.items, without.pairs)
+    assert 4 * len(dataset.replayed) <= len(dataset.replayed) + len(dataset.examples)
+    assert {one.group for one in dataset.replayed}.isdisjoint(aside)
+    assert dataset == replaying(rows, replays, aside, events=events)
+
+
+@pytest.mark.parametrize("method", MethodChoice)
+def test_only_who_learns_wanted_answers_replays_any(method: MethodChoice) -> None:
+    found = replaying(fresh(6), Replays(own("sing")), method=method).replayed
+    assert len(found) == (method in (MethodChoice.SFT, MethodChoice.AUTO))
+
+
+def test_a_rebuild_replays_nothing_as_it_learns_nothing() -> None:
+    assert replaying(fresh(6), Replays(own("sing")), reason=REBUILD).replayed == ()
+
+
+def test_an_event_that_was_not_offered_is_not_replayed() -> None:
+    with pytest.raises(DatasetError, match="dropdir/held, which was not offered"):
+        replaying([row("held"), *fresh(6)], Replays(events=("dropdir/held",)), ["held"])
+
+
+def test_hyperparameters_are_those_of_the_lesson() -> None:
+    """Few examples are learned in more epochs: what is replayed must not take some away."""
+    asked: list[int] = []
+
+    class Suggests:
+        @hookimpl
+        def nightschool_suggest_hyperparameters(self, examples: int) -> None:
+            asked.append(examples)
+
+    rows = tuple(fresh(6))
+    shop = workshop(Replays(own("sing")), Suggests())
+    shop = replace(shop, recall=FakeRecall({"sing": "la"}))
+    dataset = build_dataset(shop, rows, {one.group or "": Side.TRAINING for one in rows}, ROOMY)
+    found = result_of(shop, dataset, rows, "")
+    assert asked == [6]
+    assert found.material.examples == 6
+    assert found.replayed.share(6) == pytest.approx(1 / 7)
+    assert found.sources[TrainingMethod.SFT] == tuple(one.event_id for one in dataset.examples)
 
 
 # --------------------------------------------------------------------------- plugins that break a rule

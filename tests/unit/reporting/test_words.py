@@ -14,6 +14,7 @@ from nightschool_daemon.reporting.words import (
     drift_in_words,
     nights_section,
     points_in_words,
+    replayed_in_words,
     track_table,
     trend_in_words,
     verdict_sentences,
@@ -169,3 +170,19 @@ def test_the_terminal_gets_the_plain_part_first_and_figures_last() -> None:
 def test_pieces_of_feedback_stand_on_the_page_alone() -> None:
     assert "+1.00" not in markdown_of(sheet())
     assert "corrected" not in markdown_of(sheet())
+
+
+@pytest.mark.parametrize(
+    ("events", "answers", "said"),
+    [
+        (
+            3,
+            4,
+            "3 of them, learned before, and 4 answers of the base's own to general prompts were gone over again: 10%",
+        ),
+        (1, 0, "1 of them, learned before, was gone over again: 10%"),
+        (0, 1, "1 answer of the base's own to general prompts was gone over again: 10%"),
+    ],
+)
+def test_what_was_learned_again_is_told(events: int, answers: int, said: str) -> None:
+    assert replayed_in_words(events, answers, 0.1) == f"So that nothing is forgotten, {said} of all examples."

@@ -14,6 +14,7 @@ from nightschool_daemon.jobs import (
     EventMark,
     EventRow,
     LeftOut,
+    Replayed,
     RunDirectory,
     SelectResult,
     Step,
@@ -46,11 +47,12 @@ SELECTED = SelectResult(
     hyperparameters=Hyperparameters(),
     closing="",
     sources={
-        TrainingMethod.SFT: ("a/learned",),
+        TrainingMethod.SFT: ("a/learned", "a/again"),
         TrainingMethod.DPO: ("a/learned", "a/paired"),
         TrainingMethod.KTO: ("a/thumb",),
     },
     left_out=(LeftOut(event_id="a/left", reason="it was withdrawn"),),
+    replayed=Replayed(events=("a/again",)),
 )
 TRAINED = TrainingResult(
     adapter=Path("adapter"),
@@ -110,6 +112,7 @@ def question(
     ("key", "said"),
     [
         ("a/learned", "It was learned from: wanted answers, then better answers over worse ones."),
+        ("a/again", "It was learned from again, so that it is not forgotten: wanted answers."),
         ("a/paired", "It was learned from: better answers over worse ones."),
         ("a/thumb", "This run learned from other kinds."),
         ("a/left", "It was left out: it was withdrawn."),

@@ -122,7 +122,9 @@ class Curriculum(Generic[D]):
             examples=len(stretch),
             tokens=sum(map(len, stretch)),
             watched_loss=loss,
-            first_seen=tuple(dict.fromkeys(one.event_id for one in stretch if one.event_id not in known)),
+            first_seen=tuple(
+                dict.fromkeys(one.event_id for one in stretch if one.event_id and one.event_id not in known)
+            ),
         )
 
     def _examples(self, state: State) -> tuple[LearnedExample, ...]:
