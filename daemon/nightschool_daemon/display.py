@@ -172,6 +172,7 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         *([("trained by", ROUTES[plan.route])] if plan.route is not None else []),
         ("learned from", plan.assumed or f"{plan.events} events; {_asked(plan)}"),
         *([("learned again", _replayed(plan))] if plan.replayed else []),
+        *([("beside these", f"{_starters(plan.starters)}, as there are few")] if plan.starters else []),
         *(("left out", f"{count}: {reason}") for reason, count in plan.events_left_out.items()),
     ]
     for one in plan.trainings:
@@ -187,6 +188,10 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
 def _replayed(plan: TrainingPlan) -> str:
     examples = "1 example" if plan.replayed == 1 else f"{plan.replayed} examples"
     return f"{examples} beside these, so that nothing is forgotten; fewer where the base gives no whole answers"
+
+
+def _starters(count: int) -> str:
+    return "1 starter example" if count == 1 else f"{count} starter examples"
 
 
 def _asked(plan: TrainingPlan) -> str:

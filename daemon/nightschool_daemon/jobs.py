@@ -260,6 +260,8 @@ class SelectResult:
     """`source/id` of the corrections that the candidate shows, in the recipe `examples`; as texts in `shots.jsonl`
     (Message)."""
     replayed: Replayed = field(default_factory=Replayed)
+    starters: int = 0
+    """Starter examples, which are learned beside wanted answers and come from no event."""
 
     @property
     def counting(self) -> int:

@@ -127,6 +127,8 @@ class TrainingPlan:
     """That would be learned from."""
     replayed: int = 0
     """Examples that would be learned again so that they are not forgotten, answers of the base's own among them."""
+    starters: int = 0
+    """Starter examples that would be learned beside them, as there are few."""
     held_out: int
     """Prompts that would be kept for an exam."""
     folded: int = 0

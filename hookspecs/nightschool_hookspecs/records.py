@@ -306,7 +306,7 @@ class TrainingExample:
     """A conversation and the answer to be learned."""
 
     event_id: str
-    """`source/id` of the event it comes from."""
+    """`source/id` of the event it comes from; empty for a starter example, which comes from none."""
     messages: tuple[Message, ...]
     """Everything up to the answer, in order."""
     target: str
@@ -322,6 +322,19 @@ class TrainingExample:
     """Set by the host: what was retrieved for it."""
     score: float | None = None
     """Set by the host: 0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarterExample:
+    """A question of an artifact type with a good answer, for a specialty that has too little feedback of its own."""
+
+    prompt: str
+    answer: str
+    """The artifact itself, in no fence."""
+    language: str = ""
+    """What a fence around it is called, such as `mermaid`, where it stands in one; empty: it never does."""
+    weight: float = 1.0
+    """Above 0, at most 1: what it counts in the loss at most, as a share of the mean one of the specialty's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -506,7 +519,7 @@ class TrainingText:
     """An example after Ollama rendered its prompt: the text as the model will see it."""
 
     event_id: str
-    """Empty for an answer of the base's own, which is replayed."""
+    """Empty for what comes from no event: an answer of the base's own, a starter example."""
     prompt: str
     completion: str
     """The answer with its closing token's text."""
@@ -518,7 +531,7 @@ class TrainingText:
     score: float | None = None
     """0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
     replayed: bool = False
-    """Learned again so that it is not forgotten. What is measured of the lesson is measured without it."""
+    """It is no part of the lesson, but learned beside it. What is measured of the lesson is measured without it."""
 
 
 @dataclass(frozen=True, kw_only=True)

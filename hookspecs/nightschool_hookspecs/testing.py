@@ -545,6 +545,9 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         "nightschool_suggest_hyperparameters": (
             {"specialty": SAMPLE_SPECIALTY, "examples": 20, "store": FakeStore(), "seed": 1},
         ),
+        "nightschool_offer_examples": tuple(
+            {"artifact_type": kind, "accepted": accepted} for kind in ("shell", "erd") for accepted in (1, 10, 1000)
+        ),
         "nightschool_build_example": tuple({"event": event, "chunks": (Chunk(text="man ls"),)} for event in scored),
         "nightschool_train_adapter": tuple(
             {"job": _sample_job(directory, method), "train": FakeTrain()} for method in MethodChoice

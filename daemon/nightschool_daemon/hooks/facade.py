@@ -44,6 +44,7 @@ from nightschool_hookspecs.records import (
     SideChoice,
     SimilarityMatrix,
     Specialty,
+    StarterExample,
     Stretch,
     TrainingExample,
     TrainingJob,
@@ -250,6 +251,10 @@ class Hooks:
 
     def build_example(self, *, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> TrainingExample | None:
         return cast(TrainingExample | None, self._hook.nightschool_build_example(event=event, chunks=chunks))
+
+    def offer_examples(self, *, artifact_type: str, accepted: int) -> tuple[StarterExample, ...]:
+        offered = self._hook.nightschool_offer_examples(artifact_type=artifact_type, accepted=accepted)
+        return tuple(example for of_plugin in offered for example in of_plugin)
 
     def train_adapter(self, *, job: TrainingJob, train: Train) -> TrainingResult | None:
         return cast(TrainingResult | None, self._hook.nightschool_train_adapter(job=job, train=train))

@@ -51,6 +51,7 @@ BUILT_IN: tuple[str, ...] = (
     "training_sft",
     "training_dpo",
     "training_kto",
+    "training_starters",
     "delivery_split",
     "delivery_fused",
     "delivery_adapter",
@@ -95,6 +96,7 @@ OPTIONAL: frozenset[str] = frozenset(
         "augmentation_context",
         "preference_pairs",
         "replay_mixed",
+        "training_starters",
     }
 )
 """Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""

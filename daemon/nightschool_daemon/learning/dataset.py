@@ -37,6 +37,7 @@ from nightschool_daemon.jobs import (
     write_lines,
 )
 from nightschool_daemon.learning.base_file import open_base
+from nightschool_daemon.learning.beside import interleaved, of_no_event
 from nightschool_daemon.learning.endings import taught_closing
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import FindNear, NearPrompts, regroup
@@ -50,11 +51,12 @@ from nightschool_daemon.learning.rendering import (
     render_label,
     render_pair,
 )
-from nightschool_daemon.learning.replay import as_example, bounded, interleaved
+from nightschool_daemon.learning.replay import bounded
 from nightschool_daemon.learning.sampling import Sampling, open_sampling
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import side_of
+from nightschool_daemon.learning.starters import as_example
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
@@ -79,6 +81,7 @@ from nightschool_hookspecs.records import (
     RunInfo,
     ScoredEvent,
     Side,
+    StarterExample,
     TrainingExample,
     TrainingMethod,
     TrainingText,
@@ -117,7 +120,7 @@ class Workshop:
     """None: the incumbent is asked for no answers."""
     recall: Recall = nobody_answers
     method: MethodChoice = MethodChoice.AUTO
-    """What is learned by: nothing is replayed where wanted answers are not learned from."""
+    """What is learned by: nothing stands beside a lesson that is none of wanted answers."""
     ranks: bool = True
     """Pairs of answers can be ranked: versions of the base can be computed here."""
     most_alike: int = 16
@@ -140,6 +143,8 @@ class Dataset:
     """The lesson."""
     replayed: tuple[TrainingExample, ...] = ()
     """What is learned again beside it; of no event where it is an answer of the base's own."""
+    starters: tuple[TrainingExample, ...] = ()
+    """What a young specialty learns beside it; of no event."""
     pairs: tuple[PreferencePair, ...] = ()
     sampled: int = 0
     """Of the pairs, those among answers that the incumbent was asked for."""
@@ -209,6 +214,7 @@ def build_dataset(
         _asked(workshop, rows, training, held_out, folded),
         examples=examples,
         replayed=replayed,
+        starters=_starters(workshop, rows, selection.events, originals),
         pairs=pairs,
         sampled=sampled,
         labels=_labels(workshop, rated),
@@ -645,7 +651,7 @@ def _replayed(
     if unknown:
         raise DatasetError(f"A plugin replays the event {unknown[0]}, which was not offered to it.")
     built = filter(None, (_build(workshop, earlier[key]) for key in dict.fromkeys(replay.events)))
-    own = (as_example(one, lesson) for one in _of_no_event(workshop, replay.answers, rows))
+    own = (of_no_event(one.prompt, one.text, lesson) for one in _far_answers(workshop, replay.answers, rows))
     kept = bounded(lesson, (*(_weighted(one, 1.0) for one in built), *own))
     order = random.Random(f"{workshop.info.seed}/replay")  # noqa: S311 - no secret
     return tuple(order.sample(kept, len(kept)))
@@ -666,7 +672,7 @@ def _earlier(rows: Iterable[EventRow], training: Iterable[ScoredEvent], selectio
     return {one.event.key: one for one in latest.values() if one.event.key in inherited}
 
 
-def _of_no_event(workshop: Workshop, answers: Iterable[OwnAnswer], rows: Iterable[EventRow]) -> Iterator[OwnAnswer]:
+def _far_answers(workshop: Workshop, answers: Iterable[OwnAnswer], rows: Iterable[EventRow]) -> Iterator[OwnAnswer]:
     """Answers to prompts that are close to none of the specialty's, on whatever side.
 
     Learned from, they would give the exam away, or teach again what was corrected.
@@ -674,6 +680,56 @@ def _of_no_event(workshop: Workshop, answers: Iterable[OwnAnswer], rows: Iterabl
     asked = {fold(one.prompt): one for one in answers if one.text.strip()}
     close = _close(workshop, asked, (row.event for row in rows))
     return (one for text, one in asked.items() if text not in close)
+
+
+# --------------------------------------------------------------------------- starter examples
+
+
+def _starters(
+    workshop: Workshop,
+    rows: Sequence[EventRow],
+    selected: Iterable[ScoredEvent],
+    originals: Iterable[TrainingExample],
+) -> tuple[TrainingExample, ...]:
+    """What is learned beside a young specialty's own examples. Nothing in a rebuild, nor where these are not learned.
+
+    A trial candidate counts the events that it is asked too, so that it learns as much as the one that it stands for.
+    """
+    if workshop.method not in LEARNS_ANSWERS or workshop.info.reason == REBUILD:
+        return ()
+    kinds = {one.event.key: _artifact_type(workshop, one.event) for one in selected}
+    accepted = Counter(_artifact_type(workshop, row.event) for row in rows if _objection(row.event) is None)
+    own: dict[str, list[TrainingExample]] = {}
+    for one in originals:
+        own.setdefault(kinds[one.event_id], []).append(one)
+    return tuple(
+        as_example(starter, examples)
+        for kind, examples in own.items()
+        for starter in _offered_starters(workshop, rows, kind, accepted[kind])[: len(examples)]
+    )
+
+
+def _offered_starters(
+    workshop: Workshop, rows: Iterable[EventRow], artifact_type: str, accepted: int
+) -> Sequence[StarterExample]:
+    """Those whose prompts are close to none of the specialty's, on whatever side.
+
+    Learned from, they would give the exam away, or say something else than its owner has said.
+    """
+    offered = workshop.hooks.offer_examples(artifact_type=artifact_type, accepted=accepted)
+    for one in offered:
+        if not (0 < one.weight <= 1 and one.answer.strip()):
+            raise DatasetError(
+                f"A plugin offers the starter example '{one.prompt[:60]}' with the weight {one.weight} and "
+                f"{len(one.answer)} characters of an answer; it must have one, and a weight above 0 and at most 1."
+            )
+    starters = _once([offered], lambda one: fold(one.prompt))
+    close = _close(workshop, (fold(one.prompt) for one in starters), (row.event for row in rows))
+    return [one for one in starters if fold(one.prompt) not in close]
+
+
+def _artifact_type(workshop: Workshop, event: Event) -> str:
+    return event.artifact_type or workshop.info.specialty.artifact_type
 
 
 # --------------------------------------------------------------------------- exam items
@@ -779,7 +835,7 @@ def _bare_item(workshop: Workshop, scored: ScoredEvent, example: TrainingExample
     return ExamItem(
         id=event.key,
         event_id=event.key,
-        artifact_type=event.artifact_type or workshop.info.specialty.artifact_type,
+        artifact_type=_artifact_type(workshop, event),
         role=ItemRole.GUARD,
         messages=example.messages,
         group=scored.group,
@@ -835,11 +891,12 @@ class Rendered:
     @classmethod
     def of(cls, dataset: Dataset, render: Render, closing: str) -> "Rendered":
         """Have every prompt rendered."""
-        lesson, replayed = (
-            [render_example(one, render, closing) for one in part] for part in (dataset.examples, dataset.replayed)
+        lesson, *beside = (
+            [render_example(one, render, closing) for one in part]
+            for part in (dataset.examples, dataset.replayed, dataset.starters)
         )
         return cls(
-            examples=interleaved(lesson, [replace(one, replayed=True) for one in replayed]),
+            examples=interleaved(lesson, *([replace(one, replayed=True) for one in part] for part in beside)),
             pairs=tuple(render_pair(one, render, closing) for one in dataset.pairs),
             labels=tuple(render_label(one, render, closing) for one in dataset.labels),
             closing=closing,
@@ -868,7 +925,8 @@ def _rendered(
     elif computed is not None:
         closing = _taught(context, closing, dataset, render, computed)
     counter = itertools.count()
-    total = sum(map(len, (dataset.examples, dataset.replayed, dataset.pairs, dataset.labels)))
+    parts = (dataset.examples, dataset.replayed, dataset.starters, dataset.pairs, dataset.labels)
+    total = sum(map(len, parts))
 
     def counted(messages: Sequence[Message]) -> str:
         context.progress(next(counter), total, "Ollama renders the prompts")
@@ -953,6 +1011,7 @@ def result_of(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], cl
         left_out=dataset.left_out,
         shots=_events_of(dataset.shots),
         replayed=replayed_of(dataset),
+        starters=len(dataset.starters),
     )
 
 

@@ -74,6 +74,8 @@ class Data:
     """That are learned from."""
     replayed: int = 0
     """Examples that are learned again beside them."""
+    starters: int = 0
+    """Starter examples that are learned beside them."""
     held_out: int
     """Prompts that an exam would ask."""
     folded: int = 0
@@ -101,6 +103,7 @@ def run(context: WorkerContext) -> None:
         assumed=data.assumed,
         events=data.events,
         replayed=data.replayed,
+        starters=data.starters,
         held_out=data.held_out,
         folded=data.folded,
         folds=data.folds,
@@ -175,6 +178,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         ),
         events=_events(dataset),
         replayed=len(dataset.replayed),
+        starters=len(dataset.starters),
         held_out=gains(dataset.items) + len(dataset.ranked),
         folded=dataset.folded + dataset.folded_pairs,
         folds=len(folds) if dataset.folded or dataset.folded_pairs else 0,

@@ -78,6 +78,15 @@ def replayed_in_words(events: int, answers: int, share: float) -> str:
     )
 
 
+def starters_in_words(count: int) -> str:
+    """What was learned beside little feedback."""
+    were = "was" if count == 1 else "were"
+    return (
+        f"As there is little feedback of yours yet, {_count(count, 'starter example')} {were} learned beside it. None "
+        "counts more than a piece of yours, and the exam asks none."
+    )
+
+
 def guard_word(found: GuardResult) -> str:
     """What became of a guard, in a word or two."""
     if not found.looked:

@@ -28,6 +28,7 @@ from nightschool_daemon.reporting.words import (
     guard_word,
     points_in_words,
     replayed_in_words,
+    starters_in_words,
     verdict_sentences,
 )
 from nightschool_daemon.runs.conclude import verdict_of
@@ -125,6 +126,8 @@ def _learned(context: StepContext) -> Iterator[Section]:
         if selected.replayed.count and TrainingMethod.SFT in trained.methods:
             replayed, share = selected.replayed, selected.replayed.share(selected.material.examples)
             sentences.append(replayed_in_words(len(replayed.events), replayed.answers, share))
+        if selected.starters and TrainingMethod.SFT in trained.methods:
+            sentences.append(starters_in_words(selected.starters))
         if trained.warm_start:
             sentences.append("It went on from what the model in use had learned before.")
     held_out = selected.items + selected.pairs
@@ -290,6 +293,7 @@ def _training_figures(context: StepContext) -> Section | None:
         points += [
             f"From {events} events: {', then '.join(LEARNED_BY[one] for one in trained.methods)}",
             *_replayed_figures(selected, trained),
+            *_starters_figure(selected, trained),
             f"{trained.steps} steps over {trained.tokens} tokens in {trained.seconds:.0f} s; "
             f"loss {trained.base_loss:.3f} before, {trained.trained_loss:.3f} after ({unit})",
         ]
@@ -330,6 +334,11 @@ def _replayed_figures(selected: SelectResult, trained: TrainingResult) -> Iterat
             f"{_count(replayed.answers, 'answer')} of the base's own, {replayed.share(selected.material.examples):.1%} "
             "of all examples; they are in none of the losses"
         )
+
+
+def _starters_figure(selected: SelectResult, trained: TrainingResult) -> Iterator[str]:
+    if selected.starters and TrainingMethod.SFT in trained.methods:
+        yield f"Beside them {_count(selected.starters, 'starter example')}, in none of the losses"
 
 
 def _delivery_figures(context: StepContext) -> Section | None:

@@ -168,6 +168,13 @@ def test_what_is_learned_again_is_estimated_and_no_model_is_asked(desk: Desk) ->
     assert dict(plan_rows(plan))["learned again"].startswith("10 examples beside these, so that nothing is forgotten")
 
 
+def test_starter_examples_are_planned_for_and_are_no_events(desk: Desk) -> None:
+    desk.plugins = PluginSettings(enabled=("training_starters",))
+    plan = desk.plan(events=[replace(one, artifact_type="workflows") for one in corrections(15)])
+    assert (plan.events, plan.starters, plan.trainings[0].examples) == (15, 5, 20)
+    assert ("beside these", "5 starter examples, as there are few") in plan_rows(plan)
+
+
 def test_preferences_on_top_of_wanted_answers_are_two_trainings(desk: Desk) -> None:
     desk.tables = {"training_dpo": {"fewest_pairs": 10}}
     plan = desk.plan(MethodChoice.AUTO, events=corrections(40))

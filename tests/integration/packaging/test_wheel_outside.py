@@ -21,6 +21,8 @@ OF_PLUGINS = (
     "nightschool_plugins/data/general_prompts.toml",
     "nightschool_plugins/data/replay_prompts.toml",
     "nightschool_plugins/data/synonyms.txt",
+    "nightschool_plugins/data/starters/erd.toml",
+    "nightschool_plugins/data/starters/workflows.toml",
 )
 
 

@@ -271,7 +271,31 @@ def test_what_became_of_each_piece_is_on_the_page_and_the_most_telling_in_the_wo
     assert "One by one" not in told(context)
 
 
-def _choose(directory: RunDirectory) -> None:
+@pytest.mark.parametrize(("method", "are_told"), [(TrainingMethod.SFT, True), (TrainingMethod.DPO, False)])
+def test_starter_examples_are_told_where_wanted_answers_were_learned(
+    season: Season, method: TrainingMethod, are_told: bool
+) -> None:
+    context = season.night()
+    _choose(context.directory, starters=5)
+    context.directory.begin(Step.TRAIN)
+    trained = TrainingResult(
+        adapter=context.directory.path,
+        methods=(method,),
+        steps=1,
+        tokens=1,
+        examples=1,
+        left_out=0,
+        base_loss=2.0,
+        trained_loss=1.0,
+        seconds=1.0,
+    )
+    context.directory.finish(Step.TRAIN, trained)
+    report.perform(context)
+    assert ("5 starter examples were learned beside it" in told(context)) == are_told
+    assert ("Beside them 5 starter examples, in none of the losses" in told(context)) == are_told
+
+
+def _choose(directory: RunDirectory, *, starters: int = 0) -> None:
     """Let a run have chosen one piece and left another out."""
     events = [sample_event("9", input_data="list 9"), sample_event("10", input_data=HOSTILE)]
     for step in (Step.PREPARE, Step.SELECT):
@@ -287,8 +311,9 @@ def _choose(directory: RunDirectory) -> None:
         guard_items=0,
         hyperparameters=Hyperparameters(),
         closing="",
-        sources={TrainingMethod.SFT: ("dropdir/9",)},
+        sources={TrainingMethod.SFT: ("dropdir/9",), TrainingMethod.DPO: (), TrainingMethod.KTO: ()},
         left_out=(LeftOut(event_id="dropdir/10", reason="it was withdrawn"),),
+        starters=starters,
     )
     directory.finish(Step.SELECT, selected)
 

@@ -1,4 +1,4 @@
-"""What is replayed stays within a quarter, weighs no more than the lesson, and is spread over it."""
+"""What is learned beside a lesson weighs no more than it, and is spread over it; of what is replayed there is a quarter."""
 
 import itertools
 import math
@@ -6,8 +6,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightschool_daemon.learning.replay import LARGEST_SHARE, as_example, bounded, interleaved, pull
-from nightschool_hookspecs.records import Message, OwnAnswer, Role, TrainingExample
+from nightschool_daemon.learning.beside import interleaved, of_no_event, pull
+from nightschool_daemon.learning.replay import LARGEST_SHARE, bounded
+from nightschool_hookspecs.records import Message, Role, TrainingExample
 
 PULLS = st.tuples(st.floats(0.01, 100), st.integers(1, 2000))
 """Weight and length of an answer."""
@@ -36,7 +37,7 @@ def test_own_answers_fill_a_quarter_and_weigh_no_more_than_the_lesson(
     lesson: list[tuple[float, int]], length: int
 ) -> None:
     taught = [example(*one) for one in lesson]
-    own = as_example(OwnAnswer(prompt="?", text="y" * length), taught)
+    own = of_no_event("?", "y" * length, taught)
     assert own.event_id == ""
     assert 0 < own.weight <= math.fsum(one.weight for one in taught) / len(taught)
     assert pull(own) <= math.fsum(map(pull, taught)) / len(taught) * (1 + 1e-9)

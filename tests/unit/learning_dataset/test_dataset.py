@@ -1,7 +1,7 @@
 """The dataset: what leaves for the exam never trains, and no plugin can break its rules."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from nightschool_daemon.learning.dataset import (
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.sampling import Sampling
 from nightschool_daemon.learning.services import ChunkSearch
+from nightschool_daemon.learning.starters import as_example
 from nightschool_daemon.reasons import REBUILD
 from nightschool_hookspecs import (
     AnswerScore,
@@ -55,6 +56,7 @@ from nightschool_hookspecs import (
     ScoredEvent,
     Side,
     Specialty,
+    StarterExample,
     Store,
     TrainingExample,
     TrainingMethod,
@@ -973,6 +975,138 @@ def test_variants_may_be_close_to_each_other_and_to_what_is_learned() -> None:
 TEXTS = (Chunk(text="ls lists files"), Chunk(text="wc counts lines"))
 
 
+# --------------------------------------------------------------------------- starter examples
+
+
+@dataclass(frozen=True)
+class Offers:
+    """Offers these examples of every type, and keeps what it is asked."""
+
+    starters: tuple[StarterExample, ...]
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    @hookimpl
+    def nightschool_offer_examples(self, artifact_type: str, accepted: int) -> tuple[StarterExample, ...]:
+        self.asked.append((artifact_type, accepted))
+        return self.starters
+
+
+def starters(*prompts: str, weight: float = 0.5, language: str = "") -> tuple[StarterExample, ...]:
+    return tuple(StarterExample(prompt=one, answer=f"to {one}", weight=weight, language=language) for one in prompts)
+
+
+UNLIKE = ("draw a cat", "count to ten", "sing the blues", "boil two eggs", "paint it black")
+
+
+def test_starter_examples_stand_beside_little_feedback_and_are_never_more() -> None:
+    rows = (row("1"), row("2", FeedbackType.SUCCESS), row("3", FeedbackType.EXPLICIT_NEGATIVE), row("held"))
+    sides = {one.group or "": Side.HELD_OUT if one.group == "held" else Side.TRAINING for one in rows}
+    offers = Offers(starters(*UNLIKE))
+    shop = workshop(offers)
+    dataset = build_dataset(shop, rows, sides, ROOMY)
+    assert [one.prompt for one in dataset.starters] == ["draw a cat", "count to ten"]
+    assert [one.messages for one in dataset.starters] == [
+        (Message(role=Role.USER, content=prompt),) for prompt in UNLIKE[:2]
+    ]
+    # the disliked one has no answer worth learning, the one of the exam has
+    assert offers.asked == [("shell", 3)]
+    without = build_dataset(workshop(), rows, sides, ROOMY)
+    assert replace(dataset, starters=()) == without
+    found = result_of(shop, dataset, rows, "")
+    assert found.starters == 2
+    assert replace(found, starters=0) == result_of(workshop(), without, rows, "")
+
+
+def test_a_trial_candidate_learns_as_many_as_the_one_that_it_stands_for() -> None:
+    rows = tuple(row(str(number)) for number in range(8))
+    offers = Offers(starters(*UNLIKE))
+    of_fold = {one.group or "": Side.HELD_OUT if number < 2 else Side.TRAINING for number, one in enumerate(rows)}
+    counts = [
+        len(build_dataset(workshop(offers), rows, sides, ROOMY).starters)
+        for sides in (dict.fromkeys(of_fold, Side.TRAINING), of_fold)
+    ]
+    assert counts == [5, 5]
+    assert offers.asked == [("shell", 8)] * 2
+
+
+@pytest.mark.parametrize("side", [*Side, None])
+def test_no_starter_example_is_close_to_any_prompt_of_the_specialty(side: Side | None) -> None:
+    close = ("show every line of the log that has an error in it", "Show each line of the log that has an error in it!")
+    learned = row("learned"), row("too")
+    sides = {"learned": Side.TRAINING, "too": Side.TRAINING} | ({"h": side} if side else {})
+    offers = Offers(starters(*close, "draw a cat"))
+    dataset = build_dataset(workshop(offers), (*learned, KEPT_ASIDE), sides, ROOMY)
+    assert [one.prompt for one in dataset.starters] == ["draw a cat"]
+    assert len(build_dataset(workshop(offers), learned, sides, ROOMY).starters) == 2
+
+
+def test_of_equal_prompts_the_first_offer_counts() -> None:
+    twice = (*starters("draw a cat"), *starters("Draw  a cat", weight=0.1))
+    (found,) = build([row("1"), row("2")], [], Offers(twice)).starters
+    assert found.target == "to draw a cat"
+
+
+def test_a_specialty_has_none_without_feedback_of_its_own_nor_where_no_answers_are_learned() -> None:
+    offers = Offers(starters("draw a cat"))
+    assert build([row("1", FeedbackType.EXPLICIT_NEGATIVE)], [], offers).starters == ()
+    shop = workshop(offers)
+    rebuild = replace(shop, info=replace(shop.info, reason=REBUILD))
+    by_pairs = replace(shop, method=MethodChoice.DPO)
+    for other in (rebuild, by_pairs):
+        assert build_dataset(other, (row("1"),), {"1": Side.TRAINING}, ROOMY).starters == ()
+    assert offers.asked == []
+
+
+def test_a_pooled_specialty_has_them_by_the_types_of_its_feedback() -> None:
+    of_types = [("1", "erd"), ("2", "workflows"), ("3", "workflows")]
+    rows = [
+        replace(one, event=replace(one.event, artifact_type=kind))
+        for one, kind in ((row(key), kind) for key, kind in of_types)
+    ]
+    offers = Offers(starters(*UNLIKE))
+    assert len(build(rows, [], offers).starters) == 3
+    assert sorted(offers.asked) == [("erd", 1), ("workflows", 2)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "fenced"),
+    [
+        (("```sh\nls\n```", "```\nls\n```", "ls"), True),
+        (("```sh\nls\n```", "ls"), False),
+        (("ls",), False),
+    ],
+)
+def test_an_answer_stands_in_a_fence_where_most_of_the_own_ones_do(answers: tuple[str, ...], fenced: bool) -> None:
+    rows = [row(str(number), corrected=answer) for number, answer in enumerate(answers)]
+    found = build(rows, [], Offers(starters("draw a cat", language="bash"))).starters[0]
+    assert found.target == ("```bash\nto draw a cat\n```" if fenced else "to draw a cat")
+    assert build(rows, [], Offers(starters("draw a cat"))).starters[0].target == "to draw a cat"
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 3000), st.floats(0.01, 9)), min_size=1, max_size=12),
+    answer=st.integers(1, 3000),
+    weight=st.floats(0.001, 1),
+)
+def test_no_starter_example_counts_more_in_the_loss_than_its_share_of_the_mean_own_one(
+    lengths: list[tuple[int, float]], answer: int, weight: float
+) -> None:
+    own = [TrainingExample(event_id="e", messages=(), target="x" * size, weight=one) for size, one in lengths]
+    made = as_example(StarterExample(prompt="p", answer="y" * answer, weight=weight), own)
+    mean_pull = sum(one.weight * len(one.target) for one in own) / len(own)
+    mean_weight = sum(one.weight for one in own) / len(own)
+    assert 0 < made.weight * len(made.target) <= weight * mean_pull * (1 + 1e-9)
+    assert made.weight <= weight * mean_weight * (1 + 1e-9)
+
+
+def test_they_are_spread_over_the_training_and_marked_as_no_part_of_the_lesson() -> None:
+    dataset = build([row(str(number)) for number in range(4)], [], Offers(starters(*UNLIKE[:2])))
+    texts = Rendered.of(dataset, lambda messages: messages[-1].content, "<end>").examples
+    assert [one.replayed for one in texts] == [False, True, False, False, True, False]
+    assert [one.completion for one in texts if one.replayed] == ["to draw a cat<end>", "to count to ten<end>"]
+    assert {one.event_id for one in texts if one.replayed} == {""}
+
+
 class Reverses:
     @hookimpl
     def nightschool_vary_context(self, example: TrainingExample) -> tuple[tuple[Chunk, ...], ...]:
@@ -1041,6 +1175,9 @@ class WeighsNothing:
         (SelectsAStranger(), "was not offered"),
         (AddsToTheCurriculum(), "added an example"),
         (WeighsNothing(), "must be above 0"),
+        (Offers(starters("draw a cat", weight=1.5)), "the starter example 'draw a cat' with the weight 1.5"),
+        (Offers(starters("draw a cat", weight=0.0)), "a weight above 0 and at most 1"),
+        (Offers((StarterExample(prompt="draw a cat", answer=" "),)), "it must have one"),
     ],
 )
 def test_a_plugin_that_breaks_a_rule_fails_the_step(plugin: object, sentence: str) -> None:

@@ -15,6 +15,7 @@ from nightschool_daemon.reporting.words import (
     nights_section,
     points_in_words,
     replayed_in_words,
+    starters_in_words,
     track_table,
     trend_in_words,
     verdict_sentences,
@@ -88,6 +89,11 @@ def test_an_exam_by_cross_fitting_says_that_it_was_the_recipe_that_was_examined(
     assert "it was the recipe that was examined (cross-fitting): your feedback was divided into 4 parts" in crossfitted
     assert "The new model itself learned from all parts" in crossfitted
     assert "recipe" not in " ".join(verdict_sentences(verdict(outcome=Outcome.PROVEN)))
+
+
+def test_starter_examples_are_told_with_what_they_are_not() -> None:
+    assert starters_in_words(1).startswith("As there is little feedback of yours yet, 1 starter example was learned")
+    assert "5 starter examples were learned beside it. None counts more than a piece of yours" in starters_in_words(5)
 
 
 # --------------------------------------------------------------------------- track record

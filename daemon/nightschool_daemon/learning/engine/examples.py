@@ -112,8 +112,8 @@ WATCHED_SHOWN = 32
 def divided(examples: Sequence[G], seed: int, settings: Hyperparameters) -> Split[G]:
     """Decide what is watched. Where there is no epoch to choose, all is learned.
 
-    Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing. What is
-    replayed is always learned from, and never watched: the lesson alone says when it is learned.
+    Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing. What
+    stands beside the lesson is always learned from, and never watched: the lesson alone says when it is learned.
     """
     lesson = [one for one in examples if not one.replayed]
     steps = math.ceil(len(examples) / settings.batch_size)
