@@ -41,15 +41,16 @@ def pieces_section(directory: RunDirectory, answered: Iterable[Answered]) -> Ite
         return
     fates = Fates(directory, answered, is_over=True)
     learned, left_out = chosen_names(fates)
+    if not (learned or left_out):
+        return
     events = _events(directory, frozenset((*learned, *left_out)))
     pieces = tuple(_piece(events[name], fates) for name in (*learned, *left_out) if name in events)
-    if pieces:
-        yield Section(
-            title=PIECES,
-            sentences=(_counted(len(fates.names()), len(learned), len(left_out)), HOW_TO_READ),
-            points=(*map(_told, telling(pieces)), _command(pieces)),
-            pieces=pieces,
-        )
+    yield Section(
+        title=PIECES,
+        sentences=(_counted(len(fates.names()), len(learned), len(left_out)), HOW_TO_READ),
+        points=(*map(_told, telling(pieces)), _command(pieces)),
+        pieces=pieces,
+    )
 
 
 def chosen_names(fates: Fates) -> tuple[Sequence[str], Sequence[str]]:

@@ -332,3 +332,5 @@ def test_where_there_are_too_many_pieces_it_is_said_which_are_told(tmp_path: Pat
 
 def test_before_anything_was_chosen_there_is_nothing_to_tell(tmp_path: Path) -> None:
     assert not list(pieces_section(RunDirectory(path=tmp_path), ()))
+    nothing = replace(SELECTED, sources={}, left_out=())
+    assert not list(pieces_section(left(tmp_path, nothing, trained=False), ()))
