@@ -42,7 +42,7 @@ class Row:
     difficulty: float | None = None
     score: float | None = None
     replayed: bool = False
-    """It is learned beside the lesson, so that it is not forgotten."""
+    """It is no part of the lesson, and learned beside it."""
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)

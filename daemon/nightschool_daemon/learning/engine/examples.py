@@ -61,7 +61,7 @@ class Example:
     difficulty: float | None = field(default=None, compare=False)
     score: float | None = field(default=None, compare=False)
     replayed: bool = False
-    """It is learned beside the lesson, so that it is not forgotten."""
+    """It is no part of the lesson, and learned beside it."""
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(len(one.tokens) for one in self.answers)
