@@ -1,4 +1,4 @@
-"""What is learned beside a lesson weighs no more than it, and is spread over it; of what is replayed there is a quarter."""
+"""What is learned beside a lesson weighs no more than it, and is spread over it; at most a quarter is replayed."""
 
 import itertools
 import math
