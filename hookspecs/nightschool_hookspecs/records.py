@@ -601,6 +601,8 @@ class LearnedExample:
     """0..100, of the answer that the model itself gave to its prompt; None: it gave none, or none was scored."""
     seen: int
     """How often this training has learned from it."""
+    replayed: bool = False
+    """It is no part of the lesson, but learned beside it: what arranges the lesson has it go along."""
 
 
 @dataclass(frozen=True, kw_only=True)
