@@ -114,6 +114,7 @@ def test_what_is_replayed_goes_along_with_every_stage_once_an_epoch(
     count: int, replayed: int, epochs: int, batch_size: int
 ) -> None:
     examples = with_replayed(in_thirds(count), replayed)
+    seen: Sequence[int] = ()
     for epoch, stretch, seen in course(examples, falling(), epochs=epochs, batch_size=batch_size):
         along = sum(place >= count for place in stretch.places)
         assert abs(along - len(stretch.places) * replayed / len(examples)) < 1
