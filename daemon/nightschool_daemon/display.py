@@ -171,10 +171,10 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         ("base", f"{plan.architecture}, {plan.parameters / 1e6:.0f} million weights in {plan.file_bytes / 1e6:.0f} MB"),
         *([("trained by", ROUTES[plan.route])] if plan.route is not None else []),
         ("learned from", plan.assumed or f"{plan.events} events; {_asked(plan)}"),
-        *([("learned again", _replayed(plan))] if plan.replayed else []),
-        *([("beside these", f"{_starters(plan.starters)}, as there are few")] if plan.starters else []),
         *(("left out", f"{count}: {reason}") for reason, count in plan.events_left_out.items()),
     ]
+    if plan.search is not None:
+        rows.append(("search", plan.search.reason))
     for one in plan.trainings:
         rows += _training_rows(one, name=f" ({one.method.upper()})" if len(plan.trainings) > 1 else "")
     if plan.trainings and plan.loaded_bytes:
@@ -183,15 +183,6 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         taken = f" Taken. {plan.why_delivery}" if cost.is_chosen else ""
         rows.append((f"delivered as {cost.form.value}", f"{cost.sentence()}.{taken}"))
     return rows + [("not delivered", sentence) for sentence in plan.not_delivered]
-
-
-def _replayed(plan: TrainingPlan) -> str:
-    examples = "1 example" if plan.replayed == 1 else f"{plan.replayed} examples"
-    return f"{examples} beside these, so that nothing is forgotten; fewer where the base gives no whole answers"
-
-
-def _starters(count: int) -> str:
-    return "1 starter example" if count == 1 else f"{count} starter examples"
 
 
 def _asked(plan: TrainingPlan) -> str:

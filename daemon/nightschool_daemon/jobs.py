@@ -6,7 +6,6 @@ it is removed before the step is repeated.
 """
 
 import hashlib
-import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,8 +37,6 @@ from nightschool_hookspecs.records import (
     Verdict,
 )
 
-logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 
@@ -47,8 +44,6 @@ NOTES = "notes.txt"
 """What a worker has to say to whoever looks on, a sentence a line."""
 MARKS = "marks.jsonl"
 """Of step `select` (EventMark)."""
-STRETCHES = "curriculum.jsonl"
-"""In a training's output, where a plugin arranged what it learned from (StretchMark)."""
 HELD_OUT_PAIRS = "held_out_pairs.jsonl"
 """Of step `select` (PreferencePair)."""
 RANKED = "ranked.jsonl"
@@ -145,8 +140,6 @@ class PrepareResult:
     """Where an undo of this run's promotion leads: a tag with what the alias held, else the base's pin."""
     undo_digest: str
     events: int
-    incumbent_digest: str = ""
-    """Of its manifest, hex; empty: not known."""
     incumbent_base: Path | None = None
     """The GGUF that the incumbent was made from, or is; None: it is gone."""
     warm_start: Path | None = None
@@ -176,6 +169,8 @@ class SplitResult:
     """Of a trial candidate's: what may count in the whole exam, that of the other folds among it."""
     closing: str = ""
     """Of a trial candidate's: how the candidate that it stands for ends its answers."""
+    hyperparameters: Hyperparameters | None = None
+    """The same: with what that one was trained, where it was searched for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,43 +194,6 @@ class EventMark:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StretchMark:
-    """A line of `curriculum.jsonl`: what a training learned from between two evaluations."""
-
-    number: int
-    """Of the stretch in its training, counted from 1."""
-    epoch: int
-    """Counted from 1."""
-    stage: str
-    """As the plugin calls it."""
-    examples: int
-    tokens: int
-    watched_loss: float
-    """Behind it, of the same examples all along."""
-    first_seen: tuple[str, ...]
-    """`source/id` of the events that were learned from for the first time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replayed:
-    """What is learned again beside the lesson, so that it is not forgotten."""
-
-    events: tuple[str, ...] = ()
-    """`source/id` of corrections that were learned before and of which tonight's lesson has nothing."""
-    answers: int = 0
-    """Of the base's own, to general prompts."""
-
-    @property
-    def count(self) -> int:
-        """Examples."""
-        return len(self.events) + self.answers
-
-    def share(self, lesson: int) -> float:
-        """Of all examples, 0..1, beside so many of the lesson."""
-        return self.count / max(1, self.count + lesson)
-
-
-@dataclass(frozen=True, kw_only=True)
 class SelectResult:
     """`select`: what is learned from (`TrainingJob.dataset`), `items.jsonl` (ExamItem, held out),
     `held_out_pairs.jsonl` (PreferencePair, held out) and `regression.jsonl` (ExamItem, learned before)."""
@@ -251,20 +209,15 @@ class SelectResult:
     pairs: int = 0
     """Held-out pairs of answers, which are ranked and count too."""
     folded_pairs: int = 0
-    sampled: int = 0
-    """Of the pairs that are learned from, those among answers that the incumbent was asked for."""
     hyperparameters: Hyperparameters
     closing: str
     """Text of the token that ends an answer."""
     sources: Mapping[TrainingMethod, tuple[str, ...]]
-    """`source/id` of every event that a method would learn from, those that are replayed among them."""
+    """`source/id` of every event that a method would learn from."""
     left_out: tuple[LeftOut, ...]
     shots: tuple[str, ...] = ()
     """`source/id` of the corrections that the candidate shows, in the recipe `examples`; as texts in `shots.jsonl`
     (Message)."""
-    replayed: Replayed = field(default_factory=Replayed)
-    starters: int = 0
-    """Starter examples, which are learned beside wanted answers and come from no event."""
 
     @property
     def counting(self) -> int:
@@ -545,12 +498,6 @@ class RunDirectory:
         ranked = (one for one in (*self.trials(), self) if one.is_done(Step.RANK))
         return tuple(pair for one in ranked for pair in read_lines(one.step(Step.RANK) / RANKED, RankedPair))
 
-    def stretches(self) -> tuple[StretchMark, ...]:
-        """What the training's curriculum did, in order; of two trainings, that of the first. Empty: there was none."""
-        directory = self.step(Step.TRAIN)
-        files = (*sorted(directory.glob(f"*/{STRETCHES}")), *directory.glob(STRETCHES))
-        return tuple(read_lines(files[0], StretchMark)) if files else ()
-
     def is_done(self, step: Step | Job) -> bool:
         """Whether the step's last act took place."""
         return (self.step(step) / "result.json").is_file()
@@ -612,16 +559,6 @@ def whole_lines(file: Path, kind: type[T]) -> tuple[T, ...]:
     if len(whole) < len(content):
         os.truncate(file, len(whole))
     return tuple(codec.from_json(line, kind) for line in whole.splitlines())
-
-
-def remembered_lines(file: Path, kind: type[T]) -> tuple[T, ...]:
-    """The same of a file that can be made anew: one that the disk tore, or that another release wrote, is removed."""
-    try:
-        return whole_lines(file, kind)
-    except codec.CodecError as error:
-        logger.warning("%s cannot be read, so it is begun anew: %s", file, error)
-        file.unlink()
-        return ()
 
 
 def read_lines(file: Path, kind: type[T]) -> Iterator[T]:

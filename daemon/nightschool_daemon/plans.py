@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from nightschool_hookspecs.records import DeliveryForm, Hyperparameters, MethodChoice, TrainingMethod
+from nightschool_hookspecs.records import (
+    DeliveryForm,
+    Hyperparameters,
+    HyperparameterSearch,
+    MethodChoice,
+    TrainingMethod,
+)
 
 
 class Route(StrEnum):
@@ -125,10 +131,6 @@ class TrainingPlan:
     """What was taken for the data, where none was given."""
     events: int
     """That would be learned from."""
-    replayed: int = 0
-    """Examples that would be learned again so that they are not forgotten, answers of the base's own among them."""
-    starters: int = 0
-    """Starter examples that would be learned beside them, as there are few."""
     held_out: int
     """Prompts that would be kept for an exam."""
     folded: int = 0
@@ -137,6 +139,8 @@ class TrainingPlan:
     """Of cross-fitting; 0: none."""
     events_left_out: Mapping[str, int]
     """Reason -> events that would not be learned from."""
+    search: HyperparameterSearch | None = None
+    """For hyperparameters, before the training, or what one found earlier; None: what is configured holds."""
     trainings: tuple[PlannedTraining, ...]
     problem: str | None
     """One sentence: why it cannot be trained here, and what to change; None where it can."""
@@ -159,7 +163,7 @@ class TrainingPlan:
 
     @property
     def seconds(self) -> float:
-        """Of all trainings, those of trial candidates left out."""
+        """Of all trainings, those of trial candidates and of a search left out."""
         return sum(one.memory.seconds for one in self.trainings)
 
     @property

@@ -306,7 +306,7 @@ class TrainingExample:
     """A conversation and the answer to be learned."""
 
     event_id: str
-    """`source/id` of the event it comes from; empty for what comes from none, as a starter example."""
+    """`source/id` of the event it comes from."""
     messages: tuple[Message, ...]
     """Everything up to the answer, in order."""
     target: str
@@ -320,21 +320,10 @@ class TrainingExample:
     """Set by the host: what was asked, without the retrieved texts that the last message may have around it."""
     chunks: tuple[Chunk, ...] = ()
     """Set by the host: what was retrieved for it."""
-    score: float | None = None
-    """Set by the host: 0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StarterExample:
-    """A question of an artifact type with a good answer, for a specialty that has too little feedback of its own."""
-
-    prompt: str
-    answer: str
-    """The artifact itself, in no fence."""
-    language: str = ""
-    """What a fence around it is called, such as `mermaid`, where it stands in one; empty: it never does."""
-    weight: float = 1.0
-    """Above 0, at most 1: what it counts in the loss at most, as a share of the mean one of the specialty's own."""
+    artifact_type: str = ""
+    """Set by the host, as the two below: by what an answer to it is scored."""
+    tests: str | None = None
+    schema: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,23 +355,6 @@ class LabelledAnswer:
     liked: bool
     group: str = ""
     """Set by the host: that of its event."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnAnswer:
-    """What the base itself answered to a prompt that no feedback is about."""
-
-    prompt: str
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """What a run learns again beside its lesson, so that it is not forgotten."""
-
-    events: tuple[str, ...] = ()
-    """`source/id` of earlier events, of those that were offered."""
-    answers: tuple[OwnAnswer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -477,7 +449,7 @@ class Material:
     """How much there is to learn from."""
 
     examples: int
-    """Wanted answers: corrections, demonstrations, liked answers, variants of them; without what is replayed."""
+    """Wanted answers: corrections, demonstrations, liked answers, variants of them."""
     better_known: int
     """Those of them that come from a correction, a demonstration or a preference."""
     pairs: int
@@ -519,19 +491,16 @@ class TrainingText:
     """An example after Ollama rendered its prompt: the text as the model will see it."""
 
     event_id: str
-    """Empty for what comes from no event: an answer of the base's own, a starter example."""
     prompt: str
     completion: str
     """The answer with its closing token's text."""
     weight: float = 1.0
     group: str = ""
     """Of near-duplicate prompts, which are watched or learned from together."""
-    difficulty: float | None = None
-    """0 (easy) .. 1 (hard), of its event; None: not told."""
-    score: float | None = None
-    """0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
-    replayed: bool = False
-    """It is no part of the lesson, but learned beside it. What is measured of the lesson is measured without it."""
+    artifact_type: str = ""
+    """By what an answer to it is scored, as the two below."""
+    tests: str | None = None
+    schema: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -559,6 +528,65 @@ class LabelledText:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchTask:
+    """What is known of a training whose hyperparameters may be searched for."""
+
+    specialty: Specialty
+    examples: int
+    """That it learns from."""
+    given: Hyperparameters
+    """With what it trains where nobody answers: form, learning rate and added neurons are decided."""
+    neuron_step: int
+    """Feed-forward units are added in multiples of it; 0: the form adds none."""
+    fixed: tuple[str, ...]
+    """Names of hyperparameters that stay as they are given, since the training begins from what has them."""
+    directory: Path
+    """Of the search's own. What lies there survives a kill, and is there again when the run goes on."""
+    is_rehearsal: bool = False
+    """Nothing is to be tried out: a training is only planned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriedOut:
+    """What came of a training that was tried out. Of it nothing is left but this."""
+
+    loss: float | None
+    """At its end, on the examples kept apart, in nats an answer token; None where it did not come so far."""
+    score: float | None = None
+    """Mean of the validators, 0..100, over its own answers to some of them; None where it was not asked for."""
+    tokens: int
+    """Learned from, prompts included, an example as often as it was seen."""
+    measured_tokens: int
+    """That went through the network to be measured."""
+    seconds: float
+    problem: str = ""
+    """A sentence where it could not go on: the loss became no number, memory was short. Others may do better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperparameterSearch:
+    """With what a training is to be done, and how that was found."""
+
+    hyperparameters: Hyperparameters
+    reason: str
+    """One sentence for the report; of a rehearsal: what a run would search for, and within which bounds."""
+    trials: int = 0
+    """Trainings that were tried out; of a rehearsal, that may be at most; 0: it was found earlier."""
+    stopped: int = 0
+    """Of them, those that were not taken to their end."""
+    tokens: int = 0
+    """Learned from in all of them, prompts included."""
+    measured_tokens: int = 0
+    """That went through the network to be measured."""
+    seconds: float = 0.0
+    """That the search took; of a rehearsal, that it may take."""
+    loss: float | None = None
+    """Of these hyperparameters on examples that were kept apart, in nats an answer token; None: not known."""
+    given_loss: float | None = None
+    """The same of the given ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingResult:
     """What a training left behind."""
 
@@ -583,54 +611,10 @@ class TrainingResult:
     """Whether it began from `TrainingJob.warm_start`."""
     plan: str = ""
     """How it was cut to fit into memory, and what was expected of it, as decided before it began."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearnedExample:
-    """An example of a training that is under way, without its text."""
-
-    event_id: str
-    """`source/id` of the event that it comes from, as others may; empty: not told."""
-    group: str
-    """Of near-duplicate prompts; empty: the prompt by itself."""
-    tokens: int
-    weight: float
-    difficulty: float | None
-    """0 (easy) .. 1 (hard), of its event; None: not told, as of pairs and of answers that were liked or disliked."""
-    score: float | None
-    """0..100, of the answer that the model itself gave to its prompt; None: it gave none, or none was scored."""
-    seen: int
-    """How often this training has learned from it."""
-    replayed: bool = False
-    """It is no part of the lesson, but learned beside it: what arranges the lesson has it go along."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSoFar:
-    """How far a training is when it is decided what it learns from next."""
-
-    method: TrainingMethod
-    epochs: int
-    epoch: int
-    """The one under way, counted from 1."""
-    left: int
-    """Examples that this epoch has still to learn from; at its beginning as many as there are."""
-    batch_size: int
-    """Examples an optimiser step."""
-    losses: tuple[float, ...]
-    """Of the same examples all along: before the training, and after each stretch."""
-    goes_on: bool
-    """Whether it began from what an earlier training of the specialty had learned."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """What a training learns from until it is evaluated again: an epoch or a part of one."""
-
-    places: tuple[int, ...]
-    """Of the examples, counted from 0, in the order in which they are learned from; one may come several times."""
-    stage: str
-    """A word for reports and for `nightschool explain`."""
+    hyperparameters: Hyperparameters | None = None
+    """With what it was done, the last method; None: the trainer does not tell."""
+    search: HyperparameterSearch | None = None
+    """Set by the host: how these were found; None where nobody searched for them."""
 
 
 class DeliveryForm(StrEnum):

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +30,6 @@ from nightschool_hookspecs import (
     intake,
     lifecycle,
     preference,
-    replay,
     reward,
     selection,
     similarity,
@@ -41,7 +40,6 @@ from nightschool_hookspecs.answers import answer_type, fits
 from nightschool_hookspecs.markers import PROJECT
 from nightschool_hookspecs.records import (
     AliasMove,
-    AnswerScore,
     BaseChange,
     BatchStatistics,
     Budget,
@@ -57,7 +55,6 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     InstalledModel,
     ItemRole,
-    LearnedExample,
     LiveAnswer,
     LiveFeedback,
     Material,
@@ -74,18 +71,20 @@ from nightschool_hookspecs.records import (
     RunInfo,
     RunReport,
     ScoredEvent,
+    SearchTask,
     ServerAbilities,
     Sitting,
     Specialty,
     TensorInfo,
     Tool,
+    TrainedForm,
     TrainingExample,
     TrainingJob,
     TrainingMethod,
     TrainingResult,
-    TrainingSoFar,
+    TriedOut,
 )
-from nightschool_hookspecs.services import OutOfTime
+from nightschool_hookspecs.services import Judge, OutOfTime
 
 STAGES: tuple[ModuleType, ...] = (
     intake,
@@ -95,7 +94,6 @@ STAGES: tuple[ModuleType, ...] = (
     selection,
     curriculum,
     augmentation,
-    replay,
     preference,
     tuning,
     training,
@@ -198,50 +196,6 @@ class FakeModels:
         return self._memory.get(model)
 
 
-Prompt = tuple[Message, ...]
-
-
-def _words(prompt: Prompt) -> Sequence[str]:
-    return prompt[-1].content.split()
-
-
-class FakeSample:
-    """`Sample` whose answers a function says, else the last message's words. Keeps the prompts that it was asked."""
-
-    def __init__(self, answers: Callable[[Prompt], Sequence[str]] = _words) -> None:
-        self.asked: list[Prompt] = []
-        self._answers = answers
-
-    def __call__(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        answers: int,
-        temperature: float,
-        max_tokens: int,
-        minutes: float,
-        failures_in_a_row: int,
-    ) -> tuple[tuple[str, ...], ...]:
-        """Return the first of what the function says of each."""
-        self.asked += prompts
-        return tuple(tuple(self._answers(prompt))[:answers] for prompt in prompts)
-
-
-def _by_overlap(item: ExamItem, answer: str) -> AnswerScore | None:
-    return AnswerScore(score=100 * _overlap(answer, item.reference or ""), validator="overlap")
-
-
-class FakeValidate:
-    """`Validate` by a function, else by the share of words in common with the reference."""
-
-    def __init__(self, score: Callable[[ExamItem, str], AnswerScore | None] = _by_overlap) -> None:
-        self._score = score
-
-    def __call__(self, item: ExamItem, answer: str) -> AnswerScore | None:
-        """Return what the function says."""
-        return self._score(item, answer)
-
-
 class FakeEmbed:
     """`Embed` by hashed words; `available=False` is a machine without an embedding model."""
 
@@ -257,27 +211,6 @@ class FakeMeasure:
 
     def __call__(self, left: Sequence[str], right: Sequence[str]) -> Matrix:
         return matrix([[_overlap(one, other) for other in right] for one in left], columns=len(right))
-
-
-class FakeRecall:
-    """`Recall` that knows some answers, and None for every other prompt. Keeps what it was asked.
-
-    `questions` bounds its time: the one after them ends it.
-    """
-
-    def __init__(self, answers: Mapping[str, str], *, questions: int | None = None) -> None:
-        self.answers = dict(answers)
-        self.asked: list[str] = []
-        self._questions = questions
-
-    def __call__(
-        self, prompts: Sequence[str], *, max_tokens: int, temperature: float, limit_s: float
-    ) -> Iterator[str | None]:
-        for prompt in prompts:
-            if self._questions is not None and len(self.asked) >= self._questions:
-                return
-            self.asked.append(prompt)
-            yield self.answers.get(prompt)
 
 
 class FakeRetrieve:
@@ -328,6 +261,58 @@ class FakeTrain:
             trained_loss=1.0,
             seconds=0.0,
         )
+
+
+def _sample_loss(hyperparameters: Hyperparameters, epochs: float) -> float:
+    """Least at a rate of 1e-3, and less from epoch to epoch."""
+    return 1 + abs(math.log10(hyperparameters.learning_rate / 1e-3)) + 1 / (1 + epochs)
+
+
+class FakeTryOut:
+    """`TryOut` that trains nothing: a function says the loss after so many epochs. Keeps what was tried out.
+
+    An epoch is a token and a second, and the score is 100 less ten times the loss. There is time for so many
+    `trainings`.
+    """
+
+    def __init__(
+        self, loss: Callable[[Hyperparameters, float], float] = _sample_loss, *, trainings: int | None = None
+    ) -> None:
+        self.tried: list[tuple[Hyperparameters, TriedOut]] = []
+        self.titles: list[str] = []
+        self._loss = loss
+        self._trainings = trainings
+
+    def __call__(
+        self,
+        hyperparameters: Hyperparameters,
+        *,
+        title: str,
+        marks: Sequence[float],
+        judge: Judge,
+        seconds: float,
+        answers: int = 0,
+    ) -> TriedOut:
+        """Ask the judge at each mark, and come to the end unless it says no."""
+        reached = float(hyperparameters.num_epochs)
+        passed = [mark for mark in marks if mark < reached]
+        stopped = next((mark for mark in passed if not judge(mark, self._loss(hyperparameters, mark))), None)
+        reached = reached if stopped is None else stopped
+        loss = self._loss(hyperparameters, reached) if stopped is None else None
+        found = TriedOut(
+            loss=loss,
+            score=None if loss is None or not answers else 100 - 10 * loss,
+            tokens=math.ceil(reached),
+            measured_tokens=len(passed),
+            seconds=reached,
+        )
+        self.tried.append((hyperparameters, found))
+        self.titles.append(title)
+        return found
+
+    def seconds_left(self) -> float:
+        """Return an hour, or 0 after the last training that there is time for."""
+        return 0.0 if self._trainings is not None and len(self.tried) >= self._trainings else 3600.0
 
 
 def matrix(rows: Sequence[Sequence[float]], *, columns: int) -> Matrix:
@@ -407,22 +392,6 @@ def sample_examples() -> tuple[TrainingExample, ...]:
             group=f"group-{number}",
         )
         for number in range(3)
-    )
-
-
-def sample_learned_examples() -> tuple[LearnedExample, ...]:
-    """Twenty-four examples of a training, from easy to hard; every other answer of the model was scored."""
-    return tuple(
-        LearnedExample(
-            event_id=f"dropdir/{number}",
-            group=f"group-{number}",
-            tokens=20 + number,
-            weight=0.5,
-            difficulty=number / 23,
-            score=50.0 if number % 2 else None,
-            seen=0,
-        )
-        for number in range(24)
     )
 
 
@@ -518,11 +487,6 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         "nightschool_arrange_examples": tuple(
             {"examples": some, "store": FakeStore(), "seed": 1} for some in ((), examples)
         ),
-        "nightschool_arrange_stretch": tuple(
-            {"examples": some, "training": so_far, "seed": 1}
-            for some in (sample_learned_examples(), tuple(map(_of_no_difficulty, sample_learned_examples())))
-            for so_far in (_so_far(epoch=1, left=len(some)), _so_far(epoch=2, left=8), _so_far(epoch=3, left=len(some)))
-        ),
         "nightschool_augment_examples": tuple(
             {"examples": some, "generate": FakeGenerate()} | services for some in ((), examples)
         ),
@@ -530,23 +494,14 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
             {"example": one, "retrieve": FakeRetrieve(SAMPLE_CHUNKS)} | services
             for one in (examples[0], dataclasses.replace(examples[0], chunks=SAMPLE_CHUNKS[:2]))
         ),
-        "nightschool_replay_examples": tuple(
-            {"examples": some, "earlier": events, "recall": FakeRecall({}), "seed": 1}
-            for some in ((), examples * 10)
-            for events in ((), scored)
-        ),
         "nightschool_build_preference_pairs": tuple({"events": some} for some in ((), scored)),
-        "nightschool_build_sampled_pairs": tuple(
-            {"items": some, "sample": sample, "validate": FakeValidate(), "seed": 1}
-            for some in ((), exam.items)
-            for sample in (FakeSample(), FakeSample(lambda _: ()))
-        ),
         "nightschool_label_answers": tuple({"events": some} for some in ((), scored)),
         "nightschool_suggest_hyperparameters": (
             {"specialty": SAMPLE_SPECIALTY, "examples": 20, "store": FakeStore(), "seed": 1},
         ),
-        "nightschool_offer_examples": tuple(
-            {"artifact_type": kind, "accepted": accepted} for kind in ("shell", "erd") for accepted in (1, 10, 1000)
+        "nightschool_search_hyperparameters": tuple(
+            {"task": task, "try_out": FakeTryOut(trainings=3), "store": FakeStore(), "seed": 1}
+            for task in _sample_tasks(directory)
         ),
         "nightschool_build_example": tuple({"event": event, "chunks": (Chunk(text="man ls"),)} for event in scored),
         "nightschool_train_adapter": tuple(
@@ -592,23 +547,6 @@ def _sample_groups() -> tuple[PromptGroup, ...]:
     return tuple(PromptGroup(key=f"group-{number}", events=1) for number in range(20))
 
 
-def _of_no_difficulty(example: LearnedExample) -> LearnedExample:
-    return dataclasses.replace(example, difficulty=None, score=None)
-
-
-def _so_far(*, epoch: int, left: int) -> TrainingSoFar:
-    """A training of three epochs that was evaluated behind each of them, and within."""
-    return TrainingSoFar(
-        method=TrainingMethod.SFT,
-        epochs=3,
-        epoch=epoch,
-        left=left,
-        batch_size=8,
-        losses=tuple(0.9**number for number in range(epoch)),
-        goes_on=False,
-    )
-
-
 def _sample_job(directory: Path, method: MethodChoice) -> TrainingJob:
     for name in ("examples.jsonl", "pairs.jsonl", "labels.jsonl"):
         (directory / name).write_text("", encoding="utf-8")
@@ -623,6 +561,14 @@ def _sample_job(directory: Path, method: MethodChoice) -> TrainingJob:
         hyperparameters=Hyperparameters(),
         seed=1,
     )
+
+
+def _sample_tasks(directory: Path) -> tuple[SearchTask, ...]:
+    """Few examples; many; and many where a training is only planned."""
+    given = Hyperparameters(learning_rate=2e-3, form=TrainedForm.LORA)
+    few = SearchTask(specialty=SAMPLE_SPECIALTY, examples=20, given=given, neuron_step=0, fixed=(), directory=directory)
+    many = dataclasses.replace(few, examples=1000)
+    return few, many, dataclasses.replace(many, is_rehearsal=True)
 
 
 def _sample_target(takes: bool) -> DeliveryTarget:

@@ -218,8 +218,6 @@ def by_apricot(vectors: NDArray[np.float32]) -> list[int]:
     )
 
     selection = FacilityLocationSelection(CHOSEN, metric="cosine").fit(vectors.astype(np.float64))
-    if selection.ranking is None:
-        raise RuntimeError("apricot selected nothing")
     return [int(place) for place in selection.ranking]
 
 

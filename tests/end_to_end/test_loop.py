@@ -190,9 +190,8 @@ def test_a_version_beyond_the_budget_is_refused_before_anything_is_written(
 
 
 def test_the_route_by_transformers_and_peft_leads_to_the_same_place(night: Night, fresh_ollama: OllamaServer) -> None:
-    """By stages of difficulty too."""
     text = night.configuration.read_text().replace("[training]", '[training]\nengine = "transformers"')
-    night.configuration.write_text(text.replace("[plugins]", '[plugins]\nenabled = ["curriculum_staged"]'))
+    night.configuration.write_text(text)
     night.drop(greetings(60))
     done = night.learn()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -204,11 +203,6 @@ def test_the_route_by_transformers_and_peft_leads_to_the_same_place(night: Night
     assert verified.held_out.delivered_loss < verified.held_out.base_loss
     assert (directory.step(Step.TRAIN) / "adapter" / "README.md").exists()
     assert TINY_ALIAS in fresh_ollama.tags()
-    stages = [one.stage for one in directory.stretches()]
-    assert list(dict.fromkeys(stages)) == ["easy", "medium", "hard", "all"]
-    assert "Curriculum: `easy` in epoch" in night.run("report").stdout
-    easy = directory.stretches()[0].first_seen[0]
-    assert "It was first seen in epoch 1, in the stage `easy`." in night.run("explain", easy, "--json").stdout
 
 
 @pytest.mark.parametrize("form", ["grouped_lora", "neurons"])

@@ -26,9 +26,9 @@ from nightschool_hookspecs.records import (
     FeedbackFile,
     GuardResult,
     Hyperparameters,
+    HyperparameterSearch,
     InstalledModel,
     LabelledAnswer,
-    LearnedExample,
     LiveFeedback,
     LiveVerdict,
     ParsedFeedback,
@@ -36,34 +36,20 @@ from nightschool_hookspecs.records import (
     PreferencePair,
     PromptGroup,
     Refusal,
-    Replay,
     RewardScore,
     RunInfo,
     RunReport,
     ScoredEvent,
+    SearchTask,
     SideChoice,
     SimilarityMatrix,
     Specialty,
-    StarterExample,
-    Stretch,
     TrainingExample,
     TrainingJob,
     TrainingResult,
-    TrainingSoFar,
     Verdict,
 )
-from nightschool_hookspecs.services import (
-    Embed,
-    Generate,
-    Measure,
-    Models,
-    Recall,
-    Retrieve,
-    Sample,
-    Store,
-    Train,
-    Validate,
-)
+from nightschool_hookspecs.services import Embed, Generate, Measure, Models, Retrieve, Store, Train, TryOut
 
 
 class Hooks:
@@ -110,6 +96,11 @@ class Hooks:
     def manager(self) -> pluggy.PluginManager:
         """The pluggy manager, for call monitoring and tests."""
         return self._manager
+
+    def implements(self, hook: str) -> bool:
+        """Whether anybody is asked by a hook, named in full."""
+        caller: pluggy.HookCaller = getattr(self._hook, hook)
+        return bool(caller.get_hookimpls())
 
     def status(self) -> tuple[PluginStatus, ...]:
         """Every plugin with its state, in the order of loading."""
@@ -192,12 +183,6 @@ class Hooks:
         answer = self._hook.nightschool_arrange_examples(examples=examples, store=store, seed=seed)
         return examples if answer is None else cast(tuple[TrainingExample, ...], answer)
 
-    def arrange_stretch(
-        self, *, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int
-    ) -> Stretch | None:
-        answer = self._hook.nightschool_arrange_stretch(examples=examples, training=training, seed=seed)
-        return cast(Stretch | None, answer)
-
     def augment_examples(
         self, *, examples: tuple[TrainingExample, ...], generate: Generate, measure: Measure, seed: int
     ) -> tuple[tuple[TrainingExample, ...], ...]:
@@ -211,30 +196,8 @@ class Hooks:
         answers = self._hook.nightschool_vary_context(example=example, retrieve=retrieve, measure=measure, seed=seed)
         return tuple(chunks for of_plugin in answers for chunks in of_plugin)
 
-    def replay_examples(
-        self,
-        *,
-        examples: tuple[TrainingExample, ...],
-        earlier: tuple[ScoredEvent, ...],
-        recall: Recall,
-        seed: int,
-    ) -> Replay:
-        answer = self._hook.nightschool_replay_examples(examples=examples, earlier=earlier, recall=recall, seed=seed)
-        return cast(Replay | None, answer) or Replay()
-
     def build_preference_pairs(self, *, events: tuple[ScoredEvent, ...]) -> tuple[tuple[PreferencePair, ...], ...]:
         return tuple(self._hook.nightschool_build_preference_pairs(events=events))
-
-    def samples_answers(self) -> bool:
-        """Whether any plugin would have the incumbent asked for answers."""
-        return bool(self._hook.nightschool_build_sampled_pairs.get_hookimpls())
-
-    def build_sampled_pairs(
-        self, *, items: tuple[ExamItem, ...], sample: Sample, validate: Validate, seed: int
-    ) -> tuple[tuple[PreferencePair, ...], ...]:
-        return tuple(
-            self._hook.nightschool_build_sampled_pairs(items=items, sample=sample, validate=validate, seed=seed)
-        )
 
     def label_answers(self, *, events: tuple[ScoredEvent, ...]) -> tuple[tuple[LabelledAnswer, ...], ...]:
         return tuple(self._hook.nightschool_label_answers(events=events))
@@ -247,14 +210,16 @@ class Hooks:
         )
         return cast(Hyperparameters | None, answer) or Hyperparameters()
 
+    def search_hyperparameters(
+        self, *, task: SearchTask, try_out: TryOut, store: Store, seed: int
+    ) -> HyperparameterSearch | None:
+        answer = self._hook.nightschool_search_hyperparameters(task=task, try_out=try_out, store=store, seed=seed)
+        return cast(HyperparameterSearch | None, answer)
+
     # ----------------------------------------------------------------------- training and delivery
 
     def build_example(self, *, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> TrainingExample | None:
         return cast(TrainingExample | None, self._hook.nightschool_build_example(event=event, chunks=chunks))
-
-    def offer_examples(self, *, artifact_type: str, accepted: int) -> tuple[StarterExample, ...]:
-        offered = self._hook.nightschool_offer_examples(artifact_type=artifact_type, accepted=accepted)
-        return tuple(example for of_plugin in offered for example in of_plugin)
 
     def train_adapter(self, *, job: TrainingJob, train: Train) -> TrainingResult | None:
         return cast(TrainingResult | None, self._hook.nightschool_train_adapter(job=job, train=train))

@@ -24,12 +24,10 @@ from nightschool_daemon.intake.assignment import fold
 from nightschool_daemon.jobs import (
     HELD_OUT_PAIRS,
     MARKS,
-    BaseSnapshot,
     EventMark,
     EventRow,
     LeftOut,
     PrepareResult,
-    Replayed,
     SelectResult,
     SplitResult,
     Step,
@@ -37,12 +35,10 @@ from nightschool_daemon.jobs import (
     write_lines,
 )
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.beside import interleaved, of_no_event
 from nightschool_daemon.learning.endings import taught_closing
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import FindNear, NearPrompts, regroup
 from nightschool_daemon.learning.loading import load_tokens
-from nightschool_daemon.learning.recall import KeptAnswers, nobody_answers
 from nightschool_daemon.learning.rendering import (
     CachedRenderer,
     Render,
@@ -51,12 +47,9 @@ from nightschool_daemon.learning.rendering import (
     render_label,
     render_pair,
 )
-from nightschool_daemon.learning.replay import bounded
-from nightschool_daemon.learning.sampling import Sampling, open_sampling
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import side_of
-from nightschool_daemon.learning.starters import as_example
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
@@ -66,13 +59,12 @@ from nightschool_hookspecs.records import (
     Event,
     ExamItem,
     FeedbackType,
+    Hyperparameters,
     ItemRole,
     LabelledAnswer,
     LabelledText,
     Material,
     Message,
-    MethodChoice,
-    OwnAnswer,
     PairText,
     Peers,
     PreferencePair,
@@ -81,12 +73,11 @@ from nightschool_hookspecs.records import (
     RunInfo,
     ScoredEvent,
     Side,
-    StarterExample,
     TrainingExample,
     TrainingMethod,
     TrainingText,
 )
-from nightschool_hookspecs.services import Embed, Generate, Measure, Recall, Retrieve, Store, TrainingError
+from nightschool_hookspecs.services import Embed, Generate, Measure, Retrieve, Store, TrainingError
 
 T = TypeVar("T")
 P = TypeVar("P", PreferencePair, LabelledAnswer)
@@ -95,8 +86,6 @@ MOST_WEIGHED = 32
 """Answers that are rendered to find the token that ends them."""
 LARGEST_GROWTH = 3
 """Originals and variants together, as a multiple of the originals."""
-LEARNS_ANSWERS = frozenset({MethodChoice.AUTO, MethodChoice.SFT})
-"""Methods by which wanted answers are learned."""
 
 
 class DatasetError(Exception):
@@ -114,13 +103,8 @@ class Workshop:
     retrieve: Retrieve
     store: Store
     find_near: FindNear
-    """Tells what came too close to a prompt that is kept apart from it: pairs across, of such a prompt and a text."""
+    """Tells variants that came too close to a prompt of the exam: pairs across, of a prompt and a variant."""
     embed: Embed = no_embeddings
-    sampling: Sampling | None = None
-    """None: the incumbent is asked for no answers."""
-    recall: Recall = nobody_answers
-    method: MethodChoice = MethodChoice.AUTO
-    """What is learned by: nothing stands beside a lesson that is none of wanted answers."""
     ranks: bool = True
     """Pairs of answers can be ranked: versions of the base can be computed here."""
     most_alike: int = 16
@@ -140,14 +124,7 @@ class Dataset:
     """The material of a run before it is rendered."""
 
     examples: tuple[TrainingExample, ...] = ()
-    """The lesson."""
-    replayed: tuple[TrainingExample, ...] = ()
-    """What is learned again beside it; of no event where it is an answer of the base's own."""
-    starters: tuple[TrainingExample, ...] = ()
-    """What a young specialty learns beside it; of no event."""
     pairs: tuple[PreferencePair, ...] = ()
-    sampled: int = 0
-    """Of the pairs, those among answers that the incumbent was asked for."""
     labels: tuple[LabelledAnswer, ...] = ()
     items: tuple[ExamItem, ...]
     ranked: tuple[PreferencePair, ...] = ()
@@ -172,7 +149,7 @@ def run(context: WorkContext) -> None:
     base = context.run.result(Step.PREPARE, PrepareResult).base
     file = open_base(base.gguf)
     is_computed = why_not_computed(context.settings, file) is None
-    workshop = replace(_workshop(context, rows, sides, base), ranks=is_computed)
+    workshop = replace(_workshop(context, rows, sides, base.pin), ranks=is_computed)
     settings = context.settings.training
     folded = frozenset(key for fold in found.folds for key in fold)
     if context.info.recipe is Recipe.EXAMPLES:
@@ -187,7 +164,7 @@ def run(context: WorkContext) -> None:
     finally:
         http.close()
     _write(context, dataset, rendered)
-    context.run.finish(Step.SELECT, result_of(workshop, dataset, rows, rendered.closing))
+    context.run.finish(Step.SELECT, _result(workshop, dataset, rows, rendered.closing, found.hyperparameters))
 
 
 def build_dataset(
@@ -203,23 +180,16 @@ def build_dataset(
     originals = _build_examples(workshop, selection.events)
     variants = _apart(workshop, _variants(workshop, selection.events, originals), held_out)
     examples = _arrange(workshop, (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)]))
-    replayed = _replayed(workshop, rows, training, selection, examples)
-    learned = (*examples, *(one for one in replayed if one.event_id))
-    _require_no_leak(learned, sides)
-    again = frozenset(_events_of(replayed))
-    rated = _rated(selection.events, training, budget)
-    sampled, pairs = _pairs(workshop, rated)
+    _require_no_leak(examples, sides)
+    pairs, labels = _preferences(workshop, selection.events, training, budget)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return replace(
         _asked(workshop, rows, training, held_out, folded),
         examples=examples,
-        replayed=replayed,
-        starters=_starters(workshop, rows, selection.events, originals),
         pairs=pairs,
-        sampled=sampled,
-        labels=_labels(workshop, rated),
-        left_out=(*(one for one in selection.left_out if one.event_id not in again), *undecided),
-        marks=_marks(training, learned),
+        labels=labels,
+        left_out=(*selection.left_out, *undecided),
+        marks=_marks(training, examples),
     )
 
 
@@ -421,8 +391,14 @@ def _build(workshop: Workshop, scored: ScoredEvent) -> TrainingExample | None:
         parent=None,
         prompt=event.input_data,
         chunks=chunks,
-        score=None if event.ai_output is None else event.validation_score,
+        artifact_type=_type_of(workshop, event),
+        tests=event.metadata.tests,
+        schema=event.metadata.schema,
     )
+
+
+def _type_of(workshop: Workshop, event: Event) -> str:
+    return event.artifact_type or workshop.info.specialty.artifact_type
 
 
 def _weighted(example: TrainingExample, factor: float) -> TrainingExample:
@@ -435,7 +411,7 @@ def _weighted(example: TrainingExample, factor: float) -> TrainingExample:
 def _variants(
     workshop: Workshop, events: Iterable[ScoredEvent], originals: tuple[TrainingExample, ...]
 ) -> list[TrainingExample]:
-    """Variants of known parents, each in the group of its parent and with its score."""
+    """Variants of known parents, each in the group of its parent."""
     parents = {example.event_id: example for example in originals}
     offered = workshop.hooks.augment_examples(
         examples=originals, generate=workshop.generate, measure=workshop.measure, seed=workshop.info.seed
@@ -443,16 +419,23 @@ def _variants(
     scored = {one.event.key: one for one in events}
     with_other_chunks = (_vary_context(workshop, scored[one.event_id], one) for one in originals if one.chunks)
     return [
-        replace(
-            variant,
-            event_id=variant.parent,
-            group=parents[variant.parent].group,
-            score=parents[variant.parent].score,
-        )
+        _as_its_parent(variant, parents[variant.parent])
         for made in (*offered, *with_other_chunks)
         for variant in made
         if variant.parent in parents
     ]
+
+
+def _as_its_parent(variant: TrainingExample, parent: TrainingExample) -> TrainingExample:
+    """With what a variant has in common with its original."""
+    return replace(
+        variant,
+        event_id=parent.event_id,
+        group=parent.group,
+        artifact_type=parent.artifact_type,
+        tests=parent.tests,
+        schema=parent.schema,
+    )
 
 
 def _vary_context(workshop: Workshop, scored: ScoredEvent, example: TrainingExample) -> Iterator[TrainingExample]:
@@ -469,19 +452,13 @@ def _apart(
     workshop: Workshop, variants: Sequence[TrainingExample], held_out: Iterable[ScoredEvent]
 ) -> list[TrainingExample]:
     """The variants that are no near-duplicate of a prompt of the exam: learned from, they would give it away."""
-    texts = (text for one in variants for text in _asked_texts(one))
-    close = _close(workshop, texts, (one.event for one in held_out))
+    kept_aside = tuple(dict.fromkeys(fold(one.event.input_data) for one in held_out))
+    if not (kept_aside and variants):
+        return list(variants)
+    texts = tuple(dict.fromkeys(text for one in variants for text in _asked_texts(one)))
+    pairs = workshop.find_near((*kept_aside, *texts), len(kept_aside))
+    close = {texts[high - len(kept_aside)] for _, high in pairs}
     return [one for one in variants if close.isdisjoint(_asked_texts(one))]
-
-
-def _close(workshop: Workshop, texts: Iterable[str], events: Iterable[Event]) -> frozenset[str]:
-    """Which of some folded texts are near-duplicates of a prompt of some events."""
-    kept_aside = tuple(dict.fromkeys(fold(one.input_data) for one in events))
-    compared = tuple(dict.fromkeys(texts))
-    if not (kept_aside and compared):
-        return frozenset()
-    pairs = workshop.find_near((*kept_aside, *compared), len(kept_aside))
-    return frozenset(compared[high - len(kept_aside)] for _, high in pairs)
 
 
 def _asked_texts(variant: TrainingExample) -> tuple[str, ...]:
@@ -506,62 +483,21 @@ def _require_no_leak(examples: Iterable[TrainingExample], sides: dict[str, Side]
             )
 
 
-def _rated(
-    selected: tuple[ScoredEvent, ...], training: tuple[ScoredEvent, ...], budget: Budget
-) -> tuple[ScoredEvent, ...]:
-    """What preferences are made of: the selected events, and the newest disliked answers, which are no targets."""
+def _preferences(
+    workshop: Workshop, selected: tuple[ScoredEvent, ...], training: tuple[ScoredEvent, ...], budget: Budget
+) -> tuple[tuple[PreferencePair, ...], tuple[LabelledAnswer, ...]]:
+    """Pairs and labels of the selected events, and of the newest disliked answers, which are no targets themselves."""
     disliked = [one for one in training if _is_dislike(one.event)]
-    return (*selected, *disliked[-budget.events :])
-
-
-def _pairs(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tuple[int, tuple[PreferencePair, ...]]:
-    """The pairs in random order, and how many of them are among answers that the incumbent was asked for.
-
-    Of two with the same texts the sampled one counts, as its margin was measured; what the feedback itself says the
-    other way round is not learned.
-    """
-    offered = _placed(workshop, events, _offered_pairs(workshop, events))
-    contradicted = {(one.messages, one.rejected, one.chosen) for one in offered}
-    placed = _placed(workshop, events, _sampled_pairs(workshop, events))
-    sampled = _once([[one for one in placed if _texts(one) not in contradicted]], _texts)
-    return len(sampled), _shuffled(workshop, _once([sampled, offered], _texts))
-
-
-def _texts(pair: PreferencePair) -> tuple[tuple[Message, ...], str, str]:
-    return pair.messages, pair.chosen, pair.rejected
-
-
-def _labels(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tuple[LabelledAnswer, ...]:
+    events = (*selected, *disliked[-budget.events :])
+    pairs = _offered_pairs(workshop, events)
     labels = _once(workshop.hooks.label_answers(events=events), lambda one: (one.messages, one.answer))
     _require_offered(labels, events)
-    return _shuffled(workshop, _placed(workshop, events, labels))
-
-
-def _placed(workshop: Workshop, events: Iterable[ScoredEvent], made: Sequence[P]) -> list[P]:
-    """With the prompt and the group of the event that each was made of."""
-    prompts = _prompts(workshop, events, made)
-    return [_as_asked(one, prompts[one.event_id]) for one in made]
-
-
-def _shuffled(workshop: Workshop, made: Sequence[P]) -> tuple[P, ...]:
+    prompts = _prompts(workshop, events, (*pairs, *labels))
     order = random.Random(f"{workshop.info.seed}/preferences")  # noqa: S311 - no secret
-    return tuple(order.sample(made, len(made)))
-
-
-def _sampled_pairs(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> list[PreferencePair]:
-    """Pairs among answers of the incumbent to the prompts that could count in an exam, were they not learned from."""
-    if workshop.sampling is None:
-        return []
-    items = tuple(item for item in _items(workshop, events) if item.role is ItemRole.GAIN)
-    offered = workshop.hooks.build_sampled_pairs(
-        items=items,
-        sample=workshop.sampling.sample,
-        validate=workshop.sampling.validate,
-        seed=workshop.info.seed,
+    return (
+        tuple(_as_asked(one, prompts[one.event_id]) for one in order.sample(pairs, len(pairs))),
+        tuple(_as_asked(one, prompts[one.event_id]) for one in order.sample(labels, len(labels))),
     )
-    pairs = [pair for of_plugin in offered for pair in of_plugin]
-    _require_offered(pairs, events)
-    return pairs
 
 
 def _offered_pairs(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> list[PreferencePair]:
@@ -630,108 +566,6 @@ def _once(offered: Iterable[Iterable[T]], key: Callable[[T], object]) -> list[T]
     return list(found.values())
 
 
-# --------------------------------------------------------------------------- replay
-
-
-def _replayed(
-    workshop: Workshop,
-    rows: tuple[EventRow, ...],
-    training: tuple[ScoredEvent, ...],
-    selection: Selection,
-    lesson: tuple[TrainingExample, ...],
-) -> tuple[TrainingExample, ...]:
-    """What is learned again beside the lesson. Nothing where it is none of wanted answers, nor in a rebuild."""
-    if not lesson or workshop.method not in LEARNS_ANSWERS or workshop.info.reason == REBUILD:
-        return ()
-    earlier = _earlier(rows, training, selection)
-    replay = workshop.hooks.replay_examples(
-        examples=lesson, earlier=tuple(earlier.values()), recall=workshop.recall, seed=workshop.info.seed
-    )
-    unknown = [key for key in replay.events if key not in earlier]
-    if unknown:
-        raise DatasetError(f"A plugin replays the event {unknown[0]}, which was not offered to it.")
-    built = filter(None, (_build(workshop, earlier[key]) for key in dict.fromkeys(replay.events)))
-    own = (of_no_event(one.prompt, one.text, lesson) for one in _far_answers(workshop, replay.answers, rows))
-    kept = bounded(lesson, (*(_weighted(one, 1.0) for one in built), *own))
-    order = random.Random(f"{workshop.info.seed}/replay")  # noqa: S311 - no secret
-    return tuple(order.sample(kept, len(kept)))
-
-
-def _earlier(rows: Iterable[EventRow], training: Iterable[ScoredEvent], selection: Selection) -> dict[str, ScoredEvent]:
-    """What could be forgotten, by its key: what the incumbent has learned, and tonight's lesson has nothing of.
-
-    The latest one of a group speaks for it: an earlier one may say what was corrected since.
-    """
-    inherited = frozenset(row.event.key for row in rows if row.inherited)
-    learned = frozenset(one.group for one in selection.events)
-    latest = {
-        one.group: one
-        for one in training
-        if one.group not in learned and _is_better_known(one.event) and _objection(one.event) is None
-    }
-    return {one.event.key: one for one in latest.values() if one.event.key in inherited}
-
-
-def _far_answers(workshop: Workshop, answers: Iterable[OwnAnswer], rows: Iterable[EventRow]) -> Iterator[OwnAnswer]:
-    """Answers to prompts that are close to none of the specialty's, on whatever side.
-
-    Learned from, they would give the exam away, or teach again what was corrected.
-    """
-    asked = {fold(one.prompt): one for one in answers if one.text.strip()}
-    close = _close(workshop, asked, (row.event for row in rows))
-    return (one for text, one in asked.items() if text not in close)
-
-
-# --------------------------------------------------------------------------- starter examples
-
-
-def _starters(
-    workshop: Workshop,
-    rows: Sequence[EventRow],
-    selected: Iterable[ScoredEvent],
-    originals: Iterable[TrainingExample],
-) -> tuple[TrainingExample, ...]:
-    """What is learned beside a young specialty's own examples. Nothing in a rebuild, nor where these are not learned.
-
-    A trial candidate counts the events that it is asked too, so that it learns as much as the one that it stands for.
-    """
-    if workshop.method not in LEARNS_ANSWERS or workshop.info.reason == REBUILD:
-        return ()
-    kinds = {one.event.key: _artifact_type(workshop, one.event) for one in selected}
-    accepted = Counter(_artifact_type(workshop, row.event) for row in rows if _objection(row.event) is None)
-    own: dict[str, list[TrainingExample]] = {}
-    for one in originals:
-        own.setdefault(kinds[one.event_id], []).append(one)
-    return tuple(
-        as_example(starter, examples)
-        for kind, examples in own.items()
-        for starter in _offered_starters(workshop, rows, kind, accepted[kind])[: len(examples)]
-    )
-
-
-def _offered_starters(
-    workshop: Workshop, rows: Iterable[EventRow], artifact_type: str, accepted: int
-) -> Sequence[StarterExample]:
-    """Those whose prompts are close to none of the specialty's, on whatever side.
-
-    Learned from, they would give the exam away, or say something else than its owner has said.
-    """
-    offered = workshop.hooks.offer_examples(artifact_type=artifact_type, accepted=accepted)
-    for one in offered:
-        if not (0 < one.weight <= 1 and one.answer.strip()):
-            raise DatasetError(
-                f"A plugin offers the starter example '{one.prompt[:60]}' with the weight {one.weight} and "
-                f"{len(one.answer)} characters of an answer; it must have one, and a weight above 0 and at most 1."
-            )
-    starters = _once([offered], lambda one: fold(one.prompt))
-    close = _close(workshop, (fold(one.prompt) for one in starters), (row.event for row in rows))
-    return [one for one in starters if fold(one.prompt) not in close]
-
-
-def _artifact_type(workshop: Workshop, event: Event) -> str:
-    return event.artifact_type or workshop.info.specialty.artifact_type
-
-
 # --------------------------------------------------------------------------- exam items
 
 
@@ -794,7 +628,9 @@ def _ranked(
     pairs = [
         one for one in _offered_pairs(workshop, events) if {one.chosen, one.rejected} <= given[groups[one.event_id]]
     ]
-    return tuple({one.group: one for one in _placed(workshop, events, pairs)}.values())
+    prompts = _prompts(workshop, events, pairs)
+    placed = [_as_asked(one, prompts[one.event_id]) for one in pairs]
+    return tuple({one.group: one for one in placed}.values())
 
 
 def _knows(item: ExamItem) -> tuple[bool, bool]:
@@ -835,7 +671,7 @@ def _bare_item(workshop: Workshop, scored: ScoredEvent, example: TrainingExample
     return ExamItem(
         id=event.key,
         event_id=event.key,
-        artifact_type=_artifact_type(workshop, event),
+        artifact_type=_type_of(workshop, event),
         role=ItemRole.GUARD,
         messages=example.messages,
         group=scored.group,
@@ -857,7 +693,7 @@ def _is_better_known(event: Event) -> bool:
 # --------------------------------------------------------------------------- in the worker
 
 
-def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str, Side], base: BaseSnapshot) -> Workshop:
+def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str, Side], pin: str) -> Workshop:
     directory = context.run.step(Step.SELECT)
     training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
     snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
@@ -867,14 +703,11 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
         hooks=context.hooks,
         info=context.info,
         measure=measure,
-        sampling=open_sampling(context, measure),
-        generate=LocalModel(OllamaLibrary(context.settings.ollama), base.pin, context.settings.exam),
+        generate=LocalModel(OllamaLibrary(context.settings.ollama), pin, context.settings.exam),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),
         find_near=NearPrompts(measure, embed, context.settings.similarity.near_duplicate).across,
         embed=embed,
-        recall=KeptAnswers(context.settings, base, context.progress),
-        method=context.settings.training.method,
         most_alike=context.settings.similarity.max_near_duplicates,
     )
 
@@ -891,12 +724,8 @@ class Rendered:
     @classmethod
     def of(cls, dataset: Dataset, render: Render, closing: str) -> "Rendered":
         """Have every prompt rendered."""
-        lesson, *beside = (
-            [render_example(one, render, closing) for one in part]
-            for part in (dataset.examples, dataset.replayed, dataset.starters)
-        )
         return cls(
-            examples=interleaved(lesson, *([_as_beside(one) for one in part] for part in beside)),
+            examples=tuple(render_example(one, render, closing) for one in dataset.examples),
             pairs=tuple(render_pair(one, render, closing) for one in dataset.pairs),
             labels=tuple(render_label(one, render, closing) for one in dataset.labels),
             closing=closing,
@@ -907,11 +736,6 @@ class Rendered:
         write_lines(directory / "examples.jsonl", self.examples)
         write_lines(directory / "pairs.jsonl", self.pairs)
         write_lines(directory / "labels.jsonl", self.labels)
-
-
-def _as_beside(text: TrainingText) -> TrainingText:
-    """How hard it is was never said where it is of no event."""
-    return replace(text, replayed=True, difficulty=text.difficulty if text.event_id else None)
 
 
 def _rendered(
@@ -930,8 +754,7 @@ def _rendered(
     elif computed is not None:
         closing = _taught(context, closing, dataset, render, computed)
     counter = itertools.count()
-    parts = (dataset.examples, dataset.replayed, dataset.starters, dataset.pairs, dataset.labels)
-    total = sum(map(len, parts))
+    total = len(dataset.examples) + len(dataset.pairs) + len(dataset.labels)
 
     def counted(messages: Sequence[Message]) -> str:
         context.progress(next(counter), total, "Ollama renders the prompts")
@@ -990,8 +813,10 @@ def material_of(dataset: Dataset, rows: Iterable[EventRow]) -> Material:
     )
 
 
-def result_of(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], closing: str) -> SelectResult:
-    """What the step leaves."""
+def _result(
+    workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], closing: str, decided: Hyperparameters | None
+) -> SelectResult:
+    """`decided`: with what a trial candidate is to be trained, where that was searched for."""
     return SelectResult(
         material=material_of(dataset, rows),
         variants=sum(example.parent is not None for example in dataset.examples),
@@ -1000,8 +825,8 @@ def result_of(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], cl
         folded=dataset.folded,
         pairs=len(dataset.ranked),
         folded_pairs=dataset.folded_pairs,
-        sampled=dataset.sampled,
-        hyperparameters=workshop.hooks.suggest_hyperparameters(
+        hyperparameters=decided
+        or workshop.hooks.suggest_hyperparameters(
             specialty=workshop.info.specialty,
             examples=len(dataset.examples),
             store=workshop.store,
@@ -1009,26 +834,17 @@ def result_of(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], cl
         ),
         closing=closing,
         sources={
-            TrainingMethod.SFT: _events_of((*dataset.examples, *dataset.replayed)),
+            TrainingMethod.SFT: _events_of(dataset.examples),
             TrainingMethod.DPO: _events_of(dataset.pairs),
             TrainingMethod.KTO: _events_of(dataset.labels),
         },
         left_out=dataset.left_out,
         shots=_events_of(dataset.shots),
-        replayed=replayed_of(dataset),
-        starters=len(dataset.starters),
     )
 
 
-def replayed_of(dataset: Dataset) -> Replayed:
-    """What is learned again."""
-    events = _events_of(dataset.replayed)
-    return Replayed(events=events, answers=len(dataset.replayed) - len(events))
-
-
 def _events_of(of_events: Iterable[TrainingExample | PreferencePair | LabelledAnswer]) -> tuple[str, ...]:
-    """Their events; an answer of the base's own has none."""
-    return tuple(dict.fromkeys(one.event_id for one in of_events if one.event_id))
+    return tuple(dict.fromkeys(one.event_id for one in of_events))
 
 
 def _left_out(event: Event, reason: str) -> LeftOut:

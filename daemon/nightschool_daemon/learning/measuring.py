@@ -99,10 +99,9 @@ def require_lesson(kind: LossKind, before: float, after: float) -> None:
 
 
 def yardstick_of(method: TrainingMethod, examples: Sequence[Example]) -> Yardstick:
-    """What is learned of examples by a method: of some of them, spread over all of the lesson."""
+    """What is learned of examples by a method: of some of them, spread over all."""
     if method is TrainingMethod.SFT:
-        lesson = [one for one in examples if not one.replayed]
-        wanted = [(one, one.answers[0], 1) for one in spread(lesson, MEASURED)]
+        wanted = [(one, one.answers[0], 1) for one in spread(examples, MEASURED)]
         return _yardstick(LossKind.ANSWERS, wanted, sum(len(answer.tokens) for _, answer, _ in wanted))
     if method is TrainingMethod.DPO:
         pairs = spread(examples, MEASURED)

@@ -6,6 +6,8 @@ own loop. Losses are in nats per answer token.
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
 from nightschool_daemon.learning.engine.loop import Plan, Report, teach
+from nightschool_daemon.learning.engine.machine import return_free_memory
 from nightschool_daemon.learning.engine.peft_files import MODULES
+from nightschool_daemon.learning.engine.trying import Attempt, Pupil, Slices, Watch
+from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base
 from nightschool_daemon.learning.rows import Row, read_rows, signature
-from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
+from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult, TriedOut
 from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 TOKENS_A_PASS = 1024
 """Padded tokens of one forward pass; a batch is cut into as many passes as it needs."""
 IGNORED = -100
+FLOPS_PER_CORE = 1.6e10
+"""32-bit operations that one core of an ordinary machine sustains in training: a rule of thumb."""
 
 
 # --------------------------------------------------------------------------- loss
@@ -150,17 +156,8 @@ class AdapterLearner:
         return mean_loss(self.network, self.watched)
 
 
-def fine_tune(
-    base: Base,
-    job: TrainingJob,
-    settings: Hyperparameters,
-    report: Report,
-    *,
-    arrange: Arrange = nobody_arranges,
-) -> TrainingResult:
+def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: Report) -> TrainingResult:
     """Train a LoRA adapter on all linear layers and save the best epoch's. Goes on from a checkpoint if one fits."""
-    import torch
-
     if job.warm_start is not None and job.requires_start:
         raise TrainingError(
             "Only the packed engine begins from an adapter, and it does not train this base. Take start_from out."
@@ -168,13 +165,7 @@ def fine_tune(
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
     require_equal_logits(base.model, rows[0])
     split = divided(rows, job.seed, settings)
-    torch.manual_seed(job.seed)
-    learner = AdapterLearner(
-        model=with_adapter(base.model, settings),
-        network=base.model,
-        watched=split.watched,
-        weight=mean_weight((row.weight, len(row.completion)) for row in split.learned),
-    )
+    learner = learner_of(base, settings, job.seed, split.learned, split.watched)
     plan = Plan(
         method=TrainingMethod.SFT,
         hyperparameters=settings,
@@ -182,7 +173,6 @@ def fine_tune(
         tokens_a_pass=TOKENS_A_PASS,
         output=job.output,
         signature=signature(job, TrainingMethod.SFT, settings),
-        arrange=arrange,
     )
     outcome = teach(learner, split, plan, report)
     save_adapter(learner.model, job.output / "adapter")
@@ -197,7 +187,65 @@ def fine_tune(
         trained_loss=outcome.trained_loss,
         seconds=outcome.seconds,
         epoch_losses=outcome.watched,
+        hyperparameters=settings,
     )
+
+
+def learner_of(
+    base: Base, settings: Hyperparameters, seed: int, learned: Sequence[Row], watched: Sequence[Row]
+) -> AdapterLearner:
+    """Put a new adapter into the base's model."""
+    import torch
+
+    torch.manual_seed(seed)
+    return AdapterLearner(
+        model=with_adapter(base.model, settings),
+        network=base.model,
+        watched=watched,
+        weight=mean_weight((row.weight, len(row.completion)) for row in learned),
+    )
+
+
+class LoadedTrials:
+    """The same tried out, beside one loaded model that has an adapter for as long as one is trained."""
+
+    def __init__(self, base: Base, seed: int, slices: Slices[Row]) -> None:
+        self._base, self._seed, self._slices = base, seed, slices
+
+    def epoch_seconds(self) -> float:
+        return rough_seconds(self._base.file, sum(map(len, self._slices.learned)))
+
+    def try_out(self, settings: Hyperparameters, watch: Watch) -> TriedOut:
+        learner = learner_of(self._base, settings, self._seed, self._slices.learned, self._slices.measured)
+        try:
+            pupil = Pupil(learner=learner, follow=self._likeliest)
+            return Attempt(pupil, self._slices, settings, self._seed, watch).outcome()
+        finally:
+            learner.model.unload()
+            return_free_memory()
+
+    def _likeliest(self, texts: Sequence[tuple[int, ...]]) -> list[int]:
+        import torch
+
+        self._base.model.eval()
+        with torch.no_grad():
+            return [self._behind(ids) for ids in texts]
+
+    def _behind(self, ids: tuple[int, ...]) -> int:
+        import torch
+
+        hidden = self._base.model.get_decoder()(input_ids=torch.tensor([ids])).last_hidden_state[0, -1:]
+        return int(head(self._base.model, hidden).argmax())
+
+
+def rough_seconds(file: GgufFile, tokens: int) -> float:
+    """What learning from so many tokens may take: six operations for each weight and token."""
+    return 6 * parameters_of(file) * tokens / (FLOPS_PER_CORE * (os.cpu_count() or 1))
+
+
+def parameters_of(file: GgufFile) -> int:
+    """How many weights a base has."""
+    return sum(math.prod(one.shape) for one in file.tensors.values())
 
 
 def with_adapter(model: PreTrainedModel, settings: Hyperparameters) -> PeftModel:

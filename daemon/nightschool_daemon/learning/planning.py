@@ -6,12 +6,9 @@ into ChatML here, where a run has Ollama render them: they are about as long.
 
 from __future__ import annotations
 
-import itertools
-import math
-import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +26,8 @@ from nightschool_daemon.learning.engine.route import read_examples, ready
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.loading import load_tokens
+from nightschool_daemon.learning.peft_route import parameters_of, rough_seconds
+from nightschool_daemon.learning.searching import foreseen, untrained
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import check_choices, folds_of, group_rows, side_of, sides_of
@@ -60,8 +59,6 @@ LOADED_BYTES = 4
 REST_BYTES = 2_000_000_000
 """Libraries and activations of that route: a rule of thumb."""
 TOKENS_A_PASS_OF_TRANSFORMERS = 1024
-FLOPS_PER_CORE = 1.6e10
-"""32-bit operations that one core of an ordinary machine sustains in training: a rule of thumb."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +69,6 @@ class Data:
     hyperparameters: Hyperparameters
     events: int
     """That are learned from."""
-    replayed: int = 0
-    """Examples that are learned again beside them."""
-    starters: int = 0
-    """Starter examples that are learned beside them."""
     held_out: int
     """Prompts that an exam would ask."""
     folded: int = 0
@@ -93,21 +86,24 @@ def run(context: WorkerContext) -> None:
     file = open_base(request.gguf)
     data = _data_of(context, request, file) if request.has_events else _assumed(context, request)
     rehearsal = Rehearsal(context=context, file=file, digest=request.weights_digest, assumed=data.assumed is not None)
-    problem = _rehearsed(context, rehearsal, _job(context, request, data, file))
+    job = _job(context, request, data, file)
+    search = foreseen(context, job, file, _store(context))
+    if search is not None:
+        job = replace(job, hyperparameters=search.hyperparameters)
+    problem = _rehearsed(context, rehearsal, job)
     plan = TrainingPlan(
         base=request.base,
         architecture=file.architecture,
-        parameters=_parameters(file),
+        parameters=parameters_of(file),
         file_bytes=sum(one.bytes for one in file.tensors.values()),
         route=rehearsal.route,
         assumed=data.assumed,
         events=data.events,
-        replayed=data.replayed,
-        starters=data.starters,
         held_out=data.held_out,
         folded=data.folded,
         folds=data.folds,
         events_left_out=dict(data.left_out),
+        search=search,
         trainings=tuple(rehearsal.found),
         problem=problem,
         loaded_bytes=request.loaded_bytes,
@@ -129,11 +125,10 @@ def _assumed(context: WorkerContext, request: PlanRequest) -> Data:
         liked=count // 2 if method is TrainingMethod.KTO else 0,
         disliked=count // 2 if method is TrainingMethod.KTO else 0,
     )
-    store = JournalStore({}, context.run.step(Job.PLAN) / "store.jsonl")
     return Data(
         material=material,
         hyperparameters=context.hooks.suggest_hyperparameters(
-            specialty=context.info.specialty, examples=count, store=store, seed=context.info.seed
+            specialty=context.info.specialty, examples=count, store=_store(context), seed=context.info.seed
         ),
         events=count,
         held_out=0,
@@ -158,10 +153,8 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         measure=measure,
         generate=_asks_nobody,
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
-        store=JournalStore(read_snapshot(context.run.step(Step.PREPARE) / "store.json"), directory / "store.jsonl"),
+        store=_store(context),
         find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate).across,
-        recall=_stand_ins,
-        method=request.method,
         ranks=why_not_computed(context.settings, file) is None,
     )
     budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
@@ -177,8 +170,6 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
             seed=context.info.seed,
         ),
         events=_events(dataset),
-        replayed=len(dataset.replayed),
-        starters=len(dataset.starters),
         held_out=gains(dataset.items) + len(dataset.ranked),
         folded=dataset.folded + dataset.folded_pairs,
         folds=len(folds) if dataset.folded or dataset.folded_pairs else 0,
@@ -187,19 +178,19 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
     )
 
 
+def _store(context: WorkerContext) -> JournalStore:
+    """What plugins keep for the specialty. What they write now is forgotten with the plan."""
+    snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
+    return JournalStore(snapshot, context.run.step(Job.PLAN) / "store.jsonl")
+
+
 def _events(dataset: Dataset) -> int:
-    examples = {one.event_id for one in (*dataset.examples, *dataset.replayed) if one.event_id}
+    examples = {one.event_id for one in dataset.examples}
     return len(examples | {one.event_id for one in dataset.pairs} | {one.event_id for one in dataset.labels})
 
 
 def _asks_nobody(messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
     raise GenerationError("A plan asks no model.")
-
-
-def _stand_ins(prompts: Sequence[str], *, max_tokens: int, temperature: float, limit_s: float) -> Iterator[str | None]:
-    """`Recall` of a plan: in place of each answer a text of about half the tokens that it may have."""
-    # short numbers, each of which is a token or two with the space before it
-    return itertools.repeat(" ".join(map(str, range(1, max(2, max_tokens // 4)))), len(prompts))
 
 
 def _chat_ml(system: str | None) -> Callable[[Sequence[Message]], str]:
@@ -252,17 +243,7 @@ class Rehearsal:
                 memory=decided,
             )
         )
-        return TrainingResult(
-            adapter=job.output,
-            methods=(method,),
-            steps=0,
-            tokens=0,
-            examples=len(examples),
-            left_out=left_out,
-            base_loss=0.0,
-            trained_loss=0.0,
-            seconds=decided.seconds,
-        )
+        return replace(untrained(job, method), examples=len(examples), left_out=left_out, seconds=decided.seconds)
 
     def _examples(
         self, job: TrainingJob, method: TrainingMethod, settings: Hyperparameters
@@ -275,7 +256,7 @@ class Rehearsal:
     def _packed(
         self, job: TrainingJob, method: TrainingMethod, settings: Hyperparameters, examples: list[Example]
     ) -> tuple[MemoryPlan, int]:
-        task = ready(self.file, job, method, settings, examples, arrange=self.context.hooks.arrange_stretch)
+        task = ready(self.file, job, method, settings, examples)
         decided = task.plan()
         memory.set_up(task.network, task.form, decided)
         self.expected = Expected(
@@ -292,10 +273,12 @@ class Rehearsal:
         touched = [one.shape for one in self.file.tensors.values() if self.expected.touches(one)]
         trained = settings.lora_r * sum(map(sum, touched))
         decided = rough_plan(
-            parameters=_parameters(self.file),
+            parameters=parameters_of(self.file),
             trained=trained,
             layers=self.file.number("block_count") or 0,
-            tokens=settings.num_epochs * sum(map(len, divided(examples, job.seed, settings).learned)),
+            seconds=rough_seconds(
+                self.file, settings.num_epochs * sum(map(len, divided(examples, job.seed, settings).learned))
+            ),
         )
         if decided.peak_bytes > decided.available_bytes:
             raise TrainingError(
@@ -306,16 +289,15 @@ class Rehearsal:
         return decided, trained
 
 
-def rough_plan(*, parameters: int, trained: int, layers: int, tokens: int) -> MemoryPlan:
-    """What a training through transformers takes, by rules of thumb: six operations for each weight and token."""
-    threads = os.cpu_count() or 1
+def rough_plan(*, parameters: int, trained: int, layers: int, seconds: float) -> MemoryPlan:
+    """What a training through transformers takes, by rules of thumb."""
     return MemoryPlan(
         tokens_a_pass=TOKENS_A_PASS_OF_TRANSFORMERS,
         checkpointed=0,
         layers=layers,
         peak_bytes=parameters * LOADED_BYTES + trained * memory.FLOAT * (1 + memory.STATES) + REST_BYTES,
         available_bytes=int(memory.free_memory() * memory.FREE_SHARE) + memory.resident_bytes(),
-        seconds=6 * parameters * tokens / (FLOPS_PER_CORE * threads),
+        seconds=seconds,
         is_rough=True,
     )
 
@@ -362,10 +344,6 @@ def _rehearsed(context: WorkerContext, rehearsal: Rehearsal, job: TrainingJob) -
     except TrainingError as error:
         return str(error)
     return None
-
-
-def _parameters(file: GgufFile) -> int:
-    return sum(math.prod(one.shape) for one in file.tensors.values())
 
 
 # --------------------------------------------------------------------------- the delivery

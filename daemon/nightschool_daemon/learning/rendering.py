@@ -88,8 +88,9 @@ def render_example(example: TrainingExample, render: Render, closing: str) -> Tr
         completion=example.target + closing,
         weight=example.weight,
         group=example.group,
-        difficulty=example.difficulty,
-        score=example.score,
+        artifact_type=example.artifact_type,
+        tests=example.tests,
+        schema=example.schema,
     )
 
 

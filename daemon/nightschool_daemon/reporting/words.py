@@ -9,7 +9,6 @@ from nightschool_hookspecs.records import GuardResult, Outcome, TrainingMethod, 
 EXAM = "The exam"
 NIGHTS = "Over the nights"
 LEFT_OUT = "What was left out"
-PIECES = "Your feedback, piece by piece"
 """Titles of sections that others look for."""
 CERTAIN = 0.01
 """A change whose p-value is below this is told as one. It is looked for every night, so chance has many tries."""
@@ -63,28 +62,6 @@ def questions_in_words(verdict: Verdict, folds: int = 0) -> str:
             "learned from all parts, and had to pass the checks."
         )
     return f"The model in use and the new one {_compared_by(verdict)}, and neither had learned from any of them."
-
-
-def replayed_in_words(events: int, answers: int, share: float) -> str:
-    """What was learned again: so many pieces of feedback, answers of the base's own, and their share of all, 0..1."""
-    parts = [
-        f"{events} of them, learned before," if events else "",
-        f"{_count(answers, 'answer')} of the base's own to general prompts" if answers else "",
-    ]
-    were = "was" if events + answers == 1 else "were"
-    return (
-        f"So that nothing is forgotten, {' and '.join(filter(None, parts))} {were} gone over again: {share:.0%} of all "
-        "examples."
-    )
-
-
-def starters_in_words(count: int) -> str:
-    """What was learned beside little feedback."""
-    were = "was" if count == 1 else "were"
-    return (
-        f"As there is little feedback of yours yet, {_count(count, 'starter example')} {were} learned beside it. None "
-        "counts more than a piece of yours, and the exam asks none."
-    )
 
 
 def guard_word(found: GuardResult) -> str:

@@ -1,9 +1,8 @@
 """What is told of a run: its sheet, in plain words first, with the technical figures at the end."""
 
-import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from nightschool_daemon.jobs import (
     UNITS,
@@ -14,7 +13,6 @@ from nightschool_daemon.jobs import (
     PrepareResult,
     SelectResult,
     Step,
-    StretchMark,
     VerifyResult,
 )
 from nightschool_daemon.ollama import names
@@ -27,13 +25,10 @@ from nightschool_daemon.reporting.words import (
     LEFT_OUT,
     guard_word,
     points_in_words,
-    replayed_in_words,
-    starters_in_words,
     verdict_sentences,
 )
 from nightschool_daemon.runs.conclude import verdict_of
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.pieces import pieces_section
 from nightschool_hookspecs.records import (
     DeliveryPlan,
     ExamAnswer,
@@ -73,14 +68,7 @@ def sheet_of(context: StepContext) -> Sheet:
         subject=f"{context.info.specialty}, run {context.info.id}",
         at=context.info.started_at,
         summary=tuple(_summary(verdict, concluded)),
-        sections=(
-            *_learned(context),
-            *_shown(context),
-            *_exam(context, verdict),
-            *_left_out(context),
-            *pieces_section(context.directory, context.ledger.exams.answered_by_both(context.info.id)),
-            *_next(context),
-        ),
+        sections=(*_learned(context), *_shown(context), *_exam(context, verdict), *_left_out(context), *_next(context)),
         technical=tuple(one for one in technical if one is not None),
     )
 
@@ -123,11 +111,6 @@ def _learned(context: StepContext) -> Iterator[Section]:
         ways = ", then ".join(LEARNED_BY[one] for one in trained.methods)
         events = _count(len(selected.learned_from(trained.methods)), "piece")
         sentences.append(f"The model learned from {events} of your feedback: {ways}.")
-        if selected.replayed.count and TrainingMethod.SFT in trained.methods:
-            replayed, share = selected.replayed, selected.replayed.share(selected.material.examples)
-            sentences.append(replayed_in_words(len(replayed.events), replayed.answers, share))
-        if selected.starters and TrainingMethod.SFT in trained.methods:
-            sentences.append(starters_in_words(selected.starters))
         if trained.warm_start:
             sentences.append("It went on from what the model in use had learned before.")
     held_out = selected.items + selected.pairs
@@ -292,53 +275,17 @@ def _training_figures(context: StepContext) -> Section | None:
         events = len(selected.learned_from(trained.methods))
         points += [
             f"From {events} events: {', then '.join(LEARNED_BY[one] for one in trained.methods)}",
-            *_replayed_figures(selected, trained),
-            *_starters_figure(selected, trained),
             f"{trained.steps} steps over {trained.tokens} tokens in {trained.seconds:.0f} s; "
             f"loss {trained.base_loss:.3f} before, {trained.trained_loss:.3f} after ({unit})",
         ]
-        if selected.sampled and TrainingMethod.DPO in trained.methods:
-            points.append(
-                f"{selected.material.pairs} pairs, of which {selected.sampled} are among answers that the model in use "
-                "was asked for"
-            )
         if trained.epoch_losses:
             losses = ", ".join(f"{one:.3f}" for one in trained.epoch_losses)
             points.append(f"Loss after each epoch: {losses}; the one that was taken: {trained.trained_loss:.3f}")
-        stretches = context.directory.stretches()
-        if stretches:
-            points.append(f"Curriculum: {'; '.join(_stages(stretches))}")
         if trained.plan:
             points.append(f"Planned beforehand: {trained.plan}")
+        if trained.search is not None:
+            points.append(trained.search.reason)
     return Section(title="Training", points=tuple(points))
-
-
-def _stages(stretches: Iterable[StretchMark]) -> Iterator[str]:
-    """Each stage of a curriculum, with what it saw for the first time and the loss behind it."""
-    for stage, marks in itertools.groupby(stretches, key=lambda one: one.stage):
-        found = list(marks)
-        first, last = found[0], found[-1]
-        epochs = f"epoch {first.epoch}" if first.epoch == last.epoch else f"epochs {first.epoch} to {last.epoch}"
-        new = sum(len(one.first_seen) for one in found)
-        yield (
-            f"`{stage}` in {epochs}, {sum(one.examples for one in found)} examples, new events: {new}, "
-            f"loss {last.watched_loss:.3f}"
-        )
-
-
-def _replayed_figures(selected: SelectResult, trained: TrainingResult) -> Iterator[str]:
-    replayed = selected.replayed
-    if replayed.count and TrainingMethod.SFT in trained.methods:
-        yield (
-            f"Replayed: {_count(len(replayed.events), 'earlier correction')} and "
-            f"{_count(replayed.answers, 'answer')} of the base's own, {replayed.share(selected.material.examples):.1%} "
-            "of all examples; they are in none of the losses"
-        )
-
-
-def _starters_figure(selected: SelectResult, trained: TrainingResult) -> Iterator[str]:
-    if selected.starters and TrainingMethod.SFT in trained.methods:
-        yield f"Beside them {_count(selected.starters, 'starter example')}, in none of the losses"
 
 
 def _delivery_figures(context: StepContext) -> Section | None:

@@ -1,5 +1,6 @@
 """What a plan tells, by a worker's room in this process and a real server that stays as it was."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,6 @@ from nightschool_daemon.jobs import EventRow, Job, RunDirectory, Step
 from nightschool_daemon.learning import planning
 from nightschool_daemon.learning.engine import memory
 from nightschool_daemon.learning.worker import WorkerContext
-from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.plans import PlanRequest, Route, TrainingPlan
 from nightschool_hookspecs.records import (
@@ -35,7 +35,6 @@ from nightschool_hookspecs.records import (
     Specialty,
     TrainingMethod,
 )
-from support.fault_proxy import FaultProxy
 from support.night import import_tiny
 from support.ollama_server import OllamaServer
 from support.tiny_architectures import write_tiny_architecture
@@ -59,6 +58,7 @@ class Desk:
         )
         self.tables: dict[str, dict[str, object]] = {}
         self.plugins = PluginSettings()
+        self.store: dict[str, str] = {}
 
     def plan(
         self, method: MethodChoice = MethodChoice.SFT, events: list[Event] | None = None, gguf: Path | None = None
@@ -83,6 +83,7 @@ class Desk:
             for number, one in enumerate(events or ())
         ]
         (run.step(Step.PREPARE) / "events.jsonl").write_text("".join(f"{codec.to_json(row)}\n" for row in rows))
+        (run.step(Step.PREPARE) / "store.json").write_text(json.dumps(self.store))
         info = RunInfo(id="plan", specialty=SPECIALTY, seed=1, started_at=NOW, reason="plan", directory=self.directory)
         hooks = Hooks.load(plugin_directory=None, tables=self.tables, plugins=self.plugins)
         planning.run(WorkerContext(step=Job.PLAN, run=run, info=info, settings=self.settings, hooks=hooks))
@@ -130,20 +131,6 @@ def test_ollama_is_as_it_was(desk: Desk) -> None:
     assert (desk.server.tags(), desk.server.blobs()) == before
 
 
-def test_no_model_is_asked_for_answers(desk: Desk) -> None:
-    """A run would have the model in use answer these, to rank what it says."""
-    desk.plugins = PluginSettings(enabled=("preference_pairs",))
-    commands = [
-        replace(one, artifact_type="shell", corrected_output="ls -a", ai_output="dir") for one in corrections(20)
-    ]
-    with FaultProxy(desk.server.url) as proxy:
-        desk.settings = replace(desk.settings, ollama=replace(desk.settings.ollama, host=proxy.url))
-        plan = desk.plan(MethodChoice.DPO, events=commands)
-        assert proxy.count("POST", "/api/chat") == 0
-    assert plan.trainings[0].examples == 20
-    assert not (desk.settings.state_directory / "cache" / "sampled").exists()
-
-
 def test_events_are_divided_as_a_run_would(desk: Desk) -> None:
     plan = desk.plan(events=corrections(40))
     assert plan.assumed is None
@@ -151,28 +138,6 @@ def test_events_are_divided_as_a_run_would(desk: Desk) -> None:
     assert (plan.folds, plan.folded, plan.asked) == (4, 40, 40)
     # greet guest 7, hello, and what stands around them: a character is a token
     assert 33 * len("greet guest 7hello") < plan.trainings[0].tokens < 33 * 100
-
-
-def test_what_is_learned_again_is_estimated_and_no_model_is_asked(desk: Desk) -> None:
-    without = desk.plan(events=corrections(40)).trainings[0]
-    for step in (Step.PREPARE, Job.PLAN):
-        desk.directory.joinpath(step.value).rename(desk.directory / f"first-{step.value}")
-    desk.plugins = PluginSettings(enabled=("replay_mixed",))
-    desk.tables = {"replay_mixed": {"share": 0.2, "max_tokens": 40}}
-    loaded = OllamaHttp(desk.settings.ollama).loaded()
-    plan = desk.plan(events=corrections(40))
-    assert (plan.events, plan.replayed, plan.trainings[0].examples) == (40, 10, 50)
-    # half of the tokens that an answer may have, and what stands around question and answer
-    assert 10 * 20 < plan.trainings[0].tokens - without.tokens < 10 * 300
-    assert OllamaHttp(desk.settings.ollama).loaded() == loaded
-    assert dict(plan_rows(plan))["learned again"].startswith("10 examples beside these, so that nothing is forgotten")
-
-
-def test_starter_examples_are_planned_for_and_are_no_events(desk: Desk) -> None:
-    desk.plugins = PluginSettings(enabled=("training_starters",))
-    plan = desk.plan(events=[replace(one, artifact_type="workflows") for one in corrections(15)])
-    assert (plan.events, plan.starters, plan.trainings[0].examples) == (15, 5, 20)
-    assert ("beside these", "5 starter examples, as there are few") in plan_rows(plan)
 
 
 def test_preferences_on_top_of_wanted_answers_are_two_trainings(desk: Desk) -> None:
@@ -238,6 +203,41 @@ def test_layers_that_are_left_out_cost_nothing_in_a_version(desk: Desk, monkeypa
     assert whole.delivery is not None
     assert upper.delivery.least_bytes * 2 == whole.delivery.least_bytes
     assert upper.trainings[0].parameters * 2 == whole.trainings[0].parameters
+
+
+def test_a_search_is_told_and_nothing_is_tried_out(desk: Desk) -> None:
+    desk.plugins = PluginSettings(enabled=("tuning_optuna",))
+    desk.tables = {"tuning_optuna": {"fewest_examples": 40}}
+    plan = desk.plan(events=corrections(40))
+    assert plan.search is not None
+    assert (plan.search.trials, plan.search.seconds) == (50, 3600)
+    assert ("search", plan.search.reason) in plan_rows(plan)
+    assert "at most 50 trainings on a part of the 40 examples, within 60 min" in plan.search.reason
+    assert not list(desk.directory.rglob("journal.log"))
+
+
+@pytest.mark.parametrize("method", [MethodChoice.SFT, MethodChoice.DPO])
+def test_few_examples_and_pairs_are_planned_without_a_search(desk: Desk, method: MethodChoice) -> None:
+    desk.plugins = PluginSettings(enabled=("tuning_optuna",))
+    desk.tables = {"tuning_optuna": {"fewest_examples": 41 if method is MethodChoice.SFT else 1}}
+    plan = desk.plan(method, events=corrections(40))
+    assert (plan.search, plan.problem) == (None, None)
+    assert not any(name == "search" for name, _ in plan_rows(plan))
+
+
+def test_what_a_search_found_is_planned_with(desk: Desk) -> None:
+    desk.plugins = PluginSettings(enabled=("tuning_optuna",))
+    desk.tables = {**LORA, "tuning_optuna": {"fewest_examples": 40}}
+    given = desk.plan(events=corrections(40)).trainings[0].hyperparameters
+    plain = {**json.loads(codec.to_json(given)), "batch_size": 8}
+    del plain["num_epochs"]
+    desk.store = {"tuning_optuna": json.dumps({"examples": 30, "given": plain, "values": {"lora_r": 5}})}
+    for step in (Step.PREPARE, Job.PLAN):
+        desk.directory.joinpath(step.value).rename(desk.directory / f"first-{step.value}")
+    plan = desk.plan(events=corrections(40))
+    assert plan.search is not None
+    assert plan.search.reason == "Taken is what a search on 30 examples found: lora_r 5."
+    assert plan.trainings[0].hyperparameters.lora_r == 5
 
 
 def test_models_with_experts_are_refused(desk: Desk, tmp_path: Path) -> None:

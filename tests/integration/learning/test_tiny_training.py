@@ -10,7 +10,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from nightschool_daemon.jobs import STRETCHES, StretchMark, read_lines
 from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.loop import Report
 from nightschool_daemon.learning.loading import Base, load_base
@@ -18,7 +17,7 @@ from nightschool_daemon.learning.peft_route import fine_tune
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainingResult, TrainingText
 from nightschool_hookspecs.services import TrainingError
-from support.training_jobs import Interrupted, greetings, harder_and_harder, staged, training_job, unheard
+from support.training_jobs import Interrupted, greetings, training_job, unheard
 
 SETTINGS = Hyperparameters(learning_rate=0.01, batch_size=4, num_epochs=3, lora_r=4, lora_alpha=8, max_length=64)
 Load = Callable[[], Base]
@@ -128,27 +127,6 @@ def test_within_an_epoch_it_goes_on_with_the_same_dropout(
     )
     assert steps == list(range(5, 10))
     assert (tmp_path / "cut" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
-    expected, found = (load_file(one.adapter / "adapter_model.safetensors") for one in (whole, again))
-    assert all(torch.equal(found[name], weights) for name, weights in expected.items())
-
-
-def test_a_curriculum_goes_on_where_it_was_interrupted(
-    load: Load, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
-
-    def taught(name: str, report: Report) -> TrainingResult:
-        job = training_job(tmp_path / name, tiny_gguf, SETTINGS, texts=harder_and_harder())
-        return fine_tune(load(), job, SETTINGS, report, arrange=staged(evaluations=3, fewest_steps=1))
-
-    whole = taught("whole", unheard)
-    with pytest.raises(Interrupted):
-        taught("cut", stops_at(5))
-    again = taught("cut", unheard)
-    assert (again.steps, again.tokens, again.epoch_losses) == (whole.steps, whole.tokens, whole.epoch_losses)
-    marks = list(read_lines(tmp_path / "whole" / STRETCHES, StretchMark))
-    assert list(read_lines(tmp_path / "cut" / STRETCHES, StretchMark)) == marks
-    assert [one.stage for one in marks] == ["easy", "easy", "medium", "medium", "hard", "hard", "all"]
     expected, found = (load_file(one.adapter / "adapter_model.safetensors") for one in (whole, again))
     assert all(torch.equal(found[name], weights) for name, weights in expected.items())
 

@@ -173,18 +173,10 @@ def test_a_template_that_forgets_earlier_turns_cannot_be_learned() -> None:
 def test_each_conversation_is_rendered_once() -> None:
     template = Template("<u>", "<a>", "</s>")
     render = CachedRenderer(template)
-    example = TrainingExample(
-        event_id="s/1",
-        messages=(Message(role=Role.USER, content="q"),),
-        target="t",
-        weight=2.0,
-        difficulty=0.75,
-        score=30.0,
-    )
+    example = TrainingExample(event_id="s/1", messages=(Message(role=Role.USER, content="q"),), target="t", weight=2.0)
     text, again = (render_example(example, render, "</s>") for _ in range(2))
     assert text == again
     assert (text.event_id, text.prompt, text.completion, text.weight) == ("s/1", "<u>q", "t</s>", 2.0)
-    assert (text.difficulty, text.score) == (0.75, 30.0)
     assert template.calls == 1
 
 

@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from nightschool_daemon.learning.engine.layout import Branches
@@ -20,18 +20,13 @@ class Grouped(Protocol):
     """What answers a prompt of some group."""
 
     @property
-    def prompt(self) -> tuple[int, ...]:
-        """Token ids."""
+    def prompt(self) -> tuple[int, ...] | str:
+        """Token ids, or the text."""
         ...
 
     @property
     def group(self) -> str:
         """Of near-duplicate prompts; empty: the prompt by itself."""
-        ...
-
-    @property
-    def replayed(self) -> bool:
-        """It is no part of the lesson, and learned beside it."""
         ...
 
 
@@ -56,20 +51,9 @@ class Example:
     margin: float = 0.0
     group: str = ""
     """Of near-duplicate prompts."""
-    event_id: str = field(default="", compare=False)
-    """As `LearnedExample` has it, and so difficulty and score: where equal texts come from makes no difference."""
-    difficulty: float | None = field(default=None, compare=False)
-    score: float | None = field(default=None, compare=False)
-    replayed: bool = False
-    """It is no part of the lesson, and learned beside it."""
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(len(one.tokens) for one in self.answers)
-
-    @property
-    def weight(self) -> float:
-        """Of its first answer."""
-        return self.answers[0].weight
 
     @property
     def labels(self) -> int:
@@ -107,58 +91,64 @@ UNJUDGED_EPOCHS, UNJUDGED_STEPS = 3, 30
 it, and before the rate has come down. Either way what is served runs in circles (docs/learning.md)."""
 WATCHED_SHOWN = 32
 """Without a watched slice, losses are taken on so many of the training examples."""
+MEASURED_SHARE = 5
+"""One example in so many is kept apart where trainings are tried out, and shows what each of them is worth."""
 
 
 def divided(examples: Sequence[G], seed: int, settings: Hyperparameters) -> Split[G]:
     """Decide what is watched. Where there is no epoch to choose, all is learned.
 
-    Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing. What
-    stands beside the lesson is always learned from, and never watched: the lesson alone says when it is learned.
+    Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing.
     """
-    lesson = [one for one in examples if not one.replayed]
-    steps = math.ceil(len(examples) / settings.batch_size)
-    first_judged = max(UNJUDGED_EPOCHS, math.ceil(UNJUDGED_STEPS / max(1, steps)))
-    has_choice = len(lesson) >= WATCHED_FROM and settings.num_epochs > first_judged
-    watched = _watched_groups(lesson, seed) if has_choice else frozenset()
+    begins = first_judged(len(examples), settings)
+    has_choice = len(examples) >= WATCHED_FROM and settings.num_epochs > begins
+    learned, watched = _apart(examples, WATCHED_SHARE, f"{seed}/watched") if has_choice else (tuple(examples), ())
     if not watched:
-        shown = tuple(lesson[:WATCHED_SHOWN])
-        return Split(learned=tuple(examples), watched=shown, held=False, first_judged=first_judged)
-    return Split(
-        learned=tuple(one for one in examples if one.replayed or _group(one) not in watched),
-        watched=tuple(one for one in lesson if _group(one) in watched),
-        held=True,
-        first_judged=first_judged,
-    )
+        shown = tuple(examples[:WATCHED_SHOWN])
+        return Split(learned=tuple(examples), watched=shown, held=False, first_judged=begins)
+    return Split(learned=learned, watched=watched, held=True, first_judged=begins)
 
 
-def _watched_groups(examples: Sequence[G], seed: int) -> frozenset[object]:
-    """Groups by chance, as long as they fit into the share; none where each is larger."""
+def first_judged(examples: int, settings: Hyperparameters) -> int:
+    """The epoch from which on a training of so many examples may be stopped."""
+    steps = math.ceil(examples / settings.batch_size)
+    return max(UNJUDGED_EPOCHS, math.ceil(UNJUDGED_STEPS / max(1, steps)))
+
+
+def parted(examples: Sequence[G], seed: int) -> tuple[tuple[G, ...], tuple[G, ...]]:
+    """What trainings that are tried out learn from, and what they are measured on; nothing where no group is small.
+
+    Near-duplicates are on one side, as in `divided`.
+    """
+    return _apart(examples, MEASURED_SHARE, f"{seed}/measured")
+
+
+def _apart(examples: Sequence[G], share: int, seed: str) -> tuple[tuple[G, ...], tuple[G, ...]]:
+    """What stays, and one example in `share`: groups by chance, as long as they fit; none where each is larger."""
     sizes = Counter(_group(one) for one in examples)
     groups = list(sizes)
-    random.Random(f"{seed}/watched").shuffle(groups)  # noqa: S311 - no secret
-    chosen, left = set[object](), len(examples) // WATCHED_SHARE
+    random.Random(seed).shuffle(groups)  # noqa: S311 - no secret
+    chosen, left = set[object](), len(examples) // share
     for group in groups:
         if sizes[group] <= left:
             chosen.add(group)
             left -= sizes[group]
-    return frozenset(chosen)
+    return (
+        tuple(one for one in examples if _group(one) not in chosen),
+        tuple(one for one in examples if _group(one) in chosen),
+    )
 
 
 def _group(one: Grouped) -> object:
     return one.group or one.prompt
 
 
-def order_of(count: int, epoch: int, seed: int) -> tuple[int, ...]:
-    """The places of an epoch that nobody arranges: the first as they are in the dataset, later ones shuffled."""
-    order = list(range(count))
+def batches(examples: Sequence[T], size: int, epoch: int, seed: int) -> list[list[T]]:
+    """The optimiser steps of an epoch. The first keeps the order of the curriculum, later ones are shuffled."""
+    order = list(examples)
     if epoch:
         random.Random(f"{seed}/{epoch}").shuffle(order)  # noqa: S311 - no secret
-    return tuple(order)
-
-
-def batches(examples: Sequence[T], size: int) -> list[list[T]]:
-    """The optimiser steps over these, in their order."""
-    return [list(examples[start : start + size]) for start in range(0, len(examples), size)]
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def passes(batch: Sequence[S], tokens: int, *, padded: bool = True) -> Iterator[list[S]]:

@@ -1,6 +1,6 @@
 """The training loop over a packed network: batches, losses, optimiser, checkpoints. Reads from top to bottom.
 
-A checkpoint can be gone on with at any step: order, batches and dropout depend on the seed, the step and the losses.
+A checkpoint can be gone on with at any step: order, batches and dropout depend on the seed and the step alone.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,18 +20,7 @@ from torch import Tensor
 from nightschool_daemon.jobs import write_durably
 from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
-from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, load, put, save_tensors, sync
-from nightschool_daemon.learning.engine.curriculum import (
-    Arrange,
-    Curriculum,
-    StretchLog,
-    Teachable,
-    begun,
-    evaluated,
-    is_under_way,
-    nobody_arranges,
-)
 from nightschool_daemon.learning.engine.examples import Example, Split, batches, divided, mean_weight, passes
 from nightschool_daemon.learning.engine.forms import Form
 from nightschool_daemon.learning.engine.layout import Layout
@@ -61,12 +50,9 @@ class Plan:
     seed: int
     tokens_a_pass: int
     output: Path
-    """Gets `metrics.jsonl`, `checkpoints/` and `best.safetensors`, and `curriculum.jsonl` where there is one."""
+    """Gets `metrics.jsonl`, `checkpoints/` and `best.safetensors`."""
     signature: str
     """What base, data and settings it is made of: a checkpoint of another is not gone on with."""
-    arrange: Arrange = nobody_arranges
-    goes_on: bool = False
-    """Whether it begins from what an earlier training of the specialty learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +70,8 @@ class Outcome:
     seconds: float
 
 
-S = TypeVar("S", bound=Teachable)
-L_contra = TypeVar("L_contra", bound=Teachable, contravariant=True)
+S = TypeVar("S", bound=Sized)
+L_contra = TypeVar("L_contra", bound=Sized, contravariant=True)
 
 
 class Learner(Protocol[L_contra]):
@@ -140,7 +126,7 @@ def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> O
     while course.goes_on():
         for batch in course.batches_left():
             course.learn(batch)
-        course.end_stretch()
+        course.end_epoch()
     return course.end()
 
 
@@ -149,23 +135,13 @@ class Course(Generic[S]):
 
     def __init__(self, learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> None:
         self._learner, self._split, self._plan, self._report = learner, split, plan, report
-        self._settings = settings = plan.hyperparameters
-        self._steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
-        self._optimizer = Adam(trained_of(learner))
+        self._settings = plan.hyperparameters
+        self._lessons = Lessons(learner, split.learned, plan.hyperparameters, plan.seed)
         self._checkpoints = Checkpoints(directory=plan.output / CHECKPOINTS, signature=plan.signature)
-        restored = self._checkpoints.restore(learner.named(), self._optimizer)
+        restored = self._checkpoints.restore(learner.named(), self._lessons.optimizer)
         self._state = restored or State(base_loss=learner.loss_before())
         _require_sound_base(self._state.base_loss)
         self._metrics = Metrics(plan.output / "metrics.jsonl", self._state)
-        self._log = StretchLog(plan.output, self._state)
-        self._curriculum = Curriculum(
-            learned=split.learned,
-            method=plan.method,
-            settings=settings,
-            seed=plan.seed,
-            arrange=plan.arrange,
-            goes_on=plan.goes_on,
-        )
         self._clock = Clock()
 
     def goes_on(self) -> bool:
@@ -173,59 +149,36 @@ class Course(Generic[S]):
         return self._state.epoch < self._settings.num_epochs and not self._state.is_over
 
     def batches_left(self) -> list[list[S]]:
-        """Up to the next evaluation."""
-        if not is_under_way(self._state):
-            self._state = begun(self._state, self._curriculum.next(self._state))
-        arranged = [self._split.learned[place] for place in self._state.places]
-        return batches(arranged, self._settings.batch_size)[self._state.step_of_epoch :]
+        """Of this epoch."""
+        return self._lessons.batches(self._state.epoch)[self._state.step_of_epoch :]
 
     def learn(self, batch: Sequence[S]) -> None:
         """One step."""
         state = self._state
-        rate = self._settings.learning_rate * schedule(state.step, self._steps, self._settings.warmup_ratio)
-        # dropout depends on seed and step alone, so that a resumed training repeats it
-        torch.manual_seed(self._plan.seed * STEPS_A_SEED + state.step)
-        with self._learner.learning():
-            loss = update(self._learner, batch, self._optimizer, rate)
+        loss = self._lessons.learn(batch, state.step)
         self._state = replace(
             state,
             step=state.step + 1,
             step_of_epoch=state.step_of_epoch + 1,
             tokens=state.tokens + sum(map(len, batch)),
         )
-        self._metrics.write({"step": self._state.step, "loss": loss, "lr": rate})
-        stage = f" ({state.stage})" if state.stage else ""
-        epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}{stage}"
-        self._report(self._state.step, self._steps, f"{epochs}, loss {loss:.3f}")
+        self._metrics.write({"step": self._state.step, "loss": loss, "lr": self._lessons.rate(state.step)})
+        epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}"
+        self._report(self._state.step, self._lessons.steps, f"{epochs}, loss {loss:.3f}")
         if self._clock.since_checkpoint() > CHECKPOINT_S:
             self._keep(self._state)
 
-    def end_stretch(self) -> None:
-        """Evaluate what was learned."""
-        watched = self._learner.watched_loss()
-        _require_number(watched)
-        if self._state.stage:
-            self._log.write(self._curriculum.mark(self._state, watched))
-        self._state = evaluated(self._state, watched)
-        if self._curriculum.is_through(self._state):
-            self._end_epoch(watched)
-
-    def _end_epoch(self, watched: float) -> None:
-        """See whether it got better. None is judged before one has seen everything that there is to learn."""
-        state = self._state
-        is_judged = state.has_seen_all and state.epoch >= self._split.first_judged
-        improved = watched < state.best_loss or not is_judged
+    def end_epoch(self) -> None:
+        """See whether it got better."""
+        state, watched = self._state, watched_loss(self._learner)
+        improved = watched < state.best_loss or state.epoch < self._split.first_judged
         self._metrics.write({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched})
         if improved or not self._split.held:
             save_tensors(self._learner.named(), self._plan.output / BEST)
             state = replace(state, best_loss=watched)
-        state = replace(
-            state,
-            is_over=self._split.held and not improved,
-            watched=(*state.watched, watched),
-            has_seen_all=state.has_seen_all or self._curriculum.has_seen_all(state),
-        )
-        self._keep(self._curriculum.next_epoch(state))
+        is_over = self._split.held and not improved
+        kept = (*state.watched, watched)
+        self._keep(replace(state, epoch=state.epoch + 1, step_of_epoch=0, is_over=is_over, watched=kept))
 
     def end(self) -> Outcome:
         """Take the best epoch."""
@@ -243,7 +196,39 @@ class Course(Generic[S]):
     def _keep(self, state: State) -> None:
         self._metrics.flush()
         self._state = replace(state, seconds=state.seconds + self._clock.taken())
-        self._checkpoints.keep(self._learner.named(), self._optimizer, self._state)
+        self._checkpoints.keep(self._learner.named(), self._lessons.optimizer, self._state)
+
+
+class Lessons(Generic[S]):
+    """The steps of a training. Order, batches, rate and dropout depend on the seed and the step alone."""
+
+    def __init__(self, learner: Learner[S], learned: Sequence[S], settings: Hyperparameters, seed: int) -> None:
+        self._learner, self._learned, self._settings, self._seed = learner, learned, settings, seed
+        self.steps = math.ceil(len(learned) / settings.batch_size) * settings.num_epochs
+        """Of all epochs."""
+        self.optimizer = torch.optim.AdamW(trained_of(learner), lr=settings.learning_rate, weight_decay=0.0, fused=True)
+
+    def batches(self, epoch: int) -> list[list[S]]:
+        """Of an epoch, counted from 0."""
+        return batches(self._learned, self._settings.batch_size, epoch, self._seed)
+
+    def rate(self, step: int) -> float:
+        """With which a step learns, counted from 0."""
+        return self._settings.learning_rate * schedule(step, self.steps, self._settings.warmup_ratio)
+
+    def learn(self, batch: Sequence[S], step: int) -> float:
+        """Take a step. Returns the batch's loss. Raises `Diverged`."""
+        # dropout depends on seed and step alone, so that a resumed training repeats it
+        torch.manual_seed(self._seed * STEPS_A_SEED + step)
+        with self._learner.learning():
+            return update(self._learner, batch, self.optimizer, self.rate(step))
+
+
+def watched_loss(learner: Learner[S]) -> float:
+    """What is watched, now. Raises `Diverged`."""
+    found = learner.watched_loss()
+    _require_number(found)
+    return found
 
 
 def schedule(step: int, steps: int, warmup_ratio: float) -> float:
@@ -255,8 +240,10 @@ def schedule(step: int, steps: int, warmup_ratio: float) -> float:
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def update(learner: Learner[S], batch: Sequence[S], optimizer: Adam, rate: float) -> float:
+def update(learner: Learner[S], batch: Sequence[S], optimizer: torch.optim.Optimizer, rate: float) -> float:
     """One optimiser step over a batch. Returns its loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
     total = 0.0
     for loss in learner.losses(batch):
         loss.backward()
@@ -265,7 +252,8 @@ def update(learner: Learner[S], batch: Sequence[S], optimizer: Adam, rate: float
         return_free_memory()
     _require_number(total)
     torch.nn.utils.clip_grad_norm_(trained_of(learner), GRADIENT_NORM)
-    optimizer.step(rate)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     return total
 
 
@@ -279,9 +267,13 @@ def _require_sound_base(loss: float) -> None:
         raise TrainingError(f"The loss of the base itself is no number, so its weights are damaged. {ADVICE}")
 
 
+class Diverged(TrainingError):
+    """A training went astray, as at too high a rate."""
+
+
 def _require_number(loss: float) -> None:
     if not math.isfinite(loss):
-        raise TrainingError("The loss is no longer a number. Lower learning_rate in [plugins.tuning_fixed] (a half).")
+        raise Diverged("The loss is no longer a number. Lower learning_rate in [plugins.tuning_fixed] (a half).")
 
 
 # --------------------------------------------------------------------------- objectives
