@@ -9,7 +9,7 @@ BASE ?= smollm2
 SECONDS ?= 60
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy bench-tuning fuzz-gguf clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy fuzz-gguf clean
 
 environment: .venv/.ready
 
@@ -98,10 +98,6 @@ bench-seasons: ollama
 # What the proxy adds to a request, beside direct access.
 bench-proxy: .venv/.ready
 	$(BIN)/python tests/benchmarks/proxy.py
-
-# Tokens of a search for hyperparameters, against Optuna's TPE without pruning. An hour; QUICK=1 takes eight minutes.
-bench-tuning: .venv/.ready
-	$(BIN)/python tests/benchmarks/tuning.py $(if $(QUICK),--quick)
 
 clean:
 	rm -rf build dist .venv .cache

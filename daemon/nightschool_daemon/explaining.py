@@ -1,18 +1,31 @@
 """What became of a piece of feedback: `nightschool explain EVENT`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 
 from nightschool_daemon import codec
 from nightschool_daemon.config import SpecialtyMode
 from nightschool_daemon.installation import Installation
-from nightschool_daemon.jobs import MARKS, EventMark, EventRow, RunDirectory, SelectResult, Step, read_lines
+from nightschool_daemon.jobs import (
+    FINDINGS,
+    MARKS,
+    EventMark,
+    EventRow,
+    NoiseRow,
+    RunDirectory,
+    SelectResult,
+    Step,
+    read_lines,
+)
 from nightschool_daemon.ledger import RunRow
 from nightschool_daemon.ledger.exams import Exams
 from nightschool_daemon.reporting.words import LEARNED_BY
 from nightschool_daemon.runs import RunRefused
 from nightschool_hookspecs.records import ExamAnswer, ExamItem, ItemRole, RunEnd, Side, TrainingResult
+
+T = TypeVar("T")
 
 NIGHTS = 50
 """Newest runs that are looked through."""
@@ -45,6 +58,8 @@ class EventNight:
     """One sentence: learned, left out and why, or asked in the exam."""
     mark: EventMark | None
     """What it was worth; None where it was not to be learned from."""
+    noise: NoiseRow | None = None
+    """Why it looked wrong; None where it did not, or nobody looked."""
     asked: Asked | None = None
     """The event's own question, where it was one."""
     kin: tuple[Asked, ...] = ()
@@ -110,12 +125,15 @@ def _read(row: EventRow, directory: RunDirectory, exams: Exams, night: EventNigh
     answered = exams.answered_by_both(night.run)
     own = next((one for one in answered if one[0].event_id == key), None)
     fate = _fate(key, directory, is_over=night.end is not None)
-    if fate is None and own is None:
+    noise = next((one for one in _lines(directory, FINDINGS, NoiseRow) if one.finding.event_id == key), None)
+    if fate is None and own is None and noise is None:
         return None
+    asked = "It was asked in the exam, and not learned from." if own else "It was neither learned from nor asked."
     return replace(
         night,
-        fate=fate or "It was asked in the exam, and not learned from.",
-        mark=_mark(key, directory),
+        fate=fate or asked,
+        mark=next((one for one in _lines(directory, MARKS, EventMark) if one.event_id == key), None),
+        noise=noise,
         asked=None if own is None else _asked(row, *own),
         kin=_kin(row, answered),
     )
@@ -137,11 +155,10 @@ def _fate(key: str, directory: RunDirectory, *, is_over: bool) -> str | None:
     return None if reason is None else f"It was left out: {reason}."
 
 
-def _mark(key: str, directory: RunDirectory) -> EventMark | None:
-    file = directory.step(Step.SELECT) / MARKS
-    if not file.exists():
-        return None
-    return next((one for one in read_lines(file, EventMark) if one.event_id == key), None)
+def _lines(directory: RunDirectory, name: str, kind: type[T]) -> Iterator[T]:
+    """What `select` left in a file; nothing where a run of an earlier release left none."""
+    file = directory.step(Step.SELECT) / name
+    return read_lines(file, kind) if file.exists() else iter(())
 
 
 def _asked(row: EventRow, item: ExamItem, before: ExamAnswer, after: ExamAnswer) -> Asked:

@@ -26,6 +26,7 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     Material,
     MethodChoice,
+    NoiseFinding,
     RankedPair,
     Recipe,
     RunEnd,
@@ -44,6 +45,11 @@ NOTES = "notes.txt"
 """What a worker has to say to whoever looks on, a sentence a line."""
 MARKS = "marks.jsonl"
 """Of step `select` (EventMark)."""
+FINDINGS = "noise.jsonl"
+"""Of step `select` (NoiseRow)."""
+TRAJECTORIES = "trajectories.jsonl"
+"""Of step `train`, and of a training within it (TrajectoryPoint); of step `prepare` what is known of earlier ones
+(LossTrajectory)."""
 HELD_OUT_PAIRS = "held_out_pairs.jsonl"
 """Of step `select` (PreferencePair)."""
 RANKED = "ranked.jsonl"
@@ -169,8 +175,6 @@ class SplitResult:
     """Of a trial candidate's: what may count in the whole exam, that of the other folds among it."""
     closing: str = ""
     """Of a trial candidate's: how the candidate that it stands for ends its answers."""
-    hyperparameters: Hyperparameters | None = None
-    """The same: with what that one was trained, where it was searched for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +195,31 @@ class EventMark:
     difficulty: float
     weight: float | None
     """Of its example; None where none was made of it."""
+    noise_factor: float = 1.0
+    """What is in this weight because it looks wrong (`NoiseFinding.factor`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseRow:
+    """A line of `select/noise.jsonl`: feedback that looks wrong."""
+
+    finding: NoiseFinding
+    side: Side
+    """On the held-out side it was looked at and nothing else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryPoint:
+    """A line of `train/trajectories.jsonl`: an example's loss as it was learned from."""
+
+    event_id: str
+    """A variant has that of its original."""
+    epoch: int
+    """From 1."""
+    step: int
+    """Of the optimiser, from 1, over all epochs."""
+    loss: float
+    """Nats an answer token, before the step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from nightschool_hookspecs.records import (
-    DeliveryForm,
-    Hyperparameters,
-    HyperparameterSearch,
-    MethodChoice,
-    TrainingMethod,
-)
+from nightschool_hookspecs.records import DeliveryForm, Hyperparameters, MethodChoice, TrainingMethod
 
 
 class Route(StrEnum):
@@ -139,8 +133,6 @@ class TrainingPlan:
     """Of cross-fitting; 0: none."""
     events_left_out: Mapping[str, int]
     """Reason -> events that would not be learned from."""
-    search: HyperparameterSearch | None = None
-    """For hyperparameters, before the training, or what one found earlier; None: what is configured holds."""
     trainings: tuple[PlannedTraining, ...]
     problem: str | None
     """One sentence: why it cannot be trained here, and what to change; None where it can."""
@@ -163,7 +155,7 @@ class TrainingPlan:
 
     @property
     def seconds(self) -> float:
-        """Of all trainings, those of trial candidates and of a search left out."""
+        """Of all trainings, those of trial candidates left out."""
         return sum(one.memory.seconds for one in self.trainings)
 
     @property

@@ -257,6 +257,30 @@ class ScoredEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossTrajectory:
+    """How a training learned the wanted answer of an event that was new to its network."""
+
+    event_id: str
+    training: str
+    """The run that trained. Losses of one training can be compared, those of two cannot."""
+    losses: tuple[float, ...]
+    """Nats an answer token, one an epoch, each taken before the step in which the epoch learned from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFinding:
+    """A piece of feedback that looks wrong, or that was overtaken."""
+
+    event_id: str
+    factor: float
+    """0..1. Multiplies the weight of its example; 0: nothing is learned from it; 1: it is shown, and counts as ever."""
+    reason: str
+    """What speaks against it, for its owner: a clause of a sentence, `you corrected it otherwise later`."""
+    contradicts: str | None = None
+    """`source/id` of the event that says otherwise, where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchStatistics:
     """What is known of a specialty when its batch size is chosen."""
 
@@ -320,10 +344,6 @@ class TrainingExample:
     """Set by the host: what was asked, without the retrieved texts that the last message may have around it."""
     chunks: tuple[Chunk, ...] = ()
     """Set by the host: what was retrieved for it."""
-    artifact_type: str = ""
-    """Set by the host, as the two below: by what an answer to it is scored."""
-    tests: str | None = None
-    schema: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -471,7 +491,7 @@ class TrainingJob:
     """Directory of what is learned from, frozen and rendered: `examples.jsonl` (a `TrainingText` a line), `pairs.jsonl`
     (`PairText`), `labels.jsonl` (`LabelledText`)."""
     output: Path
-    """Directory to fill: PEFT adapter, `metrics.jsonl`, checkpoints."""
+    """Directory to fill: PEFT adapter, `metrics.jsonl`, `trajectories.jsonl`, checkpoints."""
     material: Material
     method: MethodChoice
     hyperparameters: Hyperparameters
@@ -497,10 +517,6 @@ class TrainingText:
     weight: float = 1.0
     group: str = ""
     """Of near-duplicate prompts, which are watched or learned from together."""
-    artifact_type: str = ""
-    """By what an answer to it is scored, as the two below."""
-    tests: str | None = None
-    schema: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -528,65 +544,6 @@ class LabelledText:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchTask:
-    """What is known of a training whose hyperparameters may be searched for."""
-
-    specialty: Specialty
-    examples: int
-    """That it learns from."""
-    given: Hyperparameters
-    """With what it trains where nobody answers: form, learning rate and added neurons are decided."""
-    neuron_step: int
-    """Feed-forward units are added in multiples of it; 0: the form adds none."""
-    fixed: tuple[str, ...]
-    """Names of hyperparameters that stay as they are given, since the training begins from what has them."""
-    directory: Path
-    """Of the search's own. What lies there survives a kill, and is there again when the run goes on."""
-    is_rehearsal: bool = False
-    """Nothing is to be tried out: a training is only planned."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TriedOut:
-    """What came of a training that was tried out. Of it nothing is left but this."""
-
-    loss: float | None
-    """At its end, on the examples kept apart, in nats an answer token; None where it did not come so far."""
-    score: float | None = None
-    """Mean of the validators, 0..100, over its own answers to some of them; None where it was not asked for."""
-    tokens: int
-    """Learned from, prompts included, an example as often as it was seen."""
-    measured_tokens: int
-    """That went through the network to be measured."""
-    seconds: float
-    problem: str = ""
-    """A sentence where it could not go on: the loss became no number, memory was short. Others may do better."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HyperparameterSearch:
-    """With what a training is to be done, and how that was found."""
-
-    hyperparameters: Hyperparameters
-    reason: str
-    """One sentence for the report; of a rehearsal: what a run would search for, and within which bounds."""
-    trials: int = 0
-    """Trainings that were tried out; of a rehearsal, that may be at most; 0: it was found earlier."""
-    stopped: int = 0
-    """Of them, those that were not taken to their end."""
-    tokens: int = 0
-    """Learned from in all of them, prompts included."""
-    measured_tokens: int = 0
-    """That went through the network to be measured."""
-    seconds: float = 0.0
-    """That the search took; of a rehearsal, that it may take."""
-    loss: float | None = None
-    """Of these hyperparameters on examples that were kept apart, in nats an answer token; None: not known."""
-    given_loss: float | None = None
-    """The same of the given ones."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainingResult:
     """What a training left behind."""
 
@@ -611,10 +568,6 @@ class TrainingResult:
     """Whether it began from `TrainingJob.warm_start`."""
     plan: str = ""
     """How it was cut to fit into memory, and what was expected of it, as decided before it began."""
-    hyperparameters: Hyperparameters | None = None
-    """With what it was done, the last method; None: the trainer does not tell."""
-    search: HyperparameterSearch | None = None
-    """Set by the host: how these were found; None where nobody searched for them."""
 
 
 class DeliveryForm(StrEnum):

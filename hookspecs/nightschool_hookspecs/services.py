@@ -18,7 +18,6 @@ from nightschool_hookspecs.records import (
     TrainingJob,
     TrainingMethod,
     TrainingResult,
-    TriedOut,
 )
 
 
@@ -124,44 +123,6 @@ class Train(Protocol):
 
         Raises `TrainingError` where the architecture cannot be loaded, or nothing fits that the method learns from.
         """
-        ...
-
-
-class Judge(Protocol):
-    """Decides how far a training is taken that is tried out."""
-
-    def __call__(self, epochs: float, loss: float, /) -> bool:
-        """Return whether it goes on. `epochs` is the mark that it came to; `loss` as in `TriedOut`."""
-        ...
-
-
-class TryOut(Protocol):
-    """Trains on four fifths of what is learned from, and measures on the rest; near-duplicates are on one side.
-
-    Every training begins from the base, as a version in service has learned the rest before. Nothing of the exam is in
-    either part.
-    """
-
-    def __call__(
-        self,
-        hyperparameters: Hyperparameters,
-        *,
-        title: str,
-        marks: Sequence[float],
-        judge: Judge,
-        seconds: float,
-        answers: int = 0,
-    ) -> TriedOut:
-        """Train by `hyperparameters`, and forget what was trained.
-
-        `title` says what is shown meanwhile. At each of the `marks`, in epochs, that lies before the end, the loss is
-        measured and `judge` is asked; to say no ends the training, and so do `seconds`. Where it comes to its end, it
-        is asked so many `answers` of its own, which are scored. Raises `TrainingError` where no training would work.
-        """
-        ...
-
-    def seconds_left(self) -> float:
-        """Return what the run's time limit leaves for a search, with the training that follows taken off."""
         ...
 
 

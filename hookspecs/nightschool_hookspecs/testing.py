@@ -57,6 +57,7 @@ from nightschool_hookspecs.records import (
     ItemRole,
     LiveAnswer,
     LiveFeedback,
+    LossTrajectory,
     Material,
     Matrix,
     Message,
@@ -71,20 +72,17 @@ from nightschool_hookspecs.records import (
     RunInfo,
     RunReport,
     ScoredEvent,
-    SearchTask,
     ServerAbilities,
     Sitting,
     Specialty,
     TensorInfo,
     Tool,
-    TrainedForm,
     TrainingExample,
     TrainingJob,
     TrainingMethod,
     TrainingResult,
-    TriedOut,
 )
-from nightschool_hookspecs.services import Judge, OutOfTime
+from nightschool_hookspecs.services import OutOfTime
 
 STAGES: tuple[ModuleType, ...] = (
     intake,
@@ -263,58 +261,6 @@ class FakeTrain:
         )
 
 
-def _sample_loss(hyperparameters: Hyperparameters, epochs: float) -> float:
-    """Least at a rate of 1e-3, and less from epoch to epoch."""
-    return 1 + abs(math.log10(hyperparameters.learning_rate / 1e-3)) + 1 / (1 + epochs)
-
-
-class FakeTryOut:
-    """`TryOut` that trains nothing: a function says the loss after so many epochs. Keeps what was tried out.
-
-    An epoch is a token and a second, and the score is 100 less ten times the loss. There is time for so many
-    `trainings`.
-    """
-
-    def __init__(
-        self, loss: Callable[[Hyperparameters, float], float] = _sample_loss, *, trainings: int | None = None
-    ) -> None:
-        self.tried: list[tuple[Hyperparameters, TriedOut]] = []
-        self.titles: list[str] = []
-        self._loss = loss
-        self._trainings = trainings
-
-    def __call__(
-        self,
-        hyperparameters: Hyperparameters,
-        *,
-        title: str,
-        marks: Sequence[float],
-        judge: Judge,
-        seconds: float,
-        answers: int = 0,
-    ) -> TriedOut:
-        """Ask the judge at each mark, and come to the end unless it says no."""
-        reached = float(hyperparameters.num_epochs)
-        passed = [mark for mark in marks if mark < reached]
-        stopped = next((mark for mark in passed if not judge(mark, self._loss(hyperparameters, mark))), None)
-        reached = reached if stopped is None else stopped
-        loss = self._loss(hyperparameters, reached) if stopped is None else None
-        found = TriedOut(
-            loss=loss,
-            score=None if loss is None or not answers else 100 - 10 * loss,
-            tokens=math.ceil(reached),
-            measured_tokens=len(passed),
-            seconds=reached,
-        )
-        self.tried.append((hyperparameters, found))
-        self.titles.append(title)
-        return found
-
-    def seconds_left(self) -> float:
-        """Return an hour, or 0 after the last training that there is time for."""
-        return 0.0 if self._trainings is not None and len(self.tried) >= self._trainings else 3600.0
-
-
 def matrix(rows: Sequence[Sequence[float]], *, columns: int) -> Matrix:
     """Rows of numbers as the contract's matrix."""
     values = array("f", [value for row in rows for value in row])
@@ -380,6 +326,13 @@ def sample_scored_events() -> tuple[ScoredEvent, ...]:
         ScoredEvent(event=event, priority=0.5, reward=0.5, difficulty=0.5, group=f"group-{index}", trained_on=False)
         for index, event in enumerate(sample_events())
     )
+
+
+def sample_trajectories() -> tuple[LossTrajectory, ...]:
+    """How a training learned the sample events, the last of them hardly."""
+    *others, last = sample_events()
+    learned = {event.key: (2.0, 1.0, 0.5) for event in others} | {last.key: (5.0, 4.5, 4.0)}
+    return tuple(LossTrajectory(event_id=key, training="run-1", losses=losses) for key, losses in learned.items())
 
 
 def sample_examples() -> tuple[TrainingExample, ...]:
@@ -470,6 +423,11 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         "nightschool_choose_batch_size": tuple(
             {"specialty": SAMPLE_SPECIALTY, "statistics": _statistics(available)} for available in (0, 9, 1000)
         ),
+        "nightschool_find_noise": tuple(
+            {"events": some, "trajectories": known, "measure": FakeMeasure(), "embed": embed}
+            for some, known in (((), ()), (scored, ()), (scored, sample_trajectories()))
+            for embed in (FakeEmbed(), FakeEmbed(available=False))
+        ),
         "nightschool_select_events": tuple(
             {"events": some, "budget": Budget(events=3, tokens=4000), "embed": embed} | services
             for some in ((), scored)
@@ -498,10 +456,6 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         "nightschool_label_answers": tuple({"events": some} for some in ((), scored)),
         "nightschool_suggest_hyperparameters": (
             {"specialty": SAMPLE_SPECIALTY, "examples": 20, "store": FakeStore(), "seed": 1},
-        ),
-        "nightschool_search_hyperparameters": tuple(
-            {"task": task, "try_out": FakeTryOut(trainings=3), "store": FakeStore(), "seed": 1}
-            for task in _sample_tasks(directory)
         ),
         "nightschool_build_example": tuple({"event": event, "chunks": (Chunk(text="man ls"),)} for event in scored),
         "nightschool_train_adapter": tuple(
@@ -561,14 +515,6 @@ def _sample_job(directory: Path, method: MethodChoice) -> TrainingJob:
         hyperparameters=Hyperparameters(),
         seed=1,
     )
-
-
-def _sample_tasks(directory: Path) -> tuple[SearchTask, ...]:
-    """Few examples; many; and many where a training is only planned."""
-    given = Hyperparameters(learning_rate=2e-3, form=TrainedForm.LORA)
-    few = SearchTask(specialty=SAMPLE_SPECIALTY, examples=20, given=given, neuron_step=0, fixed=(), directory=directory)
-    many = dataclasses.replace(few, examples=1000)
-    return few, many, dataclasses.replace(many, is_rehearsal=True)
 
 
 def _sample_target(takes: bool) -> DeliveryTarget:

@@ -26,11 +26,12 @@ from nightschool_hookspecs.records import (
     FeedbackFile,
     GuardResult,
     Hyperparameters,
-    HyperparameterSearch,
     InstalledModel,
     LabelledAnswer,
     LiveFeedback,
     LiveVerdict,
+    LossTrajectory,
+    NoiseFinding,
     ParsedFeedback,
     Peers,
     PreferencePair,
@@ -40,7 +41,6 @@ from nightschool_hookspecs.records import (
     RunInfo,
     RunReport,
     ScoredEvent,
-    SearchTask,
     SideChoice,
     SimilarityMatrix,
     Specialty,
@@ -49,7 +49,7 @@ from nightschool_hookspecs.records import (
     TrainingResult,
     Verdict,
 )
-from nightschool_hookspecs.services import Embed, Generate, Measure, Models, Retrieve, Store, Train, TryOut
+from nightschool_hookspecs.services import Embed, Generate, Measure, Models, Retrieve, Store, Train
 
 
 class Hooks:
@@ -96,11 +96,6 @@ class Hooks:
     def manager(self) -> pluggy.PluginManager:
         """The pluggy manager, for call monitoring and tests."""
         return self._manager
-
-    def implements(self, hook: str) -> bool:
-        """Whether anybody is asked by a hook, named in full."""
-        caller: pluggy.HookCaller = getattr(self._hook, hook)
-        return bool(caller.get_hookimpls())
 
     def status(self) -> tuple[PluginStatus, ...]:
         """Every plugin with its state, in the order of loading."""
@@ -154,6 +149,18 @@ class Hooks:
     def choose_batch_size(self, *, specialty: Specialty, statistics: BatchStatistics) -> int:
         answer = self._hook.nightschool_choose_batch_size(specialty=specialty, statistics=statistics)
         return cast(int | None, answer) or 0
+
+    def find_noise(
+        self,
+        *,
+        events: tuple[ScoredEvent, ...],
+        trajectories: tuple[LossTrajectory, ...],
+        measure: Measure,
+        embed: Embed,
+    ) -> tuple[tuple[NoiseFinding, ...], ...]:
+        return tuple(
+            self._hook.nightschool_find_noise(events=events, trajectories=trajectories, measure=measure, embed=embed)
+        )
 
     def select_events(
         self, *, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, embed: Embed, seed: int
@@ -209,12 +216,6 @@ class Hooks:
             specialty=specialty, examples=examples, store=store, seed=seed
         )
         return cast(Hyperparameters | None, answer) or Hyperparameters()
-
-    def search_hyperparameters(
-        self, *, task: SearchTask, try_out: TryOut, store: Store, seed: int
-    ) -> HyperparameterSearch | None:
-        answer = self._hook.nightschool_search_hyperparameters(task=task, try_out=try_out, store=store, seed=seed)
-        return cast(HyperparameterSearch | None, answer)
 
     # ----------------------------------------------------------------------- training and delivery
 

@@ -36,6 +36,7 @@ BUILT_IN: tuple[str, ...] = (
     "training_examples",
     "negatives_plain",
     "negatives_hard",
+    "noise_agreement",
     "curriculum_shuffle",
     "augmentation_letters",
     "augmentation_paraphrase",
@@ -45,7 +46,6 @@ BUILT_IN: tuple[str, ...] = (
     "preference_corrections",
     "preference_thumbs",
     "tuning_fixed",
-    "tuning_optuna",
     "training_sft",
     "training_dpo",
     "training_kto",
@@ -86,11 +86,11 @@ OPTIONAL: frozenset[str] = frozenset(
         "batching_adaptive",
         "selection_active",
         "negatives_hard",
+        "noise_agreement",
         "augmentation_paraphrase",
         "augmentation_backtranslate",
         "augmentation_synonyms",
         "augmentation_context",
-        "tuning_optuna",
     }
 )
 """Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""

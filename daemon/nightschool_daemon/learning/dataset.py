@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,11 +22,14 @@ from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddi
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.intake.assignment import fold
 from nightschool_daemon.jobs import (
+    FINDINGS,
     HELD_OUT_PAIRS,
     MARKS,
+    TRAJECTORIES,
     EventMark,
     EventRow,
     LeftOut,
+    NoiseRow,
     PrepareResult,
     SelectResult,
     SplitResult,
@@ -59,12 +62,13 @@ from nightschool_hookspecs.records import (
     Event,
     ExamItem,
     FeedbackType,
-    Hyperparameters,
     ItemRole,
     LabelledAnswer,
     LabelledText,
+    LossTrajectory,
     Material,
     Message,
+    NoiseFinding,
     PairText,
     Peers,
     PreferencePair,
@@ -109,6 +113,8 @@ class Workshop:
     """Pairs of answers can be ranked: versions of the base can be computed here."""
     most_alike: int = 16
     """Events of one group of near-duplicates that are learned from."""
+    trajectories: tuple[LossTrajectory, ...] = ()
+    """How events were learned when they were new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +143,8 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
     marks: tuple[EventMark, ...] = ()
     """What each event of the training side was worth."""
+    noise: tuple[NoiseRow, ...] = ()
+    """What looks wrong, of each side the gravest first."""
     shots: tuple[TrainingExample, ...] = ()
     """What a candidate of examples shows, in order."""
 
@@ -164,7 +172,7 @@ def run(context: WorkContext) -> None:
     finally:
         http.close()
     _write(context, dataset, rendered)
-    context.run.finish(Step.SELECT, _result(workshop, dataset, rows, rendered.closing, found.hyperparameters))
+    context.run.finish(Step.SELECT, _result(workshop, dataset, rows, rendered.closing))
 
 
 def build_dataset(
@@ -176,8 +184,9 @@ def build_dataset(
 ) -> Dataset:
     """Build everything that needs no server. `folded`: groups that trial candidates are asked."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
-    selection = _select(workshop, training, budget)
-    originals = _build_examples(workshop, selection.events)
+    noise = _find_noise(workshop, training, workshop.trajectories)
+    selection = _select(workshop, training, budget, noise)
+    originals = _build_examples(workshop, selection.events, noise)
     variants = _apart(workshop, _variants(workshop, selection.events, originals), held_out)
     examples = _arrange(workshop, (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)]))
     _require_no_leak(examples, sides)
@@ -189,7 +198,11 @@ def build_dataset(
         pairs=pairs,
         labels=labels,
         left_out=(*selection.left_out, *undecided),
-        marks=_marks(training, examples),
+        marks=_marks(training, examples, noise),
+        noise=(
+            *(NoiseRow(finding=one, side=Side.TRAINING) for one in noise.values()),
+            *(NoiseRow(finding=one, side=Side.HELD_OUT) for one in _find_noise(workshop, held_out, ()).values()),
+        ),
     )
 
 
@@ -203,10 +216,12 @@ def build_shown(
     """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
     asked = _asked(workshop, rows, training, held_out, folded)
-    return replace(asked, shots=_choose_shots(workshop, training, budget), marks=_marks(training, ()))
+    return replace(asked, shots=_choose_shots(workshop, training, budget), marks=_marks(training, (), {}))
 
 
-def _marks(training: Iterable[ScoredEvent], examples: Iterable[TrainingExample]) -> tuple[EventMark, ...]:
+def _marks(
+    training: Iterable[ScoredEvent], examples: Iterable[TrainingExample], noise: Mapping[str, NoiseFinding]
+) -> tuple[EventMark, ...]:
     weights = {one.event_id: one.weight for one in examples if one.parent is None}
     return tuple(
         EventMark(
@@ -215,6 +230,7 @@ def _marks(training: Iterable[ScoredEvent], examples: Iterable[TrainingExample])
             reward=one.reward,
             difficulty=one.difficulty,
             weight=weights.get(one.event.key),
+            noise_factor=_factor(noise, one),
         )
         for one in training
     )
@@ -314,8 +330,10 @@ def _mean(counts: Counter[str | None]) -> float:
     return counts.total() / len(counts) if counts else 0.0
 
 
-def _select(workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget) -> Selection:
-    objections = {one.event.key: _objection(one.event) for one in training}
+def _select(
+    workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget, noise: Mapping[str, NoiseFinding]
+) -> Selection:
+    objections = {one.event.key: _objection(one.event) or _suspicion(noise, one) for one in training}
     objections |= _repetitions([one for one in training if objections[one.event.key] is None], workshop.most_alike)
     learnable = {one.event.key: one for one in training if objections[one.event.key] is None}
     keys = workshop.hooks.select_events(
@@ -362,10 +380,50 @@ def _objection(event: Event) -> str | None:
     return None
 
 
+# --------------------------------------------------------------------------- noise
+
+
+def _find_noise(
+    workshop: Workshop, events: tuple[ScoredEvent, ...], trajectories: tuple[LossTrajectory, ...]
+) -> dict[str, NoiseFinding]:
+    """What looks wrong in the feedback of one side, by event, gravest first."""
+    present = {one.event.key: one for one in events if not one.event.metadata.deleted}
+    known = tuple(one for one in trajectories if one.event_id in present)
+    offered = workshop.hooks.find_noise(
+        events=tuple(present.values()), trajectories=known, measure=workshop.measure, embed=workshop.embed
+    )
+    found: dict[str, NoiseFinding] = {}
+    for one in sorted((one for of_plugin in offered for one in of_plugin), key=lambda one: one.factor):
+        _require_finding(one, present)
+        found.setdefault(one.event_id, one)
+    return found
+
+
+def _require_finding(finding: NoiseFinding, present: Mapping[str, ScoredEvent]) -> None:
+    foreign = next((key for key in (finding.event_id, finding.contradicts) if key and key not in present), None)
+    if foreign is not None:
+        raise DatasetError(f"A plugin found noise in the event {foreign}, which was not offered to it.")
+    if not 0 <= finding.factor <= 1:
+        raise DatasetError(f"A plugin gave the event {finding.event_id} the factor {finding.factor}, not one of 0..1.")
+
+
+def _factor(noise: Mapping[str, NoiseFinding], scored: ScoredEvent) -> float:
+    finding = noise.get(scored.event.key)
+    return 1.0 if finding is None else finding.factor
+
+
+def _suspicion(noise: Mapping[str, NoiseFinding], scored: ScoredEvent) -> str | None:
+    """Why an event is taken for noise altogether; None: it is learned from, by whatever weight."""
+    finding = noise.get(scored.event.key)
+    return f"it looks wrong: {finding.reason}" if finding is not None and finding.factor == 0 else None
+
+
 # --------------------------------------------------------------------------- examples
 
 
-def _build_examples(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tuple[TrainingExample, ...]:
+def _build_examples(
+    workshop: Workshop, events: tuple[ScoredEvent, ...], noise: Mapping[str, NoiseFinding]
+) -> tuple[TrainingExample, ...]:
     factors = dict(
         workshop.hooks.select_negatives(
             events=events, measure=workshop.measure, embed=workshop.embed, seed=workshop.info.seed
@@ -373,7 +431,9 @@ def _build_examples(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tupl
     )
     built = ((scored, _build(workshop, scored)) for scored in events)
     return tuple(
-        _weighted(example, factors.get(scored.event.key, 1.0)) for scored, example in built if example is not None
+        _weighted(example, factors.get(scored.event.key, 1.0) * _factor(noise, scored))
+        for scored, example in built
+        if example is not None
     )
 
 
@@ -391,14 +451,7 @@ def _build(workshop: Workshop, scored: ScoredEvent) -> TrainingExample | None:
         parent=None,
         prompt=event.input_data,
         chunks=chunks,
-        artifact_type=_type_of(workshop, event),
-        tests=event.metadata.tests,
-        schema=event.metadata.schema,
     )
-
-
-def _type_of(workshop: Workshop, event: Event) -> str:
-    return event.artifact_type or workshop.info.specialty.artifact_type
 
 
 def _weighted(example: TrainingExample, factor: float) -> TrainingExample:
@@ -419,23 +472,11 @@ def _variants(
     scored = {one.event.key: one for one in events}
     with_other_chunks = (_vary_context(workshop, scored[one.event_id], one) for one in originals if one.chunks)
     return [
-        _as_its_parent(variant, parents[variant.parent])
+        replace(variant, event_id=variant.parent, group=parents[variant.parent].group)
         for made in (*offered, *with_other_chunks)
         for variant in made
         if variant.parent in parents
     ]
-
-
-def _as_its_parent(variant: TrainingExample, parent: TrainingExample) -> TrainingExample:
-    """With what a variant has in common with its original."""
-    return replace(
-        variant,
-        event_id=parent.event_id,
-        group=parent.group,
-        artifact_type=parent.artifact_type,
-        tests=parent.tests,
-        schema=parent.schema,
-    )
 
 
 def _vary_context(workshop: Workshop, scored: ScoredEvent, example: TrainingExample) -> Iterator[TrainingExample]:
@@ -671,7 +712,7 @@ def _bare_item(workshop: Workshop, scored: ScoredEvent, example: TrainingExample
     return ExamItem(
         id=event.key,
         event_id=event.key,
-        artifact_type=_type_of(workshop, event),
+        artifact_type=event.artifact_type or workshop.info.specialty.artifact_type,
         role=ItemRole.GUARD,
         messages=example.messages,
         group=scored.group,
@@ -709,7 +750,14 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
         find_near=NearPrompts(measure, embed, context.settings.similarity.near_duplicate).across,
         embed=embed,
         most_alike=context.settings.similarity.max_near_duplicates,
+        trajectories=_trajectories(context),
     )
+
+
+def _trajectories(context: WorkContext) -> tuple[LossTrajectory, ...]:
+    """What the daemon froze; none where it froze none, as for a plan."""
+    file = context.run.step(Step.PREPARE) / TRAJECTORIES
+    return tuple(read_lines(file, LossTrajectory)) if file.is_file() else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -793,6 +841,7 @@ def _write(context: WorkContext, dataset: Dataset, rendered: Rendered) -> None:
     write_lines(directory / "items.jsonl", dataset.items)
     write_lines(directory / HELD_OUT_PAIRS, dataset.ranked)
     write_lines(directory / MARKS, dataset.marks)
+    write_lines(directory / FINDINGS, dataset.noise)
     write_lines(directory / "regression.jsonl", dataset.regression)
 
 
@@ -813,10 +862,7 @@ def material_of(dataset: Dataset, rows: Iterable[EventRow]) -> Material:
     )
 
 
-def _result(
-    workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], closing: str, decided: Hyperparameters | None
-) -> SelectResult:
-    """`decided`: with what a trial candidate is to be trained, where that was searched for."""
+def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], closing: str) -> SelectResult:
     return SelectResult(
         material=material_of(dataset, rows),
         variants=sum(example.parent is not None for example in dataset.examples),
@@ -825,8 +871,7 @@ def _result(
         folded=dataset.folded,
         pairs=len(dataset.ranked),
         folded_pairs=dataset.folded_pairs,
-        hyperparameters=decided
-        or workshop.hooks.suggest_hyperparameters(
+        hyperparameters=workshop.hooks.suggest_hyperparameters(
             specialty=workshop.info.specialty,
             examples=len(dataset.examples),
             store=workshop.store,

@@ -6,8 +6,6 @@ own loop. Losses are in nats per answer token.
 
 from __future__ import annotations
 
-import math
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
-from nightschool_daemon.learning.engine.loop import Plan, Report, teach
-from nightschool_daemon.learning.engine.machine import return_free_memory
+from nightschool_daemon.learning.engine.loop import AnswerLoss, PassLoss, Plan, Report, teach
+from nightschool_daemon.learning.engine.methods import answer_sums
 from nightschool_daemon.learning.engine.peft_files import MODULES
-from nightschool_daemon.learning.engine.trying import Attempt, Pupil, Slices, Watch
-from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base
 from nightschool_daemon.learning.rows import Row, read_rows, signature
-from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult, TriedOut
+from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
 from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
@@ -34,43 +30,38 @@ if TYPE_CHECKING:
 TOKENS_A_PASS = 1024
 """Padded tokens of one forward pass; a batch is cut into as many passes as it needs."""
 IGNORED = -100
-FLOPS_PER_CORE = 1.6e10
-"""32-bit operations that one core of an ordinary machine sustains in training: a rule of thumb."""
 
 
 # --------------------------------------------------------------------------- loss
 
 
-def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, labels and weights, each of shape (rows, longest). Right padding needs no mask under causal attention."""
+def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and labels, each of shape (rows, longest). Right padding needs no mask under causal attention."""
     import torch
 
     longest = max(map(len, rows))
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     labels = torch.full((len(rows), longest), IGNORED, dtype=torch.long)
-    weights = torch.zeros(len(rows), longest)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(row.prompt + row.completion)
         labels[number, len(row.prompt) : len(row)] = torch.tensor(row.completion)
-        weights[number, len(row.prompt) : len(row)] = row.weight
-    return ids, labels, weights
+    return ids, labels
 
 
-def summed_loss(model: PreTrainedModel, rows: Sequence[Row]) -> tuple[torch.Tensor, float]:
-    """Weighted sum of the answer tokens' losses, and the sum of their weights.
+def answer_losses(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
+    """Sum of the losses of each row's answer tokens, shape (rows,); no weight counts.
 
     The head sees the hidden states at label positions only, shape (labels, width): over a vocabulary of
     262,144 that is most of the memory and time of a short batch.
     """
     import torch
 
-    ids, labels, weights = padded(rows)
+    ids, labels = padded(rows)
     hidden = model.get_decoder()(input_ids=ids).last_hidden_state
     at = labels[:, 1:] != IGNORED
     logits = head(model, hidden[:, :-1][at])
     losses = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][at], reduction="none")
-    weight = weights[:, 1:][at]
-    return (losses * weight).sum(), float(weight.sum())
+    return answer_sums(losses, at.nonzero()[:, 0], len(rows))
 
 
 def head(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
@@ -87,7 +78,7 @@ def require_equal_logits(model: PreTrainedModel, row: Row) -> None:
     """Raise where decoder and head alone are not what the whole model computes, as with scaled logits."""
     import torch
 
-    ids, _, _ = padded([row])
+    ids, _ = padded([row])
     with torch.no_grad():
         whole = model(input_ids=ids).logits[0, -1].float()
         parts = head(model, model.get_decoder()(input_ids=ids).last_hidden_state[0, -1:])[0].float()
@@ -102,15 +93,14 @@ def mean_loss(model: PreTrainedModel, rows: Sequence[Row]) -> float:
     """Loss per answer token, every token counted alike."""
     import torch
 
-    total = count = 0.0
     model.eval()
     with torch.no_grad():
-        even = [Row(prompt=row.prompt, completion=row.completion, weight=1.0) for row in rows]
-        for part in passes(even, TOKENS_A_PASS):
-            loss, weight = summed_loss(model, part)
-            total += float(loss)
-            count += weight
-    return total / count
+        total = sum(float(answer_losses(model, part).sum()) for part in passes(rows, TOKENS_A_PASS))
+    return total / _answer_tokens(rows)
+
+
+def _answer_tokens(rows: Sequence[Row]) -> int:
+    return sum(len(row.completion) for row in rows)
 
 
 # --------------------------------------------------------------------------- the training
@@ -131,12 +121,20 @@ class AdapterLearner:
         """The adapter's own parameters."""
         return {name: one for name, one in self.model.named_parameters() if one.requires_grad}
 
-    def losses(self, batch: Sequence[Row]) -> Iterator[torch.Tensor]:
+    def losses(self, batch: Sequence[Row]) -> Iterator[PassLoss]:
         """The batch's loss in parts, one a pass."""
-        whole = self.weight * sum(len(row.completion) for row in batch)
+        import torch
+
+        whole = self.weight * _answer_tokens(batch)
         for part in passes(batch, TOKENS_A_PASS):
-            loss, _ = summed_loss(self.network, part)
-            yield loss / whole
+            losses = answer_losses(self.network, part)
+            yield PassLoss(
+                total=(losses * torch.tensor([row.weight for row in part])).sum() / whole,
+                answers=tuple(
+                    AnswerLoss(event_id=row.event_id, nats=nats / len(row.completion))
+                    for row, nats in zip(part, losses.detach().tolist(), strict=True)
+                ),
+            )
 
     @contextmanager
     def learning(self) -> Iterator[None]:
@@ -158,6 +156,8 @@ class AdapterLearner:
 
 def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: Report) -> TrainingResult:
     """Train a LoRA adapter on all linear layers and save the best epoch's. Goes on from a checkpoint if one fits."""
+    import torch
+
     if job.warm_start is not None and job.requires_start:
         raise TrainingError(
             "Only the packed engine begins from an adapter, and it does not train this base. Take start_from out."
@@ -165,7 +165,13 @@ def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: R
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
     require_equal_logits(base.model, rows[0])
     split = divided(rows, job.seed, settings)
-    learner = learner_of(base, settings, job.seed, split.learned, split.watched)
+    torch.manual_seed(job.seed)
+    learner = AdapterLearner(
+        model=with_adapter(base.model, settings),
+        network=base.model,
+        watched=split.watched,
+        weight=mean_weight((row.weight, len(row.completion)) for row in split.learned),
+    )
     plan = Plan(
         method=TrainingMethod.SFT,
         hyperparameters=settings,
@@ -187,65 +193,7 @@ def fine_tune(base: Base, job: TrainingJob, settings: Hyperparameters, report: R
         trained_loss=outcome.trained_loss,
         seconds=outcome.seconds,
         epoch_losses=outcome.watched,
-        hyperparameters=settings,
     )
-
-
-def learner_of(
-    base: Base, settings: Hyperparameters, seed: int, learned: Sequence[Row], watched: Sequence[Row]
-) -> AdapterLearner:
-    """Put a new adapter into the base's model."""
-    import torch
-
-    torch.manual_seed(seed)
-    return AdapterLearner(
-        model=with_adapter(base.model, settings),
-        network=base.model,
-        watched=watched,
-        weight=mean_weight((row.weight, len(row.completion)) for row in learned),
-    )
-
-
-class LoadedTrials:
-    """The same tried out, beside one loaded model that has an adapter for as long as one is trained."""
-
-    def __init__(self, base: Base, seed: int, slices: Slices[Row]) -> None:
-        self._base, self._seed, self._slices = base, seed, slices
-
-    def epoch_seconds(self) -> float:
-        return rough_seconds(self._base.file, sum(map(len, self._slices.learned)))
-
-    def try_out(self, settings: Hyperparameters, watch: Watch) -> TriedOut:
-        learner = learner_of(self._base, settings, self._seed, self._slices.learned, self._slices.measured)
-        try:
-            pupil = Pupil(learner=learner, follow=self._likeliest)
-            return Attempt(pupil, self._slices, settings, self._seed, watch).outcome()
-        finally:
-            learner.model.unload()
-            return_free_memory()
-
-    def _likeliest(self, texts: Sequence[tuple[int, ...]]) -> list[int]:
-        import torch
-
-        self._base.model.eval()
-        with torch.no_grad():
-            return [self._behind(ids) for ids in texts]
-
-    def _behind(self, ids: tuple[int, ...]) -> int:
-        import torch
-
-        hidden = self._base.model.get_decoder()(input_ids=torch.tensor([ids])).last_hidden_state[0, -1:]
-        return int(head(self._base.model, hidden).argmax())
-
-
-def rough_seconds(file: GgufFile, tokens: int) -> float:
-    """What learning from so many tokens may take: six operations for each weight and token."""
-    return 6 * parameters_of(file) * tokens / (FLOPS_PER_CORE * (os.cpu_count() or 1))
-
-
-def parameters_of(file: GgufFile) -> int:
-    """How many weights a base has."""
-    return sum(math.prod(one.shape) for one in file.tensors.values())
 
 
 def with_adapter(model: PreTrainedModel, settings: Hyperparameters) -> PeftModel:

@@ -88,9 +88,6 @@ def render_example(example: TrainingExample, render: Render, closing: str) -> Tr
         completion=example.target + closing,
         weight=example.weight,
         group=example.group,
-        artifact_type=example.artifact_type,
-        tests=example.tests,
-        schema=example.schema,
     )
 
 

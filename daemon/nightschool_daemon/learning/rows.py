@@ -37,6 +37,8 @@ class Row:
     weight: float
     group: str = ""
     """Of near-duplicate prompts."""
+    event_id: str = ""
+    """`source/id` of the event that it comes from."""
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -55,6 +57,7 @@ def rows_of(texts: Iterable[TrainingText], tokens: Tokens) -> list[Row]:
             completion=tuple(tokens.completion(text.prompt, text.completion)),
             weight=text.weight,
             group=text.group,
+            event_id=text.event_id,
         )
         for text in texts
     ]

@@ -36,7 +36,7 @@ from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed, TimeUp
 from nightschool_daemon.runs.room import make_room
 from nightschool_daemon.runs.worker_process import run_worker
-from nightschool_hookspecs.records import HyperparameterSearch, Recipe, Side, TrainingResult
+from nightschool_hookspecs.records import Recipe, Side, TrainingResult
 
 Folds = tuple[tuple[str, ...], ...]
 
@@ -185,15 +185,8 @@ def _trained_s(context: StepContext) -> float:
 
 
 def _left_s(context: StepContext) -> float:
-    """What the candidate's own training, and the search before it, left of the night's limit."""
-    search = _search_of(context)
-    return context.settings.training.time_limit_s - _trained_s(context) - (0.0 if search is None else search.seconds)
-
-
-def _search_of(context: StepContext) -> HyperparameterSearch | None:
-    """How the candidate's own hyperparameters were found; None: they are what is configured."""
-    trained = context.result_if_done(Step.TRAIN, TrainingResult)
-    return None if trained is None else trained.search
+    """What the candidate's own training left of the night's limit."""
+    return context.settings.training.time_limit_s - _trained_s(context)
 
 
 # --------------------------------------------------------------------------- the directory of a trial candidate
@@ -202,11 +195,9 @@ def _search_of(context: StepContext) -> HyperparameterSearch | None:
 def _trial(context: StepContext, folds: Folds, number: int) -> Trial:
     """Lay out a directory as a run has it when its prompts are split. What is there already stays, if it fits."""
     directory = RunDirectory(path=context.directory.step(Step.CROSSFIT) / f"{number:02}")
-    search = _search_of(context)
     found = replace(
         split_of_trial(context.result(Step.SPLIT, SplitResult), folds, number, _counted(context)),
         closing=context.result(Step.SELECT, SelectResult).closing,
-        hyperparameters=None if search is None else search.hyperparameters,
     )
     if directory.is_done(Step.SPLIT) and directory.result(Step.SPLIT, SplitResult) != found:
         shutil.rmtree(directory.path)

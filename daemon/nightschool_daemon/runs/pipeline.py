@@ -64,8 +64,7 @@ PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
 
 ACCEPT: Mapping[Step, Callable[[StepContext], None]] = {
     Step.SPLIT: split.accept,
-    Step.SELECT: partial(store.accept, step=Step.SELECT),
-    Step.TRAIN: partial(store.accept, step=Step.TRAIN),
+    Step.SELECT: store.accept,
     Step.VERIFY: register.accept_verified,
     Step.EXAMINE: examine.accept,
     Step.JUDGE: examine.accept_verdict,

@@ -39,7 +39,6 @@ def train_or_reuse(context: StepContext) -> None:
             base_loss=earlier.base_loss,
             trained_loss=earlier.trained_loss,
             seconds=0.0,
-            hyperparameters=earlier.hyperparameters,
         ),
     )
 

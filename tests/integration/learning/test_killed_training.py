@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from nightschool_daemon import codec
+from nightschool_daemon.jobs import TRAJECTORIES, TrajectoryPoint
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.checkpoints import MOMENTS, PARAMETERS, STATE, Checkpoints, State
@@ -170,5 +172,11 @@ def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
     metrics = [(one / "metrics.jsonl").read_text() for one in (tmp_path / "whole", tmp_path / "cut")]
     assert [json.loads(line)["step"] for line in metrics[0].splitlines()] == [1, 2, 2, 3, 4, 4]
     assert metrics[1] == metrics[0]
+    points = [(one / TRAJECTORIES).read_text() for one in (tmp_path / "whole", tmp_path / "cut")]
+    found = [codec.from_json(line, TrajectoryPoint) for line in points[0].splitlines()]
+    assert sorted((one.epoch, one.event_id) for one in found) == sorted(
+        (epoch, one.event_id) for epoch in (1, 2) for one in greetings()
+    )
+    assert points[1] == points[0]
     for one in whole.glob("*.safetensors"):
         assert (again / one.name).read_bytes() == one.read_bytes()

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from nightschool_daemon.jobs import TRAJECTORIES
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import loop, machine, memory
 from nightschool_daemon.learning.engine.forms import Form, LowRank
@@ -247,10 +248,11 @@ def test_a_line_in_which_the_power_went_is_written_anew(
 ) -> None:
     with pytest.raises(Interrupted):
         trained(tmp_path, tiny_gguf, tokens, report=stops_at(5))
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_bytes(metrics.read_bytes()[:-9])
+    for file in (tmp_path / loop.METRICS, tmp_path / TRAJECTORIES):
+        file.write_bytes(file.read_bytes()[:-9])
     trained(tmp_path, tiny_gguf, tokens)
-    assert losses(tmp_path) == losses(uninterrupted("lora")[0])
+    for name in (loop.METRICS, TRAJECTORIES):
+        assert (tmp_path / name).read_text() == (uninterrupted("lora")[0] / name).read_text()
 
 
 def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from nightschool_daemon.runs.errors import StepFailed, TimeUp
 from nightschool_daemon.runs.listener import SilentListener
 from nightschool_hookspecs.records import (
     Hyperparameters,
-    HyperparameterSearch,
     Material,
     Side,
     Specialty,
@@ -222,30 +221,6 @@ def test_trainings_share_the_time_of_the_night(context: StepContext, workers: Wo
     of = {step: [limit for (_, one), limit in workers.limits.items() if one is step] for step in ALL}
     assert of[Step.TRAIN] == [240.0, 180.0, 120.0, 60.0]
     assert of[Step.SELECT] == of[Step.EXPORT] == of[Step.EXAMINE] == [300.0] * 4
-
-
-def test_trial_candidates_are_trained_by_what_was_found_and_have_what_time_that_left(
-    context: StepContext, workers: Workers
-) -> None:
-    """Of five minutes the candidate took one and the search for its hyperparameters nearly one."""
-    search = HyperparameterSearch(
-        hyperparameters=Hyperparameters(learning_rate=0.5, lora_r=4), reason="", trials=9, seconds=50.0
-    )
-    directory = context.directory.step(Step.TRAIN)
-    context.directory.finish(Step.TRAIN, replace(trained(directory, 60.0), search=search))
-    crossfit.perform(context)
-    limits = [limit for (_, step), limit in workers.limits.items() if step is Step.TRAIN]
-    # four of a minute each are more than 190 seconds
-    assert limits == [190.0, 130.0]
-    for trial in context.directory.trials():
-        assert trial.result(Step.SPLIT, SplitResult).hyperparameters == search.hyperparameters
-
-
-def test_trial_candidates_are_trained_as_configured_where_nobody_searched(
-    context: StepContext, workers: Workers
-) -> None:
-    crossfit.perform(context)
-    assert {one.result(Step.SPLIT, SplitResult).hyperparameters for one in context.directory.trials()} == {None}
 
 
 def test_where_the_time_runs_out_the_folds_so_far_are_the_exam(context: StepContext, workers: Workers) -> None:

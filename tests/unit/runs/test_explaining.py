@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.explaining import _fate, _kin, _night, _standing
-from nightschool_daemon.jobs import EventRow, LeftOut, RunDirectory, SelectResult, Step
+from nightschool_daemon.jobs import (
+    FINDINGS,
+    EventRow,
+    LeftOut,
+    NoiseRow,
+    RunDirectory,
+    SelectResult,
+    Step,
+    write_lines,
+)
 from nightschool_daemon.ledger import Ledger, RunRow
 from nightschool_hookspecs.records import (
     ExamAnswer,
@@ -17,6 +26,7 @@ from nightschool_hookspecs.records import (
     ItemRole,
     Material,
     Message,
+    NoiseFinding,
     Recipe,
     Role,
     Side,
@@ -123,6 +133,28 @@ def test_what_was_chosen_is_not_called_learned_where_the_run_broke(tmp_path: Pat
         "It was chosen, and the run ended before it had learned.",
         "It was chosen, and the run is under way.",
     ]
+
+
+@pytest.mark.parametrize("side", Side)
+def test_why_it_looked_wrong_is_told(tmp_path: Path, ledger: Ledger, side: Side) -> None:
+    directory = RunDirectory(path=tmp_path)
+    directory.begin(Step.SELECT)
+    key = ROW.event.key
+    left_out = (LeftOut(event_id=key, reason="it did not fit"),) if side is Side.TRAINING else ()
+    directory.finish(Step.SELECT, replace(SELECTED, left_out=left_out))
+    doubt = NoiseRow(finding=NoiseFinding(event_id=key, factor=0.4, reason="others want more"), side=side)
+    row = replace(RUN, directory=tmp_path)
+    before = _night(ROW, row, ledger.exams)
+    write_lines(directory.step(Step.SELECT) / FINDINGS, [doubt])
+    night = _night(ROW, row, ledger.exams)
+    other = _night(replace(ROW, event=replace(ROW.event, id="other")), row, ledger.exams)
+    assert (before is None) == (side is Side.HELD_OUT)
+    assert before is None or before.noise is None
+    assert night is not None
+    assert night.noise == doubt
+    said = {Side.TRAINING: "It was left out: it did not fit.", Side.HELD_OUT: "It was neither learned from nor asked."}
+    assert night.fate == said[side]
+    assert other is None
 
 
 @pytest.mark.parametrize("broken", ["{", '{"new_key": 1}'])

@@ -20,8 +20,8 @@ class Grouped(Protocol):
     """What answers a prompt of some group."""
 
     @property
-    def prompt(self) -> tuple[int, ...] | str:
-        """Token ids, or the text."""
+    def prompt(self) -> tuple[int, ...]:
+        """Token ids."""
         ...
 
     @property
@@ -51,6 +51,8 @@ class Example:
     margin: float = 0.0
     group: str = ""
     """Of near-duplicate prompts."""
+    event_id: str = ""
+    """`source/id` of the event whose wanted answer it is, so that its loss can be told; empty: nobody asks."""
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(len(one.tokens) for one in self.answers)
@@ -91,8 +93,6 @@ UNJUDGED_EPOCHS, UNJUDGED_STEPS = 3, 30
 it, and before the rate has come down. Either way what is served runs in circles (docs/learning.md)."""
 WATCHED_SHOWN = 32
 """Without a watched slice, losses are taken on so many of the training examples."""
-MEASURED_SHARE = 5
-"""One example in so many is kept apart where trainings are tried out, and shows what each of them is worth."""
 
 
 def divided(examples: Sequence[G], seed: int, settings: Hyperparameters) -> Split[G]:
@@ -100,43 +100,32 @@ def divided(examples: Sequence[G], seed: int, settings: Hyperparameters) -> Spli
 
     Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing.
     """
-    begins = first_judged(len(examples), settings)
-    has_choice = len(examples) >= WATCHED_FROM and settings.num_epochs > begins
-    learned, watched = _apart(examples, WATCHED_SHARE, f"{seed}/watched") if has_choice else (tuple(examples), ())
+    steps = math.ceil(len(examples) / settings.batch_size)
+    first_judged = max(UNJUDGED_EPOCHS, math.ceil(UNJUDGED_STEPS / max(1, steps)))
+    has_choice = len(examples) >= WATCHED_FROM and settings.num_epochs > first_judged
+    watched = _watched_groups(examples, seed) if has_choice else frozenset()
     if not watched:
         shown = tuple(examples[:WATCHED_SHOWN])
-        return Split(learned=tuple(examples), watched=shown, held=False, first_judged=begins)
-    return Split(learned=learned, watched=watched, held=True, first_judged=begins)
+        return Split(learned=tuple(examples), watched=shown, held=False, first_judged=first_judged)
+    return Split(
+        learned=tuple(one for one in examples if _group(one) not in watched),
+        watched=tuple(one for one in examples if _group(one) in watched),
+        held=True,
+        first_judged=first_judged,
+    )
 
 
-def first_judged(examples: int, settings: Hyperparameters) -> int:
-    """The epoch from which on a training of so many examples may be stopped."""
-    steps = math.ceil(examples / settings.batch_size)
-    return max(UNJUDGED_EPOCHS, math.ceil(UNJUDGED_STEPS / max(1, steps)))
-
-
-def parted(examples: Sequence[G], seed: int) -> tuple[tuple[G, ...], tuple[G, ...]]:
-    """What trainings that are tried out learn from, and what they are measured on; nothing where no group is small.
-
-    Near-duplicates are on one side, as in `divided`.
-    """
-    return _apart(examples, MEASURED_SHARE, f"{seed}/measured")
-
-
-def _apart(examples: Sequence[G], share: int, seed: str) -> tuple[tuple[G, ...], tuple[G, ...]]:
-    """What stays, and one example in `share`: groups by chance, as long as they fit; none where each is larger."""
+def _watched_groups(examples: Sequence[G], seed: int) -> frozenset[object]:
+    """Groups by chance, as long as they fit into the share; none where each is larger."""
     sizes = Counter(_group(one) for one in examples)
     groups = list(sizes)
-    random.Random(seed).shuffle(groups)  # noqa: S311 - no secret
-    chosen, left = set[object](), len(examples) // share
+    random.Random(f"{seed}/watched").shuffle(groups)  # noqa: S311 - no secret
+    chosen, left = set[object](), len(examples) // WATCHED_SHARE
     for group in groups:
         if sizes[group] <= left:
             chosen.add(group)
             left -= sizes[group]
-    return (
-        tuple(one for one in examples if _group(one) not in chosen),
-        tuple(one for one in examples if _group(one) in chosen),
-    )
+    return frozenset(chosen)
 
 
 def _group(one: Grouped) -> object:

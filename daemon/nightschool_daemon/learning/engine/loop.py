@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from nightschool_daemon.jobs import write_durably
+from nightschool_daemon.jobs import TRAJECTORIES, TrajectoryPoint, write_durably
 from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
 from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, load, put, save_tensors, sync
@@ -34,7 +34,8 @@ FINAL_RATE = 0.1
 """The cosine ends at this share of the learning rate."""
 STEPS_A_SEED = 1_000_003
 CHECKPOINTS, BEST = "checkpoints", "best.safetensors"
-"""In a training's output."""
+METRICS = "metrics.jsonl"
+"""In a training's output, as `TRAJECTORIES`."""
 CHECKPOINT_S = 60.0
 """A checkpoint is written when the last one is older than this, and after each epoch."""
 
@@ -50,7 +51,7 @@ class Plan:
     seed: int
     tokens_a_pass: int
     output: Path
-    """Gets `metrics.jsonl`, `checkpoints/` and `best.safetensors`."""
+    """Gets `metrics.jsonl`, `trajectories.jsonl`, `checkpoints/` and `best.safetensors`."""
     signature: str
     """What base, data and settings it is made of: a checkpoint of another is not gone on with."""
 
@@ -70,6 +71,24 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnswerLoss:
+    """A wanted answer's own loss, before the step in which it is learned from."""
+
+    event_id: str
+    nats: float
+    """Per token, with its weight left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassLoss:
+    """What one pass adds to a batch's loss."""
+
+    total: Tensor
+    answers: tuple[AnswerLoss, ...] = ()
+    """Of each example of the pass whose event is known; none where answers are not simply wanted (DPO, KTO)."""
+
+
 S = TypeVar("S", bound=Sized)
 L_contra = TypeVar("L_contra", bound=Sized, contravariant=True)
 
@@ -81,7 +100,7 @@ class Learner(Protocol[L_contra]):
         """What a training leaves; of it is trained what wants a gradient."""
         ...
 
-    def losses(self, batch: Sequence[L_contra]) -> Iterator[Tensor]:
+    def losses(self, batch: Sequence[L_contra]) -> Iterator[PassLoss]:
         """A batch's loss in parts, one a pass. Nats per answer token, or the loss of the method."""
         ...
 
@@ -135,13 +154,16 @@ class Course(Generic[S]):
 
     def __init__(self, learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> None:
         self._learner, self._split, self._plan, self._report = learner, split, plan, report
-        self._settings = plan.hyperparameters
-        self._lessons = Lessons(learner, split.learned, plan.hyperparameters, plan.seed)
+        self._settings = settings = plan.hyperparameters
+        self._steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
+        trained = trained_of(learner)
+        self._optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
         self._checkpoints = Checkpoints(directory=plan.output / CHECKPOINTS, signature=plan.signature)
-        restored = self._checkpoints.restore(learner.named(), self._lessons.optimizer)
+        restored = self._checkpoints.restore(learner.named(), self._optimizer)
         self._state = restored or State(base_loss=learner.loss_before())
         _require_sound_base(self._state.base_loss)
-        self._metrics = Metrics(plan.output / "metrics.jsonl", self._state)
+        self._metrics = metrics_of(plan.output, self._state)
+        self._trajectories = trajectories_of(plan.output, self._state)
         self._clock = Clock()
 
     def goes_on(self) -> bool:
@@ -150,27 +172,35 @@ class Course(Generic[S]):
 
     def batches_left(self) -> list[list[S]]:
         """Of this epoch."""
-        return self._lessons.batches(self._state.epoch)[self._state.step_of_epoch :]
+        state = self._state
+        whole = batches(self._split.learned, self._settings.batch_size, state.epoch, self._plan.seed)
+        return whole[state.step_of_epoch :]
 
     def learn(self, batch: Sequence[S]) -> None:
         """One step."""
         state = self._state
-        loss = self._lessons.learn(batch, state.step)
+        rate = self._settings.learning_rate * schedule(state.step, self._steps, self._settings.warmup_ratio)
+        # dropout depends on seed and step alone, so that a resumed training repeats it
+        torch.manual_seed(self._plan.seed * STEPS_A_SEED + state.step)
+        with self._learner.learning():
+            loss, answers = update(self._learner, batch, self._optimizer, rate)
         self._state = replace(
             state,
             step=state.step + 1,
             step_of_epoch=state.step_of_epoch + 1,
             tokens=state.tokens + sum(map(len, batch)),
         )
-        self._metrics.write({"step": self._state.step, "loss": loss, "lr": self._lessons.rate(state.step)})
+        self._metrics.write({"step": self._state.step, "loss": loss, "lr": rate})
+        self._trajectories.write(*(vars(self._point(one)) for one in answers))
         epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}"
-        self._report(self._state.step, self._lessons.steps, f"{epochs}, loss {loss:.3f}")
+        self._report(self._state.step, self._steps, f"{epochs}, loss {loss:.3f}")
         if self._clock.since_checkpoint() > CHECKPOINT_S:
             self._keep(self._state)
 
     def end_epoch(self) -> None:
         """See whether it got better."""
-        state, watched = self._state, watched_loss(self._learner)
+        state, watched = self._state, self._learner.watched_loss()
+        _require_number(watched)
         improved = watched < state.best_loss or state.epoch < self._split.first_judged
         self._metrics.write({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched})
         if improved or not self._split.held:
@@ -193,42 +223,16 @@ class Course(Generic[S]):
             seconds=self._state.seconds,
         )
 
+    def _point(self, answer: AnswerLoss) -> TrajectoryPoint:
+        """Of the step that was just done."""
+        epoch, step = self._state.epoch + 1, self._state.step
+        return TrajectoryPoint(event_id=answer.event_id, epoch=epoch, step=step, loss=answer.nats)
+
     def _keep(self, state: State) -> None:
         self._metrics.flush()
+        self._trajectories.flush()
         self._state = replace(state, seconds=state.seconds + self._clock.taken())
-        self._checkpoints.keep(self._learner.named(), self._lessons.optimizer, self._state)
-
-
-class Lessons(Generic[S]):
-    """The steps of a training. Order, batches, rate and dropout depend on the seed and the step alone."""
-
-    def __init__(self, learner: Learner[S], learned: Sequence[S], settings: Hyperparameters, seed: int) -> None:
-        self._learner, self._learned, self._settings, self._seed = learner, learned, settings, seed
-        self.steps = math.ceil(len(learned) / settings.batch_size) * settings.num_epochs
-        """Of all epochs."""
-        self.optimizer = torch.optim.AdamW(trained_of(learner), lr=settings.learning_rate, weight_decay=0.0, fused=True)
-
-    def batches(self, epoch: int) -> list[list[S]]:
-        """Of an epoch, counted from 0."""
-        return batches(self._learned, self._settings.batch_size, epoch, self._seed)
-
-    def rate(self, step: int) -> float:
-        """With which a step learns, counted from 0."""
-        return self._settings.learning_rate * schedule(step, self.steps, self._settings.warmup_ratio)
-
-    def learn(self, batch: Sequence[S], step: int) -> float:
-        """Take a step. Returns the batch's loss. Raises `Diverged`."""
-        # dropout depends on seed and step alone, so that a resumed training repeats it
-        torch.manual_seed(self._seed * STEPS_A_SEED + step)
-        with self._learner.learning():
-            return update(self._learner, batch, self.optimizer, self.rate(step))
-
-
-def watched_loss(learner: Learner[S]) -> float:
-    """What is watched, now. Raises `Diverged`."""
-    found = learner.watched_loss()
-    _require_number(found)
-    return found
+        self._checkpoints.keep(self._learner.named(), self._optimizer, self._state)
 
 
 def schedule(step: int, steps: int, warmup_ratio: float) -> float:
@@ -240,21 +244,25 @@ def schedule(step: int, steps: int, warmup_ratio: float) -> float:
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def update(learner: Learner[S], batch: Sequence[S], optimizer: torch.optim.Optimizer, rate: float) -> float:
-    """One optimiser step over a batch. Returns its loss."""
+def update(
+    learner: Learner[S], batch: Sequence[S], optimizer: torch.optim.Optimizer, rate: float
+) -> tuple[float, tuple[AnswerLoss, ...]]:
+    """One optimiser step over a batch. Returns its loss, and those of its answers."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     total = 0.0
-    for loss in learner.losses(batch):
-        loss.backward()
-        total += float(loss.detach())
+    answers: list[AnswerLoss] = []
+    for part in learner.losses(batch):
+        part.total.backward()
+        total += float(part.total.detach())
+        answers += part.answers
         # the next pass has rows of other lengths: what it does not fit into would lie idle beside it
         return_free_memory()
     _require_number(total)
     torch.nn.utils.clip_grad_norm_(trained_of(learner), GRADIENT_NORM)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total
+    return total, tuple(answers)
 
 
 def trained_of(learner: Learner[S]) -> list[Tensor]:
@@ -267,13 +275,9 @@ def _require_sound_base(loss: float) -> None:
         raise TrainingError(f"The loss of the base itself is no number, so its weights are damaged. {ADVICE}")
 
 
-class Diverged(TrainingError):
-    """A training went astray, as at too high a rate."""
-
-
 def _require_number(loss: float) -> None:
     if not math.isfinite(loss):
-        raise Diverged("The loss is no longer a number. Lower learning_rate in [plugins.tuning_fixed] (a half).")
+        raise TrainingError("The loss is no longer a number. Lower learning_rate in [plugins.tuning_fixed] (a half).")
 
 
 # --------------------------------------------------------------------------- objectives
@@ -320,7 +324,7 @@ class Objective:
         finally:
             form.is_training = False
 
-    def losses(self, batch: Sequence[Example]) -> Iterator[Tensor]:
+    def losses(self, batch: Sequence[Example]) -> Iterator[PassLoss]:
         """The batch's loss in parts, one a pass; their sum is the mean over the batch.
 
         What weighs more than the mean of the epoch moves the model more, whatever else is in its batch.
@@ -331,7 +335,10 @@ class Objective:
         for part in passes(batch, self._plan.tokens_a_pass, padded=self._pads):
             layout = self._layout(part)
             values = self._network.log_probabilities(layout)
-            yield self._loss(part, layout, values, divergence) / whole
+            yield PassLoss(
+                total=self._loss(part, layout, values, divergence) / whole,
+                answers=_answer_losses(part, layout, values) if is_sft else (),
+            )
 
     def loss_before(self) -> float:
         """`watched_loss` of the base; for DPO and KTO of what they are held to."""
@@ -344,7 +351,7 @@ class Objective:
             return math.nan
         with torch.no_grad():
             if self._plan.method is not TrainingMethod.SFT:
-                return sum(float(loss) for loss in self.losses(self._watched))
+                return sum(float(part.total) for part in self.losses(self._watched))
             found = -sum(float(self._network.log_probabilities(one).sum()) for one in self._layouts(self._watched))
             return found / _answer_tokens(self._watched)
 
@@ -413,32 +420,51 @@ def _answer_tokens(examples: Sequence[Example]) -> int:
     return sum(one.labels for one in examples)
 
 
+def _answer_losses(examples: Sequence[Example], layout: Layout, values: Tensor) -> tuple[AnswerLoss, ...]:
+    """Of wanted answers, one an example, from the log-probabilities of their tokens."""
+    sums = methods.answer_sums(values.detach(), layout.answer_of, layout.answers).tolist()
+    return tuple(
+        AnswerLoss(event_id=one.event_id, nats=-nats / one.labels)
+        for one, nats in zip(examples, sums, strict=True)
+        if one.event_id
+    )
+
+
 # --------------------------------------------------------------------------- files and time
 
 
-class Metrics:
-    """`metrics.jsonl`: a line a step, and one an epoch. What was written behind the checkpoint goes."""
+def metrics_of(output: Path, state: State) -> Journal:
+    """`metrics.jsonl`: a line a step, and one an epoch."""
+    return Journal(output / METRICS, lambda line: line["step"] <= state.step and line.get("epoch", 0) <= state.epoch)
 
-    def __init__(self, file: Path, state: State) -> None:
-        written = _whole_lines(file) if file.exists() and state.step else []
-        kept = [one for one in written if one["step"] <= state.step and one.get("epoch", 0) <= state.epoch]
+
+def trajectories_of(output: Path, state: State) -> Journal:
+    """`trajectories.jsonl`: a line (`TrajectoryPoint`) for each wanted answer and epoch."""
+    return Journal(output / TRAJECTORIES, lambda line: line["step"] <= state.step)
+
+
+class Journal:
+    """A file of JSON lines that a training adds to. What was written behind the checkpoint goes."""
+
+    def __init__(self, file: Path, is_before: Callable[[dict[str, Any]], bool]) -> None:
+        kept = filter(is_before, _whole_lines(file) if file.exists() else ())
         write_durably(file, "".join(f"{json.dumps(one)}\n" for one in kept))
         self._file = file
 
-    def write(self, values: Mapping[str, float]) -> None:
-        """Add a line."""
+    def write(self, *lines: Mapping[str, Any]) -> None:
+        """Add lines."""
         with self._file.open("a", encoding="utf-8") as stream:
-            stream.write(f"{json.dumps(values)}\n")
+            stream.writelines(f"{json.dumps(one)}\n" for one in lines)
 
     def flush(self) -> None:
         """Wait until the lines are on the disk: who goes on from a checkpoint does not write its steps again."""
         sync(self._file)
 
 
-def _whole_lines(metrics: Path) -> list[dict[str, float]]:
+def _whole_lines(file: Path) -> list[dict[str, Any]]:
     """All lines up to one in which the power went."""
     found = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:
