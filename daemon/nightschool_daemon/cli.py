@@ -35,9 +35,10 @@ from nightschool_daemon.display import (
 )
 from nightschool_daemon.exits import Exit
 from nightschool_daemon.explaining import Explanation, explanation_of
+from nightschool_daemon.feedback_forms import NEEDED, Form, events_of, export
 from nightschool_daemon.hooks import Hooks, PluginFailed, PluginStatus
 from nightschool_daemon.installation import Installation, load_hooks, looking, now, working
-from nightschool_daemon.jobs import UNITS, Step
+from nightschool_daemon.jobs import UNITS, Step, write_durably
 from nightschool_daemon.ledger import LedgerError, MoveRow, RunRow, VersionRow
 from nightschool_daemon.locking import LockedError
 from nightschool_daemon.ollama import names
@@ -81,8 +82,10 @@ EPILOG = (
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, epilog=EPILOG)
 config_app = typer.Typer(no_args_is_help=True, help="Look at the configuration.")
+feedback_app = typer.Typer(no_args_is_help=True, help="Take feedback elsewhere.")
 service_app = typer.Typer(no_args_is_help=True, help="Install or remove the systemd service.")
 app.add_typer(config_app, name="config")
+app.add_typer(feedback_app, name="feedback")
 app.add_typer(service_app, name="service")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
@@ -726,6 +729,43 @@ def explain(
         _print_json(found)
         return
     show_explanation(found)
+
+
+@feedback_app.command(name="export")
+def feedback_export(
+    context: typer.Context,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="trl, openai: better answers over worse ones; kto: liked and disliked answers; alpaca, sharegpt: "
+            "wanted answers.",
+        ),
+    ],
+    specialty: Annotated[
+        str | None,
+        typer.Option(
+            "--specialty", "--alias", help="Of this one alone: an alias, MODEL/TYPE, or a model with one type."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; else standard output.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Write the feedback as JSONL that other tools train from. Withdrawn feedback and weak signals are left out."""
+    with _taken_in(_settings(context)) as installation:
+        wanted = None if specialty is None else night.asked_for(installation, specialty)[0]
+        found = export(form, events_of(installation.ledger, wanted), installation.hooks)
+    if found.left_out:
+        complain(f"{found.left_out} left out: {form} has no place for the turns before them.")
+    if not found.lines:
+        raise RunRefused(f"There is nothing to write: {form} says {NEEDED[form]}.")
+    text = "".join(f"{line}\n" for line in found.lines)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_durably(output, text)
+        say(f"Wrote {len(found.lines)} rows to {output}.")
 
 
 @app.command()

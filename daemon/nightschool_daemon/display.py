@@ -14,7 +14,7 @@ from nightschool_daemon.explaining import Explanation
 from nightschool_daemon.jobs import EventMark, Step
 from nightschool_daemon.plans import PlannedTraining, Route, TrainingPlan, duration
 from nightschool_daemon.reporting.sheet import clean, one_line
-from nightschool_daemon.reporting.words import guard_word, noise_in_words
+from nightschool_daemon.reporting.words import guard_word
 from nightschool_hookspecs.records import TrainedForm
 
 out = Console(highlight=False, soft_wrap=True)
@@ -130,9 +130,6 @@ def show_explanation(found: Explanation) -> None:
     ]
     columns = ("night", "run", "specialty", "what became of it", "worth", "how the run ended")
     show_table("Nights", columns, nights)
-    doubts = [(one.run, noise_in_words(one.noise.finding, one.noise.side)) for one in found.nights if one.noise]
-    if doubts:
-        show_table("Why it looked wrong", ("run", "reason"), doubts)
     asked = [
         (one_line(kin.question), f"{kin.alike:.0%}", f"{kin.before:.0f}", f"{kin.after:.0f}", one.run)
         for one in found.nights
@@ -145,8 +142,7 @@ def show_explanation(found: Explanation) -> None:
 def _worth(mark: EventMark | None) -> str:
     if mark is None:
         return ""
-    doubted = f" ({mark.noise_factor:.0%} of what it was)" if mark.noise_factor < 1 else ""
-    weight = "" if mark.weight is None else f", weight {mark.weight:.2f}{doubted}"
+    weight = "" if mark.weight is None else f", weight {mark.weight:.2f}"
     return f"priority {mark.priority:.2f}, reward {mark.reward:+.2f}, difficulty {mark.difficulty:.2f}{weight}"
 
 
@@ -175,6 +171,8 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         ("base", f"{plan.architecture}, {plan.parameters / 1e6:.0f} million weights in {plan.file_bytes / 1e6:.0f} MB"),
         *([("trained by", ROUTES[plan.route])] if plan.route is not None else []),
         ("learned from", plan.assumed or f"{plan.events} events; {_asked(plan)}"),
+        *([("learned again", _replayed(plan))] if plan.replayed else []),
+        *([("beside these", f"{_starters(plan.starters)}, as there are few")] if plan.starters else []),
         *(("left out", f"{count}: {reason}") for reason, count in plan.events_left_out.items()),
     ]
     for one in plan.trainings:
@@ -185,6 +183,15 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         taken = f" Taken. {plan.why_delivery}" if cost.is_chosen else ""
         rows.append((f"delivered as {cost.form.value}", f"{cost.sentence()}.{taken}"))
     return rows + [("not delivered", sentence) for sentence in plan.not_delivered]
+
+
+def _replayed(plan: TrainingPlan) -> str:
+    examples = "1 example" if plan.replayed == 1 else f"{plan.replayed} examples"
+    return f"{examples} beside these, so that nothing is forgotten; fewer where the base gives no whole answers"
+
+
+def _starters(count: int) -> str:
+    return "1 starter example" if count == 1 else f"{count} starter examples"
 
 
 def _asked(plan: TrainingPlan) -> str:

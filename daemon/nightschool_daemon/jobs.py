@@ -6,6 +6,7 @@ it is removed before the step is repeated.
 """
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +27,6 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     Material,
     MethodChoice,
-    NoiseFinding,
     RankedPair,
     Recipe,
     RunEnd,
@@ -38,6 +38,8 @@ from nightschool_hookspecs.records import (
     Verdict,
 )
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
@@ -45,11 +47,10 @@ NOTES = "notes.txt"
 """What a worker has to say to whoever looks on, a sentence a line."""
 MARKS = "marks.jsonl"
 """Of step `select` (EventMark)."""
-FINDINGS = "noise.jsonl"
-"""Of step `select` (NoiseRow)."""
-TRAJECTORIES = "trajectories.jsonl"
-"""Of step `train`, and of a training within it (TrajectoryPoint); of step `prepare` what is known of earlier ones
-(LossTrajectory)."""
+WORDINGS = "wordings.jsonl"
+"""The same (Wording)."""
+STRETCHES = "curriculum.jsonl"
+"""In a training's output, where a plugin arranged what it learned from (StretchMark)."""
 HELD_OUT_PAIRS = "held_out_pairs.jsonl"
 """Of step `select` (PreferencePair)."""
 RANKED = "ranked.jsonl"
@@ -128,11 +129,29 @@ class PromptRow:
     """A line of `prepare/prompts.jsonl`: a prompt of the artifact type, whatever base it was put to."""
 
     key: str
-    text: str
+    text: str | None
+    """None: it was learned or asked once, and its events were withdrawn or changed since."""
     placed: bool
     """Its group is decided, for good."""
     group: str | None
     side: Side | None
+    fingerprint: str | None = None
+    """In the place of its text."""
+    in_use: bool = False
+    """A version of the specialty that is or was in use has seen its group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """A line of `select/wordings.jsonl`: what a training reads as a prompt, and is not its event's own."""
+
+    event_id: str
+    """Empty: of none."""
+    group: str
+    """Which a new prompt like it joins. Empty: one of its own."""
+    text: str
+    method: TrainingMethod
+    """That reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +165,8 @@ class PrepareResult:
     """Where an undo of this run's promotion leads: a tag with what the alias held, else the base's pin."""
     undo_digest: str
     events: int
+    incumbent_digest: str = ""
+    """Of its manifest, hex; empty: not known."""
     incumbent_base: Path | None = None
     """The GGUF that the incumbent was made from, or is; None: it is gone."""
     warm_start: Path | None = None
@@ -195,31 +216,43 @@ class EventMark:
     difficulty: float
     weight: float | None
     """Of its example; None where none was made of it."""
-    noise_factor: float = 1.0
-    """What is in this weight because it looks wrong (`NoiseFinding.factor`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseRow:
-    """A line of `select/noise.jsonl`: feedback that looks wrong."""
+class StretchMark:
+    """A line of `curriculum.jsonl`: what a training learned from between two evaluations."""
 
-    finding: NoiseFinding
-    side: Side
-    """On the held-out side it was looked at and nothing else."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrajectoryPoint:
-    """A line of `train/trajectories.jsonl`: an example's loss as it was learned from."""
-
-    event_id: str
-    """A variant has that of its original."""
+    number: int
+    """Of the stretch in its training, counted from 1."""
     epoch: int
-    """From 1."""
-    step: int
-    """Of the optimiser, from 1, over all epochs."""
-    loss: float
-    """Nats an answer token, before the step."""
+    """Counted from 1."""
+    stage: str
+    """As the plugin calls it."""
+    examples: int
+    tokens: int
+    watched_loss: float
+    """Behind it, of the same examples all along."""
+    first_seen: tuple[str, ...]
+    """`source/id` of the events that were learned from for the first time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """What is learned again beside the lesson, so that it is not forgotten."""
+
+    events: tuple[str, ...] = ()
+    """`source/id` of corrections that were learned before and of which tonight's lesson has nothing."""
+    answers: int = 0
+    """Of the base's own, to general prompts."""
+
+    @property
+    def count(self) -> int:
+        """Examples."""
+        return len(self.events) + self.answers
+
+    def share(self, lesson: int) -> float:
+        """Of all examples, 0..1, beside so many of the lesson."""
+        return self.count / max(1, self.count + lesson)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,15 +271,20 @@ class SelectResult:
     pairs: int = 0
     """Held-out pairs of answers, which are ranked and count too."""
     folded_pairs: int = 0
+    sampled: int = 0
+    """Of the pairs that are learned from, those among answers that the incumbent was asked for."""
     hyperparameters: Hyperparameters
     closing: str
     """Text of the token that ends an answer."""
     sources: Mapping[TrainingMethod, tuple[str, ...]]
-    """`source/id` of every event that a method would learn from."""
+    """`source/id` of every event that a method would learn from, those that are replayed among them."""
     left_out: tuple[LeftOut, ...]
     shots: tuple[str, ...] = ()
     """`source/id` of the corrections that the candidate shows, in the recipe `examples`; as texts in `shots.jsonl`
     (Message)."""
+    replayed: Replayed = field(default_factory=Replayed)
+    starters: int = 0
+    """Starter examples, which are learned beside wanted answers and come from no event."""
 
     @property
     def counting(self) -> int:
@@ -527,6 +565,12 @@ class RunDirectory:
         ranked = (one for one in (*self.trials(), self) if one.is_done(Step.RANK))
         return tuple(pair for one in ranked for pair in read_lines(one.step(Step.RANK) / RANKED, RankedPair))
 
+    def stretches(self) -> tuple[StretchMark, ...]:
+        """What the training's curriculum did, in order; of two trainings, that of the first. Empty: there was none."""
+        directory = self.step(Step.TRAIN)
+        files = (*sorted(directory.glob(f"*/{STRETCHES}")), *directory.glob(STRETCHES))
+        return tuple(read_lines(files[0], StretchMark)) if files else ()
+
     def is_done(self, step: Step | Job) -> bool:
         """Whether the step's last act took place."""
         return (self.step(step) / "result.json").is_file()
@@ -588,6 +632,16 @@ def whole_lines(file: Path, kind: type[T]) -> tuple[T, ...]:
     if len(whole) < len(content):
         os.truncate(file, len(whole))
     return tuple(codec.from_json(line, kind) for line in whole.splitlines())
+
+
+def remembered_lines(file: Path, kind: type[T]) -> tuple[T, ...]:
+    """The same of a file that can be made anew: one that the disk tore, or that another release wrote, is removed."""
+    try:
+        return whole_lines(file, kind)
+    except codec.CodecError as error:
+        logger.warning("%s cannot be read, so it is begun anew: %s", file, error)
+        file.unlink()
+        return ()
 
 
 def read_lines(file: Path, kind: type[T]) -> Iterator[T]:

@@ -125,6 +125,10 @@ class TrainingPlan:
     """What was taken for the data, where none was given."""
     events: int
     """That would be learned from."""
+    replayed: int = 0
+    """Examples that would be learned again so that they are not forgotten, answers of the base's own among them."""
+    starters: int = 0
+    """Starter examples that would be learned beside them, as there are few."""
     held_out: int
     """Prompts that would be kept for an exam."""
     folded: int = 0

@@ -6,6 +6,11 @@ FEWEST_BYTES, SQUEEZED = 200, 10
 """So long an answer that can be written in a tenth of it says one thing over and over, in whatever script."""
 
 
+def says_something(answer: str) -> bool:
+    """Whether an answer has any words, and does not run in circles: one that does is nothing that a model can do."""
+    return bool(answer.strip()) and not runs_in_circles(answer)
+
+
 def runs_in_circles(text: str, *, words: int = 4, fewest_words: int = 12, largest_share: float = 0.5) -> bool:
     """Whether of an answer's sequences of so many words more than a share came before in it.
 

@@ -1,7 +1,8 @@
 """Hooks of preferences: pairs of a better and a worse answer, and answers that were liked or disliked alone."""
 
 from nightschool_hookspecs.markers import hookspec
-from nightschool_hookspecs.records import LabelledAnswer, PreferencePair, ScoredEvent
+from nightschool_hookspecs.records import ExamItem, LabelledAnswer, PreferencePair, ScoredEvent
+from nightschool_hookspecs.services import Sample, Validate
 
 
 @hookspec
@@ -11,7 +12,23 @@ def nightschool_build_preference_pairs(events: tuple[ScoredEvent, ...]) -> tuple
     Called in the worker with events of the training side only, from whose pairs is learned. Then with events
     of whose prompts no wanted answer is known, once with those that the exam has and once with those that
     trial candidates are to be asked: their pairs are ranked, those whose texts are answers that were given.
-    The pairs of all plugins are joined; equal ones count once. None: no pairs.
+    The pairs of all plugins are joined; equal ones count once. `nightschool feedback export` writes those of all
+    feedback. None: no pairs.
+    """
+
+
+@hookspec
+def nightschool_build_sampled_pairs(
+    items: tuple[ExamItem, ...], sample: Sample, validate: Validate, seed: int
+) -> tuple[PreferencePair, ...] | None:
+    """Build preference pairs among answers that the incumbent is asked for.
+
+    Called in the worker, once for a candidate and once for each trial candidate, where pairs are learned from
+    (`training.method` "auto" or "dpo"); never where a training is only planned. `items` are prompts of the
+    training side alone, one a group, as an exam would ask them: those of which a better answer is known, and
+    failed checks that a validator here makes too. For a trial candidate, and in a rebuild, `sample` gives what is
+    kept and asks nothing. The pairs are joined with those of `nightschool_build_preference_pairs`; of two with
+    the same texts the one of this hook counts. No exam ranks them. None: no pairs.
     """
 
 
@@ -20,5 +37,5 @@ def nightschool_label_answers(events: tuple[ScoredEvent, ...]) -> tuple[Labelled
     """Say which answers were liked or disliked by themselves.
 
     Called once in a run, in the worker, with the same events. The labels of all plugins are joined;
-    the first one of an answer counts. None: no labels.
+    the first one of an answer counts. `nightschool feedback export` writes those of all feedback. None: no labels.
     """

@@ -257,30 +257,6 @@ class ScoredEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossTrajectory:
-    """How a training learned the wanted answer of an event that was new to its network."""
-
-    event_id: str
-    training: str
-    """The run that trained. Losses of one training can be compared, those of two cannot."""
-    losses: tuple[float, ...]
-    """Nats an answer token, one an epoch, each taken before the step in which the epoch learned from it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseFinding:
-    """A piece of feedback that looks wrong, or that was overtaken."""
-
-    event_id: str
-    factor: float
-    """0..1. Multiplies the weight of its example; 0: nothing is learned from it; 1: it is shown, and counts as ever."""
-    reason: str
-    """What speaks against it, for its owner: a clause of a sentence, `you corrected it otherwise later`."""
-    contradicts: str | None = None
-    """`source/id` of the event that says otherwise, where there is one."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class BatchStatistics:
     """What is known of a specialty when its batch size is chosen."""
 
@@ -330,7 +306,7 @@ class TrainingExample:
     """A conversation and the answer to be learned."""
 
     event_id: str
-    """`source/id` of the event it comes from."""
+    """`source/id` of the event it comes from; empty for what comes from none, as a starter example."""
     messages: tuple[Message, ...]
     """Everything up to the answer, in order."""
     target: str
@@ -344,6 +320,21 @@ class TrainingExample:
     """Set by the host: what was asked, without the retrieved texts that the last message may have around it."""
     chunks: tuple[Chunk, ...] = ()
     """Set by the host: what was retrieved for it."""
+    score: float | None = None
+    """Set by the host: 0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarterExample:
+    """A question of an artifact type with a good answer, for a specialty that has too little feedback of its own."""
+
+    prompt: str
+    answer: str
+    """The artifact itself, in no fence."""
+    language: str = ""
+    """What a fence around it is called, such as `mermaid`, where it stands in one; empty: it never does."""
+    weight: float = 1.0
+    """Above 0, at most 1: what it counts in the loss at most, as a share of the mean one of the specialty's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,6 +366,23 @@ class LabelledAnswer:
     liked: bool
     group: str = ""
     """Set by the host: that of its event."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnAnswer:
+    """What the base itself answered to a prompt that no feedback is about."""
+
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What a run learns again beside its lesson, so that it is not forgotten."""
+
+    events: tuple[str, ...] = ()
+    """`source/id` of earlier events, of those that were offered."""
+    answers: tuple[OwnAnswer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -469,7 +477,7 @@ class Material:
     """How much there is to learn from."""
 
     examples: int
-    """Wanted answers: corrections, demonstrations, liked answers, variants of them."""
+    """Wanted answers: corrections, demonstrations, liked answers, variants of them; without what is replayed."""
     better_known: int
     """Those of them that come from a correction, a demonstration or a preference."""
     pairs: int
@@ -491,7 +499,7 @@ class TrainingJob:
     """Directory of what is learned from, frozen and rendered: `examples.jsonl` (a `TrainingText` a line), `pairs.jsonl`
     (`PairText`), `labels.jsonl` (`LabelledText`)."""
     output: Path
-    """Directory to fill: PEFT adapter, `metrics.jsonl`, `trajectories.jsonl`, checkpoints."""
+    """Directory to fill: PEFT adapter, `metrics.jsonl`, checkpoints."""
     material: Material
     method: MethodChoice
     hyperparameters: Hyperparameters
@@ -511,12 +519,19 @@ class TrainingText:
     """An example after Ollama rendered its prompt: the text as the model will see it."""
 
     event_id: str
+    """Empty for what comes from no event: an answer of the base's own, a starter example."""
     prompt: str
     completion: str
     """The answer with its closing token's text."""
     weight: float = 1.0
     group: str = ""
     """Of near-duplicate prompts, which are watched or learned from together."""
+    difficulty: float | None = None
+    """0 (easy) .. 1 (hard), of its event; None: not told."""
+    score: float | None = None
+    """0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
+    replayed: bool = False
+    """It is no part of the lesson, but learned beside it. What is measured of the lesson is measured without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -568,6 +583,52 @@ class TrainingResult:
     """Whether it began from `TrainingJob.warm_start`."""
     plan: str = ""
     """How it was cut to fit into memory, and what was expected of it, as decided before it began."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedExample:
+    """An example of a training that is under way, without its text."""
+
+    event_id: str
+    """`source/id` of the event that it comes from, as others may; empty: not told."""
+    group: str
+    """Of near-duplicate prompts; empty: the prompt by itself."""
+    tokens: int
+    weight: float
+    difficulty: float | None
+    """0 (easy) .. 1 (hard), of its event; None: not told, as of pairs and of answers that were liked or disliked."""
+    score: float | None
+    """0..100, of the answer that the model itself gave to its prompt; None: it gave none, or none was scored."""
+    seen: int
+    """How often this training has learned from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSoFar:
+    """How far a training is when it is decided what it learns from next."""
+
+    method: TrainingMethod
+    epochs: int
+    epoch: int
+    """The one under way, counted from 1."""
+    left: int
+    """Examples that this epoch has still to learn from; at its beginning as many as there are."""
+    batch_size: int
+    """Examples an optimiser step."""
+    losses: tuple[float, ...]
+    """Of the same examples all along: before the training, and after each stretch."""
+    goes_on: bool
+    """Whether it began from what an earlier training of the specialty had learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """What a training learns from until it is evaluated again: an epoch or a part of one."""
+
+    places: tuple[int, ...]
+    """Of the examples, counted from 0, in the order in which they are learned from; one may come several times."""
+    stage: str
+    """A word for reports and for `nightschool explain`."""
 
 
 class DeliveryForm(StrEnum):

@@ -1,38 +1,22 @@
-"""Hooks of selection: which events a run learns from, which of them again and harder, and which look wrong."""
+"""Hooks of selection: which events a run learns from, and which of them again and harder."""
 
 from nightschool_hookspecs.markers import hookspec
-from nightschool_hookspecs.records import Budget, LossTrajectory, NoiseFinding, ScoredEvent
+from nightschool_hookspecs.records import Budget, ScoredEvent
 from nightschool_hookspecs.services import Embed, Measure
-
-
-@hookspec
-def nightschool_find_noise(
-    events: tuple[ScoredEvent, ...], trajectories: tuple[LossTrajectory, ...], measure: Measure, embed: Embed
-) -> tuple[NoiseFinding, ...] | None:
-    """Find feedback that contradicts what its like says, was overtaken by later feedback, or is likely mislabelled.
-
-    Called in each run that trains, in the worker, before selection, with everything of the training side that was not
-    withdrawn, dislikes and weak signals too, in order of arrival. `trajectories` says of some of it how it was learned
-    when it was new; events whose content changed since have none. The host multiplies the weight of an example by its
-    event's factor, shows the findings to the person, and leaves out what has the factor 0. The findings of all
-    plugins are joined; of several on one event the one with the least factor counts, the first of equal ones. None:
-    no findings.
-
-    Called once more with what is held out for the exam, without trajectories. These findings are only shown: no
-    question is changed or left out. Where a training is only planned, `embed` has no model.
-    """
 
 
 @hookspec(firstresult=True)
 def nightschool_select_events(
-    events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, embed: Embed, seed: int
+    events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...], budget: Budget, embed: Embed, seed: int
 ) -> tuple[str, ...] | None:
     """Choose the events of the training side that a run learns from.
 
     Called once in a run, in the worker, with everything accepted in the specialty that is on the
     training side and has something to learn. Return their `source/id` keys, best first, within
-    `budget`; the same for the same seed. None: no opinion; the first answer counts. Where all say
-    None, nothing is selected and the run ends. Where a training is only planned, `embed` has no model.
+    `budget`; the same for the same seed. `others` of the training side cannot be chosen and show where
+    answers fail: disliked ones with nothing better beside them, and near-duplicates beyond those that a
+    night learns from. None: no opinion; the first answer counts. Where all say None, nothing is selected
+    and the run ends. Where a training is only planned, `embed` has no model.
     """
 
 
@@ -48,11 +32,13 @@ def nightschool_choose_shots(events: tuple[ScoredEvent, ...], budget: Budget, se
 
 @hookspec(firstresult=True)
 def nightschool_select_negatives(
-    events: tuple[ScoredEvent, ...], measure: Measure, embed: Embed, seed: int
+    events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...], measure: Measure, embed: Embed, seed: int
 ) -> tuple[tuple[str, float], ...] | None:
     """Find the hard negatives: events near to what the incumbent fails at.
 
-    Called once in a run, in the worker, after selection and with the selected events only. Return
-    (`source/id`, factor) pairs; each factor above 0 multiplies the weight of that event's examples.
-    None: no opinion; the first answer counts. Where a training is only planned, `embed` has no model.
+    Called once in a run, in the worker, after selection. Return (`source/id`, factor) pairs of the
+    selected events; each factor above 0 multiplies the weight of that event's examples. `others` are the
+    rest of the training side, disliked answers with nothing better beside them among it: it is not
+    learned from and shows where answers fail. None: no opinion; the first answer counts. Where a training
+    is only planned, `embed` has no model.
     """

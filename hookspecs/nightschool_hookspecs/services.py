@@ -4,11 +4,13 @@ Each has a fake in `nightschool_hookspecs.testing`, so that a plugin's tests nee
 nor Ollama.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from nightschool_hookspecs.records import (
+    AnswerScore,
     Chunk,
+    ExamItem,
     Hyperparameters,
     Matrix,
     Message,
@@ -35,6 +37,60 @@ class Generate(Protocol):
 
 class GenerationError(RuntimeError):
     """The local model gave no whole answer."""
+
+
+class Sample(Protocol):
+    """Draws answers from the incumbent: the model in use, which the candidate has to beat.
+
+    What was drawn is kept over the nights while the incumbent is the same, and costs no time again. Memory may hold one
+    model at a time: have all prompts answered in one call, and score the answers after it.
+    """
+
+    def __call__(
+        self,
+        prompts: Sequence[tuple[Message, ...]],
+        *,
+        answers: int,
+        temperature: float,
+        max_tokens: int,
+        minutes: float,
+        failures_in_a_row: int,
+    ) -> tuple[tuple[str, ...], ...]:
+        """Return the answers to each prompt, in order: at most so many of each, and only such as came to their end.
+
+        After `minutes` no further question is asked, nor after so many prompts in a row without a whole answer: the
+        others have what is kept of them, which may be nothing. A server that fails raises nothing.
+        """
+        ...
+
+
+class Validate(Protocol):
+    """Scores an answer as an exam does, by the plugins that validate."""
+
+    def __call__(self, item: ExamItem, answer: str) -> AnswerScore | None:
+        """Return the score, or None where no plugin knows the artifact type.
+
+        Raises `GenerationError` where a model is asked to judge and does not answer.
+        """
+        ...
+
+
+class Recall(Protocol):
+    """What the base itself answers, whatever was learned since.
+
+    It is asked each prompt once. What it said is kept for all its specialties and nights, until the base changes.
+    """
+
+    def __call__(
+        self, prompts: Sequence[str], *, max_tokens: int, temperature: float, limit_s: float
+    ) -> Iterator[str | None]:
+        """Yield the answer to each prompt in turn. Only what is gone through is asked.
+
+        None: the base gave none that ended by itself within `max_tokens`. Ends before the prompts do where asking took
+        `limit_s`, and where the server stays away. Where a training is only planned nobody is asked, and a text of a
+        likely length stands for each answer.
+        """
+        ...
 
 
 class Models(Protocol):

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import math
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ from nightschool_hookspecs import (
     intake,
     lifecycle,
     preference,
+    replay,
     reward,
     selection,
     similarity,
@@ -40,6 +41,7 @@ from nightschool_hookspecs.answers import answer_type, fits
 from nightschool_hookspecs.markers import PROJECT
 from nightschool_hookspecs.records import (
     AliasMove,
+    AnswerScore,
     BaseChange,
     BatchStatistics,
     Budget,
@@ -55,9 +57,9 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     InstalledModel,
     ItemRole,
+    LearnedExample,
     LiveAnswer,
     LiveFeedback,
-    LossTrajectory,
     Material,
     Matrix,
     Message,
@@ -81,6 +83,7 @@ from nightschool_hookspecs.records import (
     TrainingJob,
     TrainingMethod,
     TrainingResult,
+    TrainingSoFar,
 )
 from nightschool_hookspecs.services import OutOfTime
 
@@ -92,6 +95,7 @@ STAGES: tuple[ModuleType, ...] = (
     selection,
     curriculum,
     augmentation,
+    replay,
     preference,
     tuning,
     training,
@@ -194,6 +198,50 @@ class FakeModels:
         return self._memory.get(model)
 
 
+Prompt = tuple[Message, ...]
+
+
+def _words(prompt: Prompt) -> Sequence[str]:
+    return prompt[-1].content.split()
+
+
+class FakeSample:
+    """`Sample` whose answers a function says, else the last message's words. Keeps the prompts that it was asked."""
+
+    def __init__(self, answers: Callable[[Prompt], Sequence[str]] = _words) -> None:
+        self.asked: list[Prompt] = []
+        self._answers = answers
+
+    def __call__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        answers: int,
+        temperature: float,
+        max_tokens: int,
+        minutes: float,
+        failures_in_a_row: int,
+    ) -> tuple[tuple[str, ...], ...]:
+        """Return the first of what the function says of each."""
+        self.asked += prompts
+        return tuple(tuple(self._answers(prompt))[:answers] for prompt in prompts)
+
+
+def _by_overlap(item: ExamItem, answer: str) -> AnswerScore | None:
+    return AnswerScore(score=100 * _overlap(answer, item.reference or ""), validator="overlap")
+
+
+class FakeValidate:
+    """`Validate` by a function, else by the share of words in common with the reference."""
+
+    def __init__(self, score: Callable[[ExamItem, str], AnswerScore | None] = _by_overlap) -> None:
+        self._score = score
+
+    def __call__(self, item: ExamItem, answer: str) -> AnswerScore | None:
+        """Return what the function says."""
+        return self._score(item, answer)
+
+
 class FakeEmbed:
     """`Embed` by hashed words; `available=False` is a machine without an embedding model."""
 
@@ -209,6 +257,27 @@ class FakeMeasure:
 
     def __call__(self, left: Sequence[str], right: Sequence[str]) -> Matrix:
         return matrix([[_overlap(one, other) for other in right] for one in left], columns=len(right))
+
+
+class FakeRecall:
+    """`Recall` that knows some answers, and None for every other prompt. Keeps what it was asked.
+
+    `questions` bounds its time: the one after them ends it.
+    """
+
+    def __init__(self, answers: Mapping[str, str], *, questions: int | None = None) -> None:
+        self.answers = dict(answers)
+        self.asked: list[str] = []
+        self._questions = questions
+
+    def __call__(
+        self, prompts: Sequence[str], *, max_tokens: int, temperature: float, limit_s: float
+    ) -> Iterator[str | None]:
+        for prompt in prompts:
+            if self._questions is not None and len(self.asked) >= self._questions:
+                return
+            self.asked.append(prompt)
+            yield self.answers.get(prompt)
 
 
 class FakeRetrieve:
@@ -328,13 +397,6 @@ def sample_scored_events() -> tuple[ScoredEvent, ...]:
     )
 
 
-def sample_trajectories() -> tuple[LossTrajectory, ...]:
-    """How a training learned the sample events, the last of them hardly."""
-    *others, last = sample_events()
-    learned = {event.key: (2.0, 1.0, 0.5) for event in others} | {last.key: (5.0, 4.5, 4.0)}
-    return tuple(LossTrajectory(event_id=key, training="run-1", losses=losses) for key, losses in learned.items())
-
-
 def sample_examples() -> tuple[TrainingExample, ...]:
     """Three training examples of different prompts."""
     return tuple(
@@ -345,6 +407,22 @@ def sample_examples() -> tuple[TrainingExample, ...]:
             group=f"group-{number}",
         )
         for number in range(3)
+    )
+
+
+def sample_learned_examples() -> tuple[LearnedExample, ...]:
+    """Twenty-four examples of a training, from easy to hard; every other answer of the model was scored."""
+    return tuple(
+        LearnedExample(
+            event_id=f"dropdir/{number}",
+            group=f"group-{number}",
+            tokens=20 + number,
+            weight=0.5,
+            difficulty=number / 23,
+            score=50.0 if number % 2 else None,
+            seen=0,
+        )
+        for number in range(24)
     )
 
 
@@ -423,27 +501,27 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         "nightschool_choose_batch_size": tuple(
             {"specialty": SAMPLE_SPECIALTY, "statistics": _statistics(available)} for available in (0, 9, 1000)
         ),
-        "nightschool_find_noise": tuple(
-            {"events": some, "trajectories": known, "measure": FakeMeasure(), "embed": embed}
-            for some, known in (((), ()), (scored, ()), (scored, sample_trajectories()))
-            for embed in (FakeEmbed(), FakeEmbed(available=False))
-        ),
         "nightschool_select_events": tuple(
-            {"events": some, "budget": Budget(events=3, tokens=4000), "embed": embed} | services
-            for some in ((), scored)
+            {"events": some, "others": rest, "budget": Budget(events=3, tokens=4000), "embed": embed, "seed": 1}
+            for some, rest in (((), ()), (scored, ()), (scored[2:], scored[:2]))
             for embed in (FakeEmbed(), FakeEmbed(available=False))
         ),
         "nightschool_choose_shots": tuple(
             {"events": some, "budget": Budget(events=8, tokens=1024), "seed": 1} for some in ((), scored)
         ),
         "nightschool_select_negatives": tuple(
-            {"events": some, "embed": embed} | services
-            for some in ((), scored)
+            {"events": some, "others": rest, "embed": embed} | services
+            for some, rest in (((), ()), (scored, ()), (scored[2:], scored[:2]))
             for embed in (FakeEmbed(), FakeEmbed(available=False))
         ),
         "nightschool_score_difficulty": tuple({"event": event} for event in events),
         "nightschool_arrange_examples": tuple(
             {"examples": some, "store": FakeStore(), "seed": 1} for some in ((), examples)
+        ),
+        "nightschool_arrange_stretch": tuple(
+            {"examples": some, "training": so_far, "seed": 1}
+            for some in (sample_learned_examples(), tuple(map(_of_no_difficulty, sample_learned_examples())))
+            for so_far in (_so_far(epoch=1, left=len(some)), _so_far(epoch=2, left=8), _so_far(epoch=3, left=len(some)))
         ),
         "nightschool_augment_examples": tuple(
             {"examples": some, "generate": FakeGenerate()} | services for some in ((), examples)
@@ -452,10 +530,23 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
             {"example": one, "retrieve": FakeRetrieve(SAMPLE_CHUNKS)} | services
             for one in (examples[0], dataclasses.replace(examples[0], chunks=SAMPLE_CHUNKS[:2]))
         ),
+        "nightschool_replay_examples": tuple(
+            {"examples": some, "earlier": events, "recall": FakeRecall({}), "seed": 1}
+            for some in ((), examples * 10)
+            for events in ((), scored)
+        ),
         "nightschool_build_preference_pairs": tuple({"events": some} for some in ((), scored)),
+        "nightschool_build_sampled_pairs": tuple(
+            {"items": some, "sample": sample, "validate": FakeValidate(), "seed": 1}
+            for some in ((), exam.items)
+            for sample in (FakeSample(), FakeSample(lambda _: ()))
+        ),
         "nightschool_label_answers": tuple({"events": some} for some in ((), scored)),
         "nightschool_suggest_hyperparameters": (
             {"specialty": SAMPLE_SPECIALTY, "examples": 20, "store": FakeStore(), "seed": 1},
+        ),
+        "nightschool_offer_examples": tuple(
+            {"artifact_type": kind, "accepted": accepted} for kind in ("shell", "erd") for accepted in (1, 10, 1000)
         ),
         "nightschool_build_example": tuple({"event": event, "chunks": (Chunk(text="man ls"),)} for event in scored),
         "nightschool_train_adapter": tuple(
@@ -499,6 +590,23 @@ def _statistics(available: int) -> BatchStatistics:
 
 def _sample_groups() -> tuple[PromptGroup, ...]:
     return tuple(PromptGroup(key=f"group-{number}", events=1) for number in range(20))
+
+
+def _of_no_difficulty(example: LearnedExample) -> LearnedExample:
+    return dataclasses.replace(example, difficulty=None, score=None)
+
+
+def _so_far(*, epoch: int, left: int) -> TrainingSoFar:
+    """A training of three epochs that was evaluated behind each of them, and within."""
+    return TrainingSoFar(
+        method=TrainingMethod.SFT,
+        epochs=3,
+        epoch=epoch,
+        left=left,
+        batch_size=8,
+        losses=tuple(0.9**number for number in range(epoch)),
+        goes_on=False,
+    )
 
 
 def _sample_job(directory: Path, method: MethodChoice) -> TrainingJob:

@@ -11,6 +11,6 @@ def nightschool_suggest_hyperparameters(
 ) -> Hyperparameters | None:
     """Suggest the hyperparameters of a training.
 
-    Called once in a run, in the worker that builds the dataset, with the number of training examples.
-    None: no opinion; the first answer counts. Where all say None, the defaults of the record hold.
+    Called once in a run, in the worker that builds the dataset, with the number of training examples, those that are
+    replayed left out. None: no opinion; the first answer counts. Where all say None, the defaults of the record hold.
     """

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from nightschool_hookspecs import Exam, GuardResult, Measure, Message, Models, OutOfTime, Role, hookimpl
-from nightschool_hookspecs.circling import runs_in_circles
+from nightschool_hookspecs.circling import says_something
 from nightschool_hookspecs.paired import compare_abilities
 
 GUARD = "general"
@@ -132,11 +132,7 @@ def recognised(answers: Sequence[str | None], own: Sequence[str | None], measure
     """Whether each answer says something, and is more like the incumbent's own to its prompt than to any other."""
     alike = measure([one or "" for one in answers], [one or "" for one in own])
     rows = [alike.values[row * alike.columns : (row + 1) * alike.columns].tolist() for row in range(alike.rows)]
-    return [_says_something(answers[place]) and _is_nearest(row, place) for place, row in enumerate(rows)]
-
-
-def _says_something(answer: str | None) -> bool:
-    return bool(answer and answer.strip()) and not runs_in_circles(answer or "")
+    return [says_something(answers[place] or "") and _is_nearest(row, place) for place, row in enumerate(rows)]
 
 
 def _is_nearest(alike: Sequence[float], place: int) -> bool:

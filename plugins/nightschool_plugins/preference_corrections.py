@@ -5,28 +5,16 @@ liked one stands over a disliked one; where both have scores, over one that is m
 worse, with margin = gap / 100.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from nightschool_hookspecs import Event, Message, PreferencePair, ScoredEvent, hookimpl
-
-T = TypeVar("T")
+from nightschool_hookspecs.pairing import PairingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceCorrections:
+class PreferenceCorrections(PairingSettings):
     """`[plugins.preference_corrections]`"""
-
-    smallest_gap: float = 10.0
-    """Points of 0..100 that two scored answers must be apart."""
-    most_worse: int = 8
-    """Answers to a prompt that each better one stands over at most."""
-
-    def __post_init__(self) -> None:
-        if self.most_worse < 1:
-            raise ValueError("most_worse must be 1 or more")
 
     @hookimpl
     def nightschool_build_preference_pairs(self, events: tuple[ScoredEvent, ...]) -> tuple[PreferencePair, ...]:
@@ -39,32 +27,17 @@ class PreferenceCorrections:
 
     def _among(self, answers: list[Event]) -> Iterator[PreferencePair]:
         """Each answer over a few worse ones: all pairs of a prompt that was answered often would be too many."""
-        scored = sorted(
-            ((one.validation_score, one) for one in answers if one.validation_score is not None), key=_score
-        )
+        scored = ((one.validation_score, one) for one in answers if one.validation_score is not None)
         unscored = [one for one in answers if one.validation_score is None]
         disliked = [one for one in answers if one.feedback_type.is_dislike]
         unscored_disliked = [one for one in unscored if one.feedback_type.is_dislike]
-        for score, better in reversed(scored):
-            end = bisect_left(scored, score - self.smallest_gap, key=_score)
-            for lower, worse in _spread(scored[:end], self.most_worse):
-                yield from _over(better, worse, (score - lower) / 100)
+        for better, worse, margin in self.pair_up(scored):
+            yield from _over(better, worse, margin)
         for better in answers:
             if better.feedback_type.is_like and not better.is_correction:
                 others = disliked if better.validation_score is None else unscored_disliked
-                for worse in _spread(others, self.most_worse):
+                for worse in self.spread(others):
                     yield from _over(better, worse, 0.0)
-
-
-def _score(one: tuple[float, Event]) -> float:
-    return one[0]
-
-
-def _spread(ordered: Sequence[T], most: int) -> list[T]:
-    """So many at even distances, the last of them included."""
-    if len(ordered) <= most:
-        return list(ordered)
-    return [ordered[(place + 1) * len(ordered) // most - 1] for place in range(most)]
 
 
 def _over(better: Event, worse: Event, margin: float) -> Iterator[PreferencePair]:

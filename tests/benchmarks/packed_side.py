@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from benchmarks import forms, material, tasks
 from benchmarks.material import Figures
 from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.jobs import ExportResult
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import head, machine, memory
+from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.examples import Answer, Example, batches
 from nightschool_daemon.learning.engine.loop import Objective, Plan, trained_of, update
 from nightschool_daemon.learning.engine.network import Network
@@ -180,7 +179,7 @@ class Trainer:
     """A training that is taken step by step."""
 
     objective: Objective
-    optimizer: torch.optim.Optimizer
+    optimizer: Adam
     examples: Sequence[Example]
 
     @classmethod
@@ -201,12 +200,12 @@ class Trainer:
             signature="",
         )
         objective = Objective(network, plan, examples, examples[:1])
-        optimizer = torch.optim.AdamW(trained_of(objective), lr=RATE, fused=True)
+        optimizer = Adam(trained_of(objective))
         return cls(objective=objective, optimizer=optimizer, examples=examples)
 
     def steps(self) -> list[list[Example]]:
         """The batches of an epoch."""
-        return batches(self.examples, material.BATCH, 0, 0)
+        return batches(self.examples, material.BATCH)
 
     def step(self, batch: Sequence[Example]) -> None:
         """Learn from one."""

@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from benchmarks import results  # noqa: E402 - found through the path above
 from nightschool_daemon.evaluation.embedding import CachedEmbed, StaticEmbedder  # noqa: E402
 from nightschool_daemon.hooks import Hooks  # noqa: E402
-from nightschool_daemon.intake.assignment import fold  # noqa: E402
 from nightschool_daemon.learning.duplicates import keep_first, near_texts, near_vectors, shingles  # noqa: E402
+from nightschool_daemon.wording import fold  # noqa: E402
 from nightschool_hookspecs import Budget, Event, FeedbackType, Matrix, ScoredEvent  # noqa: E402
 from nightschool_plugins.selection_active import TEXTS_AT_ONCE, SelectionActive  # noqa: E402
 
@@ -198,7 +198,7 @@ def against_apricot(texts: list[str]) -> list[results.Row]:
     )
     budget = Budget(events=CHOSEN, tokens=10**9)
     by_apricot(vectors)  # compiled by its first call
-    ours, keys = taken(lambda: by_diversity.nightschool_select_events(events, budget, embed))
+    ours, keys = taken(lambda: by_diversity.nightschool_select_events(events, (), budget, embed))
     peer, peer_places = taken(lambda: by_apricot(vectors))
     places = [int(key.rpartition("/")[2]) for key in keys]
     alike, peer_alike = _crowding(vectors, places), _crowding(vectors, peer_places)
@@ -258,7 +258,7 @@ def _drained(texts: list[str], size: int) -> tuple[float, float]:
         kept = keep_first(near_texts(prompts), size)
         unlike = tuple(one for one, stays in zip(history, kept, strict=True) if stays)
         deduplicated = time.process_time()
-        chosen = SelectionActive().nightschool_select_events(unlike, NIGHT, embed)
+        chosen = SelectionActive().nightschool_select_events(unlike, (), NIGHT, embed)
         done = time.process_time()
     print(
         f"  {size:>9} events  {done - embedded:8.2f} CPU s: {deduplicated - embedded:.2f} to find near-duplicates, "

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from nightschool_daemon.jobs import CrossfitResult, PrepareResult, RunDirectory, SelectResult, SplitResult, Step
+from nightschool_daemon.jobs import (
+    CrossfitResult,
+    PrepareResult,
+    RunDirectory,
+    SelectResult,
+    SplitResult,
+    Step,
+    read_lines,
+)
 from nightschool_daemon.ollama import names
-from nightschool_hookspecs.records import ItemRole, RunEnd, Sitting
+from nightschool_hookspecs.records import ItemRole, RunEnd, Sitting, TrainingMethod, TrainingText
 from support.night import TINY, TINY_ALIAS, TINY_SETTINGS, Night, greetings, import_tiny, wait_until
 from support.ollama_server import OllamaServer
 
@@ -52,6 +60,19 @@ def nightschool_register_settings() -> type[Killer]:
 '''
 
 
+STARTERS = '''
+"""Two starter examples, one of which asks what the feedback is about."""
+
+from nightschool_hookspecs import StarterExample, hookimpl
+
+
+@hookimpl
+def nightschool_offer_examples(artifact_type: str, accepted: int) -> tuple[StarterExample, ...]:
+    prompts = ("Greet guest 7", "sing a song")
+    return tuple(StarterExample(prompt=one, answer="hello hello", weight=0.1) for one in prompts)
+'''
+
+
 @pytest.fixture
 def night(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> Night:
     import_tiny(fresh_ollama, tiny_gguf)
@@ -76,6 +97,7 @@ def killed(night: Night, fresh_ollama: OllamaServer) -> Callable[[str], None]:
 
 
 def test_sixteen_corrections_are_proven_by_cross_fitting(night: Night, fresh_ollama: OllamaServer) -> None:
+    night.add_plugin("starters", STARTERS)
     night.drop(greetings(16))
 
     done = night.learn()
@@ -91,6 +113,7 @@ def test_sixteen_corrections_are_proven_by_cross_fitting(night: Night, fresh_oll
     assert directory.result(Step.SELECT, SelectResult).items == 0
     assert directory.result(Step.CROSSFIT, CrossfitResult).folds == 4
     _nobody_was_asked_what_it_learned(night, directory)
+    _starter_examples_were_no_feedback(night, directory)
     tags = fresh_ollama.tags()
     assert set(tags) == {TINY, TINY_ALIAS, f"{TINY_ALIAS}.v1", *(one for one in tags if ".base-" in one)}
     assert fresh_ollama.blobs() == blobs_of_manifests(fresh_ollama)
@@ -118,9 +141,24 @@ def _nobody_was_asked_what_it_learned(night: Night, run: RunDirectory) -> None:
         assert earlier == run.path or not asked & _learned(RunDirectory(path=earlier))
 
 
+def _starter_examples_were_no_feedback(night: Night, run: RunDirectory) -> None:
+    """The one that is close to a prompt was learned by nobody, the other by candidate and trial candidates."""
+    for one in (run, *run.trials()):
+        beside = [text for text in read_lines(one.step(Step.SELECT) / "examples.jsonl", TrainingText) if text.replayed]
+        assert [text.event_id for text in beside] == [""]
+        assert "sing a song" in beside[0].prompt
+        selected = one.result(Step.SELECT, SelectResult)
+        assert selected.starters == 1
+        assert all(selected.sources[TrainingMethod.SFT])
+        assert selected.material.examples == len(selected.sources[TrainingMethod.SFT])
+    assert not any("sing" in item.messages[-1].content for item in night.ledger().exams.items(run.read_info().id))
+    assert "1 starter example was learned beside it" in " ".join(night.run("report").stdout.split())
+
+
 def _learned(run: RunDirectory) -> set[str]:
-    lines = (run.step(Step.SELECT) / "examples.jsonl").read_text(encoding="utf-8").splitlines()
-    return {json.loads(line)["event_id"] for line in lines}
+    """The events of its lesson."""
+    texts = read_lines(run.step(Step.SELECT) / "examples.jsonl", TrainingText)
+    return {one.event_id for one in texts if not one.replayed}
 
 
 @pytest.mark.parametrize("moment", ["02/train/checkpoints", "02/examine/answers.jsonl"])

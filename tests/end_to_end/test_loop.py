@@ -8,25 +8,10 @@ import html5lib
 import httpx
 import pytest
 
-from nightschool_daemon.jobs import (
-    TRAJECTORIES,
-    ExportResult,
-    RunDirectory,
-    SelectResult,
-    Step,
-    VerifyResult,
-    read_lines,
-)
+from nightschool_daemon.jobs import ExportResult, RunDirectory, SelectResult, Step, VerifyResult
 from nightschool_daemon.ledger import VersionState
-from nightschool_hookspecs.records import (
-    DeliveryForm,
-    LossTrajectory,
-    RunEnd,
-    Specialty,
-    TrainingMethod,
-    TrainingResult,
-)
-from support.night import TINY, TINY_ALIAS, TINY_SETTINGS, TINY_TYPE, Night, greetings, import_tiny, thumbs, wait_until
+from nightschool_hookspecs.records import DeliveryForm, RunEnd, Specialty, TrainingMethod, TrainingResult
+from support.night import TINY, TINY_ALIAS, TINY_TYPE, Night, greetings, import_tiny, thumbs, wait_until
 from support.ollama_server import OllamaServer
 from support.pages import elements, text_of
 
@@ -109,45 +94,12 @@ def look_at_events(night: Night) -> None:
     assert "There is no event nobody." in unknown.stdout + unknown.stderr
 
 
-def learned_of(night: Night, run: int, beginning: str) -> list[str]:
-    """The events that a run learned from whose names begin so."""
-    selected = RunDirectory(path=night.run_directories()[run]).result(Step.SELECT, SelectResult)
-    return [key for key in selected.sources[TrainingMethod.SFT] if key.startswith(beginning)]
-
-
-def look_at_what_was_overtaken(night: Night) -> None:
-    """It weighs less, on the side that is learned from, and is told on both."""
-    learned = learned_of(night, 0, "test/old/")
-    assert 0 < len(learned) < 6, "some are held out"
-    report = night.run("report").stdout
-    assert "What looks wrong in your feedback" in report
-    assert "something else was said of the same prompt later" in report
-    for number in range(6):
-        key = f"test/old/g-{number}"
-        told = night.json("explain", key)
-        assert isinstance(told, dict)
-        (of_run,) = told["nights"]
-        assert of_run["noise"]["finding"]["contradicts"] == f"test/g-{number}"
-        if key in learned:
-            mark = of_run["mark"]
-            assert mark["noise_factor"] == pytest.approx(0.4)
-            assert mark["weight"] == pytest.approx(0.4 * max(0.2, mark["priority"]))
-    assert "Why it looked wrong" in night.run("explain", learned[0]).stdout
-
-
 def test_second_night_builds_on_fresh_feedback_and_its_undo_leads_to_the_first_version(
     night: Night, fresh_ollama: OllamaServer
 ) -> None:
-    settings = TINY_SETTINGS.replace("[plugins]\n", '[plugins]\nenabled = ["noise_agreement"]\n')
-    night.configure(fresh_ollama.url, fresh_ollama.models_directory, settings)
-    overtaken = [
-        {**one, "id": f"old/{one['id']}", "corrected_output": "zqxj", "timestamp": "2020-01-02T03:04:05Z"}
-        for one in greetings(6)
-    ]
-    night.drop([*overtaken, *greetings(40)])
+    night.drop(greetings(40))
     assert night.learn().returncode == 0
     first = fresh_ollama.tags()[f"{TINY_ALIAS}.v1"]
-    look_at_what_was_overtaken(night)
     night.drop(greetings(60, answer="good day", first=100))
     night.drop([{**one, "corrected_output": "good day"} for one in greetings(40)])
 
@@ -158,10 +110,6 @@ def test_second_night_builds_on_fresh_feedback_and_its_undo_leads_to_the_first_v
     assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v2"]
     runs = [RunDirectory(path=one) for one in night.run_directories()]
     assert [one.result(Step.TRAIN, TrainingResult).warm_start for one in runs] == [False, True]
-    # what was corrected otherwise since is new again
-    known = tuple(read_lines(runs[1].step(Step.PREPARE) / TRAJECTORIES, LossTrajectory))
-    assert {one.event_id for one in known} == set(learned_of(night, 0, "test/old/"))
-    assert {one.training for one in known} == {runs[0].read_info().id}
     assert night.run("undo", TINY_ALIAS).returncode == 0
     assert fresh_ollama.tags()[TINY_ALIAS] == first
 
@@ -242,8 +190,9 @@ def test_a_version_beyond_the_budget_is_refused_before_anything_is_written(
 
 
 def test_the_route_by_transformers_and_peft_leads_to_the_same_place(night: Night, fresh_ollama: OllamaServer) -> None:
+    """By stages of difficulty too."""
     text = night.configuration.read_text().replace("[training]", '[training]\nengine = "transformers"')
-    night.configuration.write_text(text)
+    night.configuration.write_text(text.replace("[plugins]", '[plugins]\nenabled = ["curriculum_staged"]'))
     night.drop(greetings(60))
     done = night.learn()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -255,6 +204,11 @@ def test_the_route_by_transformers_and_peft_leads_to_the_same_place(night: Night
     assert verified.held_out.delivered_loss < verified.held_out.base_loss
     assert (directory.step(Step.TRAIN) / "adapter" / "README.md").exists()
     assert TINY_ALIAS in fresh_ollama.tags()
+    stages = [one.stage for one in directory.stretches()]
+    assert list(dict.fromkeys(stages)) == ["easy", "medium", "hard", "all"]
+    assert "Curriculum: `easy` in epoch" in night.run("report").stdout
+    easy = directory.stretches()[0].first_seen[0]
+    assert "It was first seen in epoch 1, in the stage `easy`." in night.run("explain", easy, "--json").stdout
 
 
 @pytest.mark.parametrize("form", ["grouped_lora", "neurons"])

@@ -1,9 +1,13 @@
 """Jobs of the tiny model's training."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nightschool_daemon import codec
+from nightschool_daemon.config import PluginSettings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.learning.engine.curriculum import Arrange
 from nightschool_daemon.learning.rows import FILES
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import (
@@ -63,3 +67,20 @@ def training_job(
         hyperparameters=settings,
         seed=7,
     )
+
+
+def harder_and_harder(count: int = 12) -> list[TrainingText]:
+    """The same, a third of them easy, of medium difficulty and hard."""
+    levels = (0.1, 0.5, 0.9)
+    return [replace(one, difficulty=levels[number % 3]) for number, one in enumerate(greetings(count))]
+
+
+def staged(**settings: int) -> Arrange:
+    """The curriculum by stages, asked as a worker asks it."""
+    hooks = Hooks.load(
+        plugin_directory=None,
+        tables={"curriculum_staged": settings},
+        plugins=PluginSettings(enabled=("curriculum_staged",)),
+        built_in=("curriculum_staged",),
+    )
+    return hooks.arrange_stretch

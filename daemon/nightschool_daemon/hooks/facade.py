@@ -28,15 +28,15 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     InstalledModel,
     LabelledAnswer,
+    LearnedExample,
     LiveFeedback,
     LiveVerdict,
-    LossTrajectory,
-    NoiseFinding,
     ParsedFeedback,
     Peers,
     PreferencePair,
     PromptGroup,
     Refusal,
+    Replay,
     RewardScore,
     RunInfo,
     RunReport,
@@ -44,12 +44,26 @@ from nightschool_hookspecs.records import (
     SideChoice,
     SimilarityMatrix,
     Specialty,
+    StarterExample,
+    Stretch,
     TrainingExample,
     TrainingJob,
     TrainingResult,
+    TrainingSoFar,
     Verdict,
 )
-from nightschool_hookspecs.services import Embed, Generate, Measure, Models, Retrieve, Store, Train
+from nightschool_hookspecs.services import (
+    Embed,
+    Generate,
+    Measure,
+    Models,
+    Recall,
+    Retrieve,
+    Sample,
+    Store,
+    Train,
+    Validate,
+)
 
 
 class Hooks:
@@ -82,14 +96,17 @@ class Hooks:
         `ConfigurationError` for a table, key or name that is unknown, and where a built-in cannot be loaded.
         """
         plugins = plugins or PluginSettings()
+        own = (*installed_sources(check=check_files), *file_sources(plugin_directory, check=check_files))
         waiting = OPTIONAL.difference(plugins.enabled) if plugins.preset is Preset.MEASURED else frozenset()
+        # a built-in that nobody switched on leaves its name, and its table, to a plugin of the user's
+        taken = waiting.intersection(one.name for one in own)
         disabled = frozenset(plugins.disabled)
-        loader = Loader(tables=tables, disabled=disabled, waiting=waiting, strikes=strikes, clock=clock)
-        loader.add([built_in_source(name) for name in built_in])
+        loader = Loader(tables=tables, disabled=disabled, waiting=waiting - taken, strikes=strikes, clock=clock)
+        loader.add([built_in_source(name) for name in built_in if name not in taken])
         if not safe_mode:
-            loader.add(installed_sources(check=check_files))
-            loader.add(file_sources(plugin_directory, check=check_files))
-        loader.refuse_unknown_names(plugins.enabled, safe_mode=safe_mode)
+            loader.add(own)
+            loader.refuse_unknown_names(plugins.enabled)
+        loader.refuse_needless_names(plugins.enabled, OPTIONAL)
         return cls(loader.manager, loader.guard, loader.statuses)
 
     @property
@@ -150,23 +167,17 @@ class Hooks:
         answer = self._hook.nightschool_choose_batch_size(specialty=specialty, statistics=statistics)
         return cast(int | None, answer) or 0
 
-    def find_noise(
+    def select_events(
         self,
         *,
         events: tuple[ScoredEvent, ...],
-        trajectories: tuple[LossTrajectory, ...],
-        measure: Measure,
+        others: tuple[ScoredEvent, ...],
+        budget: Budget,
         embed: Embed,
-    ) -> tuple[tuple[NoiseFinding, ...], ...]:
-        return tuple(
-            self._hook.nightschool_find_noise(events=events, trajectories=trajectories, measure=measure, embed=embed)
-        )
-
-    def select_events(
-        self, *, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, embed: Embed, seed: int
+        seed: int,
     ) -> tuple[str, ...]:
         answer = self._hook.nightschool_select_events(
-            events=events, budget=budget, measure=measure, embed=embed, seed=seed
+            events=events, others=others, budget=budget, embed=embed, seed=seed
         )
         return cast(tuple[str, ...] | None, answer) or ()
 
@@ -175,9 +186,17 @@ class Hooks:
         return cast(tuple[str, ...] | None, answer) or ()
 
     def select_negatives(
-        self, *, events: tuple[ScoredEvent, ...], measure: Measure, embed: Embed, seed: int
+        self,
+        *,
+        events: tuple[ScoredEvent, ...],
+        others: tuple[ScoredEvent, ...],
+        measure: Measure,
+        embed: Embed,
+        seed: int,
     ) -> tuple[tuple[str, float], ...]:
-        answer = self._hook.nightschool_select_negatives(events=events, measure=measure, embed=embed, seed=seed)
+        answer = self._hook.nightschool_select_negatives(
+            events=events, others=others, measure=measure, embed=embed, seed=seed
+        )
         return cast(tuple[tuple[str, float], ...] | None, answer) or ()
 
     def score_difficulty(self, *, event: Event) -> float:
@@ -189,6 +208,12 @@ class Hooks:
     ) -> tuple[TrainingExample, ...]:
         answer = self._hook.nightschool_arrange_examples(examples=examples, store=store, seed=seed)
         return examples if answer is None else cast(tuple[TrainingExample, ...], answer)
+
+    def arrange_stretch(
+        self, *, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int
+    ) -> Stretch | None:
+        answer = self._hook.nightschool_arrange_stretch(examples=examples, training=training, seed=seed)
+        return cast(Stretch | None, answer)
 
     def augment_examples(
         self, *, examples: tuple[TrainingExample, ...], generate: Generate, measure: Measure, seed: int
@@ -203,8 +228,30 @@ class Hooks:
         answers = self._hook.nightschool_vary_context(example=example, retrieve=retrieve, measure=measure, seed=seed)
         return tuple(chunks for of_plugin in answers for chunks in of_plugin)
 
+    def replay_examples(
+        self,
+        *,
+        examples: tuple[TrainingExample, ...],
+        earlier: tuple[ScoredEvent, ...],
+        recall: Recall,
+        seed: int,
+    ) -> Replay:
+        answer = self._hook.nightschool_replay_examples(examples=examples, earlier=earlier, recall=recall, seed=seed)
+        return cast(Replay | None, answer) or Replay()
+
     def build_preference_pairs(self, *, events: tuple[ScoredEvent, ...]) -> tuple[tuple[PreferencePair, ...], ...]:
         return tuple(self._hook.nightschool_build_preference_pairs(events=events))
+
+    def samples_answers(self) -> bool:
+        """Whether any plugin would have the incumbent asked for answers."""
+        return bool(self._hook.nightschool_build_sampled_pairs.get_hookimpls())
+
+    def build_sampled_pairs(
+        self, *, items: tuple[ExamItem, ...], sample: Sample, validate: Validate, seed: int
+    ) -> tuple[tuple[PreferencePair, ...], ...]:
+        return tuple(
+            self._hook.nightschool_build_sampled_pairs(items=items, sample=sample, validate=validate, seed=seed)
+        )
 
     def label_answers(self, *, events: tuple[ScoredEvent, ...]) -> tuple[tuple[LabelledAnswer, ...], ...]:
         return tuple(self._hook.nightschool_label_answers(events=events))
@@ -221,6 +268,10 @@ class Hooks:
 
     def build_example(self, *, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> TrainingExample | None:
         return cast(TrainingExample | None, self._hook.nightschool_build_example(event=event, chunks=chunks))
+
+    def offer_examples(self, *, artifact_type: str, accepted: int) -> tuple[StarterExample, ...]:
+        offered = self._hook.nightschool_offer_examples(artifact_type=artifact_type, accepted=accepted)
+        return tuple(example for of_plugin in offered for example in of_plugin)
 
     def train_adapter(self, *, job: TrainingJob, train: Train) -> TrainingResult | None:
         return cast(TrainingResult | None, self._hook.nightschool_train_adapter(job=job, train=train))

@@ -9,10 +9,10 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
@@ -20,28 +20,31 @@ from nightschool_daemon.evaluation.local_model import LocalModel
 from nightschool_daemon.evaluation.marks import GOOD_SCORE
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.intake.assignment import fold
 from nightschool_daemon.jobs import (
-    FINDINGS,
     HELD_OUT_PAIRS,
     MARKS,
-    TRAJECTORIES,
+    WORDINGS,
+    BaseSnapshot,
     EventMark,
     EventRow,
     LeftOut,
-    NoiseRow,
     PrepareResult,
+    PromptRow,
+    Replayed,
     SelectResult,
     SplitResult,
     Step,
+    Wording,
     read_lines,
     write_lines,
 )
 from nightschool_daemon.learning.base_file import open_base
+from nightschool_daemon.learning.beside import interleaved, of_no_event
 from nightschool_daemon.learning.endings import taught_closing
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.grouping import FindNear, NearPrompts, regroup
+from nightschool_daemon.learning.grouping import FindNear, NearPrompts, kept_aside, regroup
 from nightschool_daemon.learning.loading import load_tokens
+from nightschool_daemon.learning.recall import KeptAnswers, nobody_answers
 from nightschool_daemon.learning.rendering import (
     CachedRenderer,
     Render,
@@ -50,13 +53,17 @@ from nightschool_daemon.learning.rendering import (
     render_label,
     render_pair,
 )
+from nightschool_daemon.learning.replay import bounded
+from nightschool_daemon.learning.sampling import Sampling, open_sampling
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import side_of
+from nightschool_daemon.learning.starters import as_example
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_daemon.reasons import REBUILD
+from nightschool_daemon.wording import fold, is_near_any
 from nightschool_hookspecs.records import (
     Budget,
     Event,
@@ -65,10 +72,10 @@ from nightschool_hookspecs.records import (
     ItemRole,
     LabelledAnswer,
     LabelledText,
-    LossTrajectory,
     Material,
     Message,
-    NoiseFinding,
+    MethodChoice,
+    OwnAnswer,
     PairText,
     Peers,
     PreferencePair,
@@ -77,19 +84,23 @@ from nightschool_hookspecs.records import (
     RunInfo,
     ScoredEvent,
     Side,
+    StarterExample,
     TrainingExample,
     TrainingMethod,
     TrainingText,
 )
-from nightschool_hookspecs.services import Embed, Generate, Measure, Retrieve, Store, TrainingError
+from nightschool_hookspecs.services import Embed, Generate, Measure, Recall, Retrieve, Store, TrainingError
 
 T = TypeVar("T")
 P = TypeVar("P", PreferencePair, LabelledAnswer)
+Made: TypeAlias = TrainingExample | PreferencePair | LabelledAnswer
 
 MOST_WEIGHED = 32
 """Answers that are rendered to find the token that ends them."""
 LARGEST_GROWTH = 3
 """Originals and variants together, as a multiple of the originals."""
+LEARNS_ANSWERS = frozenset({MethodChoice.AUTO, MethodChoice.SFT})
+"""Methods by which wanted answers are learned."""
 
 
 class DatasetError(Exception):
@@ -107,14 +118,29 @@ class Workshop:
     retrieve: Retrieve
     store: Store
     find_near: FindNear
-    """Tells variants that came too close to a prompt of the exam: pairs across, of a prompt and a variant."""
+    """Tells what came too close to a prompt that is kept apart from it: pairs across, of such a prompt and a text."""
     embed: Embed = no_embeddings
+    sampling: Sampling | None = None
+    """None: the incumbent is asked for no answers."""
+    recall: Recall = nobody_answers
+    method: MethodChoice = MethodChoice.AUTO
+    """What is learned by: nothing stands beside a lesson that is none of wanted answers."""
     ranks: bool = True
     """Pairs of answers can be ranked: versions of the base can be computed here."""
     most_alike: int = 16
     """Events of one group of near-duplicates that are learned from."""
-    trajectories: tuple[LossTrajectory, ...] = ()
-    """How events were learned when they were new."""
+    kept_aside: tuple[PromptRow, ...] = ()
+    """Held-out prompts of the type, whatever base they were put to: each may be asked of this one too one day."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptAside:
+    """Prompts that nothing may be like which is made up to be learned."""
+
+    prompts: tuple[str, ...]
+    """Folded, once each."""
+    gone: tuple[str, ...]
+    """Fingerprints of those whose texts are not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +156,14 @@ class Dataset:
     """The material of a run before it is rendered."""
 
     examples: tuple[TrainingExample, ...] = ()
+    """The lesson."""
+    replayed: tuple[TrainingExample, ...] = ()
+    """What is learned again beside it; of no event where it is an answer of the base's own."""
+    starters: tuple[TrainingExample, ...] = ()
+    """What a young specialty learns beside it; of no event."""
     pairs: tuple[PreferencePair, ...] = ()
+    sampled: int = 0
+    """Of the pairs, those among answers that the incumbent was asked for."""
     labels: tuple[LabelledAnswer, ...] = ()
     items: tuple[ExamItem, ...]
     ranked: tuple[PreferencePair, ...] = ()
@@ -143,10 +176,10 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
     marks: tuple[EventMark, ...] = ()
     """What each event of the training side was worth."""
-    noise: tuple[NoiseRow, ...] = ()
-    """What looks wrong, of each side the gravest first."""
     shots: tuple[TrainingExample, ...] = ()
     """What a candidate of examples shows, in order."""
+    wordings: tuple[Wording, ...] = ()
+    """What is read as a prompt, and is no event's own."""
 
 
 def run(context: WorkContext) -> None:
@@ -157,7 +190,7 @@ def run(context: WorkContext) -> None:
     base = context.run.result(Step.PREPARE, PrepareResult).base
     file = open_base(base.gguf)
     is_computed = why_not_computed(context.settings, file) is None
-    workshop = replace(_workshop(context, rows, sides, base.pin), ranks=is_computed)
+    workshop = replace(_workshop(context, rows, found, base), ranks=is_computed)
     settings = context.settings.training
     folded = frozenset(key for fold in found.folds for key in fold)
     if context.info.recipe is Recipe.EXAMPLES:
@@ -172,7 +205,7 @@ def run(context: WorkContext) -> None:
     finally:
         http.close()
     _write(context, dataset, rendered)
-    context.run.finish(Step.SELECT, _result(workshop, dataset, rows, rendered.closing))
+    context.run.finish(Step.SELECT, result_of(workshop, dataset, rows, rendered.closing))
 
 
 def build_dataset(
@@ -184,25 +217,34 @@ def build_dataset(
 ) -> Dataset:
     """Build everything that needs no server. `folded`: groups that trial candidates are asked."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
-    noise = _find_noise(workshop, training, workshop.trajectories)
-    selection = _select(workshop, training, budget, noise)
-    originals = _build_examples(workshop, selection.events, noise)
-    variants = _apart(workshop, _variants(workshop, selection.events, originals), held_out)
-    examples = _arrange(workshop, (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)]))
-    _require_no_leak(examples, sides)
-    pairs, labels = _preferences(workshop, selection.events, training, budget)
+    aside = _kept_aside(workshop, _of_exams(rows, sides))
+    lesson, overheard = _without_overheard(workshop, training, aside)
+    selection = _select(workshop, lesson, budget)
+    originals = _build_examples(workshop, selection.events, lesson)
+    apart = _apart(workshop, _variants(workshop, selection.events, originals), aside)
+    valid = _still_valid(workshop, apart, selection.events, originals)
+    variants = itertools.islice(valid, (LARGEST_GROWTH - 1) * len(originals))
+    examples = _arrange(workshop, (*originals, *variants))
+    replayed = _replayed(workshop, rows, lesson, selection, examples)
+    learned = (*examples, *(one for one in replayed if one.event_id))
+    _require_no_leak(learned, sides)
+    again = frozenset(_events_of(replayed))
+    starters = _starters(workshop, rows, selection.events, originals)
+    rated = _rated(selection.events, lesson, budget)
+    sampled, pairs = _pairs(workshop, rated, aside)
+    labels = _labels(workshop, rated, aside)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return replace(
         _asked(workshop, rows, training, held_out, folded),
         examples=examples,
+        replayed=replayed,
+        starters=starters,
         pairs=pairs,
+        sampled=sampled,
         labels=labels,
-        left_out=(*selection.left_out, *undecided),
-        marks=_marks(training, examples, noise),
-        noise=(
-            *(NoiseRow(finding=one, side=Side.TRAINING) for one in noise.values()),
-            *(NoiseRow(finding=one, side=Side.HELD_OUT) for one in _find_noise(workshop, held_out, ()).values()),
-        ),
+        left_out=(*(one for one in selection.left_out if one.event_id not in again), *overheard, *undecided),
+        marks=_marks(training, learned),
+        wordings=_wordings(lesson, (*examples, *replayed, *starters), pairs, labels),
     )
 
 
@@ -216,12 +258,10 @@ def build_shown(
     """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
     asked = _asked(workshop, rows, training, held_out, folded)
-    return replace(asked, shots=_choose_shots(workshop, training, budget), marks=_marks(training, (), {}))
+    return replace(asked, shots=_choose_shots(workshop, training, budget), marks=_marks(training, ()))
 
 
-def _marks(
-    training: Iterable[ScoredEvent], examples: Iterable[TrainingExample], noise: Mapping[str, NoiseFinding]
-) -> tuple[EventMark, ...]:
+def _marks(training: Iterable[ScoredEvent], examples: Iterable[TrainingExample]) -> tuple[EventMark, ...]:
     weights = {one.event_id: one.weight for one in examples if one.parent is None}
     return tuple(
         EventMark(
@@ -230,7 +270,6 @@ def _marks(
             reward=one.reward,
             difficulty=one.difficulty,
             weight=weights.get(one.event.key),
-            noise_factor=_factor(noise, one),
         )
         for one in training
     )
@@ -330,16 +369,15 @@ def _mean(counts: Counter[str | None]) -> float:
     return counts.total() / len(counts) if counts else 0.0
 
 
-def _select(
-    workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget, noise: Mapping[str, NoiseFinding]
-) -> Selection:
-    objections = {one.event.key: _objection(one.event) or _suspicion(noise, one) for one in training}
+def _select(workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget) -> Selection:
+    """Choose. What cannot be chosen still shows where answers fail."""
+    objections = {one.event.key: _objection(one.event) for one in training}
     objections |= _repetitions([one for one in training if objections[one.event.key] is None], workshop.most_alike)
     learnable = {one.event.key: one for one in training if objections[one.event.key] is None}
     keys = workshop.hooks.select_events(
         events=tuple(learnable.values()),
+        others=_others(training, learnable),
         budget=budget,
-        measure=workshop.measure,
         embed=workshop.embed,
         seed=workshop.info.seed,
     )
@@ -355,6 +393,11 @@ def _select(
             if key not in chosen
         ),
     )
+
+
+def _others(training: Iterable[ScoredEvent], known: Collection[str]) -> tuple[ScoredEvent, ...]:
+    """The rest of what was said of answers on the training side."""
+    return tuple(one for one in training if one.event.key not in known and _is_usable(one.event))
 
 
 def _repetitions(learnable: Sequence[ScoredEvent], most: int) -> dict[str, str | None]:
@@ -380,60 +423,21 @@ def _objection(event: Event) -> str | None:
     return None
 
 
-# --------------------------------------------------------------------------- noise
-
-
-def _find_noise(
-    workshop: Workshop, events: tuple[ScoredEvent, ...], trajectories: tuple[LossTrajectory, ...]
-) -> dict[str, NoiseFinding]:
-    """What looks wrong in the feedback of one side, by event, gravest first."""
-    present = {one.event.key: one for one in events if not one.event.metadata.deleted}
-    known = tuple(one for one in trajectories if one.event_id in present)
-    offered = workshop.hooks.find_noise(
-        events=tuple(present.values()), trajectories=known, measure=workshop.measure, embed=workshop.embed
-    )
-    found: dict[str, NoiseFinding] = {}
-    for one in sorted((one for of_plugin in offered for one in of_plugin), key=lambda one: one.factor):
-        _require_finding(one, present)
-        found.setdefault(one.event_id, one)
-    return found
-
-
-def _require_finding(finding: NoiseFinding, present: Mapping[str, ScoredEvent]) -> None:
-    foreign = next((key for key in (finding.event_id, finding.contradicts) if key and key not in present), None)
-    if foreign is not None:
-        raise DatasetError(f"A plugin found noise in the event {foreign}, which was not offered to it.")
-    if not 0 <= finding.factor <= 1:
-        raise DatasetError(f"A plugin gave the event {finding.event_id} the factor {finding.factor}, not one of 0..1.")
-
-
-def _factor(noise: Mapping[str, NoiseFinding], scored: ScoredEvent) -> float:
-    finding = noise.get(scored.event.key)
-    return 1.0 if finding is None else finding.factor
-
-
-def _suspicion(noise: Mapping[str, NoiseFinding], scored: ScoredEvent) -> str | None:
-    """Why an event is taken for noise altogether; None: it is learned from, by whatever weight."""
-    finding = noise.get(scored.event.key)
-    return f"it looks wrong: {finding.reason}" if finding is not None and finding.factor == 0 else None
-
-
 # --------------------------------------------------------------------------- examples
 
 
 def _build_examples(
-    workshop: Workshop, events: tuple[ScoredEvent, ...], noise: Mapping[str, NoiseFinding]
+    workshop: Workshop, events: tuple[ScoredEvent, ...], training: tuple[ScoredEvent, ...]
 ) -> tuple[TrainingExample, ...]:
+    others = _others(training, {one.event.key for one in events})
     factors = dict(
         workshop.hooks.select_negatives(
-            events=events, measure=workshop.measure, embed=workshop.embed, seed=workshop.info.seed
+            events=events, others=others, measure=workshop.measure, embed=workshop.embed, seed=workshop.info.seed
         )
     )
     built = ((scored, _build(workshop, scored)) for scored in events)
     return tuple(
-        _weighted(example, factors.get(scored.event.key, 1.0) * _factor(noise, scored))
-        for scored, example in built
-        if example is not None
+        _weighted(example, factors.get(scored.event.key, 1.0)) for scored, example in built if example is not None
     )
 
 
@@ -451,6 +455,7 @@ def _build(workshop: Workshop, scored: ScoredEvent) -> TrainingExample | None:
         parent=None,
         prompt=event.input_data,
         chunks=chunks,
+        score=None if event.ai_output is None else event.validation_score,
     )
 
 
@@ -464,19 +469,59 @@ def _weighted(example: TrainingExample, factor: float) -> TrainingExample:
 def _variants(
     workshop: Workshop, events: Iterable[ScoredEvent], originals: tuple[TrainingExample, ...]
 ) -> list[TrainingExample]:
-    """Variants of known parents, each in the group of its parent."""
+    """Variants of known parents, each in the group of its parent and with its score.
+
+    Of each plugin one in turn, as room is scarce.
+    """
     parents = {example.event_id: example for example in originals}
     offered = workshop.hooks.augment_examples(
         examples=originals, generate=workshop.generate, measure=workshop.measure, seed=workshop.info.seed
     )
     scored = {one.event.key: one for one in events}
-    with_other_chunks = (_vary_context(workshop, scored[one.event_id], one) for one in originals if one.chunks)
-    return [
-        replace(variant, event_id=variant.parent, group=parents[variant.parent].group)
-        for made in (*offered, *with_other_chunks)
-        for variant in made
-        if variant.parent in parents
+    with_other_chunks = [
+        variant for one in originals if one.chunks for variant in _vary_context(workshop, scored[one.event_id], one)
     ]
+    return [
+        replace(
+            variant,
+            event_id=variant.parent,
+            group=parents[variant.parent].group,
+            score=parents[variant.parent].score,
+        )
+        for turn in itertools.zip_longest(*offered, with_other_chunks)
+        for variant in turn
+        if variant is not None and variant.parent in parents
+    ]
+
+
+def _still_valid(
+    workshop: Workshop,
+    variants: Iterable[TrainingExample],
+    events: Iterable[ScoredEvent],
+    originals: Iterable[TrainingExample],
+) -> Iterator[TrainingExample]:
+    """The variants whose answers a validator finds good, or that none looks at.
+
+    An answer that is its original's is looked at by itself, once for all that have it; another one is measured by that.
+    """
+    scored = {one.event.key: one for one in events}
+    parents = {example.event_id: example for example in originals}
+
+    @functools.cache
+    def is_valid(key: str, answer: str) -> bool:
+        wanted = parents[key].target
+        item = _bare_item(workshop, scored[key], parents[key])
+        return _passes(workshop, replace(item, reference=None if answer == wanted else wanted), answer)
+
+    return (variant for variant in variants if is_valid(variant.event_id, variant.target))
+
+
+def _passes(workshop: Workshop, item: ExamItem, answer: str) -> bool:
+    """Whether a validator finds an answer good, or none looks at its kind."""
+    found = workshop.hooks.validate_answer(
+        item=item, answer=answer, measure=workshop.measure, generate=workshop.generate
+    )
+    return found is None or found.score > GOOD_SCORE
 
 
 def _vary_context(workshop: Workshop, scored: ScoredEvent, example: TrainingExample) -> Iterator[TrainingExample]:
@@ -487,24 +532,6 @@ def _vary_context(workshop: Workshop, scored: ScoredEvent, example: TrainingExam
         built = workshop.hooks.build_example(event=scored, chunks=chunks)
         if built is not None and built.messages != example.messages:
             yield replace(example, messages=built.messages, chunks=chunks, parent=example.event_id)
-
-
-def _apart(
-    workshop: Workshop, variants: Sequence[TrainingExample], held_out: Iterable[ScoredEvent]
-) -> list[TrainingExample]:
-    """The variants that are no near-duplicate of a prompt of the exam: learned from, they would give it away."""
-    kept_aside = tuple(dict.fromkeys(fold(one.event.input_data) for one in held_out))
-    if not (kept_aside and variants):
-        return list(variants)
-    texts = tuple(dict.fromkeys(text for one in variants for text in _asked_texts(one)))
-    pairs = workshop.find_near((*kept_aside, *texts), len(kept_aside))
-    close = {texts[high - len(kept_aside)] for _, high in pairs}
-    return [one for one in variants if close.isdisjoint(_asked_texts(one))]
-
-
-def _asked_texts(variant: TrainingExample) -> tuple[str, ...]:
-    """What a variant asks, with and without retrieved texts around it: who changes the one may forget the other."""
-    return tuple(fold(text) for text in (variant.prompt, *(one.content for one in variant.messages[-1:])))
 
 
 def _arrange(workshop: Workshop, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
@@ -524,21 +551,66 @@ def _require_no_leak(examples: Iterable[TrainingExample], sides: dict[str, Side]
             )
 
 
-def _preferences(
-    workshop: Workshop, selected: tuple[ScoredEvent, ...], training: tuple[ScoredEvent, ...], budget: Budget
-) -> tuple[tuple[PreferencePair, ...], tuple[LabelledAnswer, ...]]:
-    """Pairs and labels of the selected events, and of the newest disliked answers, which are no targets themselves."""
+def _rated(
+    selected: tuple[ScoredEvent, ...], training: tuple[ScoredEvent, ...], budget: Budget
+) -> tuple[ScoredEvent, ...]:
+    """What preferences are made of: the selected events, and the newest disliked answers, which are no targets."""
     disliked = [one for one in training if _is_dislike(one.event)]
-    events = (*selected, *disliked[-budget.events :])
-    pairs = _offered_pairs(workshop, events)
+    return (*selected, *disliked[-budget.events :])
+
+
+def _pairs(
+    workshop: Workshop, events: tuple[ScoredEvent, ...], aside: KeptAside
+) -> tuple[int, tuple[PreferencePair, ...]]:
+    """The pairs in random order, and how many of them are among answers that the incumbent was asked for.
+
+    Of two with the same texts the sampled one counts, as its margin was measured; what the feedback itself says the
+    other way round is not learned.
+    """
+    offered, placed = (
+        _placed(workshop, events, _preferences_apart(workshop, events, made, aside))
+        for made in (_offered_pairs(workshop, events), _sampled_pairs(workshop, events))
+    )
+    contradicted = {(one.messages, one.rejected, one.chosen) for one in offered}
+    sampled = _once([[one for one in placed if _texts(one) not in contradicted]], _texts)
+    return len(sampled), _shuffled(workshop, _once([sampled, offered], _texts))
+
+
+def _texts(pair: PreferencePair) -> tuple[tuple[Message, ...], str, str]:
+    return pair.messages, pair.chosen, pair.rejected
+
+
+def _labels(workshop: Workshop, events: tuple[ScoredEvent, ...], aside: KeptAside) -> tuple[LabelledAnswer, ...]:
     labels = _once(workshop.hooks.label_answers(events=events), lambda one: (one.messages, one.answer))
     _require_offered(labels, events)
-    prompts = _prompts(workshop, events, (*pairs, *labels))
+    return _shuffled(workshop, _placed(workshop, events, _preferences_apart(workshop, events, labels, aside)))
+
+
+def _placed(workshop: Workshop, events: Iterable[ScoredEvent], made: Sequence[P]) -> list[P]:
+    """With the prompt and the group of the event that each was made of."""
+    prompts = _prompts(workshop, events, made)
+    return [_as_asked(one, prompts[one.event_id]) for one in made]
+
+
+def _shuffled(workshop: Workshop, made: Sequence[P]) -> tuple[P, ...]:
     order = random.Random(f"{workshop.info.seed}/preferences")  # noqa: S311 - no secret
-    return (
-        tuple(_as_asked(one, prompts[one.event_id]) for one in order.sample(pairs, len(pairs))),
-        tuple(_as_asked(one, prompts[one.event_id]) for one in order.sample(labels, len(labels))),
+    return tuple(order.sample(made, len(made)))
+
+
+def _sampled_pairs(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> list[PreferencePair]:
+    """Pairs among answers of the incumbent to the prompts that could count in an exam, were they not learned from."""
+    if workshop.sampling is None:
+        return []
+    items = tuple(item for item in _items(workshop, events) if item.role is ItemRole.GAIN)
+    offered = workshop.hooks.build_sampled_pairs(
+        items=items,
+        sample=workshop.sampling.sample,
+        validate=workshop.sampling.validate,
+        seed=workshop.info.seed,
     )
+    pairs = [pair for of_plugin in offered for pair in of_plugin]
+    _require_offered(pairs, events)
+    return pairs
 
 
 def _offered_pairs(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> list[PreferencePair]:
@@ -594,8 +666,12 @@ def _as_asked(one: P, prompt: Prompt) -> P:
 
 
 def _is_dislike(event: Event) -> bool:
-    usable = not (event.metadata.deleted or event.metadata.weak)
-    return usable and event.feedback_type.is_dislike and event.target is None
+    return _is_usable(event) and event.feedback_type.is_dislike and event.target is None
+
+
+def _is_usable(event: Event) -> bool:
+    """Neither withdrawn nor half-hearted."""
+    return not (event.metadata.deleted or event.metadata.weak)
 
 
 def _once(offered: Iterable[Iterable[T]], key: Callable[[T], object]) -> list[T]:
@@ -605,6 +681,201 @@ def _once(offered: Iterable[Iterable[T]], key: Callable[[T], object]) -> list[T]
         for one in of_plugin:
             found.setdefault(key(one), one)
     return list(found.values())
+
+
+# --------------------------------------------------------------------------- replay
+
+
+def _replayed(
+    workshop: Workshop,
+    rows: tuple[EventRow, ...],
+    training: tuple[ScoredEvent, ...],
+    selection: Selection,
+    lesson: tuple[TrainingExample, ...],
+) -> tuple[TrainingExample, ...]:
+    """What is learned again beside the lesson. Nothing where it is none of wanted answers, nor in a rebuild."""
+    if not lesson or workshop.method not in LEARNS_ANSWERS or workshop.info.reason == REBUILD:
+        return ()
+    earlier = _earlier(rows, training, selection)
+    replay = workshop.hooks.replay_examples(
+        examples=lesson, earlier=tuple(earlier.values()), recall=workshop.recall, seed=workshop.info.seed
+    )
+    unknown = [key for key in replay.events if key not in earlier]
+    if unknown:
+        raise DatasetError(f"A plugin replays the event {unknown[0]}, which was not offered to it.")
+    built = filter(None, (_build(workshop, earlier[key]) for key in dict.fromkeys(replay.events)))
+    own = (of_no_event(one.prompt, one.text, lesson) for one in _far_answers(workshop, replay.answers, rows))
+    kept = bounded(lesson, (*(_weighted(one, 1.0) for one in built), *own))
+    order = random.Random(f"{workshop.info.seed}/replay")  # noqa: S311 - no secret
+    return tuple(order.sample(kept, len(kept)))
+
+
+def _earlier(rows: Iterable[EventRow], training: Iterable[ScoredEvent], selection: Selection) -> dict[str, ScoredEvent]:
+    """What could be forgotten, by its key: what the incumbent has learned, and tonight's lesson has nothing of.
+
+    The latest one of a group speaks for it: an earlier one may say what was corrected since.
+    """
+    inherited = frozenset(row.event.key for row in rows if row.inherited)
+    learned = frozenset(one.group for one in selection.events)
+    latest = {
+        one.group: one
+        for one in training
+        if one.group not in learned and _is_better_known(one.event) and _objection(one.event) is None
+    }
+    return {one.event.key: one for one in latest.values() if one.event.key in inherited}
+
+
+def _far_answers(workshop: Workshop, answers: Iterable[OwnAnswer], rows: Iterable[EventRow]) -> Iterator[OwnAnswer]:
+    """Answers to prompts that are close to none of the specialty's, on whatever side.
+
+    Learned from, they would give the exam away, or teach again what was corrected.
+    """
+    asked = {fold(one.prompt): one for one in answers if one.text.strip()}
+    close = _close(workshop, _kept_aside(workshop, (row.event for row in rows)), asked)
+    return (one for text, one in asked.items() if text not in close)
+
+
+# --------------------------------------------------------------------------- starter examples
+
+
+def _starters(
+    workshop: Workshop,
+    rows: Sequence[EventRow],
+    selected: Iterable[ScoredEvent],
+    originals: Iterable[TrainingExample],
+) -> tuple[TrainingExample, ...]:
+    """What is learned beside a young specialty's own examples. Nothing in a rebuild, nor where these are not learned.
+
+    A trial candidate counts the events that it is asked too, so that it learns as much as the one that it stands for.
+    """
+    if workshop.method not in LEARNS_ANSWERS or workshop.info.reason == REBUILD:
+        return ()
+    kinds = {one.event.key: _artifact_type(workshop, one.event) for one in selected}
+    accepted = Counter(_artifact_type(workshop, row.event) for row in rows if _objection(row.event) is None)
+    own: dict[str, list[TrainingExample]] = {}
+    for one in originals:
+        own.setdefault(kinds[one.event_id], []).append(one)
+    return tuple(
+        as_example(starter, examples)
+        for kind, examples in own.items()
+        for starter in _offered_starters(workshop, rows, kind, accepted[kind])[: len(examples)]
+    )
+
+
+def _offered_starters(
+    workshop: Workshop, rows: Iterable[EventRow], artifact_type: str, accepted: int
+) -> Sequence[StarterExample]:
+    """Those whose prompts are close to none of the specialty's, on whatever side.
+
+    Learned from, they would give the exam away, or say something else than its owner has said.
+    """
+    offered = workshop.hooks.offer_examples(artifact_type=artifact_type, accepted=accepted)
+    for one in offered:
+        if not (0 < one.weight <= 1 and one.answer.strip()):
+            raise DatasetError(
+                f"A plugin offers the starter example '{one.prompt[:60]}' with the weight {one.weight} and "
+                f"{len(one.answer)} characters of an answer; it must have one, and a weight above 0 and at most 1."
+            )
+    starters = _once([offered], lambda one: fold(one.prompt))
+    close = _close(workshop, _kept_aside(workshop, (row.event for row in rows)), {fold(one.prompt) for one in starters})
+    return [one for one in starters if fold(one.prompt) not in close]
+
+
+def _artifact_type(workshop: Workshop, event: Event) -> str:
+    return event.artifact_type or workshop.info.specialty.artifact_type
+
+
+# --------------------------------------------------------------------------- what would give the exam away
+
+
+def _kept_aside(workshop: Workshop, events: Iterable[Event]) -> KeptAside:
+    """The prompts of these events, and those of the type that are held out."""
+    held_out = [one.text for one in workshop.kept_aside if one.text is not None]
+    return KeptAside(
+        prompts=tuple(dict.fromkeys(map(fold, (*(event.input_data for event in events), *held_out)))),
+        gone=tuple(one.fingerprint for one in workshop.kept_aside if one.fingerprint is not None),
+    )
+
+
+def _of_exams(rows: Iterable[EventRow], sides: dict[str, Side]) -> Iterator[Event]:
+    """Events that are held out or may yet be; nobody asks what bridges the sides."""
+    return (row.event for row in rows if row.group is not None and side_of(row, sides) is not Side.TRAINING)
+
+
+def _close(workshop: Workshop, aside: KeptAside, texts: Collection[str]) -> frozenset[str]:
+    """Which of some folded texts are near-duplicates of a prompt that is kept aside."""
+    asked, offered = aside.prompts, sorted(texts)
+    pairs = workshop.find_near((*asked, *offered), len(asked)) if asked and offered else ()
+    like_gone = (text for text in offered if is_near_any(text, aside.gone))
+    return frozenset(like_gone).union(offered[high - len(asked)] for _, high in pairs)
+
+
+def _without_overheard(
+    workshop: Workshop, training: tuple[ScoredEvent, ...], aside: KeptAside
+) -> tuple[tuple[ScoredEvent, ...], tuple[LeftOut, ...]]:
+    """Events in whose conversations no prompt of the exam was put before, and those in which one was."""
+    close = _close(workshop, aside, {text for one in training for text in _earlier_turns(one.event)})
+    overheard = {one.event.key for one in training if not close.isdisjoint(_earlier_turns(one.event))}
+    reason = "its conversation has a prompt in it that is close to one that is kept for the exam"
+    return (
+        tuple(one for one in training if one.event.key not in overheard),
+        tuple(_left_out(one.event, reason) for one in training if one.event.key in overheard),
+    )
+
+
+def _apart(workshop: Workshop, variants: Sequence[TrainingExample], aside: KeptAside) -> Iterator[TrainingExample]:
+    """The variants that ask no near-duplicate of a prompt of the exam."""
+    close = _close(workshop, aside, {text for one in variants for text in _asked_texts(one)})
+    return (one for one in variants if close.isdisjoint(_asked_texts(one)))
+
+
+def _preferences_apart(
+    workshop: Workshop, events: Iterable[ScoredEvent], made: Sequence[P], aside: KeptAside
+) -> list[P]:
+    """The same of preferences, as far as plugins made up what they ask."""
+    own = {one.event.key: fold(one.event.input_data) for one in events}
+    close = _close(workshop, aside, {text for one in made for text in _made_up(one, own[one.event_id])})
+    return [one for one in made if close.isdisjoint(_made_up(one, own[one.event_id]))]
+
+
+def _asked_texts(made: Made) -> tuple[str, ...]:
+    """What is asked, with and without retrieved texts around it: who changes the one may forget the other."""
+    prompts = [made.prompt] if isinstance(made, TrainingExample) else []
+    return tuple(fold(text) for text in (*prompts, *(one.content for one in made.messages[-1:])))
+
+
+def _made_up(made: Made, prompt: str) -> tuple[str, ...]:
+    """What is asked in the place of an event's own prompt."""
+    return tuple(text for text in _asked_texts(made) if prompt not in text)
+
+
+def _earlier_turns(event: Event) -> tuple[str, ...]:
+    """What the user said before in its conversation."""
+    return tuple(fold(one.content) for one in event.context.messages if one.role is Role.USER)
+
+
+def _wordings(
+    events: Iterable[ScoredEvent],
+    examples: Iterable[TrainingExample],
+    pairs: Iterable[PreferencePair],
+    labels: Iterable[LabelledAnswer],
+) -> tuple[Wording, ...]:
+    """What each method reads as a prompt, and is no event's own: earlier turns, what was made up, what has no event."""
+    own = {one.event.key: one.event for one in events}
+    read = ((TrainingMethod.SFT, examples), (TrainingMethod.DPO, pairs), (TrainingMethod.KTO, labels))
+    found = (
+        Wording(event_id=one.event_id, group=one.group, text=text, method=method)
+        for method, made in read
+        for one in made
+        for text in _read_beside(one, own.get(one.event_id))
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def _read_beside(made: Made, event: Event | None) -> tuple[str, ...]:
+    if event is None:
+        return _asked_texts(made)
+    return (*_earlier_turns(event), *_made_up(made, fold(event.input_data)))
 
 
 # --------------------------------------------------------------------------- exam items
@@ -669,9 +940,7 @@ def _ranked(
     pairs = [
         one for one in _offered_pairs(workshop, events) if {one.chosen, one.rejected} <= given[groups[one.event_id]]
     ]
-    prompts = _prompts(workshop, events, pairs)
-    placed = [_as_asked(one, prompts[one.event_id]) for one in pairs]
-    return tuple({one.group: one for one in placed}.values())
+    return tuple({one.group: one for one in _placed(workshop, events, pairs)}.values())
 
 
 def _knows(item: ExamItem) -> tuple[bool, bool]:
@@ -697,12 +966,8 @@ def _item_without_reference(workshop: Workshop, scored: ScoredEvent, bad: str) -
     if example is None:
         return None
     item = _bare_item(workshop, scored, example)
-    if scored.event.feedback_type is FeedbackType.VALIDATION_FAILURE:
-        found = workshop.hooks.validate_answer(
-            item=item, answer=bad, measure=workshop.measure, generate=workshop.generate
-        )
-        if found is not None and found.score <= GOOD_SCORE:
-            return replace(item, role=ItemRole.GAIN)
+    if scored.event.feedback_type is FeedbackType.VALIDATION_FAILURE and not _passes(workshop, item, bad):
+        return replace(item, role=ItemRole.GAIN)
     return replace(item, disliked=bad)
 
 
@@ -712,7 +977,7 @@ def _bare_item(workshop: Workshop, scored: ScoredEvent, example: TrainingExample
     return ExamItem(
         id=event.key,
         event_id=event.key,
-        artifact_type=event.artifact_type or workshop.info.specialty.artifact_type,
+        artifact_type=_artifact_type(workshop, event),
         role=ItemRole.GUARD,
         messages=example.messages,
         group=scored.group,
@@ -734,9 +999,10 @@ def _is_better_known(event: Event) -> bool:
 # --------------------------------------------------------------------------- in the worker
 
 
-def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str, Side], pin: str) -> Workshop:
+def _workshop(context: WorkContext, rows: tuple[EventRow, ...], found: SplitResult, base: BaseSnapshot) -> Workshop:
     directory = context.run.step(Step.SELECT)
-    training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
+    training = [row.event for row in rows if side_of(row, found.sides) is Side.TRAINING]
+    prompts = read_lines(context.run.step(Step.PREPARE) / "prompts.jsonl", PromptRow)
     snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
     embed = open_embed(context.settings)
     measure = CombinedMeasure(context.hooks, embed)
@@ -744,20 +1010,17 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
         hooks=context.hooks,
         info=context.info,
         measure=measure,
-        generate=LocalModel(OllamaLibrary(context.settings.ollama), pin, context.settings.exam),
+        sampling=open_sampling(context, measure),
+        generate=LocalModel(OllamaLibrary(context.settings.ollama), base.pin, context.settings.exam),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),
         find_near=NearPrompts(measure, embed, context.settings.similarity.near_duplicate).across,
         embed=embed,
+        recall=KeptAnswers(context.settings, base, context.progress),
+        method=context.settings.training.method,
         most_alike=context.settings.similarity.max_near_duplicates,
-        trajectories=_trajectories(context),
+        kept_aside=kept_aside(prompts, found.groups, found.sides),
     )
-
-
-def _trajectories(context: WorkContext) -> tuple[LossTrajectory, ...]:
-    """What the daemon froze; none where it froze none, as for a plan."""
-    file = context.run.step(Step.PREPARE) / TRAJECTORIES
-    return tuple(read_lines(file, LossTrajectory)) if file.is_file() else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -772,8 +1035,12 @@ class Rendered:
     @classmethod
     def of(cls, dataset: Dataset, render: Render, closing: str) -> "Rendered":
         """Have every prompt rendered."""
+        lesson, *beside = (
+            [render_example(one, render, closing) for one in part]
+            for part in (dataset.examples, dataset.replayed, dataset.starters)
+        )
         return cls(
-            examples=tuple(render_example(one, render, closing) for one in dataset.examples),
+            examples=interleaved(lesson, *([replace(one, replayed=True) for one in part] for part in beside)),
             pairs=tuple(render_pair(one, render, closing) for one in dataset.pairs),
             labels=tuple(render_label(one, render, closing) for one in dataset.labels),
             closing=closing,
@@ -802,7 +1069,8 @@ def _rendered(
     elif computed is not None:
         closing = _taught(context, closing, dataset, render, computed)
     counter = itertools.count()
-    total = len(dataset.examples) + len(dataset.pairs) + len(dataset.labels)
+    parts = (dataset.examples, dataset.replayed, dataset.starters, dataset.pairs, dataset.labels)
+    total = sum(map(len, parts))
 
     def counted(messages: Sequence[Message]) -> str:
         context.progress(next(counter), total, "Ollama renders the prompts")
@@ -841,7 +1109,7 @@ def _write(context: WorkContext, dataset: Dataset, rendered: Rendered) -> None:
     write_lines(directory / "items.jsonl", dataset.items)
     write_lines(directory / HELD_OUT_PAIRS, dataset.ranked)
     write_lines(directory / MARKS, dataset.marks)
-    write_lines(directory / FINDINGS, dataset.noise)
+    write_lines(directory / WORDINGS, dataset.wordings)
     write_lines(directory / "regression.jsonl", dataset.regression)
 
 
@@ -862,7 +1130,8 @@ def material_of(dataset: Dataset, rows: Iterable[EventRow]) -> Material:
     )
 
 
-def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], closing: str) -> SelectResult:
+def result_of(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], closing: str) -> SelectResult:
+    """What the step leaves."""
     return SelectResult(
         material=material_of(dataset, rows),
         variants=sum(example.parent is not None for example in dataset.examples),
@@ -871,6 +1140,7 @@ def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], clos
         folded=dataset.folded,
         pairs=len(dataset.ranked),
         folded_pairs=dataset.folded_pairs,
+        sampled=dataset.sampled,
         hyperparameters=workshop.hooks.suggest_hyperparameters(
             specialty=workshop.info.specialty,
             examples=len(dataset.examples),
@@ -879,17 +1149,26 @@ def _result(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], clos
         ),
         closing=closing,
         sources={
-            TrainingMethod.SFT: _events_of(dataset.examples),
+            TrainingMethod.SFT: _events_of((*dataset.examples, *dataset.replayed)),
             TrainingMethod.DPO: _events_of(dataset.pairs),
             TrainingMethod.KTO: _events_of(dataset.labels),
         },
         left_out=dataset.left_out,
         shots=_events_of(dataset.shots),
+        replayed=replayed_of(dataset),
+        starters=len(dataset.starters),
     )
 
 
+def replayed_of(dataset: Dataset) -> Replayed:
+    """What is learned again."""
+    events = _events_of(dataset.replayed)
+    return Replayed(events=events, answers=len(dataset.replayed) - len(events))
+
+
 def _events_of(of_events: Iterable[TrainingExample | PreferencePair | LabelledAnswer]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(one.event_id for one in of_events))
+    """Their events; an answer of the base's own has none."""
+    return tuple(dict.fromkeys(one.event_id for one in of_events if one.event_id))
 
 
 def _left_out(event: Event, reason: str) -> LeftOut:

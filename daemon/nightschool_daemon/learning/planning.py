@@ -6,11 +6,12 @@ into ChatML here, where a run has Ollama render them: they are about as long.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -71,6 +72,10 @@ class Data:
     hyperparameters: Hyperparameters
     events: int
     """That are learned from."""
+    replayed: int = 0
+    """Examples that are learned again beside them."""
+    starters: int = 0
+    """Starter examples that are learned beside them."""
     held_out: int
     """Prompts that an exam would ask."""
     folded: int = 0
@@ -97,6 +102,8 @@ def run(context: WorkerContext) -> None:
         route=rehearsal.route,
         assumed=data.assumed,
         events=data.events,
+        replayed=data.replayed,
+        starters=data.starters,
         held_out=data.held_out,
         folded=data.folded,
         folds=data.folds,
@@ -153,6 +160,8 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(read_snapshot(context.run.step(Step.PREPARE) / "store.json"), directory / "store.jsonl"),
         find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate).across,
+        recall=_stand_ins,
+        method=request.method,
         ranks=why_not_computed(context.settings, file) is None,
     )
     budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
@@ -168,6 +177,8 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
             seed=context.info.seed,
         ),
         events=_events(dataset),
+        replayed=len(dataset.replayed),
+        starters=len(dataset.starters),
         held_out=gains(dataset.items) + len(dataset.ranked),
         folded=dataset.folded + dataset.folded_pairs,
         folds=len(folds) if dataset.folded or dataset.folded_pairs else 0,
@@ -177,12 +188,18 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
 
 
 def _events(dataset: Dataset) -> int:
-    examples = {one.event_id for one in dataset.examples}
+    examples = {one.event_id for one in (*dataset.examples, *dataset.replayed) if one.event_id}
     return len(examples | {one.event_id for one in dataset.pairs} | {one.event_id for one in dataset.labels})
 
 
 def _asks_nobody(messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
     raise GenerationError("A plan asks no model.")
+
+
+def _stand_ins(prompts: Sequence[str], *, max_tokens: int, temperature: float, limit_s: float) -> Iterator[str | None]:
+    """`Recall` of a plan: in place of each answer a text of about half the tokens that it may have."""
+    # short numbers, each of which is a token or two with the space before it
+    return itertools.repeat(" ".join(map(str, range(1, max(2, max_tokens // 4)))), len(prompts))
 
 
 def _chat_ml(system: str | None) -> Callable[[Sequence[Message]], str]:
@@ -258,7 +275,7 @@ class Rehearsal:
     def _packed(
         self, job: TrainingJob, method: TrainingMethod, settings: Hyperparameters, examples: list[Example]
     ) -> tuple[MemoryPlan, int]:
-        task = ready(self.file, job, method, settings, examples)
+        task = ready(self.file, job, method, settings, examples, arrange=self.context.hooks.arrange_stretch)
         decided = task.plan()
         memory.set_up(task.network, task.form, decided)
         self.expected = Expected(

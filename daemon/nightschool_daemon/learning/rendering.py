@@ -88,6 +88,8 @@ def render_example(example: TrainingExample, render: Render, closing: str) -> Tr
         completion=example.target + closing,
         weight=example.weight,
         group=example.group,
+        difficulty=example.difficulty,
+        score=example.score,
     )
 
 

@@ -38,7 +38,11 @@ class Row:
     group: str = ""
     """Of near-duplicate prompts."""
     event_id: str = ""
-    """`source/id` of the event that it comes from."""
+    """As `LearnedExample` has it, and so difficulty and score."""
+    difficulty: float | None = None
+    score: float | None = None
+    replayed: bool = False
+    """It is no part of the lesson, and learned beside it."""
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -58,6 +62,9 @@ def rows_of(texts: Iterable[TrainingText], tokens: Tokens) -> list[Row]:
             weight=text.weight,
             group=text.group,
             event_id=text.event_id,
+            difficulty=text.difficulty,
+            score=text.score,
+            replayed=text.replayed,
         )
         for text in texts
     ]
@@ -66,7 +73,7 @@ def rows_of(texts: Iterable[TrainingText], tokens: Tokens) -> list[Row]:
 def fitting(rows: list[Row], max_length: int) -> tuple[list[Row], int]:
     """The rows of at most `max_length` tokens, and how many are longer. Raises `TrainingError` where none is left."""
     found = within(rows, max_length)
-    require_some(len(found), max_length)
+    require_some(sum(not one.replayed for one in found), max_length)
     return found, len(rows) - len(found)
 
 
@@ -76,7 +83,7 @@ def within(rows: Sequence[Row], max_length: int) -> list[Row]:
 
 
 def require_some(count: int, max_length: int) -> None:
-    """Raise where nothing is left to learn from."""
+    """Raise where nothing of a lesson is left to learn from."""
     if not count:
         raise TrainingError(f"No example fits into {max_length} tokens. Raise max_length in [plugins.tuning_fixed].")
 
@@ -85,7 +92,7 @@ def learned_texts(dataset: Path, methods: Iterable[TrainingMethod]) -> list[Trai
     """Answers that a training was about, to be measured on: the first method's wanted, better or labelled ones."""
     first = next(iter(methods))
     if first is TrainingMethod.SFT:
-        return list(read_lines(dataset / FILES[first], TrainingText))
+        return [one for one in read_lines(dataset / FILES[first], TrainingText) if not one.replayed]
     if first is TrainingMethod.DPO:
         pairs = read_lines(dataset / FILES[first], PairText)
         return [TrainingText(event_id=one.event_id, prompt=one.prompt, completion=one.chosen) for one in pairs]

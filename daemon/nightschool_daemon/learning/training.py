@@ -28,7 +28,7 @@ def run(context: WorkerContext) -> None:
     job = make_job(context)
     hyperparameters = settled(job.hyperparameters, file, context.settings, brought_to(job), context.note)
     job = replace(job, hyperparameters=hyperparameters)
-    cache = context.settings.state_directory / "cache"
+    cache, arrange = context.settings.state_directory / "cache", context.hooks.arrange_stretch
 
     def train(job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
         limit_threads(context.settings.training.threads)
@@ -37,8 +37,11 @@ def run(context: WorkerContext) -> None:
         wanted = settled(hyperparameters, file, context.settings, brought_to(job))
         if route_of(file, context.settings.training.engine, method, wanted) is Route.PACKED:
             tokens = load_tokens(file, job.base_digest, cache)
-            return fine_tune_packed(file, tokens, job, method, wanted, context.progress, note=context.note)
-        return fine_tune(load_base(job.base_gguf, job.base_digest, cache), job, wanted, context.progress)
+            return fine_tune_packed(
+                file, tokens, job, method, wanted, context.progress, note=context.note, arrange=arrange
+            )
+        base = load_base(job.base_gguf, job.base_digest, cache)
+        return fine_tune(base, job, wanted, context.progress, arrange=arrange)
 
     result = context.hooks.train_adapter(job=job, train=train)
     if result is None:

@@ -19,7 +19,7 @@ def html_of(sheet: Sheet) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalized
     )
-    environment.filters |= {"commands": _commands, "drawn": _drawn, "cut": _cut}
+    environment.filters |= {"commands": _commands, "drawn": _drawn, "cut": _cut, "figure": _figure}
     text = (files("nightschool_daemon.reporting") / "data" / TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text).render(sheet=sheet)
 
@@ -50,3 +50,8 @@ def _drawn(svg: str) -> "Markup":
 
 def _cut(text: str) -> str:
     return shortened(text, PAGE_LETTERS)
+
+
+def _figure(number: float | None, form: str) -> str:
+    """A number, or a dash where there is none."""
+    return "-" if number is None else form % number

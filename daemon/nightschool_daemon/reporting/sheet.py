@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from nightschool_daemon.jobs import EventMark
+
 LINE_LETTERS = 160
 """Of a prompt or an answer in the terminal."""
 PAGE_LETTERS = 2000
@@ -26,6 +28,39 @@ class Shown:
     before_score: float
     after: str
     after_score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question of the exam that is like a piece of feedback, and how it was answered without and with what was
+    learned."""
+
+    question: str
+    alike: float
+    """0..1, to the event's own prompt, by its words in any order; 1 for the event itself."""
+    before: float
+    """Score of the model in use, 0..100."""
+    after: float
+    """Score of the new model, or of the trial model that did not learn it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A piece of feedback, and what a run made of it."""
+
+    name: str
+    """`source/id`."""
+    prompt: str
+    said: str
+    """What was said of the answer, in a word or two."""
+    score: float | None
+    """0..100, of the answer; None: nobody scored it."""
+    fate: str
+    """One sentence: learned, or left out and why."""
+    mark: EventMark | None
+    """What it was worth; None where it was not to be learned from."""
+    asked: Asked | None
+    """Its own question, else the one of the exam that is most like it; None: none is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +90,8 @@ class Section:
     shown: tuple[Shown, ...] = ()
     points: tuple[str, ...] = ()
     table: Table | None = None
+    pieces: tuple[Piece, ...] = ()
+    """On the page alone, where they can be folded away."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from nightschool_daemon.reporting.records import Drift, TrackRecord, Trend
 from nightschool_daemon.reporting.sheet import Section, Table, one_line
-from nightschool_hookspecs.records import GuardResult, NoiseFinding, Outcome, Side, TrainingMethod, Verdict
+from nightschool_hookspecs.records import GuardResult, Outcome, TrainingMethod, Verdict
 
 EXAM = "The exam"
 NIGHTS = "Over the nights"
 LEFT_OUT = "What was left out"
-NOISE = "What looks wrong in your feedback"
+PIECES = "Your feedback, piece by piece"
 """Titles of sections that others look for."""
 CERTAIN = 0.01
 """A change whose p-value is below this is told as one. It is looked for every night, so chance has many tries."""
@@ -65,25 +65,33 @@ def questions_in_words(verdict: Verdict, folds: int = 0) -> str:
     return f"The model in use and the new one {_compared_by(verdict)}, and neither had learned from any of them."
 
 
+def replayed_in_words(events: int, answers: int, share: float) -> str:
+    """What was learned again: so many pieces of feedback, answers of the base's own, and their share of all, 0..1."""
+    parts = [
+        f"{events} of them, learned before," if events else "",
+        f"{_count(answers, 'answer')} of the base's own to general prompts" if answers else "",
+    ]
+    were = "was" if events + answers == 1 else "were"
+    return (
+        f"So that nothing is forgotten, {' and '.join(filter(None, parts))} {were} gone over again: {share:.0%} of all "
+        "examples."
+    )
+
+
+def starters_in_words(count: int) -> str:
+    """What was learned beside little feedback."""
+    were = "was" if count == 1 else "were"
+    return (
+        f"As there is little feedback of yours yet, {_count(count, 'starter example')} {were} learned beside it. None "
+        "counts more than a piece of yours, and the exam asks none."
+    )
+
+
 def guard_word(found: GuardResult) -> str:
     """What became of a guard, in a word or two."""
     if not found.looked:
         return "not looked at"
     return "held" if found.held else "broken"
-
-
-def noise_in_words(finding: NoiseFinding, side: Side) -> str:
-    """What speaks against a piece of feedback, and what that means for it."""
-    witness = "" if finding.contradicts is None else f" (`{one_line(finding.contradicts)}`)"
-    return f"{finding.reason}{witness}. {_consequence(finding.factor, side)}"
-
-
-def _consequence(factor: float, side: Side) -> str:
-    if side is Side.HELD_OUT:
-        return "It is kept for the exam, where it counts as it is."
-    if factor == 1:
-        return "It counts as ever."
-    return f"It counts {factor:.0%} of its weight." if factor else "Nothing is learned from it."
 
 
 def _compared_by(verdict: Verdict) -> str:

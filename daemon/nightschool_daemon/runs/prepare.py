@@ -21,7 +21,7 @@ from nightschool_daemon.ledger import VersionRow
 from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import ShownModel, TagEntry
-from nightschool_daemon.runs import store, trajectories
+from nightschool_daemon.runs import store
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
 from nightschool_daemon.runs.examine import regression_key
@@ -39,9 +39,8 @@ def perform(context: StepContext) -> None:
     lineage = context.ledger.versions.lineage(incumbent.examined)
     rows = context.ledger.events.of_specialty(specialty, with_unassigned=True, lineage=lineage)
     _freeze(context, "events.jsonl", rows)
-    _freeze(context, "prompts.jsonl", context.ledger.events.prompts(specialty.artifact_type))
+    _freeze(context, "prompts.jsonl", context.ledger.events.prompts(specialty.artifact_type, specialty.base))
     store.freeze(context)
-    trajectories.freeze(context, rows)
     context.directory.finish(
         Step.PREPARE,
         PrepareResult(
@@ -50,6 +49,7 @@ def perform(context: StepContext) -> None:
             undo_tag=incumbent.undo_tag,
             undo_digest=incumbent.undo_digest,
             events=len(rows),
+            incumbent_digest=incumbent.digest,
             incumbent_base=_base_of(context, tags, incumbent.examined, base),
             warm_start=_warm_start(context, incumbent.examined, base) if context.settings.training.warm_start else None,
             evidence=context.ledger.evidence.so_far(specialty, incumbent.examined, context.info.recipe),
@@ -150,6 +150,8 @@ class Incumbent:
     """What the candidate has to beat, and where an undo of its promotion leads."""
 
     examined: str
+    digest: str
+    """Of what is examined: its manifest's, hex."""
     undo_tag: str
     undo_digest: str
 
@@ -162,15 +164,15 @@ def incumbent_of(context: StepContext, tags: dict[str, TagEntry], base: BaseSnap
     alias = names.alias_of(context.info.specialty)
     entry = tags.get(alias)
     if entry is None:
-        return Incumbent(examined=base.pin, undo_tag=base.pin, undo_digest=base.tag_digest)
+        return Incumbent(examined=base.pin, digest=base.tag_digest, undo_tag=base.pin, undo_digest=base.tag_digest)
     version = serving_version(context, context.info.specialty, entry.digest)
     if version is not None:
         _keep(context, tags, alias, version.tag)
-        return Incumbent(examined=version.tag, undo_tag=version.tag, undo_digest=entry.digest)
+        return Incumbent(examined=version.tag, digest=entry.digest, undo_tag=version.tag, undo_digest=entry.digest)
     if _is_untouched(context, alias, entry.digest, base):
         pin = names.pin_of(base.name, entry.digest)
         _keep(context, tags, alias, pin)
-        return Incumbent(examined=base.pin, undo_tag=pin, undo_digest=entry.digest)
+        return Incumbent(examined=base.pin, digest=base.tag_digest, undo_tag=pin, undo_digest=entry.digest)
     raise StepFailed(
         f"{alias} was pointed at another model by hand, so it stays as it is and nothing is trained for it. "
         f"`ollama rm {alias}` gives it back to Night School."

@@ -1,41 +1,39 @@
 """What is told of a run: its sheet, in plain words first, with the technical figures at the end."""
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from nightschool_daemon.jobs import (
-    FINDINGS,
     UNITS,
     ConcludeResult,
     CrossfitResult,
     ExportResult,
     Losses,
-    NoiseRow,
     PrepareResult,
-    RunDirectory,
     SelectResult,
     Step,
+    StretchMark,
     VerifyResult,
-    read_lines,
 )
 from nightschool_daemon.ollama import names
 from nightschool_daemon.plans import cost_text
 from nightschool_daemon.reporting.records import Question
-from nightschool_daemon.reporting.sheet import Section, Sheet, Shown, one_line
+from nightschool_daemon.reporting.sheet import Section, Sheet, Shown
 from nightschool_daemon.reporting.words import (
     EXAM,
     LEARNED_BY,
     LEFT_OUT,
-    NOISE,
     guard_word,
-    noise_in_words,
     points_in_words,
+    replayed_in_words,
+    starters_in_words,
     verdict_sentences,
 )
 from nightschool_daemon.runs.conclude import verdict_of
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.prepare import frozen_events
+from nightschool_daemon.runs.pieces import pieces_section
 from nightschool_hookspecs.records import (
     DeliveryPlan,
     ExamAnswer,
@@ -48,7 +46,6 @@ from nightschool_hookspecs.records import (
 )
 
 SHOWN_ANSWERS = 3
-SHOWN_NOISE = 5
 TRIED = "To what the new model has learned, a trial model gave the later answer (see the exam)."
 
 HEADLINES = {
@@ -80,8 +77,8 @@ def sheet_of(context: StepContext) -> Sheet:
             *_learned(context),
             *_shown(context),
             *_exam(context, verdict),
-            *noise_sections(context.directory),
             *_left_out(context),
+            *pieces_section(context.directory, context.ledger.exams.answered_by_both(context.info.id)),
             *_next(context),
         ),
         technical=tuple(one for one in technical if one is not None),
@@ -126,6 +123,11 @@ def _learned(context: StepContext) -> Iterator[Section]:
         ways = ", then ".join(LEARNED_BY[one] for one in trained.methods)
         events = _count(len(selected.learned_from(trained.methods)), "piece")
         sentences.append(f"The model learned from {events} of your feedback: {ways}.")
+        if selected.replayed.count and TrainingMethod.SFT in trained.methods:
+            replayed, share = selected.replayed, selected.replayed.share(selected.material.examples)
+            sentences.append(replayed_in_words(len(replayed.events), replayed.answers, share))
+        if selected.starters and TrainingMethod.SFT in trained.methods:
+            sentences.append(starters_in_words(selected.starters))
         if trained.warm_start:
             sentences.append("It went on from what the model in use had learned before.")
     held_out = selected.items + selected.pairs
@@ -197,32 +199,6 @@ def _folds(context: StepContext) -> int:
     """Of cross-fitting; 0: what was held out alone was asked."""
     crossfitted = context.result_if_done(Step.CROSSFIT, CrossfitResult)
     return crossfitted.folds if crossfitted is not None else 0
-
-
-def noise_sections(directory: RunDirectory) -> Iterator[Section]:
-    """The feedback that looks wrong, gravest first, and what to do about it; nothing where none does."""
-    file = directory.step(Step.SELECT) / FINDINGS
-    rows = sorted(read_lines(file, NoiseRow), key=lambda one: one.finding.factor) if file.is_file() else []
-    if not rows:
-        return
-    shown = rows[:SHOWN_NOISE]
-    named = {one.finding.event_id for one in shown}
-    prompts = {event.key: event.input_data for event in frozen_events(directory) if event.key in named}
-    more = f", of which these {SHOWN_NOISE} look worst" if len(rows) > SHOWN_NOISE else ""
-    yield Section(
-        title=NOISE,
-        sentences=(
-            f"{_count(len(rows), 'piece')} of your feedback may be wrong or overtaken{more}.",
-            "`nightschool explain EVENT` tells more of each. Withdraw what is wrong (`deleted` in its metadata); what "
-            "is right counts in full again with the tag `confirmed` in its metadata.",
-        ),
-        points=tuple(_doubt(one, prompts) for one in shown),
-    )
-
-
-def _doubt(row: NoiseRow, prompts: Mapping[str, str]) -> str:
-    key = row.finding.event_id
-    return f"`{one_line(key)}` (`{one_line(prompts[key], 80)}`): {noise_in_words(row.finding, row.side)}"
 
 
 def _left_out(context: StepContext) -> Iterator[Section]:
@@ -316,15 +292,53 @@ def _training_figures(context: StepContext) -> Section | None:
         events = len(selected.learned_from(trained.methods))
         points += [
             f"From {events} events: {', then '.join(LEARNED_BY[one] for one in trained.methods)}",
+            *_replayed_figures(selected, trained),
+            *_starters_figure(selected, trained),
             f"{trained.steps} steps over {trained.tokens} tokens in {trained.seconds:.0f} s; "
             f"loss {trained.base_loss:.3f} before, {trained.trained_loss:.3f} after ({unit})",
         ]
+        if selected.sampled and TrainingMethod.DPO in trained.methods:
+            points.append(
+                f"{selected.material.pairs} pairs, of which {selected.sampled} are among answers that the model in use "
+                "was asked for"
+            )
         if trained.epoch_losses:
             losses = ", ".join(f"{one:.3f}" for one in trained.epoch_losses)
             points.append(f"Loss after each epoch: {losses}; the one that was taken: {trained.trained_loss:.3f}")
+        stretches = context.directory.stretches()
+        if stretches:
+            points.append(f"Curriculum: {'; '.join(_stages(stretches))}")
         if trained.plan:
             points.append(f"Planned beforehand: {trained.plan}")
     return Section(title="Training", points=tuple(points))
+
+
+def _stages(stretches: Iterable[StretchMark]) -> Iterator[str]:
+    """Each stage of a curriculum, with what it saw for the first time and the loss behind it."""
+    for stage, marks in itertools.groupby(stretches, key=lambda one: one.stage):
+        found = list(marks)
+        first, last = found[0], found[-1]
+        epochs = f"epoch {first.epoch}" if first.epoch == last.epoch else f"epochs {first.epoch} to {last.epoch}"
+        new = sum(len(one.first_seen) for one in found)
+        yield (
+            f"`{stage}` in {epochs}, {sum(one.examples for one in found)} examples, new events: {new}, "
+            f"loss {last.watched_loss:.3f}"
+        )
+
+
+def _replayed_figures(selected: SelectResult, trained: TrainingResult) -> Iterator[str]:
+    replayed = selected.replayed
+    if replayed.count and TrainingMethod.SFT in trained.methods:
+        yield (
+            f"Replayed: {_count(len(replayed.events), 'earlier correction')} and "
+            f"{_count(replayed.answers, 'answer')} of the base's own, {replayed.share(selected.material.examples):.1%} "
+            "of all examples; they are in none of the losses"
+        )
+
+
+def _starters_figure(selected: SelectResult, trained: TrainingResult) -> Iterator[str]:
+    if selected.starters and TrainingMethod.SFT in trained.methods:
+        yield f"Beside them {_count(selected.starters, 'starter example')}, in none of the losses"
 
 
 def _delivery_figures(context: StepContext) -> Section | None:

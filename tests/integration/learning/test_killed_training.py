@@ -6,30 +6,32 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from nightschool_daemon import codec
-from nightschool_daemon.jobs import TRAJECTORIES, TrajectoryPoint
+from nightschool_daemon.jobs import STRETCHES, StretchMark, read_lines
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import loop
+from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.checkpoints import MOMENTS, PARAMETERS, STATE, Checkpoints, State
+from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
-from support.training_jobs import greetings, training_job, unheard
+from support.training_jobs import harder_and_harder, staged, training_job, unheard
 
 SETTINGS = Hyperparameters(
     form=TrainedForm.LORA, learning_rate=0.005, batch_size=6, num_epochs=2, lora_r=4, lora_alpha=8, max_length=64
 )
-STEPS = 4
+SHORT, STAGED = SETTINGS, replace(SETTINGS, batch_size=3, num_epochs=3)
 DISK = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 FORK = multiprocessing.get_context("fork")
-Made = tuple[dict[str, Tensor], torch.optim.Optimizer]
+Made = tuple[dict[str, Tensor], Adam]
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +42,10 @@ def _one_thread() -> None:
 def made(value: int) -> Made:
     """A parameter and an optimiser that has stepped as often as its value."""
     parameters = {"one": torch.full((4, 3), float(value), requires_grad=True)}
-    optimizer = torch.optim.AdamW(list(parameters.values()), lr=0.0)
+    optimizer = Adam(list(parameters.values()))
     for _ in range(value):
         parameters["one"].grad = torch.ones(4, 3)
-        optimizer.step()
+        optimizer.step(0.0)
     return parameters, optimizer
 
 
@@ -58,10 +60,10 @@ def found(directory: Path, signature: str = "job") -> int | None:
     state = Checkpoints(directory=directory, signature=signature).restore(parameters, optimizer)
     if state is None:
         assert parameters["one"].unique().tolist() == [0]
-        assert not optimizer.state_dict()["state"]
+        assert float(optimizer.moments()["0.step"]) == 0
         return None
     assert parameters["one"].unique().tolist() == [state.step]
-    assert float(optimizer.state_dict()["state"][0]["step"]) == state.step
+    assert float(optimizer.moments()["0.step"]) == state.step
     return state.step
 
 
@@ -105,6 +107,14 @@ def test_a_kill_leaves_the_step_before_or_the_new_one(tmp_path: Path, before: in
     assert steps == [before] * turn + [before + 1] * (len(steps) - turn)
 
 
+def test_of_a_step_that_does_not_fit_in_all_its_parts_nothing_is_taken_over(tmp_path: Path) -> None:
+    kept(tmp_path, 3)
+    parameters = {"one": torch.zeros(4, 3, requires_grad=True)}
+    of_another = Adam([torch.zeros(2, requires_grad=True)])
+    assert Checkpoints(directory=tmp_path, signature="job").restore(parameters, of_another) is None
+    assert parameters["one"].unique().tolist() == [0]
+
+
 def test_a_kill_while_another_jobs_step_is_replaced_leaves_no_mixture(tmp_path: Path) -> None:
     for at in range(100):
         directory = tmp_path / str(at)
@@ -145,15 +155,35 @@ def tokens(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokens:
     return load_tokens(gguf_file.read(tiny_gguf), sha256_of(tiny_gguf), cache)
 
 
+@pytest.mark.parametrize(
+    ("settings", "arrange", "lines", "stages"),
+    [
+        (SHORT, nobody_arranges, [1, 2, 2, 3, 4, 4], []),
+        (
+            STAGED,
+            staged(evaluations=2, fewest_steps=2),
+            [1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 11, 12, 12],
+            ["easy", "easy", "medium", "hard", "all"],
+        ),
+    ],
+    ids=["shuffled", "by stages"],
+)
 def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
-    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_gguf: Path,
+    tokens: Tokens,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Hyperparameters,
+    arrange: Arrange,
+    lines: list[int],
+    stages: list[str],
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
     file = gguf_file.read(tiny_gguf)
 
     def trained(directory: Path, report: loop.Report) -> Path:
-        asked = training_job(directory, tiny_gguf, SETTINGS, texts=greetings())
-        return fine_tune(file, tokens, asked, TrainingMethod.SFT, SETTINGS, report).adapter
+        asked = training_job(directory, tiny_gguf, settings, texts=harder_and_harder())
+        return fine_tune(file, tokens, asked, TrainingMethod.SFT, settings, report, arrange=arrange).adapter
 
     def dies_at(step: int) -> loop.Report:
         def report(done: int, _total: int, _text: str) -> None:
@@ -163,20 +193,21 @@ def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
         return report
 
     whole = trained(tmp_path / "whole", unheard)
-    for step in range(1, STEPS + 1):
+    for step in range(1, lines[-1] + 1):
         process = FORK.Process(target=trained, args=(tmp_path / "cut", dies_at(step)))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
     again = trained(tmp_path / "cut", unheard)
     metrics = [(one / "metrics.jsonl").read_text() for one in (tmp_path / "whole", tmp_path / "cut")]
-    assert [json.loads(line)["step"] for line in metrics[0].splitlines()] == [1, 2, 2, 3, 4, 4]
+    assert [json.loads(line)["step"] for line in metrics[0].splitlines()] == lines
     assert metrics[1] == metrics[0]
-    points = [(one / TRAJECTORIES).read_text() for one in (tmp_path / "whole", tmp_path / "cut")]
-    found = [codec.from_json(line, TrajectoryPoint) for line in points[0].splitlines()]
-    assert sorted((one.epoch, one.event_id) for one in found) == sorted(
-        (epoch, one.event_id) for epoch in (1, 2) for one in greetings()
-    )
-    assert points[1] == points[0]
+    for directory in (tmp_path / "whole", tmp_path / "cut"):
+        file_of_stages = directory / STRETCHES
+        marks = list(read_lines(file_of_stages, StretchMark)) if file_of_stages.exists() else []
+        assert [one.stage for one in marks] == stages
+        assert [one.number for one in marks] == list(range(1, len(stages) + 1))
+    if stages:
+        assert (tmp_path / "cut" / STRETCHES).read_text() == (tmp_path / "whole" / STRETCHES).read_text()
     for one in whole.glob("*.safetensors"):
         assert (again / one.name).read_bytes() == one.read_bytes()

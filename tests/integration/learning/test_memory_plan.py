@@ -18,7 +18,14 @@ from nightschool_daemon.learning.engine.memory import Line
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.route import KeptPlan, keep_plan, kept_plan, make_form
 from nightschool_daemon.plans import MemoryPlan
-from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
+from nightschool_hookspecs.records import (
+    Hyperparameters,
+    LearnedExample,
+    Stretch,
+    TrainedForm,
+    TrainingMethod,
+    TrainingSoFar,
+)
 from nightschool_hookspecs.services import TrainingError
 from support.tiny_gguf import write_tiny_gguf
 
@@ -174,6 +181,29 @@ def test_every_pass_of_a_method_is_counted(method: TrainingMethod, epochs: int, 
     distinct = [Example(prompt=(1, number), answers=(Answer(tokens=(2, 3)),)) for number in range(16)]
     todo = memory.Todo(examples=distinct, method=method, settings=replace(SETTINGS, num_epochs=epochs), seed=0)
     assert memory.seconds(ONE_A_TOKEN, todo, 64, cut, layers=2) == pytest.approx(64 * passes)
+
+
+def in_fours(*, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int) -> Stretch:
+    """The first four over and over."""
+    return Stretch(places=(0, 1, 2, 3), stage="easy")
+
+
+def test_a_curriculum_is_evaluated_more_often(network: Network) -> None:
+    """Sixteen examples in four stretches: once before the training, and after each."""
+    distinct = [Example(prompt=(1, number), answers=(Answer(tokens=(2, 3)),)) for number in range(16)]
+    settings = replace(SETTINGS, batch_size=4)
+    todo = memory.Todo(examples=distinct, method=TrainingMethod.SFT, settings=settings, seed=0, arrange=in_fours)
+    found = memory.seconds(ONE_A_TOKEN, todo, 64, memory.Cut(checkpointed=0), layers=2)
+    assert found == pytest.approx(64 * (3 + 1 + 4))
+
+
+def test_a_curriculum_may_have_the_longest_come_several_times(network: Network, form: Form) -> None:
+    """Whatever it is expected to do: it depends on losses."""
+    short, long = todo_of(20).examples[0], todo_of(200).examples[0]
+    todo = replace(todo_of(20), examples=[*[short] * 15, long], settings=replace(SETTINGS, batch_size=4))
+    widest = memory.widest(network, form, replace(todo, arrange=in_fours), 2048)
+    assert widest == memory.widest(network, form, replace(todo, examples=[long] * 4), 2048)
+    assert widest.tokens == 4 * 200
 
 
 def test_the_head_is_unpacked_once_a_pass() -> None:

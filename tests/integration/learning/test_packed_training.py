@@ -11,16 +11,17 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from nightschool_daemon.jobs import TRAJECTORIES
+from nightschool_daemon.jobs import STRETCHES, StretchMark, read_lines
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import loop, machine, memory
+from nightschool_daemon.learning.engine.curriculum import Arrange, Curriculum, nobody_arranges
 from nightschool_daemon.learning.engine.forms import Form, LowRank
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
 from nightschool_daemon.learning.engine.methods import answer_sums
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.engine.peft_files import load_form
-from nightschool_daemon.learning.engine.route import fine_tune
+from nightschool_daemon.learning.engine.route import fine_tune, read_examples
 from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
@@ -28,15 +29,17 @@ from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import (
     Hyperparameters,
     LabelledText,
+    LearnedExample,
     PairText,
     TrainedForm,
     TrainingMethod,
     TrainingResult,
+    TrainingSoFar,
     TrainingText,
 )
 from nightschool_hookspecs.services import TrainingError
 from support.tiny_architectures import write_tiny_architecture
-from support.training_jobs import Interrupted, greetings, training_job, unheard
+from support.training_jobs import Interrupted, greetings, harder_and_harder, staged, training_job, unheard
 from support.transformers_models import assert_same_gradients, in_peft_layout, in_transformers, peft_gradients
 
 SETTINGS = Hyperparameters(
@@ -84,9 +87,12 @@ def trained(
     texts: list[TrainingText] | None = None,
     report: Callable[[int, int, str], None] = unheard,
     warm_start: Path | None = None,
+    requires_start: bool = False,
+    arrange: Arrange = nobody_arranges,
 ) -> TrainingResult:
-    asked = replace(training_job(directory, gguf, settings, texts=texts or greetings()), warm_start=warm_start)
-    return fine_tune(gguf_file.read(gguf), tokens, asked, TrainingMethod.SFT, settings, report)
+    job = training_job(directory, gguf, settings, texts=texts or greetings())
+    asked = replace(job, warm_start=warm_start, requires_start=requires_start)
+    return fine_tune(gguf_file.read(gguf), tokens, asked, TrainingMethod.SFT, settings, report, arrange=arrange)
 
 
 def losses(directory: Path) -> list[dict[str, float]]:
@@ -121,6 +127,26 @@ def test_the_answer_is_learned(uninterrupted: Uninterrupted, form: str) -> None:
     assert (result.steps, result.examples, result.left_out) == (9, 12, 0)
     assert result.trained_loss < result.base_loss / 2
     assert [one["step"] for one in losses(directory) if "loss" in one] == list(range(1, 10))
+
+
+def test_what_is_replayed_is_learned_beside_the_lesson_and_is_in_no_loss(
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path
+) -> None:
+    _, alone = uninterrupted("lora")
+    again = TrainingText(event_id="", prompt="say it\n", completion="it<|im_end|>", replayed=True)
+    texts = [*greetings(), *(replace(again, prompt=f"say it {number}\n") for number in range(4))]
+    result = trained(tmp_path, tiny_gguf, tokens, texts=texts)
+    assert (result.steps, result.examples, result.base_loss) == (12, 16, alone.base_loss)
+    assert result.trained_loss != alone.trained_loss
+
+
+def test_what_is_replayed_does_not_stand_in_for_a_lesson_that_is_too_long(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path
+) -> None:
+    again = TrainingText(event_id="", prompt="say it\n", completion="it<|im_end|>", replayed=True)
+    long = TrainingText(event_id="s/1", prompt="say it " * 20, completion="it<|im_end|>")
+    with pytest.raises(TrainingError, match="No example fits into 64 tokens"):
+        trained(tmp_path, tiny_gguf, tokens, texts=[long, again])
 
 
 @pytest.mark.parametrize("step", [1, 3, 5, 9])
@@ -248,11 +274,10 @@ def test_a_line_in_which_the_power_went_is_written_anew(
 ) -> None:
     with pytest.raises(Interrupted):
         trained(tmp_path, tiny_gguf, tokens, report=stops_at(5))
-    for file in (tmp_path / loop.METRICS, tmp_path / TRAJECTORIES):
-        file.write_bytes(file.read_bytes()[:-9])
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-9])
     trained(tmp_path, tiny_gguf, tokens)
-    for name in (loop.METRICS, TRAJECTORIES):
-        assert (tmp_path / name).read_text() == (uninterrupted("lora")[0] / name).read_text()
+    assert losses(tmp_path) == losses(uninterrupted("lora")[0])
 
 
 def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
@@ -407,6 +432,89 @@ def test_a_pair_is_as_long_as_its_longer_answer(tiny_gguf: Path, tokens: Tokens,
     asked = training_job(tmp_path, tiny_gguf, SETTINGS, pairs=[*PAIRS, long])
     result = fine_tune(gguf_file.read(tiny_gguf), tokens, asked, TrainingMethod.DPO, SETTINGS, unheard)
     assert (result.examples, result.left_out) == (len(PAIRS), 1)
+
+
+# --------------------------------------------------------------------------- curriculum
+
+
+def test_a_curriculum_changes_what_an_epoch_sees_and_neither_its_steps_nor_its_examples(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path
+) -> None:
+    texts = harder_and_harder()
+    result = trained(tmp_path, tiny_gguf, tokens, texts=texts, arrange=staged(evaluations=3, fewest_steps=1))
+    assert [one["step"] for one in losses(tmp_path) if "loss" in one] == list(range(1, 10))
+    assert (result.steps, len(result.epoch_losses)) == (9, 3)
+    marks = list(read_lines(tmp_path / STRETCHES, StretchMark))
+    assert [(one.epoch, one.stage, one.examples) for one in marks] == [
+        (1, "easy", 4),
+        (1, "easy", 4),
+        (1, "medium", 4),
+        (2, "medium", 4),
+        (2, "hard", 4),
+        (2, "hard", 4),
+        (3, "all", 12),
+    ]
+    easy, medium, hard = ({f"g-{number}" for number in range(level, 12, 3)} for level in range(3))
+    assert set(marks[0].first_seen) == easy
+    assert not marks[1].first_seen, "the easy ones again"
+    assert set(marks[2].first_seen) | set(marks[3].first_seen) <= medium
+    assert set(marks[4].first_seen) & hard
+    assert {name for mark in marks for name in mark.first_seen} == easy | medium | hard
+    assert result.tokens == sum(one.tokens for one in marks)
+
+
+@pytest.mark.parametrize("method", PREFERENCES)
+def test_pairs_and_thumbs_have_no_difficulty_and_are_shuffled(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, method: TrainingMethod
+) -> None:
+    asked = training_job(tmp_path, tiny_gguf, SETTINGS, **PREFERENCES[method])
+    examples, _ = read_examples(asked, method, tokens, SETTINGS.max_length)
+    assert {one.event_id for one in examples} == {
+        one.event_id for material in PREFERENCES[method].values() for one in material
+    }
+    shuffled, arranged = (
+        Curriculum(learned=examples, method=method, settings=SETTINGS, seed=asked.seed, arrange=arrange)
+        for arrange in (nobody_arranges, staged(fewest_steps=1))
+    )
+    assert list(arranged.expected()) == list(shuffled.expected())
+
+
+@pytest.mark.parametrize(
+    ("form", "starts", "is_brought", "goes_on"),
+    [
+        ("lora", True, False, True),
+        ("lora", False, False, False),
+        ("lora", True, True, False),
+        ("neurons", True, False, False),
+    ],
+    ids=["earlier training", "base", "adapter that was brought", "one that does not fit"],
+)
+def test_a_curriculum_goes_on_with_what_an_earlier_training_of_ours_learned(
+    uninterrupted: Uninterrupted,
+    tiny_gguf: Path,
+    tokens: Tokens,
+    tmp_path: Path,
+    form: str,
+    starts: bool,
+    is_brought: bool,
+    goes_on: bool,
+) -> None:
+    told: list[bool] = []
+
+    def arrange(*, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int) -> None:
+        told.append(training.goes_on)
+
+    _, earlier = uninterrupted("lora")
+    trained(
+        tmp_path,
+        tiny_gguf,
+        tokens,
+        settings=replace(FORMS[form], num_epochs=1),
+        warm_start=earlier.adapter if starts else None,
+        requires_start=is_brought,
+        arrange=arrange,
+    )
+    assert set(told) == {goes_on}
 
 
 # --------------------------------------------------------------------------- bad input

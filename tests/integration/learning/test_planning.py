@@ -12,15 +12,18 @@ from nightschool_daemon.config import (
     DeliverySettings,
     EngineChoice,
     OllamaSettings,
+    PluginSettings,
     Settings,
     StateSettings,
     TrainingSettings,
 )
+from nightschool_daemon.display import plan_rows
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow, Job, RunDirectory, Step
 from nightschool_daemon.learning import planning
 from nightschool_daemon.learning.engine import memory
 from nightschool_daemon.learning.worker import WorkerContext
+from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.plans import PlanRequest, Route, TrainingPlan
 from nightschool_hookspecs.records import (
@@ -32,6 +35,7 @@ from nightschool_hookspecs.records import (
     Specialty,
     TrainingMethod,
 )
+from support.fault_proxy import FaultProxy
 from support.night import import_tiny
 from support.ollama_server import OllamaServer
 from support.tiny_architectures import write_tiny_architecture
@@ -54,6 +58,7 @@ class Desk:
             training=TrainingSettings(threads=1),
         )
         self.tables: dict[str, dict[str, object]] = {}
+        self.plugins = PluginSettings()
 
     def plan(
         self, method: MethodChoice = MethodChoice.SFT, events: list[Event] | None = None, gguf: Path | None = None
@@ -79,7 +84,7 @@ class Desk:
         ]
         (run.step(Step.PREPARE) / "events.jsonl").write_text("".join(f"{codec.to_json(row)}\n" for row in rows))
         info = RunInfo(id="plan", specialty=SPECIALTY, seed=1, started_at=NOW, reason="plan", directory=self.directory)
-        hooks = Hooks.load(plugin_directory=None, tables=self.tables)
+        hooks = Hooks.load(plugin_directory=None, tables=self.tables, plugins=self.plugins)
         planning.run(WorkerContext(step=Job.PLAN, run=run, info=info, settings=self.settings, hooks=hooks))
         return run.result(Job.PLAN, TrainingPlan)
 
@@ -125,6 +130,20 @@ def test_ollama_is_as_it_was(desk: Desk) -> None:
     assert (desk.server.tags(), desk.server.blobs()) == before
 
 
+def test_no_model_is_asked_for_answers(desk: Desk) -> None:
+    """A run would have the model in use answer these, to rank what it says."""
+    desk.plugins = PluginSettings(enabled=("preference_pairs",))
+    commands = [
+        replace(one, artifact_type="shell", corrected_output="ls -a", ai_output="dir") for one in corrections(20)
+    ]
+    with FaultProxy(desk.server.url) as proxy:
+        desk.settings = replace(desk.settings, ollama=replace(desk.settings.ollama, host=proxy.url))
+        plan = desk.plan(MethodChoice.DPO, events=commands)
+        assert proxy.count("POST", "/api/chat") == 0
+    assert plan.trainings[0].examples == 20
+    assert not (desk.settings.state_directory / "cache" / "sampled").exists()
+
+
 def test_events_are_divided_as_a_run_would(desk: Desk) -> None:
     plan = desk.plan(events=corrections(40))
     assert plan.assumed is None
@@ -132,6 +151,28 @@ def test_events_are_divided_as_a_run_would(desk: Desk) -> None:
     assert (plan.folds, plan.folded, plan.asked) == (4, 40, 40)
     # greet guest 7, hello, and what stands around them: a character is a token
     assert 33 * len("greet guest 7hello") < plan.trainings[0].tokens < 33 * 100
+
+
+def test_what_is_learned_again_is_estimated_and_no_model_is_asked(desk: Desk) -> None:
+    without = desk.plan(events=corrections(40)).trainings[0]
+    for step in (Step.PREPARE, Job.PLAN):
+        desk.directory.joinpath(step.value).rename(desk.directory / f"first-{step.value}")
+    desk.plugins = PluginSettings(enabled=("replay_mixed",))
+    desk.tables = {"replay_mixed": {"share": 0.2, "max_tokens": 40}}
+    loaded = OllamaHttp(desk.settings.ollama).loaded()
+    plan = desk.plan(events=corrections(40))
+    assert (plan.events, plan.replayed, plan.trainings[0].examples) == (40, 10, 50)
+    # half of the tokens that an answer may have, and what stands around question and answer
+    assert 10 * 20 < plan.trainings[0].tokens - without.tokens < 10 * 300
+    assert OllamaHttp(desk.settings.ollama).loaded() == loaded
+    assert dict(plan_rows(plan))["learned again"].startswith("10 examples beside these, so that nothing is forgotten")
+
+
+def test_starter_examples_are_planned_for_and_are_no_events(desk: Desk) -> None:
+    desk.plugins = PluginSettings(enabled=("training_starters",))
+    plan = desk.plan(events=[replace(one, artifact_type="workflows") for one in corrections(15)])
+    assert (plan.events, plan.starters, plan.trainings[0].examples) == (15, 5, 20)
+    assert ("beside these", "5 starter examples, as there are few") in plan_rows(plan)
 
 
 def test_preferences_on_top_of_wanted_answers_are_two_trainings(desk: Desk) -> None:

@@ -10,16 +10,15 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from nightschool_daemon.jobs import TRAJECTORIES, TrajectoryPoint, read_lines
+from nightschool_daemon.jobs import STRETCHES, StretchMark, read_lines
 from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.loop import Report
 from nightschool_daemon.learning.loading import Base, load_base
-from nightschool_daemon.learning.peft_route import fine_tune, mean_loss
-from nightschool_daemon.learning.rows import rows_of
+from nightschool_daemon.learning.peft_route import fine_tune
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainingResult, TrainingText
 from nightschool_hookspecs.services import TrainingError
-from support.training_jobs import Interrupted, greetings, training_job, unheard
+from support.training_jobs import Interrupted, greetings, harder_and_harder, staged, training_job, unheard
 
 SETTINGS = Hyperparameters(learning_rate=0.01, batch_size=4, num_epochs=3, lora_r=4, lora_alpha=8, max_length=64)
 Load = Callable[[], Base]
@@ -76,20 +75,6 @@ def test_the_answer_is_learned(trained: tuple[Base, TrainingResult, Path]) -> No
     assert [one["epoch"] for one in lines if "epoch" in one] == [1, 2, 3]
 
 
-def test_each_answers_loss_is_told_before_the_step_that_learns_from_it(
-    load: Load, trained: tuple[Base, TrainingResult, Path]
-) -> None:
-    _, _, directory = trained
-    points = list(read_lines(directory / TRAJECTORIES, TrajectoryPoint))
-    assert sorted((one.epoch, one.event_id) for one in points) == sorted(
-        (epoch, one.event_id) for epoch in (1, 2, 3) for one in greetings()
-    )
-    fresh = load()
-    rows = {row.event_id: row for row in rows_of(greetings(), fresh.tokens)}
-    for point in points[: SETTINGS.batch_size]:
-        assert point.loss == pytest.approx(mean_loss(fresh.model, [rows[point.event_id]]), rel=1e-4)
-
-
 def test_peft_loads_the_adapter_and_computes_the_same(load: Load, trained: tuple[Base, TrainingResult, Path]) -> None:
     base, result, _ = trained
     ids = base.tokens.prompt("greet guest 3\n")
@@ -142,8 +127,28 @@ def test_within_an_epoch_it_goes_on_with_the_same_dropout(
         load(), tmp_path / "cut", tiny_gguf, greetings(), lambda done, _total, _text: steps.append(done), settings
     )
     assert steps == list(range(5, 10))
-    for name in (loop.METRICS, TRAJECTORIES):
-        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    assert (tmp_path / "cut" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+    expected, found = (load_file(one.adapter / "adapter_model.safetensors") for one in (whole, again))
+    assert all(torch.equal(found[name], weights) for name, weights in expected.items())
+
+
+def test_a_curriculum_goes_on_where_it_was_interrupted(
+    load: Load, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
+
+    def taught(name: str, report: Report) -> TrainingResult:
+        job = training_job(tmp_path / name, tiny_gguf, SETTINGS, texts=harder_and_harder())
+        return fine_tune(load(), job, SETTINGS, report, arrange=staged(evaluations=3, fewest_steps=1))
+
+    whole = taught("whole", unheard)
+    with pytest.raises(Interrupted):
+        taught("cut", stops_at(5))
+    again = taught("cut", unheard)
+    assert (again.steps, again.tokens, again.epoch_losses) == (whole.steps, whole.tokens, whole.epoch_losses)
+    marks = list(read_lines(tmp_path / "whole" / STRETCHES, StretchMark))
+    assert list(read_lines(tmp_path / "cut" / STRETCHES, StretchMark)) == marks
+    assert [one.stage for one in marks] == ["easy", "easy", "medium", "medium", "hard", "hard", "all"]
     expected, found = (load_file(one.adapter / "adapter_model.safetensors") for one in (whole, again))
     assert all(torch.equal(found[name], weights) for name, weights in expected.items())
 

@@ -17,7 +17,13 @@ DATA = (
     "nightschool_daemon/data/systemd/nightschool.service",
     "nightschool_daemon/data/systemd/nightschool-user.service",
 )
-OF_PLUGINS = ("nightschool_plugins/data/general_prompts.toml", "nightschool_plugins/data/synonyms.txt")
+OF_PLUGINS = (
+    "nightschool_plugins/data/general_prompts.toml",
+    "nightschool_plugins/data/replay_prompts.toml",
+    "nightschool_plugins/data/synonyms.txt",
+    "nightschool_plugins/data/starters/erd.toml",
+    "nightschool_plugins/data/starters/workflows.toml",
+)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,18 @@ import pytest
 from nightschool_daemon import codec
 from nightschool_daemon.config import EmbeddingSource, OllamaSettings, Settings, SimilaritySettings, StateSettings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import ConcludeResult, JudgeResult, RunDirectory, Step
+from nightschool_daemon.jobs import (
+    MARKS,
+    ConcludeResult,
+    EventMark,
+    EventRow,
+    JudgeResult,
+    LeftOut,
+    RunDirectory,
+    SelectResult,
+    Step,
+    write_lines,
+)
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, RunRow, VersionRow, VersionState
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.reasons import ASKED
@@ -20,21 +31,27 @@ from nightschool_daemon.reporting.sheet import markdown_of
 from nightschool_daemon.runs import Runs, report
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.listener import SilentListener
+from nightschool_daemon.runs.sheets import sheet_of
 from nightschool_daemon.runs.tracks import material_of, track
 from nightschool_hookspecs.records import (
     Event,
     ExamAnswer,
     ExamItem,
     FeedbackType,
+    Hyperparameters,
     ItemRole,
+    Material,
     Message,
     Outcome,
     Role,
     RunEnd,
     Sitting,
     Specialty,
+    TrainingMethod,
+    TrainingResult,
     Verdict,
 )
+from nightschool_hookspecs.testing import sample_event
 from support.pages import elements, text_of
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -236,6 +253,71 @@ def test_a_run_leaves_a_sound_page_with_its_plots_and_the_words(season: Season) 
     assert season.listener.told == []
 
 
+def test_what_became_of_each_piece_is_on_the_page_and_the_most_telling_in_the_words(season: Season) -> None:
+    context = season.night()
+    _choose(context.directory)
+    report.perform(context)
+    page = page_of(context).read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(page)
+    (folded,) = elements(page)("details")
+    told_on_page = "".join(folded.itertext())
+    assert HOSTILE.replace("\x1b", "\N{REPLACEMENT CHARACTER}") in told_on_page
+    assert "It was chosen, and the run ended before it had learned." in told_on_page
+    assert "It was left out: it was withdrawn." in told_on_page
+    # the words of `list 0` are most like those of `list 9`, and it went from 50 to 80
+    assert "50 \N{RIGHTWARDS ARROW} 80 list 0" in told_on_page
+    assert "`list 9` (corrected, weight 2.00): It was chosen" in told(context)
+    assert "`nightschool explain dropdir/9`" in told(context)
+    assert "One by one" not in told(context)
+
+
+@pytest.mark.parametrize(("method", "are_told"), [(TrainingMethod.SFT, True), (TrainingMethod.DPO, False)])
+def test_starter_examples_are_told_where_wanted_answers_were_learned(
+    season: Season, method: TrainingMethod, are_told: bool
+) -> None:
+    context = season.night()
+    _choose(context.directory, starters=5)
+    context.directory.begin(Step.TRAIN)
+    trained = TrainingResult(
+        adapter=context.directory.path,
+        methods=(method,),
+        steps=1,
+        tokens=1,
+        examples=1,
+        left_out=0,
+        base_loss=2.0,
+        trained_loss=1.0,
+        seconds=1.0,
+    )
+    context.directory.finish(Step.TRAIN, trained)
+    report.perform(context)
+    assert ("5 starter examples were learned beside it" in told(context)) == are_told
+    assert ("Beside them 5 starter examples, in none of the losses" in told(context)) == are_told
+
+
+def _choose(directory: RunDirectory, *, starters: int = 0) -> None:
+    """Let a run have chosen one piece and left another out."""
+    events = [sample_event("9", input_data="list 9"), sample_event("10", input_data=HOSTILE)]
+    for step in (Step.PREPARE, Step.SELECT):
+        directory.begin(step)
+    rows = (EventRow(event=one, group=one.id, side=None, trained_on=False, arrival=0) for one in events)
+    write_lines(directory.step(Step.PREPARE) / "events.jsonl", rows)
+    mark = EventMark(event_id="dropdir/9", priority=2.0, reward=1.0, difficulty=0.5, weight=2.0)
+    write_lines(directory.step(Step.SELECT) / MARKS, [mark])
+    selected = SelectResult(
+        material=Material(examples=1, better_known=1, pairs=0, liked=0, disliked=0),
+        variants=0,
+        items=4,
+        guard_items=0,
+        hyperparameters=Hyperparameters(),
+        closing="",
+        sources={TrainingMethod.SFT: ("dropdir/9",), TrainingMethod.DPO: (), TrainingMethod.KTO: ()},
+        left_out=(LeftOut(event_id="dropdir/10", reason="it was withdrawn"),),
+        starters=starters,
+    )
+    directory.finish(Step.SELECT, selected)
+
+
 def test_marks_of_the_exam_stand_in_the_ledger_with_the_reward_of_its_answers(season: Season) -> None:
     report.perform(season.night())
     (exam,) = season.ledger.exams.of_specialty(SHELL, 10)
@@ -257,6 +339,45 @@ def test_a_second_night_tells_of_the_first_and_works_out_what_a_failed_page_left
     assert second_exam.marks is not None
     assert "2 were put into use. The best is v2 with 90 points, where the base has 50." in told(second)
     assert "| v2 | yes | +10.0 (+2.0 to +17.0) | 90.0 | 60.0 | 0% |" in told(second)
+
+
+@pytest.mark.parametrize(
+    ("methods", "is_told"),
+    [((TrainingMethod.SFT,), False), ((TrainingMethod.SFT, TrainingMethod.DPO), True)],
+)
+def test_pairs_that_the_model_in_use_was_asked_for_are_told_where_they_were_learned(
+    season: Season, methods: tuple[TrainingMethod, ...], is_told: bool
+) -> None:
+    context = season.night()
+    for step in (Step.PREPARE, Step.SELECT, Step.TRAIN):
+        context.directory.step(step).mkdir()
+    write_lines(context.directory.step(Step.PREPARE) / "events.jsonl", ())
+    selected = SelectResult(
+        material=Material(examples=20, better_known=20, pairs=70, liked=0, disliked=0),
+        variants=0,
+        items=4,
+        guard_items=0,
+        sampled=52,
+        hyperparameters=Hyperparameters(),
+        closing="",
+        sources=dict.fromkeys(TrainingMethod, ()),
+        left_out=(),
+    )
+    context.directory.finish(Step.SELECT, selected)
+    trained = TrainingResult(
+        adapter=context.directory.step(Step.TRAIN),
+        methods=methods,
+        steps=1,
+        tokens=1,
+        examples=1,
+        left_out=0,
+        base_loss=1.0,
+        trained_loss=0.5,
+        seconds=1.0,
+    )
+    context.directory.finish(Step.TRAIN, trained)
+    words = "70 pairs, of which 52 are among answers that the model in use was asked for"
+    assert (words in markdown_of(sheet_of(context))) is is_told
 
 
 def test_the_report_may_be_taken_again_after_a_kill(season: Season) -> None:

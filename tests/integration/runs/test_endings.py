@@ -11,13 +11,22 @@ import pytest
 
 from nightschool_daemon.config import OllamaSettings, PromotionMode, PromotionSettings, Settings, StateSettings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import ConcludeResult, JudgeResult, PrepareResult, SelectResult, SplitResult, Step
+from nightschool_daemon.jobs import (
+    ConcludeResult,
+    JudgeResult,
+    PrepareResult,
+    Replayed,
+    SelectResult,
+    SplitResult,
+    Step,
+)
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.proxy.routes import Route, RoutesFile
 from nightschool_daemon.reasons import ASKED, REBUILD, RETRAIN
+from nightschool_daemon.reporting.sheet import markdown_of
 from nightschool_daemon.runs import (
     RunRefused,
     Runs,
@@ -35,6 +44,7 @@ from nightschool_daemon.runs.listener import SilentListener
 from nightschool_daemon.runs.moves import AliasMover
 from nightschool_daemon.runs.planner import due_key, problem_key
 from nightschool_daemon.runs.room import make_room
+from nightschool_daemon.runs.sheets import sheet_of
 from nightschool_hookspecs.records import (
     AliasMove,
     CountedItem,
@@ -415,6 +425,23 @@ def test_alias_that_was_undone_to_the_base_goes_on_after_the_base_changed(world:
     assert world.digest(ALIAS) == base
 
 
+def test_the_incumbent_is_told_with_what_its_tag_holds(world: World) -> None:
+    def told(context: StepContext) -> str:
+        """Ends the run; what stands there keeps answers that were drawn from it."""
+        prepared = context.result(Step.PREPARE, PrepareResult)
+        assert prepared.incumbent_digest == world.digest(prepared.incumbent)
+        world.end(context, RunEnd.NOT_ENOUGH)
+        return prepared.incumbent_digest
+
+    base = told(world.begin())
+    version = world.promote()
+    assert told(world.begin()) == world.digest(version) != base
+    world.runs.undo(ALIAS, NOW)
+    assert told(world.begin()) == base
+    world.create(TINY, 0.22)
+    assert told(world.begin()) != base
+
+
 def test_first_promotion_is_undone_to_the_base_as_it_was(world: World) -> None:
     base = world.digest(TINY)
     world.promote()
@@ -754,6 +781,25 @@ def judged(
             seconds=1.0,
         ),
     )
+
+
+def test_the_report_says_what_was_learned_again(world: World) -> None:
+    context = world.begin()
+    judged(context, *(f"dropdir/e{number}" for number in range(7)))
+    selected = context.result(Step.SELECT, SelectResult)
+    replayed = Replayed(events=("dropdir/e6",), answers=1)
+    material = replace(selected.material, examples=6)
+    context.directory.finish(Step.SELECT, replace(selected, material=material, replayed=replayed))
+    context.directory.finish(
+        Step.CONCLUDE, ConcludeResult(end=RunEnd.NOT_ENOUGH, reason="It ended.", alias=None, version=None)
+    )
+    told = markdown_of(sheet_of(context))
+    assert "The model learned from 7 pieces of your feedback: wanted answers." in told
+    assert (
+        "So that nothing is forgotten, 1 of them, learned before, and 1 answer of the base's own to general prompts "
+        "were gone over again: 25% of all examples."
+    ) in told
+    assert "Replayed: 1 earlier correction and 1 answer of the base's own, 25.0% of all examples" in told
 
 
 def fresh(world: World) -> int:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightschool_daemon.learning.engine.examples import WATCHED_FROM, Answer, Example, batches, divided
+from nightschool_daemon.learning.engine.examples import WATCHED_FROM, Answer, Example, batches, divided, order_of
 from nightschool_daemon.learning.engine.loop import FINAL_RATE, schedule
 from nightschool_hookspecs.records import Hyperparameters
 
@@ -60,7 +60,7 @@ def test_no_epoch_is_judged_before_the_third_nor_before_thirty_steps(count: int,
 @given(count=COUNTS, size=st.integers(1, 50), epoch=st.integers(0, 3), seed=SEEDS)
 def test_an_epoch_has_every_example_once(count: int, size: int, epoch: int, seed: int) -> None:
     examples = numbered(count)
-    steps = batches(examples, size, epoch, seed)
+    steps = batches([examples[place] for place in order_of(count, epoch, seed)], size)
     order = [one.prompt[0] for step in steps for one in step]
     assert sorted(order) == list(range(count))
     assert [len(step) for step in steps[:-1]] == [size] * (math.ceil(count / size) - 1)

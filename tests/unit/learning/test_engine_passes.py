@@ -242,7 +242,7 @@ def test_layers_computed_twice_or_kept_unpacked_give_the_same_gradients(
     found = []
     packed = opened.blocks
     for checkpointed, unpacked in ((0, 0), (opened.architecture.layers, 0), (1, 1)):
-        opened.checkpointed = checkpointed
+        opened.computed_twice = range(checkpointed)
         opened.keep_unpacked(unpacked)
         opened.log_probabilities(lay_out(rows, CPU, shares=True)).sum().backward()
         found.append({name: one.grad for name, one in opened.form.parameters.items()})
@@ -250,7 +250,7 @@ def test_layers_computed_twice_or_kept_unpacked_give_the_same_gradients(
             assert one.grad is not None
             assert bool(one.grad.abs().sum() > 0)
             one.grad = None
-    opened.checkpointed, opened.form, opened.blocks = 0, None, packed
+    opened.computed_twice, opened.form, opened.blocks = range(0), None, packed
     for name, gradient in found[0].items():
         for other in found[1:]:
             torch.testing.assert_close(other[name], gradient, rtol=1e-5, atol=1e-6)

@@ -1,7 +1,7 @@
 """The dataset: what leaves for the exam never trains, and no plugin can break its rules."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,11 +12,24 @@ from hypothesis import strategies as st
 from nightschool_daemon.config import PluginSettings, Preset
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import EventRow
-from nightschool_daemon.learning.dataset import Dataset, DatasetError, Workshop, build_dataset, gains
+from nightschool_daemon.jobs import EventRow, PromptRow, Replayed
+from nightschool_daemon.learning.dataset import (
+    Dataset,
+    DatasetError,
+    Rendered,
+    Workshop,
+    build_dataset,
+    gains,
+    material_of,
+    replayed_of,
+    result_of,
+)
 from nightschool_daemon.learning.grouping import NearPrompts
+from nightschool_daemon.learning.sampling import Sampling
 from nightschool_daemon.learning.services import ChunkSearch
+from nightschool_daemon.learning.starters import as_example
 from nightschool_daemon.reasons import REBUILD
+from nightschool_daemon.wording import fingerprint_of
 from nightschool_hookspecs import (
     AnswerScore,
     Budget,
@@ -32,18 +45,33 @@ from nightschool_hookspecs import (
     Measure,
     Message,
     Metadata,
+    MethodChoice,
+    OwnAnswer,
     Peers,
     PreferencePair,
+    Recall,
+    Replay,
     Role,
     RunInfo,
+    Sample,
     ScoredEvent,
     Side,
     Specialty,
+    StarterExample,
     Store,
     TrainingExample,
+    TrainingMethod,
     hookimpl,
 )
-from nightschool_hookspecs.testing import FakeEmbed, FakeGenerate, FakeMeasure, FakeStore
+from nightschool_hookspecs.testing import (
+    FakeEmbed,
+    FakeGenerate,
+    FakeMeasure,
+    FakeRecall,
+    FakeSample,
+    FakeStore,
+    FakeValidate,
+)
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PLAIN = (
@@ -458,6 +486,140 @@ def test_a_prompt_that_a_plugin_made_for_a_preference_stays() -> None:
     assert [one.messages for one in build([row("1")], (), Rewords()).labels] == [own]
 
 
+# --------------------------------------------------------------------------- answers of the incumbent
+
+
+SAMPLES = (*PLAIN, "preference_pairs")
+
+
+def sampling(shop: Workshop, sample: FakeSample) -> Workshop:
+    """Answers are scored by the words that they share with the wanted one."""
+    return replace(shop, sampling=Sampling(sample=sample, validate=FakeValidate()))
+
+
+def sampled(rows: Sequence[EventRow], held_out: Sequence[str], sample: FakeSample, *plugins: object) -> Dataset:
+    """What is built where the incumbent may be asked."""
+    sides = {one.group or "": Side.HELD_OUT if one.group in held_out else Side.TRAINING for one in rows}
+    return build_dataset(sampling(workshop(*plugins, built_in=SAMPLES), sample), tuple(rows), sides, ROOMY)
+
+
+def texts(pairs: Sequence[PreferencePair]) -> set[tuple[str, str, float]]:
+    return {(one.chosen, one.rejected, round(one.margin, 3)) for one in pairs}
+
+
+def says(*answers: str) -> FakeSample:
+    return FakeSample(lambda _: answers)
+
+
+@given(st.lists(st.tuples(st.sampled_from(FeedbackType), st.integers(0, 6)), max_size=12), st.sets(st.integers(0, 6)))
+@settings(deadline=None)
+def test_no_held_out_prompt_is_put_to_the_incumbent(kinds: list[tuple[FeedbackType, int]], held_out: set[int]) -> None:
+    rows = [row(str(index), kind, group=f"g{group}") for index, (kind, group) in enumerate(kinds)]
+    sample = FakeSample()
+    dataset = sampled(rows, [f"g{group}" for group in held_out], sample, SeesFailures())
+    asked = {messages[-1].content for messages in sample.asked}
+    of_training = {one.event.input_data for one in rows if one.group not in {f"g{group}" for group in held_out}}
+    assert asked <= of_training
+    assert len(sample.asked) == len(asked)
+    assert not {one.group for one in dataset.pairs} & {f"g{group}" for group in held_out}
+
+
+def test_what_could_count_in_an_exam_is_asked_once_a_group() -> None:
+    rows = [
+        row("1", group="g"),
+        row("2", group="g"),
+        row("3", FeedbackType.SUCCESS),
+        row("4", FeedbackType.EXPLICIT_NEGATIVE),
+        row("5", FeedbackType.VALIDATION_FAILURE),
+        row("6", metadata=Metadata(weak=True)),
+        row("7", metadata=Metadata(deleted=True)),
+    ]
+    sample = FakeSample()
+    sampled(rows, [], sample, SeesFailures())
+    # a liked answer says nothing against another one, and of a disliked one nobody knows what would be better
+    assert sorted(messages[-1].content for messages in sample.asked) == ["question 2", "question 5"]
+
+
+def test_what_the_incumbent_answers_wrongly_is_the_worse_side_of_pairs() -> None:
+    dataset = sampled([row("1", answer="older", corrected="ls -a src")], [], says("rm src", "dir"))
+    assert texts(dataset.pairs) == {
+        ("ls -a src", "older", 0.0),
+        ("ls -a src", "rm src", 0.75),
+        ("ls -a src", "dir", 1.0),
+        ("rm src", "dir", 0.25),
+    }
+    assert {one.group for one in dataset.pairs} == {"1"}
+    assert dataset.sampled == 3
+
+
+def test_of_two_equal_pairs_the_one_whose_margin_was_measured_counts() -> None:
+    dataset = sampled([row("1", answer="bad", corrected="good")], [], says("bad"))
+    assert texts(dataset.pairs) == {("good", "bad", 1.0)}
+
+
+def test_what_the_feedback_says_the_other_way_round_is_not_learned() -> None:
+    rows = [
+        row("1", FeedbackType.EXPLICIT_NEGATIVE, group="g", answer="right word"),
+        row("2", FeedbackType.EXPLICIT_POSITIVE, group="g", answer="another"),
+        row("3", group="g", answer=None, corrected="right word wanted"),
+    ]
+    rows = [replace(one, event=replace(one.event, input_data="question")) for one in rows]
+    dataset = sampled(rows, [], says("right word", "another", "wanted"))
+    pairs = {(one.chosen, one.rejected) for one in dataset.pairs}
+    assert ("another", "right word") in pairs
+    assert ("right word", "another") not in pairs
+    assert ("right word", "wanted") in pairs
+
+
+def test_sampled_pairs_have_the_prompts_of_examples() -> None:
+    chunks = (Chunk(text="ls lists files"),)
+    dataset = sampled([asking("1", "which tool?", chunks=chunks)], [], says("none"))
+    (example,) = dataset.examples
+    assert len(dataset.pairs) == 2
+    assert {one.messages for one in dataset.pairs} == {example.messages}
+
+
+def test_answers_of_the_incumbent_are_not_ranked_in_the_exam() -> None:
+    """Not even where they are, to the letter, answers that were given."""
+    offered: list[list[str]] = []
+
+    class Turns:
+        @hookimpl
+        def nightschool_build_sampled_pairs(self, items: tuple[ExamItem, ...]) -> tuple[PreferencePair, ...]:
+            offered.append([one.group for one in items])
+            return tuple(
+                PreferencePair(event_id=one.event_id, messages=one.messages, chosen="awful", rejected="fine")
+                for one in items
+            )
+
+    rows = [*two_thumbs(1), *two_thumbs(2), row("3"), row("4")]
+    dataset = sampled(rows, ["g1", "4"], says("awful", "fine"), Turns())
+    assert [(one.group, one.chosen, one.rejected) for one in dataset.ranked] == [("g1", "fine", "awful")]
+    assert offered == [["3"]]
+    assert {one.group for one in dataset.pairs} == {"g2", "3"}
+
+
+def test_nobody_is_asked_where_a_training_is_only_planned() -> None:
+    class Samples:
+        @hookimpl
+        def nightschool_build_sampled_pairs(self) -> tuple[PreferencePair, ...]:
+            raise AssertionError
+
+    rows, sides = (row("1"),), {"1": Side.TRAINING}
+    planned = build_dataset(workshop(Samples(), built_in=SAMPLES), rows, sides, ROOMY)
+    assert (len(planned.pairs), planned.sampled) == (1, 0)
+
+
+def test_a_sampled_pair_of_an_event_that_was_not_offered_is_refused() -> None:
+    class Invents:
+        @hookimpl
+        def nightschool_build_sampled_pairs(self, sample: Sample) -> tuple[PreferencePair, ...]:
+            return (PreferencePair(event_id="dropdir/held", messages=(), chosen="x", rejected="y"),)
+
+    with pytest.raises(DatasetError, match="dropdir/held, which was not offered"):
+        sampled([row("1"), row("held")], ["held"], FakeSample(), Invents())
+
+
 # --------------------------------------------------------------------------- what a reward knows of the others
 
 
@@ -524,6 +686,179 @@ def test_a_reward_knows_its_own_side_alone() -> None:
     }
 
 
+# --------------------------------------------------------------------------- what is learned again
+
+
+@dataclass(frozen=True)
+class Replays:
+    """Replays these answers, and of what is offered the given share, or these events."""
+
+    answers: tuple[OwnAnswer, ...] = ()
+    share: float = 1.0
+    events: tuple[str, ...] | None = None
+
+    @hookimpl
+    def nightschool_replay_examples(self, earlier: tuple[ScoredEvent, ...], recall: Recall) -> Replay:
+        offered = tuple(one.event.key for one in earlier)
+        said = recall([one.prompt for one in self.answers], max_tokens=9, temperature=0.0, limit_s=9.0)
+        whole = (OwnAnswer(prompt=one.prompt, text=text) for one, text in zip(self.answers, said, strict=True) if text)
+        events = offered[: round(self.share * len(offered))] if self.events is None else self.events
+        return Replay(events=events, answers=tuple(whole))
+
+
+KEPT = "show every line of the log that has an error in it"
+
+
+def own(*prompts: str) -> tuple[OwnAnswer, ...]:
+    return tuple(OwnAnswer(prompt=prompt, text=f"said to {prompt}") for prompt in prompts)
+
+
+def replaying(
+    rows: Sequence[EventRow],
+    replays: Replays,
+    held_out: Sequence[str] = (),
+    *,
+    events: int = 1000,
+    method: MethodChoice = MethodChoice.SFT,
+    reason: str = "test",
+) -> Dataset:
+    shop = workshop(replays)
+    recall = FakeRecall({one.prompt: one.text for one in replays.answers})
+    shop = replace(shop, recall=recall, method=method, info=replace(shop.info, reason=reason))
+    sides = {one.group: Side.HELD_OUT if one.group in held_out else Side.TRAINING for one in rows if one.group}
+    return build_dataset(shop, tuple(rows), sides, Budget(events=events, tokens=1_000_000))
+
+
+def known(identifier: str, kind: FeedbackType = FeedbackType.USER_CORRECTION, *, group: str | None = None) -> EventRow:
+    """What the incumbent has learned. It is chosen last: its source gives it little weight."""
+    return replace(row(identifier, kind, group=group, metadata=Metadata(weight=0.1)), trained_on=True, inherited=True)
+
+
+def fresh(count: int) -> list[EventRow]:
+    return [row(f"fresh {number}") for number in range(count)]
+
+
+def test_what_the_incumbent_has_learned_and_the_night_has_no_room_for_is_learned_again() -> None:
+    dataset = replaying([known("old"), *fresh(6)], Replays(), events=4)
+    (again,) = dataset.replayed
+    assert (again.event_id, again.target, again.group) == ("dropdir/old", "good", "old")
+    assert "dropdir/old" not in learned(dataset)
+    assert {one.event_id for one in dataset.left_out} == {"dropdir/fresh 4", "dropdir/fresh 5"}
+    assert {one.event_id: one.weight for one in dataset.marks}["dropdir/old"] == again.weight
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        pytest.param(replace(known("old"), inherited=False), id="a version that was discarded learned it"),
+        pytest.param(known("old", FeedbackType.SUCCESS), id="a liked answer, which corrects nothing"),
+        pytest.param(known("old", group="fresh 0"), id="its prompt is in the lesson"),
+        pytest.param(replace(known("old"), group=None), id="close to both sides"),
+    ],
+)
+def test_what_cannot_be_forgotten_is_not_offered(left_out: EventRow) -> None:
+    assert replaying([left_out, *fresh(6)], Replays(), events=5).replayed == ()
+
+
+def test_the_latest_correction_of_a_prompt_speaks_for_it() -> None:
+    earlier, later = known("earlier", group="g"), known("later", group="g")
+    (again,) = replaying([earlier, later, *fresh(6)], Replays(), events=6).replayed
+    assert again.event_id == "dropdir/later"
+    # what is said now is not learned yet, and what it replaces must not come back
+    assert replaying([earlier, replace(later, inherited=False), *fresh(6)], Replays(), events=6).replayed == ()
+
+
+def test_answers_of_the_base_are_learned_beside_the_lesson_and_are_of_no_event() -> None:
+    dataset = replaying(fresh(6), Replays(own("sing", "dance")))
+    assert {(one.event_id, one.group, one.messages[0].content, one.target) for one in dataset.replayed} == {
+        ("", "", "sing", "said to sing"),
+        ("", "", "dance", "said to dance"),
+    }
+    assert learned(dataset) == {one.event.key for one in fresh(6)}
+    assert len(dataset.marks) == 6
+    assert replayed_of(dataset) == Replayed(events=(), answers=2)
+    assert material_of(dataset, fresh(6)).examples == 6
+    rendered = Rendered.of(dataset, lambda messages: messages[-1].content, "<end>").examples
+    assert [one.replayed for one in rendered] == [False, False, True, False, False, False, True, False]
+    assert {one.event_id for one in rendered if one.replayed} == {""}
+
+
+@pytest.mark.parametrize(
+    "near",
+    [
+        KEPT,
+        f"{KEPT.capitalize()}!",
+        KEPT.replace("every", "each"),
+    ],
+)
+@pytest.mark.parametrize("side", [Side.HELD_OUT, Side.TRAINING, None])
+def test_no_own_answer_stands_behind_a_prompt_of_the_specialty(near: str, side: Side | None) -> None:
+    """It would give the exam away, or teach again what was corrected."""
+    aside = asking("aside", KEPT, group=None if side is None else "aside")
+    rows = [*fresh(6), replace(aside, group=None) if side is None else aside]
+    held_out = ["aside"] if side is Side.HELD_OUT else []
+    dataset = replaying(rows, Replays(own("sing", near)), held_out)
+    assert [one.prompt for one in dataset.replayed] == ["sing"]
+
+
+@given(
+    lesson=st.integers(0, 12),
+    old=st.integers(0, 12),
+    answers=st.integers(0, 12),
+    share=st.floats(0, 1),
+    held_out=st.sets(st.integers(0, 11)),
+)
+@settings(deadline=None, max_examples=30)
+def test_replay_takes_nothing_from_the_lesson_and_is_a_quarter_at_most(
+    lesson: int, old: int, answers: int, share: float, held_out: set[int]
+) -> None:
+    rows = [*(known(f"old {number}") for number in range(old)), *fresh(lesson)]
+    aside = [f"fresh {number}" for number in held_out]
+    replays = Replays(own(*(f"sing song {number}" for number in range(answers))), share)
+    events = max(1, lesson // 2)
+    dataset = replaying(rows, replays, aside, events=events)
+    without = replaying(rows, Replays(share=0.0), aside, events=events)
+    assert (dataset.examples, dataset.items, dataset.pairs) == (without.examples, without.items, without.pairs)
+    assert 4 * len(dataset.replayed) <= len(dataset.replayed) + len(dataset.examples)
+    assert {one.group for one in dataset.replayed}.isdisjoint(aside)
+    assert dataset == replaying(rows, replays, aside, events=events)
+
+
+@pytest.mark.parametrize("method", MethodChoice)
+def test_only_who_learns_wanted_answers_replays_any(method: MethodChoice) -> None:
+    found = replaying(fresh(6), Replays(own("sing")), method=method).replayed
+    assert len(found) == (method in (MethodChoice.SFT, MethodChoice.AUTO))
+
+
+def test_a_rebuild_replays_nothing_as_it_learns_nothing() -> None:
+    assert replaying(fresh(6), Replays(own("sing")), reason=REBUILD).replayed == ()
+
+
+def test_an_event_that_was_not_offered_is_not_replayed() -> None:
+    with pytest.raises(DatasetError, match="dropdir/held, which was not offered"):
+        replaying([row("held"), *fresh(6)], Replays(events=("dropdir/held",)), ["held"])
+
+
+def test_hyperparameters_are_those_of_the_lesson() -> None:
+    """Few examples are learned in more epochs: what is replayed must not take some away."""
+    asked: list[int] = []
+
+    class Suggests:
+        @hookimpl
+        def nightschool_suggest_hyperparameters(self, examples: int) -> None:
+            asked.append(examples)
+
+    rows = tuple(fresh(6))
+    shop = workshop(Replays(own("sing")), Suggests())
+    shop = replace(shop, recall=FakeRecall({"sing": "la"}))
+    dataset = build_dataset(shop, rows, {one.group or "": Side.TRAINING for one in rows}, ROOMY)
+    found = result_of(shop, dataset, rows, "")
+    assert asked == [6]
+    assert found.material.examples == 6
+    assert found.replayed.share(6) == pytest.approx(1 / 7)
+    assert found.sources[TrainingMethod.SFT] == tuple(one.event_id for one in dataset.examples)
+
+
 # --------------------------------------------------------------------------- plugins that break a rule
 
 
@@ -537,7 +872,7 @@ class Augments:
         self, examples: tuple[TrainingExample, ...], generate: Generate, measure: Measure, seed: int
     ) -> tuple[TrainingExample, ...]:
         return tuple(
-            replace(example, group="forged", parent=self.parent, target=f"variant {number}")
+            replace(example, group="forged", score=99.0, parent=self.parent, target=f"variant {number}")
             for example in examples
             for number in range(self.times)
         )
@@ -638,7 +973,315 @@ def test_variants_may_be_close_to_each_other_and_to_what_is_learned() -> None:
     assert variants_of(build([LEARNED, KEPT_ASIDE], [], SaysAnew((KEPT_ASIDE.event.input_data,))))
 
 
+def test_a_variant_is_kept_from_all_that_may_be_asked_one_day() -> None:
+    """Held-out prompts of other bases, those whose feedback is gone, those without a side yet."""
+    said = KEPT_ASIDE.event.input_data
+    of_other_base = PromptRow(key="p", text=said, placed=True, group="g", side=Side.HELD_OUT)
+    gone = replace(of_other_base, text=None, fingerprint=fingerprint_of(said))
+    shop, sides = workshop(SaysAnew((said,))), {"t": Side.TRAINING}
+    assert variants_of(build_dataset(shop, (LEARNED,), sides, ROOMY))
+    assert variants_of(build_dataset(shop, (LEARNED, replace(KEPT_ASIDE, group=None)), sides, ROOMY))
+    assert not variants_of(build_dataset(shop, (LEARNED, KEPT_ASIDE), sides, ROOMY))
+    for one in (of_other_base, gone):
+        assert not variants_of(build_dataset(replace(shop, kept_aside=(one,)), (LEARNED,), sides, ROOMY))
+
+
+@pytest.mark.parametrize("text", [KEPT_ASIDE.event.input_data, "show each line of the log that has an error in it"])
+def test_a_preference_whose_prompt_a_plugin_made_up_is_kept_from_the_exam_too(text: str) -> None:
+    class Rewords:
+        @hookimpl
+        def nightschool_label_answers(self) -> tuple[LabelledAnswer, ...]:
+            messages = (Message(role=Role.USER, content=text),)
+            return (LabelledAnswer(event_id="dropdir/t", messages=messages, answer="x", liked=True),)
+
+        @hookimpl
+        def nightschool_build_preference_pairs(self, events: tuple[ScoredEvent, ...]) -> tuple[PreferencePair, ...]:
+            messages = (Message(role=Role.USER, content=text),)
+            pair = PreferencePair(event_id="dropdir/t", messages=messages, chosen="x", rejected="y")
+            # of the exam's events it makes none
+            return (pair,) if any(one.event.id == "t" for one in events) else ()
+
+    dataset = build([LEARNED, KEPT_ASIDE], ["h"], Rewords())
+    assert (dataset.labels, [pair.chosen for pair in dataset.pairs]) == ((), ["good"])
+    alone = build([LEARNED], [], Rewords())
+    assert ([one.answer for one in alone.labels], {pair.chosen for pair in alone.pairs}) == (["x"], {"x", "good"})
+
+
+def said_before(one: EventRow, *turns: str) -> EventRow:
+    messages = tuple(
+        Message(role=role, content=text) for turn in turns for role, text in ((Role.USER, turn), (Role.ASSISTANT, "so"))
+    )
+    return replace(one, event=replace(one.event, context=Context(messages=messages)))
+
+
+def test_a_conversation_in_which_a_prompt_of_the_exam_was_put_is_not_learned_from() -> None:
+    """It shows what was answered then."""
+    overheard = said_before(asking("o", "and now count them"), "hello", KEPT_ASIDE.event.input_data.upper())
+    greeted = said_before(asking("g", "count the files"), "hello")
+    dataset = build([LEARNED, overheard, greeted, KEPT_ASIDE], ["h"])
+    assert learned(dataset) == {"dropdir/t", "dropdir/g"}
+    assert {one.event_id for one in dataset.pairs} == {"dropdir/t", "dropdir/g"}
+    assert [(one.event_id, one.reason[:20]) for one in dataset.left_out] == [("dropdir/o", "its conversation has")]
+    assert learned(build([LEARNED, overheard, greeted])) == {"dropdir/t", "dropdir/g", "dropdir/o"}
+
+
+def test_what_is_read_as_a_prompt_beside_those_of_events_is_written_down() -> None:
+    """So that nothing like it is held out later."""
+    greeted = said_before(asking("u", "count the files"), "Hello!")
+    own = (Message(role=Role.USER, content="In other words"),)
+
+    class Rewords:
+        @hookimpl
+        def nightschool_label_answers(self) -> tuple[LabelledAnswer, ...]:
+            return (LabelledAnswer(event_id="dropdir/u", messages=own, answer="x", liked=True),)
+
+    dataset = build([LEARNED, greeted], [], SaysAnew(("show all files of src",)), Rewords())
+    assert {(one.text, one.group, one.event_id, one.method) for one in dataset.wordings} == {
+        ("show all files of src", "t", "dropdir/t", TrainingMethod.SFT),
+        ("hello", "u", "dropdir/u", TrainingMethod.SFT),
+        ("hello", "u", "dropdir/u", TrainingMethod.DPO),
+        ("hello", "u", "dropdir/u", TrainingMethod.KTO),
+        ("in other words", "u", "dropdir/u", TrainingMethod.KTO),
+    }
+
+
+def test_retrieved_texts_around_a_prompt_make_no_other_prompt_of_it() -> None:
+    assert build([asking("1", "which tool?", chunks=TEXTS)], [], Reverses()).wordings == ()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_variants_of_all_plugins_share_the_room(count: int) -> None:
+    def says(name: str) -> SaysAnew:
+        return SaysAnew(tuple(f"{name} {number}" for number in range(9)))
+
+    dataset = build([LEARNED], [], *(says(name) for name in ("one", "other", "third")[:count]))
+    # plugins that were registered last are asked first
+    expected = {1: {"one 0", "one 1"}, 3: {"third 0", "other 0"}}
+    assert {one.prompt for one in variants_of(dataset)} == expected[count]
+
+
+class Answers:
+    """Varies the answer, or leaves it."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = answers
+
+    @hookimpl
+    def nightschool_augment_examples(self, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
+        return tuple(
+            replace(one, parent=one.event_id, prompt=f"{one.prompt} {number}", target=answer or one.target)
+            for one in examples
+            for number, answer in enumerate(self.answers)
+        )
+
+
+class Looks:
+    """A validator that keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None, str | None]] = []
+
+    @hookimpl
+    def nightschool_validate_answer(self, item: ExamItem, answer: str) -> AnswerScore:
+        self.asked.append((answer, item.reference, item.tests))
+        return AnswerScore(score=0.0 if "wrong" in answer else 100.0, validator="looks")
+
+
+def test_a_variant_whose_answer_does_not_validate_is_dropped() -> None:
+    looks = Looks()
+    right = row("1", corrected="right", metadata=Metadata(tests="assert True"))
+    wrong = row("2", corrected="wrong")
+    dataset = build([right, wrong], [], Answers("", "", "wrong too", "other"), looks)
+    assert {(one.event_id, one.target) for one in variants_of(dataset)} == {
+        ("dropdir/1", "right"),
+        ("dropdir/1", "other"),
+        ("dropdir/2", "other"),
+    }
+    # by itself where it is the original's, once; another one by the original's
+    assert set(looks.asked) == {
+        ("right", None, "assert True"),
+        ("other", "right", "assert True"),
+        ("wrong too", "right", "assert True"),
+        ("wrong", None, None),
+        ("other", "wrong", None),
+        ("wrong too", "wrong", None),
+    }
+    assert len(looks.asked) == len(set(looks.asked))
+    assert learned(dataset) == {"dropdir/1", "dropdir/2"}
+
+
+@pytest.mark.parametrize(("answer", "variants"), [("ls -l", 1), ("echo 'open", 0)])
+def test_an_answer_that_a_built_in_validator_cannot_parse_is_not_said_again(answer: str, variants: int) -> None:
+    shop = workshop(Answers(""), built_in=(*PLAIN, "evaluation_text", "evaluation_shell"))
+    rows = (row("1", corrected=answer),)
+    assert len(variants_of(build_dataset(shop, rows, {"1": Side.TRAINING}, ROOMY))) == variants
+
+
+def test_what_cannot_be_chosen_is_shown_to_those_who_look_for_failures() -> None:
+    """Of the training side alone, and nothing that was withdrawn or half-hearted."""
+    seen: dict[str, tuple[set[str], set[str]]] = {}
+
+    class Sees:
+        @hookimpl
+        def nightschool_select_events(self, events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...]) -> None:
+            seen["select"] = ({one.event.id for one in events}, {one.event.id for one in others})
+
+        @hookimpl
+        def nightschool_select_negatives(
+            self, events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...]
+        ) -> None:
+            seen["negatives"] = ({one.event.id for one in events}, {one.event.id for one in others})
+
+    negative = FeedbackType.EXPLICIT_NEGATIVE
+    rows = (
+        row("learned"),
+        row("too much"),
+        row("disliked", negative),
+        row("weak", negative, metadata=Metadata(weak=True)),
+        row("withdrawn", negative, metadata=Metadata(deleted=True)),
+        row("disliked in the exam", negative),
+    )
+    sides = {one.group or "": Side.TRAINING for one in rows} | {"disliked in the exam": Side.HELD_OUT}
+    build_dataset(workshop(Sees()), rows, sides, Budget(events=1, tokens=1000))
+    assert seen == {
+        "select": ({"learned", "too much"}, {"disliked"}),
+        "negatives": ({"learned"}, {"too much", "disliked"}),
+    }
+
+
 TEXTS = (Chunk(text="ls lists files"), Chunk(text="wc counts lines"))
+
+
+# --------------------------------------------------------------------------- starter examples
+
+
+@dataclass(frozen=True)
+class Offers:
+    """Offers these examples of every type, and keeps what it is asked."""
+
+    starters: tuple[StarterExample, ...]
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    @hookimpl
+    def nightschool_offer_examples(self, artifact_type: str, accepted: int) -> tuple[StarterExample, ...]:
+        self.asked.append((artifact_type, accepted))
+        return self.starters
+
+
+def starters(*prompts: str, weight: float = 0.5, language: str = "") -> tuple[StarterExample, ...]:
+    return tuple(StarterExample(prompt=one, answer=f"to {one}", weight=weight, language=language) for one in prompts)
+
+
+UNLIKE = ("draw a cat", "count to ten", "sing the blues", "boil two eggs", "paint it black")
+
+
+def test_starter_examples_stand_beside_little_feedback_and_are_never_more() -> None:
+    rows = (row("1"), row("2", FeedbackType.SUCCESS), row("3", FeedbackType.EXPLICIT_NEGATIVE), row("held"))
+    sides = {one.group or "": Side.HELD_OUT if one.group == "held" else Side.TRAINING for one in rows}
+    offers = Offers(starters(*UNLIKE))
+    shop = workshop(offers)
+    dataset = build_dataset(shop, rows, sides, ROOMY)
+    assert [one.prompt for one in dataset.starters] == ["draw a cat", "count to ten"]
+    assert [one.messages for one in dataset.starters] == [
+        (Message(role=Role.USER, content=prompt),) for prompt in UNLIKE[:2]
+    ]
+    # the disliked one has no answer worth learning, the one of the exam has
+    assert offers.asked == [("shell", 3)]
+    without = build_dataset(workshop(), rows, sides, ROOMY)
+    assert replace(dataset, starters=()) == without
+    found = result_of(shop, dataset, rows, "")
+    assert found.starters == 2
+    assert replace(found, starters=0) == result_of(workshop(), without, rows, "")
+
+
+def test_a_trial_candidate_learns_as_many_as_the_one_that_it_stands_for() -> None:
+    rows = tuple(row(str(number)) for number in range(8))
+    offers = Offers(starters(*UNLIKE))
+    of_fold = {one.group or "": Side.HELD_OUT if number < 2 else Side.TRAINING for number, one in enumerate(rows)}
+    counts = [
+        len(build_dataset(workshop(offers), rows, sides, ROOMY).starters)
+        for sides in (dict.fromkeys(of_fold, Side.TRAINING), of_fold)
+    ]
+    assert counts == [5, 5]
+    assert offers.asked == [("shell", 8)] * 2
+
+
+@pytest.mark.parametrize("side", [*Side, None])
+def test_no_starter_example_is_close_to_any_prompt_of_the_specialty(side: Side | None) -> None:
+    close = ("show every line of the log that has an error in it", "Show each line of the log that has an error in it!")
+    learned = row("learned"), row("too")
+    sides = {"learned": Side.TRAINING, "too": Side.TRAINING} | ({"h": side} if side else {})
+    offers = Offers(starters(*close, "draw a cat"))
+    dataset = build_dataset(workshop(offers), (*learned, KEPT_ASIDE), sides, ROOMY)
+    assert [one.prompt for one in dataset.starters] == ["draw a cat"]
+    assert len(build_dataset(workshop(offers), learned, sides, ROOMY).starters) == 2
+
+
+def test_of_equal_prompts_the_first_offer_counts() -> None:
+    twice = (*starters("draw a cat"), *starters("Draw  a cat", weight=0.1))
+    (found,) = build([row("1"), row("2")], [], Offers(twice)).starters
+    assert found.target == "to draw a cat"
+
+
+def test_a_specialty_has_none_without_feedback_of_its_own_nor_where_no_answers_are_learned() -> None:
+    offers = Offers(starters("draw a cat"))
+    assert build([row("1", FeedbackType.EXPLICIT_NEGATIVE)], [], offers).starters == ()
+    shop = workshop(offers)
+    rebuild = replace(shop, info=replace(shop.info, reason=REBUILD))
+    by_pairs = replace(shop, method=MethodChoice.DPO)
+    for other in (rebuild, by_pairs):
+        assert build_dataset(other, (row("1"),), {"1": Side.TRAINING}, ROOMY).starters == ()
+    assert offers.asked == []
+
+
+def test_a_pooled_specialty_has_them_by_the_types_of_its_feedback() -> None:
+    of_types = [("1", "erd"), ("2", "workflows"), ("3", "workflows")]
+    rows = [
+        replace(one, event=replace(one.event, artifact_type=kind))
+        for one, kind in ((row(key), kind) for key, kind in of_types)
+    ]
+    offers = Offers(starters(*UNLIKE))
+    assert len(build(rows, [], offers).starters) == 3
+    assert sorted(offers.asked) == [("erd", 1), ("workflows", 2)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "fenced"),
+    [
+        (("```sh\nls\n```", "```\nls\n```", "ls"), True),
+        (("```sh\nls\n```", "ls"), False),
+        (("ls",), False),
+    ],
+)
+def test_an_answer_stands_in_a_fence_where_most_of_the_own_ones_do(answers: tuple[str, ...], fenced: bool) -> None:
+    rows = [row(str(number), corrected=answer) for number, answer in enumerate(answers)]
+    found = build(rows, [], Offers(starters("draw a cat", language="bash"))).starters[0]
+    assert found.target == ("```bash\nto draw a cat\n```" if fenced else "to draw a cat")
+    assert build(rows, [], Offers(starters("draw a cat"))).starters[0].target == "to draw a cat"
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 3000), st.floats(0.01, 9)), min_size=1, max_size=12),
+    answer=st.integers(1, 3000),
+    weight=st.floats(0.001, 1),
+)
+def test_no_starter_example_counts_more_in_the_loss_than_its_share_of_the_mean_own_one(
+    lengths: list[tuple[int, float]], answer: int, weight: float
+) -> None:
+    own = [TrainingExample(event_id="e", messages=(), target="x" * size, weight=one) for size, one in lengths]
+    made = as_example(StarterExample(prompt="p", answer="y" * answer, weight=weight), own)
+    mean_pull = sum(one.weight * len(one.target) for one in own) / len(own)
+    mean_weight = sum(one.weight for one in own) / len(own)
+    assert 0 < made.weight * len(made.target) <= weight * mean_pull * (1 + 1e-9)
+    assert made.weight <= weight * mean_weight * (1 + 1e-9)
+
+
+def test_they_are_spread_over_the_training_and_marked_as_no_part_of_the_lesson() -> None:
+    dataset = build([row(str(number)) for number in range(4)], [], Offers(starters(*UNLIKE[:2])))
+    texts = Rendered.of(dataset, lambda messages: messages[-1].content, "<end>").examples
+    assert [one.replayed for one in texts] == [False, True, False, False, True, False]
+    assert [one.completion for one in texts if one.replayed] == ["to draw a cat<end>", "to count to ten<end>"]
+    assert {one.event_id for one in texts if one.replayed} == {""}
 
 
 class Reverses:
@@ -662,11 +1305,26 @@ def test_an_example_says_what_was_asked_and_what_was_retrieved() -> None:
     assert (example.prompt, example.chunks) == ("which tool?", TEXTS)
 
 
+def test_an_example_knows_how_the_models_own_answer_was_scored_and_is_no_harder_for_it() -> None:
+    """Difficulty is a factor of the reward, where the score counts already: only a curriculum mixes the two."""
+    scored, unscored, shown = row("1"), row("2"), row("3", answer=None)
+    rows = [
+        replace(one, event=replace(one.event, validation_score=score))
+        for one, score in ((scored, 12.0), (unscored, None), (shown, 12.0))
+    ]
+    dataset = build(rows, [], Augments(parent="dropdir/1"))
+    assert {one.event_id: one.score for one in dataset.examples} == {
+        "dropdir/1": 12.0,
+        "dropdir/2": None,
+        "dropdir/3": None,
+    }
+    assert len({*(one.difficulty for one in dataset.examples), *(one.difficulty for one in dataset.marks)}) == 1
+    assert {one.score for one in variants_of(dataset)} == {12.0}
+
+
 class SelectsAStranger:
     @hookimpl
-    def nightschool_select_events(
-        self, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, seed: int
-    ) -> tuple[str, ...]:
+    def nightschool_select_events(self, events: tuple[ScoredEvent, ...], budget: Budget, seed: int) -> tuple[str, ...]:
         return ("dropdir/held",)
 
 
@@ -692,6 +1350,9 @@ class WeighsNothing:
         (SelectsAStranger(), "was not offered"),
         (AddsToTheCurriculum(), "added an example"),
         (WeighsNothing(), "must be above 0"),
+        (Offers(starters("draw a cat", weight=1.5)), "the starter example 'draw a cat' with the weight 1.5"),
+        (Offers(starters("draw a cat", weight=0.0)), "a weight above 0 and at most 1"),
+        (Offers((StarterExample(prompt="draw a cat", answer=" "),)), "it must have one"),
     ],
 )
 def test_a_plugin_that_breaks_a_rule_fails_the_step(plugin: object, sentence: str) -> None:

@@ -19,6 +19,7 @@ from support.pages import elements, text_of
 from support.seasons import night, said, sheet
 
 HOSTILE = '</dd><script>alert(1)</script><img src="http://example.org/x" onerror=alert(2)>{{ 7 * 7 }}'
+XHTML = "{http://www.w3.org/1999/xhtml}"
 SPECIALTY = Specialty(base="tiny:1b", artifact_type="shell")
 
 
@@ -108,6 +109,30 @@ def test_a_long_answer_is_cut() -> None:
     page = html_of(sheet("x" * 100_000))
     for one in (*elements(page)("dd"), *elements(page)("blockquote")):
         assert len(one.text or "") == PAGE_LETTERS
+
+
+def test_pieces_of_feedback_are_folded_away_and_printed() -> None:
+    page = html_of(sheet("List files"))
+    (folded,) = elements(page)("details")
+    assert folded.get("open") is None
+    (table,) = [one for one in elements(page)("table") if one.get("class") == "pieces"]
+    rows = [[" ".join("".join(cell.itertext()).split()) for cell in line] for line in table.iter(f"{XHTML}tr")]
+    assert rows[0] == [
+        *("feedback", "score", "worth", "weight", "what became of it"),
+        "the exam\N{RIGHT SINGLE QUOTATION MARK}s question most like it",
+    ]
+    assert rows[1:] == [
+        [
+            "List filescorrected: List files",
+            "40",
+            "+1.00",
+            "1.50",
+            "List files",
+            "12 \N{RIGHTWARDS ARROW} 90 List files",
+        ],
+        ["List filescorrected: List files", "-", "-", "-", "List files", "-"],
+    ]
+    assert "details::details-content" in page.partition("@media print")[2]
 
 
 # --------------------------------------------------------------------------- plots

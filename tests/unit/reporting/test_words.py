@@ -14,6 +14,8 @@ from nightschool_daemon.reporting.words import (
     drift_in_words,
     nights_section,
     points_in_words,
+    replayed_in_words,
+    starters_in_words,
     track_table,
     trend_in_words,
     verdict_sentences,
@@ -89,6 +91,11 @@ def test_an_exam_by_cross_fitting_says_that_it_was_the_recipe_that_was_examined(
     assert "recipe" not in " ".join(verdict_sentences(verdict(outcome=Outcome.PROVEN)))
 
 
+def test_starter_examples_are_told_with_what_they_are_not() -> None:
+    assert starters_in_words(1).startswith("As there is little feedback of yours yet, 1 starter example was learned")
+    assert "5 starter examples were learned beside it. None counts more than a piece of yours" in starters_in_words(5)
+
+
 # --------------------------------------------------------------------------- track record
 
 TREND = Trend(answers=80, changed_at=START, before=0.4, after=0.1, p_value=0.001)
@@ -158,8 +165,30 @@ def test_the_terminal_gets_the_plain_part_first_and_figures_last() -> None:
         "## The exam",
         "## Over the nights",
         "## What was left out",
+        "## Your feedback, piece by piece",
         "## Technical figures",
         "### Judgement",
     ]
     assert "Of 3 questions 2 are better." in markdown_of(made)
     assert "<svg" not in markdown_of(made)
+
+
+def test_pieces_of_feedback_stand_on_the_page_alone() -> None:
+    assert "+1.00" not in markdown_of(sheet())
+    assert "corrected" not in markdown_of(sheet())
+
+
+@pytest.mark.parametrize(
+    ("events", "answers", "said"),
+    [
+        (
+            3,
+            4,
+            "3 of them, learned before, and 4 answers of the base's own to general prompts were gone over again: 10%",
+        ),
+        (1, 0, "1 of them, learned before, was gone over again: 10%"),
+        (0, 1, "1 answer of the base's own to general prompts was gone over again: 10%"),
+    ],
+)
+def test_what_was_learned_again_is_told(events: int, answers: int, said: str) -> None:
+    assert replayed_in_words(events, answers, 0.1) == f"So that nothing is forgotten, {said} of all examples."

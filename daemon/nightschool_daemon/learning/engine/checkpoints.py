@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nightschool_daemon.jobs import write_durably
+from nightschool_daemon.learning.engine.adam import Adam
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,18 @@ class State:
     base_loss: float = math.nan
     seconds: float = 0.0
     is_over: bool = False
+    places: Sequence[int] = ()
+    """Of the examples of this epoch, as far as they are arranged, in order."""
+    evaluated: int = 0
+    """So many of them were learned from before the loss was last taken."""
+    stage: str = ""
+    """Of what was arranged last; empty: nobody arranged it."""
+    losses: Sequence[float] = ()
+    """The loss of what is watched after each stretch."""
+    seen: Sequence[int] = ()
+    """How often each example was learned from before this epoch; empty: none was."""
+    has_seen_all: bool = False
+    """An epoch is behind it that saw every example."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +64,14 @@ class Checkpoints:
     signature: str
     """What the training is made of: a checkpoint of another is not gone on with."""
 
-    def keep(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: State) -> None:
+    def keep(self, parameters: Mapping[str, Tensor], optimizer: Adam, state: State) -> None:
         """Keep a step; those before go when this one is whole."""
         place = self.directory / f"step-{state.step}-epoch-{state.epoch}"
         whole = self.directory / f".{place.name}.tmp"
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir(parents=True)
         save_tensors(parameters, whole / PARAMETERS)
-        save_tensors(_moments(optimizer), whole / MOMENTS)
+        save_tensors(optimizer.moments(), whole / MOMENTS)
         write_durably(whole / STATE, json.dumps({"signature": self.signature, "state": vars(state)}))
         _discard(place)
         whole.rename(place)
@@ -67,7 +80,7 @@ class Checkpoints:
             if other.is_dir() and other != place:
                 _discard(other)
 
-    def restore(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> State | None:
+    def restore(self, parameters: Mapping[str, Tensor], optimizer: Adam) -> State | None:
         """Go on from the newest whole step that was made from the same job; None: there is none."""
         from safetensors import SafetensorError
 
@@ -77,11 +90,13 @@ class Checkpoints:
                 if kept["signature"] != self.signature:
                     continue
                 state, values, moments = State(**kept["state"]), load(place / PARAMETERS), load(place / MOMENTS)
+                # nothing is taken over of one that does not fit in all its parts
+                optimizer.require_fit(moments)
                 put(parameters, values)
+                optimizer.remember(moments)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 logger.warning("The checkpoint %s is not whole, so it is left out: %s", place, error)
                 continue
-            _remember(optimizer, moments)
             return state
         return None
 
@@ -117,22 +132,6 @@ def put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, one in parameters.items():
             one.copy_(values[name])
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimiser remembers of each parameter."""
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{key}": value for number, of in state.items() for key, value in of.items()}
-
-
-def _remember(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
-    """Give an optimiser of the same parameters what another one remembered."""
-    whole = optimizer.state_dict()
-    whole["state"] = {}
-    for name, value in moments.items():
-        number, key = name.split(".", 1)
-        whole["state"].setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict(whole)
 
 
 def _discard(place: Path) -> None:

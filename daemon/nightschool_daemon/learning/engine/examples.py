@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from nightschool_daemon.learning.engine.layout import Branches
@@ -27,6 +27,11 @@ class Grouped(Protocol):
     @property
     def group(self) -> str:
         """Of near-duplicate prompts; empty: the prompt by itself."""
+        ...
+
+    @property
+    def replayed(self) -> bool:
+        """It is no part of the lesson, and learned beside it."""
         ...
 
 
@@ -51,11 +56,20 @@ class Example:
     margin: float = 0.0
     group: str = ""
     """Of near-duplicate prompts."""
-    event_id: str = ""
-    """`source/id` of the event whose wanted answer it is, so that its loss can be told; empty: nobody asks."""
+    event_id: str = field(default="", compare=False)
+    """As `LearnedExample` has it, and so difficulty and score: where equal texts come from makes no difference."""
+    difficulty: float | None = field(default=None, compare=False)
+    score: float | None = field(default=None, compare=False)
+    replayed: bool = False
+    """It is no part of the lesson, and learned beside it."""
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(len(one.tokens) for one in self.answers)
+
+    @property
+    def weight(self) -> float:
+        """Of its first answer."""
+        return self.answers[0].weight
 
     @property
     def labels(self) -> int:
@@ -98,18 +112,20 @@ WATCHED_SHOWN = 32
 def divided(examples: Sequence[G], seed: int, settings: Hyperparameters) -> Split[G]:
     """Decide what is watched. Where there is no epoch to choose, all is learned.
 
-    Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing.
+    Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing. What
+    stands beside the lesson is always learned from, and never watched: the lesson alone says when it is learned.
     """
+    lesson = [one for one in examples if not one.replayed]
     steps = math.ceil(len(examples) / settings.batch_size)
     first_judged = max(UNJUDGED_EPOCHS, math.ceil(UNJUDGED_STEPS / max(1, steps)))
-    has_choice = len(examples) >= WATCHED_FROM and settings.num_epochs > first_judged
-    watched = _watched_groups(examples, seed) if has_choice else frozenset()
+    has_choice = len(lesson) >= WATCHED_FROM and settings.num_epochs > first_judged
+    watched = _watched_groups(lesson, seed) if has_choice else frozenset()
     if not watched:
-        shown = tuple(examples[:WATCHED_SHOWN])
+        shown = tuple(lesson[:WATCHED_SHOWN])
         return Split(learned=tuple(examples), watched=shown, held=False, first_judged=first_judged)
     return Split(
-        learned=tuple(one for one in examples if _group(one) not in watched),
-        watched=tuple(one for one in examples if _group(one) in watched),
+        learned=tuple(one for one in examples if one.replayed or _group(one) not in watched),
+        watched=tuple(one for one in lesson if _group(one) in watched),
         held=True,
         first_judged=first_judged,
     )
@@ -132,12 +148,17 @@ def _group(one: Grouped) -> object:
     return one.group or one.prompt
 
 
-def batches(examples: Sequence[T], size: int, epoch: int, seed: int) -> list[list[T]]:
-    """The optimiser steps of an epoch. The first keeps the order of the curriculum, later ones are shuffled."""
-    order = list(examples)
+def order_of(count: int, epoch: int, seed: int) -> tuple[int, ...]:
+    """The places of an epoch that nobody arranges: the first as they are in the dataset, later ones shuffled."""
+    order = list(range(count))
     if epoch:
         random.Random(f"{seed}/{epoch}").shuffle(order)  # noqa: S311 - no secret
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    return tuple(order)
+
+
+def batches(examples: Sequence[T], size: int) -> list[list[T]]:
+    """The optimiser steps over these, in their order."""
+    return [list(examples[start : start + size]) for start in range(0, len(examples), size)]
 
 
 def passes(batch: Sequence[S], tokens: int, *, padded: bool = True) -> Iterator[list[S]]:

@@ -72,8 +72,8 @@ class Form(ABC):
     """Whether dropout is applied."""
 
     @abstractmethod
-    def addition(self, name: str, x: Made) -> Tensor | None:
-        """What a linear layer's output gains, shape (tokens, rows); None where it is left alone."""
+    def added(self, name: str, x: Made, found: Tensor) -> Tensor:
+        """What a linear layer gives: `found`, shape (tokens, rows), with what it gains. It is written into `found`."""
 
     @abstractmethod
     def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
@@ -118,27 +118,35 @@ class Form(ABC):
 
 
 class _LowRankProduct(torch.autograd.Function):  # type: ignore[misc]  # torch is not read by mypy
-    """`scale * (x A^T) B^T`. Its input is made again on the way back: `make` of `sources`."""
+    """`found + scale * (x A^T) B^T`, in the place of `found`. On the way back `make` makes `x` again, of `sources`."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, down: Tensor, up: Tensor, scale: float, make: Callable[..., Tensor], *sources: Tensor
+        ctx: Any,
+        found: Tensor,
+        x: Tensor,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+        make: Callable[..., Tensor],
+        *sources: Tensor,
     ) -> Tensor:
         inner = x @ down.t()
         ctx.scale, ctx.make, ctx.others = scale, make, len(sources)
         ctx.save_for_backward(inner, down, up, *sources)
-        return (inner * scale) @ up.t()
+        ctx.mark_dirty(found)
+        return found.addmm_(inner, up.t(), alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         inner, down, up, *sources = ctx.saved_tensors
         gradient = grad_outputs[0]
         to_inner = (gradient @ up) * ctx.scale
-        to_x = to_inner @ down if ctx.needs_input_grad[0] else None
+        to_x = to_inner @ down if ctx.needs_input_grad[1] else None
         to_down = to_up = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[2]:
             to_down, to_up = to_inner.t() @ ctx.make(*sources), (gradient.t() @ inner) * ctx.scale
-        return (to_x, to_down, to_up, *[None] * (2 + ctx.others))
+        return (gradient, to_x, to_down, to_up, *[None] * (2 + ctx.others))
 
 
 class LowRank(Form):
@@ -166,20 +174,19 @@ class LowRank(Form):
             self.parameters[f"{one.name}.lora_a"] = down.requires_grad_()
             self.parameters[f"{one.name}.lora_b"] = torch.zeros(one.rows, rank).requires_grad_()
 
-    def addition(self, name: str, x: Made) -> Tensor | None:
+    def added(self, name: str, x: Made, found: Tensor) -> Tensor:
         down = self.parameters.get(f"{name}.lora_a")
         if down is None:
-            return None
+            return found
         up = self.parameters[f"{name}.lora_b"]
         if self._dropout and self.is_training:
             x = Made.of(torch.nn.functional.dropout(x.value, self._dropout))
         if self.group > 1:
             x = Made.of(x.value.view(x.value.shape[0], -1, self.group).sum(-1) / math.sqrt(self.group))
         down, up = (one.to(x.value.dtype) for one in (down, up))
-        found: Tensor = _LowRankProduct.apply(
-            x.value, down, up, self.scale, x.make, *(one.detach() for one in x.sources)
-        )
-        return found
+        sources = (one.detach() for one in x.sources)
+        gained: Tensor = _LowRankProduct.apply(found, x.value, down, up, self.scale, x.make, *sources)
+        return gained
 
     def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
         return None
@@ -208,11 +215,11 @@ class FixedLowRank(Form):
             for name, (down, up, scale) in factors.items()
         }
 
-    def addition(self, name: str, x: Made) -> Tensor | None:
+    def added(self, name: str, x: Made, found: Tensor) -> Tensor:
         if name not in self._factors:
-            return None
+            return found
         down, up = (one.to(x.value.dtype) for one in self._factors[name])
-        return (x.value @ down.t()) @ up.t()
+        return found.addmm_(x.value @ down.t(), up.t())
 
     def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
         return None
@@ -240,8 +247,8 @@ class Neurons(Form):
                 self.parameters[name] = values.requires_grad_()
             self.parameters[f"blk.{layer}.ffn_down"] = torch.zeros(architecture.width, count).requires_grad_()
 
-    def addition(self, name: str, x: Made) -> Tensor | None:
-        return None
+    def added(self, name: str, x: Made, found: Tensor) -> Tensor:
+        return found
 
     def feed_forward(self, layer: int, x: Tensor) -> Tensor | None:
         gate, up, down = (self.parameters[f"blk.{layer}.ffn_{part}"].to(x.dtype) for part in ("gate", "up", "down"))

@@ -1,6 +1,6 @@
 """The training loop over a packed network: batches, losses, optimiser, checkpoints. Reads from top to bottom.
 
-A checkpoint can be gone on with at any step: order, batches and dropout depend on the seed and the step alone.
+A checkpoint can be gone on with at any step: order, batches and dropout depend on the seed, the step and the losses.
 """
 
 from __future__ import annotations
@@ -8,19 +8,30 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from nightschool_daemon.jobs import TRAJECTORIES, TrajectoryPoint, write_durably
+from nightschool_daemon.jobs import write_durably
 from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
+from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, load, put, save_tensors, sync
+from nightschool_daemon.learning.engine.curriculum import (
+    Arrange,
+    Curriculum,
+    StretchLog,
+    Teachable,
+    begun,
+    evaluated,
+    is_under_way,
+    nobody_arranges,
+)
 from nightschool_daemon.learning.engine.examples import Example, Split, batches, divided, mean_weight, passes
 from nightschool_daemon.learning.engine.forms import Form
 from nightschool_daemon.learning.engine.layout import Layout
@@ -34,8 +45,7 @@ FINAL_RATE = 0.1
 """The cosine ends at this share of the learning rate."""
 STEPS_A_SEED = 1_000_003
 CHECKPOINTS, BEST = "checkpoints", "best.safetensors"
-METRICS = "metrics.jsonl"
-"""In a training's output, as `TRAJECTORIES`."""
+"""In a training's output."""
 CHECKPOINT_S = 60.0
 """A checkpoint is written when the last one is older than this, and after each epoch."""
 
@@ -51,9 +61,12 @@ class Plan:
     seed: int
     tokens_a_pass: int
     output: Path
-    """Gets `metrics.jsonl`, `trajectories.jsonl`, `checkpoints/` and `best.safetensors`."""
+    """Gets `metrics.jsonl`, `checkpoints/` and `best.safetensors`, and `curriculum.jsonl` where there is one."""
     signature: str
     """What base, data and settings it is made of: a checkpoint of another is not gone on with."""
+    arrange: Arrange = nobody_arranges
+    goes_on: bool = False
+    """Whether it begins from what an earlier training of the specialty learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,26 +84,8 @@ class Outcome:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnswerLoss:
-    """A wanted answer's own loss, before the step in which it is learned from."""
-
-    event_id: str
-    nats: float
-    """Per token, with its weight left out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassLoss:
-    """What one pass adds to a batch's loss."""
-
-    total: Tensor
-    answers: tuple[AnswerLoss, ...] = ()
-    """Of each example of the pass whose event is known; none where answers are not simply wanted (DPO, KTO)."""
-
-
-S = TypeVar("S", bound=Sized)
-L_contra = TypeVar("L_contra", bound=Sized, contravariant=True)
+S = TypeVar("S", bound=Teachable)
+L_contra = TypeVar("L_contra", bound=Teachable, contravariant=True)
 
 
 class Learner(Protocol[L_contra]):
@@ -100,7 +95,7 @@ class Learner(Protocol[L_contra]):
         """What a training leaves; of it is trained what wants a gradient."""
         ...
 
-    def losses(self, batch: Sequence[L_contra]) -> Iterator[PassLoss]:
+    def losses(self, batch: Sequence[L_contra]) -> Iterator[Tensor]:
         """A batch's loss in parts, one a pass. Nats per answer token, or the loss of the method."""
         ...
 
@@ -145,7 +140,7 @@ def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> O
     while course.goes_on():
         for batch in course.batches_left():
             course.learn(batch)
-        course.end_epoch()
+        course.end_stretch()
     return course.end()
 
 
@@ -156,14 +151,21 @@ class Course(Generic[S]):
         self._learner, self._split, self._plan, self._report = learner, split, plan, report
         self._settings = settings = plan.hyperparameters
         self._steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
-        trained = trained_of(learner)
-        self._optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+        self._optimizer = Adam(trained_of(learner))
         self._checkpoints = Checkpoints(directory=plan.output / CHECKPOINTS, signature=plan.signature)
         restored = self._checkpoints.restore(learner.named(), self._optimizer)
         self._state = restored or State(base_loss=learner.loss_before())
         _require_sound_base(self._state.base_loss)
-        self._metrics = metrics_of(plan.output, self._state)
-        self._trajectories = trajectories_of(plan.output, self._state)
+        self._metrics = Metrics(plan.output / "metrics.jsonl", self._state)
+        self._log = StretchLog(plan.output, self._state)
+        self._curriculum = Curriculum(
+            learned=split.learned,
+            method=plan.method,
+            settings=settings,
+            seed=plan.seed,
+            arrange=plan.arrange,
+            goes_on=plan.goes_on,
+        )
         self._clock = Clock()
 
     def goes_on(self) -> bool:
@@ -171,10 +173,11 @@ class Course(Generic[S]):
         return self._state.epoch < self._settings.num_epochs and not self._state.is_over
 
     def batches_left(self) -> list[list[S]]:
-        """Of this epoch."""
-        state = self._state
-        whole = batches(self._split.learned, self._settings.batch_size, state.epoch, self._plan.seed)
-        return whole[state.step_of_epoch :]
+        """Up to the next evaluation."""
+        if not is_under_way(self._state):
+            self._state = begun(self._state, self._curriculum.next(self._state))
+        arranged = [self._split.learned[place] for place in self._state.places]
+        return batches(arranged, self._settings.batch_size)[self._state.step_of_epoch :]
 
     def learn(self, batch: Sequence[S]) -> None:
         """One step."""
@@ -183,7 +186,7 @@ class Course(Generic[S]):
         # dropout depends on seed and step alone, so that a resumed training repeats it
         torch.manual_seed(self._plan.seed * STEPS_A_SEED + state.step)
         with self._learner.learning():
-            loss, answers = update(self._learner, batch, self._optimizer, rate)
+            loss = update(self._learner, batch, self._optimizer, rate)
         self._state = replace(
             state,
             step=state.step + 1,
@@ -191,24 +194,38 @@ class Course(Generic[S]):
             tokens=state.tokens + sum(map(len, batch)),
         )
         self._metrics.write({"step": self._state.step, "loss": loss, "lr": rate})
-        self._trajectories.write(*(vars(self._point(one)) for one in answers))
-        epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}"
+        stage = f" ({state.stage})" if state.stage else ""
+        epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}{stage}"
         self._report(self._state.step, self._steps, f"{epochs}, loss {loss:.3f}")
         if self._clock.since_checkpoint() > CHECKPOINT_S:
             self._keep(self._state)
 
-    def end_epoch(self) -> None:
-        """See whether it got better."""
-        state, watched = self._state, self._learner.watched_loss()
+    def end_stretch(self) -> None:
+        """Evaluate what was learned."""
+        watched = self._learner.watched_loss()
         _require_number(watched)
-        improved = watched < state.best_loss or state.epoch < self._split.first_judged
+        if self._state.stage:
+            self._log.write(self._curriculum.mark(self._state, watched))
+        self._state = evaluated(self._state, watched)
+        if self._curriculum.is_through(self._state):
+            self._end_epoch(watched)
+
+    def _end_epoch(self, watched: float) -> None:
+        """See whether it got better. None is judged before one has seen everything that there is to learn."""
+        state = self._state
+        is_judged = state.has_seen_all and state.epoch >= self._split.first_judged
+        improved = watched < state.best_loss or not is_judged
         self._metrics.write({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched})
         if improved or not self._split.held:
             save_tensors(self._learner.named(), self._plan.output / BEST)
             state = replace(state, best_loss=watched)
-        is_over = self._split.held and not improved
-        kept = (*state.watched, watched)
-        self._keep(replace(state, epoch=state.epoch + 1, step_of_epoch=0, is_over=is_over, watched=kept))
+        state = replace(
+            state,
+            is_over=self._split.held and not improved,
+            watched=(*state.watched, watched),
+            has_seen_all=state.has_seen_all or self._curriculum.has_seen_all(state),
+        )
+        self._keep(self._curriculum.next_epoch(state))
 
     def end(self) -> Outcome:
         """Take the best epoch."""
@@ -223,14 +240,8 @@ class Course(Generic[S]):
             seconds=self._state.seconds,
         )
 
-    def _point(self, answer: AnswerLoss) -> TrajectoryPoint:
-        """Of the step that was just done."""
-        epoch, step = self._state.epoch + 1, self._state.step
-        return TrajectoryPoint(event_id=answer.event_id, epoch=epoch, step=step, loss=answer.nats)
-
     def _keep(self, state: State) -> None:
         self._metrics.flush()
-        self._trajectories.flush()
         self._state = replace(state, seconds=state.seconds + self._clock.taken())
         self._checkpoints.keep(self._learner.named(), self._optimizer, self._state)
 
@@ -244,25 +255,18 @@ def schedule(step: int, steps: int, warmup_ratio: float) -> float:
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def update(
-    learner: Learner[S], batch: Sequence[S], optimizer: torch.optim.Optimizer, rate: float
-) -> tuple[float, tuple[AnswerLoss, ...]]:
-    """One optimiser step over a batch. Returns its loss, and those of its answers."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def update(learner: Learner[S], batch: Sequence[S], optimizer: Adam, rate: float) -> float:
+    """One optimiser step over a batch. Returns its loss."""
     total = 0.0
-    answers: list[AnswerLoss] = []
-    for part in learner.losses(batch):
-        part.total.backward()
-        total += float(part.total.detach())
-        answers += part.answers
+    for loss in learner.losses(batch):
+        loss.backward()
+        total += float(loss.detach())
         # the next pass has rows of other lengths: what it does not fit into would lie idle beside it
         return_free_memory()
     _require_number(total)
     torch.nn.utils.clip_grad_norm_(trained_of(learner), GRADIENT_NORM)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return total, tuple(answers)
+    optimizer.step(rate)
+    return total
 
 
 def trained_of(learner: Learner[S]) -> list[Tensor]:
@@ -324,7 +328,7 @@ class Objective:
         finally:
             form.is_training = False
 
-    def losses(self, batch: Sequence[Example]) -> Iterator[PassLoss]:
+    def losses(self, batch: Sequence[Example]) -> Iterator[Tensor]:
         """The batch's loss in parts, one a pass; their sum is the mean over the batch.
 
         What weighs more than the mean of the epoch moves the model more, whatever else is in its batch.
@@ -335,10 +339,7 @@ class Objective:
         for part in passes(batch, self._plan.tokens_a_pass, padded=self._pads):
             layout = self._layout(part)
             values = self._network.log_probabilities(layout)
-            yield PassLoss(
-                total=self._loss(part, layout, values, divergence) / whole,
-                answers=_answer_losses(part, layout, values) if is_sft else (),
-            )
+            yield self._loss(part, layout, values, divergence) / whole
 
     def loss_before(self) -> float:
         """`watched_loss` of the base; for DPO and KTO of what they are held to."""
@@ -351,7 +352,7 @@ class Objective:
             return math.nan
         with torch.no_grad():
             if self._plan.method is not TrainingMethod.SFT:
-                return sum(float(part.total) for part in self.losses(self._watched))
+                return sum(float(loss) for loss in self.losses(self._watched))
             found = -sum(float(self._network.log_probabilities(one).sum()) for one in self._layouts(self._watched))
             return found / _answer_tokens(self._watched)
 
@@ -420,51 +421,32 @@ def _answer_tokens(examples: Sequence[Example]) -> int:
     return sum(one.labels for one in examples)
 
 
-def _answer_losses(examples: Sequence[Example], layout: Layout, values: Tensor) -> tuple[AnswerLoss, ...]:
-    """Of wanted answers, one an example, from the log-probabilities of their tokens."""
-    sums = methods.answer_sums(values.detach(), layout.answer_of, layout.answers).tolist()
-    return tuple(
-        AnswerLoss(event_id=one.event_id, nats=-nats / one.labels)
-        for one, nats in zip(examples, sums, strict=True)
-        if one.event_id
-    )
-
-
 # --------------------------------------------------------------------------- files and time
 
 
-def metrics_of(output: Path, state: State) -> Journal:
-    """`metrics.jsonl`: a line a step, and one an epoch."""
-    return Journal(output / METRICS, lambda line: line["step"] <= state.step and line.get("epoch", 0) <= state.epoch)
+class Metrics:
+    """`metrics.jsonl`: a line a step, and one an epoch. What was written behind the checkpoint goes."""
 
-
-def trajectories_of(output: Path, state: State) -> Journal:
-    """`trajectories.jsonl`: a line (`TrajectoryPoint`) for each wanted answer and epoch."""
-    return Journal(output / TRAJECTORIES, lambda line: line["step"] <= state.step)
-
-
-class Journal:
-    """A file of JSON lines that a training adds to. What was written behind the checkpoint goes."""
-
-    def __init__(self, file: Path, is_before: Callable[[dict[str, Any]], bool]) -> None:
-        kept = filter(is_before, _whole_lines(file) if file.exists() else ())
+    def __init__(self, file: Path, state: State) -> None:
+        written = _whole_lines(file) if file.exists() and state.step else []
+        kept = [one for one in written if one["step"] <= state.step and one.get("epoch", 0) <= state.epoch]
         write_durably(file, "".join(f"{json.dumps(one)}\n" for one in kept))
         self._file = file
 
-    def write(self, *lines: Mapping[str, Any]) -> None:
-        """Add lines."""
+    def write(self, values: Mapping[str, float]) -> None:
+        """Add a line."""
         with self._file.open("a", encoding="utf-8") as stream:
-            stream.writelines(f"{json.dumps(one)}\n" for one in lines)
+            stream.write(f"{json.dumps(values)}\n")
 
     def flush(self) -> None:
         """Wait until the lines are on the disk: who goes on from a checkpoint does not write its steps again."""
         sync(self._file)
 
 
-def _whole_lines(file: Path) -> list[dict[str, Any]]:
+def _whole_lines(metrics: Path) -> list[dict[str, float]]:
     """All lines up to one in which the power went."""
     found = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in metrics.read_text(encoding="utf-8").splitlines():
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:

@@ -8,6 +8,7 @@ narrowest and the widest pass through a layer and through the head, laid on all 
 
 from __future__ import annotations
 
+import functools
 import resource
 import statistics
 import time
@@ -21,17 +22,18 @@ import torch
 from torch import Tensor
 
 from nightschool_daemon.learning.engine import attention, head, machine
-from nightschool_daemon.learning.engine.examples import Answer, Example, batches, divided, passes
+from nightschool_daemon.learning.engine.curriculum import Arrange, Curriculum, nobody_arranges
+from nightschool_daemon.learning.engine.examples import Answer, Example, Split, batches, divided, passes
 from nightschool_daemon.learning.engine.forms import Form, block_of
 from nightschool_daemon.learning.engine.layout import Layout, distinct
 from nightschool_daemon.learning.engine.network import Block, Network, Reaches
 from nightschool_daemon.plans import MemoryPlan
-from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
+from nightschool_hookspecs.records import Hyperparameters, Stretch, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
 
 FLOAT = 4
 STATES = 3
-"""Beside a trained parameter: its gradient and AdamW's two moments."""
+"""Beside a trained parameter: its gradient and Adam's two moments."""
 HEADROOM_BYTES = 1_500_000_000
 """Passes are made smaller until a training takes at most so much beside the base's own file. What is left of
 it keeps layers unpacked."""
@@ -48,7 +50,7 @@ HOLES, MOST_HOLES_BYTES = 1.0, 350_000_000
 2.38. Large tensors leave none, for they have pages of their own (`worker_process.MEMORY`)."""
 HOLES_OF_DEVICES = 0.1
 """The same of torch's own allocator, on GPUs."""
-FIXED_BYTES = 140_000_000
+FIXED_BYTES = 20_000_000
 """Buffers of the libraries that appear with the first whole pass."""
 FEWEST_TRIES, MOST_TRIES, TRIED_S = 3, 5, 1.0
 """So often a probe is made, beyond the fewest for so long: of three, one may have met page faults or others' work."""
@@ -66,6 +68,40 @@ class Todo:
     seed: int
     pads: bool = True
     """Whether attention takes padded rows, by `Network.pads`."""
+    arrange: Arrange = nobody_arranges
+    goes_on: bool = False
+    """Whether it begins from what an earlier training of the specialty learned."""
+
+    @functools.cached_property
+    def split(self) -> Split[Example]:
+        """What is learned from, and what is watched."""
+        return divided(self.examples, self.seed, self.settings)
+
+    @functools.cached_property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """What is learned from between evaluations. Of a curriculum it is one of many ways: it depends on losses."""
+        curriculum = Curriculum(
+            learned=self.split.learned,
+            method=self.method,
+            settings=self.settings,
+            seed=self.seed,
+            arrange=self.arrange,
+            goes_on=self.goes_on,
+        )
+        return tuple(curriculum.expected())
+
+    def passes(self, tokens: int) -> Iterator[list[Example]]:
+        """What goes through at once, in passes of so many tokens."""
+        for stretch in self.stretches:
+            arranged = [self.split.learned[place] for place in stretch.places]
+            for batch in batches(arranged, self.settings.batch_size):
+                yield from passes(batch, tokens, padded=self.pads)
+
+    def longest_passes(self, tokens: int) -> Iterator[list[Example]]:
+        """Of a batch of the longest example alone, where a curriculum may have it come several times."""
+        if any(stretch.stage for stretch in self.stretches):
+            longest = [max(self.split.learned, key=len)] * self.settings.batch_size
+            yield from passes(longest, tokens, padded=self.pads)
 
     def computed(self, examples: Sequence[Example]) -> int:
         """Tokens that a pass over these computes."""
@@ -157,7 +193,7 @@ def refitted(
 
 def set_up(network: Network, form: Form, decided: MemoryPlan) -> None:
     """Have a network and what is trained beside it do as was decided."""
-    network.checkpointed = decided.trained_from + decided.checkpointed
+    network.computed_twice = range(decided.trained_from, decided.trained_from + decided.checkpointed)
     network.keep_unpacked(decided.unpacked)
     form.freeze_below(decided.trained_from)
 
@@ -202,7 +238,7 @@ def widest(network: Network, form: Form, todo: Todo, tokens: int) -> Probe:
 
     That is the one with the most tokens to compute, with the most padding, or with the largest masks.
     """
-    all_passes = list(_all_passes(todo, tokens))
+    all_passes = [*todo.passes(tokens), *todo.longest_passes(tokens)]
     some = {id(one): one for one in (max(all_passes, key=size) for size in (todo.computed, _places, _pairs))}
     return max((probed(network, form, one) for one in some.values()), key=lambda one: one.kept_bytes + one.shared_bytes)
 
@@ -224,13 +260,6 @@ def _places(examples: Sequence[Example]) -> int:
 def _pairs(examples: Sequence[Example]) -> int:
     """Which token sees which."""
     return len(examples) * max(map(len, examples)) ** 2
-
-
-def _all_passes(todo: Todo, tokens: int) -> Iterator[list[Example]]:
-    learned = divided(todo.examples, todo.seed, todo.settings).learned
-    for epoch in range(todo.settings.num_epochs):
-        for batch in batches(learned, todo.settings.batch_size, epoch, todo.seed):
-            yield from passes(batch, tokens, padded=todo.pads)
 
 
 # --------------------------------------------------------------------------- memory
@@ -489,11 +518,11 @@ def _labels(examples: Sequence[Example]) -> int:
 
 def seconds(pace: Pace, todo: Todo, tokens: int, cut: Cut, layers: int) -> float:
     """Time of all passes, forth and back, and of those that only go forth."""
-    learning = list(_all_passes(todo, tokens))
+    learning = list(todo.passes(tokens))
     again, trained = cut.checkpointed / layers, (layers - cut.trained_from) / layers
     found = sum(pace.whole(part, again, trained) for part in learning)
-    split = divided(todo.examples, todo.seed, todo.settings)
-    found += (todo.settings.num_epochs + 1) * _forth_alone(pace, split.watched, tokens, todo.pads)
+    split = todo.split
+    found += (len(todo.stretches) + 1) * _forth_alone(pace, split.watched, tokens, todo.pads)
     if todo.method is not TrainingMethod.SFT:
         # what the base, or what the training began from, says of each answer is asked once
         found += _forth_alone(pace, tuple(dict.fromkeys((*split.learned, *split.watched))), tokens, todo.pads)
@@ -509,7 +538,7 @@ def _forth_alone(pace: Pace, examples: Sequence[Example], tokens: int, pads: boo
 
 def pace_of(network: Network, form: Form, todo: Todo, tokens: int, cut: Cut) -> Pace:
     """Time the narrowest and the widest pass of a training."""
-    learning = list(_all_passes(todo, tokens))
+    learning = list(todo.passes(tokens))
     small, large = min(learning, key=todo.computed), max(learning, key=todo.computed)
     if _length(large) > PROBED_TOKENS:
         longest = max(large, key=len)

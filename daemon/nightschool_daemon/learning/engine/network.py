@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointFunction
 
 from nightschool_daemon.learning.base_file import EMBEDDING
 from nightschool_daemon.learning.engine import head, rope
@@ -77,8 +77,8 @@ class Network:
         self.blocks = tuple(self._block(number, shapes) for number in range(self.architecture.layers))
         self.factors = self._rope_factors()
         self.form: Form | None = None
-        self.checkpointed = 0
-        """So many layers, from the first, keep no activations and are computed again in the backward pass."""
+        self.computed_twice = range(0)
+        """Layers that keep no activations and are computed again in the backward pass."""
         self.rows_in_line = rows_in_line(bench.device, bench.dtype, self.architecture.head_size)
         self._has_local = any(self.architecture.is_local(one.number) for one in self.blocks)
 
@@ -122,8 +122,10 @@ class Network:
             x = x * math.sqrt(self.architecture.width)
         reaches = self.reaches(layout)
         for block in self.blocks:
-            if block.number < self.checkpointed and torch.is_grad_enabled():
-                x = checkpoint(self.layer, block, x, layout, reaches, use_reentrant=False)
+            if block.number in self.computed_twice and torch.is_grad_enabled():
+                # torch's newer way loads its compiler, 160 MB where memory is short; this one wants a gradient
+                x = x if x.requires_grad else x.requires_grad_()
+                x = CheckpointFunction.apply(self.layer, True, block, x, layout, reaches)
             else:
                 x = self.layer(block, x, layout, reaches)
         return self._norm(x, self.final_norm)
@@ -207,8 +209,7 @@ class Network:
         found = product(x.value, block.matrices[part], self.bench)
         if part in block.biases:
             found = found + block.biases[part].to(found.dtype)
-        added = self.form.addition(f"blk.{block.number}.{part}", x) if self.form is not None else None
-        return found if added is None else found + added
+        return found if self.form is None else self.form.added(f"blk.{block.number}.{part}", x, found)
 
     def _normed(self, x: Tensor, weight: Tensor) -> Made:
         return Made.by(lambda x: self._norm(x, weight), x)

@@ -12,6 +12,7 @@ import torch
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import read_lines, write_durably
 from nightschool_daemon.learning.engine import machine, memory
+from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import GROUP, Form, Linear, LowRank, Neurons
 from nightschool_daemon.learning.engine.loop import CHECKPOINTS, Plan, Report, train
@@ -67,6 +68,7 @@ def ready(
     examples: Sequence[Example],
     *,
     dtype: torch.dtype | None = None,
+    arrange: Arrange = nobody_arranges,
 ) -> Task:
     """Open the base, and make what is trained beside it. Raises `TrainingError`.
 
@@ -78,7 +80,15 @@ def ready(
     if start is not None:
         form.put(start.parameters)
     pads = network.pads(branching=method is TrainingMethod.DPO)
-    todo = memory.Todo(examples=examples, method=method, settings=settings, seed=job.seed, pads=pads)
+    todo = memory.Todo(
+        examples=examples,
+        method=method,
+        settings=settings,
+        seed=job.seed,
+        pads=pads,
+        arrange=arrange,
+        goes_on=start is not None and not job.requires_start,
+    )
     return Task(network=network, form=form, start=start, todo=todo)
 
 
@@ -91,6 +101,7 @@ def fine_tune(
     report: Report,
     *,
     note: Callable[[str], None] = _unheard,
+    arrange: Arrange = nobody_arranges,
 ) -> TrainingResult:
     """Train on all linear layers, as far as memory goes, and save the best epoch's adapter.
 
@@ -100,11 +111,12 @@ def fine_tune(
     examples, left_out = read_examples(job, method, tokens, settings.max_length)
     made_of = signature(job, method, settings)
     begun = kept_plan(job.output / CHECKPOINTS, made_of)
-    task = ready(file, job, method, settings, examples, dtype=None if begun is None else getattr(torch, begun.dtype))
+    dtype = None if begun is None else getattr(torch, begun.dtype)
+    task = ready(file, job, method, settings, examples, dtype=dtype, arrange=arrange)
     decided = task.plan() if begun is None else memory.refitted(task.network, task.form, task.todo, begun.plan)
     if begun is None:
-        dtype = str(task.network.bench.dtype).removeprefix("torch.")
-        keep_plan(job.output / CHECKPOINTS, KeptPlan(signature=made_of, plan=decided, dtype=dtype))
+        name = str(task.network.bench.dtype).removeprefix("torch.")
+        keep_plan(job.output / CHECKPOINTS, KeptPlan(signature=made_of, plan=decided, dtype=name))
     memory.set_up(task.network, task.form, decided)
     report(0, 1, decided.sentence())
     note(f"{method.upper()} in {decided.sentence()}.")
@@ -115,6 +127,8 @@ def fine_tune(
         tokens_a_pass=decided.tokens_a_pass,
         output=job.output,
         signature=made_of,
+        arrange=arrange,
+        goes_on=task.todo.goes_on,
     )
     outcome = train(task.network, task.form, examples, plan, report, reference=task.start)
     save_form(task.form, file, job.output / "adapter")
@@ -186,7 +200,7 @@ def read_examples(
     file = job.dataset / FILES[method]
     found = list(READERS[method](file, tokens))
     short = [one for one in found if one.longest <= max_length and all(answer.tokens for answer in one.answers)]
-    require_some(len(short), max_length)
+    require_some(sum(not one.replayed for one in short), max_length)
     return short, len(found) - len(short)
 
 
@@ -197,6 +211,9 @@ def _wanted(file: Path, tokens: Tokens) -> Iterator[Example]:
             answers=(Answer(tokens=row.completion, weight=row.weight),),
             group=row.group,
             event_id=row.event_id,
+            difficulty=row.difficulty,
+            score=row.score,
+            replayed=row.replayed,
         )
 
 
@@ -205,13 +222,21 @@ def _preferred(file: Path, tokens: Tokens) -> Iterator[Example]:
         answers = tuple(
             Answer(tokens=tuple(tokens.completion(pair.prompt, one))) for one in (pair.chosen, pair.rejected)
         )
-        yield Example(prompt=tuple(tokens.prompt(pair.prompt)), answers=answers, margin=pair.margin, group=pair.group)
+        yield Example(
+            prompt=tuple(tokens.prompt(pair.prompt)),
+            answers=answers,
+            margin=pair.margin,
+            group=pair.group,
+            event_id=pair.event_id,
+        )
 
 
 def _labelled(file: Path, tokens: Tokens) -> Iterator[Example]:
     for label in read_lines(file, LabelledText):
         answer = Answer(tokens=tuple(tokens.completion(label.prompt, label.completion)), liked=label.liked)
-        yield Example(prompt=tuple(tokens.prompt(label.prompt)), answers=(answer,), group=label.group)
+        yield Example(
+            prompt=tuple(tokens.prompt(label.prompt)), answers=(answer,), group=label.group, event_id=label.event_id
+        )
 
 
 READERS: Mapping[TrainingMethod, Callable[[Path, Tokens], Iterator[Example]]] = {
