@@ -6,7 +6,6 @@ it is removed before the step is repeated.
 """
 
 import hashlib
-import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,8 +37,6 @@ from nightschool_hookspecs.records import (
     Verdict,
 )
 
-logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 
@@ -47,8 +44,6 @@ NOTES = "notes.txt"
 """What a worker has to say to whoever looks on, a sentence a line."""
 MARKS = "marks.jsonl"
 """Of step `select` (EventMark)."""
-WORDINGS = "wordings.jsonl"
-"""The same (Wording)."""
 STRETCHES = "curriculum.jsonl"
 """In a training's output, where a plugin arranged what it learned from (StretchMark)."""
 HELD_OUT_PAIRS = "held_out_pairs.jsonl"
@@ -129,29 +124,11 @@ class PromptRow:
     """A line of `prepare/prompts.jsonl`: a prompt of the artifact type, whatever base it was put to."""
 
     key: str
-    text: str | None
-    """None: it was learned or asked once, and its events were withdrawn or changed since."""
+    text: str
     placed: bool
     """Its group is decided, for good."""
     group: str | None
     side: Side | None
-    fingerprint: str | None = None
-    """In the place of its text."""
-    in_use: bool = False
-    """A version of the specialty that is or was in use has seen its group."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wording:
-    """A line of `select/wordings.jsonl`: what a training reads as a prompt, and is not its event's own."""
-
-    event_id: str
-    """Empty: of none."""
-    group: str
-    """Which a new prompt like it joins. Empty: one of its own."""
-    text: str
-    method: TrainingMethod
-    """That reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -569,7 +546,7 @@ class RunDirectory:
         """What the training's curriculum did, in order; of two trainings, that of the first. Empty: there was none."""
         directory = self.step(Step.TRAIN)
         files = (*sorted(directory.glob(f"*/{STRETCHES}")), *directory.glob(STRETCHES))
-        return tuple(read_lines(files[0], StretchMark)) if files else ()
+        return tuple(mark for file in files for mark in read_lines(file, StretchMark))
 
     def is_done(self, step: Step | Job) -> bool:
         """Whether the step's last act took place."""
@@ -632,16 +609,6 @@ def whole_lines(file: Path, kind: type[T]) -> tuple[T, ...]:
     if len(whole) < len(content):
         os.truncate(file, len(whole))
     return tuple(codec.from_json(line, kind) for line in whole.splitlines())
-
-
-def remembered_lines(file: Path, kind: type[T]) -> tuple[T, ...]:
-    """The same of a file that can be made anew: one that the disk tore, or that another release wrote, is removed."""
-    try:
-        return whole_lines(file, kind)
-    except codec.CodecError as error:
-        logger.warning("%s cannot be read, so it is begun anew: %s", file, error)
-        file.unlink()
-        return ()
 
 
 def read_lines(file: Path, kind: type[T]) -> Iterator[T]:

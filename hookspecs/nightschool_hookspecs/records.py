@@ -306,7 +306,7 @@ class TrainingExample:
     """A conversation and the answer to be learned."""
 
     event_id: str
-    """`source/id` of the event it comes from; empty for what comes from none, as a starter example."""
+    """`source/id` of the event it comes from; empty for a starter example, which comes from none."""
     messages: tuple[Message, ...]
     """Everything up to the answer, in order."""
     target: str

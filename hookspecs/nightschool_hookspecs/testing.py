@@ -502,16 +502,16 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
             {"specialty": SAMPLE_SPECIALTY, "statistics": _statistics(available)} for available in (0, 9, 1000)
         ),
         "nightschool_select_events": tuple(
-            {"events": some, "others": rest, "budget": Budget(events=3, tokens=4000), "embed": embed, "seed": 1}
-            for some, rest in (((), ()), (scored, ()), (scored[2:], scored[:2]))
+            {"events": some, "budget": Budget(events=3, tokens=4000), "embed": embed} | services
+            for some in ((), scored)
             for embed in (FakeEmbed(), FakeEmbed(available=False))
         ),
         "nightschool_choose_shots": tuple(
             {"events": some, "budget": Budget(events=8, tokens=1024), "seed": 1} for some in ((), scored)
         ),
         "nightschool_select_negatives": tuple(
-            {"events": some, "others": rest, "embed": embed} | services
-            for some, rest in (((), ()), (scored, ()), (scored[2:], scored[:2]))
+            {"events": some, "embed": embed} | services
+            for some in ((), scored)
             for embed in (FakeEmbed(), FakeEmbed(available=False))
         ),
         "nightschool_score_difficulty": tuple({"event": event} for event in events),

@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from benchmarks import results  # noqa: E402 - found through the path above
 from nightschool_daemon.evaluation.embedding import CachedEmbed, StaticEmbedder  # noqa: E402
 from nightschool_daemon.hooks import Hooks  # noqa: E402
+from nightschool_daemon.intake.assignment import fold  # noqa: E402
 from nightschool_daemon.learning.duplicates import keep_first, near_texts, near_vectors, shingles  # noqa: E402
-from nightschool_daemon.wording import fold  # noqa: E402
 from nightschool_hookspecs import Budget, Event, FeedbackType, Matrix, ScoredEvent  # noqa: E402
 from nightschool_plugins.selection_active import TEXTS_AT_ONCE, SelectionActive  # noqa: E402
 
@@ -198,7 +198,7 @@ def against_apricot(texts: list[str]) -> list[results.Row]:
     )
     budget = Budget(events=CHOSEN, tokens=10**9)
     by_apricot(vectors)  # compiled by its first call
-    ours, keys = taken(lambda: by_diversity.nightschool_select_events(events, (), budget, embed))
+    ours, keys = taken(lambda: by_diversity.nightschool_select_events(events, budget, embed))
     peer, peer_places = taken(lambda: by_apricot(vectors))
     places = [int(key.rpartition("/")[2]) for key in keys]
     alike, peer_alike = _crowding(vectors, places), _crowding(vectors, peer_places)
@@ -258,7 +258,7 @@ def _drained(texts: list[str], size: int) -> tuple[float, float]:
         kept = keep_first(near_texts(prompts), size)
         unlike = tuple(one for one, stays in zip(history, kept, strict=True) if stays)
         deduplicated = time.process_time()
-        chosen = SelectionActive().nightschool_select_events(unlike, (), NIGHT, embed)
+        chosen = SelectionActive().nightschool_select_events(unlike, NIGHT, embed)
         done = time.process_time()
     print(
         f"  {size:>9} events  {done - embedded:8.2f} CPU s: {deduplicated - embedded:.2f} to find near-duplicates, "
@@ -319,7 +319,7 @@ def _prompts(words: list[str], size: int, chance: random.Random) -> list[str]:
     """Texts of three real runs of five words; one in ten is an earlier one with a typo."""
     grown = [" ".join(_runs(words, chance)) for _ in range(size)]
     for place in range(9, size, 10):
-        grown[place] = _typo(grown[chance.randrange(place)], chance)
+        grown[place] = typo(grown[chance.randrange(place)], chance)
     return grown
 
 
@@ -330,16 +330,20 @@ def _runs(words: list[str], chance: random.Random) -> list[str]:
 
 def show_separation() -> None:
     """How well the metrics tell a slip of the pen from another meaning, on pairs made by rule from real texts."""
-    pairs = labelled_pairs()
-    slips = np.array([label for _, _, label in pairs])
+    metrics, slips = separation()
     print(
         f"a slip against another meaning, {int(slips.sum())} and {int((~slips).sum())} pairs; 1 would tell all apart:"
     )
-    metrics = _scores([one for one, _, _ in pairs], [other for _, other, _ in pairs])
     for name, values in metrics.items():
         high = float((values[~slips] >= 0.85).mean())
-        area = _area(values, slips)
-        print(f"  {name:<10} area under the curve {area:.3f}; other meaning at 0.85 or more: {high:.0%}")
+        print(f"  {name:<10} area under the curve {area(values, slips):.3f}; other meaning at 0.85 or more: {high:.0%}")
+
+
+def separation() -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
+    """How alike each metric finds the labelled pairs, 0..1, and which of them are slips; shape (pairs,)."""
+    pairs = labelled_pairs()
+    slips = np.array([label for _, _, label in pairs])
+    return _scores([one for one, _, _ in pairs], [other for _, other, _ in pairs]), slips
 
 
 def labelled_pairs() -> list[tuple[str, str, bool]]:
@@ -351,12 +355,12 @@ def labelled_pairs() -> list[tuple[str, str, bool]]:
         for text in row.values():
             changed = _other_meaning(text, chance)
             if changed is not None and len(text) > 20:
-                found += [(text, _typo(text, chance), True), (text, changed, False)]
+                found += [(text, typo(text, chance), True), (text, changed, False)]
     return found
 
 
-def _typo(text: str, chance: random.Random) -> str:
-    """Two neighbouring letters swapped, one letter lost or doubled."""
+def typo(text: str, chance: random.Random) -> str:
+    """A slip of the pen: two neighbouring letters swapped, one letter lost or doubled."""
     place = chance.randrange(1, len(text) - 1)
     slips = (
         text[: place - 1] + text[place] + text[place - 1] + text[place + 1 :],
@@ -406,7 +410,8 @@ def _value(matrix: Matrix) -> float:
     return float(matrix.values[0])
 
 
-def _area(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+def area(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: how often a positive one is above another."""
     from scipy.stats import mannwhitneyu
 
     up, down = values[positive], values[~positive]

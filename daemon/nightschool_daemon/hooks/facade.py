@@ -96,17 +96,14 @@ class Hooks:
         `ConfigurationError` for a table, key or name that is unknown, and where a built-in cannot be loaded.
         """
         plugins = plugins or PluginSettings()
-        own = (*installed_sources(check=check_files), *file_sources(plugin_directory, check=check_files))
         waiting = OPTIONAL.difference(plugins.enabled) if plugins.preset is Preset.MEASURED else frozenset()
-        # a built-in that nobody switched on leaves its name, and its table, to a plugin of the user's
-        taken = waiting.intersection(one.name for one in own)
         disabled = frozenset(plugins.disabled)
-        loader = Loader(tables=tables, disabled=disabled, waiting=waiting - taken, strikes=strikes, clock=clock)
-        loader.add([built_in_source(name) for name in built_in if name not in taken])
+        loader = Loader(tables=tables, disabled=disabled, waiting=waiting, strikes=strikes, clock=clock)
+        loader.add([built_in_source(name) for name in built_in])
         if not safe_mode:
-            loader.add(own)
-            loader.refuse_unknown_names(plugins.enabled)
-        loader.refuse_needless_names(plugins.enabled, OPTIONAL)
+            loader.add(installed_sources(check=check_files))
+            loader.add(file_sources(plugin_directory, check=check_files))
+        loader.refuse_unknown_names(plugins.enabled, safe_mode=safe_mode)
         return cls(loader.manager, loader.guard, loader.statuses)
 
     @property
@@ -168,16 +165,10 @@ class Hooks:
         return cast(int | None, answer) or 0
 
     def select_events(
-        self,
-        *,
-        events: tuple[ScoredEvent, ...],
-        others: tuple[ScoredEvent, ...],
-        budget: Budget,
-        embed: Embed,
-        seed: int,
+        self, *, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, embed: Embed, seed: int
     ) -> tuple[str, ...]:
         answer = self._hook.nightschool_select_events(
-            events=events, others=others, budget=budget, embed=embed, seed=seed
+            events=events, budget=budget, measure=measure, embed=embed, seed=seed
         )
         return cast(tuple[str, ...] | None, answer) or ()
 
@@ -186,17 +177,9 @@ class Hooks:
         return cast(tuple[str, ...] | None, answer) or ()
 
     def select_negatives(
-        self,
-        *,
-        events: tuple[ScoredEvent, ...],
-        others: tuple[ScoredEvent, ...],
-        measure: Measure,
-        embed: Embed,
-        seed: int,
+        self, *, events: tuple[ScoredEvent, ...], measure: Measure, embed: Embed, seed: int
     ) -> tuple[tuple[str, float], ...]:
-        answer = self._hook.nightschool_select_negatives(
-            events=events, others=others, measure=measure, embed=embed, seed=seed
-        )
+        answer = self._hook.nightschool_select_negatives(events=events, measure=measure, embed=embed, seed=seed)
         return cast(tuple[tuple[str, float], ...] | None, answer) or ()
 
     def score_difficulty(self, *, event: Event) -> float:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nightschool_daemon.config import PluginSettings, Preset
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import EventRow, PromptRow, Replayed
+from nightschool_daemon.jobs import EventRow, Replayed
 from nightschool_daemon.learning.dataset import (
     Dataset,
     DatasetError,
@@ -29,7 +29,6 @@ from nightschool_daemon.learning.sampling import Sampling
 from nightschool_daemon.learning.services import ChunkSearch
 from nightschool_daemon.learning.starters import as_example
 from nightschool_daemon.reasons import REBUILD
-from nightschool_daemon.wording import fingerprint_of
 from nightschool_hookspecs import (
     AnswerScore,
     Budget,
@@ -973,182 +972,6 @@ def test_variants_may_be_close_to_each_other_and_to_what_is_learned() -> None:
     assert variants_of(build([LEARNED, KEPT_ASIDE], [], SaysAnew((KEPT_ASIDE.event.input_data,))))
 
 
-def test_a_variant_is_kept_from_all_that_may_be_asked_one_day() -> None:
-    """Held-out prompts of other bases, those whose feedback is gone, those without a side yet."""
-    said = KEPT_ASIDE.event.input_data
-    of_other_base = PromptRow(key="p", text=said, placed=True, group="g", side=Side.HELD_OUT)
-    gone = replace(of_other_base, text=None, fingerprint=fingerprint_of(said))
-    shop, sides = workshop(SaysAnew((said,))), {"t": Side.TRAINING}
-    assert variants_of(build_dataset(shop, (LEARNED,), sides, ROOMY))
-    assert variants_of(build_dataset(shop, (LEARNED, replace(KEPT_ASIDE, group=None)), sides, ROOMY))
-    assert not variants_of(build_dataset(shop, (LEARNED, KEPT_ASIDE), sides, ROOMY))
-    for one in (of_other_base, gone):
-        assert not variants_of(build_dataset(replace(shop, kept_aside=(one,)), (LEARNED,), sides, ROOMY))
-
-
-@pytest.mark.parametrize("text", [KEPT_ASIDE.event.input_data, "show each line of the log that has an error in it"])
-def test_a_preference_whose_prompt_a_plugin_made_up_is_kept_from_the_exam_too(text: str) -> None:
-    class Rewords:
-        @hookimpl
-        def nightschool_label_answers(self) -> tuple[LabelledAnswer, ...]:
-            messages = (Message(role=Role.USER, content=text),)
-            return (LabelledAnswer(event_id="dropdir/t", messages=messages, answer="x", liked=True),)
-
-        @hookimpl
-        def nightschool_build_preference_pairs(self, events: tuple[ScoredEvent, ...]) -> tuple[PreferencePair, ...]:
-            messages = (Message(role=Role.USER, content=text),)
-            pair = PreferencePair(event_id="dropdir/t", messages=messages, chosen="x", rejected="y")
-            # of the exam's events it makes none
-            return (pair,) if any(one.event.id == "t" for one in events) else ()
-
-    dataset = build([LEARNED, KEPT_ASIDE], ["h"], Rewords())
-    assert (dataset.labels, [pair.chosen for pair in dataset.pairs]) == ((), ["good"])
-    alone = build([LEARNED], [], Rewords())
-    assert ([one.answer for one in alone.labels], {pair.chosen for pair in alone.pairs}) == (["x"], {"x", "good"})
-
-
-def said_before(one: EventRow, *turns: str) -> EventRow:
-    messages = tuple(
-        Message(role=role, content=text) for turn in turns for role, text in ((Role.USER, turn), (Role.ASSISTANT, "so"))
-    )
-    return replace(one, event=replace(one.event, context=Context(messages=messages)))
-
-
-def test_a_conversation_in_which_a_prompt_of_the_exam_was_put_is_not_learned_from() -> None:
-    """It shows what was answered then."""
-    overheard = said_before(asking("o", "and now count them"), "hello", KEPT_ASIDE.event.input_data.upper())
-    greeted = said_before(asking("g", "count the files"), "hello")
-    dataset = build([LEARNED, overheard, greeted, KEPT_ASIDE], ["h"])
-    assert learned(dataset) == {"dropdir/t", "dropdir/g"}
-    assert {one.event_id for one in dataset.pairs} == {"dropdir/t", "dropdir/g"}
-    assert [(one.event_id, one.reason[:20]) for one in dataset.left_out] == [("dropdir/o", "its conversation has")]
-    assert learned(build([LEARNED, overheard, greeted])) == {"dropdir/t", "dropdir/g", "dropdir/o"}
-
-
-def test_what_is_read_as_a_prompt_beside_those_of_events_is_written_down() -> None:
-    """So that nothing like it is held out later."""
-    greeted = said_before(asking("u", "count the files"), "Hello!")
-    own = (Message(role=Role.USER, content="In other words"),)
-
-    class Rewords:
-        @hookimpl
-        def nightschool_label_answers(self) -> tuple[LabelledAnswer, ...]:
-            return (LabelledAnswer(event_id="dropdir/u", messages=own, answer="x", liked=True),)
-
-    dataset = build([LEARNED, greeted], [], SaysAnew(("show all files of src",)), Rewords())
-    assert {(one.text, one.group, one.event_id, one.method) for one in dataset.wordings} == {
-        ("show all files of src", "t", "dropdir/t", TrainingMethod.SFT),
-        ("hello", "u", "dropdir/u", TrainingMethod.SFT),
-        ("hello", "u", "dropdir/u", TrainingMethod.DPO),
-        ("hello", "u", "dropdir/u", TrainingMethod.KTO),
-        ("in other words", "u", "dropdir/u", TrainingMethod.KTO),
-    }
-
-
-def test_retrieved_texts_around_a_prompt_make_no_other_prompt_of_it() -> None:
-    assert build([asking("1", "which tool?", chunks=TEXTS)], [], Reverses()).wordings == ()
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_variants_of_all_plugins_share_the_room(count: int) -> None:
-    def says(name: str) -> SaysAnew:
-        return SaysAnew(tuple(f"{name} {number}" for number in range(9)))
-
-    dataset = build([LEARNED], [], *(says(name) for name in ("one", "other", "third")[:count]))
-    # plugins that were registered last are asked first
-    expected = {1: {"one 0", "one 1"}, 3: {"third 0", "other 0"}}
-    assert {one.prompt for one in variants_of(dataset)} == expected[count]
-
-
-class Answers:
-    """Varies the answer, or leaves it."""
-
-    def __init__(self, *answers: str) -> None:
-        self.answers = answers
-
-    @hookimpl
-    def nightschool_augment_examples(self, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
-        return tuple(
-            replace(one, parent=one.event_id, prompt=f"{one.prompt} {number}", target=answer or one.target)
-            for one in examples
-            for number, answer in enumerate(self.answers)
-        )
-
-
-class Looks:
-    """A validator that keeps what it is asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str | None, str | None]] = []
-
-    @hookimpl
-    def nightschool_validate_answer(self, item: ExamItem, answer: str) -> AnswerScore:
-        self.asked.append((answer, item.reference, item.tests))
-        return AnswerScore(score=0.0 if "wrong" in answer else 100.0, validator="looks")
-
-
-def test_a_variant_whose_answer_does_not_validate_is_dropped() -> None:
-    looks = Looks()
-    right = row("1", corrected="right", metadata=Metadata(tests="assert True"))
-    wrong = row("2", corrected="wrong")
-    dataset = build([right, wrong], [], Answers("", "", "wrong too", "other"), looks)
-    assert {(one.event_id, one.target) for one in variants_of(dataset)} == {
-        ("dropdir/1", "right"),
-        ("dropdir/1", "other"),
-        ("dropdir/2", "other"),
-    }
-    # by itself where it is the original's, once; another one by the original's
-    assert set(looks.asked) == {
-        ("right", None, "assert True"),
-        ("other", "right", "assert True"),
-        ("wrong too", "right", "assert True"),
-        ("wrong", None, None),
-        ("other", "wrong", None),
-        ("wrong too", "wrong", None),
-    }
-    assert len(looks.asked) == len(set(looks.asked))
-    assert learned(dataset) == {"dropdir/1", "dropdir/2"}
-
-
-@pytest.mark.parametrize(("answer", "variants"), [("ls -l", 1), ("echo 'open", 0)])
-def test_an_answer_that_a_built_in_validator_cannot_parse_is_not_said_again(answer: str, variants: int) -> None:
-    shop = workshop(Answers(""), built_in=(*PLAIN, "evaluation_text", "evaluation_shell"))
-    rows = (row("1", corrected=answer),)
-    assert len(variants_of(build_dataset(shop, rows, {"1": Side.TRAINING}, ROOMY))) == variants
-
-
-def test_what_cannot_be_chosen_is_shown_to_those_who_look_for_failures() -> None:
-    """Of the training side alone, and nothing that was withdrawn or half-hearted."""
-    seen: dict[str, tuple[set[str], set[str]]] = {}
-
-    class Sees:
-        @hookimpl
-        def nightschool_select_events(self, events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...]) -> None:
-            seen["select"] = ({one.event.id for one in events}, {one.event.id for one in others})
-
-        @hookimpl
-        def nightschool_select_negatives(
-            self, events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...]
-        ) -> None:
-            seen["negatives"] = ({one.event.id for one in events}, {one.event.id for one in others})
-
-    negative = FeedbackType.EXPLICIT_NEGATIVE
-    rows = (
-        row("learned"),
-        row("too much"),
-        row("disliked", negative),
-        row("weak", negative, metadata=Metadata(weak=True)),
-        row("withdrawn", negative, metadata=Metadata(deleted=True)),
-        row("disliked in the exam", negative),
-    )
-    sides = {one.group or "": Side.TRAINING for one in rows} | {"disliked in the exam": Side.HELD_OUT}
-    build_dataset(workshop(Sees()), rows, sides, Budget(events=1, tokens=1000))
-    assert seen == {
-        "select": ({"learned", "too much"}, {"disliked"}),
-        "negatives": ({"learned"}, {"too much", "disliked"}),
-    }
-
-
 TEXTS = (Chunk(text="ls lists files"), Chunk(text="wc counts lines"))
 
 
@@ -1324,7 +1147,9 @@ def test_an_example_knows_how_the_models_own_answer_was_scored_and_is_no_harder_
 
 class SelectsAStranger:
     @hookimpl
-    def nightschool_select_events(self, events: tuple[ScoredEvent, ...], budget: Budget, seed: int) -> tuple[str, ...]:
+    def nightschool_select_events(
+        self, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, seed: int
+    ) -> tuple[str, ...]:
         return ("dropdir/held",)
 
 
