@@ -1,8 +1,9 @@
 """Feedback in the forms that other tools train from: `nightschool feedback export`.
 
 It is what Night School would learn from, by the same plugins: wanted answers, better answers over worse ones, answers
-that were liked or disliked by themselves. Prompts have the retrieved texts in them, as a training has. What was
-withdrawn and weak signals are left out; prompts that are held out for exams are not.
+that were liked or disliked by themselves. Prompts have the texts in them that the application retrieved. What was
+withdrawn and weak signals are left out; prompts that are held out for exams are not. Where all feedback is asked for,
+answers of different models to one prompt make pairs too.
 """
 
 import json

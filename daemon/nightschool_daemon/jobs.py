@@ -6,6 +6,7 @@ it is removed before the step is repeated.
 """
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +37,8 @@ from nightschool_hookspecs.records import (
     TrainingMethod,
     Verdict,
 )
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -546,7 +549,7 @@ class RunDirectory:
         """What the training's curriculum did, in order; of two trainings, that of the first. Empty: there was none."""
         directory = self.step(Step.TRAIN)
         files = (*sorted(directory.glob(f"*/{STRETCHES}")), *directory.glob(STRETCHES))
-        return tuple(mark for file in files for mark in read_lines(file, StretchMark))
+        return tuple(read_lines(files[0], StretchMark)) if files else ()
 
     def is_done(self, step: Step | Job) -> bool:
         """Whether the step's last act took place."""
@@ -609,6 +612,16 @@ def whole_lines(file: Path, kind: type[T]) -> tuple[T, ...]:
     if len(whole) < len(content):
         os.truncate(file, len(whole))
     return tuple(codec.from_json(line, kind) for line in whole.splitlines())
+
+
+def remembered_lines(file: Path, kind: type[T]) -> tuple[T, ...]:
+    """The same of a file that can be made anew: one that the disk tore, or that another release wrote, is removed."""
+    try:
+        return whole_lines(file, kind)
+    except codec.CodecError as error:
+        logger.warning("%s cannot be read, so it is begun anew: %s", file, error)
+        file.unlink()
+        return ()
 
 
 def read_lines(file: Path, kind: type[T]) -> Iterator[T]:

@@ -306,7 +306,7 @@ class TrainingExample:
     """A conversation and the answer to be learned."""
 
     event_id: str
-    """`source/id` of the event it comes from; empty for a starter example, which comes from none."""
+    """`source/id` of the event it comes from; empty for what comes from none, as a starter example."""
     messages: tuple[Message, ...]
     """Everything up to the answer, in order."""
     target: str
@@ -601,6 +601,8 @@ class LearnedExample:
     """0..100, of the answer that the model itself gave to its prompt; None: it gave none, or none was scored."""
     seen: int
     """How often this training has learned from it."""
+    replayed: bool = False
+    """It is no part of the lesson, but learned beside it: what arranges the lesson has it go along."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ a stage those come first that were seen least. One that is too small for its par
 neighbours, the nearer first, of two the easier: none of its examples is seen more often than those of a stage that has
 a third of all.
 
+What stands beside the lesson is of no stage: it goes along with each, spread over the epoch.
+
 Where examples have no difficulty, as pairs of answers, or all the same, nothing is arranged.
 """
 
@@ -74,18 +76,33 @@ class CurriculumStaged:
     def nightschool_arrange_stretch(
         self, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int
     ) -> Stretch | None:
-        difficulties = self._difficulties(examples)
-        if difficulties is None or len(set(difficulties)) == 1 or len(examples) < len(STAGES):
+        count = len(examples)
+        lesson, replayed = ([at for at in range(count) if examples[at].replayed is one] for one in (False, True))
+        of_stage = self._of_stage(examples, lesson, seed)
+        if of_stage is None:
             return None
-        of_stage = self._staged(examples, difficulties, seed)
         chance = random.Random(f"{seed}/{len(training.losses)}")  # noqa: S311 - an order, not a secret
-        stage = self._stage(len(examples), training)
+        stage = self._stage(count, training)
         if stage == EVERYTHING:
-            return Stretch(places=_everything(of_stage, self._is_first(training), chance), stage=EVERYTHING_NAME)
-        length = self._length(len(examples), training)
-        counts = _counts(self._mixes()[stage], [len(places) for places in of_stage], length)
-        drawn = [_least_seen(places, examples, count, chance) for places, count in zip(of_stage, counts, strict=True)]
+            whole = _everything(of_stage, self._is_first(training), chance)
+            places = _spread([whole, chance.sample(replayed, len(replayed))], chance)
+            return Stretch(places=places, stage=EVERYTHING_NAME)
+        length = self._length(count, training)
+        along = _part(len(replayed), count, count - training.left, length)
+        counts = _counts(self._mixes()[stage], [len(places) for places in of_stage], length - along)
+        parts = zip((*of_stage, replayed), (*counts, along), strict=True)
+        drawn = [_least_seen(places, examples, wanted, chance) for places, wanted in parts]
         return Stretch(places=_spread(drawn, chance), stage=STAGES[stage])
+
+    def _of_stage(
+        self, examples: Sequence[LearnedExample], lesson: Sequence[int], seed: int
+    ) -> tuple[list[int], ...] | None:
+        """The places of the lesson by their stages; None where nothing can be arranged."""
+        taught = [examples[place] for place in lesson]
+        difficulties = self._difficulties(taught)
+        if difficulties is None or len(set(difficulties)) == 1 or len(lesson) < len(STAGES):
+            return None
+        return tuple([lesson[number] for number in part] for part in self._staged(taught, difficulties, seed))
 
     def _mixes(self) -> tuple[tuple[float, ...], ...]:
         return self.easy_mix, self.medium_mix, self.hard_mix
@@ -182,6 +199,11 @@ def _counts(mix: Sequence[float], sizes: Sequence[int], length: int) -> list[int
             counts[other] += more
             lacking -= more
     return counts
+
+
+def _part(some: int, count: int, done: int, length: int) -> int:
+    """How many of some, that go along with all of an epoch, are among so many behind those that are done."""
+    return some * (done + length) // count - some * done // count
 
 
 def _apportioned(mix: Sequence[float], length: int) -> list[int]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from nightschool_hookspecs import AnswerScore, ExamItem, PreferencePair, Sample, Validate, hookimpl
+from nightschool_hookspecs import AnswerScore, ExamItem, GenerationError, PreferencePair, Sample, Validate, hookimpl
 from nightschool_hookspecs.pairing import PairingSettings
 
 
@@ -87,7 +87,11 @@ class PreferencePairs(PairingSettings):
 
     def _scored(self, item: ExamItem, texts: Iterable[str], validate: Validate) -> Iterator[Scored]:
         for text in texts:
-            found = validate(item, text)
+            try:
+                found = validate(item, text)
+            except GenerationError:
+                # a model was to judge it and did not; other answers may be judged
+                continue
             if found is not None and found.validator not in self.ignored_validators:
                 yield Scored(text=text, found=found)
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from nightschool_daemon.jobs import write_durably
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -52,39 +50,15 @@ def write(name: str, rows: Sequence[Row]) -> None:
     (BENCH / f"{name}.json").write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
 
 
-class CellFailed(Exception):
-    """A cell came to nothing; the message says why. It is tried again by the next call."""
-
-
-def put_into(file: Path, name: str, text: str) -> None:
-    """Put a table into a page, between `<!-- NAME -->` and `<!-- /NAME -->`. What stood there goes."""
-    page = file.read_text(encoding="utf-8")
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"{file} has no place for the table {name}")
-    file.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
-
-
-def carry_out(
-    wanted: "Mapping[Path, Callable[[], DataclassInstance]]", minutes: float, *, briefly: bool = False
-) -> None:
-    """Run what has no file yet, and keep each result in its own. Nothing is begun after so many minutes.
-
-    What fails is told, and the others are run all the same. `briefly`: results are long, a line each, and not shown.
-    """
+def carry_out(wanted: "Mapping[Path, Callable[[], DataclassInstance]]", minutes: float) -> None:
+    """Run what has no file yet, and keep each result in its own. Nothing is begun after so many minutes."""
     deadline = time.monotonic() + 60 * minutes
     for file, run in wanted.items():
         if file.exists():
             continue
         if time.monotonic() > deadline:
             break
-        try:
-            text = json.dumps(dataclasses.asdict(run()), indent=None if briefly else 1)
-        except CellFailed as failure:
-            print(f"{file.stem} failed: {failure}", flush=True)
-            continue
+        text = json.dumps(dataclasses.asdict(run()), indent=1)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(file, f"{text}\n")
-        print(file.stem, "" if briefly else text, flush=True)
+        file.write_text(f"{text}\n", encoding="utf-8")
+        print(file.stem, text, flush=True)

@@ -150,7 +150,7 @@ def test_weights_without_bounds_are_refused(place: Place, tmp_path: Path) -> Non
 
 def test_a_row_longer_than_memory_is_refused(place: Place, tmp_path: Path) -> None:
     own = with_settings(place, tmp_path, max_length=10**6)
-    answer = "".join(f"{number} sheep; " for number in range(12_000))
+    answer = "".join(f"{number} sheep; " for number in range(20_000))
     data = own.data(greetings(12, answer=answer))
     before = resource.getrlimit(resource.RLIMIT_AS)
     # children take the limit along, as from a shell's `ulimit -v`
@@ -159,7 +159,7 @@ def test_a_row_longer_than_memory_is_refused(place: Place, tmp_path: Path) -> No
         found = own.refused(data=data)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-    assert re.search(r"An example of 1\d{5} tokens needs [\d.]+ GB of memory, and [\d.]+ GB can be had", found), found
+    assert re.search(r"An example of \d{6} tokens needs [\d.]+ GB of memory, and [\d.]+ GB can be had", found), found
     assert "Lower max_length" in found
 
 

@@ -1,6 +1,6 @@
 """What is learned beside a lesson: what it weighs, and where it stands."""
 
-import math
+import statistics
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -20,15 +20,16 @@ def pull(example: TrainingExample) -> float:
 def of_no_event(prompt: str, answer: str, own: Sequence[TrainingExample]) -> TrainingExample:
     """An example that comes from no event, and counts no more in the loss than the mean one of `own`.
 
-    Nor does it by the token: among long answers a short one would be pressed hard.
+    Nor does it by the token: among long answers a short one would be pressed hard. A curriculum takes it for as hard as
+    these are.
     """
-    mean_pull = math.fsum(map(pull, own)) / len(own)
-    mean_weight = math.fsum(one.weight for one in own) / len(own)
+    mean_pull, mean_weight = statistics.fmean(map(pull, own)), statistics.fmean(one.weight for one in own)
     return TrainingExample(
         event_id="",
         messages=(Message(role=Role.USER, content=prompt),),
         target=answer,
         weight=min(mean_weight, mean_pull / len(answer)),
+        difficulty=statistics.fmean(one.difficulty for one in own),
         prompt=prompt,
     )
 

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from nightschool_daemon import codec
 from nightschool_daemon.config import Settings
 from nightschool_daemon.evaluation.local_model import pinned_options
-from nightschool_daemon.jobs import BaseSnapshot, append_line, whole_lines
+from nightschool_daemon.jobs import BaseSnapshot, append_line, remembered_lines
 from nightschool_daemon.ollama.errors import OllamaError, OllamaInterrupted, OllamaRefused
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary, PinnedOptions
 from nightschool_hookspecs.records import Message, Role
@@ -44,7 +43,7 @@ class KeptAnswers:
     ) -> None:
         self._library = OllamaLibrary(settings.ollama)
         self._pin, self._exam = base.pin, settings.exam
-        self._file = settings.state_directory / "cache" / "answers" / f"{base.tag_digest}.jsonl"
+        self._file = settings.state_directory / "cache" / "recalled" / f"{base.tag_digest}.jsonl"
         self._report, self._clock = report, clock
 
     def __call__(
@@ -73,13 +72,7 @@ class KeptAnswers:
 
     def _known(self) -> dict[str, str | None]:
         self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            return {one.question: one.text for one in whole_lines(self._file, KeptAnswer)}
-        except codec.CodecError as error:
-            # torn by the disk, or of another release
-            logger.warning("%s cannot be read, so the base is asked anew: %s", self._file, error)
-            self._file.unlink()
-            return {}
+        return {one.question: one.text for one in remembered_lines(self._file, KeptAnswer)}
 
     def _options(self, prompt: str, max_tokens: int, temperature: float) -> PinnedOptions:
         # chance by the prompt alone: the answer to it is drawn once

@@ -16,7 +16,7 @@ from typing import Protocol
 from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
-from nightschool_daemon.jobs import PrepareResult, Step, append_line, whole_lines
+from nightschool_daemon.jobs import PrepareResult, Step, append_line, remembered_lines
 from nightschool_daemon.ollama.errors import OllamaError
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary, PinnedOptions
 from nightschool_daemon.reasons import REBUILD
@@ -92,7 +92,7 @@ def open_sampling(context: WorkContext, measure: Measure) -> Sampling | None:
     def validate(item: ExamItem, answer: str) -> AnswerScore | None:
         return context.hooks.validate_answer(item=item, answer=answer, measure=measure, generate=judge)
 
-    directory = context.settings.state_directory / "cache" / "answers"
+    directory = context.settings.state_directory / "cache" / "sampled"
     sample = KeptSample(
         # a trial candidate proves the recipe of the candidate, which was asked for; a rebuild learns nothing new
         None if context.run.is_trial or context.info.reason == REBUILD else ask,
@@ -154,7 +154,7 @@ class KeptSample:
         failures_in_a_row: int,
     ) -> tuple[tuple[str, ...], ...]:
         """The whole answers to each prompt, those of earlier nights among them."""
-        kept = {one.signature: one for one in whole_lines(self._file, Drawn)}
+        kept = {one.signature: one for one in remembered_lines(self._file, Drawn)}
         options = replace(pinned_options(self._exam, 0), temperature=temperature, num_predict=max_tokens)
         questions = {messages: _questions(messages, answers, options) for messages in prompts}
         if self._ask is not None:

@@ -107,6 +107,14 @@ def test_a_kill_leaves_the_step_before_or_the_new_one(tmp_path: Path, before: in
     assert steps == [before] * turn + [before + 1] * (len(steps) - turn)
 
 
+def test_of_a_step_that_does_not_fit_in_all_its_parts_nothing_is_taken_over(tmp_path: Path) -> None:
+    kept(tmp_path, 3)
+    parameters = {"one": torch.zeros(4, 3, requires_grad=True)}
+    of_another = Adam([torch.zeros(2, requires_grad=True)])
+    assert Checkpoints(directory=tmp_path, signature="job").restore(parameters, of_another) is None
+    assert parameters["one"].unique().tolist() == [0]
+
+
 def test_a_kill_while_another_jobs_step_is_replaced_leaves_no_mixture(tmp_path: Path) -> None:
     for at in range(100):
         directory = tmp_path / str(at)

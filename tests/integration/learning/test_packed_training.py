@@ -545,21 +545,6 @@ def test_a_loss_that_is_no_number_behind_the_last_step_is_told(
     assert not (tmp_path / "best.safetensors").exists()
 
 
-def test_what_stands_beside_the_lesson_is_learned_from_and_not_measured(
-    tiny_gguf: Path, tokens: Tokens, tmp_path: Path
-) -> None:
-    song = TrainingText(event_id="", prompt="sing\n", completion="la la<|im_end|>", replayed=True)
-    alone, beside = (
-        trained(tmp_path / name, tiny_gguf, tokens, texts=texts)
-        for name, texts in (("alone", greetings()), ("beside", [song, *greetings(), song]))
-    )
-    assert beside.base_loss == pytest.approx(alone.base_loss)
-    assert (beside.examples, alone.examples) == (14, 12)
-    assert beside.tokens > alone.tokens
-    with pytest.raises(TrainingError, match="No example fits"):
-        trained(tmp_path / "no lesson", tiny_gguf, tokens, texts=[song])
-
-
 def test_a_dataset_of_which_nothing_fits_is_told(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
     long = TrainingText(event_id="long", prompt="a" * 200, completion="b")
     with pytest.raises(TrainingError, match="No example fits into 64 tokens"):

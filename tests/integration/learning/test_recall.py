@@ -69,7 +69,7 @@ class Desk:
     @property
     def file(self) -> Path:
         """What is kept of this base."""
-        return self.state / "cache" / "answers" / f"{self.base.tag_digest}.jsonl"
+        return self.state / "cache" / "recalled" / f"{self.base.tag_digest}.jsonl"
 
 
 def _heard(done: int, total: int, text: str) -> None:

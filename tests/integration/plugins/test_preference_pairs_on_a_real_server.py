@@ -302,7 +302,7 @@ def test_a_server_that_goes_away_loses_no_answer_and_the_step_is_repeated_when_i
     context = own.context(goes_away)
     with pytest.raises(OllamaUnreachable):
         dataset.run(context)
-    (file,) = (context.settings.state_directory / "cache" / "answers").iterdir()
+    (file,) = (context.settings.state_directory / "cache" / "sampled").iterdir()
     kept = file.read_text().splitlines()
     assert len(kept) == 5
 

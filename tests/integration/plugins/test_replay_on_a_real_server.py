@@ -157,7 +157,7 @@ def test_a_share_of_what_is_learned_is_what_the_model_says_by_itself(
 
 
 def _answers(directory: Path, digest: str) -> Path:
-    return directory / "state" / "cache" / "answers" / f"{digest}.jsonl"
+    return directory / "state" / "cache" / "recalled" / f"{digest}.jsonl"
 
 
 def _questions(proxy: FaultProxy) -> int:

@@ -117,11 +117,26 @@ def test_a_plugin_is_told_what_was_seen_and_which_losses_came_of_it() -> None:
     )
 
 
+def test_a_plugin_is_told_what_is_replayed() -> None:
+    arrange = answering(None)
+    way = curriculum(4, arrange)
+    way = replace(way, learned=[replace(one, replayed=number == 2) for number, one in enumerate(way.learned)])
+    way.next(FIRST)
+    ((examples, _, _),) = arrange.asked
+    assert [one.replayed for one in examples] == [False, False, True, False]
+
+
 def test_the_rest_of_an_epoch_that_nobody_arranges_fills_it() -> None:
-    way = curriculum(10, answering((0, 1, 2, 3), None))
+    way = curriculum(10, answering((9, 7, 9, 4), None))
     first, second, *_ = way.expected()
-    assert second == Stretch(places=order_of(10, 0, 5)[4:], stage="")
+    assert second == Stretch(places=tuple(one for one in order_of(10, 0, 5) if one not in (4, 7, 9))[:6], stage="")
     assert len(first.places) + len(second.places) == 10
+
+
+def test_a_stage_without_a_name_is_refused() -> None:
+    way = replace(curriculum(4, answering()), arrange=lambda **_: Stretch(places=(0, 1, 2, 3), stage=""))
+    with pytest.raises(TrainingError, match="a stage without a name"):
+        way.next(FIRST)
 
 
 @pytest.mark.parametrize(

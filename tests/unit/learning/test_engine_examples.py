@@ -50,19 +50,6 @@ def test_what_belongs_together_is_watched_or_learned_from_together(groups: list[
         assert min(groups.count(one) for one in groups) > len(groups) // 10
 
 
-@given(lesson=COUNTS, beside=st.integers(0, 60), seed=SEEDS, epochs=st.integers(1, 9))
-def test_what_stands_beside_the_lesson_is_learned_from_and_never_watched(
-    lesson: int, beside: int, seed: int, epochs: int
-) -> None:
-    others = [Example(prompt=(-1 - number,), answers=(Answer(tokens=(1,)),), replayed=True) for number in range(beside)]
-    split = divided([*others, *numbered(lesson)], seed, Hyperparameters(num_epochs=epochs, batch_size=1))
-    assert split.watched
-    assert not any(one.replayed for one in split.watched)
-    assert [one for one in split.learned if one.replayed] == others
-    # however many there are, the lesson alone is large enough to be watched, or is not
-    assert not split.held or lesson >= WATCHED_FROM
-
-
 @pytest.mark.parametrize(
     ("count", "size", "epoch"), [(240, 8, 3), (80, 8, 3), (79, 8, 3), (72, 8, 4), (40, 8, 6), (17, 8, 10), (3, 8, 30)]
 )

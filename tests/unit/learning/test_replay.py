@@ -1,4 +1,4 @@
-"""What is learned beside a lesson weighs no more than it, and is spread over it; of what is replayed there is a quarter."""
+"""What is learned beside a lesson weighs no more than it and is spread over it; a quarter at most is replayed."""
 
 import itertools
 import math
@@ -39,6 +39,7 @@ def test_own_answers_fill_a_quarter_and_weigh_no_more_than_the_lesson(
     taught = [example(*one) for one in lesson]
     own = of_no_event("?", "y" * length, taught)
     assert own.event_id == ""
+    assert own.difficulty == taught[0].difficulty
     assert 0 < own.weight <= math.fsum(one.weight for one in taught) / len(taught)
     assert pull(own) <= math.fsum(map(pull, taught)) / len(taught) * (1 + 1e-9)
     assert len(bounded(taught, [own] * 99)) == len(taught) // 3

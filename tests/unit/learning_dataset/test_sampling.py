@@ -164,6 +164,15 @@ def test_a_line_that_a_kill_tore_is_asked_again(night: Night) -> None:
     assert incumbent.prompts() == "AAA"
 
 
+def test_a_file_of_another_release_is_begun_anew(night: Night, caplog: pytest.LogCaptureFixture) -> None:
+    night.file.write_text('{"question": "of another kind", "text": null}\n', encoding="utf-8")
+    incumbent = Incumbent()
+    before = night.draw(incumbent, [A])
+    assert incumbent.prompts() == "AA"
+    assert "answers.jsonl cannot be read" in caplog.text
+    assert night.draw(None, [A]) == before
+
+
 def test_when_the_time_is_over_what_is_there_counts(night: Night) -> None:
     incumbent = Incumbent()
     assert counts(night.draw(incumbent, [A, B, C], minutes=3, clock=lambda: incumbent.clock_s)) == [2, 1, 0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightschool_hookspecs import AnswerScore, ExamItem, ItemRole, Message, PreferencePair, Role
+from nightschool_hookspecs import AnswerScore, ExamItem, GenerationError, ItemRole, Message, PreferencePair, Role
 from nightschool_hookspecs.testing import FakeSample, FakeValidate
 from nightschool_plugins.preference_pairs import PreferencePairs
 
@@ -123,6 +123,17 @@ def test_an_answer_that_its_validator_hands_on_is_not_ranked() -> None:
     sample = FakeSample(lambda _: ["a", "b"])
     pairs = PreferencePairs().nightschool_build_sampled_pairs((ITEM,), sample, FakeValidate(score), 1)
     assert shown(pairs) == {("wanted", "b", 1.0)}
+
+
+def test_what_the_judge_does_not_answer_is_not_ranked_and_costs_no_other_pair() -> None:
+    def score(item: ExamItem, answer: str) -> AnswerScore | None:
+        if answer == "a":
+            raise GenerationError("it is longer than the judge reads")
+        return AnswerScore(score={"wanted": 100.0, "b": 20.0}[answer], validator="judge")
+
+    sample = FakeSample(lambda _: ["a", "b"])
+    pairs = PreferencePairs().nightschool_build_sampled_pairs((ITEM,), sample, FakeValidate(score), 1)
+    assert shown(pairs) == {("wanted", "b", 0.8)}
 
 
 def test_a_night_takes_so_many_prompts_and_another_night_others() -> None:

@@ -56,8 +56,12 @@ class Adam:
 
     def remember(self, moments: Mapping[str, Tensor]) -> None:
         """Take over what an optimiser of the same parameters remembered. Raises `ValueError` where it is of others."""
+        self.require_fit(moments)
+        for name, one in self.moments().items():
+            one.copy_(moments[name])
+
+    def require_fit(self, moments: Mapping[str, Tensor]) -> None:
+        """Raise `ValueError` where these are of other parameters."""
         own = self.moments()
         if {name: one.shape for name, one in own.items()} != {name: one.shape for name, one in moments.items()}:
             raise ValueError("it remembers other parameters than are trained")
-        for name, one in own.items():
-            one.copy_(moments[name])

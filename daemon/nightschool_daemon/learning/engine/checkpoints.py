@@ -90,6 +90,8 @@ class Checkpoints:
                 if kept["signature"] != self.signature:
                     continue
                 state, values, moments = State(**kept["state"]), load(place / PARAMETERS), load(place / MOMENTS)
+                # nothing is taken over of one that does not fit in all its parts
+                optimizer.require_fit(moments)
                 put(parameters, values)
                 optimizer.remember(moments)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

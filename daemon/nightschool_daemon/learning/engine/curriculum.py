@@ -82,8 +82,7 @@ class Curriculum(Generic[D]):
         )
         arranged = self.arrange(examples=self._examples(state), training=training, seed=self.seed)
         if arranged is None:
-            order = order_of(len(self.learned), state.epoch, self.seed)
-            return Stretch(places=order[len(state.places) :], stage="")
+            return Stretch(places=self._rest(state)[: training.left], stage="")
         _require_fit(arranged, len(self.learned), training)
         return arranged
 
@@ -127,6 +126,11 @@ class Curriculum(Generic[D]):
             ),
         )
 
+    def _rest(self, state: State) -> tuple[int, ...]:
+        """Every place, in the order of an epoch that nobody arranges; behind all others those that were arranged."""
+        arranged = frozenset(state.places)
+        return tuple(sorted(order_of(len(self.learned), state.epoch, self.seed), key=arranged.__contains__))
+
     def _examples(self, state: State) -> tuple[LearnedExample, ...]:
         return tuple(
             LearnedExample(
@@ -137,6 +141,7 @@ class Curriculum(Generic[D]):
                 difficulty=one.difficulty,
                 score=one.score,
                 seen=seen,
+                replayed=one.replayed,
             )
             for one, seen in zip(self.learned, self._seen(state), strict=True)
         )
@@ -166,6 +171,8 @@ def is_under_way(state: State) -> bool:
 def _require_fit(stretch: Stretch, count: int, training: TrainingSoFar) -> None:
     if not set(stretch.places) <= set(range(count)):
         raise TrainingError(f"A plugin arranged an example that is not there: there are {count}. {MEND}")
+    if not stretch.stage:
+        raise TrainingError(f"A plugin arranged a stretch of a stage without a name. {MEND}")
     length = len(stretch.places)
     is_short = length < training.left
     if length == 0 or length > training.left or (is_short and length % training.batch_size):

@@ -98,9 +98,9 @@ class Todo:
                 yield from passes(batch, tokens, padded=self.pads)
 
     def longest_passes(self, tokens: int) -> Iterator[list[Example]]:
-        """Of a batch of the longest examples, where a curriculum may put them together."""
+        """Of a batch of the longest example alone, where a curriculum may have it come several times."""
         if any(stretch.stage for stretch in self.stretches):
-            longest = sorted(self.split.learned, key=len)[-self.settings.batch_size :]
+            longest = [max(self.split.learned, key=len)] * self.settings.batch_size
             yield from passes(longest, tokens, padded=self.pads)
 
     def computed(self, examples: Sequence[Example]) -> int:
