@@ -135,6 +135,13 @@ def test_pieces_of_feedback_are_folded_away_and_printed() -> None:
     assert "details::details-content" in page.partition("@media print")[2]
 
 
+def test_a_name_in_the_fate_of_a_piece_is_set_apart_as_in_any_sentence() -> None:
+    made = sheet("It was first seen in the stage `easy`.")
+    (table,) = [one for one in elements(html_of(made))("table") if one.get("class") == "pieces"]
+    assert {one.text for one in table.iter(f"{XHTML}code")} == {"easy"}
+    assert any("the stage easy." in "".join(cell.itertext()) for cell in table.iter(f"{XHTML}td"))
+
+
 # --------------------------------------------------------------------------- plots
 
 
