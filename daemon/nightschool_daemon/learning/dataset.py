@@ -896,7 +896,7 @@ class Rendered:
             for part in (dataset.examples, dataset.replayed, dataset.starters)
         )
         return cls(
-            examples=interleaved(lesson, *([_as_beside(one) for one in part] for part in beside)),
+            examples=interleaved(lesson, *([replace(one, replayed=True) for one in part] for part in beside)),
             pairs=tuple(render_pair(one, render, closing) for one in dataset.pairs),
             labels=tuple(render_label(one, render, closing) for one in dataset.labels),
             closing=closing,
@@ -907,11 +907,6 @@ class Rendered:
         write_lines(directory / "examples.jsonl", self.examples)
         write_lines(directory / "pairs.jsonl", self.pairs)
         write_lines(directory / "labels.jsonl", self.labels)
-
-
-def _as_beside(text: TrainingText) -> TrainingText:
-    """How hard it is was never said where it is of no event."""
-    return replace(text, replayed=True, difficulty=text.difficulty if text.event_id else None)
 
 
 def _rendered(
