@@ -176,6 +176,8 @@ class SplitResult:
     """Of a trial candidate's: what may count in the whole exam, that of the other folds among it."""
     closing: str = ""
     """Of a trial candidate's: how the candidate that it stands for ends its answers."""
+    material: Material | None = None
+    """Of a trial candidate's: how much the candidate that it stands for has to learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)

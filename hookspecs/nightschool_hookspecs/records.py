@@ -474,7 +474,7 @@ class MethodChoice(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """How much there is to learn from."""
+    """How much there is to learn from; in the job of a trial candidate, what the candidate has: the method is the same."""
 
     examples: int
     """Wanted answers: corrections, demonstrations, liked answers, variants of them; without what is replayed."""

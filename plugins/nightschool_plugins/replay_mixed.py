@@ -77,15 +77,16 @@ class ReplayMixed:
         kept = min(wanted, len(earlier)) if self.own_share < 1 else 0
         events = tuple(one.event.key for one in chance.sample(earlier, kept))
         own = max(round(self.own_share * wanted), wanted - kept) if self.own_share > 0 else 0
-        answers = self._answers(own, recall, chance)
+        answers = self._answers(own, recall, seed)
         return Replay(events=events[: wanted - len(answers)], answers=answers)
 
-    def _answers(self, wanted: int, recall: Recall, chance: random.Random) -> tuple[OwnAnswer, ...]:
+    def _answers(self, wanted: int, recall: Recall, seed: int) -> tuple[OwnAnswer, ...]:
         """So many whole answers to prompts by chance, or fewer. None of a base that gives hardly any."""
         if not wanted:
             return ()
         known = read_prompts()
-        prompts = chance.sample(known, len(known))
+        # by the seed alone: trial candidates, which learn of fewer events, meet what the base was asked already
+        prompts = random.Random(f"{seed}/replay/own").sample(known, len(known))  # noqa: S311 - no secret
         said = recall(prompts, max_tokens=self.max_tokens, temperature=self.temperature, limit_s=60 * self.minutes)
         found: list[OwnAnswer] = []
         asked = 0

@@ -73,6 +73,7 @@ def _joined(first: TrainingResult, second: TrainingResult) -> TrainingResult:
         examples=first.examples + second.examples,
         left_out=first.left_out + second.left_out,
         seconds=first.seconds + second.seconds,
+        warm_start=first.warm_start,
         plan="; then ".join(filter(None, (first.plan, second.plan))),
     )
 

@@ -188,7 +188,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
 
 
 def _events(dataset: Dataset) -> int:
-    examples = {one.event_id for one in (*dataset.examples, *dataset.replayed) if one.event_id}
+    examples = {one.event_id for one in dataset.examples if one.event_id}
     return len(examples | {one.event_id for one in dataset.pairs} | {one.event_id for one in dataset.labels})
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
 from nightschool_daemon.jobs import PrepareResult, Step, append_line, remembered_lines
-from nightschool_daemon.ollama.errors import OllamaError
+from nightschool_daemon.ollama.errors import OllamaError, OllamaRefused
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary, PinnedOptions
 from nightschool_daemon.reasons import REBUILD
 from nightschool_hookspecs.records import AnswerScore, ExamItem, Message, MethodChoice, Recipe
@@ -176,7 +177,7 @@ class KeptSample:
         for of_prompt in questions:
             if not (waiting := _open(of_prompt, kept)):
                 continue
-            problem = ""
+            problem: str | None = ""
             for question in waiting:
                 if self._clock() >= deadline:
                     return
@@ -185,6 +186,8 @@ class KeptSample:
                 asked += 1
                 if not _whole(of_prompt, kept):
                     break
+            if problem is None:
+                continue
             failures = 0 if _whole(of_prompt, kept) else failures + 1
             if failures >= failures_in_a_row:
                 self._listener.note(
@@ -193,11 +196,17 @@ class KeptSample:
                 )
                 return
 
-    def _put(self, ask: Ask, question: Question, kept: dict[str, Drawn]) -> str:
-        """Have a question answered, and keep the answer. Returns why it is not whole; empty where it is."""
+    def _put(self, ask: Ask, question: Question, kept: dict[str, Drawn]) -> str | None:
+        """Have a question answered, and keep the answer.
+
+        Returns why it is not whole, empty where it is; None where the server does not take the question, as one that
+        is longer than the context: that says nothing of the model.
+        """
         try:
             said = ask(question.messages, question.options)
         except OllamaError as error:
+            if isinstance(error, OllamaRefused) and error.status == HTTPStatus.BAD_REQUEST:
+                return None
             return str(error).removesuffix(".")
         drawn = Drawn(signature=question.signature, text=said.text, whole=said.done_reason != CUT_OFF)
         kept[drawn.signature] = drawn

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from nightschool_daemon.config import EngineChoice
-from nightschool_daemon.jobs import PrepareResult, SelectResult, Step
+from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, Step
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.engine.architecture import FAMILIES, is_known
@@ -17,7 +17,14 @@ from nightschool_daemon.learning.peft_route import fine_tune
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.plans import Route
-from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingJob, TrainingMethod, TrainingResult
+from nightschool_hookspecs.records import (
+    Hyperparameters,
+    Material,
+    TrainedForm,
+    TrainingJob,
+    TrainingMethod,
+    TrainingResult,
+)
 from nightschool_hookspecs.services import TrainingError
 
 
@@ -89,7 +96,7 @@ def make_job(context: WorkerContext) -> TrainingJob:
         architecture=base.architecture,
         dataset=context.run.step(Step.SELECT),
         output=context.run.step(Step.TRAIN),
-        material=selected.material,
+        material=_decisive(selected.material, context.run.result(Step.SPLIT, SplitResult).material),
         method=context.settings.training.method,
         hyperparameters=selected.hyperparameters,
         seed=context.info.seed,
@@ -97,3 +104,14 @@ def make_job(context: WorkerContext) -> TrainingJob:
         warm_start=prepared.warm_start or (brought.expanduser() if brought is not None else None),
         requires_start=prepared.warm_start is None,
     )
+
+
+def _decisive(own: Material, of_candidate: Material | None) -> Material:
+    """What a method is chosen by: for a trial candidate the counts of the candidate, whose recipe it is to prove.
+
+    What it has nothing of by itself it cannot learn from, whatever the candidate does.
+    """
+    if of_candidate is None:
+        return own
+    there = asdict(own)
+    return Material(**{kind: count if there[kind] else 0 for kind, count in asdict(of_candidate).items()})

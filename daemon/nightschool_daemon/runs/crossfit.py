@@ -195,9 +195,11 @@ def _left_s(context: StepContext) -> float:
 def _trial(context: StepContext, folds: Folds, number: int) -> Trial:
     """Lay out a directory as a run has it when its prompts are split. What is there already stays, if it fits."""
     directory = RunDirectory(path=context.directory.step(Step.CROSSFIT) / f"{number:02}")
+    selected = context.result(Step.SELECT, SelectResult)
     found = replace(
         split_of_trial(context.result(Step.SPLIT, SplitResult), folds, number, _counted(context)),
-        closing=context.result(Step.SELECT, SelectResult).closing,
+        closing=selected.closing,
+        material=selected.material,
     )
     if directory.is_done(Step.SPLIT) and directory.result(Step.SPLIT, SplitResult) != found:
         shutil.rmtree(directory.path)

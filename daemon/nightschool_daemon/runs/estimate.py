@@ -1,5 +1,6 @@
 """What a run would learn, how long it would take and what it would need: `run --dry-run`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,6 +13,7 @@ from nightschool_daemon.plans import TrainingPlan
 from nightschool_daemon.runs.aside import Feedback
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.plan import plan
+from nightschool_daemon.runs.prepare import serving_version
 from nightschool_hookspecs.records import Recipe, Specialty, TrainingResult
 
 EXAM_TOKENS_PER_SECOND = 20.0
@@ -46,11 +48,14 @@ def estimate(
     specialty: Specialty, *, settings: Settings, ledger: Ledger, ollama: OllamaHttp, now: datetime
 ) -> Estimate:
     """Say what a run would do, without doing any of it. Raises `RunRefused`, `OllamaError`."""
-    rows = ledger.events.of_specialty(specialty, with_unassigned=True)
+    held = {entry.name: entry.digest for entry in ollama.tags()}
+    serving = serving_version(ledger, specialty, held.get(names.alias_of(specialty), ""))
+    lineage = () if serving is None else ledger.versions.lineage(serving.tag)
+    rows = ledger.events.of_specialty(specialty, with_unassigned=True, lineage=lineage)
     if not rows:
         raise RunRefused(f"{specialty} has no feedback yet.")
     feedback = Feedback(rows=rows, store=ledger.plugins.store(str(specialty)))
-    planned = plan(settings, ollama, specialty, _pure_base(specialty.base, ledger, ollama), feedback, now)
+    planned = plan(settings, ollama, specialty, _pure_base(specialty.base, ledger, held), feedback, now)
     minutes, measured = _minutes(specialty, ledger, planned, settings)
     delivery = planned.delivery
     return Estimate(
@@ -64,10 +69,9 @@ def estimate(
     )
 
 
-def _pure_base(base: str, ledger: Ledger, ollama: OllamaHttp) -> str:
+def _pure_base(base: str, ledger: Ledger, held: Mapping[str, str]) -> str:
     """The tag that holds the base itself, also where `replace_base` put a version of ours under its name."""
-    held = next((entry.digest for entry in ollama.tags() if entry.name == base), "")
-    version = ledger.versions.by_digest(held)
+    version = ledger.versions.by_digest(held.get(base, ""))
     return base if version is None else names.pin_of(base, version.base_tag_digest)
 
 

@@ -17,7 +17,7 @@ from nightschool_daemon.jobs import (
     read_lines,
     write_durably,
 )
-from nightschool_daemon.ledger import VersionRow
+from nightschool_daemon.ledger import Ledger, VersionRow
 from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import ShownModel, TagEntry
@@ -165,7 +165,7 @@ def incumbent_of(context: StepContext, tags: dict[str, TagEntry], base: BaseSnap
     entry = tags.get(alias)
     if entry is None:
         return Incumbent(examined=base.pin, digest=base.tag_digest, undo_tag=base.pin, undo_digest=base.tag_digest)
-    version = serving_version(context, context.info.specialty, entry.digest)
+    version = serving_version(context.ledger, context.info.specialty, entry.digest)
     if version is not None:
         _keep(context, tags, alias, version.tag)
         return Incumbent(examined=version.tag, digest=entry.digest, undo_tag=version.tag, undo_digest=entry.digest)
@@ -190,9 +190,9 @@ def tags_digest(tags: dict[str, TagEntry], name: str) -> str | None:
     return tags[name].digest if name in tags else None
 
 
-def serving_version(context: StepContext, specialty: Specialty, digest: str) -> VersionRow | None:
+def serving_version(ledger: Ledger, specialty: Specialty, digest: str) -> VersionRow | None:
     """The version of the specialty whose manifest an alias holds."""
-    version = context.ledger.versions.by_digest(digest)
+    version = ledger.versions.by_digest(digest)
     return version if version is not None and version.specialty == specialty else None
 
 

@@ -206,6 +206,16 @@ def test_a_curriculum_may_have_the_longest_come_several_times(network: Network, 
     assert widest.tokens == 4 * 200
 
 
+def test_a_curriculum_may_have_the_longest_come_together(network: Network, form: Form) -> None:
+    """Each has a prompt of its own, which is computed and kept; of one that comes four times it is kept once."""
+    long = [Example(prompt=(number,) * 180, answers=(Answer(tokens=(2,) * 20),)) for number in range(1, 5)]
+    todo = replace(todo_of(20), examples=[*todo_of(20).examples, *long], settings=replace(SETTINGS, batch_size=4))
+    widest = memory.widest(network, form, replace(todo, arrange=in_fours), 2048)
+    assert widest == memory.widest(network, form, replace(todo, examples=long), 2048)
+    alike = memory.widest(network, form, replace(todo, examples=long[:1] * 4), 2048)
+    assert widest.kept_bytes > 1.5 * alike.kept_bytes
+
+
 def test_the_head_is_unpacked_once_a_pass() -> None:
     pace = replace(ONE_A_TOKEN, head_both=Line(fixed=10, slope=0.1))
     example = Example(prompt=(1,), answers=(Answer(tokens=(2,) * 9),))

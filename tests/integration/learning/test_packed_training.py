@@ -499,13 +499,13 @@ def test_a_curriculum_goes_on_with_what_an_earlier_training_of_ours_learned(
     is_brought: bool,
     goes_on: bool,
 ) -> None:
-    told: list[bool] = []
+    told: list[TrainingSoFar] = []
 
     def arrange(*, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int) -> None:
-        told.append(training.goes_on)
+        told.append(training)
 
     _, earlier = uninterrupted("lora")
-    trained(
+    result = trained(
         tmp_path,
         tiny_gguf,
         tokens,
@@ -514,7 +514,9 @@ def test_a_curriculum_goes_on_with_what_an_earlier_training_of_ours_learned(
         requires_start=is_brought,
         arrange=arrange,
     )
-    assert set(told) == {goes_on}
+    assert {one.goes_on for one in told} == {goes_on}
+    # the first of its losses is of where it begins, not of the base
+    assert (told[-1].losses[0] == result.base_loss) is not result.warm_start
 
 
 # --------------------------------------------------------------------------- bad input

@@ -41,7 +41,7 @@ from nightschool_hookspecs.services import TrainingError
 from support.tiny_gguf import write_tiny_gguf
 
 SETTINGS = Hyperparameters(form=TrainedForm.LORA, learning_rate=0.01, batch_size=4, num_epochs=3)
-FIRST = State(base_loss=2.0)
+FIRST = State(start_loss=2.0)
 
 
 def numbered(count: int) -> list[Example]:

@@ -9,7 +9,7 @@ import pytest
 
 from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.learning.sampling import MOST_MODELS, Ask, KeptSample, file_of
-from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaUnreachable
+from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused, OllamaUnreachable
 from nightschool_daemon.ollama.library import ChatAnswer, PinnedOptions
 from nightschool_hookspecs import Message, Role
 
@@ -205,6 +205,20 @@ def test_a_question_that_fails_costs_its_prompt_and_is_asked_another_time(night:
     assert counts(night.draw(incumbent, [A, B, C])) == [2, 2, 2]
     assert incumbent.prompts() == "AABCCBB"
     assert night.listener.notes == []
+
+
+def test_a_prompt_that_the_server_does_not_take_says_nothing_of_the_model(night: Night) -> None:
+    too_long = OllamaRefused("Ollama says: the prompt is longer than the context", status=400)
+    incumbent = Incumbent(fails={A: too_long, B: too_long, C: too_long})
+    assert counts(night.draw(incumbent, [A, B, C, D])) == [0, 0, 0, 2]
+    assert incumbent.prompts() == "ABCDD"
+    assert night.listener.notes == []
+
+
+def test_a_model_that_the_server_cannot_run_is_given_up(night: Night) -> None:
+    broken = OllamaRefused("Ollama says: the runner has stopped", status=500)
+    assert counts(night.draw(Incumbent(fails={A: broken, B: broken}), [A, B, C])) == [0, 0, 0]
+    assert "the runner has stopped" in night.listener.notes[0]
 
 
 def test_a_server_that_went_away_is_asked_no_more_and_nothing_is_lost(night: Night) -> None:

@@ -98,7 +98,7 @@ def test_the_share_is_never_exceeded_and_the_same_seed_chooses_the_same(
 
 
 def test_every_earlier_correction_and_every_prompt_has_its_turn() -> None:
-    found = [replayed(ReplayMixed(share=0.1), 90, 20, seed=seed) for seed in range(200)]
+    found = [replayed(ReplayMixed(share=0.1), 90, 20, seed=seed) for seed in range(300)]
     assert {key for one in found for key in one.events} == {one.event.key for one in earlier(20)}
     assert {answer.prompt for one in found for answer in one.answers} == set(PROMPTS)
 

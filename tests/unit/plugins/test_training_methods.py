@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,9 +27,11 @@ LIKED = replace(THUMBS, pairs=0, disliked=0)
 DISLIKED = Material(examples=0, better_known=0, pairs=0, liked=0, disliked=10)
 
 
-def asked(method: MethodChoice, material: Material) -> tuple[TrainingResult | None, FakeTrain]:
+def asked(
+    method: MethodChoice, material: Material, train: FakeTrain | None = None
+) -> tuple[TrainingResult | None, FakeTrain]:
     hooks = Hooks.load(plugin_directory=None, tables={}, built_in=("training_sft", "training_dpo", "training_kto"))
-    train = FakeTrain()
+    train = train or FakeTrain()
     job = TrainingJob(
         base_gguf=Path("base"),
         base_digest="d",
@@ -76,6 +79,18 @@ def test_preferences_go_on_from_the_wanted_answers() -> None:
     assert settings.learning_rate == pytest.approx(1e-4)
     assert settings.num_epochs == 1
     assert result.steps == 2
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_both_together_go_on_from_an_earlier_night_where_the_first_does(warm_start: bool) -> None:
+    class Started(FakeTrain):
+        def __call__(self, job: TrainingJob, **rest: Any) -> TrainingResult:
+            # the second begins from the first in any case
+            return replace(super().__call__(job, **rest), warm_start=warm_start or job.requires_start)
+
+    result, _ = asked(MethodChoice.AUTO, CORRECTIONS, Started())
+    assert result is not None
+    assert result.warm_start is warm_start
 
 
 @pytest.mark.parametrize(

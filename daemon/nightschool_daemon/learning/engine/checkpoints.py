@@ -40,6 +40,8 @@ class State:
     watched: Sequence[float] = ()
     """The loss of what is watched after each epoch."""
     base_loss: float = math.nan
+    start_loss: float = math.nan
+    """The loss of what is watched where this training began: another than the base's where it goes on."""
     seconds: float = 0.0
     is_over: bool = False
     places: Sequence[int] = ()

@@ -77,7 +77,7 @@ class Curriculum(Generic[D]):
             epoch=state.epoch + 1,
             left=len(self.learned) - len(state.places),
             batch_size=self.settings.batch_size,
-            losses=(state.base_loss, *state.losses),
+            losses=(state.start_loss, *state.losses),
             goes_on=self.goes_on,
         )
         arranged = self.arrange(examples=self._examples(state), training=training, seed=self.seed)
@@ -88,7 +88,7 @@ class Curriculum(Generic[D]):
 
     def expected(self) -> Iterator[Stretch]:
         """Every stretch of the training, if each evaluation is better than the last."""
-        state = State(base_loss=1.0)
+        state = State(start_loss=1.0)
         while state.epoch < self.settings.num_epochs:
             stretch = self.next(state)
             yield stretch

@@ -67,6 +67,8 @@ class Plan:
     arrange: Arrange = nobody_arranges
     goes_on: bool = False
     """Whether it begins from what an earlier training of the specialty learned."""
+    has_start: bool = False
+    """Whether it begins from what any training left: its loss is not the base's then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,7 @@ class Course(Generic[S]):
         self._optimizer = Adam(trained_of(learner))
         self._checkpoints = Checkpoints(directory=plan.output / CHECKPOINTS, signature=plan.signature)
         restored = self._checkpoints.restore(learner.named(), self._optimizer)
-        self._state = restored or State(base_loss=learner.loss_before())
+        self._state = restored or self._start()
         _require_sound_base(self._state.base_loss)
         self._metrics = Metrics(plan.output / "metrics.jsonl", self._state)
         self._log = StretchLog(plan.output, self._state)
@@ -167,6 +169,10 @@ class Course(Generic[S]):
             goes_on=plan.goes_on,
         )
         self._clock = Clock()
+
+    def _start(self) -> State:
+        before = self._learner.loss_before()
+        return State(base_loss=before, start_loss=self._learner.watched_loss() if self._plan.has_start else before)
 
     def goes_on(self) -> bool:
         """Whether there is an epoch to learn from."""

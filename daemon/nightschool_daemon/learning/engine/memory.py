@@ -98,10 +98,14 @@ class Todo:
                 yield from passes(batch, tokens, padded=self.pads)
 
     def longest_passes(self, tokens: int) -> Iterator[list[Example]]:
-        """Of a batch of the longest example alone, where a curriculum may have it come several times."""
+        """Of the batches that a curriculum may come to: the longest examples, and the longest one several times.
+
+        The longer are the rows of these, but those have no stem in common that is computed and kept once.
+        """
         if any(stretch.stage for stretch in self.stretches):
-            longest = [max(self.split.learned, key=len)] * self.settings.batch_size
-            yield from passes(longest, tokens, padded=self.pads)
+            longest = sorted(self.split.learned, key=len, reverse=True)[: self.settings.batch_size]
+            for batch in (longest, longest[:1] * self.settings.batch_size):
+                yield from passes(batch, tokens, padded=self.pads)
 
     def computed(self, examples: Sequence[Example]) -> int:
         """Tokens that a pass over these computes."""

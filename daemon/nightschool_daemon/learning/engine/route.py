@@ -129,6 +129,7 @@ def fine_tune(
         signature=made_of,
         arrange=arrange,
         goes_on=task.todo.goes_on,
+        has_start=task.start is not None,
     )
     outcome = train(task.network, task.form, examples, plan, report, reference=task.start)
     save_form(task.form, file, job.output / "adapter")

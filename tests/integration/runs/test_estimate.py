@@ -1,0 +1,75 @@
+"""What a run would do, told from the ledger and a real server before anything is done."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon.config import OllamaSettings, PluginSettings, Settings, StateSettings, TrainingSettings
+from nightschool_daemon.ledger import IncomingEvent, Ledger, VersionRow, VersionState
+from nightschool_daemon.ollama import names
+from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
+from nightschool_daemon.runs.estimate import estimate
+from nightschool_hookspecs.records import DeliveryForm, Event, FeedbackType, Specialty
+from support.night import TINY, import_tiny
+from support.ollama_server import OllamaServer
+
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+GREETING = Specialty(base=TINY, artifact_type="greeting")
+LEARNED, FRESH = range(20), range(20, 50)
+
+
+def correction(number: int) -> IncomingEvent:
+    event = Event(
+        id=f"{number:03}",
+        source="test",
+        timestamp=NOW,
+        feedback_type=FeedbackType.USER_CORRECTION,
+        input_data=f"greet guest number {number} of {number * number + 7}",
+        artifact_type="greeting",
+        ai_output="go away",
+        corrected_output=f"hello {number}",
+    )
+    return IncomingEvent(event=event, base=TINY, answered_by=None, group=str(number), arrived_at=NOW)
+
+
+@pytest.mark.parametrize("serves", [True, False], ids=["in use", "not in use"])
+def test_what_the_model_in_use_has_learned_is_learned_again(
+    tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path, serves: bool
+) -> None:
+    weights = import_tiny(fresh_ollama, tiny_gguf)
+    settings = Settings(
+        ollama=OllamaSettings(host=fresh_ollama.url, models_directory=fresh_ollama.models_directory),
+        state=StateSettings(directory=tmp_path / "state"),
+        # more was learned before than a lesson holds
+        training=TrainingSettings(threads=1, max_events=15),
+        plugins=PluginSettings(enabled=("replay_mixed",)),
+        plugin_tables={"replay_mixed": {"share": 0.2, "own_share": 0.0}},
+    )
+    version = VersionRow(
+        tag=names.version_of(GREETING, 1),
+        specialty=GREETING,
+        number=1,
+        run_id="first",
+        form=DeliveryForm.FUSED,
+        tag_digest="",
+        weights_digest=weights,
+        base_tag_digest=fresh_ollama.tags()[TINY],
+        base_weights_digest=weights,
+        state=VersionState.PROMOTED,
+        created_at=NOW,
+        files=(),
+    )
+    ollama, ledger = OllamaHttp(settings.ollama), Ledger.open(tmp_path / "ledger.sqlite3")
+    ollama.create(CreateRequest(model=version.tag, files={"tiny.gguf": weights}, system="a version"))
+    learned = [correction(number) for number in LEARNED]
+    ledger.events.add([*learned, *(correction(number) for number in FRESH)])
+    ledger.versions.add(replace(version, tag_digest=fresh_ollama.tags()[version.tag]))
+    ledger.events.mark_trained(GREETING, version.run_id, [one.event for one in learned], version.tag)
+    if serves:
+        ollama.copy(version.tag, names.alias_of(GREETING))
+    planned = estimate(GREETING, settings=settings, ledger=ledger, ollama=ollama, now=NOW).plan
+    ollama.close()
+    ledger.close()
+    assert (planned.replayed > 0) is serves
