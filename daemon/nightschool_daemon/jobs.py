@@ -35,6 +35,7 @@ from nightschool_hookspecs.records import (
     Side,
     SideChoice,
     TrainingMethod,
+    TrainingResult,
     Verdict,
 )
 
@@ -232,10 +233,6 @@ class Replayed:
         """Examples."""
         return len(self.events) + self.answers
 
-    def share(self, lesson: int) -> float:
-        """Of all examples, 0..1, beside so many of the lesson."""
-        return self.count / max(1, self.count + lesson)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SelectResult:
@@ -281,9 +278,16 @@ class SelectResult:
         others = there.pairs or there.liked or there.disliked
         return bool(there.examples or (method is not MethodChoice.SFT and others))
 
-    def learned_from(self, methods: Iterable[TrainingMethod]) -> tuple[str, ...]:
-        """The events that were learned from by these methods."""
-        return tuple(dict.fromkeys(key for method in methods for key in self.sources[method]))
+    @property
+    def replayed_share(self) -> float:
+        """Of all examples, 0..1, starter examples among them."""
+        return self.replayed.count / max(1, self.replayed.count + self.material.examples + self.starters)
+
+    def learned_from(self, trained: TrainingResult) -> tuple[str, ...]:
+        """The events that a training learned from; where it does not tell, all that its methods would learn from."""
+        told = None if trained.learned_events is None else frozenset(trained.learned_events)
+        offered = dict.fromkeys(key for method in trained.methods for key in self.sources.get(method, ()))
+        return tuple(key for key in offered if told is None or key in told)
 
 
 @dataclass(frozen=True, kw_only=True)

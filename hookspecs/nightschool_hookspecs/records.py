@@ -474,7 +474,7 @@ class MethodChoice(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """How much there is to learn from; in the job of a trial candidate, what the candidate has: the method is the same."""
+    """How much there is to learn from. A trial candidate's job tells what the candidate has: the method is the same."""
 
     examples: int
     """Wanted answers: corrections, demonstrations, liked answers, variants of them; without what is replayed."""
@@ -583,6 +583,10 @@ class TrainingResult:
     """Whether it began from `TrainingJob.warm_start`."""
     plan: str = ""
     """How it was cut to fit into memory, and what was expected of it, as decided before it began."""
+    learned_events: tuple[str, ...] | None = None
+    """`source/id` of every event whose examples moved the model; None: the trainer does not tell."""
+    watched_events: tuple[str, ...] = ()
+    """Of every one whose examples only told when to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)

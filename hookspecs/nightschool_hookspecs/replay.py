@@ -11,8 +11,9 @@ def nightschool_replay_examples(
 ) -> Replay | None:
     """Choose what is learned again beside the lesson.
 
-    Called once in a run that learns from wanted answers, in the worker, with the examples of the lesson in their
-    order, variants among them; not in a rebuild, which learns nothing. `earlier` has what the model in use has
+    Called once in a run that learns from wanted answers, and for each of its trial candidates and in a plan too, in
+    the worker, with the examples of the lesson in their order, variants among them; not in a rebuild, which learns
+    nothing. `earlier` has what the model in use has
     learned and tonight's lesson has nothing of: of each group of prompts the latest correction, demonstration or
     preference. `recall` tells what the base itself answers to prompts. The host builds the examples of `Replay.events`
     as it does all others, and lets an answer weigh no more in the loss than the mean example of the lesson. It leaves

@@ -26,8 +26,9 @@ def nightschool_build_example(event: ScoredEvent, chunks: tuple[Chunk, ...]) -> 
 def nightschool_offer_examples(artifact_type: str, accepted: int) -> tuple[StarterExample, ...] | None:
     """Offer starter examples, from which a specialty learns while it has too little feedback of its own.
 
-    Called once in a run for each artifact type that it learns from, in the worker, with how many events of this type
-    have an answer worth learning, those of the exam among them; not in a rebuild, which learns nothing. Return the
+    Called once in a run for each artifact type that it learns from, and for each of its trial candidates and in a plan
+    too, in the worker, with how many events of this type have an answer worth learning, those of the exam among them;
+    not in a rebuild, which learns nothing. Return the
     examples in the order in which they are wanted. The offers of all plugins are joined; of equal prompts the first
     counts. The host leaves out what is close to any prompt of the specialty, on whatever side, takes of the rest at
     most as many as the run learns from of the specialty's own, and lets each count at most `StarterExample.weight` of

@@ -11,6 +11,7 @@ def nightschool_suggest_hyperparameters(
 ) -> Hyperparameters | None:
     """Suggest the hyperparameters of a training.
 
-    Called once in a run, in the worker that builds the dataset, with the number of training examples, those that are
-    replayed left out. None: no opinion; the first answer counts. Where all say None, the defaults of the record hold.
+    Called once in a run, and for each of its trial candidates, in the worker that builds the dataset, with the number
+    of examples of the lesson, without what is learned beside it. None: no opinion; the first answer counts. Where all
+    say None, the defaults of the record hold.
     """

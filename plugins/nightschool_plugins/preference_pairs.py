@@ -7,7 +7,7 @@ the validator of their artifact type, and of two that are more than 10 points ap
     margin             gap / 100
 
 So what it answers wrongly becomes the worse side. The wanted answer is never that, whatever a validator says of it.
-Scores of two validators are not compared; those of validators that are ignored rank nothing. A night takes so many
+Scores of two validators are not compared; those of validators that are ignored rank nothing. A run takes so many
 prompts, in an order by its seed, so that others have their turn the next night.
 """
 
@@ -39,9 +39,9 @@ class PreferencePairs(PairingSettings):
     max_tokens: int = 512
     """Of an answer. One that is cut off there is no answer."""
     prompts: int = 64
-    """A night, those whose answers are kept from earlier nights among them."""
+    """A run, those whose answers are kept from earlier nights among them."""
     minutes: float = 30.0
-    """A night, for questions. When they are over, the answers that there are count."""
+    """A run, for questions. When they are over, the answers that there are count."""
     failures_in_a_row: int = 3
     """After so many prompts without a whole answer nothing more is asked."""
     ignored_validators: tuple[str, ...] = ("text",)

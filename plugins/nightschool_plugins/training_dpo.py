@@ -65,6 +65,9 @@ class TrainingDpo:
 
 def _joined(first: TrainingResult, second: TrainingResult) -> TrainingResult:
     """One result for two trainings, the second of which went on from the first."""
+    told = [one.learned_events for one in (first, second) if one.learned_events is not None]
+    learned = tuple(dict.fromkeys(event for events in told for event in events)) if len(told) == 2 else None
+    watched = dict.fromkeys((*first.watched_events, *second.watched_events))
     return replace(
         second,
         methods=(*first.methods, *second.methods),
@@ -74,6 +77,8 @@ def _joined(first: TrainingResult, second: TrainingResult) -> TrainingResult:
         left_out=first.left_out + second.left_out,
         seconds=first.seconds + second.seconds,
         warm_start=first.warm_start,
+        learned_events=learned,
+        watched_events=tuple(event for event in watched if event not in (learned or ())),
         plan="; then ".join(filter(None, (first.plan, second.plan))),
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
+from nightschool_daemon.learning.engine.curriculum import Arrange, events_of, nobody_arranges
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
 from nightschool_daemon.learning.engine.loop import Plan, Report, teach
 from nightschool_daemon.learning.engine.peft_files import MODULES
@@ -197,6 +197,8 @@ def fine_tune(
         trained_loss=outcome.trained_loss,
         seconds=outcome.seconds,
         epoch_losses=outcome.watched,
+        learned_events=events_of(split.learned),
+        watched_events=events_of(split.watched) if split.held else (),
     )
 
 

@@ -83,7 +83,7 @@ def starters_in_words(count: int) -> str:
     were = "was" if count == 1 else "were"
     return (
         f"As there is little feedback of yours yet, {_count(count, 'starter example')} {were} learned beside it. None "
-        "counts more than a piece of yours, and the exam asks none."
+        "counts more than yours do on average, and the exam asks none."
     )
 
 

@@ -190,8 +190,10 @@ def _remember_what_was_learned(context: StepContext, version: VersionRow | None)
     if reused is None:
         events.mark_batched(specialty, context.info.id, prepare.frozen_events(context.directory))
     if version is not None and lesson.is_done(Step.SELECT):
-        methods = lesson.result(Step.TRAIN, TrainingResult).methods
-        _mark_learned(context, version, lesson, lesson.result(Step.SELECT, SelectResult).learned_from(methods))
+        trained = lesson.result(Step.TRAIN, TrainingResult)
+        # what told when to stop has a part in the version too, so it proves nothing of it
+        seen = (*lesson.result(Step.SELECT, SelectResult).learned_from(trained), *trained.watched_events)
+        _mark_learned(context, version, lesson, seen)
 
 
 def _mark_learned(context: StepContext, version: VersionRow, lesson: RunDirectory, keys: Sequence[str]) -> None:

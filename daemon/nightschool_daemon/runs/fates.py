@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from nightschool_daemon.jobs import MARKS, EventMark, RunDirectory, SelectResult, Step, StretchMark, read_lines
 from nightschool_daemon.reporting.sheet import Asked
 from nightschool_daemon.reporting.words import LEARNED_BY
+from nightschool_daemon.runs.rebuild import reused_lesson
 from nightschool_hookspecs.records import Event, ExamAnswer, ExamItem, ItemRole, TrainingMethod, TrainingResult
 
 MOST_KIN, LEAST_ALIKE = 3, 0.5
@@ -27,7 +28,9 @@ class Fates:
         self._chosen = _methods_of(selected)
         self._replayed = frozenset(selected.replayed.events)
         self._reasons = {one.event_id: one.reason for one in reversed(selected.left_out)}
-        self._trained = _trained(directory)
+        self._trained = directory.result(Step.TRAIN, TrainingResult) if directory.is_done(Step.TRAIN) else None
+        self._learned_from = frozenset(selected.learned_from(self._trained) if self._trained is not None else ())
+        self._is_rebuilt = reused_lesson(directory) is not None
         self._is_over = is_over
         questions = tuple(answered)
         # a question of trial candidates stands before the one that checks the candidate itself
@@ -65,9 +68,16 @@ class Fates:
         if self._trained is None:
             ended = "the run ended before it had learned" if self._is_over else "the run is under way"
             return f"It was chosen, and {ended}."
-        ways = [LEARNED_BY[method] for method in self._trained if method in self._chosen[key]]
+        ways = [LEARNED_BY[method] for method in self._trained.methods if method in self._chosen[key]]
+        if not ways:
+            return "This run learned from other kinds."
+        if key in self._trained.watched_events:
+            return "It was kept aside while the model learned, to see when to stop."
+        if key not in self._learned_from:
+            why = "this run delivered again what was learned before" if self._is_rebuilt else "it is too long"
+            return f"It was left out: {why}."
         again = " again, so that it is not forgotten" if key in self._replayed else ""
-        return f"It was learned from{again}: {', then '.join(ways)}." if ways else "This run learned from other kinds."
+        return f"It was learned from{again}: {', then '.join(ways)}."
 
     def _stage(self, key: str) -> str:
         """When a curriculum came to it, as a sentence behind another; empty where none did, or not yet."""
@@ -109,11 +119,6 @@ def _methods_of(selected: SelectResult) -> Mapping[str, frozenset[TrainingMethod
         for key in keys:
             found[key] = found.get(key, frozenset()) | {method}
     return found
-
-
-def _trained(directory: RunDirectory) -> tuple[TrainingMethod, ...] | None:
-    """By what was learned, in order; None where it did not come so far."""
-    return directory.result(Step.TRAIN, TrainingResult).methods if directory.is_done(Step.TRAIN) else None
 
 
 def _question(item: ExamItem) -> str:

@@ -121,11 +121,14 @@ def _learned(context: StepContext) -> Iterator[Section]:
         sentences.append("Nothing was learned this time.")
     else:
         ways = ", then ".join(LEARNED_BY[one] for one in trained.methods)
-        events = _count(len(selected.learned_from(trained.methods)), "piece")
-        sentences.append(f"The model learned from {events} of your feedback: {ways}.")
+        learned = selected.learned_from(trained)
+        sentences.append(f"The model learned from {_count(len(learned), 'piece')} of your feedback: {ways}.")
+        if trained.watched_events:
+            kept = _count(len(trained.watched_events), "more piece")
+            sentences.append(f"{kept} of it told when the model had learned enough.")
         if selected.replayed.count and TrainingMethod.SFT in trained.methods:
-            replayed, share = selected.replayed, selected.replayed.share(selected.material.examples)
-            sentences.append(replayed_in_words(len(replayed.events), replayed.answers, share))
+            replayed = selected.replayed
+            sentences.append(replayed_in_words(len(replayed.events), replayed.answers, selected.replayed_share))
         if selected.starters and TrainingMethod.SFT in trained.methods:
             sentences.append(starters_in_words(selected.starters))
         if trained.warm_start:
@@ -206,7 +209,7 @@ def _left_out(context: StepContext) -> Iterator[Section]:
     if selected is None:
         return
     trained = context.result_if_done(Step.TRAIN, TrainingResult)
-    learned = frozenset(selected.learned_from(trained.methods) if trained is not None else ())
+    learned = frozenset(selected.learned_from(trained) if trained is not None else ())
     reasons = Counter(one.reason for one in selected.left_out if one.event_id not in learned)
     yield Section(
         title=LEFT_OUT,
@@ -289,7 +292,7 @@ def _training_figures(context: StepContext) -> Section | None:
     if trained is not None:
         *_, last = trained.methods
         unit = "nats per answer token" if last is TrainingMethod.SFT else f"by {last.upper()}"
-        events = len(selected.learned_from(trained.methods))
+        events = len(selected.learned_from(trained))
         points += [
             f"From {events} events: {', then '.join(LEARNED_BY[one] for one in trained.methods)}",
             *_replayed_figures(selected, trained),
@@ -331,7 +334,7 @@ def _replayed_figures(selected: SelectResult, trained: TrainingResult) -> Iterat
     if replayed.count and TrainingMethod.SFT in trained.methods:
         yield (
             f"Replayed: {_count(len(replayed.events), 'earlier correction')} and "
-            f"{_count(replayed.answers, 'answer')} of the base's own, {replayed.share(selected.material.examples):.1%} "
+            f"{_count(replayed.answers, 'answer')} of the base's own, {selected.replayed_share:.1%} "
             "of all examples; they are in none of the losses"
         )
 

@@ -136,7 +136,7 @@ def test_a_share_of_what_is_learned_is_what_the_model_says_by_itself(
     selected, texts = select(laid_out(tmp_path / "first", ollama.url, gguf, digest))
 
     assert selected.replayed == Replayed(events=("dropdir/8",), answers=1)
-    assert selected.replayed.share(selected.material.examples) == 0.2
+    assert selected.replayed_share == 0.2
     assert selected.material.examples == ROOM
     assert set(selected.sources[TrainingMethod.SFT]) == {f"dropdir/{number}" for number in range(ROOM + 1)}
     assert selected.left_out == ()

@@ -783,6 +783,21 @@ def judged(
     )
 
 
+def test_what_was_too_long_is_not_learned_and_what_told_when_to_stop_is_kept_from_exams(world: World) -> None:
+    teach(world, 3)
+    context = world.begin()
+    judged(context, "dropdir/e0", "dropdir/e1", "dropdir/e2")
+    trained = context.result(Step.TRAIN, TrainingResult)
+    seen = replace(trained, learned_events=("dropdir/e0",), watched_events=("dropdir/e1",))
+    context.directory.finish(Step.TRAIN, seen)
+    world.end(context)
+    rows = world.ledger.events.of_specialty(GREETING, with_unassigned=True)
+    assert {row.event.key for row in rows if row.trained_on} == {"dropdir/e0", "dropdir/e1"}
+    told = markdown_of(sheet_of(context))
+    assert "The model learned from 1 piece of your feedback: wanted answers." in told
+    assert "1 more piece of it told when the model had learned enough." in told
+
+
 def test_the_report_says_what_was_learned_again(world: World) -> None:
     context = world.begin()
     judged(context, *(f"dropdir/e{number}" for number in range(7)))

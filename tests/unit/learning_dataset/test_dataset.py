@@ -854,7 +854,7 @@ def test_hyperparameters_are_those_of_the_lesson() -> None:
     found = result_of(shop, dataset, rows, "")
     assert asked == [6]
     assert found.material.examples == 6
-    assert found.replayed.share(6) == pytest.approx(1 / 7)
+    assert found.replayed_share == pytest.approx(1 / 7)
     assert found.sources[TrainingMethod.SFT] == tuple(one.event_id for one in dataset.examples)
 
 

@@ -93,6 +93,18 @@ def test_both_together_go_on_from_an_earlier_night_where_the_first_does(warm_sta
     assert result.warm_start is warm_start
 
 
+def test_what_one_of_both_learned_from_was_learned_from() -> None:
+    class Telling(FakeTrain):
+        def __call__(self, job: TrainingJob, **rest: Any) -> TrainingResult:
+            learned, watched = (("a", "b"), ("c", "d")) if not job.requires_start else (("b", "c"), ("a", "e"))
+            return replace(super().__call__(job, **rest), learned_events=learned, watched_events=watched)
+
+    result, _ = asked(MethodChoice.AUTO, CORRECTIONS, Telling())
+    assert result is not None
+    assert result.learned_events == ("a", "b", "c")
+    assert result.watched_events == ("d", "e")
+
+
 @pytest.mark.parametrize(
     ("method", "said"), [(MethodChoice.DPO, "no pair of a better"), (MethodChoice.KTO, "liked or disliked by itself")]
 )

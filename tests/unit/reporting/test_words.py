@@ -93,7 +93,9 @@ def test_an_exam_by_cross_fitting_says_that_it_was_the_recipe_that_was_examined(
 
 def test_starter_examples_are_told_with_what_they_are_not() -> None:
     assert starters_in_words(1).startswith("As there is little feedback of yours yet, 1 starter example was learned")
-    assert "5 starter examples were learned beside it. None counts more than a piece of yours" in starters_in_words(5)
+    assert "5 starter examples were learned beside it. None counts more than yours do on average" in starters_in_words(
+        5
+    )
 
 
 # --------------------------------------------------------------------------- track record

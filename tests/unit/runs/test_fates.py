@@ -24,6 +24,7 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.reporting.sheet import Section
 from nightschool_daemon.runs.fates import COMPARED_LETTERS, Answered, Fates
 from nightschool_daemon.runs.pieces import MOST_LEFT_OUT, MOST_PIECES, TELLING, chosen_names, pieces_section
+from nightschool_daemon.runs.rebuild import REUSED
 from nightschool_daemon.runs.sheets import _stages
 from nightschool_hookspecs.records import (
     ExamAnswer,
@@ -72,7 +73,12 @@ def mark(name: str, weight: float | None = None, priority: float = 0.0) -> Event
 
 
 def left(
-    path: Path, selected: SelectResult = SELECTED, *, trained: bool = True, marks: Sequence[EventMark] = ()
+    path: Path,
+    selected: SelectResult = SELECTED,
+    *,
+    trained: bool = True,
+    marks: Sequence[EventMark] = (),
+    result: TrainingResult = TRAINED,
 ) -> RunDirectory:
     """The directory of a run that came so far."""
     directory = RunDirectory(path=path)
@@ -81,7 +87,7 @@ def left(
     directory.finish(Step.SELECT, selected)
     if trained:
         directory.begin(Step.TRAIN)
-        directory.finish(Step.TRAIN, TRAINED)
+        directory.finish(Step.TRAIN, result)
     return directory
 
 
@@ -123,6 +129,28 @@ def question(
 def test_what_a_run_made_of_an_event(tmp_path: Path, key: str, said: str | None) -> None:
     directory = left(tmp_path, marks=[mark("a/learned", 1.0), mark("a/not built")])
     assert Fates(directory, (), is_over=True).fate(key) == said
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("a/learned", "It was learned from: wanted answers, then better answers over worse ones."),
+        ("a/again", "It was kept aside while the model learned, to see when to stop."),
+        ("a/paired", "It was left out: it is too long."),
+        ("a/thumb", "This run learned from other kinds."),
+    ],
+)
+def test_what_no_update_came_from_is_not_called_learned(tmp_path: Path, key: str, said: str) -> None:
+    result = replace(TRAINED, learned_events=("a/learned",), watched_events=("a/again",))
+    assert Fates(left(tmp_path, result=result), (), is_over=True).fate(key) == said
+
+
+def test_a_rebuild_has_learned_nothing_of_what_is_new(tmp_path: Path) -> None:
+    directory = left(tmp_path / "run", result=replace(TRAINED, learned_events=("a/again",)))
+    (directory.step(Step.TRAIN) / REUSED).write_text(str(tmp_path / "first"))
+    fates = Fates(directory, (), is_over=True)
+    assert fates.fate("a/learned") == "It was left out: this run delivered again what was learned before."
+    assert fates.fate("a/again") == "It was learned from again, so that it is not forgotten: wanted answers."
 
 
 def test_of_a_candidate_of_examples_it_is_told_what_is_shown_and_what_is_not(tmp_path: Path) -> None:

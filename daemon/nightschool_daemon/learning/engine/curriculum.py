@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -39,6 +39,11 @@ class Teachable(Grouped, Protocol):
 
     @property
     def score(self) -> float | None: ...
+
+
+def events_of(examples: Iterable[Teachable]) -> tuple[str, ...]:
+    """`source/id` of the events that examples come from, each once."""
+    return tuple(dict.fromkeys(one.event_id for one in examples if one.event_id))
 
 
 class Arrange(Protocol):

@@ -12,7 +12,7 @@ import torch
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import read_lines, write_durably
 from nightschool_daemon.learning.engine import machine, memory
-from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
+from nightschool_daemon.learning.engine.curriculum import Arrange, events_of, nobody_arranges
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import GROUP, Form, Linear, LowRank, Neurons
 from nightschool_daemon.learning.engine.loop import CHECKPOINTS, Plan, Report, train
@@ -146,6 +146,8 @@ def fine_tune(
         epoch_losses=outcome.watched,
         warm_start=task.start is not None,
         plan=decided.sentence(),
+        learned_events=events_of(task.todo.split.learned),
+        watched_events=events_of(task.todo.split.watched) if task.todo.split.held else (),
     )
 
 
