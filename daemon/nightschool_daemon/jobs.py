@@ -48,6 +48,8 @@ NOTES = "notes.txt"
 """What a worker has to say to whoever looks on, a sentence a line."""
 MARKS = "marks.jsonl"
 """Of step `select` (EventMark)."""
+TRAJECTORIES = "trajectories.jsonl"
+"""In a training's output, where wanted answers were learned (TrajectoryPoint)."""
 STRETCHES = "curriculum.jsonl"
 """In a training's output, where a plugin arranged what it learned from (StretchMark)."""
 HELD_OUT_PAIRS = "held_out_pairs.jsonl"
@@ -217,6 +219,23 @@ class StretchMark:
     """Behind it, of the same examples all along."""
     first_seen: tuple[str, ...]
     """`source/id` of the events that were learned from for the first time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryPoint:
+    """A line of `trajectories.jsonl`: the loss of a wanted answer of the lesson as it was learned from."""
+
+    event_id: str
+    variant: bool
+    """It was learned behind another prompt than that of the event, whose answer it is."""
+    epoch: int
+    """Counted from 1."""
+    stretch: int
+    """Between two evaluations, counted from 1 over all epochs: where nobody arranges any, each epoch is one."""
+    step: int
+    """Of the optimiser, counted from 1 over all epochs."""
+    loss: float
+    """Nats an answer token, before the step. Its weight is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -499,7 +499,7 @@ class TrainingJob:
     """Directory of what is learned from, frozen and rendered: `examples.jsonl` (a `TrainingText` a line), `pairs.jsonl`
     (`PairText`), `labels.jsonl` (`LabelledText`)."""
     output: Path
-    """Directory to fill: PEFT adapter, `metrics.jsonl`, checkpoints."""
+    """Directory to fill: PEFT adapter, `metrics.jsonl`, `trajectories.jsonl`, checkpoints."""
     material: Material
     method: MethodChoice
     hyperparameters: Hyperparameters
@@ -530,6 +530,8 @@ class TrainingText:
     """0 (easy) .. 1 (hard), of its event; None: not told."""
     score: float | None = None
     """0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
+    variant: bool = False
+    """Its prompt is an augmented one: the person that its event is of asked in other words."""
     replayed: bool = False
     """It is no part of the lesson, but learned beside it. What is measured of the lesson is measured without it."""
 

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from nightschool_daemon.learning.engine.curriculum import Arrange, events_of, nobody_arranges
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
 from nightschool_daemon.learning.engine.loop import Plan, Report, teach
+from nightschool_daemon.learning.engine.methods import answer_sums
 from nightschool_daemon.learning.engine.peft_files import MODULES
+from nightschool_daemon.learning.engine.trajectories import PassLoss, told
 from nightschool_daemon.learning.loading import Base
 from nightschool_daemon.learning.rows import Row, read_rows, signature
 from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
@@ -35,36 +37,33 @@ IGNORED = -100
 # --------------------------------------------------------------------------- loss
 
 
-def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, labels and weights, each of shape (rows, longest). Right padding needs no mask under causal attention."""
+def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and labels, each of shape (rows, longest). Right padding needs no mask under causal attention."""
     import torch
 
     longest = max(map(len, rows))
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     labels = torch.full((len(rows), longest), IGNORED, dtype=torch.long)
-    weights = torch.zeros(len(rows), longest)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(row.prompt + row.completion)
         labels[number, len(row.prompt) : len(row)] = torch.tensor(row.completion)
-        weights[number, len(row.prompt) : len(row)] = row.weight
-    return ids, labels, weights
+    return ids, labels
 
 
-def summed_loss(model: PreTrainedModel, rows: Sequence[Row]) -> tuple[torch.Tensor, float]:
-    """Weighted sum of the answer tokens' losses, and the sum of their weights.
+def answer_losses(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
+    """Sum of the losses of each row's answer tokens, shape (rows,); no weight counts.
 
     The head sees the hidden states at label positions only, shape (labels, width): over a vocabulary of
     262,144 that is most of the memory and time of a short batch.
     """
     import torch
 
-    ids, labels, weights = padded(rows)
+    ids, labels = padded(rows)
     hidden = model.get_decoder()(input_ids=ids).last_hidden_state
     at = labels[:, 1:] != IGNORED
     logits = head(model, hidden[:, :-1][at])
     losses = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][at], reduction="none")
-    weight = weights[:, 1:][at]
-    return (losses * weight).sum(), float(weight.sum())
+    return answer_sums(losses, at.nonzero()[:, 0], len(rows))
 
 
 def head(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
@@ -81,7 +80,7 @@ def require_equal_logits(model: PreTrainedModel, row: Row) -> None:
     """Raise where decoder and head alone are not what the whole model computes, as with scaled logits."""
     import torch
 
-    ids, _, _ = padded([row])
+    ids, _ = padded([row])
     with torch.no_grad():
         whole = model(input_ids=ids).logits[0, -1].float()
         parts = head(model, model.get_decoder()(input_ids=ids).last_hidden_state[0, -1:])[0].float()
@@ -96,15 +95,14 @@ def mean_loss(model: PreTrainedModel, rows: Sequence[Row]) -> float:
     """Loss per answer token, every token counted alike."""
     import torch
 
-    total = count = 0.0
     model.eval()
     with torch.no_grad():
-        even = [Row(prompt=row.prompt, completion=row.completion, weight=1.0) for row in rows]
-        for part in passes(even, TOKENS_A_PASS):
-            loss, weight = summed_loss(model, part)
-            total += float(loss)
-            count += weight
-    return total / count
+        total = sum(float(answer_losses(model, part).sum()) for part in passes(rows, TOKENS_A_PASS))
+    return total / _answer_tokens(rows)
+
+
+def _answer_tokens(rows: Sequence[Row]) -> int:
+    return sum(len(row.completion) for row in rows)
 
 
 # --------------------------------------------------------------------------- the training
@@ -125,12 +123,17 @@ class AdapterLearner:
         """The adapter's own parameters."""
         return {name: one for name, one in self.model.named_parameters() if one.requires_grad}
 
-    def losses(self, batch: Sequence[Row]) -> Iterator[torch.Tensor]:
+    def losses(self, batch: Sequence[Row]) -> Iterator[PassLoss]:
         """The batch's loss in parts, one a pass."""
-        whole = self.weight * sum(len(row.completion) for row in batch)
+        import torch
+
+        whole = self.weight * _answer_tokens(batch)
         for part in passes(batch, TOKENS_A_PASS):
-            loss, _ = summed_loss(self.network, part)
-            yield loss / whole
+            losses = answer_losses(self.network, part)
+            yield PassLoss(
+                total=(losses * torch.tensor([row.weight for row in part])).sum() / whole,
+                answers=told(part, (losses.detach() / torch.tensor([len(row.completion) for row in part])).tolist()),
+            )
 
     @contextmanager
     def learning(self) -> Iterator[None]:

@@ -90,6 +90,7 @@ def render_example(example: TrainingExample, render: Render, closing: str) -> Tr
         group=example.group,
         difficulty=example.difficulty,
         score=example.score,
+        variant=example.parent is not None,
     )
 
 

@@ -41,6 +41,7 @@ class Row:
     """As `LearnedExample` has it, and so difficulty and score."""
     difficulty: float | None = None
     score: float | None = None
+    variant: bool = False
     replayed: bool = False
     """It is no part of the lesson, and learned beside it."""
 
@@ -64,6 +65,7 @@ def rows_of(texts: Iterable[TrainingText], tokens: Tokens) -> list[Row]:
             event_id=text.event_id,
             difficulty=text.difficulty,
             score=text.score,
+            variant=text.variant,
             replayed=text.replayed,
         )
         for text in texts

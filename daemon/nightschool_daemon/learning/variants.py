@@ -20,7 +20,7 @@ from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, is_
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, require_low_rank
 from nightschool_daemon.learning.loading import Base, Tokens, from_file_layout, load_base, load_tokens, set_weight
-from nightschool_daemon.learning.peft_route import head, padded, summed_loss
+from nightschool_daemon.learning.peft_route import answer_losses, head, padded
 from nightschool_daemon.learning.rows import Row
 from nightschool_daemon.learning.served import adapter_factors
 from nightschool_hookspecs.records import DeliveryForm
@@ -166,7 +166,7 @@ class LoadedVariants(Variants):
         found = []
         with torch.no_grad():
             for text, places in zip(texts, ends, strict=True):
-                ids, _, _ = padded([Row(prompt=tuple(text), completion=(), weight=1.0)])
+                ids, _ = padded([Row(prompt=tuple(text), completion=(), weight=1.0)])
                 behind = torch.tensor([end - 1 for end in places])
                 hidden = model.get_decoder()(input_ids=ids).last_hidden_state[0, behind]
                 found.append(torch.log_softmax(head(model, hidden).float(), dim=-1).numpy())
@@ -178,7 +178,7 @@ class LoadedVariants(Variants):
         model = self._base.model
         model.eval()
         with torch.no_grad():
-            losses = [float(summed_loss(model, [replace(row, weight=1.0)])[0]) for row in rows]
+            losses = [float(answer_losses(model, [row])) for row in rows]
         return -np.array(losses, np.float32)
 
     def _added(self, lesson: LowRankLesson) -> dict[str, NDArray[np.float32]]:

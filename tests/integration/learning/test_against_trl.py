@@ -97,9 +97,9 @@ def ours(tiny: Tiny, method: TrainingMethod, examples: Sequence[Example], seed: 
     objective = Objective(network, plan, examples, examples)
     network.form = form = form_of(network, seed)
     total = 0.0
-    for loss in objective.losses(examples):
-        loss.backward()
-        total += float(loss.detach())
+    for part in objective.losses(examples):
+        part.total.backward()
+        total += float(part.total.detach())
     gradients = {name: one.grad for name, one in form.parameters.items() if one.grad is not None}
     return Known(loss=total, gradient=in_peft_layout(form, gradients, tiny.file, directory / "gradient"))
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nightschool_daemon.jobs import STRETCHES, StretchMark, read_lines
+from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.adam import Adam
@@ -209,5 +209,9 @@ def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
         assert [one.number for one in marks] == list(range(1, len(stages) + 1))
     if stages:
         assert (tmp_path / "cut" / STRETCHES).read_text() == (tmp_path / "whole" / STRETCHES).read_text()
+    points = list(read_lines(tmp_path / "whole" / TRAJECTORIES, TrajectoryPoint))
+    assert [one.step for one in points] == sorted(settings.batch_size * list(range(1, lines[-1] + 1)))
+    assert {one.stretch for one in points} == set(range(1, (len(stages) or settings.num_epochs) + 1))
+    assert (tmp_path / "cut" / TRAJECTORIES).read_text() == (tmp_path / "whole" / TRAJECTORIES).read_text()
     for one in whole.glob("*.safetensors"):
         assert (again / one.name).read_bytes() == one.read_bytes()

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from nightschool_daemon.jobs import STRETCHES, StretchMark, read_lines
+from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import loop, machine, memory
 from nightschool_daemon.learning.engine.curriculum import Arrange, Curriculum, nobody_arranges
@@ -138,6 +138,31 @@ def test_what_is_replayed_is_learned_beside_the_lesson_and_is_in_no_loss(
     result = trained(tmp_path, tiny_gguf, tokens, texts=texts)
     assert (result.steps, result.examples, result.base_loss) == (12, 16, alone.base_loss)
     assert result.trained_loss != alone.trained_loss
+
+
+def test_what_no_person_said_of_it_has_no_losses_of_its_own(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
+    one, other, variant, *_ = greetings()
+    texts = [
+        one,
+        replace(variant, event_id=one.event_id, variant=True),
+        replace(other, replayed=True),
+        replace(other, event_id="", prompt="say it\n", replayed=True),
+    ]
+    trained(tmp_path, tiny_gguf, tokens, texts=texts)
+    points = read_lines(tmp_path / TRAJECTORIES, TrajectoryPoint)
+    told = sorted((point.epoch, point.event_id, point.variant) for point in points)
+    assert told == [(epoch, one.event_id, varied) for epoch in (1, 2, 3) for varied in (False, True)]
+
+
+def test_losses_that_cannot_be_read_are_begun_anew_and_end_no_training(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Interrupted):
+        trained(tmp_path, tiny_gguf, tokens, report=stops_at(5))
+    (tmp_path / TRAJECTORIES).write_text("{}\n", encoding="utf-8")
+    assert trained(tmp_path, tiny_gguf, tokens).steps == 9
+    assert {one.step for one in read_lines(tmp_path / TRAJECTORIES, TrajectoryPoint)} == {5, 6, 7, 8, 9}
+    assert "begun anew" in caplog.text
 
 
 def test_what_is_replayed_does_not_stand_in_for_a_lesson_that_is_too_long(
@@ -274,10 +299,11 @@ def test_a_line_in_which_the_power_went_is_written_anew(
 ) -> None:
     with pytest.raises(Interrupted):
         trained(tmp_path, tiny_gguf, tokens, report=stops_at(5))
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_bytes(metrics.read_bytes()[:-9])
+    for file in (tmp_path / "metrics.jsonl", tmp_path / TRAJECTORIES):
+        file.write_bytes(file.read_bytes()[:-9])
     trained(tmp_path, tiny_gguf, tokens)
-    assert losses(tmp_path) == losses(uninterrupted("lora")[0])
+    for name in ("metrics.jsonl", TRAJECTORIES):
+        assert (tmp_path / name).read_text() == (uninterrupted("lora")[0] / name).read_text()
 
 
 def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from nightschool_daemon.jobs import STRETCHES, StretchMark, read_lines
+from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
 from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.loop import Report
 from nightschool_daemon.learning.loading import Base, load_base
-from nightschool_daemon.learning.peft_route import fine_tune
+from nightschool_daemon.learning.peft_route import fine_tune, mean_loss
+from nightschool_daemon.learning.rows import rows_of
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainingResult, TrainingText
 from nightschool_hookspecs.services import TrainingError
@@ -75,6 +76,33 @@ def test_the_answer_is_learned(trained: tuple[Base, TrainingResult, Path]) -> No
     assert [one["epoch"] for one in lines if "epoch" in one] == [1, 2, 3]
 
 
+def test_each_answers_loss_is_told_before_the_step_that_learns_from_it(
+    load: Load, trained: tuple[Base, TrainingResult, Path]
+) -> None:
+    _, _, directory = trained
+    points = list(read_lines(directory / TRAJECTORIES, TrajectoryPoint))
+    assert sorted((one.epoch, one.event_id) for one in points) == sorted(
+        (epoch, one.event_id) for epoch in (1, 2, 3) for one in greetings()
+    )
+    fresh = load()
+    rows = {row.event_id: row for row in rows_of(greetings(), fresh.tokens)}
+    for point in points[: SETTINGS.batch_size]:
+        assert point.loss == pytest.approx(mean_loss(fresh.model, [rows[point.event_id]]), rel=1e-4)
+
+
+def test_what_no_person_said_of_it_has_no_losses_of_its_own(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:
+    one, other, variant, *_ = greetings()
+    texts = [
+        one,
+        replace(variant, event_id=one.event_id, variant=True),
+        replace(other, replayed=True),
+        replace(other, event_id="", prompt="say it\n", replayed=True),
+    ]
+    fine_tuned(load(), tmp_path, tiny_gguf, texts, settings=replace(SETTINGS, num_epochs=1))
+    points = read_lines(tmp_path / TRAJECTORIES, TrajectoryPoint)
+    assert sorted((point.event_id, point.variant) for point in points) == [(one.event_id, False), (one.event_id, True)]
+
+
 def test_peft_loads_the_adapter_and_computes_the_same(load: Load, trained: tuple[Base, TrainingResult, Path]) -> None:
     base, result, _ = trained
     ids = base.tokens.prompt("greet guest 3\n")
@@ -127,7 +155,8 @@ def test_within_an_epoch_it_goes_on_with_the_same_dropout(
         load(), tmp_path / "cut", tiny_gguf, greetings(), lambda done, _total, _text: steps.append(done), settings
     )
     assert steps == list(range(5, 10))
-    assert (tmp_path / "cut" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+    for name in ("metrics.jsonl", TRAJECTORIES):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
     expected, found = (load_file(one.adapter / "adapter_model.safetensors") for one in (whole, again))
     assert all(torch.equal(found[name], weights) for name, weights in expected.items())
 

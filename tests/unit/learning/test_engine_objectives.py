@@ -18,6 +18,7 @@ from nightschool_daemon.learning.engine.layout import lay_out
 from nightschool_daemon.learning.engine.loop import Objective, Outcome, Plan, train
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
+from nightschool_daemon.learning.engine.scoring import answer_sums
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from support.tiny_gguf import write_tiny_gguf
 
@@ -79,9 +80,9 @@ def taught(network: Network, asked: Plan, examples: Sequence[Example]) -> Iterat
     objective = Objective(network, asked, examples, examples)
     network.form = form = adapter(network, spread=0.05)
     total = torch.zeros(())
-    for loss in objective.losses(examples):
-        loss.backward()
-        total += loss.detach()
+    for part in objective.losses(examples):
+        part.total.backward()
+        total += part.total.detach()
     yield total
     for one in form.parameters.values():
         assert one.grad is not None
@@ -98,6 +99,29 @@ def test_a_batch_teaches_the_same_in_any_number_of_passes(
     for part in parts:
         for one, other in zip(part, whole, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [1000, 1, 14])
+def test_the_loss_of_each_answer_is_told_whatever_it_weighs(network: Network, tmp_path: Path, tokens: int) -> None:
+    known = [replace(one, event_id=f"e/{number}") for number, one in enumerate(LESSONS[TrainingMethod.SFT])]
+    unknown = Example(prompt=PROMPTS[0], answers=(Answer(tokens=BAD),))
+    asked = plan(TrainingMethod.SFT, tmp_path, tokens_a_pass=tokens)
+    objective = Objective(network, asked, [*known, unknown], known)
+    network.form = adapter(network, spread=0.05)
+    told = {one.event_id: one.nats for part in objective.losses([*known, unknown]) for one in part.answers}
+    sums = answer_sums(network, known)
+    expected = {one.event_id: -float(nats[0]) / one.labels for one, nats in zip(known, sums, strict=True)}
+    assert told == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", [TrainingMethod.DPO, TrainingMethod.KTO])
+def test_what_is_not_simply_wanted_has_no_loss_of_its_own(
+    network: Network, tmp_path: Path, method: TrainingMethod
+) -> None:
+    lesson = [replace(one, event_id="e/1") for one in LESSONS[method]]
+    objective = Objective(network, plan(method, tmp_path), lesson, lesson)
+    network.form = adapter(network)
+    assert all(part.answers == () for part in objective.losses(lesson))
 
 
 def trained(network: Network, form: LowRank, asked: Plan, examples: Sequence[Example]) -> Outcome:
@@ -173,7 +197,9 @@ def test_a_weight_counts_whatever_else_is_in_the_batch(network: Network, tmp_pat
     light, heavy = (Example(prompt=PROMPTS[0], answers=(Answer(tokens=GOOD, weight=weight),)) for weight in (0.5, 1.5))
     objective = Objective(network, plan(TrainingMethod.SFT, tmp_path), [light, heavy], [light])
     network.form = adapter(network, spread=0.05).freeze_below(network.architecture.layers)
-    alone, weighed = (float(torch.stack(list(objective.losses([example]))).sum()) for example in (light, heavy))
+    alone, weighed, both = (
+        sum(float(part.total) for part in objective.losses(batch)) for batch in ([light], [heavy], [light, heavy])
+    )
     assert weighed == pytest.approx(3 * alone)
-    assert float(torch.stack(list(objective.losses([light, heavy]))).sum()) == pytest.approx((alone + weighed) / 2)
+    assert both == pytest.approx((alone + weighed) / 2)
     assert objective.watched_loss() == pytest.approx(2 * alone), "what is watched is not weighed"

@@ -60,6 +60,7 @@ class Example:
     """As `LearnedExample` has it, and so difficulty and score: where equal texts come from makes no difference."""
     difficulty: float | None = field(default=None, compare=False)
     score: float | None = field(default=None, compare=False)
+    variant: bool = field(default=False, compare=False)
     replayed: bool = False
     """It is no part of the lesson, and learned beside it."""
 

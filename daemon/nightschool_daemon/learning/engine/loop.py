@@ -37,6 +37,7 @@ from nightschool_daemon.learning.engine.forms import Form
 from nightschool_daemon.learning.engine.layout import Layout
 from nightschool_daemon.learning.engine.machine import return_free_memory
 from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.trajectories import AnswerLoss, PassLoss, TrajectoryLog, told
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
 
@@ -61,7 +62,8 @@ class Plan:
     seed: int
     tokens_a_pass: int
     output: Path
-    """Gets `metrics.jsonl`, `checkpoints/` and `best.safetensors`, and `curriculum.jsonl` where there is one."""
+    """Gets `metrics.jsonl`, `trajectories.jsonl`, `checkpoints/`, `best.safetensors`; `curriculum.jsonl` if there is
+    one."""
     signature: str
     """What base, data and settings it is made of: a checkpoint of another is not gone on with."""
     arrange: Arrange = nobody_arranges
@@ -97,7 +99,7 @@ class Learner(Protocol[L_contra]):
         """What a training leaves; of it is trained what wants a gradient."""
         ...
 
-    def losses(self, batch: Sequence[L_contra]) -> Iterator[Tensor]:
+    def losses(self, batch: Sequence[L_contra]) -> Iterator[PassLoss]:
         """A batch's loss in parts, one a pass. Nats per answer token, or the loss of the method."""
         ...
 
@@ -160,6 +162,7 @@ class Course(Generic[S]):
         _require_sound_base(self._state.base_loss)
         self._metrics = Metrics(plan.output / "metrics.jsonl", self._state)
         self._log = StretchLog(plan.output, self._state)
+        self._trajectories = TrajectoryLog(plan.output, self._state)
         self._curriculum = Curriculum(
             learned=split.learned,
             method=plan.method,
@@ -192,7 +195,7 @@ class Course(Generic[S]):
         # dropout depends on seed and step alone, so that a resumed training repeats it
         torch.manual_seed(self._plan.seed * STEPS_A_SEED + state.step)
         with self._learner.learning():
-            loss = update(self._learner, batch, self._optimizer, rate)
+            loss, answers = update(self._learner, batch, self._optimizer, rate)
         self._state = replace(
             state,
             step=state.step + 1,
@@ -200,6 +203,7 @@ class Course(Generic[S]):
             tokens=state.tokens + sum(map(len, batch)),
         )
         self._metrics.write({"step": self._state.step, "loss": loss, "lr": rate})
+        self._trajectories.write(answers, self._state)
         stage = f" ({state.stage})" if state.stage else ""
         epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}{stage}"
         self._report(self._state.step, self._steps, f"{epochs}, loss {loss:.3f}")
@@ -248,6 +252,7 @@ class Course(Generic[S]):
 
     def _keep(self, state: State) -> None:
         self._metrics.flush()
+        self._trajectories.flush()
         self._state = replace(state, seconds=state.seconds + self._clock.taken())
         self._checkpoints.keep(self._learner.named(), self._optimizer, self._state)
 
@@ -261,18 +266,22 @@ def schedule(step: int, steps: int, warmup_ratio: float) -> float:
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def update(learner: Learner[S], batch: Sequence[S], optimizer: Adam, rate: float) -> float:
-    """One optimiser step over a batch. Returns its loss."""
+def update(
+    learner: Learner[S], batch: Sequence[S], optimizer: Adam, rate: float
+) -> tuple[float, tuple[AnswerLoss, ...]]:
+    """One optimiser step over a batch. Returns its loss, and those of its answers."""
     total = 0.0
-    for loss in learner.losses(batch):
-        loss.backward()
-        total += float(loss.detach())
+    answers: list[AnswerLoss] = []
+    for part in learner.losses(batch):
+        part.total.backward()
+        total += float(part.total.detach())
+        answers += part.answers
         # the next pass has rows of other lengths: what it does not fit into would lie idle beside it
         return_free_memory()
     _require_number(total)
     torch.nn.utils.clip_grad_norm_(trained_of(learner), GRADIENT_NORM)
     optimizer.step(rate)
-    return total
+    return total, tuple(answers)
 
 
 def trained_of(learner: Learner[S]) -> list[Tensor]:
@@ -334,7 +343,7 @@ class Objective:
         finally:
             form.is_training = False
 
-    def losses(self, batch: Sequence[Example]) -> Iterator[Tensor]:
+    def losses(self, batch: Sequence[Example]) -> Iterator[PassLoss]:
         """The batch's loss in parts, one a pass; their sum is the mean over the batch.
 
         What weighs more than the mean of the epoch moves the model more, whatever else is in its batch.
@@ -345,7 +354,10 @@ class Objective:
         for part in passes(batch, self._plan.tokens_a_pass, padded=self._pads):
             layout = self._layout(part)
             values = self._network.log_probabilities(layout)
-            yield self._loss(part, layout, values, divergence) / whole
+            yield PassLoss(
+                total=self._loss(part, layout, values, divergence) / whole,
+                answers=_wanted_losses(part, layout, values) if is_sft else (),
+            )
 
     def loss_before(self) -> float:
         """`watched_loss` of the base; for DPO and KTO of what they are held to."""
@@ -358,7 +370,7 @@ class Objective:
             return math.nan
         with torch.no_grad():
             if self._plan.method is not TrainingMethod.SFT:
-                return sum(float(loss) for loss in self.losses(self._watched))
+                return sum(float(part.total) for part in self.losses(self._watched))
             found = -sum(float(self._network.log_probabilities(one).sum()) for one in self._layouts(self._watched))
             return found / _answer_tokens(self._watched)
 
@@ -425,6 +437,12 @@ class Objective:
 
 def _answer_tokens(examples: Sequence[Example]) -> int:
     return sum(one.labels for one in examples)
+
+
+def _wanted_losses(examples: Sequence[Example], layout: Layout, values: Tensor) -> tuple[AnswerLoss, ...]:
+    """Of wanted answers, one an example, from the log-probabilities of their tokens."""
+    sums = methods.answer_sums(values.detach(), layout.answer_of, layout.answers).tolist()
+    return told(examples, [-nats / one.labels for one, nats in zip(examples, sums, strict=True)])
 
 
 # --------------------------------------------------------------------------- files and time

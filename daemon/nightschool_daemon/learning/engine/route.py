@@ -216,6 +216,7 @@ def _wanted(file: Path, tokens: Tokens) -> Iterator[Example]:
             event_id=row.event_id,
             difficulty=row.difficulty,
             score=row.score,
+            variant=row.variant,
             replayed=row.replayed,
         )
 
