@@ -14,7 +14,7 @@ from nightschool_daemon.explaining import Explanation
 from nightschool_daemon.jobs import EventMark, Step
 from nightschool_daemon.plans import PlannedTraining, Route, TrainingPlan, duration
 from nightschool_daemon.reporting.sheet import clean, one_line
-from nightschool_daemon.reporting.words import guard_word
+from nightschool_daemon.reporting.words import guard_word, noise_in_words
 from nightschool_hookspecs.records import TrainedForm
 
 out = Console(highlight=False, soft_wrap=True)
@@ -130,6 +130,9 @@ def show_explanation(found: Explanation) -> None:
     ]
     columns = ("night", "run", "specialty", "what became of it", "worth", "how the run ended")
     show_table("Nights", columns, nights)
+    doubts = [(one.run, noise_in_words(one.noise.finding, one.noise.side)) for one in found.nights if one.noise]
+    if doubts:
+        show_table("Why it looked wrong", ("run", "reason"), doubts)
     asked = [
         (one_line(kin.question), f"{kin.alike:.0%}", f"{kin.before:.0f}", f"{kin.after:.0f}", one.run)
         for one in found.nights
@@ -142,7 +145,8 @@ def show_explanation(found: Explanation) -> None:
 def _worth(mark: EventMark | None) -> str:
     if mark is None:
         return ""
-    weight = "" if mark.weight is None else f", weight {mark.weight:.2f}"
+    doubted = f" ({mark.noise_factor:.0%} of what it was)" if mark.noise_factor < 1 else ""
+    weight = "" if mark.weight is None else f", weight {mark.weight:.2f}{doubted}"
     return f"priority {mark.priority:.2f}, reward {mark.reward:+.2f}, difficulty {mark.difficulty:.2f}{weight}"
 
 

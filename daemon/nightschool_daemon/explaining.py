@@ -6,7 +6,7 @@ from datetime import datetime
 from nightschool_daemon import codec
 from nightschool_daemon.config import SpecialtyMode
 from nightschool_daemon.installation import Installation
-from nightschool_daemon.jobs import EventMark, EventRow, RunDirectory, Step
+from nightschool_daemon.jobs import EventMark, EventRow, NoiseRow, RunDirectory, Step
 from nightschool_daemon.ledger import RunRow
 from nightschool_daemon.ledger.exams import Exams
 from nightschool_daemon.reporting.sheet import Asked
@@ -16,6 +16,7 @@ from nightschool_hookspecs.records import RunEnd, Side
 
 NIGHTS = 50
 """Newest runs that are looked through."""
+ASKED, UNTOUCHED = "It was asked in the exam, and not learned from.", "It was neither learned from nor asked."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class EventNight:
     """One sentence: learned, left out and why, or asked in the exam."""
     mark: EventMark | None
     """What it was worth; None where it was not to be learned from."""
+    noise: NoiseRow | None = None
+    """Why it looked wrong; None where it did not, or nobody looked."""
     asked: Asked | None = None
     """The event's own question, where it was one."""
     kin: tuple[Asked, ...] = ()
@@ -92,13 +95,14 @@ def _read(row: EventRow, directory: RunDirectory, exams: Exams, night: EventNigh
     if not directory.is_done(Step.SELECT):
         return None
     fates = Fates(directory, exams.answered_by_both(night.run), is_over=night.end is not None)
-    fate, asked = fates.fate(row.event.key), fates.asked(row.event)
-    if fate is None and asked is None:
+    fate, asked, noise = fates.fate(row.event.key), fates.asked(row.event), fates.noise.get(row.event.key)
+    if fate is None and asked is None and noise is None:
         return None
     return replace(
         night,
-        fate=fate or "It was asked in the exam, and not learned from.",
+        fate=fate or (UNTOUCHED if asked is None else ASKED),
         mark=fates.marks.get(row.event.key),
+        noise=noise,
         asked=asked,
         kin=fates.kin(row.event),
     )

@@ -27,6 +27,7 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     Material,
     MethodChoice,
+    NoiseFinding,
     RankedPair,
     Recipe,
     RunEnd,
@@ -48,8 +49,11 @@ NOTES = "notes.txt"
 """What a worker has to say to whoever looks on, a sentence a line."""
 MARKS = "marks.jsonl"
 """Of step `select` (EventMark)."""
+FINDINGS = "noise.jsonl"
+"""Of step `select` (NoiseRow)."""
 TRAJECTORIES = "trajectories.jsonl"
-"""In a training's output, where wanted answers were learned (TrajectoryPoint)."""
+"""In a training's output, where wanted answers were learned (TrajectoryPoint); of step `prepare` what earlier trainings
+tell of the events (LossTrajectory)."""
 STRETCHES = "curriculum.jsonl"
 """In a training's output, where a plugin arranged what it learned from (StretchMark)."""
 HELD_OUT_PAIRS = "held_out_pairs.jsonl"
@@ -201,6 +205,17 @@ class EventMark:
     difficulty: float
     weight: float | None
     """Of its example; None where none was made of it."""
+    noise_factor: float = 1.0
+    """What is in this weight because it looks wrong (`NoiseFinding.factor`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseRow:
+    """A line of `select/noise.jsonl`: feedback that looks wrong."""
+
+    finding: NoiseFinding
+    side: Side
+    """On the held-out side it was looked at and nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -257,6 +257,43 @@ class ScoredEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossPoint:
+    """The loss of an event's wanted answer, before a step in which a training learned from it."""
+
+    stretch: int
+    """Of the training, counted from 1: from one evaluation to the next, an epoch where no curriculum arranges any."""
+    seen: int
+    """How often the training had learned from the event before, in its own words or in a variant's."""
+    loss: float
+    """Nats an answer token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTrajectory:
+    """How a training learned the wanted answer of an event that was new to its network."""
+
+    event_id: str
+    training: str
+    """The run that trained. Losses of one training can be compared, those of two cannot."""
+    points: tuple[LossPoint, ...]
+    """In order; of the event's own example, never of a variant. A curriculum has some learned later, or more often,
+    than others: comparable are losses of one stretch that were taken when as much of each event had been seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFinding:
+    """A piece of feedback that looks wrong, or that was overtaken."""
+
+    event_id: str
+    factor: float
+    """0..1. Multiplies the weight of its example; 0: nothing is learned from it; 1: it is shown, and counts as ever."""
+    reason: str
+    """What speaks against it, for its owner: a clause of a sentence, `you corrected it otherwise later`."""
+    contradicts: str | None = None
+    """`source/id` of the event that says otherwise, where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchStatistics:
     """What is known of a specialty when its batch size is chosen."""
 

@@ -1,8 +1,27 @@
-"""Hooks of selection: which events a run learns from, and which of them again and harder."""
+"""Hooks of selection: which events a run learns from, which of them again and harder, and which look wrong."""
 
 from nightschool_hookspecs.markers import hookspec
-from nightschool_hookspecs.records import Budget, ScoredEvent
+from nightschool_hookspecs.records import Budget, LossTrajectory, NoiseFinding, ScoredEvent
 from nightschool_hookspecs.services import Embed, Measure
+
+
+@hookspec
+def nightschool_find_noise(
+    events: tuple[ScoredEvent, ...], trajectories: tuple[LossTrajectory, ...], measure: Measure, embed: Embed
+) -> tuple[NoiseFinding, ...] | None:
+    """Find feedback that contradicts what its like says, was overtaken by later feedback, or is likely mislabelled.
+
+    Called in each run that trains, in the worker, before selection, with everything of the training side that was not
+    withdrawn, dislikes and weak signals too, in order of arrival: what people said, and nothing that was made of it, no
+    variant, sampled answer or starter example. `trajectories` says of some of it how it was learned when it was new, by
+    its own example alone; events whose content changed since have none. The host multiplies the weight of an example by
+    its event's factor, also where it is varied or learned again, shows the findings to the person, and learns nothing
+    from what has the factor 0. The findings of all plugins are joined; of several on one event the one with the least
+    factor counts, the first of equal ones. None: no findings.
+
+    Called once more with what is held out for the exam, without trajectories. These findings are only shown: no
+    question is changed or left out. Where a training is only planned, `embed` has no model.
+    """
 
 
 @hookspec(firstresult=True)

@@ -60,6 +60,8 @@ from nightschool_hookspecs.records import (
     LearnedExample,
     LiveAnswer,
     LiveFeedback,
+    LossPoint,
+    LossTrajectory,
     Material,
     Matrix,
     Message,
@@ -397,6 +399,19 @@ def sample_scored_events() -> tuple[ScoredEvent, ...]:
     )
 
 
+def sample_trajectories() -> tuple[LossTrajectory, ...]:
+    """How a training learned the sample events, the last of them hardly."""
+    *others, last = sample_events()
+    learned = {event.key: (2.0, 1.0, 0.5) for event in others} | {last.key: (5.0, 4.5, 4.0)}
+    return tuple(sample_trajectory(key, *losses) for key, losses in learned.items())
+
+
+def sample_trajectory(event_id: str, *losses: float, training: str = "run-1") -> LossTrajectory:
+    """How an event was learned that each epoch of a training learned from once."""
+    points = (LossPoint(stretch=epoch, seen=epoch - 1, loss=loss) for epoch, loss in enumerate(losses, start=1))
+    return LossTrajectory(event_id=event_id, training=training, points=tuple(points))
+
+
 def sample_examples() -> tuple[TrainingExample, ...]:
     """Three training examples of different prompts."""
     return tuple(
@@ -500,6 +515,11 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         ),
         "nightschool_choose_batch_size": tuple(
             {"specialty": SAMPLE_SPECIALTY, "statistics": _statistics(available)} for available in (0, 9, 1000)
+        ),
+        "nightschool_find_noise": tuple(
+            {"events": some, "trajectories": known, "measure": FakeMeasure(), "embed": embed}
+            for some, known in (((), ()), (scored, ()), (scored, sample_trajectories()))
+            for embed in (FakeEmbed(), FakeEmbed(available=False))
         ),
         "nightschool_select_events": tuple(
             {"events": some, "budget": Budget(events=3, tokens=4000), "embed": embed} | services

@@ -8,10 +8,25 @@ import html5lib
 import httpx
 import pytest
 
-from nightschool_daemon.jobs import ExportResult, RunDirectory, SelectResult, Step, VerifyResult
+from nightschool_daemon.jobs import (
+    TRAJECTORIES,
+    ExportResult,
+    RunDirectory,
+    SelectResult,
+    Step,
+    VerifyResult,
+    read_lines,
+)
 from nightschool_daemon.ledger import VersionState
-from nightschool_hookspecs.records import DeliveryForm, RunEnd, Specialty, TrainingMethod, TrainingResult
-from support.night import TINY, TINY_ALIAS, TINY_TYPE, Night, greetings, import_tiny, thumbs, wait_until
+from nightschool_hookspecs.records import (
+    DeliveryForm,
+    LossTrajectory,
+    RunEnd,
+    Specialty,
+    TrainingMethod,
+    TrainingResult,
+)
+from support.night import TINY, TINY_ALIAS, TINY_SETTINGS, TINY_TYPE, Night, greetings, import_tiny, thumbs, wait_until
 from support.ollama_server import OllamaServer
 from support.pages import elements, text_of
 
@@ -94,12 +109,45 @@ def look_at_events(night: Night) -> None:
     assert "There is no event nobody." in unknown.stdout + unknown.stderr
 
 
+def learned_of(night: Night, run: int, beginning: str) -> list[str]:
+    """The events that a run learned from whose names begin so."""
+    selected = RunDirectory(path=night.run_directories()[run]).result(Step.SELECT, SelectResult)
+    return [key for key in selected.sources[TrainingMethod.SFT] if key.startswith(beginning)]
+
+
+def look_at_what_was_overtaken(night: Night) -> None:
+    """It weighs less, on the side that is learned from, and is told on both."""
+    learned = learned_of(night, 0, "test/old/")
+    assert 0 < len(learned) < 6, "some are held out"
+    report = night.run("report").stdout
+    assert "What looks wrong in your feedback" in report
+    assert "something else was said of the same prompt later" in report
+    for number in range(6):
+        key = f"test/old/g-{number}"
+        told = night.json("explain", key)
+        assert isinstance(told, dict)
+        (of_run,) = told["nights"]
+        assert of_run["noise"]["finding"]["contradicts"] == f"test/g-{number}"
+        if key in learned:
+            mark = of_run["mark"]
+            assert mark["noise_factor"] == pytest.approx(0.4)
+            assert mark["weight"] == pytest.approx(0.4 * max(0.2, mark["priority"]))
+    assert "Why it looked wrong" in night.run("explain", learned[0]).stdout
+
+
 def test_second_night_builds_on_fresh_feedback_and_its_undo_leads_to_the_first_version(
     night: Night, fresh_ollama: OllamaServer
 ) -> None:
-    night.drop(greetings(40))
+    settings = TINY_SETTINGS.replace("[plugins]\n", '[plugins]\nenabled = ["noise_agreement"]\n')
+    night.configure(fresh_ollama.url, fresh_ollama.models_directory, settings)
+    overtaken = [
+        {**one, "id": f"old/{one['id']}", "corrected_output": "zqxj", "timestamp": "2020-01-02T03:04:05Z"}
+        for one in greetings(6)
+    ]
+    night.drop([*overtaken, *greetings(40), *greetings(6, answer="good day", first=60)])
     assert night.learn().returncode == 0
     first = fresh_ollama.tags()[f"{TINY_ALIAS}.v1"]
+    look_at_what_was_overtaken(night)
     night.drop(greetings(60, answer="good day", first=100))
     night.drop([{**one, "corrected_output": "good day"} for one in greetings(40)])
 
@@ -110,6 +158,12 @@ def test_second_night_builds_on_fresh_feedback_and_its_undo_leads_to_the_first_v
     assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v2"]
     runs = [RunDirectory(path=one) for one in night.run_directories()]
     assert [one.result(Step.TRAIN, TrainingResult).warm_start for one in runs] == [False, True]
+    # what was corrected otherwise since is new again, and what weighed less because it looked wrong proves nothing
+    known = tuple(read_lines(runs[1].step(Step.PREPARE) / TRAJECTORIES, LossTrajectory))
+    learned = [key for number in range(60, 66) for key in learned_of(night, 0, f"test/g-{number}")]
+    assert learned
+    assert {one.event_id for one in known} == set(learned)
+    assert {one.training for one in known} == {runs[0].read_info().id}
     assert night.run("undo", TINY_ALIAS).returncode == 0
     assert fresh_ollama.tags()[TINY_ALIAS] == first
 

@@ -31,6 +31,8 @@ from nightschool_hookspecs.records import (
     LearnedExample,
     LiveFeedback,
     LiveVerdict,
+    LossTrajectory,
+    NoiseFinding,
     ParsedFeedback,
     Peers,
     PreferencePair,
@@ -163,6 +165,18 @@ class Hooks:
     def choose_batch_size(self, *, specialty: Specialty, statistics: BatchStatistics) -> int:
         answer = self._hook.nightschool_choose_batch_size(specialty=specialty, statistics=statistics)
         return cast(int | None, answer) or 0
+
+    def find_noise(
+        self,
+        *,
+        events: tuple[ScoredEvent, ...],
+        trajectories: tuple[LossTrajectory, ...],
+        measure: Measure,
+        embed: Embed,
+    ) -> tuple[tuple[NoiseFinding, ...], ...]:
+        return tuple(
+            self._hook.nightschool_find_noise(events=events, trajectories=trajectories, measure=measure, embed=embed)
+        )
 
     def select_events(
         self, *, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, embed: Embed, seed: int

@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,12 +22,15 @@ from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddi
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.intake.assignment import fold
 from nightschool_daemon.jobs import (
+    FINDINGS,
     HELD_OUT_PAIRS,
     MARKS,
+    TRAJECTORIES,
     BaseSnapshot,
     EventMark,
     EventRow,
     LeftOut,
+    NoiseRow,
     PrepareResult,
     Replayed,
     SelectResult,
@@ -69,9 +72,11 @@ from nightschool_hookspecs.records import (
     ItemRole,
     LabelledAnswer,
     LabelledText,
+    LossTrajectory,
     Material,
     Message,
     MethodChoice,
+    NoiseFinding,
     OwnAnswer,
     PairText,
     Peers,
@@ -125,6 +130,8 @@ class Workshop:
     """Pairs of answers can be ranked: versions of the base can be computed here."""
     most_alike: int = 16
     """Events of one group of near-duplicates that are learned from."""
+    trajectories: tuple[LossTrajectory, ...] = ()
+    """How events were learned when they were new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +140,8 @@ class Selection:
 
     events: tuple[ScoredEvent, ...]
     left_out: tuple[LeftOut, ...]
+    noise: Mapping[str, NoiseFinding]
+    """What looks wrong on the training side, by event."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +169,8 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
     marks: tuple[EventMark, ...] = ()
     """What each event of the training side was worth."""
+    noise: tuple[NoiseRow, ...] = ()
+    """What looks wrong, of each side the gravest first."""
     shots: tuple[TrainingExample, ...] = ()
     """What a candidate of examples shows, in order."""
 
@@ -199,15 +210,17 @@ def build_dataset(
 ) -> Dataset:
     """Build everything that needs no server. `folded`: groups that trial candidates are asked."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
-    selection = _select(workshop, training, budget)
-    originals = _build_examples(workshop, selection.events)
+    noise = _find_noise(workshop, training, workshop.trajectories)
+    selection = _select(workshop, training, budget, noise)
+    originals = _build_examples(workshop, selection)
     variants = _apart(workshop, _variants(workshop, selection.events, originals), held_out)
     examples = _arrange(workshop, (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)]))
-    replayed = _replayed(workshop, rows, training, selection, examples)
+    believed = tuple(one for one in training if _suspicion(noise, one.event.key) is None)
+    replayed = _replayed(workshop, rows, believed, selection, examples)
     learned = (*examples, *(one for one in replayed if one.event_id))
     _require_no_leak(learned, sides)
     again = frozenset(_events_of(replayed))
-    rated = _rated(selection.events, training, budget)
+    rated = _rated(selection.events, believed, budget)
     sampled, pairs = _pairs(workshop, rated)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return replace(
@@ -219,7 +232,11 @@ def build_dataset(
         sampled=sampled,
         labels=_labels(workshop, rated),
         left_out=(*(one for one in selection.left_out if one.event_id not in again), *undecided),
-        marks=_marks(training, learned),
+        marks=_marks(training, learned, noise),
+        noise=(
+            *(NoiseRow(finding=one, side=Side.TRAINING) for one in noise.values()),
+            *(NoiseRow(finding=one, side=Side.HELD_OUT) for one in _find_noise(workshop, held_out, ()).values()),
+        ),
     )
 
 
@@ -233,10 +250,12 @@ def build_shown(
     """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
     asked = _asked(workshop, rows, training, held_out, folded)
-    return replace(asked, shots=_choose_shots(workshop, training, budget), marks=_marks(training, ()))
+    return replace(asked, shots=_choose_shots(workshop, training, budget), marks=_marks(training, (), {}))
 
 
-def _marks(training: Iterable[ScoredEvent], examples: Iterable[TrainingExample]) -> tuple[EventMark, ...]:
+def _marks(
+    training: Iterable[ScoredEvent], examples: Iterable[TrainingExample], noise: Mapping[str, NoiseFinding]
+) -> tuple[EventMark, ...]:
     weights = {one.event_id: one.weight for one in examples if one.parent is None}
     return tuple(
         EventMark(
@@ -245,6 +264,7 @@ def _marks(training: Iterable[ScoredEvent], examples: Iterable[TrainingExample])
             reward=one.reward,
             difficulty=one.difficulty,
             weight=weights.get(one.event.key),
+            noise_factor=_factor(noise, one.event.key),
         )
         for one in training
     )
@@ -344,8 +364,10 @@ def _mean(counts: Counter[str | None]) -> float:
     return counts.total() / len(counts) if counts else 0.0
 
 
-def _select(workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget) -> Selection:
-    objections = {one.event.key: _objection(one.event) for one in training}
+def _select(
+    workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget, noise: Mapping[str, NoiseFinding]
+) -> Selection:
+    objections = {one.event.key: _objection(one.event) or _suspicion(noise, one.event.key) for one in training}
     objections |= _repetitions([one for one in training if objections[one.event.key] is None], workshop.most_alike)
     learnable = {one.event.key: one for one in training if objections[one.event.key] is None}
     keys = workshop.hooks.select_events(
@@ -366,6 +388,7 @@ def _select(workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budge
             for key, objection in objections.items()
             if key not in chosen
         ),
+        noise=noise,
     )
 
 
@@ -392,18 +415,56 @@ def _objection(event: Event) -> str | None:
     return None
 
 
+# --------------------------------------------------------------------------- noise
+
+
+def _find_noise(
+    workshop: Workshop, events: tuple[ScoredEvent, ...], trajectories: tuple[LossTrajectory, ...]
+) -> dict[str, NoiseFinding]:
+    """What looks wrong in the feedback of one side, by event, gravest first."""
+    present = {one.event.key: one for one in events if not one.event.metadata.deleted}
+    known = tuple(one for one in trajectories if one.event_id in present)
+    offered = workshop.hooks.find_noise(
+        events=tuple(present.values()), trajectories=known, measure=workshop.measure, embed=workshop.embed
+    )
+    found: dict[str, NoiseFinding] = {}
+    for one in sorted((one for of_plugin in offered for one in of_plugin), key=lambda one: one.factor):
+        _require_finding(one, present)
+        found.setdefault(one.event_id, one)
+    return found
+
+
+def _require_finding(finding: NoiseFinding, present: Mapping[str, ScoredEvent]) -> None:
+    foreign = next((key for key in (finding.event_id, finding.contradicts) if key and key not in present), None)
+    if foreign is not None:
+        raise DatasetError(f"A plugin found noise in the event {foreign}, which was not offered to it.")
+    if not 0 <= finding.factor <= 1:
+        raise DatasetError(f"A plugin gave the event {finding.event_id} the factor {finding.factor}, not one of 0..1.")
+
+
+def _factor(noise: Mapping[str, NoiseFinding], key: str) -> float:
+    finding = noise.get(key)
+    return 1.0 if finding is None else finding.factor
+
+
+def _suspicion(noise: Mapping[str, NoiseFinding], key: str) -> str | None:
+    """Why an event is taken for noise altogether; None: it is learned from, by whatever weight."""
+    finding = noise.get(key)
+    return f"it looks wrong: {finding.reason}" if finding is not None and finding.factor == 0 else None
+
+
 # --------------------------------------------------------------------------- examples
 
 
-def _build_examples(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tuple[TrainingExample, ...]:
+def _build_examples(workshop: Workshop, selection: Selection) -> tuple[TrainingExample, ...]:
     factors = dict(
         workshop.hooks.select_negatives(
-            events=events, measure=workshop.measure, embed=workshop.embed, seed=workshop.info.seed
+            events=selection.events, measure=workshop.measure, embed=workshop.embed, seed=workshop.info.seed
         )
     )
-    built = ((scored, _build(workshop, scored)) for scored in events)
+    built = filter(None, (_build(workshop, scored) for scored in selection.events))
     return tuple(
-        _weighted(example, factors.get(scored.event.key, 1.0)) for scored, example in built if example is not None
+        _weighted(one, factors.get(one.event_id, 1.0) * _factor(selection.noise, one.event_id)) for one in built
     )
 
 
@@ -507,10 +568,10 @@ def _require_no_leak(examples: Iterable[TrainingExample], sides: dict[str, Side]
 
 
 def _rated(
-    selected: tuple[ScoredEvent, ...], training: tuple[ScoredEvent, ...], budget: Budget
+    selected: tuple[ScoredEvent, ...], believed: tuple[ScoredEvent, ...], budget: Budget
 ) -> tuple[ScoredEvent, ...]:
     """What preferences are made of: the selected events, and the newest disliked answers, which are no targets."""
-    disliked = [one for one in training if _is_dislike(one.event)]
+    disliked = [one for one in believed if _is_dislike(one.event)]
     return (*selected, *disliked[-budget.events :])
 
 
@@ -636,14 +697,14 @@ def _once(offered: Iterable[Iterable[T]], key: Callable[[T], object]) -> list[T]
 def _replayed(
     workshop: Workshop,
     rows: tuple[EventRow, ...],
-    training: tuple[ScoredEvent, ...],
+    believed: tuple[ScoredEvent, ...],
     selection: Selection,
     lesson: tuple[TrainingExample, ...],
 ) -> tuple[TrainingExample, ...]:
     """What is learned again beside the lesson. Nothing where it is none of wanted answers, nor in a rebuild."""
     if not lesson or workshop.method not in LEARNS_ANSWERS or workshop.info.reason == REBUILD:
         return ()
-    earlier = _earlier(rows, training, selection)
+    earlier = _earlier(rows, believed, selection)
     replay = workshop.hooks.replay_examples(
         examples=lesson, earlier=tuple(earlier.values()), recall=workshop.recall, seed=workshop.info.seed
     )
@@ -652,12 +713,12 @@ def _replayed(
         raise DatasetError(f"A plugin replays the event {unknown[0]}, which was not offered to it.")
     built = filter(None, (_build(workshop, earlier[key]) for key in dict.fromkeys(replay.events)))
     own = (of_no_event(one.prompt, one.text, lesson) for one in _far_answers(workshop, replay.answers, rows))
-    kept = bounded(lesson, (*(_weighted(one, 1.0) for one in built), *own))
+    kept = bounded(lesson, (*(_weighted(one, _factor(selection.noise, one.event_id)) for one in built), *own))
     order = random.Random(f"{workshop.info.seed}/replay")  # noqa: S311 - no secret
     return tuple(order.sample(kept, len(kept)))
 
 
-def _earlier(rows: Iterable[EventRow], training: Iterable[ScoredEvent], selection: Selection) -> dict[str, ScoredEvent]:
+def _earlier(rows: Iterable[EventRow], believed: Iterable[ScoredEvent], selection: Selection) -> dict[str, ScoredEvent]:
     """What could be forgotten, by its key: what the incumbent has learned, and tonight's lesson has nothing of.
 
     The latest one of a group speaks for it: an earlier one may say what was corrected since.
@@ -666,7 +727,7 @@ def _earlier(rows: Iterable[EventRow], training: Iterable[ScoredEvent], selectio
     learned = frozenset(one.group for one in selection.events)
     latest = {
         one.group: one
-        for one in training
+        for one in believed
         if one.group not in learned and _is_better_known(one.event) and _objection(one.event) is None
     }
     return {one.event.key: one for one in latest.values() if one.event.key in inherited}
@@ -876,7 +937,14 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
         recall=KeptAnswers(context.settings, base, context.progress),
         method=context.settings.training.method,
         most_alike=context.settings.similarity.max_near_duplicates,
+        trajectories=_trajectories(context),
     )
+
+
+def _trajectories(context: WorkContext) -> tuple[LossTrajectory, ...]:
+    """What the daemon froze; none where it froze none, as for a plan."""
+    file = context.run.step(Step.PREPARE) / TRAJECTORIES
+    return tuple(read_lines(file, LossTrajectory)) if file.is_file() else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -965,6 +1033,7 @@ def _write(context: WorkContext, dataset: Dataset, rendered: Rendered) -> None:
     write_lines(directory / "items.jsonl", dataset.items)
     write_lines(directory / HELD_OUT_PAIRS, dataset.ranked)
     write_lines(directory / MARKS, dataset.marks)
+    write_lines(directory / FINDINGS, dataset.noise)
     write_lines(directory / "regression.jsonl", dataset.regression)
 
 

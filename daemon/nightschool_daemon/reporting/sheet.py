@@ -56,7 +56,7 @@ class Piece:
     score: float | None
     """0..100, of the answer; None: nobody scored it."""
     fate: str
-    """Learned, or left out and why. A name in it stands between backticks."""
+    """Learned, or left out and why, and what speaks against it. A name in it stands between backticks."""
     mark: EventMark | None
     """What it was worth; None where it was not to be learned from."""
     asked: Asked | None

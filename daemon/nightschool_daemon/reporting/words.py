@@ -4,13 +4,16 @@ from collections.abc import Iterator
 
 from nightschool_daemon.reporting.records import Drift, TrackRecord, Trend
 from nightschool_daemon.reporting.sheet import Section, Table, one_line
-from nightschool_hookspecs.records import GuardResult, Outcome, TrainingMethod, Verdict
+from nightschool_hookspecs.records import GuardResult, NoiseFinding, Outcome, Side, TrainingMethod, Verdict
 
 EXAM = "The exam"
 NIGHTS = "Over the nights"
 LEFT_OUT = "What was left out"
 PIECES = "Your feedback, piece by piece"
+NOISE = "What looks wrong in your feedback"
 """Titles of sections that others look for."""
+REASON_LETTERS = 300
+"""Of what a plugin says against a piece of feedback."""
 CERTAIN = 0.01
 """A change whose p-value is below this is told as one. It is looked for every night, so chance has many tries."""
 
@@ -92,6 +95,20 @@ def guard_word(found: GuardResult) -> str:
     if not found.looked:
         return "not looked at"
     return "held" if found.held else "broken"
+
+
+def noise_in_words(finding: NoiseFinding, side: Side) -> str:
+    """What speaks against a piece of feedback, and what that means for it."""
+    witness = "" if finding.contradicts is None else f" (`{one_line(finding.contradicts)}`)"
+    return f"{one_line(finding.reason, REASON_LETTERS)}{witness}. {_consequence(finding.factor, side)}"
+
+
+def _consequence(factor: float, side: Side) -> str:
+    if side is Side.HELD_OUT:
+        return "It is kept for the exam, where it counts as it is."
+    if factor == 1:
+        return "It counts as ever."
+    return f"It counts {factor:.0%} of its weight." if factor else "Nothing is learned from it."
 
 
 def _compared_by(verdict: Verdict) -> str:

@@ -3,9 +3,19 @@
 import functools
 from collections.abc import Iterable, Mapping
 
-from nightschool_daemon.jobs import MARKS, EventMark, RunDirectory, SelectResult, Step, StretchMark, read_lines
+from nightschool_daemon.jobs import (
+    FINDINGS,
+    MARKS,
+    EventMark,
+    NoiseRow,
+    RunDirectory,
+    SelectResult,
+    Step,
+    StretchMark,
+    read_lines,
+)
 from nightschool_daemon.reporting.sheet import Asked
-from nightschool_daemon.reporting.words import LEARNED_BY
+from nightschool_daemon.reporting.words import LEARNED_BY, noise_in_words
 from nightschool_daemon.runs.rebuild import reused_lesson
 from nightschool_hookspecs.records import Event, ExamAnswer, ExamItem, ItemRole, TrainingMethod, TrainingResult
 
@@ -43,6 +53,12 @@ class Fates:
         """What each event that may be learned from was worth, by its `source/id`."""
         file = self._directory.step(Step.SELECT) / MARKS
         return {one.event_id: one for one in read_lines(file, EventMark)} if file.exists() else {}
+
+    @functools.cached_property
+    def noise(self) -> Mapping[str, NoiseRow]:
+        """What looked wrong, by its `source/id`; nothing where a run of an earlier release left no such file."""
+        file = self._directory.step(Step.SELECT) / FINDINGS
+        return {one.finding.event_id: one for one in read_lines(file, NoiseRow)} if file.exists() else {}
 
     def names(self) -> tuple[str, ...]:
         """`source/id` of every event that was learned from, or could have been, or was left out."""
@@ -87,6 +103,13 @@ class Fates:
     @functools.cached_property
     def _first_seen(self) -> Mapping[str, StretchMark]:
         return {key: one for one in reversed(self._directory.stretches()) for key in one.first_seen}
+
+    def doubt(self, key: str) -> str | None:
+        """Why it looked wrong, and what that means for it. None: it did not, or it was left out for that."""
+        row = self.noise.get(key)
+        if row is None or row.finding.factor == 0:
+            return None
+        return f"It looks wrong: {noise_in_words(row.finding, row.side)}"
 
     def asked(self, event: Event) -> Asked | None:
         """The event's own question, where both answered it."""

@@ -81,7 +81,7 @@ def _piece(event: Event, fates: Fates) -> Piece:
         prompt=one_line(event.input_data, PIECE_LETTERS),
         said=_said(event),
         score=event.validation_score,
-        fate=fates.fate(event.key) or "",
+        fate=" ".join(filter(None, (fates.fate(event.key), fates.doubt(event.key)))),
         mark=fates.marks.get(event.key),
         asked=None if asked is None else replace(asked, question=one_line(asked.question, PIECE_LETTERS)),
     )

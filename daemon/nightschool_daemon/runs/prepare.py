@@ -21,7 +21,7 @@ from nightschool_daemon.ledger import Ledger, VersionRow
 from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import ShownModel, TagEntry
-from nightschool_daemon.runs import store
+from nightschool_daemon.runs import store, trajectories
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
 from nightschool_daemon.runs.examine import regression_key
@@ -41,6 +41,7 @@ def perform(context: StepContext) -> None:
     _freeze(context, "events.jsonl", rows)
     _freeze(context, "prompts.jsonl", context.ledger.events.prompts(specialty.artifact_type))
     store.freeze(context)
+    trajectories.freeze(context, rows)
     context.directory.finish(
         Step.PREPARE,
         PrepareResult(

@@ -3,29 +3,35 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from nightschool_daemon.jobs import (
+    FINDINGS,
     UNITS,
     ConcludeResult,
     CrossfitResult,
     ExportResult,
     Losses,
+    NoiseRow,
     PrepareResult,
+    RunDirectory,
     SelectResult,
     Step,
     StretchMark,
     VerifyResult,
+    read_lines,
 )
 from nightschool_daemon.ollama import names
 from nightschool_daemon.plans import cost_text
 from nightschool_daemon.reporting.records import Question
-from nightschool_daemon.reporting.sheet import Section, Sheet, Shown
+from nightschool_daemon.reporting.sheet import Section, Sheet, Shown, one_line
 from nightschool_daemon.reporting.words import (
     EXAM,
     LEARNED_BY,
     LEFT_OUT,
+    NOISE,
     guard_word,
+    noise_in_words,
     points_in_words,
     replayed_in_words,
     starters_in_words,
@@ -34,6 +40,7 @@ from nightschool_daemon.reporting.words import (
 from nightschool_daemon.runs.conclude import verdict_of
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.pieces import pieces_section
+from nightschool_daemon.runs.prepare import frozen_events
 from nightschool_hookspecs.records import (
     DeliveryPlan,
     ExamAnswer,
@@ -46,6 +53,7 @@ from nightschool_hookspecs.records import (
 )
 
 SHOWN_ANSWERS = 3
+SHOWN_NOISE = 5
 TRIED = "To what the new model has learned, a trial model gave the later answer (see the exam)."
 
 HEADLINES = {
@@ -77,6 +85,7 @@ def sheet_of(context: StepContext) -> Sheet:
             *_learned(context),
             *_shown(context),
             *_exam(context, verdict),
+            *noise_sections(context.directory),
             *_left_out(context),
             *pieces_section(context.directory, context.ledger.exams.answered_by_both(context.info.id)),
             *_next(context),
@@ -202,6 +211,32 @@ def _folds(context: StepContext) -> int:
     """Of cross-fitting; 0: what was held out alone was asked."""
     crossfitted = context.result_if_done(Step.CROSSFIT, CrossfitResult)
     return crossfitted.folds if crossfitted is not None else 0
+
+
+def noise_sections(directory: RunDirectory) -> Iterator[Section]:
+    """The feedback that looks wrong, gravest first, and what to do about it; nothing where none does."""
+    file = directory.step(Step.SELECT) / FINDINGS
+    rows = sorted(read_lines(file, NoiseRow), key=lambda one: one.finding.factor) if file.is_file() else []
+    if not rows:
+        return
+    shown = rows[:SHOWN_NOISE]
+    named = {one.finding.event_id for one in shown}
+    prompts = {event.key: event.input_data for event in frozen_events(directory) if event.key in named}
+    more = f", of which these {SHOWN_NOISE} look worst" if len(rows) > SHOWN_NOISE else ""
+    yield Section(
+        title=NOISE,
+        sentences=(
+            f"{_count(len(rows), 'piece')} of your feedback may be wrong or overtaken{more}.",
+            "`nightschool explain EVENT` tells more of each. Withdraw what is wrong (`deleted` in its metadata); what "
+            "is right counts in full again with the tag `confirmed` in its metadata.",
+        ),
+        points=tuple(_doubt(one, prompts) for one in shown),
+    )
+
+
+def _doubt(row: NoiseRow, prompts: Mapping[str, str]) -> str:
+    key = row.finding.event_id
+    return f"`{one_line(key)}` (`{one_line(prompts[key], 80)}`): {noise_in_words(row.finding, row.side)}"
 
 
 def _left_out(context: StepContext) -> Iterator[Section]:

@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.explaining import _night, _standing
-from nightschool_daemon.jobs import EventRow, RunDirectory, Step
+from nightschool_daemon.jobs import (
+    FINDINGS,
+    EventRow,
+    LeftOut,
+    NoiseRow,
+    RunDirectory,
+    SelectResult,
+    Step,
+    write_lines,
+)
 from nightschool_daemon.ledger import Ledger, RunRow
-from nightschool_hookspecs.records import Recipe, Side, Specialty
+from nightschool_hookspecs.records import Hyperparameters, Material, NoiseFinding, Recipe, Side, Specialty
 from nightschool_hookspecs.testing import sample_event
 
 ROW = EventRow(event=sample_event(), group="g", side=None, trained_on=False, arrival=1)
@@ -53,6 +62,38 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 )
 def test_where_an_event_stands(row: EventRow, said: str) -> None:
     assert said in _standing(row)
+
+
+@pytest.mark.parametrize("side", Side)
+def test_why_it_looked_wrong_is_told(tmp_path: Path, ledger: Ledger, side: Side) -> None:
+    directory = RunDirectory(path=tmp_path)
+    directory.begin(Step.SELECT)
+    key = ROW.event.key
+    left_out = (LeftOut(event_id=key, reason="it did not fit"),) if side is Side.TRAINING else ()
+    selected = SelectResult(
+        material=Material(examples=0, better_known=0, pairs=0, liked=0, disliked=0),
+        variants=0,
+        items=0,
+        guard_items=0,
+        hyperparameters=Hyperparameters(),
+        closing="",
+        sources={},
+        left_out=left_out,
+    )
+    directory.finish(Step.SELECT, selected)
+    doubt = NoiseRow(finding=NoiseFinding(event_id=key, factor=0.4, reason="others want more"), side=side)
+    row = replace(RUN, directory=tmp_path)
+    before = _night(ROW, row, ledger.exams)
+    write_lines(directory.step(Step.SELECT) / FINDINGS, [doubt])
+    night = _night(ROW, row, ledger.exams)
+    other = _night(replace(ROW, event=replace(ROW.event, id="other")), row, ledger.exams)
+    assert (before is None) == (side is Side.HELD_OUT)
+    assert before is None or before.noise is None
+    assert night is not None
+    assert night.noise == doubt
+    said = {Side.TRAINING: "It was left out: it did not fit.", Side.HELD_OUT: "It was neither learned from nor asked."}
+    assert night.fate == said[side]
+    assert other is None
 
 
 @pytest.mark.parametrize("broken", ["{", '{"new_key": 1}'])

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightschool_daemon.jobs import (
+    FINDINGS,
     MARKS,
     STRETCHES,
     EventMark,
     EventRow,
     LeftOut,
+    NoiseRow,
     Replayed,
     RunDirectory,
     SelectResult,
@@ -33,7 +35,9 @@ from nightschool_hookspecs.records import (
     ItemRole,
     Material,
     Message,
+    NoiseFinding,
     Role,
+    Side,
     Sitting,
     TrainingMethod,
     TrainingResult,
@@ -151,6 +155,20 @@ def test_a_rebuild_has_learned_nothing_of_what_is_new(tmp_path: Path) -> None:
     fates = Fates(directory, (), is_over=True)
     assert fates.fate("a/learned") == "It was left out: this run delivered again what was learned before."
     assert fates.fate("a/again") == "It was learned from again, so that it is not forgotten: wanted answers."
+
+
+def test_what_looked_wrong_is_told_with_what_it_means_once(tmp_path: Path) -> None:
+    directory = left(tmp_path)
+    doubts = [("a/learned", 0.4), ("a/left", 0.0), ("a/again", 1.0)]
+    findings = (NoiseFinding(event_id=key, factor=factor, reason="2 others want more") for key, factor in doubts)
+    write_lines(directory.step(Step.SELECT) / FINDINGS, [NoiseRow(finding=one, side=Side.TRAINING) for one in findings])
+    fates = Fates(directory, (), is_over=True)
+    assert fates.doubt("a/learned") == "It looks wrong: 2 others want more. It counts 40% of its weight."
+    assert fates.doubt("a/again") == "It looks wrong: 2 others want more. It counts as ever."
+    # that it was left out says why
+    assert fates.doubt("a/left") is None
+    assert fates.doubt("a/paired") is None
+    assert Fates(left(tmp_path / "earlier"), (), is_over=True).doubt("a/learned") is None
 
 
 def test_of_a_candidate_of_examples_it_is_told_what_is_shown_and_what_is_not(tmp_path: Path) -> None:
@@ -339,6 +357,19 @@ def test_a_piece_that_was_asked_itself_is_told_so(tmp_path: Path) -> None:
     found = section(tmp_path, [row("1", "list files")], (1.0,), [question("dropdir/1", "list files")])
     assert found.points[0].endswith("Its own question went from 20 to 90 of 100 points.")
     assert found.sentences[0].startswith("1 piece of feedback was not kept for the exam. What became of it stands")
+
+
+def test_a_piece_that_looks_wrong_says_why(tmp_path: Path) -> None:
+    section(tmp_path, [row("1", "list files"), row("2", "count lines")], (1.0, 1.0), ())
+    directory = RunDirectory(path=tmp_path)
+    finding = NoiseFinding(event_id="dropdir/1", factor=0.4, reason="others want `more`", contradicts="dropdir/2")
+    write_lines(directory.step(Step.SELECT) / FINDINGS, [NoiseRow(finding=finding, side=Side.TRAINING)])
+    (found,) = pieces_section(directory, ())
+    assert [one.fate for one in found.pieces] == [
+        "It was learned from: wanted answers. "
+        "It looks wrong: others want 'more' (`dropdir/2`). It counts 40% of its weight.",
+        "It was learned from: wanted answers.",
+    ]
 
 
 @pytest.mark.parametrize("name", ["x; rm -rf ~", "`reboot`", "$(reboot)", "a b", "\x1b[2J"])

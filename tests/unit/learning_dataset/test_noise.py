@@ -1,0 +1,268 @@
+"""What is done about feedback that looks wrong: it weighs less, it is told, and the exam stays what it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nightschool_daemon.config import PluginSettings, Preset
+from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.jobs import EventRow
+from nightschool_daemon.learning.dataset import Dataset, DatasetError, Rendered, Workshop, build_dataset
+from nightschool_daemon.learning.grouping import NearPrompts
+from nightschool_daemon.learning.services import ChunkSearch
+from nightschool_hookspecs import (
+    Budget,
+    Event,
+    FeedbackType,
+    LossTrajectory,
+    Message,
+    Metadata,
+    NoiseFinding,
+    Replay,
+    Role,
+    RunInfo,
+    ScoredEvent,
+    Side,
+    Specialty,
+    TrainingExample,
+    hookimpl,
+)
+from nightschool_hookspecs.testing import FakeGenerate, FakeStore, sample_trajectory
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+PLAIN = (
+    "reward_plain",
+    "difficulty_length",
+    "similarity_edit",
+    "selection_priority",
+    "negatives_plain",
+    "training_sft",
+)
+LOSSES = (sample_trajectory("dropdir/a", 2.0, 1.0), sample_trajectory("dropdir/held", 2.0, 1.0))
+
+
+@dataclass
+class Finds:
+    """Finds what it was told to find in what it is shown, and keeps what that was."""
+
+    findings: Sequence[NoiseFinding]
+
+    def __post_init__(self) -> None:
+        self.shown: list[tuple[tuple[str, ...], tuple[LossTrajectory, ...]]] = []
+
+    @hookimpl
+    def nightschool_find_noise(
+        self, events: tuple[ScoredEvent, ...], trajectories: tuple[LossTrajectory, ...]
+    ) -> tuple[NoiseFinding, ...]:
+        self.shown.append((tuple(one.event.key for one in events), trajectories))
+        return tuple(one for one in self.findings if one.event_id in self.shown[-1][0])
+
+
+class FindsNothing:
+    @hookimpl
+    def nightschool_find_noise(self) -> None:
+        return None
+
+
+class ReplaysAll:
+    @hookimpl
+    def nightschool_replay_examples(self, earlier: tuple[ScoredEvent, ...]) -> Replay:
+        return Replay(events=tuple(one.event.key for one in earlier))
+
+
+class Varies:
+    """Says each prompt in other words."""
+
+    @hookimpl
+    def nightschool_augment_examples(self, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
+        return tuple(
+            replace(
+                one,
+                messages=(Message(role=Role.USER, content=f"please: {one.messages[-1].content}"),),
+                parent=one.event_id,
+            )
+            for one in examples
+        )
+
+
+def finding(name: str, factor: float, reason: str = "others want something else") -> NoiseFinding:
+    return NoiseFinding(event_id=f"dropdir/{name}", factor=factor, reason=reason)
+
+
+def row(name: str, *, group: str = "", kind: FeedbackType = FeedbackType.USER_CORRECTION, **metadata: Any) -> EventRow:
+    event = Event(
+        id=name,
+        timestamp=NOW,
+        feedback_type=kind,
+        input_data=f"question {name}",
+        artifact_type="shell",
+        ai_output="bad",
+        corrected_output="good" if kind is FeedbackType.USER_CORRECTION else None,
+        metadata=Metadata(**metadata),
+    )
+    return EventRow(event=event, group=group or name, side=None, trained_on=False, arrival=0)
+
+
+def built(rows: Sequence[EventRow], *plugins: object, built_in: Sequence[str] = PLAIN, events: int = 100) -> Dataset:
+    hooks = Hooks.load(plugin_directory=None, tables={}, plugins=PluginSettings(preset=Preset.ALL), built_in=built_in)
+    for number, plugin in enumerate(plugins):
+        hooks.manager.register(plugin, name=f"test{number}")
+    specialty = Specialty(base="tiny:latest", artifact_type="shell")
+    measure = CombinedMeasure(hooks, no_embeddings)
+    workshop = Workshop(
+        hooks=hooks,
+        info=RunInfo(id="r", specialty=specialty, seed=3, started_at=NOW, reason="test", directory=Path("nowhere")),
+        measure=measure,
+        generate=FakeGenerate(),
+        retrieve=ChunkSearch(()),
+        store=FakeStore(),
+        find_near=NearPrompts(measure, no_embeddings, 0.85).across,
+        trajectories=LOSSES,
+    )
+    sides = {one.group or "": Side.HELD_OUT if one.group == "held" else Side.TRAINING for one in rows}
+    return build_dataset(workshop, tuple(rows), sides, Budget(events=events, tokens=100_000))
+
+
+def weights(dataset: Dataset) -> dict[str, float]:
+    return {one.event_id.removeprefix("dropdir/"): one.weight for one in dataset.examples}
+
+
+def test_what_looks_wrong_weighs_less_and_its_mark_says_so() -> None:
+    rows = [row("a"), row("b"), row("c")]
+    usual = weights(built(rows))
+    dataset = built(rows, Finds([finding("a", 0.25), finding("b", 1.0)]))
+    assert weights(dataset) == {"a": pytest.approx(usual["a"] / 4), "b": usual["b"], "c": usual["c"]}
+    marks = {one.event_id.removeprefix("dropdir/"): one for one in dataset.marks}
+    assert {key: one.weight for key, one in marks.items()} == weights(dataset)
+    assert {key: one.noise_factor for key, one in marks.items()} == {"a": 0.25, "b": 1.0, "c": 1.0}
+    assert [(one.finding.event_id, one.side) for one in dataset.noise] == [
+        ("dropdir/a", Side.TRAINING),
+        ("dropdir/b", Side.TRAINING),
+    ]
+
+
+def test_the_factor_of_hard_negatives_counts_besides() -> None:
+    failed = row("a", kind=FeedbackType.VALIDATION_FAILURE)
+    failed = replace(failed, event=replace(failed.event, corrected_output="good"))
+    assert weights(built([failed], Finds([finding("a", 0.5)])))["a"] == weights(built([failed]))["a"] / 2
+
+
+def test_nothing_is_learned_from_what_has_the_factor_zero() -> None:
+    dataset = built([row("a"), row("b")], Finds([finding("a", 0.0, "it is nonsense")]))
+    assert list(weights(dataset)) == ["b"]
+    assert [one.reason for one in dataset.left_out] == ["it looks wrong: it is nonsense"]
+
+
+def test_nothing_is_preferred_either_by_what_has_the_factor_zero() -> None:
+    rows = [row("a"), row("thumb", kind=FeedbackType.EXPLICIT_NEGATIVE)]
+    thumbs = (*PLAIN, "preference_thumbs")
+    assert [one.event_id for one in built(rows, built_in=thumbs).labels] == ["dropdir/thumb"]
+    assert built(rows, Finds([finding("thumb", 0.0)]), built_in=thumbs).labels == ()
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5, 0.0])
+def test_what_is_learned_again_weighs_less_too(factor: float) -> None:
+    old = replace(row("old", weight=0.1), trained_on=True, inherited=True)
+    rows = [old, *(row(f"{number}") for number in range(6))]
+    (usual,) = built(rows, ReplaysAll(), events=5).replayed
+    again = built(rows, ReplaysAll(), Finds([finding("old", factor)]), events=5).replayed
+    expected = [("dropdir/old", usual.weight * factor)] if factor else []
+    assert [(one.event_id, one.weight) for one in again] == expected
+
+
+def test_variants_weigh_as_little_as_what_they_were_made_of_and_are_known_as_such() -> None:
+    dataset = built([row("a"), row("b")], Varies(), Finds([finding("a", 0.25)]))
+    assert len(dataset.examples) == 4
+    lightest = {
+        key: min(one.weight for one in dataset.examples if one.event_id == key)
+        for key in map("dropdir/{}".format, "ab")
+    }
+    assert {one.weight / lightest[one.event_id] for one in dataset.examples} == {1.0}
+    assert lightest["dropdir/a"] == pytest.approx(lightest["dropdir/b"] / 4)
+    rendered = Rendered.of(dataset, lambda messages: messages[-1].content, "<end>").examples
+    assert all(one.variant == one.prompt.startswith("please") for one in rendered)
+
+
+def test_no_variant_has_a_vote() -> None:
+    """Else who was augmented most would be right."""
+    rows = [
+        replace(one, event=replace(one.event, input_data="list all", corrected_output=answer))
+        for one, answer in [
+            (row("a", group="g", user="anna"), "ls --all"),
+            (row("b", group="g", user="ben"), "rm x"),
+        ]
+    ]
+    alone = built(rows, built_in=(*PLAIN, "noise_agreement"))
+    varied = built(rows, Varies(), built_in=(*PLAIN, "noise_agreement"))
+    assert (len(alone.examples), len(varied.examples)) == (2, 4)
+    assert {one.finding.event_id: one.finding.factor for one in alone.noise} == {"dropdir/a": 1.0, "dropdir/b": 1.0}
+    assert varied.noise == alone.noise
+
+
+def test_of_several_findings_the_gravest_counts() -> None:
+    first, second = Finds([finding("a", 0.5), finding("b", 0.3)]), Finds([finding("a", 0.4), finding("b", 0.9)])
+    dataset = built([row("a"), row("b")], first, FindsNothing(), second)
+    assert [(one.finding.event_id, one.finding.factor) for one in dataset.noise] == [
+        ("dropdir/b", 0.3),
+        ("dropdir/a", 0.4),
+    ]
+
+
+def test_all_of_the_training_side_is_looked_at_but_what_was_withdrawn() -> None:
+    rows = [
+        row("a"),
+        row("thumb", kind=FeedbackType.EXPLICIT_NEGATIVE),
+        row("weak", weak=True),
+        row("gone", deleted=True),
+        row("held"),
+    ]
+    looks = Finds([])
+    built(rows, looks)
+    assert looks.shown == [
+        (("dropdir/a", "dropdir/thumb", "dropdir/weak"), LOSSES[:1]),
+        (("dropdir/held",), ()),
+    ]
+
+
+def test_what_is_held_out_is_told_and_asked_all_the_same() -> None:
+    rows = [row("a"), row("held"), row("held2", group="held")]
+    dataset = built(rows, Finds([finding("held2", 0.0)]))
+    assert [(one.finding.event_id, one.side) for one in dataset.noise] == [("dropdir/held2", Side.HELD_OUT)]
+    assert dataset.items == built(rows).items
+    assert [one.event_id for one in dataset.items] == ["dropdir/held2"]
+    assert weights(dataset) == weights(built(rows))
+
+
+def test_what_is_held_out_has_no_vote() -> None:
+    """Beside an answer on the training side stand many that contradict it, in the exam."""
+    rows = [
+        replace(one, event=replace(one.event, input_data="list all", corrected_output=answer))
+        for one, answer in [(row("a"), "ls"), *((row(f"{number}", group="held"), "rm x") for number in range(9))]
+    ]
+    dataset = built(rows, built_in=(*PLAIN, "noise_agreement"))
+    assert [one for one in dataset.noise if one.side is Side.TRAINING] == []
+    assert weights(dataset) == weights(built(rows))
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (finding("b", 0.5), "was not offered"),
+        (replace(finding("a", 0.5), contradicts="dropdir/held"), "was not offered"),
+        (finding("a", 1.5), r"the factor 1\.5"),
+        (finding("a", -0.1), r"the factor -0\.1"),
+    ],
+)
+def test_a_plugin_that_breaks_a_rule_fails_the_step(found: NoiseFinding, sentence: str) -> None:
+    class Finds:
+        @hookimpl
+        def nightschool_find_noise(self) -> tuple[NoiseFinding, ...]:
+            return (found,)
+
+    with pytest.raises(DatasetError, match=sentence):
+        built([row("a"), row("held")], Finds())
