@@ -9,7 +9,7 @@ BASE ?= smollm2
 SECONDS ?= 60
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy fuzz-gguf clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy fuzz-gguf clean
 
 environment: .venv/.ready
 
@@ -78,6 +78,10 @@ fuzz-gguf: .venv/.ready
 bench-selection: .venv/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group peers
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/benchmarks/selection.py
+
+# How much wrong feedback is found, and what right feedback loses by it. Two trainings of SmolLM2, minutes each.
+bench-noise: .venv/.ready
+	$(BIN)/python tests/benchmarks/noise.py
 
 # How well validators agree with people on real answers. JUDGE=NAME asks a model of the local Ollama too.
 bench-validators: .venv/.ready
