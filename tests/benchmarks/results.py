@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from nightschool_daemon.jobs import write_durably
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -50,15 +52,40 @@ def write(name: str, rows: Sequence[Row]) -> None:
     (BENCH / f"{name}.json").write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
 
 
-def carry_out(wanted: "Mapping[Path, Callable[[], DataclassInstance]]", minutes: float) -> None:
-    """Run what has no file yet, and keep each result in its own. Nothing is begun after so many minutes."""
+class CellFailed(Exception):
+    """A cell came to nothing; the message says why. It is tried again by the next call."""
+
+
+def put_into(file: Path, name: str, text: str) -> None:
+    """Put a table into a page, between `<!-- NAME -->` and `<!-- /NAME -->`. What stood there goes."""
+    page = file.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{file} has no place for the table {name}")
+    file.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def carry_out(
+    wanted: "Mapping[Path, Callable[[], DataclassInstance]]", minutes: float, *, briefly: bool = False
+) -> None:
+    """Run what has no file yet, and keep each result in its own. Nothing is begun after so many minutes.
+
+    What fails is told, and the others are run all the same. `briefly`: results are long, a line each, and not shown.
+    """
     deadline = time.monotonic() + 60 * minutes
     for file, run in wanted.items():
         if file.exists():
             continue
         if time.monotonic() > deadline:
             break
-        text = json.dumps(dataclasses.asdict(run()), indent=1)
+        began = time.monotonic()
+        try:
+            text = json.dumps(dataclasses.asdict(run()), indent=None if briefly else 1)
+        except CellFailed as failure:
+            print(f"{file.stem} failed: {failure}", flush=True)
+            continue
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{text}\n", encoding="utf-8")
-        print(file.stem, text, flush=True)
+        write_durably(file, f"{text}\n")
+        print(file.stem, f"in {time.monotonic() - began:.0f} s" if briefly else text, flush=True)
