@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -33,22 +33,30 @@ LIMIT_S = 7200.0
 
 
 @contextmanager
-def installation(base: str) -> Iterator[Night]:
-    """One of its own, with a server that has this base and nothing else."""
+def serving(bases: Iterable[str]) -> Iterator[OllamaServer]:
+    """A server that has these bases and nothing else."""
     with (
         tempfile.TemporaryDirectory() as text,
-        OllamaServer(SERVED, directory=Path(text) / "ollama") as server,
+        OllamaServer(SERVED, directory=Path(text)) as server,
     ):
-        import_base(server, MODELS[base], forms.fetched(base, MODELS[base]))
+        for base in bases:
+            import_base(server, MODELS[base], forms.fetched(base, MODELS[base]))
+        yield server
+
+
+@contextmanager
+def installation(base: str) -> Iterator[Night]:
+    """One of its own, with a server that has this base and nothing else."""
+    with tempfile.TemporaryDirectory() as text, serving((base,)) as server:
         yield Night(Path(text) / "night", server.url, server.models_directory, settings=SETTINGS)
 
 
-def correction(name: str, base: str, pair: tasks.Pair, at: datetime) -> dict[str, object]:
-    """A command that somebody put right."""
+def correction(name: str, base: str, pair: tasks.Pair, at: datetime, artifact_type: str = TYPE) -> dict[str, object]:
+    """An answer that somebody put right: a command, where nothing else is told."""
     return {
         "id": name,
         "timestamp": at.isoformat(),
-        "artifact_type": TYPE,
+        "artifact_type": artifact_type,
         "model": MODELS[base].tag,
         "input_data": pair.prompt,
         "corrected_output": pair.answer,

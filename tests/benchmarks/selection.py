@@ -321,7 +321,7 @@ def _prompts(words: list[str], size: int, chance: random.Random) -> list[str]:
     """Texts of three real runs of five words; one in ten is an earlier one with a typo."""
     grown = [" ".join(_runs(words, chance)) for _ in range(size)]
     for place in range(9, size, 10):
-        grown[place] = _typo(grown[chance.randrange(place)], chance)
+        grown[place] = typo(grown[chance.randrange(place)], chance)
     return grown
 
 
@@ -332,16 +332,20 @@ def _runs(words: list[str], chance: random.Random) -> list[str]:
 
 def show_separation() -> None:
     """How well the metrics tell a slip of the pen from another meaning, on pairs made by rule from real texts."""
-    pairs = labelled_pairs()
-    slips = np.array([label for _, _, label in pairs])
+    metrics, slips = separation()
     print(
         f"a slip against another meaning, {int(slips.sum())} and {int((~slips).sum())} pairs; 1 would tell all apart:"
     )
-    metrics = _scores([one for one, _, _ in pairs], [other for _, other, _ in pairs])
     for name, values in metrics.items():
         high = float((values[~slips] >= 0.85).mean())
-        area = _area(values, slips)
-        print(f"  {name:<10} area under the curve {area:.3f}; other meaning at 0.85 or more: {high:.0%}")
+        print(f"  {name:<10} area under the curve {area(values, slips):.3f}; other meaning at 0.85 or more: {high:.0%}")
+
+
+def separation() -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
+    """How alike each metric finds the labelled pairs, 0..1, and which of them are slips; shape (pairs,)."""
+    pairs = labelled_pairs()
+    slips = np.array([label for _, _, label in pairs])
+    return _scores([one for one, _, _ in pairs], [other for _, other, _ in pairs]), slips
 
 
 def labelled_pairs() -> list[tuple[str, str, bool]]:
@@ -353,12 +357,12 @@ def labelled_pairs() -> list[tuple[str, str, bool]]:
         for text in row.values():
             changed = _other_meaning(text, chance)
             if changed is not None and len(text) > 20:
-                found += [(text, _typo(text, chance), True), (text, changed, False)]
+                found += [(text, typo(text, chance), True), (text, changed, False)]
     return found
 
 
-def _typo(text: str, chance: random.Random) -> str:
-    """Two neighbouring letters swapped, one letter lost or doubled."""
+def typo(text: str, chance: random.Random) -> str:
+    """A slip of the pen: two neighbouring letters swapped, one letter lost or doubled."""
     place = chance.randrange(1, len(text) - 1)
     slips = (
         text[: place - 1] + text[place] + text[place - 1] + text[place + 1 :],
@@ -408,7 +412,8 @@ def _value(matrix: Matrix) -> float:
     return float(matrix.values[0])
 
 
-def _area(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+def area(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: how often a positive one is above another."""
     from scipy.stats import mannwhitneyu
 
     up, down = values[positive], values[~positive]
