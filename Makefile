@@ -9,7 +9,7 @@ BASE ?= smollm2
 SECONDS ?= 60
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy fuzz-gguf clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy fuzz-gguf clean
 
 environment: .venv/.ready
 
@@ -67,6 +67,11 @@ bench-agreement: ollama
 bench-learning-engine: ollama
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group peers
 	$(BIN)/python tests/benchmarks/learning_engine.py
+
+# What each part of the pipeline is worth, by real trainings at equal tokens. Hours; goes on where it was stopped.
+# QUICK=1 is a small one within a quarter of an hour; MINUTES=360 begins nothing after so long.
+bench-learning: ollama
+	$(BIN)/python tests/benchmarks/learning.py $(if $(QUICK),--quick) $(if $(MINUTES),--minutes $(MINUTES))
 
 # Coverage-guided fuzz of the GGUF reader; what drives it is installed beside.
 fuzz-gguf: .venv/.ready

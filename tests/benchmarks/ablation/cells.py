@@ -1,0 +1,298 @@
+"""A cell: one night of an installation, from its feedback to a model that Ollama serves, by the project's own code.
+
+The run is the real one: its steps, its workers, its plugins. Three things are the bench's: which prompts are held out,
+how many tokens are learned from (`budgets`), and that it ends when the candidate is served and measured, before its
+exam. What is taken out of Ollama then, and how, is the run's own business.
+"""
+
+import logging
+import resource
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import results
+from benchmarks.ablation import budgets
+from benchmarks.ablation.components import BASE, Arm, toml
+from benchmarks.ablation.measures import Bench, Said, Taken
+from benchmarks.ablation.pools import ARTIFACT_TYPES, Material, Row, Size, material_of
+from benchmarks.nightly import correction, noon
+from benchmarks.tasks import Pair
+from nightschool_daemon import codec, config
+from nightschool_daemon.installation import Installation, working
+from nightschool_daemon.jobs import ExportResult, RegisterResult, RunDirectory, SelectResult, Step
+from nightschool_daemon.learning.engine.memory import Todo
+from nightschool_daemon.learning.engine.route import READERS
+from nightschool_daemon.learning.rows import FILES
+from nightschool_daemon.runs import SilentListener
+from nightschool_hookspecs.records import (
+    Hyperparameters,
+    PairText,
+    Side,
+    SideChoice,
+    Specialty,
+    TrainingMethod,
+    TrainingResult,
+    TrainingText,
+)
+from support.base_models import MODELS
+from support.night import Night
+
+DROP_IN = Path(__file__).with_name("selection_random.py")
+DAYS = 30
+"""Over which the corrections came."""
+NOW = noon(DAYS + 1)
+MEASURED = "It is measured."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """What cells have in common that are compared: the base, the pool, what is held out, and all chance."""
+
+    model: str
+    task: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training."""
+
+    block: Block
+    arm: Arm
+
+    @property
+    def name(self) -> str:
+        """Of its result's file."""
+        return f"{self.block.model}-{self.block.task}-{self.arm.name}-{self.block.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where cells are run, and where their results are."""
+
+    url: str
+    models_directory: Path
+    results: Path
+
+
+def file_of(directory: Path, name: str) -> Path:
+    """Where a cell's result is kept."""
+    return directory / f"{name}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a training took."""
+
+    budget: int
+    """Tokens that it was to learn from."""
+    tokens: int
+    """That the loop counted."""
+    epochs: int
+    examples: int
+    added: int
+    """Of the examples that were selected, those beside the corrections: variants, what is replayed, starters."""
+    pairs: int
+    selecting_s: float
+    training_s: float
+    peak_mb: float
+    """Of the heaviest step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseResult:
+    """A base that nothing was taught, and what it said."""
+
+    taken: Taken
+    closing: str
+    """With which token its answers end."""
+    said: dict[str, Said]
+    """By the prompts of the dirty pool, which somebody corrected."""
+    own: tuple[Pair, ...]
+    """To general prompts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A model that was taught."""
+
+    taken: Taken
+    cost: Cost
+
+
+def run(cell: Cell, size: Size, place: Place) -> BaseResult | Result:
+    """Carry a cell out. Raises `results.CellFailed`."""
+    # a library of the embeddings has the root logger tell everything
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    material = material_of(cell.block.task, size, cell.block.seed)
+    base = None if cell.arm == BASE else base_of(cell.block, place)
+    with tempfile.TemporaryDirectory() as text:
+        here = _installed(Path(text) / "night", cell, size, place)
+        rows = material.clean if cell.arm.is_clean else material.dirty
+        here.drop([*_feedback(cell.block, rows, base), *_questions(cell.block, material.held_out)])
+        with working(config.load(here.configuration)) as found:
+            found.intake.scan(NOW)
+            _hold_out(found, cell.block, material)
+            run_id = found.runs.start(_specialty(cell.block), "ablation", NOW)
+            watcher = Watcher(found, run_id, cell, size, material, base)
+            report = found.runs.execute(run_id, watcher)
+    if watcher.result is None:
+        raise results.CellFailed(report.reason)
+    return watcher.result
+
+
+def _installed(directory: Path, cell: Cell, size: Size, place: Place) -> Night:
+    settings = toml(cell.arm.tables(size, cell.block.seed))
+    here = Night(directory, place.url, place.models_directory, settings=settings)
+    if cell.arm.samples:
+        here.add_plugin(DROP_IN.stem, DROP_IN.read_text(encoding="utf-8"))
+    return here
+
+
+def _specialty(block: Block) -> Specialty:
+    return Specialty(base=MODELS[block.model].tag, artifact_type=ARTIFACT_TYPES[block.task])
+
+
+def base_of(block: Block, place: Place) -> BaseResult:
+    """The base of a block. Raises `results.CellFailed` where it was not measured yet."""
+    file = file_of(place.results, Cell(block=block, arm=BASE).name)
+    if not file.exists():
+        raise results.CellFailed(f"{file.stem} comes first")
+    return codec.from_json(file.read_bytes(), BaseResult)
+
+
+# --------------------------------------------------------------------------- what the installation is given
+
+
+def _feedback(block: Block, rows: Sequence[Row], base: BaseResult | None) -> Iterator[dict[str, object]]:
+    """Corrections over a month. What was corrected is what the base said."""
+    for number, row in enumerate(rows):
+        at = noon(1 + number * DAYS // len(rows))
+        event = correction(f"c-{number}", block.model, row.pair, at, ARTIFACT_TYPES[block.task])
+        said = base.said.get(row.source.prompt) if base is not None else None
+        if said is not None and said.text.strip() and said.text != row.answer:
+            event |= {"ai_output": said.text, "validation_score": said.score}
+        yield event
+
+
+def _questions(block: Block, held_out: Sequence[Pair]) -> Iterator[dict[str, object]]:
+    for number, pair in enumerate(held_out):
+        yield correction(f"held-{number}", block.model, pair, noon(DAYS), ARTIFACT_TYPES[block.task])
+
+
+def _hold_out(found: Installation, block: Block, material: Material) -> None:
+    """Put the held-out prompts on their side of the exam. The run divides the others, and learns from all of them."""
+    held_out = {one.prompt for one in material.held_out}
+    artifact_type = ARTIFACT_TYPES[block.task]
+    keys = [row.key for row in found.ledger.events.prompts(artifact_type) if row.text in held_out]
+    choices = [SideChoice(key=key, side=Side.HELD_OUT) for key in keys]
+    found.ledger.events.set_sides(artifact_type, choices, {key: key for key in keys})
+
+
+# --------------------------------------------------------------------------- the run
+
+
+class Watcher(SilentListener):
+    """Follows the run of a cell: sees to its budget, measures what it serves, and ends it."""
+
+    def __init__(
+        self,
+        found: Installation,
+        run_id: str,
+        cell: Cell,
+        size: Size,
+        material: Material,
+        base: BaseResult | None,
+    ) -> None:
+        """`base`: what was measured of the base; None: that is what this cell is about."""
+        self._found, self._cell, self._size, self._material, self._base = found, cell, size, material, base
+        self._run: RunDirectory = found.runs.context_of(run_id, self).directory
+        self._bench = Bench(cell.block.model, cell.block.task, size, found.settings, found.hooks)
+        self._began: dict[Step, float] = {}
+        self._seconds: dict[Step, float] = {}
+        self.result: BaseResult | Result | None = None
+
+    def step_began(self, run_id: str, step: Step) -> None:
+        self._began[step] = time.monotonic()
+
+    def step_ended(self, run_id: str, step: Step) -> None:
+        self._seconds[step] = time.monotonic() - self._began[step]
+        if step is Step.SELECT and self._base is None:
+            self._end(self._measured_base())
+        elif step is Step.SELECT:
+            self._fit()
+        elif step is Step.REGISTER and self._base is not None:
+            self._end(self._measured(self._base))
+
+    def _end(self, result: BaseResult | Result) -> None:
+        self.result = result
+        self._found.runs.cancel(MEASURED)
+
+    def _fit(self) -> None:
+        arm, tokens = self._cell.arm, self._bench.tokens
+
+        def example(text: TrainingText) -> int:
+            return len(tokens.prompt(text.prompt)) + len(tokens.completion(text.prompt, text.completion))
+
+        def pair(text: PairText) -> int:
+            answers = (tokens.completion(text.prompt, one) for one in (text.chosen, text.rejected))
+            return len(tokens.prompt(text.prompt)) + sum(map(len, answers))
+
+        budget = budgets.Budget(
+            tokens=arm.tokens(self._size),
+            passes=arm.passes,
+            watches=arm.watches,
+            seed=self._cell.block.seed,
+            fewest_pairs=arm.fewest_pairs,
+        )
+        budgets.apply(self._run, budget, budgets.Count(example=example, pair=pair, seen=self._seen))
+
+    def _seen(self, settings: Hyperparameters) -> int:
+        """Tokens that the loop will count, by its own plan."""
+        examples = list(
+            READERS[TrainingMethod.SFT](self._run.step(Step.SELECT) / FILES[TrainingMethod.SFT], self._bench.tokens)
+        )
+        todo = Todo(
+            examples=examples,
+            method=TrainingMethod.SFT,
+            settings=settings,
+            seed=self._run.read_info().seed,
+            arrange=self._found.hooks.arrange_stretch,
+        )
+        return sum(len(todo.split.learned[place]) for stretch in todo.stretches for place in stretch.places)
+
+    def _measured_base(self) -> BaseResult:
+        closing, tag = self._run.result(Step.SELECT, SelectResult).closing, MODELS[self._cell.block.model].tag
+        own = self._bench.own_answers()
+        return BaseResult(
+            taken=self._bench.take(tag, None, self._material, own, closing),
+            closing=closing,
+            said=self._bench.said(self._material),
+            own=own,
+        )
+
+    def _measured(self, base: BaseResult) -> Result:
+        registered = self._run.result(Step.REGISTER, RegisterResult)
+        (delivered, *_) = self._run.result(Step.EXPORT, ExportResult).files
+        selected = self._run.result(Step.SELECT, SelectResult)
+        trained = self._run.result(Step.TRAIN, TrainingResult)
+        peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+        taken = self._bench.take(registered.tag, delivered.path, self._material, base.own, base.closing)
+        self._found.ollama.unload(registered.tag)
+        return Result(
+            taken=taken,
+            cost=Cost(
+                budget=self._cell.arm.tokens(self._size),
+                tokens=trained.tokens,
+                epochs=selected.hyperparameters.num_epochs,
+                examples=selected.material.examples,
+                added=selected.variants + selected.replayed.count + selected.starters,
+                pairs=selected.material.pairs,
+                selecting_s=self._seconds[Step.SELECT],
+                training_s=trained.seconds,
+                peak_mb=peak_mb,
+            ),
+        )

@@ -1,0 +1,223 @@
+"""`make bench-learning`: what each part of the pipeline is worth, by real trainings at equal tokens.
+
+What is compared, how, and what was found stands in docs/ablation.md. A *cell* is one night of the project itself, from
+its feedback to the tag that a real Ollama serves (`ablation.cells`): an *arm*, which is components switched by the
+configuration (`ablation.components`), learns from a pool (`ablation.pools`) as many tokens as every other arm
+(`ablation.budgets`), and what it delivers is measured (`ablation.measures`). `ablation.effects` holds intervals and
+test, `ablation.decisions` the rule that makes something a default, `ablation.claims` the ten claims.
+
+The most informative cells come first. Each is kept under `benchmarks/results/learning/` when it is finished and never
+run again, so that the bench can be stopped at any time and goes on where it was. `--quick` is a small one within a
+quarter of an hour, with results of its own under `build/`.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from benchmarks import results  # noqa: E402 - found through the path above
+from benchmarks.ablation import claims, pages, records  # noqa: E402
+from benchmarks.ablation.cells import BaseResult, Block, Cell, Place, Result, file_of, run  # noqa: E402
+from benchmarks.ablation.components import (  # noqa: E402
+    BASE,
+    ORACLE,
+    RAW,
+    Arm,
+    Component,
+    alone,
+    default,
+    joining,
+    measured,
+    whole,
+    without,
+)
+from benchmarks.ablation.pools import Size  # noqa: E402
+from benchmarks.nightly import serving  # noqa: E402
+
+PAGE = ROOT / "docs" / "ablation.md"
+PLOT = ROOT / "docs" / "ablation.svg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How much is run."""
+
+    sizes: Mapping[str, Size]
+    """By task."""
+    models: tuple[str, ...]
+    """The first sits every arm but those that put questions to their base, which the last sits: it can answer them.
+    It sits besides the few that matter most."""
+    seeds: tuple[int, ...]
+    components: tuple[Component, ...]
+    left_out_seeds: tuple[int, ...]
+    """On which everything is run without each component: these cells are the dearest."""
+    results: Path
+
+
+SHELL = Size(
+    pool=120, night=48, tokens=6300, batch=5,
+    held_out=60, asked=30, slipped=15, answer_tokens=40, said_tokens=24, general=34,
+)  # fmt: skip
+DIAGRAMS = Size(
+    pool=36, night=12, tokens=7300, batch=1,
+    held_out=20, asked=8, slipped=0, answer_tokens=200, said_tokens=48, general=34,
+)  # fmt: skip
+TINY = Size(
+    pool=60, night=24, tokens=3200, batch=4,
+    held_out=20, asked=12, slipped=4, answer_tokens=32, said_tokens=16, general=10,
+)  # fmt: skip
+FULL = Extent(
+    sizes={"shell": SHELL, "diagrams": DIAGRAMS},
+    models=("gemma", "smollm2"),
+    seeds=(0, 1),
+    components=measured(),
+    left_out_seeds=(0,),
+    results=ROOT / "benchmarks" / "results" / "learning",
+)
+QUICK = Extent(
+    sizes={"shell": TINY},
+    models=("smollm2",),
+    seeds=(0,),
+    components=tuple(one for one in measured() if one.name in ("reward", "duplicates", "negatives")),
+    left_out_seeds=(),
+    results=ROOT / "build" / "learning" / "quick",
+)
+
+
+def main() -> int:
+    """Run what is missing, show what was found. Returns 1 where a row falls short, or something was not run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell after so long")
+    parser.add_argument("--quick", action="store_true", help="a small one, with results of its own")
+    parser.add_argument("--list", action="store_true", help="name the cells that are missing, in their order")
+    given = parser.parse_args()
+    extent = QUICK if given.quick else FULL
+    if given.list:
+        print(*(one.name for one in unfinished(every(extent), extent.results)), sep="\n")
+        return 0
+    carry_out(extent, given.minutes)
+    return show(extent, keeps=not given.quick)
+
+
+# --------------------------------------------------------------------------- which cells
+
+
+def cells(extent: Extent) -> Iterator[Cell]:
+    """What decisions are made from, the most informative first."""
+    first, *others = extent.models
+    yield from of_arms(extent, first, (BASE, RAW, ORACLE, whole(measured()), default(())))
+    for model in others:
+        yield from of_arms(extent, model, (BASE, RAW, whole(measured())))
+    for arm in (*map(alone, extent.components), *claims.arms(extent.components)):
+        yield from of_arms(extent, model_of(extent, arm), (arm,))
+
+
+def left_out(extent: Extent) -> Iterator[Cell]:
+    """Everything without each component, which can speak against a default that was decided."""
+    some = replace(extent, seeds=extent.left_out_seeds)
+    for arm in (without(one, measured()) for one in joining(extent.components)):
+        yield from of_arms(some, model_of(extent, arm), (arm,))
+
+
+def model_of(extent: Extent, arm: Arm) -> str:
+    """The model that shows what an arm is worth."""
+    return extent.models[-1 if arm.asks else 0]
+
+
+def of_arms(extent: Extent, model: str, arms: Sequence[Arm]) -> Iterator[Cell]:
+    """These arms on every seed and task of a model."""
+    for seed, task in product(extent.seeds, extent.sizes):
+        block = Block(model=model, task=task, seed=seed)
+        yield from (Cell(block=block, arm=arm) for arm in arms if task in arm.tasks)
+
+
+def decided(extent: Extent) -> Iterator[Cell]:
+    """The pipeline that the results so far speak for, on every model."""
+    arm = found(extent).default
+    for model in extent.models:
+        yield from of_arms(extent, model, (arm,))
+
+
+def every(extent: Extent) -> Iterator[Cell]:
+    """All of them in their order, as far as it is known yet what is decided."""
+    for some in (cells, decided, left_out):
+        yield from some(extent)
+
+
+def found(extent: Extent) -> pages.Findings:
+    """What the finished cells say."""
+    return pages.Findings.of(records.read(extent.results, extent.sizes))
+
+
+# --------------------------------------------------------------------------- running them
+
+
+def carry_out(extent: Extent, minutes: float) -> None:
+    """Run the cells that have no result yet. A server is started only for that."""
+    deadline = time.monotonic() + 60 * minutes
+    for wanted in (cells, decided, left_out, decided):
+        missing = unfinished(wanted(extent), extent.results)
+        if not missing:
+            continue
+        with serving(dict.fromkeys(cell.block.model for cell in missing)) as server:
+            place = Place(url=server.url, models_directory=server.models_directory, results=extent.results)
+            started = {
+                file_of(place.results, one.name): partial(apart, one, extent.sizes[one.block.task], place)
+                for one in missing
+            }
+            results.carry_out(started, (deadline - time.monotonic()) / 60, briefly=True)
+
+
+def unfinished(wanted: Iterable[Cell], directory: Path) -> list[Cell]:
+    """Those that have no result yet, each once."""
+    return [cell for name, cell in {one.name: one for one in wanted}.items() if not file_of(directory, name).exists()]
+
+
+def apart(cell: Cell, size: Size, place: Place) -> BaseResult | Result:
+    """Run a cell in a process of its own, whose memory goes with it and is counted by itself.
+
+    Raises `results.CellFailed`.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(run, cell, size, place).result()
+        except results.CellFailed:
+            raise
+        except BrokenProcessPool as error:
+            raise results.CellFailed("its process was killed") from error
+        except Exception as error:  # one cell that cannot be run is no reason to run no other in a night
+            traceback.print_exc()
+            raise results.CellFailed(f"{type(error).__name__}: {error}") from error
+
+
+# --------------------------------------------------------------------------- showing them
+
+
+def show(extent: Extent, *, keeps: bool) -> int:
+    """Print the table. `keeps`: the tables and the plot of the documentation are made anew."""
+    findings = found(extent)
+    print(pages.arms_table(findings))
+    print(pages.claims_table(findings))
+    if keeps and findings.records.results:
+        plot = f"![what each arm learned and scored]({PLOT.name})"
+        results.put_into(PAGE, "arms", f"{pages.arms_table(findings)}\n\n{plot}")
+        results.put_into(PAGE, "claims", pages.claims_table(findings))
+        pages.draw(findings, PLOT)
+    told = results.presented("learning", "What each part of the pipeline is worth", list(pages.rows(findings)))
+    return max(told, bool(unfinished(every(extent), extent.results)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
