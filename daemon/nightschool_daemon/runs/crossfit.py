@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from nightschool_daemon import codec
-from nightschool_daemon.config import Settings
+from nightschool_daemon.config import ExamSettings, Settings
 from nightschool_daemon.jobs import (
     TRIALS,
     CrossfitResult,
@@ -235,17 +235,19 @@ def _counted(context: StepContext) -> int:
 
 
 def _settings(context: StepContext, folds: int) -> Settings:
-    """The night's caps, as far as they are one trial candidate's."""
     settings, selected = context.settings, context.result(Step.SELECT, SelectResult)
+    return replace(settings, exam=caps_of_trial(settings.exam, selected, folds))
+
+
+def caps_of_trial(exam: ExamSettings, selected: SelectResult, folds: int) -> ExamSettings:
+    """The night's caps, as far as they are one trial candidate's."""
     share = _share(selected.folded, selected.items) / folds
     return replace(
-        settings,
-        exam=replace(
-            settings.exam,
-            max_items=math.ceil(settings.exam.max_items * share),
-            max_guard_items=math.ceil(settings.exam.max_guard_items * share),
-            max_pairs=math.ceil(settings.exam.max_pairs * _share(selected.folded_pairs, selected.pairs) / folds),
-        ),
+        exam,
+        # no exam has room for less, also where the folds have pairs alone
+        max_items=max(1, math.ceil(exam.max_items * share)),
+        max_guard_items=math.ceil(exam.max_guard_items * share),
+        max_pairs=math.ceil(exam.max_pairs * _share(selected.folded_pairs, selected.pairs) / folds),
     )
 
 

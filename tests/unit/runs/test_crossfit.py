@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import ExamineResult, RunDirectory, SplitResult, Step
-from nightschool_daemon.runs.crossfit import affordable, halved, split_of_trial
+from nightschool_daemon.config import ExamSettings
+from nightschool_daemon.jobs import ExamineResult, RunDirectory, SelectResult, SplitResult, Step
+from nightschool_daemon.runs.crossfit import affordable, caps_of_trial, halved, split_of_trial
 from nightschool_daemon.runs.errors import StepFailed
-from nightschool_hookspecs import ExamAnswer, ExamItem, ItemRole, PromptGroup, Side, Sitting
+from nightschool_hookspecs import ExamAnswer, ExamItem, Hyperparameters, ItemRole, PromptGroup, Side, Sitting
+from nightschool_hookspecs.records import Material
 from nightschool_plugins.evaluation_split import EvaluationSplit
 
 sided_groups = st.lists(
@@ -75,6 +77,44 @@ def test_two_folds_are_taken_where_the_night_is_too_short_for_four(trained_s: fl
 def test_an_exam_that_the_night_has_no_time_for_is_refused_with_what_to_change() -> None:
     with pytest.raises(StepFailed, match=r"as long as the candidate's \(10 min\), .* leaves 5 min\. Raise it"):
         affordable(FOLDS, trained_s=600, left_s=300)
+
+
+def selected(*, items: int, folded: int, pairs: int, folded_pairs: int) -> SelectResult:
+    return SelectResult(
+        material=Material(examples=1, better_known=1, pairs=0, liked=0, disliked=0),
+        variants=0,
+        items=items,
+        guard_items=0,
+        folded=folded,
+        pairs=pairs,
+        folded_pairs=folded_pairs,
+        hyperparameters=Hyperparameters(),
+        closing="",
+        sources={},
+        left_out=(),
+    )
+
+
+counts = st.integers(0, 200)
+
+
+@given(counts, counts, counts, counts, st.integers(2, 4))
+def test_trial_candidates_share_the_caps_of_the_night_as_the_folds_share_what_counts(
+    items: int, folded: int, pairs: int, folded_pairs: int, folds: int
+) -> None:
+    exam = ExamSettings()
+    found = selected(items=items, folded=folded, pairs=pairs, folded_pairs=folded_pairs)
+    own = caps_of_trial(exam, found, folds)
+    assert folds * own.max_items >= min(folded, exam.max_items * folded / max(1, folded + items))
+    assert folds * own.max_pairs >= min(folded_pairs, exam.max_pairs * folded_pairs / max(1, folded_pairs + pairs))
+    assert own.max_items <= exam.max_items
+    assert own.max_pairs <= exam.max_pairs
+
+
+def test_a_fold_of_pairs_alone_has_an_exam_too() -> None:
+    own = caps_of_trial(ExamSettings(), selected(items=3, folded=0, pairs=0, folded_pairs=4), 4)
+    assert own.max_items == 1
+    assert own.max_pairs > 0
 
 
 # --------------------------------------------------------------------------- what joins the exam
