@@ -98,14 +98,17 @@ class Hooks:
         `ConfigurationError` for a table, key or name that is unknown, and where a built-in cannot be loaded.
         """
         plugins = plugins or PluginSettings()
+        own = (*installed_sources(check=check_files), *file_sources(plugin_directory, check=check_files))
         waiting = OPTIONAL.difference(plugins.enabled) if plugins.preset is Preset.MEASURED else frozenset()
+        # a built-in that nobody switched on leaves its name, and its table, to a plugin of the user's
+        taken = waiting.intersection(one.name for one in own)
         disabled = frozenset(plugins.disabled)
-        loader = Loader(tables=tables, disabled=disabled, waiting=waiting, strikes=strikes, clock=clock)
-        loader.add([built_in_source(name) for name in built_in])
+        loader = Loader(tables=tables, disabled=disabled, waiting=waiting - taken, strikes=strikes, clock=clock)
+        loader.add([built_in_source(name) for name in built_in if name not in taken])
         if not safe_mode:
-            loader.add(installed_sources(check=check_files))
-            loader.add(file_sources(plugin_directory, check=check_files))
-        loader.refuse_unknown_names(plugins.enabled, safe_mode=safe_mode)
+            loader.add(own)
+            loader.refuse_unknown_names(plugins.enabled)
+        loader.refuse_needless_names(plugins.enabled, OPTIONAL)
         return cls(loader.manager, loader.guard, loader.statuses)
 
     @property

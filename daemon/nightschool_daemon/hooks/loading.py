@@ -67,10 +67,8 @@ class Loader:
         for source in sources:
             self._add_one(source)
 
-    def refuse_unknown_names(self, enabled: Collection[str], *, safe_mode: bool) -> None:
-        """Raise for a table, a disabled or an enabled name that is nobody's. In safe mode the user's are not known."""
-        if safe_mode:
-            return
+    def refuse_unknown_names(self, enabled: Collection[str]) -> None:
+        """Raise for a table, a disabled or an enabled name that is nobody's."""
         for path, names in (
             ("plugins.{}", self._tables),
             ("plugins.disabled: {}", sorted(self._disabled)),
@@ -80,6 +78,12 @@ class Loader:
                 if name not in self.statuses:
                     hint = codec.unknown_key(name, list(self.statuses)).removeprefix("unknown key; ")
                     raise ConfigurationError(f"{path.format(name)}: no plugin has this name; {hint}")
+
+    def refuse_needless_names(self, enabled: Collection[str], optional: frozenset[str]) -> None:
+        """Raise for an enabled name of a plugin that is asked anyway: whoever wrote it meant another one."""
+        for name in sorted(self.statuses.keys() & set(enabled) - optional):
+            names = ", ".join(sorted(optional))
+            raise ConfigurationError(f"plugins.enabled: {name} is asked without it, so take it out; it is for {names}")
 
     def _add_one(self, source: Source) -> None:
         if source.name in self.statuses:

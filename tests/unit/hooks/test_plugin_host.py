@@ -195,6 +195,72 @@ def test_an_unknown_name_in_enabled_is_an_error(optional: Callable[..., Hooks]) 
         optional(enabled=("reward_plan",))
 
 
+def test_a_built_in_that_is_asked_anyway_is_an_error_in_enabled(optional: Callable[..., Hooks]) -> None:
+    with pytest.raises(ConfigurationError, match=r"difficulty_length is asked without it.*it is for reward_plain"):
+        optional(enabled=("difficulty_length",))
+
+
+OWN_REWARD = """
+from dataclasses import dataclass
+from nightschool_hookspecs import RewardScore, hookimpl
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    worth: float = 0.25
+
+    @hookimpl
+    def nightschool_score_reward(self):
+        return RewardScore(priority=self.worth, reward=self.worth)
+
+@hookimpl
+def nightschool_register_settings():
+    return Own
+"""
+
+
+@pytest.fixture
+def named_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Hooks]:
+    """Loads an optional built-in beside a file of the user's that has its name."""
+    monkeypatch.setattr(facade, "OPTIONAL", frozenset({"reward_plain"}))
+    file = tmp_path / "reward_plain.py"
+    file.write_text(OWN_REWARD, encoding="utf-8")
+    file.chmod(0o600)
+
+    def load(*, safe_mode: bool = False, **plugins: Any) -> Hooks:
+        return Hooks.load(
+            plugin_directory=tmp_path,
+            tables={"reward_plain": {"worth": 0.75}},
+            plugins=PluginSettings(**plugins),
+            check_files=False,
+            safe_mode=safe_mode,
+            built_in=("reward_plain",),
+        )
+
+    return load
+
+
+def worth(hooks: Hooks) -> float:
+    return hooks.score_reward(
+        event=sample_event(), difficulty=0.5, peers=Peers(count_of_type=1, mean_count=1), now=NOW
+    ).priority
+
+
+def test_a_plugin_of_the_users_may_have_the_name_of_a_built_in_that_is_off(named_alike: Callable[..., Hooks]) -> None:
+    hooks = named_alike()
+    assert [(one.name, one.kind, one.state) for one in hooks.status()] == [
+        ("reward_plain", PluginKind.FILE, PluginState.ACTIVE)
+    ]
+    assert worth(hooks) == 0.75
+    # without the user's plugins its table is still not ours to judge
+    assert worth(named_alike(safe_mode=True)) == 0
+
+
+@pytest.mark.parametrize("plugins", [{"enabled": ("reward_plain",)}, {"preset": Preset.ALL}])
+def test_a_built_in_that_is_on_keeps_its_name(named_alike: Callable[..., Hooks], plugins: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"plugins\.reward_plain\.worth"):
+        named_alike(**plugins)
+
+
 def test_a_plugin_cannot_be_enabled_and_disabled() -> None:
     with pytest.raises(ValueError, match="reward_plain stands in both"):
         PluginSettings(enabled=("reward_plain",), disabled=("reward_plain",))
