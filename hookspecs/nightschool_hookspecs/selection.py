@@ -26,14 +26,16 @@ def nightschool_find_noise(
 
 @hookspec(firstresult=True)
 def nightschool_select_events(
-    events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, embed: Embed, seed: int
+    events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...], budget: Budget, embed: Embed, seed: int
 ) -> tuple[str, ...] | None:
     """Choose the events of the training side that a run learns from.
 
     Called once in a run, in the worker, with everything accepted in the specialty that is on the
     training side and has something to learn. Return their `source/id` keys, best first, within
-    `budget`; the same for the same seed. None: no opinion; the first answer counts. Where all say
-    None, nothing is selected and the run ends. Where a training is only planned, `embed` has no model.
+    `budget`; the same for the same seed. `others` of the training side cannot be chosen and show where
+    answers fail: disliked ones with nothing better beside them, and near-duplicates beyond those that a
+    night learns from. None: no opinion; the first answer counts. Where all say None, nothing is selected
+    and the run ends. Where a training is only planned, `embed` has no model.
     """
 
 
@@ -49,11 +51,13 @@ def nightschool_choose_shots(events: tuple[ScoredEvent, ...], budget: Budget, se
 
 @hookspec(firstresult=True)
 def nightschool_select_negatives(
-    events: tuple[ScoredEvent, ...], measure: Measure, embed: Embed, seed: int
+    events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...], measure: Measure, embed: Embed, seed: int
 ) -> tuple[tuple[str, float], ...] | None:
     """Find the hard negatives: events near to what the incumbent fails at.
 
-    Called once in a run, in the worker, after selection and with the selected events only. Return
-    (`source/id`, factor) pairs; each factor above 0 multiplies the weight of that event's examples.
-    None: no opinion; the first answer counts. Where a training is only planned, `embed` has no model.
+    Called once in a run, in the worker, after selection. Return (`source/id`, factor) pairs of the
+    selected events; each factor above 0 multiplies the weight of that event's examples. `others` are the
+    rest of the training side, disliked answers with nothing better beside them among it: it is not
+    learned from and shows where answers fail. None: no opinion; the first answer counts. Where a training
+    is only planned, `embed` has no model.
     """

@@ -522,16 +522,16 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
             for embed in (FakeEmbed(), FakeEmbed(available=False))
         ),
         "nightschool_select_events": tuple(
-            {"events": some, "budget": Budget(events=3, tokens=4000), "embed": embed} | services
-            for some in ((), scored)
+            {"events": some, "others": rest, "budget": Budget(events=3, tokens=4000), "embed": embed, "seed": 1}
+            for some, rest in (((), ()), (scored, ()), (scored[2:], scored[:2]))
             for embed in (FakeEmbed(), FakeEmbed(available=False))
         ),
         "nightschool_choose_shots": tuple(
             {"events": some, "budget": Budget(events=8, tokens=1024), "seed": 1} for some in ((), scored)
         ),
         "nightschool_select_negatives": tuple(
-            {"events": some, "embed": embed} | services
-            for some in ((), scored)
+            {"events": some, "others": rest, "embed": embed} | services
+            for some, rest in (((), ()), (scored, ()), (scored[2:], scored[:2]))
             for embed in (FakeEmbed(), FakeEmbed(available=False))
         ),
         "nightschool_score_difficulty": tuple({"event": event} for event in events),

@@ -9,8 +9,9 @@ its first event by `source/id` stands for. The similarity is that of this prompt
 within the group, by all similarity plugins together for the 16 groups whose prompts are nearest by their vectors, and
 0 for the others and where it is below 0.5.
 
-What is offered are the selected events of the training side, so kin of the exam's own failures are found there alone.
-The vectors are those of the machine's embedding model; where there is none, this plugin has no opinion.
+Failures are those of the whole training side, also where nothing can be learned from them, as from an answer that was
+disliked by itself; so kin of the exam's own failures are found there alone. The vectors are those of the machine's
+embedding model; where there is none, this plugin has no opinion.
 """
 
 import math
@@ -56,11 +57,11 @@ class NegativesHard:
 
     @hookimpl
     def nightschool_select_negatives(
-        self, events: tuple[ScoredEvent, ...], measure: Measure, embed: Embed
+        self, events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...], measure: Measure, embed: Embed
     ) -> tuple[tuple[str, float], ...] | None:
         if not events:
             return ()
-        groups = _grouped(events)
+        groups = _grouped((*events, *others))
         strengths = [self._strength(members) for members in groups.values()]
         failing = [place for place, strength in enumerate(strengths) if strength > 0]
         prompts = [members[0].event.input_data for members in groups.values()]
@@ -71,13 +72,10 @@ class NegativesHard:
         for place, near in zip(failing, _nearest(vectors, failing, self.candidates), strict=True):
             for other, similarity in self._kin(prompts, place, near, measure):
                 pulls[other] += similarity * strengths[place]
-        factors = [min(self.largest, 1 + self.per_failure * pull) for pull in pulls]
-        return tuple(
-            (one.event.key, factor)
-            for members, factor in zip(groups.values(), factors, strict=True)
-            for one in members
-            if factor > 1
-        )
+        factors = {
+            group: min(self.largest, 1 + self.per_failure * pull) for group, pull in zip(groups, pulls, strict=True)
+        }
+        return tuple((one.event.key, factors[one.group]) for one in events if factors[one.group] > 1)
 
     def _strength(self, members: Sequence[ScoredEvent]) -> float:
         failed = (one for one in members if is_failure(one.event, self.lowest_score))

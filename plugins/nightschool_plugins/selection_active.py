@@ -11,8 +11,9 @@ quality     = share of the other events whose priority is lower; of equal ones h
 
 Without a score, 1 - cosine of the answer and its correction stands for 1 - validation score / 100, and 0.5 where
 there is no correction either. A failure is an answer that was disliked or corrected, or whose score is 70 or less; the
-share is that among the 8 nearest prompts that are offered. How likely the model itself found its answers is recorded
-nowhere, so it does not count.
+share is that among the 8 nearest prompts of the training side, also of those that cannot be chosen: an answer that was
+disliked by itself teaches nothing, and still says where the model fails. How likely the model itself found its answers
+is recorded nowhere, so it does not count.
 
 Greedy: the best event that still fits into the budget, then the best of those left beside it, and so on. Equal scores
 go by `source/id`. An event's tokens are counted as `selection_priority` does.
@@ -111,20 +112,21 @@ class SelectionActive:
 
     @hookimpl
     def nightschool_select_events(
-        self, events: tuple[ScoredEvent, ...], budget: Budget, embed: Embed
+        self, events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...], budget: Budget, embed: Embed
     ) -> tuple[str, ...]:
         if not events:
             return ()
         # in a fixed order, so that of equal ones the first is the same whatever the order of arrival
-        ordered = sorted(events, key=lambda one: one.event.key)
-        candidates = self._candidates(ordered, embed)
+        ordered, beside = (sorted(some, key=lambda one: one.event.key) for some in (events, others))
+        candidates = self._candidates(ordered, beside, embed)
         tokens = [math.ceil(one.event.characters / self.characters_per_token) for one in ordered]
         return tuple(ordered[place].event.key for place in _chosen(candidates, tokens, budget))
 
-    def _candidates(self, scored: Sequence[ScoredEvent], embed: Embed) -> "_Candidates":
+    def _candidates(self, scored: Sequence[ScoredEvent], others: Sequence[ScoredEvent], embed: Embed) -> "_Candidates":
         events = [one.event for one in scored]
         space = self._space(events, embed)
-        base = self.uncertainty_weight * self._uncertainty(events, space)
+        near = self._failures_nearby(events, [one.event for one in others], space, embed)
+        base = self.uncertainty_weight * self._uncertainty(events, space, near)
         base += self.quality_weight * _ranks([one.priority for one in scored])
         return _Candidates(base, self.diversity_weight, space)
 
@@ -139,15 +141,26 @@ class SelectionActive:
             weights=(self.artifact_weight, self.input_weight, self.output_weight),
         )
 
-    def _uncertainty(self, events: Sequence[Event], space: "_Space") -> "Numbers":
+    def _failures_nearby(
+        self, events: Sequence[Event], others: Sequence[Event], space: "_Space", embed: Embed
+    ) -> "Numbers":
+        """The share of failures near each event, those that cannot be chosen among them."""
+        import numpy
+
+        inputs = space.inputs
+        if others:
+            inputs = numpy.concatenate([inputs, _meanings([event.input_data for event in others], embed)])
+        failed = [is_failure(event, self.lowest_score) for event in (*events, *others)]
+        shares = _shares_nearby(inputs, numpy.array(failed, dtype=numpy.float64), self.neighbours)
+        return shares[: len(events)]
+
+    def _uncertainty(self, events: Sequence[Event], space: "_Space", near: "Numbers") -> "Numbers":
         import numpy
 
         unscored = [place for place, event in enumerate(events) if _score(event) is None and _is_corrected(event)]
         answers = _wordings([events[place].ai_output or "" for place in unscored])
         gaps = dict(zip(unscored, _gaps(answers, space.outputs[unscored]), strict=True))
         own = numpy.array([self._own_uncertainty(event, gaps.get(place)) for place, event in enumerate(events)])
-        failed = numpy.array([is_failure(event, self.lowest_score) for event in events], dtype=numpy.float64)
-        near = _shares_nearby(space.inputs, failed, self.neighbours)
         uncertain: Numbers = numpy.minimum(1.0, own + self.near_weight * near)
         return uncertain
 

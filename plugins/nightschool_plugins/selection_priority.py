@@ -9,7 +9,7 @@ after it. Equal priorities go by `source/id`, so that the choice is always the s
 import math
 from dataclasses import dataclass
 
-from nightschool_hookspecs import Budget, Measure, ScoredEvent, hookimpl
+from nightschool_hookspecs import Budget, ScoredEvent, hookimpl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,7 @@ class SelectionPriority:
             raise ValueError("characters_per_token must be above 0")
 
     @hookimpl
-    def nightschool_select_events(
-        self, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, seed: int
-    ) -> tuple[str, ...]:
+    def nightschool_select_events(self, events: tuple[ScoredEvent, ...], budget: Budget) -> tuple[str, ...]:
         chosen: list[str] = []
         tokens_left = budget.tokens
         for scored in sorted(events, key=lambda one: (-one.priority, one.event.key)):

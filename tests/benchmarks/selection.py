@@ -198,7 +198,7 @@ def against_apricot(texts: list[str]) -> list[results.Row]:
     )
     budget = Budget(events=CHOSEN, tokens=10**9)
     by_apricot(vectors)  # compiled by its first call
-    ours, keys = taken(lambda: by_diversity.nightschool_select_events(events, budget, embed))
+    ours, keys = taken(lambda: by_diversity.nightschool_select_events(events, (), budget, embed))
     peer, peer_places = taken(lambda: by_apricot(vectors))
     places = [int(key.rpartition("/")[2]) for key in keys]
     alike, peer_alike = _crowding(vectors, places), _crowding(vectors, peer_places)
@@ -260,7 +260,7 @@ def _drained(texts: list[str], size: int) -> tuple[float, float]:
         kept = keep_first(near_texts(prompts), size)
         unlike = tuple(one for one, stays in zip(history, kept, strict=True) if stays)
         deduplicated = time.process_time()
-        chosen = SelectionActive().nightschool_select_events(unlike, NIGHT, embed)
+        chosen = SelectionActive().nightschool_select_events(unlike, (), NIGHT, embed)
         done = time.process_time()
     print(
         f"  {size:>9} events  {done - embedded:8.2f} CPU s: {deduplicated - embedded:.2f} to find near-duplicates, "

@@ -182,10 +182,16 @@ class Hooks:
         )
 
     def select_events(
-        self, *, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, embed: Embed, seed: int
+        self,
+        *,
+        events: tuple[ScoredEvent, ...],
+        others: tuple[ScoredEvent, ...],
+        budget: Budget,
+        embed: Embed,
+        seed: int,
     ) -> tuple[str, ...]:
         answer = self._hook.nightschool_select_events(
-            events=events, budget=budget, measure=measure, embed=embed, seed=seed
+            events=events, others=others, budget=budget, embed=embed, seed=seed
         )
         return cast(tuple[str, ...] | None, answer) or ()
 
@@ -194,9 +200,17 @@ class Hooks:
         return cast(tuple[str, ...] | None, answer) or ()
 
     def select_negatives(
-        self, *, events: tuple[ScoredEvent, ...], measure: Measure, embed: Embed, seed: int
+        self,
+        *,
+        events: tuple[ScoredEvent, ...],
+        others: tuple[ScoredEvent, ...],
+        measure: Measure,
+        embed: Embed,
+        seed: int,
     ) -> tuple[tuple[str, float], ...]:
-        answer = self._hook.nightschool_select_negatives(events=events, measure=measure, embed=embed, seed=seed)
+        answer = self._hook.nightschool_select_negatives(
+            events=events, others=others, measure=measure, embed=embed, seed=seed
+        )
         return cast(tuple[tuple[str, float], ...] | None, answer) or ()
 
     def score_difficulty(self, *, event: Event) -> float:

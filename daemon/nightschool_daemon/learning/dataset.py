@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -211,11 +211,11 @@ def build_dataset(
     """Build everything that needs no server. `folded`: groups that trial candidates are asked."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
     noise = _find_noise(workshop, training, workshop.trajectories)
+    believed = tuple(one for one in training if _suspicion(noise, one.event.key) is None)
     selection = _select(workshop, training, budget, noise)
-    originals = _build_examples(workshop, selection)
+    originals = _build_examples(workshop, selection, believed)
     variants = _apart(workshop, _variants(workshop, selection.events, originals), held_out)
     examples = _arrange(workshop, (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)]))
-    believed = tuple(one for one in training if _suspicion(noise, one.event.key) is None)
     replayed = _replayed(workshop, rows, believed, selection, examples)
     learned = (*examples, *(one for one in replayed if one.event_id))
     _require_no_leak(learned, sides)
@@ -367,13 +367,14 @@ def _mean(counts: Counter[str | None]) -> float:
 def _select(
     workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget, noise: Mapping[str, NoiseFinding]
 ) -> Selection:
+    """Choose. What cannot be chosen still shows where answers fail."""
     objections = {one.event.key: _objection(one.event) or _suspicion(noise, one.event.key) for one in training}
     objections |= _repetitions([one for one in training if objections[one.event.key] is None], workshop.most_alike)
     learnable = {one.event.key: one for one in training if objections[one.event.key] is None}
     keys = workshop.hooks.select_events(
         events=tuple(learnable.values()),
+        others=_others((one for one in training if _suspicion(noise, one.event.key) is None), learnable),
         budget=budget,
-        measure=workshop.measure,
         embed=workshop.embed,
         seed=workshop.info.seed,
     )
@@ -390,6 +391,11 @@ def _select(
         ),
         noise=noise,
     )
+
+
+def _others(training: Iterable[ScoredEvent], known: Collection[str]) -> tuple[ScoredEvent, ...]:
+    """The rest of what was said of answers on the training side."""
+    return tuple(one for one in training if one.event.key not in known and _is_usable(one.event))
 
 
 def _repetitions(learnable: Sequence[ScoredEvent], most: int) -> dict[str, str | None]:
@@ -456,10 +462,17 @@ def _suspicion(noise: Mapping[str, NoiseFinding], key: str) -> str | None:
 # --------------------------------------------------------------------------- examples
 
 
-def _build_examples(workshop: Workshop, selection: Selection) -> tuple[TrainingExample, ...]:
+def _build_examples(
+    workshop: Workshop, selection: Selection, believed: tuple[ScoredEvent, ...]
+) -> tuple[TrainingExample, ...]:
+    others = _others(believed, {one.event.key for one in selection.events})
     factors = dict(
         workshop.hooks.select_negatives(
-            events=selection.events, measure=workshop.measure, embed=workshop.embed, seed=workshop.info.seed
+            events=selection.events,
+            others=others,
+            measure=workshop.measure,
+            embed=workshop.embed,
+            seed=workshop.info.seed,
         )
     )
     built = filter(None, (_build(workshop, scored) for scored in selection.events))
@@ -678,8 +691,12 @@ def _as_asked(one: P, prompt: Prompt) -> P:
 
 
 def _is_dislike(event: Event) -> bool:
-    usable = not (event.metadata.deleted or event.metadata.weak)
-    return usable and event.feedback_type.is_dislike and event.target is None
+    return _is_usable(event) and event.feedback_type.is_dislike and event.target is None
+
+
+def _is_usable(event: Event) -> bool:
+    """Neither withdrawn nor half-hearted."""
+    return not (event.metadata.deleted or event.metadata.weak)
 
 
 def _once(offered: Iterable[Iterable[T]], key: Callable[[T], object]) -> list[T]:

@@ -454,12 +454,12 @@ def test_failure_of_many_lines_is_told_in_one(load: Load) -> None:
 def test_elements_of_a_tuple_are_checked(load: Load) -> None:
     text = """
         @hookimpl
-        def nightschool_select_events(events, budget, measure, seed):
+        def nightschool_select_events(events, budget, seed):
             return ("a", 1)
         """
     hooks = load({"broken": text})
     with pytest.raises(PluginFailed, match="broken"):
-        hooks.manager.hook.nightschool_select_events(events=(), budget=None, measure=None, embed=None, seed=0)
+        hooks.manager.hook.nightschool_select_events(events=(), others=(), budget=None, embed=None, seed=0)
 
 
 def test_failure_of_a_service_is_not_the_plugins(load: Load, strikes: MemoryStrikes) -> None:

@@ -972,6 +972,38 @@ def test_variants_may_be_close_to_each_other_and_to_what_is_learned() -> None:
     assert variants_of(build([LEARNED, KEPT_ASIDE], [], SaysAnew((KEPT_ASIDE.event.input_data,))))
 
 
+def test_what_cannot_be_chosen_is_shown_to_those_who_look_for_failures() -> None:
+    """Of the training side alone, and nothing that was withdrawn or half-hearted."""
+    seen: dict[str, tuple[set[str], set[str]]] = {}
+
+    class Sees:
+        @hookimpl
+        def nightschool_select_events(self, events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...]) -> None:
+            seen["select"] = ({one.event.id for one in events}, {one.event.id for one in others})
+
+        @hookimpl
+        def nightschool_select_negatives(
+            self, events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...]
+        ) -> None:
+            seen["negatives"] = ({one.event.id for one in events}, {one.event.id for one in others})
+
+    negative = FeedbackType.EXPLICIT_NEGATIVE
+    rows = (
+        row("learned"),
+        row("too much"),
+        row("disliked", negative),
+        row("weak", negative, metadata=Metadata(weak=True)),
+        row("withdrawn", negative, metadata=Metadata(deleted=True)),
+        row("disliked in the exam", negative),
+    )
+    sides = {one.group or "": Side.TRAINING for one in rows} | {"disliked in the exam": Side.HELD_OUT}
+    build_dataset(workshop(Sees()), rows, sides, Budget(events=1, tokens=1000))
+    assert seen == {
+        "select": ({"learned", "too much"}, {"disliked"}),
+        "negatives": ({"learned"}, {"too much", "disliked"}),
+    }
+
+
 TEXTS = (Chunk(text="ls lists files"), Chunk(text="wc counts lines"))
 
 
@@ -1147,9 +1179,7 @@ def test_an_example_knows_how_the_models_own_answer_was_scored_and_is_no_harder_
 
 class SelectsAStranger:
     @hookimpl
-    def nightschool_select_events(
-        self, events: tuple[ScoredEvent, ...], budget: Budget, measure: Measure, seed: int
-    ) -> tuple[str, ...]:
+    def nightschool_select_events(self, events: tuple[ScoredEvent, ...], budget: Budget, seed: int) -> tuple[str, ...]:
         return ("dropdir/held",)
 
 

@@ -45,10 +45,13 @@ def scored(
 
 
 def factors(
-    events: Sequence[ScoredEvent], plugin: NegativesHard | None = None, measure: Measure | None = None
+    events: Sequence[ScoredEvent],
+    plugin: NegativesHard | None = None,
+    measure: Measure | None = None,
+    others: Sequence[ScoredEvent] = (),
 ) -> dict[str, float]:
     found = (plugin or NegativesHard()).nightschool_select_negatives(
-        tuple(events), measure or FakeMeasure(), FakeEmbed()
+        tuple(events), tuple(others), measure or FakeMeasure(), FakeEmbed()
     )
     assert found is not None
     assert len(dict(found)) == len(found)
@@ -97,6 +100,16 @@ def test_failures_near_each_other_add_up_to_a_bound() -> None:
     assert factors(crowd) == {one.event.id: 3.0 for one in crowd}
 
 
+def test_failures_from_which_nothing_is_learned_pull_too() -> None:
+    events = [scored("near", "a b c e", LIKED), scored("far", "v w x y", LIKED)]
+    disliked = [scored("disliked", "a b c d", FeedbackType.EXPLICIT_NEGATIVE)]
+    assert factors(events) == {}
+    # shared words: 3 of 5; what is not selected has no example that could weigh more
+    assert factors(events, others=disliked) == {"near": pytest.approx(1 + 0.5 * 0.6)}
+    own = [scored("liked", "a b c d", LIKED, group="disliked")]
+    assert factors(own, others=disliked) == {"liked": 1.5}
+
+
 class Counting:
     """Measures as the fake does, and keeps how many pairs it was asked for at once."""
 
@@ -133,7 +146,7 @@ def test_the_nearest_by_their_vectors_are_the_candidates() -> None:
 
     events = (scored("1", "q"), scored("2", "far", LIKED), scored("3", "near", LIKED))
     NegativesHard(candidates=1).nightschool_select_negatives(
-        events, measure, lambda texts: matrix([vectors[text] for text in texts], columns=2)
+        events, (), measure, lambda texts: matrix([vectors[text] for text in texts], columns=2)
     )
     assert asked == ["near"]
 
@@ -162,7 +175,7 @@ def test_factors_are_bounded_and_do_not_depend_on_the_order_of_arrival(
 
 def test_without_an_embedding_model_there_is_no_opinion() -> None:
     without = FakeEmbed(available=False)
-    assert NegativesHard().nightschool_select_negatives((scored("1", "q"),), FakeMeasure(), without) is None
+    assert NegativesHard().nightschool_select_negatives((scored("1", "q"),), (), FakeMeasure(), without) is None
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ priorities = st.lists(st.floats(-3, 3), max_size=30)
 
 
 def select(events: list[ScoredEvent], budget: Budget) -> tuple[str, ...]:
-    return SelectionPriority().nightschool_select_events(tuple(events), budget, no_measure, 1)
+    return SelectionPriority().nightschool_select_events(tuple(events), budget)
 
 
 @given(priorities)

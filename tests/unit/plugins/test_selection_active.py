@@ -72,7 +72,7 @@ def select(
     events: Sequence[ScoredEvent], budget: Budget = MANY, plugin: SelectionActive | None = None, by: Embed = embed
 ) -> list[str]:
     """The chosen ones by their id."""
-    keys = (plugin or SelectionActive()).nightschool_select_events(tuple(events), budget, by)
+    keys = (plugin or SelectionActive()).nightschool_select_events(tuple(events), (), budget, by)
     return [key.removeprefix("dropdir/") for key in keys]
 
 
@@ -107,8 +107,10 @@ def test_uncertainty_of_an_event_by_itself(
     assert SelectionActive()._own_uncertainty(event, gap) == pytest.approx(expected)
 
 
-def base_of(events: Sequence[ScoredEvent], plugin: SelectionActive, by: Embed = embed) -> list[float]:
-    found: list[float] = plugin._candidates(events, by).base.tolist()
+def base_of(
+    events: Sequence[ScoredEvent], plugin: SelectionActive, by: Embed = embed, others: Sequence[ScoredEvent] = ()
+) -> list[float]:
+    found: list[float] = plugin._candidates(events, others, by).base.tolist()
     return found
 
 
@@ -154,6 +156,20 @@ def test_uncertainty_grows_with_the_share_of_failures_among_the_nearest_prompts(
     ]
     shares = [share / 0.2 for share in base_of(events, NEAR)]
     assert shares == pytest.approx([1.0, 0.5, 0.5, 0.5, 0.5, 0.0])
+
+
+def test_failures_that_cannot_be_chosen_make_what_is_near_them_uncertain() -> None:
+    """A lone dislike teaches nothing, and says where the model fails."""
+    events = [scored("1", text="x"), scored("2", text="y"), scored("3", text="y")]
+    disliked = [scored(name, text="x", kind=NEGATIVE) for name in "45"]
+    liked = [scored("6", text="z", kind=POSITIVE)]
+    shares = [share / 0.2 for share in base_of(events, NEAR, others=[*disliked, *liked])]
+    assert shares[0] == pytest.approx(1.0)
+    assert max(shares[1:]) < 1.0
+    assert [share / 0.2 for share in base_of(events, NEAR)] == [0.0] * 3
+    plugin = SelectionActive()
+    chosen = plugin.nightschool_select_events(tuple(events), (*disliked, *liked), MANY, embed)
+    assert sorted(chosen) == ["dropdir/1", "dropdir/2", "dropdir/3"]
 
 
 def test_an_event_without_neighbours_counts_itself() -> None:
@@ -209,13 +225,13 @@ def test_good_events_whose_rewards_are_clipped_alike_are_not_equal() -> None:
     ],
 )
 def test_similarity_is_of_artifact_type_input_and_output(other: ScoredEvent, expected: float) -> None:
-    candidates = SelectionActive()._candidates([scored("1"), other], embed)
+    candidates = SelectionActive()._candidates([scored("1"), other], (), embed)
     assert candidates.space.similarities([0], [1]).tolist() == [pytest.approx([expected])]
 
 
 def test_similarity_of_near_directions() -> None:
     events = [scored("1", text="y", answer="ls -a"), scored("2", text="y z", answer="ls -l")]
-    found = SelectionActive()._candidates(events, embed).space.similarities([0], [1])
+    found = SelectionActive()._candidates(events, (), embed).space.similarities([0], [1])
     assert found.tolist() == [pytest.approx([0.3 + 0.4 * 0.6 + 0.3 * 2 / 3], abs=1e-3)]
 
 
@@ -320,7 +336,7 @@ def test_the_lazy_loop_chooses_as_the_plain_one(
     block: int,
 ) -> None:
     events, budget = build(rows), Budget(events=most, tokens=tokens)
-    expected = plain(SelectionActive()._candidates(events, FakeEmbed()), [tokens_of(one) for one in events], budget)
+    expected = plain(SelectionActive()._candidates(events, (), FakeEmbed()), [tokens_of(one) for one in events], budget)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection_active, "BLOCK", block)
         assert select(events, budget, by=FakeEmbed()) == [f"{place:02}" for place in expected]
