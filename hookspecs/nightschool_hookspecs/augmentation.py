@@ -12,9 +12,10 @@ def nightschool_augment_examples(
     """Make variants of training examples.
 
     Called once in a run, in the worker, with the selected examples of the training side only. Return
-    the variants alone, each with `parent` set to the `event_id` of its original. The variants of all
-    plugins are added to the originals, at most three times as many in all; a variant without a known
-    parent is refused, and so is one that came too close to a prompt of the exam. None: no variants.
+    the variants alone, best first, each with `parent` set to the `event_id` of its original. They are added
+    to the originals, of each plugin one in turn, at most three times as many in all. Refused is a variant
+    without a known parent, one that came too close to a prompt of the exam, and one whose answer a validator
+    scores 70 or less: by itself where it is its original's, else by that. None: no variants.
     `nightschool_hookspecs.variants` tells what a variant must keep of its original.
     """
 

@@ -44,12 +44,12 @@ def nightschool_validate_answer(
 ) -> AnswerScore | None:
     """Score an answer to an exam item from 0 to 100.
 
-    Called for every answer of an exam, in the worker that examines, for the answer of a failed check,
-    to see whether it is an item without reference, and for answers of the incumbent that are ranked to
-    be learned from. `generate` asks the model of `exam.judge_model`. Never execute what is in the answer,
-    but for the tests that an item brings along, and these by `nightschool_hookspecs.confined` alone, which
-    runs nothing where it cannot lock its child down. None: not an artifact type of yours; the first answer
-    counts. Where all say None, the run fails.
+    Called for every answer of an exam, in the worker that examines, and where the dataset is built: for the
+    answer of a failed check, to see whether it is an item without reference, for the answers of variants, and
+    for answers of the incumbent that are ranked to be learned from. `generate` asks the model of
+    `exam.judge_model`. Never execute what is in the answer, but for the tests that an item brings along, and
+    these by `nightschool_hookspecs.confined` alone, which runs nothing where it cannot lock its child down.
+    None: not an artifact type of yours; the first answer counts. Where all say None, the run fails.
     """
 
 

@@ -214,8 +214,10 @@ def build_dataset(
     believed = tuple(one for one in training if _suspicion(noise, one.event.key) is None)
     selection = _select(workshop, training, budget, noise)
     originals = _build_examples(workshop, selection, believed)
-    variants = _apart(workshop, _variants(workshop, selection.events, originals), held_out)
-    examples = _arrange(workshop, (*originals, *variants[: (LARGEST_GROWTH - 1) * len(originals)]))
+    apart = _apart(workshop, _variants(workshop, selection.events, originals), held_out)
+    valid = _still_valid(workshop, apart, selection.events, originals)
+    variants = itertools.islice(valid, (LARGEST_GROWTH - 1) * len(originals))
+    examples = _arrange(workshop, (*originals, *variants))
     replayed = _replayed(workshop, rows, believed, selection, examples)
     learned = (*examples, *(one for one in replayed if one.event_id))
     _require_no_leak(learned, sides)
@@ -509,13 +511,18 @@ def _weighted(example: TrainingExample, factor: float) -> TrainingExample:
 def _variants(
     workshop: Workshop, events: Iterable[ScoredEvent], originals: tuple[TrainingExample, ...]
 ) -> list[TrainingExample]:
-    """Variants of known parents, each in the group of its parent and with its score."""
+    """Variants of known parents, each in the group of its parent and with its score.
+
+    Of each plugin one in turn, as room is scarce.
+    """
     parents = {example.event_id: example for example in originals}
     offered = workshop.hooks.augment_examples(
         examples=originals, generate=workshop.generate, measure=workshop.measure, seed=workshop.info.seed
     )
     scored = {one.event.key: one for one in events}
-    with_other_chunks = (_vary_context(workshop, scored[one.event_id], one) for one in originals if one.chunks)
+    with_other_chunks = [
+        variant for one in originals if one.chunks for variant in _vary_context(workshop, scored[one.event_id], one)
+    ]
     return [
         replace(
             variant,
@@ -523,10 +530,40 @@ def _variants(
             group=parents[variant.parent].group,
             score=parents[variant.parent].score,
         )
-        for made in (*offered, *with_other_chunks)
-        for variant in made
-        if variant.parent in parents
+        for turn in itertools.zip_longest(*offered, with_other_chunks)
+        for variant in turn
+        if variant is not None and variant.parent in parents
     ]
+
+
+def _still_valid(
+    workshop: Workshop,
+    variants: Iterable[TrainingExample],
+    events: Iterable[ScoredEvent],
+    originals: Iterable[TrainingExample],
+) -> Iterator[TrainingExample]:
+    """The variants whose answers a validator finds good, or that none looks at.
+
+    An answer that is its original's is looked at by itself, once for all that have it; another one is measured by that.
+    """
+    scored = {one.event.key: one for one in events}
+    parents = {example.event_id: example for example in originals}
+
+    @functools.cache
+    def is_valid(key: str, answer: str) -> bool:
+        wanted = parents[key].target
+        item = _bare_item(workshop, scored[key], parents[key])
+        return _passes(workshop, replace(item, reference=None if answer == wanted else wanted), answer)
+
+    return (variant for variant in variants if is_valid(variant.event_id, variant.target))
+
+
+def _passes(workshop: Workshop, item: ExamItem, answer: str) -> bool:
+    """Whether a validator finds an answer good, or none looks at its kind."""
+    found = workshop.hooks.validate_answer(
+        item=item, answer=answer, measure=workshop.measure, generate=workshop.generate
+    )
+    return found is None or found.score > GOOD_SCORE
 
 
 def _vary_context(workshop: Workshop, scored: ScoredEvent, example: TrainingExample) -> Iterator[TrainingExample]:
@@ -898,12 +935,8 @@ def _item_without_reference(workshop: Workshop, scored: ScoredEvent, bad: str) -
     if example is None:
         return None
     item = _bare_item(workshop, scored, example)
-    if scored.event.feedback_type is FeedbackType.VALIDATION_FAILURE:
-        found = workshop.hooks.validate_answer(
-            item=item, answer=bad, measure=workshop.measure, generate=workshop.generate
-        )
-        if found is not None and found.score <= GOOD_SCORE:
-            return replace(item, role=ItemRole.GAIN)
+    if scored.event.feedback_type is FeedbackType.VALIDATION_FAILURE and not _passes(workshop, item, bad):
+        return replace(item, role=ItemRole.GAIN)
     return replace(item, disliked=bad)
 
 

@@ -972,6 +972,74 @@ def test_variants_may_be_close_to_each_other_and_to_what_is_learned() -> None:
     assert variants_of(build([LEARNED, KEPT_ASIDE], [], SaysAnew((KEPT_ASIDE.event.input_data,))))
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_variants_of_all_plugins_share_the_room(count: int) -> None:
+    def says(name: str) -> SaysAnew:
+        return SaysAnew(tuple(f"{name} {number}" for number in range(9)))
+
+    dataset = build([LEARNED], [], *(says(name) for name in ("one", "other", "third")[:count]))
+    # plugins that were registered last are asked first
+    expected = {1: {"one 0", "one 1"}, 3: {"third 0", "other 0"}}
+    assert {one.prompt for one in variants_of(dataset)} == expected[count]
+
+
+class Answers:
+    """Varies the answer, or leaves it."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = answers
+
+    @hookimpl
+    def nightschool_augment_examples(self, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
+        return tuple(
+            replace(one, parent=one.event_id, prompt=f"{one.prompt} {number}", target=answer or one.target)
+            for one in examples
+            for number, answer in enumerate(self.answers)
+        )
+
+
+class Looks:
+    """A validator that keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None, str | None]] = []
+
+    @hookimpl
+    def nightschool_validate_answer(self, item: ExamItem, answer: str) -> AnswerScore:
+        self.asked.append((answer, item.reference, item.tests))
+        return AnswerScore(score=0.0 if "wrong" in answer else 100.0, validator="looks")
+
+
+def test_a_variant_whose_answer_does_not_validate_is_dropped() -> None:
+    looks = Looks()
+    right = row("1", corrected="right", metadata=Metadata(tests="assert True"))
+    wrong = row("2", corrected="wrong")
+    dataset = build([right, wrong], [], Answers("", "", "wrong too", "other"), looks)
+    assert {(one.event_id, one.target) for one in variants_of(dataset)} == {
+        ("dropdir/1", "right"),
+        ("dropdir/1", "other"),
+        ("dropdir/2", "other"),
+    }
+    # by itself where it is the original's, once; another one by the original's
+    assert set(looks.asked) == {
+        ("right", None, "assert True"),
+        ("other", "right", "assert True"),
+        ("wrong too", "right", "assert True"),
+        ("wrong", None, None),
+        ("other", "wrong", None),
+        ("wrong too", "wrong", None),
+    }
+    assert len(looks.asked) == len(set(looks.asked))
+    assert learned(dataset) == {"dropdir/1", "dropdir/2"}
+
+
+@pytest.mark.parametrize(("answer", "variants"), [("ls -l", 1), ("echo 'open", 0)])
+def test_an_answer_that_a_built_in_validator_cannot_parse_is_not_said_again(answer: str, variants: int) -> None:
+    shop = workshop(Answers(""), built_in=(*PLAIN, "evaluation_text", "evaluation_shell"))
+    rows = (row("1", corrected=answer),)
+    assert len(variants_of(build_dataset(shop, rows, {"1": Side.TRAINING}, ROOMY))) == variants
+
+
 def test_what_cannot_be_chosen_is_shown_to_those_who_look_for_failures() -> None:
     """Of the training side alone, and nothing that was withdrawn or half-hearted."""
     seen: dict[str, tuple[set[str], set[str]]] = {}
