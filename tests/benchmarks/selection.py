@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from benchmarks import results  # noqa: E402 - found through the path above
 from nightschool_daemon.evaluation.embedding import CachedEmbed, StaticEmbedder  # noqa: E402
 from nightschool_daemon.hooks import Hooks  # noqa: E402
-from nightschool_daemon.intake.assignment import fold  # noqa: E402
 from nightschool_daemon.learning.duplicates import keep_first, near_texts, near_vectors, shingles  # noqa: E402
+from nightschool_daemon.wording import fold  # noqa: E402
 from nightschool_hookspecs import Budget, Event, FeedbackType, Matrix, ScoredEvent  # noqa: E402
 from nightschool_plugins.selection_active import TEXTS_AT_ONCE, SelectionActive  # noqa: E402
 

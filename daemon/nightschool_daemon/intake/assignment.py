@@ -1,16 +1,13 @@
 """Which specialty an event belongs to."""
 
-import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nightschool_daemon.ollama import names
+from nightschool_daemon.wording import key_of
 from nightschool_hookspecs.records import Event
 
 ANY_TYPE = "*"
-SPACE = re.compile(r"\s+")
-CLOSING = ".!?:;, "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +35,5 @@ def assign(event: Event, default_base: Mapping[str, str]) -> Assignment:
 
 
 def group_of(event: Event) -> str:
-    """Digest of the folded prompt: prompts of one digest are one. The split finds near-duplicates among them."""
-    return hashlib.sha256(fold(event.input_data).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def fold(prompt: str) -> str:
-    """A prompt without what does not tell it from others: case, white space, closing punctuation."""
-    return SPACE.sub(" ", prompt.casefold()).strip(CLOSING)
+    """The key of its prompt: prompts of one key are one. The split finds near-duplicates among them."""
+    return key_of(event.input_data)

@@ -20,7 +20,6 @@ from nightschool_daemon.evaluation.local_model import LocalModel
 from nightschool_daemon.evaluation.marks import GOOD_SCORE
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.intake.assignment import fold
 from nightschool_daemon.jobs import (
     FINDINGS,
     HELD_OUT_PAIRS,
@@ -64,6 +63,7 @@ from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_daemon.reasons import REBUILD
+from nightschool_daemon.wording import fold
 from nightschool_hookspecs.records import (
     Budget,
     Event,

@@ -4,9 +4,10 @@ Three stages, cheap to dear:
 
 1. Equal texts are one. (The caller folds case, white space and closing punctuation first.)
 2. A sketch finds pairs that share most of their wording: MinHash over groups of `SHINGLE` characters, in bands of rows;
-   two texts that agree in all rows of any band are candidates (Broder 1997; Indyk and Motwani 1998). Where there are
-   vectors, pairs of a high cosine are candidates too: exactly, by blocked matrix products, since up to some hundred
-   thousand texts no index pays.
+   two texts that agree in all rows of any band are candidates (Broder 1997; Indyk and Motwani 1998). Of short texts a
+   typo in every other word leaves few of these groups whole, so while they are few each is compared with each by its
+   edits. Where there are vectors, pairs of a high cosine are candidates too: exactly, by blocked matrix products,
+   since up to some hundred thousand texts no index pays.
 3. The similarity plugins, which cost a thousand times more a pair, see candidates only.
 
 Everything is deterministic: the hash functions are fixed, pairs come sorted.
@@ -35,6 +36,10 @@ BINS = 20
 FUNCTIONS = ROWS * BANDS // BINS
 LOWEST_AGREEMENT = 0.5
 """Share of equal minima, an estimate of the Jaccard similarity, below which a candidate is dropped at once."""
+SHORT = 200
+"""Characters up to which texts are compared by their edits."""
+MOST_COMPARED = 4_000_000
+"""Pairs that are compared so; the sketch alone finds candidates among more."""
 WINDOW = 64
 """Texts of one bucket that are paired with each other; of a larger bucket each with its next ones."""
 TEXTS_AT_ONCE = 16384
@@ -54,6 +59,25 @@ def near_texts(texts: Sequence[str], *, since: int = 0) -> Pairs:
     codes = np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
     pairs = np.stack(np.divmod(codes, max(count, 1)), axis=1)
     return pairs[_agree(sketches, pairs)]
+
+
+def near_wordings(texts: Sequence[str], threshold: float, *, since: int = 0) -> Pairs:
+    """Every pair of short texts whose edit similarity is at least `threshold`, with at least one at or behind `since`.
+
+    None where they are too many to compare.
+    """
+    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.process import cdist
+
+    short = np.array([place for place, text in enumerate(texts) if len(text) <= SHORT], np.int64)
+    late = short[short >= since]
+    if len(late) * len(short) > MOST_COMPARED:
+        return np.empty((0, 2), np.int64)
+    left, right = ([texts[place] for place in places] for places in (late, short))
+    table = cdist(left, right, scorer=Levenshtein.normalized_similarity, score_cutoff=threshold, dtype=np.float32)
+    rows, columns = np.nonzero(table >= np.float32(threshold))
+    pairs = np.sort(np.stack([late[rows], short[columns]], axis=1), axis=1)
+    return np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0)
 
 
 def near_vectors(vectors: Vectors, threshold: float, *, since: int = 0) -> Pairs:

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from nightschool_daemon.intake.assignment import fold
 from nightschool_daemon.jobs import EventRow, PromptRow
-from nightschool_daemon.learning.duplicates import Pairs, confirmed, near_texts, near_vectors
+from nightschool_daemon.learning.duplicates import Pairs, confirmed, near_texts, near_vectors, near_wordings
+from nightschool_daemon.wording import fold
 from nightschool_hookspecs.records import Side
 from nightschool_hookspecs.services import Embed, Measure
 
@@ -96,7 +96,7 @@ class _Groups:
 
 
 class NearPrompts:
-    """`FindNear`: sketch and cosines find candidates, the similarity plugins confirm them."""
+    """`FindNear`: sketch, edits and cosines find candidates, the similarity plugins confirm them."""
 
     def __init__(self, measure: Measure, embed: Embed, lowest: float) -> None:
         self._measure, self._embed, self._lowest = measure, embed, lowest
@@ -112,7 +112,8 @@ class NearPrompts:
     def _candidates(self, texts: Sequence[str], since: int) -> Pairs:
         if since == len(texts):
             return np.empty((0, 2), np.int64)
-        return np.unique(np.concatenate([near_texts(texts, since=since), self._alike(texts, since)]), axis=0)
+        found = (near_texts(texts, since=since), near_wordings(texts, self._lowest, since=since))
+        return np.unique(np.concatenate([*found, self._alike(texts, since)]), axis=0)
 
     def _confirmed(self, texts: Sequence[str], pairs: Pairs) -> list[tuple[int, int]]:
         near = confirmed(pairs, texts, self._measure, self._lowest)

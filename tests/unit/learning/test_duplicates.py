@@ -1,16 +1,25 @@
 """The search for near-duplicates: complete on what is alike, blind to the order, exact for vectors."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 
-from nightschool_daemon.intake.assignment import fold
 from nightschool_daemon.learning import duplicates
-from nightschool_daemon.learning.duplicates import confirmed, keep_first, near_texts, near_vectors, shingles
+from nightschool_daemon.learning.duplicates import (
+    confirmed,
+    keep_first,
+    near_texts,
+    near_vectors,
+    near_wordings,
+    shingles,
+)
+from nightschool_daemon.wording import fold
 from nightschool_hookspecs import Matrix
 from nightschool_hookspecs.testing import matrix
 
@@ -60,6 +69,30 @@ def test_only_pairs_with_a_new_text_are_found_when_the_others_are_known() -> Non
     whole, late = as_set(near_texts(texts)), as_set(near_texts(texts, since=100))
     assert late == {(low, high) for low, high in whole if high >= 100}
     assert len(late) >= 20
+
+
+def test_of_short_texts_every_pair_is_found_whose_edits_are_few() -> None:
+    """A wrong letter here and there leaves hardly a group of five characters whole: the sketch finds some of them."""
+    texts = [text for text in real_prompts() if 30 <= len(text) <= 60][:60]
+    texts += [re.sub(r"(.{8}).", r"\1#", text) for text in texts]
+    alike = {
+        (i, j)
+        for j in range(len(texts))
+        for i in range(j)
+        if Levenshtein.normalized_similarity(texts[i], texts[j], score_cutoff=0.85) >= 0.85
+    }
+    found = as_set(near_wordings(texts, 0.85))
+    assert found == alike
+    assert not alike <= as_set(near_texts(texts))
+    assert as_set(near_wordings(texts, 0.85, since=60)) == {(low, high) for low, high in alike if high >= 60}
+
+
+def test_long_texts_and_crowds_are_left_to_the_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "x" * (duplicates.SHORT + 1)
+    assert near_wordings([long, long], 0.85).tolist() == []
+    assert near_wordings([], 0.85).shape == (0, 2)
+    monkeypatch.setattr(duplicates, "MOST_COMPARED", 3)
+    assert near_wordings(["a", "a"], 0.85).tolist() == []
 
 
 def test_the_same_texts_give_the_same_pairs_whatever_the_size_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:

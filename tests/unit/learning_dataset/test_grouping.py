@@ -12,11 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.intake.assignment import fold, group_of
+from nightschool_daemon.intake.assignment import group_of
 from nightschool_daemon.jobs import EventRow, PromptRow
 from nightschool_daemon.learning.grouping import FindNear, NearPrompts, place, regroup
 from nightschool_daemon.learning.split import Choose, split
 from nightschool_daemon.ledger import IncomingEvent, Ledger
+from nightschool_daemon.wording import fold
 from nightschool_hookspecs import Event, FeedbackType, PromptGroup, Side, SideChoice, Specialty
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

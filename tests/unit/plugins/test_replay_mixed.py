@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from nightschool_daemon.evaluation.embedding import CachedEmbed, StaticEmbedder
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.intake.assignment import fold
 from nightschool_daemon.learning.grouping import NearPrompts
+from nightschool_daemon.wording import fold
 from nightschool_hookspecs import Message, Replay, Role, ScoredEvent, TrainingExample
 from nightschool_hookspecs.testing import FakeRecall, sample_event
 from nightschool_plugins.guard_general import read_prompts as guarded_prompts
