@@ -54,6 +54,8 @@ FINDINGS = "noise.jsonl"
 TRAJECTORIES = "trajectories.jsonl"
 """In a training's output, where wanted answers were learned (TrajectoryPoint); of step `prepare` what earlier trainings
 tell of the events (LossTrajectory)."""
+WORDINGS = "wordings.jsonl"
+"""Of step `select` (Wording)."""
 STRETCHES = "curriculum.jsonl"
 """In a training's output, where a plugin arranged what it learned from (StretchMark)."""
 HELD_OUT_PAIRS = "held_out_pairs.jsonl"
@@ -134,11 +136,29 @@ class PromptRow:
     """A line of `prepare/prompts.jsonl`: a prompt of the artifact type, whatever base it was put to."""
 
     key: str
-    text: str
+    text: str | None
+    """None: it was learned or asked once, and its events were withdrawn or changed since."""
     placed: bool
     """Its group is decided, for good."""
     group: str | None
     side: Side | None
+    fingerprint: str | None = None
+    """In the place of its text."""
+    in_use: bool = False
+    """A version of the specialty that is or was in use has seen its group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """A line of `select/wordings.jsonl`: what a training reads as a prompt, and is not its event's own."""
+
+    event_id: str
+    """Empty: of none."""
+    group: str
+    """Which a new prompt like it joins. Empty: one of its own."""
+    text: str
+    method: TrainingMethod
+    """That reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
@@ -25,16 +25,19 @@ from nightschool_daemon.jobs import (
     HELD_OUT_PAIRS,
     MARKS,
     TRAJECTORIES,
+    WORDINGS,
     BaseSnapshot,
     EventMark,
     EventRow,
     LeftOut,
     NoiseRow,
     PrepareResult,
+    PromptRow,
     Replayed,
     SelectResult,
     SplitResult,
     Step,
+    Wording,
     read_lines,
     write_lines,
 )
@@ -42,7 +45,7 @@ from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.beside import interleaved, of_no_event
 from nightschool_daemon.learning.endings import taught_closing
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.grouping import FindNear, NearPrompts, regroup
+from nightschool_daemon.learning.grouping import FindNear, NearPrompts, kept_aside, regroup
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.recall import KeptAnswers, nobody_answers
 from nightschool_daemon.learning.rendering import (
@@ -63,7 +66,7 @@ from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_daemon.reasons import REBUILD
-from nightschool_daemon.wording import fold
+from nightschool_daemon.wording import fold, is_near_any
 from nightschool_hookspecs.records import (
     Budget,
     Event,
@@ -95,6 +98,7 @@ from nightschool_hookspecs.services import Embed, Generate, Measure, Recall, Ret
 
 T = TypeVar("T")
 P = TypeVar("P", PreferencePair, LabelledAnswer)
+Made: TypeAlias = TrainingExample | PreferencePair | LabelledAnswer
 
 MOST_WEIGHED = 32
 """Answers that are rendered to find the token that ends them."""
@@ -132,6 +136,18 @@ class Workshop:
     """Events of one group of near-duplicates that are learned from."""
     trajectories: tuple[LossTrajectory, ...] = ()
     """How events were learned when they were new."""
+    kept_aside: tuple[PromptRow, ...] = ()
+    """Held-out prompts of the type, whatever base they were put to: each may be asked of this one too one day."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptAside:
+    """Prompts that nothing may be like which is made up to be learned."""
+
+    prompts: tuple[str, ...]
+    """Folded, once each."""
+    gone: tuple[str, ...]
+    """Fingerprints of those whose texts are not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +189,8 @@ class Dataset:
     """What looks wrong, of each side the gravest first."""
     shots: tuple[TrainingExample, ...] = ()
     """What a candidate of examples shows, in order."""
+    wordings: tuple[Wording, ...] = ()
+    """What is read as a prompt, and is no event's own."""
 
 
 def run(context: WorkContext) -> None:
@@ -183,7 +201,7 @@ def run(context: WorkContext) -> None:
     base = context.run.result(Step.PREPARE, PrepareResult).base
     file = open_base(base.gguf)
     is_computed = why_not_computed(context.settings, file) is None
-    workshop = replace(_workshop(context, rows, sides, base), ranks=is_computed)
+    workshop = replace(_workshop(context, rows, found, base), ranks=is_computed)
     settings = context.settings.training
     folded = frozenset(key for fold in found.folds for key in fold)
     if context.info.recipe is Recipe.EXAMPLES:
@@ -210,11 +228,13 @@ def build_dataset(
 ) -> Dataset:
     """Build everything that needs no server. `folded`: groups that trial candidates are asked."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
-    noise = _find_noise(workshop, training, workshop.trajectories)
-    believed = tuple(one for one in training if _suspicion(noise, one.event.key) is None)
-    selection = _select(workshop, training, budget, noise)
+    aside = _kept_aside(workshop, _of_exams(rows, sides))
+    lesson, overheard = _without_overheard(workshop, training, aside)
+    noise = _find_noise(workshop, lesson, workshop.trajectories)
+    believed = tuple(one for one in lesson if _suspicion(noise, one.event.key) is None)
+    selection = _select(workshop, lesson, budget, noise)
     originals = _build_examples(workshop, selection, believed)
-    apart = _apart(workshop, _variants(workshop, selection.events, originals), held_out)
+    apart = _apart(workshop, _variants(workshop, selection.events, originals), aside)
     valid = _still_valid(workshop, apart, selection.events, originals)
     variants = itertools.islice(valid, (LARGEST_GROWTH - 1) * len(originals))
     examples = _arrange(workshop, (*originals, *variants))
@@ -222,23 +242,26 @@ def build_dataset(
     learned = (*examples, *(one for one in replayed if one.event_id))
     _require_no_leak(learned, sides)
     again = frozenset(_events_of(replayed))
+    starters = _starters(workshop, rows, selection.events, originals)
     rated = _rated(selection.events, believed, budget)
-    sampled, pairs = _pairs(workshop, rated)
+    sampled, pairs = _pairs(workshop, rated, aside)
+    labels = _labels(workshop, rated, aside)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return replace(
         _asked(workshop, rows, training, held_out, folded),
         examples=examples,
         replayed=replayed,
-        starters=_starters(workshop, rows, selection.events, originals),
+        starters=starters,
         pairs=pairs,
         sampled=sampled,
-        labels=_labels(workshop, rated),
-        left_out=(*(one for one in selection.left_out if one.event_id not in again), *undecided),
+        labels=labels,
+        left_out=(*(one for one in selection.left_out if one.event_id not in again), *overheard, *undecided),
         marks=_marks(training, learned, noise),
         noise=(
             *(NoiseRow(finding=one, side=Side.TRAINING) for one in noise.values()),
             *(NoiseRow(finding=one, side=Side.HELD_OUT) for one in _find_noise(workshop, held_out, ()).values()),
         ),
+        wordings=_wordings(lesson, (*examples, *replayed, *starters), pairs, labels),
     )
 
 
@@ -576,30 +599,6 @@ def _vary_context(workshop: Workshop, scored: ScoredEvent, example: TrainingExam
             yield replace(example, messages=built.messages, chunks=chunks, parent=example.event_id)
 
 
-def _apart(
-    workshop: Workshop, variants: Sequence[TrainingExample], held_out: Iterable[ScoredEvent]
-) -> list[TrainingExample]:
-    """The variants that are no near-duplicate of a prompt of the exam: learned from, they would give it away."""
-    texts = (text for one in variants for text in _asked_texts(one))
-    close = _close(workshop, texts, (one.event for one in held_out))
-    return [one for one in variants if close.isdisjoint(_asked_texts(one))]
-
-
-def _close(workshop: Workshop, texts: Iterable[str], events: Iterable[Event]) -> frozenset[str]:
-    """Which of some folded texts are near-duplicates of a prompt of some events."""
-    kept_aside = tuple(dict.fromkeys(fold(one.input_data) for one in events))
-    compared = tuple(dict.fromkeys(texts))
-    if not (kept_aside and compared):
-        return frozenset()
-    pairs = workshop.find_near((*kept_aside, *compared), len(kept_aside))
-    return frozenset(compared[high - len(kept_aside)] for _, high in pairs)
-
-
-def _asked_texts(variant: TrainingExample) -> tuple[str, ...]:
-    """What a variant asks, with and without retrieved texts around it: who changes the one may forget the other."""
-    return tuple(fold(text) for text in (variant.prompt, *(one.content for one in variant.messages[-1:])))
-
-
 def _arrange(workshop: Workshop, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
     arranged = workshop.hooks.arrange_examples(examples=examples, store=workshop.store, seed=workshop.info.seed)
     added = Counter(arranged) - Counter(examples)
@@ -625,15 +624,19 @@ def _rated(
     return (*selected, *disliked[-budget.events :])
 
 
-def _pairs(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tuple[int, tuple[PreferencePair, ...]]:
+def _pairs(
+    workshop: Workshop, events: tuple[ScoredEvent, ...], aside: KeptAside
+) -> tuple[int, tuple[PreferencePair, ...]]:
     """The pairs in random order, and how many of them are among answers that the incumbent was asked for.
 
     Of two with the same texts the sampled one counts, as its margin was measured; what the feedback itself says the
     other way round is not learned.
     """
-    offered = _placed(workshop, events, _offered_pairs(workshop, events))
+    offered, placed = (
+        _placed(workshop, events, _preferences_apart(workshop, events, made, aside))
+        for made in (_offered_pairs(workshop, events), _sampled_pairs(workshop, events))
+    )
     contradicted = {(one.messages, one.rejected, one.chosen) for one in offered}
-    placed = _placed(workshop, events, _sampled_pairs(workshop, events))
     sampled = _once([[one for one in placed if _texts(one) not in contradicted]], _texts)
     return len(sampled), _shuffled(workshop, _once([sampled, offered], _texts))
 
@@ -642,10 +645,10 @@ def _texts(pair: PreferencePair) -> tuple[tuple[Message, ...], str, str]:
     return pair.messages, pair.chosen, pair.rejected
 
 
-def _labels(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> tuple[LabelledAnswer, ...]:
+def _labels(workshop: Workshop, events: tuple[ScoredEvent, ...], aside: KeptAside) -> tuple[LabelledAnswer, ...]:
     labels = _once(workshop.hooks.label_answers(events=events), lambda one: (one.messages, one.answer))
     _require_offered(labels, events)
-    return _shuffled(workshop, _placed(workshop, events, labels))
+    return _shuffled(workshop, _placed(workshop, events, _preferences_apart(workshop, events, labels, aside)))
 
 
 def _placed(workshop: Workshop, events: Iterable[ScoredEvent], made: Sequence[P]) -> list[P]:
@@ -793,7 +796,7 @@ def _far_answers(workshop: Workshop, answers: Iterable[OwnAnswer], rows: Iterabl
     Learned from, they would give the exam away, or teach again what was corrected.
     """
     asked = {fold(one.prompt): one for one in answers if one.text.strip()}
-    close = _close(workshop, asked, (row.event for row in rows))
+    close = _close(workshop, _kept_aside(workshop, (row.event for row in rows)), asked)
     return (one for text, one in asked.items() if text not in close)
 
 
@@ -839,12 +842,105 @@ def _offered_starters(
                 f"{len(one.answer)} characters of an answer; it must have one, and a weight above 0 and at most 1."
             )
     starters = _once([offered], lambda one: fold(one.prompt))
-    close = _close(workshop, (fold(one.prompt) for one in starters), (row.event for row in rows))
+    close = _close(workshop, _kept_aside(workshop, (row.event for row in rows)), {fold(one.prompt) for one in starters})
     return [one for one in starters if fold(one.prompt) not in close]
 
 
 def _artifact_type(workshop: Workshop, event: Event) -> str:
     return event.artifact_type or workshop.info.specialty.artifact_type
+
+
+# --------------------------------------------------------------------------- what would give the exam away
+
+
+def _kept_aside(workshop: Workshop, events: Iterable[Event]) -> KeptAside:
+    """The prompts of these events, and those of the type that are held out."""
+    held_out = [one.text for one in workshop.kept_aside if one.text is not None]
+    return KeptAside(
+        prompts=tuple(dict.fromkeys(map(fold, (*(event.input_data for event in events), *held_out)))),
+        gone=tuple(one.fingerprint for one in workshop.kept_aside if one.fingerprint is not None),
+    )
+
+
+def _of_exams(rows: Iterable[EventRow], sides: dict[str, Side]) -> Iterator[Event]:
+    """Events that are held out or may yet be; nobody asks what bridges the sides."""
+    return (row.event for row in rows if row.group is not None and side_of(row, sides) is not Side.TRAINING)
+
+
+def _close(workshop: Workshop, aside: KeptAside, texts: Collection[str]) -> frozenset[str]:
+    """Which of some folded texts are near-duplicates of a prompt that is kept aside."""
+    asked, offered = aside.prompts, sorted(texts)
+    pairs = workshop.find_near((*asked, *offered), len(asked)) if asked and offered else ()
+    like_gone = (text for text in offered if is_near_any(text, aside.gone))
+    return frozenset(like_gone).union(offered[high - len(asked)] for _, high in pairs)
+
+
+def _without_overheard(
+    workshop: Workshop, training: tuple[ScoredEvent, ...], aside: KeptAside
+) -> tuple[tuple[ScoredEvent, ...], tuple[LeftOut, ...]]:
+    """Events in whose conversations no prompt of the exam was put before, and those in which one was."""
+    close = _close(workshop, aside, {text for one in training for text in _earlier_turns(one.event)})
+    overheard = {one.event.key for one in training if not close.isdisjoint(_earlier_turns(one.event))}
+    reason = "its conversation has a prompt in it that is close to one that is kept for the exam"
+    return (
+        tuple(one for one in training if one.event.key not in overheard),
+        tuple(_left_out(one.event, reason) for one in training if one.event.key in overheard),
+    )
+
+
+def _apart(workshop: Workshop, variants: Sequence[TrainingExample], aside: KeptAside) -> Iterator[TrainingExample]:
+    """The variants that ask no near-duplicate of a prompt of the exam."""
+    close = _close(workshop, aside, {text for one in variants for text in _asked_texts(one)})
+    return (one for one in variants if close.isdisjoint(_asked_texts(one)))
+
+
+def _preferences_apart(
+    workshop: Workshop, events: Iterable[ScoredEvent], made: Sequence[P], aside: KeptAside
+) -> list[P]:
+    """The same of preferences, as far as plugins made up what they ask."""
+    own = {one.event.key: fold(one.event.input_data) for one in events}
+    close = _close(workshop, aside, {text for one in made for text in _made_up(one, own[one.event_id])})
+    return [one for one in made if close.isdisjoint(_made_up(one, own[one.event_id]))]
+
+
+def _asked_texts(made: Made) -> tuple[str, ...]:
+    """What is asked, with and without retrieved texts around it: who changes the one may forget the other."""
+    prompts = [made.prompt] if isinstance(made, TrainingExample) else []
+    return tuple(fold(text) for text in (*prompts, *(one.content for one in made.messages[-1:])))
+
+
+def _made_up(made: Made, prompt: str) -> tuple[str, ...]:
+    """What is asked in the place of an event's own prompt."""
+    return tuple(text for text in _asked_texts(made) if prompt not in text)
+
+
+def _earlier_turns(event: Event) -> tuple[str, ...]:
+    """What the user said before in its conversation."""
+    return tuple(fold(one.content) for one in event.context.messages if one.role is Role.USER)
+
+
+def _wordings(
+    events: Iterable[ScoredEvent],
+    examples: Iterable[TrainingExample],
+    pairs: Iterable[PreferencePair],
+    labels: Iterable[LabelledAnswer],
+) -> tuple[Wording, ...]:
+    """What each method reads as a prompt, and is no event's own: earlier turns, what was made up, what has no event."""
+    own = {one.event.key: one.event for one in events}
+    read = ((TrainingMethod.SFT, examples), (TrainingMethod.DPO, pairs), (TrainingMethod.KTO, labels))
+    found = (
+        Wording(event_id=one.event_id, group=one.group, text=text, method=method)
+        for method, made in read
+        for one in made
+        for text in _read_beside(one, own.get(one.event_id))
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def _read_beside(made: Made, event: Event | None) -> tuple[str, ...]:
+    if event is None:
+        return _asked_texts(made)
+    return (*_earlier_turns(event), *_made_up(made, fold(event.input_data)))
 
 
 # --------------------------------------------------------------------------- exam items
@@ -896,7 +992,7 @@ def _ranked(
 ) -> tuple[PreferencePair, ...]:
     """A pair of a better and a worse answer to each prompt that was answered twice and of which no item counts.
 
-    Both must be answers that were given: what a plugin makes up to learn from proves nothing.
+    Both must be answers that were given, and to that prompt: what a plugin makes up to learn from proves nothing.
     """
     if not workshop.ranks:
         return ()
@@ -905,9 +1001,12 @@ def _ranked(
     given: dict[str, set[str | None]] = {}
     for one in events:
         given.setdefault(one.group, set()).update((one.event.ai_output, one.event.corrected_output))
-    groups = {one.event.key: one.group for one in events}
+    scored = {one.event.key: one for one in events}
     pairs = [
-        one for one in _offered_pairs(workshop, events) if {one.chosen, one.rejected} <= given[groups[one.event_id]]
+        one
+        for one in _offered_pairs(workshop, events)
+        if {one.chosen, one.rejected} <= given[scored[one.event_id].group]
+        and not _made_up(one, fold(scored[one.event_id].event.input_data))
     ]
     return tuple({one.group: one for one in _placed(workshop, events, pairs)}.values())
 
@@ -968,9 +1067,10 @@ def _is_better_known(event: Event) -> bool:
 # --------------------------------------------------------------------------- in the worker
 
 
-def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str, Side], base: BaseSnapshot) -> Workshop:
+def _workshop(context: WorkContext, rows: tuple[EventRow, ...], found: SplitResult, base: BaseSnapshot) -> Workshop:
     directory = context.run.step(Step.SELECT)
-    training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
+    training = [row.event for row in rows if side_of(row, found.sides) is Side.TRAINING]
+    prompts = read_lines(context.run.step(Step.PREPARE) / "prompts.jsonl", PromptRow)
     snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
     embed = open_embed(context.settings)
     measure = CombinedMeasure(context.hooks, embed)
@@ -988,6 +1088,7 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], sides: dict[str,
         method=context.settings.training.method,
         most_alike=context.settings.similarity.max_near_duplicates,
         trajectories=_trajectories(context),
+        kept_aside=kept_aside(prompts, found.groups, found.sides),
     )
 
 
@@ -1084,6 +1185,7 @@ def _write(context: WorkContext, dataset: Dataset, rendered: Rendered) -> None:
     write_lines(directory / HELD_OUT_PAIRS, dataset.ranked)
     write_lines(directory / MARKS, dataset.marks)
     write_lines(directory / FINDINGS, dataset.noise)
+    write_lines(directory / WORDINGS, dataset.wordings)
     write_lines(directory / "regression.jsonl", dataset.regression)
 
 

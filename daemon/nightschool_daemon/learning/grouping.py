@@ -5,16 +5,19 @@ one. A prompt that connects the training side with the held-out side belongs to 
 the exam away; asked in the exam, it would not be new. It connects nothing else: what is like it alone is free.
 
 Prompts come in order of arrival, so that it does not matter how many nights they came in.
+
+Of what was learned or asked once, and whose events are gone since, a fingerprint is compared.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
 from nightschool_daemon.jobs import EventRow, PromptRow
 from nightschool_daemon.learning.duplicates import Pairs, confirmed, near_texts, near_vectors, near_wordings
-from nightschool_daemon.wording import fold
+from nightschool_daemon.wording import are_near, fingerprint_of, fold
 from nightschool_hookspecs.records import Side
 from nightschool_hookspecs.services import Embed, Measure
 
@@ -30,7 +33,7 @@ def place(prompts: Sequence[PromptRow], find_near: FindNear) -> dict[str, str | 
     settled = [prompt for prompt in prompts if prompt.side is not None and prompt.group is not None]
     fresh = [prompt for prompt in prompts if not prompt.placed]
     neighbours: dict[int, list[int]] = {}
-    for low, high in find_near([fold(prompt.text) for prompt in (*settled, *fresh)], len(settled)):
+    for low, high in near_prompts((*settled, *fresh), len(settled), find_near):
         neighbours.setdefault(high, []).append(low)
     groups = _Groups()
     for prompt in settled:
@@ -38,6 +41,24 @@ def place(prompts: Sequence[PromptRow], find_near: FindNear) -> dict[str, str | 
     for number, prompt in enumerate(fresh, start=len(settled)):
         groups.add(prompt, sorted(neighbours.get(number, ())))
     return groups.found()
+
+
+def near_prompts(prompts: Sequence[PromptRow], since: int, find_near: FindNear) -> Iterator[tuple[int, int]]:
+    """The same as `FindNear` of prompts, by their fingerprints where they have no text."""
+    places = [place for place, prompt in enumerate(prompts) if prompt.text is not None]
+    texts = [fold(prompt.text) for prompt in prompts if prompt.text is not None]
+    for low, high in find_near(texts, sum(place < since for place in places)):
+        yield places[low], places[high]
+    gone = [place for place, prompt in enumerate(prompts) if prompt.text is None]
+    others = range(since, len(prompts)) if gone else ()
+    prints = {place: _fingerprint(prompts[place]) for place in (*gone, *others)}
+    for place, other in product(gone, others):
+        if place != other and are_near(prints[place], prints[other]):
+            yield min(place, other), max(place, other)
+
+
+def _fingerprint(prompt: PromptRow) -> str:
+    return prompt.fingerprint or fingerprint_of(prompt.text or "")
 
 
 def regroup(
@@ -52,6 +73,15 @@ def _regrouped(row: EventRow, groups: Mapping[str, str | None], sides: Mapping[s
         return row
     group = groups[row.group]
     return replace(row, group=group, side=sides.get(group) if group is not None else None)
+
+
+def kept_aside(
+    prompts: Iterable[PromptRow], groups: Mapping[str, str | None], sides: Mapping[str, Side]
+) -> tuple[PromptRow, ...]:
+    """Prompts of the type that are held out, whatever base they were put to. `groups` and `sides` are of the split."""
+    placed = [(prompt, groups.get(prompt.key, prompt.group)) for prompt in prompts]
+    decided = {group: prompt.side for prompt, group in placed if prompt.side is not None} | dict(sides)
+    return tuple(prompt for prompt, group in placed if decided.get(group) is Side.HELD_OUT)
 
 
 class _Groups:

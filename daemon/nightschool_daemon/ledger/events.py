@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import EventRow, PromptRow
+from nightschool_daemon.jobs import EventRow, PromptRow, Wording
 from nightschool_daemon.ledger.database import Database
 from nightschool_daemon.ledger.rows import (
     WAS_IN_USE,
@@ -19,6 +19,7 @@ from nightschool_daemon.ledger.rows import (
     SpecialtyCount,
 )
 from nightschool_daemon.reporting.records import IncomingPrompts, Said
+from nightschool_daemon.wording import fingerprint_of, key_of
 from nightschool_hookspecs.records import BatchStatistics, Event, FeedbackType, Side, SideChoice, Specialty
 
 POSITIVE = (FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE)
@@ -53,7 +54,7 @@ class FileRow:
 
 
 class Events:
-    """Tables `events`, `prompts`, `sides`, `uses` and `files`."""
+    """Tables `events`, `prompts`, `wordings`, `sides`, `uses`, `known_groups` and `files`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -91,9 +92,7 @@ class Events:
                    EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
                            WHERE o.content_digest = e.content_digest AND u.base = ? AND u.artifact_type = ?
                              AND u.version_tag IS NOT NULL) AS trained,
-                   EXISTS (SELECT 1 FROM known_groups k JOIN versions v ON v.tag = k.version_tag
-                           WHERE k.base = ? AND k.artifact_type = ? AND k.group_key = {_GROUP}
-                             AND v.state IN (?, ?)) AS in_use,
+                   {_IN_USE},
                    EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
                            WHERE o.content_digest = e.content_digest AND u.base = ? AND u.artifact_type = ?
                              AND u.version_tag IN (SELECT value FROM json_each(?))) AS inherited
@@ -102,7 +101,7 @@ class Events:
             """,
             (
                 *(specialty.base, specialty.artifact_type),
-                *(specialty.base, specialty.artifact_type, *(state.value for state in WAS_IN_USE)),
+                *(specialty.base, specialty.artifact_type, *_STATES_IN_USE),
                 *(specialty.base, specialty.artifact_type, json.dumps(lineage)),
                 *(specialty.artifact_type, specialty.artifact_type),
                 *_scope(specialty, with_unassigned),
@@ -121,27 +120,34 @@ class Events:
             for row in rows
         )
 
-    def prompts(self, artifact_type: str) -> tuple[PromptRow, ...]:
-        """Every prompt of an artifact type, whatever base it was put to, in order of first arrival."""
-        rows = self._database.execute(
+    def prompts(self, artifact_type: str, base: str = "") -> tuple[PromptRow, ...]:
+        """Every prompt of an artifact type, whatever base it was put to, in order of first arrival.
+
+        Behind them what else was learned or asked: prompts that only variants had, and those whose events are gone.
+        `base`: whose versions in use are looked at for what they know.
+        """
+        known = (base, artifact_type, *_STATES_IN_USE)
+        asked = self._database.execute(
             f"""
             SELECT min(e.arrival), e.group_key AS prompt_key, json_extract(e.body, '$.input_data') AS text,
-                   p.prompt_key IS NOT NULL OR s.side IS NOT NULL AS placed, {_GROUP} AS group_key, s.side
+                   NULL AS fingerprint, p.prompt_key IS NOT NULL OR s.side IS NOT NULL AS placed,
+                   {_GROUP} AS group_key, s.side, {_IN_USE}
             FROM events e {_PLACED}
             WHERE e.retracted = 0 AND (? OR e.artifact_type = ?) GROUP BY e.group_key ORDER BY 1
             """,
-            (artifact_type, artifact_type, artifact_type == POOLED_TYPE, artifact_type),
+            (*known, artifact_type, artifact_type, artifact_type == POOLED_TYPE, artifact_type),
         )
-        return tuple(
-            PromptRow(
-                key=row["prompt_key"],
-                text=row["text"],
-                placed=bool(row["placed"]),
-                group=row["group_key"],
-                side=Side(row["side"]) if row["side"] is not None else None,
-            )
-            for row in rows
+        remembered = self._database.execute(
+            f"""
+            SELECT e.group_key AS prompt_key, e.text, iif(e.text IS NULL, e.fingerprint, NULL) AS fingerprint,
+                   1 AS placed, {_GROUP} AS group_key, s.side, {_IN_USE}
+            FROM (SELECT prompt_key AS group_key, text, fingerprint FROM wordings) e {_PLACED}
+            WHERE s.side IS NOT NULL ORDER BY 1
+            """,
+            (*known, artifact_type, artifact_type),
         )
+        live = {row["prompt_key"] for row in asked}
+        return tuple(map(_prompt, [*asked, *(row for row in remembered if row["prompt_key"] not in live)]))
 
     def count_by_specialty(self) -> tuple[SpecialtyCount, ...]:
         """How many events there are of each base and artifact type."""
@@ -336,6 +342,30 @@ class Events:
                 [(specialty.base, specialty.artifact_type, group, version_tag) for group in groups],
             )
 
+    def remember(self, specialty: Specialty, wordings: Iterable[Wording], version_tag: str) -> None:
+        """Note what a version learned beside the prompts of events, so that nothing like it is held out. Idempotent.
+
+        What is a prompt already stays in its group, which the version knows from now on.
+        """
+        base, kind = specialty.base, specialty.artifact_type
+        with self._database.transaction() as connection:
+            for one in wordings:
+                key = key_of(one.text)
+                group = one.group or key
+                connection.execute("INSERT INTO prompts VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (kind, key, group))
+                connection.execute(
+                    "INSERT INTO sides VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (kind, group, Side.TRAINING.value)
+                )
+                connection.execute(
+                    "INSERT INTO wordings VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    (key, one.event_id, one.text, fingerprint_of(one.text)),
+                )
+                connection.execute(
+                    "INSERT OR IGNORE INTO known_groups SELECT ?, ?, group_key, ? FROM prompts "
+                    "WHERE artifact_type = ? AND prompt_key = ? AND group_key IS NOT NULL",
+                    (base, kind, version_tag, kind, key),
+                )
+
     def keys_of(self, name: str) -> tuple[str, ...]:
         """The keys of the events that a person may mean: the one of this key, else all of this id."""
         rows = self._database.execute(
@@ -396,6 +426,11 @@ _GROUP = "CASE WHEN p.prompt_key IS NULL THEN e.group_key ELSE p.group_key END"
 _PLACED = f"""
 LEFT JOIN prompts p ON p.artifact_type = ? AND p.prompt_key = e.group_key
 LEFT JOIN sides s ON s.artifact_type = ? AND s.group_key = {_GROUP}"""
+_STATES_IN_USE = tuple(state.value for state in WAS_IN_USE)
+_IN_USE = f"""EXISTS (
+SELECT 1 FROM known_groups k JOIN versions v ON v.tag = k.version_tag
+WHERE k.base = ? AND k.artifact_type = ? AND k.group_key = {_GROUP}
+  AND v.state IN ({", ".join("?" * len(_STATES_IN_USE))})) AS in_use"""
 
 
 def _scope(specialty: Specialty, with_unassigned: bool) -> tuple[object, ...]:
@@ -403,10 +438,24 @@ def _scope(specialty: Specialty, with_unassigned: bool) -> tuple[object, ...]:
     return (specialty.artifact_type == POOLED_TYPE, specialty.artifact_type, specialty.base, with_unassigned)
 
 
+def _prompt(row: sqlite3.Row) -> PromptRow:
+    return PromptRow(
+        key=row["prompt_key"],
+        text=row["text"],
+        placed=bool(row["placed"]),
+        group=row["group_key"],
+        side=Side(row["side"]) if row["side"] is not None else None,
+        fingerprint=row["fingerprint"],
+        in_use=bool(row["in_use"]),
+    )
+
+
 def _put(connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally) -> None:
     event = incoming.event
     known = connection.execute(
-        "SELECT arrival, source_version, body, body_digest, retracted FROM events WHERE key = ?", (event.key,)
+        "SELECT arrival, source_version, body, body_digest, group_key, artifact_type, retracted FROM events "
+        "WHERE key = ?",
+        (event.key,),
     ).fetchone()
     if event.metadata.deleted:
         _retract(connection, incoming, known, tally)
@@ -421,6 +470,8 @@ def _put(connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally)
     elif _is_older(event, known):
         tally.conflicts += 1
     else:
+        if (known["group_key"], known["artifact_type"]) != (incoming.group, event.artifact_type or "other"):
+            _keep_fingerprints(connection, event.key, known)
         connection.execute("DELETE FROM uses WHERE arrival = ?", (known["arrival"],))
         _replace(connection, known["arrival"], incoming, body, digest)
         tally.conflicts += not known["retracted"]
@@ -442,6 +493,7 @@ def _retract(connection: sqlite3.Connection, incoming: IncomingEvent, known: sql
     elif known["retracted"] or _is_older(incoming.event, known):
         tally.unchanged += 1
     else:
+        _keep_fingerprints(connection, incoming.event.key, known)
         # its content digest stays: a copy of what a run has used is not fresh because the first one went
         connection.execute(
             "UPDATE events SET retracted = 1, body = ?, body_digest = ?, source_version = coalesce(?, source_version) "
@@ -449,6 +501,16 @@ def _retract(connection: sqlite3.Connection, incoming: IncomingEvent, known: sql
             (body, digest, incoming.event.metadata.source_version, known["arrival"]),
         )
         tally.retracted += 1
+
+
+def _keep_fingerprints(connection: sqlite3.Connection, key: str, known: sqlite3.Row) -> None:
+    """Of the prompt that an event leaves behind, and of variants of it: a version may have learned them."""
+    if not known["retracted"]:
+        asked = codec.from_json(known["body"], Event).input_data
+        connection.execute(
+            "INSERT OR REPLACE INTO wordings VALUES (?, ?, NULL, ?)", (known["group_key"], key, fingerprint_of(asked))
+        )
+    connection.execute("UPDATE wordings SET text = NULL WHERE event_key = ?", (key,))
 
 
 def _is_older(event: Event, known: sqlite3.Row) -> bool:

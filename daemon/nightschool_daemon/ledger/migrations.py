@@ -213,5 +213,15 @@ LEFT JOIN prompts p ON p.artifact_type = u.artifact_type AND p.prompt_key = e.gr
 WHERE u.version_tag IS NOT NULL
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS, EVIDENCE, MARKS, RECIPES, KNOWN_GROUPS)
+WORDINGS = """
+CREATE TABLE wordings (                 -- prompts that new ones are compared with, though no event asks them
+    prompt_key TEXT PRIMARY KEY,
+    event_key TEXT NOT NULL,            -- the event that asked it, or of which it is a variant
+    text TEXT,                          -- NULL: the event was withdrawn or changed since
+    fingerprint TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX wordings_by_event ON wordings (event_key)
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS, EVIDENCE, MARKS, RECIPES, KNOWN_GROUPS, WORDINGS)
 """Append; the number of a step is the schema version it leads to."""

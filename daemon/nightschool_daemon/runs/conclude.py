@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nightschool_daemon.config import PromotionMode
 from nightschool_daemon.evaluation.decision import is_good_enough
 from nightschool_daemon.jobs import (
+    WORDINGS,
     ConcludeResult,
     JudgeResult,
     PrepareResult,
@@ -14,6 +15,8 @@ from nightschool_daemon.jobs import (
     SelectResult,
     SplitResult,
     Step,
+    Wording,
+    read_lines,
 )
 from nightschool_daemon.ledger import VersionRow, VersionState
 from nightschool_daemon.ollama import names
@@ -194,6 +197,8 @@ def _remember_what_was_learned(context: StepContext, version: VersionRow | None)
         # what told when to stop has a part in the version too, so it proves nothing of it
         seen = (*lesson.result(Step.SELECT, SelectResult).learned_from(trained), *trained.watched_events)
         _mark_learned(context, version, lesson, seen)
+        wordings = (one for one in _wordings_of(lesson) if one.method in trained.methods)
+        events.remember(specialty, wordings, version.tag)
 
 
 def _mark_learned(context: StepContext, version: VersionRow, lesson: RunDirectory, keys: Sequence[str]) -> None:
@@ -204,6 +209,12 @@ def _mark_learned(context: StepContext, version: VersionRow, lesson: RunDirector
     events, specialty = context.ledger.events, context.info.specialty
     events.mark_trained(specialty, context.info.id, [row.event for row in rows], version.tag)
     events.mark_known(specialty, [group for group in groups if group is not None], version.tag)
+
+
+def _wordings_of(lesson: RunDirectory) -> tuple[Wording, ...]:
+    """What a lesson has beside the prompts of its events; nothing where an earlier release made it."""
+    file = lesson.step(Step.SELECT) / WORDINGS
+    return tuple(read_lines(file, Wording)) if file.is_file() else ()
 
 
 def _remove_work_files(context: StepContext) -> None:

@@ -39,7 +39,7 @@ def perform(context: StepContext) -> None:
     lineage = context.ledger.versions.lineage(incumbent.examined)
     rows = context.ledger.events.of_specialty(specialty, with_unassigned=True, lineage=lineage)
     _freeze(context, "events.jsonl", rows)
-    _freeze(context, "prompts.jsonl", context.ledger.events.prompts(specialty.artifact_type))
+    _freeze(context, "prompts.jsonl", context.ledger.events.prompts(specialty.artifact_type, specialty.base))
     store.freeze(context)
     trajectories.freeze(context, rows)
     context.directory.finish(

@@ -1,6 +1,6 @@
 """The dataset: what leaves for the exam never trains, and no plugin can break its rules."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nightschool_daemon.config import PluginSettings, Preset
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import EventRow, Replayed
+from nightschool_daemon.jobs import EventRow, PromptRow, Replayed
 from nightschool_daemon.learning.dataset import (
     Dataset,
     DatasetError,
@@ -29,6 +29,7 @@ from nightschool_daemon.learning.sampling import Sampling
 from nightschool_daemon.learning.services import ChunkSearch
 from nightschool_daemon.learning.starters import as_example
 from nightschool_daemon.reasons import REBUILD
+from nightschool_daemon.wording import fingerprint_of
 from nightschool_hookspecs import (
     AnswerScore,
     Budget,
@@ -439,6 +440,21 @@ def test_what_a_plugin_makes_up_to_learn_from_is_not_ranked() -> None:
     dataset = build(rows, ["1"], Worsens())
     assert dataset.ranked == ()
     assert [one.rejected for one in dataset.pairs] == ["bad!"]
+
+
+def test_given_answers_to_a_prompt_that_a_plugin_made_up_are_not_ranked() -> None:
+    class Rewords:
+        @hookimpl(wrapper=True)
+        def nightschool_build_preference_pairs(
+            self,
+        ) -> Generator[None, list[tuple[PreferencePair, ...]], list[tuple[PreferencePair, ...]]]:
+            messages = (Message(role=Role.USER, content="in other words"),)
+            of_plugins = yield
+            return [*of_plugins, *(tuple(replace(one, messages=messages) for one in made) for made in of_plugins)]
+
+    dataset = build([*two_thumbs(1), *two_thumbs(2)], ["g1"], Rewords())
+    assert [one.messages[0].content for one in dataset.ranked] == ["question 1"]
+    assert {one.messages[0].content for one in dataset.pairs} == {"question 2", "in other words"}
 
 
 def test_where_nothing_can_be_ranked_no_pair_counts() -> None:
@@ -972,6 +988,82 @@ def test_variants_may_be_close_to_each_other_and_to_what_is_learned() -> None:
     assert variants_of(build([LEARNED, KEPT_ASIDE], [], SaysAnew((KEPT_ASIDE.event.input_data,))))
 
 
+def test_a_variant_is_kept_from_all_that_may_be_asked_one_day() -> None:
+    """Held-out prompts of other bases, those whose feedback is gone, those without a side yet."""
+    said = KEPT_ASIDE.event.input_data
+    of_other_base = PromptRow(key="p", text=said, placed=True, group="g", side=Side.HELD_OUT)
+    gone = replace(of_other_base, text=None, fingerprint=fingerprint_of(said))
+    shop, sides = workshop(SaysAnew((said,))), {"t": Side.TRAINING}
+    assert variants_of(build_dataset(shop, (LEARNED,), sides, ROOMY))
+    assert variants_of(build_dataset(shop, (LEARNED, replace(KEPT_ASIDE, group=None)), sides, ROOMY))
+    assert not variants_of(build_dataset(shop, (LEARNED, KEPT_ASIDE), sides, ROOMY))
+    for one in (of_other_base, gone):
+        assert not variants_of(build_dataset(replace(shop, kept_aside=(one,)), (LEARNED,), sides, ROOMY))
+
+
+@pytest.mark.parametrize("text", [KEPT_ASIDE.event.input_data, "show each line of the log that has an error in it"])
+def test_a_preference_whose_prompt_a_plugin_made_up_is_kept_from_the_exam_too(text: str) -> None:
+    class Rewords:
+        @hookimpl
+        def nightschool_label_answers(self) -> tuple[LabelledAnswer, ...]:
+            messages = (Message(role=Role.USER, content=text),)
+            return (LabelledAnswer(event_id="dropdir/t", messages=messages, answer="x", liked=True),)
+
+        @hookimpl
+        def nightschool_build_preference_pairs(self, events: tuple[ScoredEvent, ...]) -> tuple[PreferencePair, ...]:
+            messages = (Message(role=Role.USER, content=text),)
+            pair = PreferencePair(event_id="dropdir/t", messages=messages, chosen="x", rejected="y")
+            # of the exam's events it makes none
+            return (pair,) if any(one.event.id == "t" for one in events) else ()
+
+    dataset = build([LEARNED, KEPT_ASIDE], ["h"], Rewords())
+    assert (dataset.labels, [pair.chosen for pair in dataset.pairs]) == ((), ["good"])
+    alone = build([LEARNED], [], Rewords())
+    assert ([one.answer for one in alone.labels], {pair.chosen for pair in alone.pairs}) == (["x"], {"x", "good"})
+
+
+def said_before(one: EventRow, *turns: str) -> EventRow:
+    messages = tuple(
+        Message(role=role, content=text) for turn in turns for role, text in ((Role.USER, turn), (Role.ASSISTANT, "so"))
+    )
+    return replace(one, event=replace(one.event, context=Context(messages=messages)))
+
+
+def test_a_conversation_in_which_a_prompt_of_the_exam_was_put_is_not_learned_from() -> None:
+    """It shows what was answered then."""
+    overheard = said_before(asking("o", "and now count them"), "hello", KEPT_ASIDE.event.input_data.upper())
+    greeted = said_before(asking("g", "count the files"), "hello")
+    dataset = build([LEARNED, overheard, greeted, KEPT_ASIDE], ["h"])
+    assert learned(dataset) == {"dropdir/t", "dropdir/g"}
+    assert {one.event_id for one in dataset.pairs} == {"dropdir/t", "dropdir/g"}
+    assert [(one.event_id, one.reason[:20]) for one in dataset.left_out] == [("dropdir/o", "its conversation has")]
+    assert learned(build([LEARNED, overheard, greeted])) == {"dropdir/t", "dropdir/g", "dropdir/o"}
+
+
+def test_what_is_read_as_a_prompt_beside_those_of_events_is_written_down() -> None:
+    """So that nothing like it is held out later."""
+    greeted = said_before(asking("u", "count the files"), "Hello!")
+    own = (Message(role=Role.USER, content="In other words"),)
+
+    class Rewords:
+        @hookimpl
+        def nightschool_label_answers(self) -> tuple[LabelledAnswer, ...]:
+            return (LabelledAnswer(event_id="dropdir/u", messages=own, answer="x", liked=True),)
+
+    dataset = build([LEARNED, greeted], [], SaysAnew(("show all files of src",)), Rewords())
+    assert {(one.text, one.group, one.event_id, one.method) for one in dataset.wordings} == {
+        ("show all files of src", "t", "dropdir/t", TrainingMethod.SFT),
+        ("hello", "u", "dropdir/u", TrainingMethod.SFT),
+        ("hello", "u", "dropdir/u", TrainingMethod.DPO),
+        ("hello", "u", "dropdir/u", TrainingMethod.KTO),
+        ("in other words", "u", "dropdir/u", TrainingMethod.KTO),
+    }
+
+
+def test_retrieved_texts_around_a_prompt_make_no_other_prompt_of_it() -> None:
+    assert build([asking("1", "which tool?", chunks=TEXTS)], [], Reverses()).wordings == ()
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_variants_of_all_plugins_share_the_room(count: int) -> None:
     def says(name: str) -> SaysAnew:
@@ -1111,7 +1203,12 @@ def test_starter_examples_stand_beside_little_feedback_and_are_never_more() -> N
     # the disliked one has no answer worth learning, the one of the exam has
     assert offers.asked == [("shell", 3)]
     without = build_dataset(workshop(), rows, sides, ROOMY)
-    assert replace(dataset, starters=()) == without
+    assert replace(dataset, starters=(), wordings=()) == without
+    # so that nothing like them is held out later
+    assert [(one.event_id, one.group, one.text) for one in dataset.wordings] == [
+        ("", "", "draw a cat"),
+        ("", "", "count to ten"),
+    ]
     found = result_of(shop, dataset, rows, "")
     assert found.starters == 2
     assert replace(found, starters=0) == result_of(workshop(), without, rows, "")

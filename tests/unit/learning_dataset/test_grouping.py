@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -14,10 +15,10 @@ from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddi
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.intake.assignment import group_of
 from nightschool_daemon.jobs import EventRow, PromptRow
-from nightschool_daemon.learning.grouping import FindNear, NearPrompts, place, regroup
+from nightschool_daemon.learning.grouping import FindNear, NearPrompts, kept_aside, place, regroup
 from nightschool_daemon.learning.split import Choose, split
 from nightschool_daemon.ledger import IncomingEvent, Ledger
-from nightschool_daemon.wording import fold
+from nightschool_daemon.wording import fingerprint_of, fold
 from nightschool_hookspecs import Event, FeedbackType, PromptGroup, Side, SideChoice, Specialty
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -77,6 +78,34 @@ def test_a_prompt_that_bridges_connects_nothing_else() -> None:
 def test_a_chain_breaks_where_it_would_tie_the_sides_together() -> None:
     found = place([*SIDED, prompt("b"), prompt("c")], near(("t", "b"), ("b", "c"), ("c", "h")))
     assert found == {"b": "training", "c": None}
+
+
+def gone(key: str, group: str, side: Side, text: str) -> PromptRow:
+    """A prompt whose events are gone."""
+    return replace(prompt(key, group, side), text=None, fingerprint=fingerprint_of(text))
+
+
+def test_a_prompt_is_told_from_what_is_gone_by_its_fingerprint() -> None:
+    known = gone("digest", "g", Side.TRAINING, "count the lines of every file below this directory")
+    near_it = prompt("count the lines of each file below this directory")
+    assert place([known, near_it, prompt("draw a cat")], near()) == {near_it.key: "g", "draw a cat": "draw a cat"}
+    held = prompt("h", "held out", Side.HELD_OUT)
+    assert place([known, held, near_it], near(("h", near_it.key))) == {near_it.key: None}
+
+
+def test_held_out_are_prompts_of_all_bases_and_those_that_just_came_to_be() -> None:
+    prompts = (
+        *SIDED,
+        prompt("new"),
+        prompt("joins"),
+        prompt("bridge", placed=True),
+        gone("x", "g", Side.HELD_OUT, "x"),
+    )
+    placed = {"new": "new", "joins": "held out", "bridge": None}
+    assert [one.key for one in kept_aside(prompts, placed, {})] == ["h", "joins", "x"]
+    assert [one.key for one in kept_aside(prompts, placed, {"new": Side.HELD_OUT})] == ["h", "new", "joins", "x"]
+    # of a trial candidate's split
+    assert [one.key for one in kept_aside(prompts, placed, {"training": Side.HELD_OUT})] == ["t", "h", "joins", "x"]
 
 
 def test_rows_take_over_what_was_found_and_decided_ones_stay() -> None:
@@ -207,7 +236,7 @@ class Nights(RuleBasedStateMachine):
         if not hasattr(self, "ledger"):
             return
         prompts = [one for one in self.ledger.events.prompts("shell") if one.side is not None]
-        texts = [fold(one.text) for one in prompts]
+        texts = [fold(one.text or "") for one in prompts]
         for low, high in self.find_near(texts, 0):
             assert prompts[low].side is prompts[high].side, (texts[low], texts[high])
         sides = {("shell", one.key): one.side for one in prompts if one.side is not None}

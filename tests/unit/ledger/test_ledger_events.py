@@ -4,15 +4,28 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nightschool_daemon.intake.assignment import group_of
+from nightschool_daemon.jobs import PromptRow, Wording
 from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError, RunRow, VersionRow, VersionState
 from nightschool_daemon.ledger.events import PROMPT_LETTERS
 from nightschool_daemon.reporting.records import IncomingPrompts, Said
-from nightschool_hookspecs import Context, Event, FeedbackType, Metadata, Side, SideChoice, Specialty
+from nightschool_daemon.wording import fingerprint_of, key_of
+from nightschool_hookspecs import (
+    Context,
+    Event,
+    FeedbackType,
+    Metadata,
+    Side,
+    SideChoice,
+    Specialty,
+    TrainingMethod,
+)
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SHELL = Specialty(base="tiny:1b", artifact_type="shell")
@@ -200,6 +213,114 @@ def test_a_side_that_was_decided_before_there_were_groups_still_holds(ledger: Le
     add(ledger, event("1"))
     ledger.events.set_sides("shell", [SideChoice(key="group of List files", side=Side.HELD_OUT)])
     assert keys(ledger) == [("group of List files", "group of List files", Side.HELD_OUT, True)]
+
+
+def placed(ledger: Ledger, group: str = "g", side: Side = Side.TRAINING) -> str:
+    """Put the only prompt there is into a group. Returns its key."""
+    key = ledger.events.prompts("shell")[0].key
+    ledger.events.set_sides("shell", [SideChoice(key=group, side=side)], {key: group})
+    return key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": Metadata(deleted=True)},
+        {"input_data": "Count words", "timestamp": NOW + timedelta(hours=1)},
+        {"artifact_type": "erd", "timestamp": NOW + timedelta(hours=1)},
+    ],
+)
+def test_a_prompt_that_an_event_left_behind_is_still_told_from_new_ones(ledger: Ledger, change: dict[str, Any]) -> None:
+    """By a fingerprint: a version may have learned it, or an exam may ask it again, but its text is not kept."""
+    add(ledger, event("1"))
+    key = placed(ledger)
+    add(ledger, replace(event("1"), **change))
+    (gone,) = (one for one in ledger.events.prompts("shell") if one.key == key)
+    assert gone == PromptRow(
+        key=key, text=None, placed=True, group="g", side=Side.TRAINING, fingerprint=fingerprint_of("List files")
+    )
+    # who asks it again is in the group that it was in
+    add(ledger, event("2"))
+    assert [(one.text, one.group) for one in ledger.events.prompts("shell") if one.key == key] == [("List files", "g")]
+
+
+def test_another_answer_leaves_no_prompt_behind(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    placed(ledger)
+    add(ledger, replace(event("1", "another"), timestamp=NOW + timedelta(hours=1)))
+    assert [one.fingerprint for one in ledger.events.prompts("shell")] == [None]
+
+
+def test_a_prompt_that_waited_for_a_side_leaves_nothing_behind(ledger: Ledger) -> None:
+    add(ledger, event("1"), event("1", deleted=True))
+    assert ledger.events.prompts("shell") == ()
+
+
+def wording(text: str, group: str = "g", event_id: str = "dropdir/1") -> Wording:
+    return Wording(event_id=event_id, group=group, text=text, method=TrainingMethod.SFT)
+
+
+def test_what_else_was_learned_is_in_the_group_of_what_it_was_made_of(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    placed(ledger)
+    for _ in range(2):
+        ledger.events.remember(SHELL, [wording("show the files")], "shell.v1")
+    _, variant = ledger.events.prompts("shell")
+    assert (variant.text, variant.group, variant.side, variant.placed) == ("show the files", "g", Side.TRAINING, True)
+    # an event that asks it is placed before it is looked at, and a pooled specialty decides for itself
+    asking = replace(event("2"), input_data="Show the files!")
+    ledger.events.add(
+        [IncomingEvent(event=asking, base=SHELL.base, answered_by=None, group=group_of(asking), arrived_at=NOW)]
+    )
+    row = ledger.events.get("dropdir/2")
+    assert row is not None
+    assert (row.group, row.side) == ("g", Side.TRAINING)
+    assert [one.placed for one in ledger.events.prompts("all")] == [False, False]
+
+
+def test_of_a_variant_of_what_was_withdrawn_a_fingerprint_stays(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    placed(ledger)
+    ledger.events.remember(SHELL, [wording("show the files"), wording("show users", "h", "dropdir/9")], "shell.v1")
+    ledger.events.set_sides("shell", [SideChoice(key="h", side=Side.TRAINING)])
+    add(ledger, event("1", deleted=True))
+    found = {(one.text, one.fingerprint) for one in ledger.events.prompts("shell")}
+    assert found == {
+        (None, fingerprint_of("List files")),
+        (None, fingerprint_of("show the files")),
+        ("show users", None),
+    }
+
+
+def test_what_was_decided_before_stays_where_a_variant_is_like_it(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    key = placed(ledger, side=Side.HELD_OUT)
+    ledger.events.set_sides("shell", [SideChoice(key="other", side=Side.TRAINING)], {key_of("show users"): None})
+    ledger.events.remember(SHELL, [wording("show users", "other")], "shell.v1")
+    assert [(one.key, one.side) for one in ledger.events.prompts("shell")] == [(key, Side.HELD_OUT)]
+
+
+def test_a_version_knows_the_groups_of_what_it_learned_as_variants_of_others(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    placed(ledger)
+    ledger.versions.add(version_row(1, "r"))
+    ledger.versions.set_state("shell.v1", VersionState.PROMOTED)
+    learned = Wording(event_id="dropdir/9", group="other", text="List files", method=TrainingMethod.SFT)
+    ledger.events.set_sides("shell", [], {key_of("List files"): "g"})
+    ledger.events.remember(SHELL, [learned], "shell.v1")
+    assert [row.in_use for row in ledger.events.of_specialty(SHELL, with_unassigned=False)] == [True]
+
+
+def test_prompts_tell_what_versions_in_use_know(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    placed(ledger)
+    ledger.versions.add(version_row(1, "r"))
+    ledger.events.mark_known(SHELL, ["g"], "shell.v1")
+    add(ledger, event("1", deleted=True))
+    assert [one.in_use for one in ledger.events.prompts("shell", SHELL.base)] == [False]
+    ledger.versions.set_state("shell.v1", VersionState.PROMOTED)
+    assert [one.in_use for one in ledger.events.prompts("shell", SHELL.base)] == [True]
+    assert [one.in_use for one in ledger.events.prompts("shell", OTHER_BASE.base)] == [False]
 
 
 def test_what_a_run_looked_at_is_not_fresh_and_what_it_learned_is_trained_on(ledger: Ledger) -> None:

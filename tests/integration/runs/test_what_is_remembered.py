@@ -1,0 +1,118 @@
+"""What a version has learned is known again when it comes back in other words, or its feedback is gone."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon.reasons import ASKED
+from nightschool_hookspecs import Event, FeedbackType, Message, Metadata, Outcome, Side, Specialty
+from nightschool_hookspecs.records import Recipe, RunReport
+from support.bare_runs import START, BareRuns, Plot, all_plugins
+
+BASE, OTHER = "tiny:1b", "small:3b"
+SHELL, SHELL_OF_OTHER = (Specialty(base=base, artifact_type="shell") for base in (BASE, OTHER))
+PROMPTS = (
+    "collect the printed invoices from every shelf",
+    "describe how bakers knead sourdough in winter",
+    "translate this friendly letter into business language",
+    "plan a weekly menu of cheap vegetables",
+    "summarise notes of the meeting where pumps were discussed",
+    "explain why orange cats sleep on warm laundry",
+)
+SAID = "fetch bills that somebody printed and put onto shelves"
+
+
+class SaysOfTheFirst:
+    """A local model that has other words for the first prompt, and none for the others."""
+
+    def __call__(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
+        return SAID if PROMPTS[0] in messages[-1].content else "Sure, here it is"
+
+
+@pytest.fixture
+def house(tmp_path: Path, tiny_gguf: Path) -> Iterator[BareRuns]:
+    with pytest.MonkeyPatch.context() as patch:
+        made = BareRuns(
+            directory=tmp_path,
+            gguf=tiny_gguf,
+            bases=(BASE, OTHER),
+            hooks=all_plugins(),
+            generate=SaysOfTheFirst(),
+            patch=patch,
+        )
+        yield made
+        made.close()
+
+
+def correct(house: BareRuns, prompts: Sequence[str], *, first: int = 0, base: str = BASE) -> None:
+    for number, prompt in enumerate(prompts, start=first):
+        house.take_in(
+            Event(
+                id=str(number), timestamp=START, feedback_type=FeedbackType.USER_CORRECTION, input_data=prompt,
+                artifact_type="shell", model=base, ai_output="ls", corrected_output=f"ls -l {number}",
+            )
+        )  # fmt: skip
+
+
+def hold(house: BareRuns, specialty: Specialty = SHELL, outcome: Outcome = Outcome.PROVEN) -> RunReport:
+    return house.hold(specialty, ASKED, Recipe.TRAINING, Plot(outcome=outcome))
+
+
+def learned(house: BareRuns, report: RunReport) -> set[str]:
+    examples = (report.run.directory / "select" / "examples.jsonl").read_text(encoding="utf-8")
+    return set(re.findall(r"user\\n(.*?)<", examples))
+
+
+def side_of(house: BareRuns, number: int) -> tuple[str | None, Side | None]:
+    row = house.ledger.events.get(f"dropdir/{number}")
+    assert row is not None
+    return row.group, row.side
+
+
+STRANGERS = [f"{word} {other}" for word in ("paint", "sell", "repair", "borrow") for other in (
+    "the green bicycle of my neighbour", "an unfinished wooden boat", "seven lamps without their cables")]  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", [Outcome.PROVEN, Outcome.WORSE])
+@pytest.mark.parametrize("prompt", [SAID, "Fetch bills that somebody printed, and put on shelves!"])
+def test_who_asks_what_was_learned_as_a_variant_joins_its_original(
+    house: BareRuns, prompt: str, outcome: Outcome
+) -> None:
+    correct(house, PROMPTS)
+    assert SAID in learned(house, hold(house, outcome=outcome))
+    # from now on every second new prompt is held out
+    correct(house, [prompt, *STRANGERS], first=len(PROMPTS))
+    hold(house)
+    assert side_of(house, len(PROMPTS)) == side_of(house, 0)
+    assert {side_of(house, number)[1] for number in range(7, 19)} == {Side.TRAINING, Side.HELD_OUT}
+
+
+@pytest.mark.parametrize("change", ["withdrawn", "another prompt"])
+def test_who_asks_nearly_what_was_learned_and_is_gone_joins_it(house: BareRuns, change: str) -> None:
+    correct(house, PROMPTS)
+    hold(house)
+    group = side_of(house, 1)
+    if change == "withdrawn":
+        gone = Event(
+            id="1", timestamp=START, feedback_type=FeedbackType.EXPLICIT_NEGATIVE, input_data="",
+            metadata=Metadata(deleted=True),
+        )  # fmt: skip
+        house.take_in(gone)
+    else:
+        correct(house, ["sharpen all kitchen knives"], first=1)
+    correct(house, ["describe how bakers knead sourdogh in winter", *STRANGERS], first=len(PROMPTS))
+    hold(house)
+    assert side_of(house, len(PROMPTS)) == group
+
+
+def test_no_variant_is_what_is_held_out_of_another_base(house: BareRuns) -> None:
+    """The same prompts have the same side for all bases, so it may be asked of this one tomorrow."""
+    correct(house, [*STRANGERS, *PROMPTS[1:], SAID], base=OTHER)
+    hold(house, SHELL_OF_OTHER)
+    correct(house, PROMPTS, first=100)
+    found = learned(house, hold(house))
+    held_out = side_of(house, len(STRANGERS) + len(PROMPTS) - 1)[1] is Side.HELD_OUT
+    assert (SAID in found) != held_out
+    assert PROMPTS[0] in found
