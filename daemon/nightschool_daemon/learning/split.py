@@ -8,12 +8,14 @@ from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.jobs import EventRow, PrepareResult, PromptRow, SplitResult, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.grouping import FindNear, NearPrompts, place, regroup
+from nightschool_daemon.learning.grouping import FindNear, NearPrompts, near_prompts, place, regroup
 from nightschool_hookspecs.records import PromptGroup, Side, SideChoice
 
 Choose = Callable[[tuple[PromptGroup, ...]], tuple[SideChoice, ...]]
 Folds = tuple[tuple[str, ...], ...]
 Divide = Callable[[tuple[PromptGroup, ...]], Folds]
+KNOWN = -1
+"""In the place of a fold's number: a version in use knows the group."""
 
 
 class SplitError(Exception):
@@ -39,7 +41,8 @@ def run(context: WorkContext) -> None:
 
     found = split(rows, prompts, near, choose)
     groups = in_order(group_rows(regroup(rows, found.groups, found.sides)), prompts, found.groups)
-    context.run.finish(Step.SPLIT, replace(found, folds=folds_of(groups, found.sides, divide)))
+    folds = held_together(folds_of(groups, found.sides, divide), prompts, found.groups, near)
+    context.run.finish(Step.SPLIT, replace(found, folds=folds))
 
 
 def split(rows: tuple[EventRow, ...], prompts: Sequence[PromptRow], find_near: FindNear, choose: Choose) -> SplitResult:
@@ -134,6 +137,27 @@ def folds_of(groups: tuple[PromptGroup, ...], sides: Mapping[str, Side], divide:
     if len(set(keys)) < len(keys):
         raise SplitError("A plugin put a group into a fold twice.")
     return folds if len(folds) > 1 else ()
+
+
+def held_together(
+    folds: Folds, prompts: Sequence[PromptRow], placed: Mapping[str, str | None], find_near: FindNear
+) -> Folds:
+    """Folds of which none has a near-duplicate of what is in another, or of what a version in use knows.
+
+    A prompt that is near two groups of one side is in the first, and leaves the other as near to it as it is.
+    """
+    grouped = [(prompt, group) for prompt in prompts if (group := placed.get(prompt.key, prompt.group)) is not None]
+    home = {key: number for number, fold in enumerate(folds) for key in fold}
+    home |= {group: KNOWN for prompt, group in grouped if prompt.in_use and folds}
+    wanted = [(prompt, group) for prompt, group in grouped if group in home]
+    near = near_prompts([prompt for prompt, _ in wanted], 0, find_near)
+    links = {(wanted[low][1], wanted[high][1]) for low, high in near}
+    while any(home[one] != home[other] for one, other in links):
+        for one, other in links:
+            home[one] = home[other] = min(home[one], home[other])
+    kept = (tuple(key for fold in folds for key in fold if home[key] == number) for number in range(len(folds)))
+    found = tuple(fold for fold in kept if fold)
+    return found if len(found) > 1 else ()
 
 
 def _side(key: str, members: list[EventRow]) -> Side | None:

@@ -10,7 +10,15 @@ from nightschool_daemon import codec
 from nightschool_daemon.jobs import EventRow, PromptRow, StoreWrite
 from nightschool_daemon.learning.rendering import CachedRenderer, RenderingError, find_closing, render_example
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
-from nightschool_daemon.learning.split import SplitError, check_choices, folds_of, group_rows, in_order, sides_of
+from nightschool_daemon.learning.split import (
+    SplitError,
+    check_choices,
+    folds_of,
+    group_rows,
+    held_together,
+    in_order,
+    sides_of,
+)
 from nightschool_hookspecs import (
     Chunk,
     Event,
@@ -118,6 +126,33 @@ def test_one_fold_is_none() -> None:
 def test_a_division_that_would_prove_nothing_is_refused(folds: tuple[tuple[str, ...], ...], sentence: str) -> None:
     with pytest.raises(SplitError, match=sentence):
         folds_of(FOLDABLE, SIDES, lambda _: folds)
+
+
+def of_group(key: str, group: str, *, in_use: bool = False, fingerprint: str | None = None) -> PromptRow:
+    text = None if fingerprint else key
+    return PromptRow(
+        key=key, text=text, placed=True, group=group, side=Side.TRAINING, in_use=in_use, fingerprint=fingerprint
+    )
+
+
+def near_by_first_letter(texts: Sequence[str], since: int) -> list[tuple[int, int]]:
+    return [(i, j) for j in range(since, len(texts)) for i in range(j) if texts[i][0] == texts[j][0]]
+
+
+def test_what_is_near_across_folds_is_brought_into_one() -> None:
+    """A prompt near two groups is in one of them: the trial candidate that is asked the other would learn it."""
+    prompts = [of_group("x1", "a"), of_group("x2", "c"), of_group("y1", "b"), of_group("z1", "d"), of_group("y2", "e")]
+    folds = (("a", "e"), ("b",), ("c",), ("d",))
+    assert held_together(folds, prompts, {}, near_by_first_letter) == (("a", "e", "b", "c"), ("d",))
+    assert held_together(folds, prompts, {}, lambda *_: []) == folds
+    assert held_together((), prompts, {}, near_by_first_letter) == ()
+
+
+def test_what_is_near_to_what_a_version_in_use_knows_is_in_no_fold() -> None:
+    known = of_group("x1", "known", in_use=True)
+    prompts = [known, of_group("x2", "a"), of_group("y1", "b"), of_group("z1", "c")]
+    assert held_together((("a", "b"), ("c",)), prompts, {}, near_by_first_letter) == (("b",), ("c",))
+    assert held_together((("a",), ("c",)), prompts, {}, near_by_first_letter) == ()
 
 
 def test_groups_are_in_order_of_their_first_prompt_also_when_feedback_on_it_comes_again() -> None:
