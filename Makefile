@@ -7,9 +7,11 @@ OLLAMA_VERSIONS := 0.34.3 0.34.0
 BASE ?= smollm2
 # How long to fuzz.
 SECONDS ?= 60
+# How many seasons to look for leaks in; the test suite has 6.
+SEASONS ?= 200
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy fuzz-gguf clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy fuzz-gguf leaks clean
 
 environment: .venv/.ready
 
@@ -77,6 +79,10 @@ bench-learning: ollama
 fuzz-gguf: .venv/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group fuzz
 	$(BIN)/python tests/fuzz/gguf_reader.py --seconds $(SECONDS)
+
+# Seasons of runs, made up by Hypothesis, in which nothing that is held out may be learned from.
+leaks: .venv/.ready
+	SEASONS=$(SEASONS) $(BIN)/pytest --timeout 0 tests/integration/runs/test_no_leaks.py
 
 # The search for near-duplicates against datasketch and SemHash, diverse selection against apricot, and what the similarity
 # metrics tell apart. One thread a matrix product: several that wait for each other count as work.
