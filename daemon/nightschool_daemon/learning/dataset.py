@@ -619,9 +619,13 @@ def _require_no_leak(examples: Iterable[TrainingExample], sides: dict[str, Side]
 def _rated(
     selected: tuple[ScoredEvent, ...], believed: tuple[ScoredEvent, ...], budget: Budget
 ) -> tuple[ScoredEvent, ...]:
-    """What preferences are made of: the selected events, and the newest disliked answers, which are no targets."""
+    """What preferences are made of: the selected events, and the newest disliked answers, which are no targets.
+
+    In order of arrival, as the latest event speaks for its group.
+    """
     disliked = [one for one in believed if _is_dislike(one.event)]
-    return (*selected, *disliked[-budget.events :])
+    rated = {one.event.key for one in (*selected, *disliked[-budget.events :])}
+    return tuple(one for one in believed if one.event.key in rated)
 
 
 def _pairs(

@@ -539,9 +539,10 @@ def test_no_held_out_prompt_is_put_to_the_incumbent(kinds: list[tuple[FeedbackTy
     assert not {one.group for one in dataset.pairs} & {f"g{group}" for group in held_out}
 
 
-def test_what_could_count_in_an_exam_is_asked_once_a_group() -> None:
+@pytest.mark.parametrize("first", ["1", "9"], ids=["selected first", "selected last"])
+def test_what_could_count_in_an_exam_is_asked_once_a_group(first: str) -> None:
     rows = [
-        row("1", group="g"),
+        row(first, group="g"),
         row("2", group="g"),
         row("3", FeedbackType.SUCCESS),
         row("4", FeedbackType.EXPLICIT_NEGATIVE),
