@@ -4,6 +4,9 @@ from nightschool_hookspecs.markers import hookspec
 from nightschool_hookspecs.records import Replay, ScoredEvent, TrainingExample
 from nightschool_hookspecs.services import Recall
 
+LARGEST_SHARE = 0.25
+"""What is replayed is at most so much of all examples of a run, and of their loss."""
+
 
 @hookspec(firstresult=True)
 def nightschool_replay_examples(

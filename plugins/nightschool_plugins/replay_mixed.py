@@ -31,9 +31,7 @@ from importlib import resources
 
 from nightschool_hookspecs import OwnAnswer, Recall, Replay, ScoredEvent, TrainingExample, hookimpl
 from nightschool_hookspecs.circling import says_something
-
-LARGEST_SHARE = 0.25
-"""The host lets no more in."""
+from nightschool_hookspecs.replay import LARGEST_SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ class ReplayMixed:
     """`[plugins.replay_mixed]`"""
 
     share: float = 0.1
-    """Of all examples of a run, 0..0.25."""
+    """Of all examples of a run, 0..0.25: the host lets no more in."""
     own_share: float = 0.5
     """Of what is replayed, 0..1: answers of the base's own. The rest are earlier corrections, at 1 none."""
     max_tokens: int = 160

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from nightschool_daemon.learning.beside import pull
 from nightschool_hookspecs.records import TrainingExample
+from nightschool_hookspecs.replay import LARGEST_SHARE
 
-LARGEST_SHARE = 0.25
-"""Of all examples of a run, and of their loss."""
 ROUNDING = 1e-9
 """Relative, of sums of floats."""
 

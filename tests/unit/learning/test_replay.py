@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool_daemon.learning.beside import interleaved, of_no_event, pull
-from nightschool_daemon.learning.replay import LARGEST_SHARE, bounded
+from nightschool_daemon.learning.replay import bounded
 from nightschool_hookspecs.records import Message, Role, TrainingExample
+from nightschool_hookspecs.replay import LARGEST_SHARE
 
 PULLS = st.tuples(st.floats(0.01, 100), st.integers(1, 2000))
 """Weight and length of an answer."""
