@@ -145,9 +145,15 @@ def place_of(prompt: str) -> tuple[int, int]:
 class Mischief:
     """`Generate` that says other people's prompts, or what lies between them and the one that it was given."""
 
+    def __init__(self) -> None:
+        self.gone: list[str] = []
+        """Prompts whose feedback was withdrawn or changed, which it says again and again."""
+
     def __call__(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
         asked = messages[-1].content
         chance = Random(f"{seed}/{asked}")
+        if self.gone and chance.random() < 0.3:
+            return chance.choice(FORMS)(chance.choice(self.gone))
         if chance.random() < 0.5:
             return chance.choice(FORMS)(chance.choice(POOL))
         chain, place = place_of(plain(asked.splitlines()[-1].removeprefix("Request: ")))
@@ -293,12 +299,13 @@ class Seasons(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.directory = tempfile.TemporaryDirectory()
         directory = Path(self.directory.name)
+        self.mischief = Mischief()
         self.house = BareRuns(
             directory=directory,
             gguf=write_tiny_gguf(directory / "tiny.gguf"),
             bases=BASES,
             hooks=hooks(),
-            generate=Mischief(),
+            generate=self.mischief,
             patch=self.patch,
         )
         self.events: list[Event] = []
@@ -337,7 +344,7 @@ class Seasons(RuleBasedStateMachine):
         """Of one prompt, and of all like it; what is near them comes in their place, or is forgotten by everybody."""
         known = [self.events[place] for place in self.alike(which)]
         for event in known:
-            self.changed.add(event.key)
+            self.note_gone(event)
             marks = replace(event.metadata, deleted=True)
             self.send(replace(event, input_data="", feedback_type=FeedbackType.EXPLICIT_NEGATIVE, metadata=marks))
         self.take_in_near(known if comes_back else (), feedback)
@@ -353,7 +360,7 @@ class Seasons(RuleBasedStateMachine):
             # all in one way, so that nobody asks the old prompt any more
             after = self.events[place] = changed(before, replace(change, form=feedback[0].form))
             if (after.input_data, after.artifact_type) != (before.input_data, before.artifact_type):
-                self.changed.add(before.key)
+                self.note_gone(before)
             self.send(after)
         self.take_in_near(known, feedback)
         self.hold(specialty, plot)
@@ -432,6 +439,10 @@ class Seasons(RuleBasedStateMachine):
                     f"{learner.name} learned '{one}' ({learned[one]}), and of {exam.name} "
                     f"'{other}' is asked ({exam.asked[other]})"
                 )
+
+    def note_gone(self, event: Event) -> None:
+        self.changed.add(event.key)
+        self.mischief.gone.append(plain(event.input_data))
 
     def alike(self, which: int) -> list[int]:
         """Where the events stand that ask at most two steps from what one asks: any, or one that was learned."""
