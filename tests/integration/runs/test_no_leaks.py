@@ -445,13 +445,15 @@ class Seasons(RuleBasedStateMachine):
         self.mischief.gone.append(plain(event.input_data))
 
     def alike(self, which: int) -> list[int]:
-        """Where the events stand that ask at most two steps from what one asks: any, or one that was learned."""
+        """Where the events stand that ask at most two steps from what one asks: any, one that was learned, or asked."""
         if not self.events:
             return []
         at = [place_of(plain(one.input_data)) for one in self.events]
-        lessons = [one.learned.values() for some in self.candidates.values() for one in some]
-        learned = {key for lesson in lessons for key in lesson}
-        wanted = [number for number, one in enumerate(self.events) if which % 2 and one.key in learned]
+        candidates = [one for some in self.candidates.values() for one in some]
+        learned = {key for one in candidates for key in one.learned.values()}
+        examined = {key for one in candidates for key in one.asked.values()}
+        of_interest = (set[str](), learned, examined)[which % 3]
+        wanted = [number for number, one in enumerate(self.events) if one.key in of_interest]
         chain, place = at[wanted[which % len(wanted)] if wanted else which % len(at)]
         return [number for number, one in enumerate(at) if one[0] == chain and abs(one[1] - place) <= 2]
 
