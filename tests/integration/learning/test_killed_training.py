@@ -1,12 +1,10 @@
 """Whoever is killed finds the last whole step again: at whatever call to the disk, and whatever the disk tore."""
 
 import json
-import multiprocessing
 import os
 import signal
-import sys
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
+from support.kills import exit_code_of, killed
 from support.training_jobs import harder_and_harder, staged, training_job, unheard
 
 SETTINGS = Hyperparameters(
@@ -30,7 +29,6 @@ SETTINGS = Hyperparameters(
 )
 SHORT, STAGED = SETTINGS, replace(SETTINGS, batch_size=3, num_epochs=3)
 DISK = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
-FORK = multiprocessing.get_context("fork")
 Made = tuple[dict[str, Tensor], Adam]
 
 
@@ -67,27 +65,8 @@ def found(directory: Path, signature: str = "job") -> int | None:
     return state.step
 
 
-def killed(work: Callable[[], None], at: int) -> bool:
-    """Do some work in a process of its own that is killed at its n-th call to the disk. Whether it came so far."""
-
-    def run() -> None:
-        left = [at]
-
-        def heard(event: str, _arguments: object) -> None:
-            if event in DISK:
-                left[0] -= 1
-                if left[0] < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(heard)
-        work()
-        os._exit(0)
-
-    process = FORK.Process(target=run)
-    process.start()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode != 0
+def calls_the_disk(event: str, _arguments: object) -> bool:
+    return event in DISK
 
 
 @pytest.mark.parametrize("before", [2, 9, 10])
@@ -96,7 +75,7 @@ def test_a_kill_leaves_the_step_before_or_the_new_one(tmp_path: Path, before: in
     while True:
         directory = tmp_path / str(len(steps))
         kept(directory, before)
-        was_killed = killed(lambda directory=directory: kept(directory, before + 1), len(steps))  # type: ignore[misc]  # bound now
+        was_killed = killed(lambda directory=directory: kept(directory, before + 1), len(steps), calls_the_disk)  # type: ignore[misc]  # bound now
         steps.append(found(directory))
         kept(directory, before + 2)
         assert [one.name for one in directory.iterdir()] == [f"step-{before + 2}-epoch-0"]
@@ -119,7 +98,7 @@ def test_a_kill_while_another_jobs_step_is_replaced_leaves_no_mixture(tmp_path: 
     for at in range(100):
         directory = tmp_path / str(at)
         kept(directory, 3, "other")
-        was_killed = killed(lambda directory=directory: kept(directory, 3), at)  # type: ignore[misc]  # as above
+        was_killed = killed(lambda directory=directory: kept(directory, 3), at, calls_the_disk)  # type: ignore[misc]  # as above
         assert {found(directory), found(directory, "other")} <= {3, None}
         if not was_killed:
             assert (found(directory), found(directory, "other")) == (3, None)
@@ -194,10 +173,7 @@ def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
 
     whole = trained(tmp_path / "whole", unheard)
     for step in range(1, lines[-1] + 1):
-        process = FORK.Process(target=trained, args=(tmp_path / "cut", dies_at(step)))
-        process.start()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        assert exit_code_of(partial(trained, tmp_path / "cut", dies_at(step))) == -signal.SIGKILL
     again = trained(tmp_path / "cut", unheard)
     metrics = [(one / "metrics.jsonl").read_text() for one in (tmp_path / "whole", tmp_path / "cut")]
     assert [json.loads(line)["step"] for line in metrics[0].splitlines()] == lines

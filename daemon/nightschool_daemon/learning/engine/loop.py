@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from nightschool_daemon.jobs import write_durably
+from nightschool_daemon.jobs import StretchMark, write_durably
 from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
 from nightschool_daemon.learning.engine.adam import Adam
@@ -116,6 +116,38 @@ class Learner(Protocol[L_contra]):
         ...
 
 
+class Keeper(Protocol):
+    """What becomes of a training while it is under way."""
+
+    def restored(self, learner: Learner[S], optimizer: Adam) -> State:
+        """Where it goes on, or begins."""
+        ...
+
+    def tell(self, values: Mapping[str, float]) -> None:
+        """Hear the figures of a step or of an epoch."""
+        ...
+
+    def tell_answers(self, answers: Sequence[AnswerLoss], state: State) -> None:
+        """Hear the losses of the answers that were learned from in the step before."""
+        ...
+
+    def tell_stretch(self, mark: StretchMark) -> None:
+        """Hear of a stretch that a plugin arranged."""
+        ...
+
+    def keep(self, learner: Learner[S], optimizer: Adam, state: State) -> None:
+        """Keep where it is."""
+        ...
+
+    def keep_best(self, learner: Learner[S]) -> None:
+        """Keep what was trained: it is the best so far."""
+        ...
+
+    def take_best(self, learner: Learner[S]) -> None:
+        """Leave the best in it."""
+        ...
+
+
 def train(
     network: Network,
     form: Form,
@@ -140,7 +172,7 @@ def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> O
 
     Goes on from a checkpoint if one fits. Raises `TrainingError` where the loss is no number.
     """
-    course = Course(learner, split, plan, report)
+    course = Course(learner, split, plan, report, OnDisk(plan.output, plan.signature))
     while course.goes_on():
         for batch in course.batches_left():
             course.learn(batch)
@@ -151,18 +183,13 @@ def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> O
 class Course(Generic[S]):
     """A training under way."""
 
-    def __init__(self, learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> None:
-        self._learner, self._split, self._plan, self._report = learner, split, plan, report
+    def __init__(self, learner: Learner[S], split: Split[S], plan: Plan, report: Report, keeper: Keeper) -> None:
+        self._learner, self._split, self._plan, self._report, self._keeper = learner, split, plan, report, keeper
         self._settings = settings = plan.hyperparameters
         self._steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
         self._optimizer = Adam(trained_of(learner))
-        self._checkpoints = Checkpoints(directory=plan.output / CHECKPOINTS, signature=plan.signature)
-        restored = self._checkpoints.restore(learner.named(), self._optimizer)
-        self._state = restored or self._start()
+        self._state = self._begun(keeper.restored(learner, self._optimizer))
         _require_sound_base(self._state.base_loss)
-        self._metrics = Metrics(plan.output / "metrics.jsonl", self._state)
-        self._log = StretchLog(plan.output, self._state)
-        self._trajectories = TrajectoryLog(plan.output, self._state)
         self._curriculum = Curriculum(
             learned=split.learned,
             method=plan.method,
@@ -173,9 +200,21 @@ class Course(Generic[S]):
         )
         self._clock = Clock()
 
-    def _start(self) -> State:
-        before = self._learner.loss_before()
-        return State(base_loss=before, start_loss=self._learner.watched_loss() if self._plan.has_start else before)
+    def _begun(self, state: State) -> State:
+        """With the loss of where it begins, which is known when it goes on."""
+        if not math.isnan(state.start_loss):
+            return state
+        return replace(state, start_loss=self._learner.watched_loss() if self._plan.has_start else state.base_loss)
+
+    @property
+    def state(self) -> State:
+        """Where it is."""
+        return self._state
+
+    @property
+    def steps(self) -> int:
+        """Of all epochs."""
+        return self._steps
 
     def goes_on(self) -> bool:
         """Whether there is an epoch to learn from."""
@@ -202,8 +241,8 @@ class Course(Generic[S]):
             step_of_epoch=state.step_of_epoch + 1,
             tokens=state.tokens + sum(map(len, batch)),
         )
-        self._metrics.write({"step": self._state.step, "loss": loss, "lr": rate})
-        self._trajectories.write(answers, self._state)
+        self._keeper.tell({"step": self._state.step, "loss": loss, "lr": rate})
+        self._keeper.tell_answers(answers, self._state)
         stage = f" ({state.stage})" if state.stage else ""
         epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}{stage}"
         self._report(self._state.step, self._steps, f"{epochs}, loss {loss:.3f}")
@@ -212,10 +251,9 @@ class Course(Generic[S]):
 
     def end_stretch(self) -> None:
         """Evaluate what was learned."""
-        watched = self._learner.watched_loss()
-        _require_number(watched)
+        watched = watched_loss(self._learner)
         if self._state.stage:
-            self._log.write(self._curriculum.mark(self._state, watched))
+            self._keeper.tell_stretch(self._curriculum.mark(self._state, watched))
         self._state = evaluated(self._state, watched)
         if self._curriculum.is_through(self._state):
             self._end_epoch(watched)
@@ -225,9 +263,9 @@ class Course(Generic[S]):
         state = self._state
         is_judged = state.has_seen_all and state.epoch >= self._split.first_judged
         improved = watched < state.best_loss or not is_judged
-        self._metrics.write({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched})
+        self._keeper.tell({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched})
         if improved or not self._split.held:
-            save_tensors(self._learner.named(), self._plan.output / BEST)
+            self._keeper.keep_best(self._learner)
             state = replace(state, best_loss=watched)
         state = replace(
             state,
@@ -239,7 +277,7 @@ class Course(Generic[S]):
 
     def end(self) -> Outcome:
         """Take the best epoch."""
-        put(self._learner.named(), load(self._plan.output / BEST))
+        self._keeper.take_best(self._learner)
         return Outcome(
             steps=self._state.step,
             tokens=self._state.tokens,
@@ -251,10 +289,15 @@ class Course(Generic[S]):
         )
 
     def _keep(self, state: State) -> None:
-        self._metrics.flush()
-        self._trajectories.flush()
         self._state = replace(state, seconds=state.seconds + self._clock.taken())
-        self._checkpoints.keep(self._learner.named(), self._optimizer, self._state)
+        self._keeper.keep(self._learner, self._optimizer, self._state)
+
+
+def watched_loss(learner: Learner[S]) -> float:
+    """What is watched, now. Raises `Diverged`."""
+    found = learner.watched_loss()
+    _require_number(found)
+    return found
 
 
 def schedule(step: int, steps: int, warmup_ratio: float) -> float:
@@ -294,9 +337,13 @@ def _require_sound_base(loss: float) -> None:
         raise TrainingError(f"The loss of the base itself is no number, so its weights are damaged. {ADVICE}")
 
 
+class Diverged(TrainingError):
+    """A training went astray, as at too high a rate."""
+
+
 def _require_number(loss: float) -> None:
     if not math.isfinite(loss):
-        raise TrainingError("The loss is no longer a number. Lower learning_rate in [plugins.tuning_fixed] (a half).")
+        raise Diverged("The loss is no longer a number. Lower learning_rate in [plugins.tuning_fixed] (a half).")
 
 
 # --------------------------------------------------------------------------- objectives
@@ -446,6 +493,44 @@ def _wanted_losses(examples: Sequence[Example], layout: Layout, values: Tensor) 
 
 
 # --------------------------------------------------------------------------- files and time
+
+
+class OnDisk:
+    """`Keeper` of a training that goes on after a kill: checkpoints, the best epoch, and what is told by the way."""
+
+    def __init__(self, output: Path, signature: str) -> None:
+        self._output = output
+        self._checkpoints = Checkpoints(directory=output / CHECKPOINTS, signature=signature)
+        self._metrics: Metrics
+        self._log: StretchLog
+        self._trajectories: TrajectoryLog
+
+    def restored(self, learner: Learner[S], optimizer: Adam) -> State:
+        state = self._checkpoints.restore(learner.named(), optimizer) or State(base_loss=learner.loss_before())
+        self._metrics = Metrics(self._output / "metrics.jsonl", state)
+        self._log = StretchLog(self._output, state)
+        self._trajectories = TrajectoryLog(self._output, state)
+        return state
+
+    def tell(self, values: Mapping[str, float]) -> None:
+        self._metrics.write(values)
+
+    def tell_answers(self, answers: Sequence[AnswerLoss], state: State) -> None:
+        self._trajectories.write(answers, state)
+
+    def tell_stretch(self, mark: StretchMark) -> None:
+        self._log.write(mark)
+
+    def keep(self, learner: Learner[S], optimizer: Adam, state: State) -> None:
+        self._metrics.flush()
+        self._trajectories.flush()
+        self._checkpoints.keep(learner.named(), optimizer, state)
+
+    def keep_best(self, learner: Learner[S]) -> None:
+        save_tensors(learner.named(), self._output / BEST)
+
+    def take_best(self, learner: Learner[S]) -> None:
+        put(learner.named(), load(self._output / BEST))
 
 
 class Metrics:
