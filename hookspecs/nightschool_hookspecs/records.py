@@ -359,6 +359,10 @@ class TrainingExample:
     """Set by the host: what was retrieved for it."""
     score: float | None = None
     """Set by the host: 0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
+    artifact_type: str = ""
+    """Set by the host, as the two below: by what an answer to it is scored."""
+    tests: str | None = None
+    schema: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -571,6 +575,10 @@ class TrainingText:
     """Its prompt is an augmented one: the person that its event is of asked in other words."""
     replayed: bool = False
     """It is no part of the lesson, but learned beside it. What is measured of the lesson is measured without it."""
+    artifact_type: str = ""
+    """By what an answer to it is scored, as the two below."""
+    tests: str | None = None
+    schema: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

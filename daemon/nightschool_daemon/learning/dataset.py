@@ -521,6 +521,9 @@ def _build(workshop: Workshop, scored: ScoredEvent) -> TrainingExample | None:
         prompt=event.input_data,
         chunks=chunks,
         score=None if event.ai_output is None else event.validation_score,
+        artifact_type=_artifact_type(workshop, event),
+        tests=event.metadata.tests,
+        schema=event.metadata.schema,
     )
 
 
@@ -547,16 +550,24 @@ def _variants(
         variant for one in originals if one.chunks for variant in _vary_context(workshop, scored[one.event_id], one)
     ]
     return [
-        replace(
-            variant,
-            event_id=variant.parent,
-            group=parents[variant.parent].group,
-            score=parents[variant.parent].score,
-        )
+        _as_its_parent(variant, parents[variant.parent])
         for turn in itertools.zip_longest(*offered, with_other_chunks)
         for variant in turn
         if variant is not None and variant.parent in parents
     ]
+
+
+def _as_its_parent(variant: TrainingExample, parent: TrainingExample) -> TrainingExample:
+    """With what a variant has in common with its original."""
+    return replace(
+        variant,
+        event_id=parent.event_id,
+        group=parent.group,
+        score=parent.score,
+        artifact_type=parent.artifact_type,
+        tests=parent.tests,
+        schema=parent.schema,
+    )
 
 
 def _still_valid(

@@ -91,6 +91,9 @@ def render_example(example: TrainingExample, render: Render, closing: str) -> Tr
         difficulty=example.difficulty,
         score=example.score,
         variant=example.parent is not None,
+        artifact_type=example.artifact_type,
+        tests=example.tests,
+        schema=example.schema,
     )
 
 

@@ -25,6 +25,7 @@ from nightschool_daemon.learning.dataset import (
     result_of,
 )
 from nightschool_daemon.learning.grouping import NearPrompts
+from nightschool_daemon.learning.rendering import render_example
 from nightschool_daemon.learning.sampling import Sampling
 from nightschool_daemon.learning.services import ChunkSearch
 from nightschool_daemon.learning.starters import as_example
@@ -920,6 +921,17 @@ def test_an_event_close_to_both_sides_is_neither_learned_nor_asked() -> None:
 def test_a_variant_stays_in_the_group_of_its_parent() -> None:
     dataset = build([row("1")], [], Augments(parent="dropdir/1"))
     assert sorted((one.target, one.group) for one in dataset.examples) == [("good", "1"), ("variant 0", "1")]
+
+
+def test_examples_and_their_variants_say_by_what_an_answer_is_scored() -> None:
+    """A search for hyperparameters may have answers to them scored, and reads no event."""
+    rows = [row("1", metadata=Metadata(tests="assert f", schema="CREATE TABLE t"))]
+    dataset = build(rows, [], Augments(parent="dropdir/1"))
+    assert len(dataset.examples) == 2
+    for one in dataset.examples:
+        assert (one.artifact_type, one.tests, one.schema) == ("shell", "assert f", "CREATE TABLE t")
+        text = render_example(one, lambda messages: messages[-1].content, "</s>")
+        assert (text.artifact_type, text.tests, text.schema) == ("shell", "assert f", "CREATE TABLE t")
 
 
 @pytest.mark.parametrize("parent", [None, "dropdir/nobody"])
