@@ -179,6 +179,8 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         *([("beside these", f"{_starters(plan.starters)}, as there are few")] if plan.starters else []),
         *(("left out", f"{count}: {reason}") for reason, count in plan.events_left_out.items()),
     ]
+    if plan.search is not None:
+        rows.append(("search", plan.search.reason))
     for one in plan.trainings:
         rows += _training_rows(one, name=f" ({one.method.upper()})" if len(plan.trainings) > 1 else "")
     if plan.trainings and plan.loaded_bytes:

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from nightschool_hookspecs.records import DeliveryForm, Hyperparameters, MethodChoice, TrainingMethod
+from nightschool_hookspecs.records import (
+    DeliveryForm,
+    Hyperparameters,
+    HyperparameterSearch,
+    MethodChoice,
+    TrainingMethod,
+)
 
 
 class Route(StrEnum):
@@ -137,6 +143,8 @@ class TrainingPlan:
     """Of cross-fitting; 0: none."""
     events_left_out: Mapping[str, int]
     """Reason -> events that would not be learned from."""
+    search: HyperparameterSearch | None = None
+    """For hyperparameters, before the training, or what one found earlier; None: what is configured holds."""
     trainings: tuple[PlannedTraining, ...]
     problem: str | None
     """One sentence: why it cannot be trained here, and what to change; None where it can."""
@@ -159,7 +167,7 @@ class TrainingPlan:
 
     @property
     def seconds(self) -> float:
-        """Of all trainings, those of trial candidates left out."""
+        """Of all trainings, those of trial candidates and of a search left out."""
         return sum(one.memory.seconds for one in self.trainings)
 
     @property

@@ -606,6 +606,80 @@ class LabelledText:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchTask:
+    """What is known of a training whose hyperparameters may be searched for."""
+
+    specialty: Specialty
+    examples: int
+    """That it learns from."""
+    given: Hyperparameters
+    """With what it trains where nobody answers: form, learning rate and added neurons are decided."""
+    neuron_step: int
+    """Feed-forward units are added in multiples of it; 0: the form adds none."""
+    fixed: tuple[str, ...]
+    """Names of hyperparameters that stay as they are given, since the training begins from what has them."""
+    directory: Path
+    """Of the search's own. What lies there survives a kill, and is there again when the run goes on."""
+    is_rehearsal: bool = False
+    """Nothing is to be tried out: a training is only planned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTrial:
+    """A training that is to be tried out, and how far."""
+
+    hyperparameters: Hyperparameters
+    title: str
+    """What is shown meanwhile."""
+    marks: tuple[float, ...] = ()
+    """Epochs after which the loss is measured and the judge is asked; one at its end or behind it is passed over."""
+    seconds: float = math.inf
+    """After which it ends, wherever it is."""
+    answers: int = 0
+    """So many of its own it is asked for when it came to its end, and they are scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriedOut:
+    """What came of a training that was tried out. Of it nothing is left but this."""
+
+    loss: float | None
+    """At its end, on the examples kept apart, in nats an answer token; None where it did not come so far."""
+    score: float | None = None
+    """Mean of the validators, 0..100, over its own answers to some of them; None where it was not asked for."""
+    tokens: int
+    """Learned from, prompts included, an example as often as it was seen."""
+    measured_tokens: int
+    """That went through the network to be measured."""
+    seconds: float
+    problem: str = ""
+    """A sentence where it could not go on: the loss became no number, memory was short. Others may do better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperparameterSearch:
+    """With what a training is to be done, and how that was found."""
+
+    hyperparameters: Hyperparameters
+    reason: str
+    """One sentence for the report; of a rehearsal: what a run would search for, and within which bounds."""
+    trials: int = 0
+    """Trainings that were tried out; of a rehearsal, that may be at most; 0: it was found earlier."""
+    stopped: int = 0
+    """Of them, those that were not taken to their end."""
+    tokens: int = 0
+    """Learned from in all of them, prompts included."""
+    measured_tokens: int = 0
+    """That went through the network to be measured."""
+    seconds: float = 0.0
+    """That the search took; of a rehearsal, that it may take."""
+    loss: float | None = None
+    """Of these hyperparameters on examples that were kept apart, in nats an answer token; None: not known."""
+    given_loss: float | None = None
+    """The same of the given ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingResult:
     """What a training left behind."""
 
@@ -634,6 +708,10 @@ class TrainingResult:
     """`source/id` of every event whose examples moved the model; None: the trainer does not tell."""
     watched_events: tuple[str, ...] = ()
     """Of every one whose examples only told when to stop."""
+    hyperparameters: Hyperparameters | None = None
+    """With what it was done, the last method; None: the trainer does not tell."""
+    search: HyperparameterSearch | None = None
+    """Set by the host: how these were found; None where nobody searched for them."""
 
 
 @dataclass(frozen=True, kw_only=True)

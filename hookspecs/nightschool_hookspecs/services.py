@@ -20,6 +20,8 @@ from nightschool_hookspecs.records import (
     TrainingJob,
     TrainingMethod,
     TrainingResult,
+    TrainingTrial,
+    TriedOut,
 )
 
 
@@ -179,6 +181,34 @@ class Train(Protocol):
 
         Raises `TrainingError` where the architecture cannot be loaded, or nothing fits that the method learns from.
         """
+        ...
+
+
+class Judge(Protocol):
+    """Decides how far a training is taken that is tried out."""
+
+    def __call__(self, epochs: float, loss: float, /) -> bool:
+        """Return whether it goes on. `epochs` is the mark that it came to; `loss` as in `TriedOut`."""
+        ...
+
+
+class TryOut(Protocol):
+    """Trains on four fifths of what is learned from, and measures on the rest; near-duplicates are on one side.
+
+    Every training begins from the base, as a version in service has learned the rest before. Nothing of the exam is in
+    either part.
+    """
+
+    def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
+        """Train, and forget what was trained.
+
+        The judge is asked at each mark, and ends the training by saying no. Raises `TrainingError` where no training
+        would work.
+        """
+        ...
+
+    def seconds_left(self) -> float:
+        """Return what the run's time limit leaves for a search, with the training that follows taken off."""
         ...
 
 

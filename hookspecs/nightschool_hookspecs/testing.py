@@ -15,6 +15,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -76,18 +77,22 @@ from nightschool_hookspecs.records import (
     RunInfo,
     RunReport,
     ScoredEvent,
+    SearchTask,
     ServerAbilities,
     Sitting,
     Specialty,
     TensorInfo,
     Tool,
+    TrainedForm,
     TrainingExample,
     TrainingJob,
     TrainingMethod,
     TrainingResult,
     TrainingSoFar,
+    TrainingTrial,
+    TriedOut,
 )
-from nightschool_hookspecs.services import OutOfTime
+from nightschool_hookspecs.services import Judge, OutOfTime
 
 STAGES: tuple[ModuleType, ...] = (
     intake,
@@ -332,6 +337,48 @@ class FakeTrain:
         )
 
 
+def _sample_loss(hyperparameters: Hyperparameters, epochs: float) -> float:
+    """Least at a rate of 1e-3, and less from epoch to epoch."""
+    return 1 + abs(math.log10(hyperparameters.learning_rate / 1e-3)) + 1 / (1 + epochs)
+
+
+class FakeTryOut:
+    """`TryOut` that trains nothing: a function says the loss after so many epochs. Keeps what was tried out.
+
+    An epoch is a token and a second, a measurement is a token, and the score is 100 less ten times the loss. There is
+    time for so many `trainings`.
+    """
+
+    def __init__(
+        self, loss: Callable[[Hyperparameters, float], float] = _sample_loss, *, trainings: int | None = None
+    ) -> None:
+        self.tried: list[tuple[TrainingTrial, TriedOut]] = []
+        self._loss = loss
+        self._trainings = trainings
+
+    def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
+        """Ask the judge at each mark, and come to the end unless it says no."""
+        loss_at = partial(self._loss, trial.hyperparameters)
+        end = float(trial.hyperparameters.num_epochs)
+        passed = [mark for mark in trial.marks if mark < end]
+        stopped = next((number for number, mark in enumerate(passed) if not judge(mark, loss_at(mark))), None)
+        reached = end if stopped is None else passed[stopped]
+        loss = loss_at(end) if stopped is None else None
+        found = TriedOut(
+            loss=loss,
+            score=None if loss is None or not trial.answers else 100 - 10 * loss,
+            tokens=math.ceil(reached),
+            measured_tokens=len(passed) if stopped is None else stopped + 1,
+            seconds=reached,
+        )
+        self.tried.append((trial, found))
+        return found
+
+    def seconds_left(self) -> float:
+        """Return an hour, or 0 after the last training that there is time for."""
+        return 0.0 if self._trainings is not None and len(self.tried) >= self._trainings else 3600.0
+
+
 def matrix(rows: Sequence[Sequence[float]], *, columns: int) -> Matrix:
     """Rows of numbers as the contract's matrix."""
     values = array("f", [value for row in rows for value in row])
@@ -568,6 +615,10 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         "nightschool_offer_examples": tuple(
             {"artifact_type": kind, "accepted": accepted} for kind in ("shell", "erd") for accepted in (1, 10, 1000)
         ),
+        "nightschool_search_hyperparameters": tuple(
+            {"task": task, "try_out": FakeTryOut(trainings=3), "store": FakeStore(), "seed": 1}
+            for task in _sample_tasks(directory)
+        ),
         "nightschool_build_example": tuple({"event": event, "chunks": (Chunk(text="man ls"),)} for event in scored),
         "nightschool_train_adapter": tuple(
             {"job": _sample_job(directory, method), "train": FakeTrain()} for method in MethodChoice
@@ -643,6 +694,14 @@ def _sample_job(directory: Path, method: MethodChoice) -> TrainingJob:
         hyperparameters=Hyperparameters(),
         seed=1,
     )
+
+
+def _sample_tasks(directory: Path) -> tuple[SearchTask, ...]:
+    """Few examples; many; and many where a training is only planned."""
+    given = Hyperparameters(learning_rate=2e-3, form=TrainedForm.LORA)
+    few = SearchTask(specialty=SAMPLE_SPECIALTY, examples=20, given=given, neuron_step=0, fixed=(), directory=directory)
+    many = dataclasses.replace(few, examples=1000)
+    return few, many, dataclasses.replace(many, is_rehearsal=True)
 
 
 def _sample_target(takes: bool) -> DeliveryTarget:

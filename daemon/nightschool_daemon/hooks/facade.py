@@ -26,6 +26,7 @@ from nightschool_hookspecs.records import (
     FeedbackFile,
     GuardResult,
     Hyperparameters,
+    HyperparameterSearch,
     InstalledModel,
     LabelledAnswer,
     LearnedExample,
@@ -43,6 +44,7 @@ from nightschool_hookspecs.records import (
     RunInfo,
     RunReport,
     ScoredEvent,
+    SearchTask,
     SideChoice,
     SimilarityMatrix,
     Specialty,
@@ -64,6 +66,7 @@ from nightschool_hookspecs.services import (
     Sample,
     Store,
     Train,
+    TryOut,
     Validate,
 )
 
@@ -115,6 +118,11 @@ class Hooks:
     def manager(self) -> pluggy.PluginManager:
         """The pluggy manager, for call monitoring and tests."""
         return self._manager
+
+    def implements(self, hook: str) -> bool:
+        """Whether anybody is asked by a hook, named in full."""
+        caller: pluggy.HookCaller = getattr(self._hook, hook)
+        return bool(caller.get_hookimpls())
 
     def status(self) -> tuple[PluginStatus, ...]:
         """Every plugin with its state, in the order of loading."""
@@ -277,6 +285,12 @@ class Hooks:
             specialty=specialty, examples=examples, store=store, seed=seed
         )
         return cast(Hyperparameters | None, answer) or Hyperparameters()
+
+    def search_hyperparameters(
+        self, *, task: SearchTask, try_out: TryOut, store: Store, seed: int
+    ) -> HyperparameterSearch | None:
+        answer = self._hook.nightschool_search_hyperparameters(task=task, try_out=try_out, store=store, seed=seed)
+        return cast(HyperparameterSearch | None, answer)
 
     # ----------------------------------------------------------------------- training and delivery
 

@@ -49,6 +49,7 @@ BUILT_IN: tuple[str, ...] = (
     "preference_pairs",
     "preference_thumbs",
     "tuning_fixed",
+    "tuning_optuna",
     "training_sft",
     "training_dpo",
     "training_kto",
@@ -99,6 +100,7 @@ OPTIONAL: frozenset[str] = frozenset(
         "preference_pairs",
         "replay_mixed",
         "training_starters",
+        "tuning_optuna",
     }
 )
 """Built-ins that are asked where they are switched on: by `plugins.enabled`, or all of them by the preset `all`."""

@@ -6,6 +6,8 @@ own loop. Losses are in nats per answer token.
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +18,12 @@ from typing import TYPE_CHECKING
 from nightschool_daemon.learning.engine.curriculum import Arrange, events_of, nobody_arranges
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
 from nightschool_daemon.learning.engine.loop import Plan, Report, teach
+from nightschool_daemon.learning.engine.machine import return_free_memory
 from nightschool_daemon.learning.engine.methods import answer_sums
 from nightschool_daemon.learning.engine.peft_files import MODULES
 from nightschool_daemon.learning.engine.trajectories import PassLoss, told
+from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials
+from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base
 from nightschool_daemon.learning.rows import Row, read_rows, signature
 from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 TOKENS_A_PASS = 1024
 """Padded tokens of one forward pass; a batch is cut into as many passes as it needs."""
 IGNORED = -100
+FLOPS_PER_CORE = 1.6e10
+"""32-bit operations that one core of an ordinary machine sustains in training: a rule of thumb."""
 
 
 # --------------------------------------------------------------------------- loss
@@ -162,8 +169,6 @@ def fine_tune(
     arrange: Arrange = nobody_arranges,
 ) -> TrainingResult:
     """Train a LoRA adapter on all linear layers and save the best epoch's. Goes on from a checkpoint if one fits."""
-    import torch
-
     if job.warm_start is not None and job.requires_start:
         raise TrainingError(
             "Only the packed engine begins from an adapter, and it does not train this base. Take start_from out."
@@ -171,23 +176,8 @@ def fine_tune(
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
     require_equal_logits(base.model, rows[0])
     split = divided(rows, job.seed, settings)
-    torch.manual_seed(job.seed)
-    learner = AdapterLearner(
-        model=with_adapter(base.model, settings),
-        network=base.model,
-        watched=split.watched,
-        weight=mean_weight((row.weight, len(row.completion)) for row in split.learned),
-    )
-    plan = Plan(
-        method=TrainingMethod.SFT,
-        hyperparameters=settings,
-        seed=job.seed,
-        tokens_a_pass=TOKENS_A_PASS,
-        output=job.output,
-        signature=signature(job, TrainingMethod.SFT, settings),
-        arrange=arrange,
-    )
-    outcome = teach(learner, split, plan, report)
+    learner = learner_of(base, settings, job.seed, split.learned, split.watched)
+    outcome = teach(learner, split, plan_of(job, settings, arrange), report)
     save_adapter(learner.model, job.output / "adapter")
     return TrainingResult(
         adapter=job.output / "adapter",
@@ -202,7 +192,82 @@ def fine_tune(
         epoch_losses=outcome.watched,
         learned_events=events_of(split.learned),
         watched_events=events_of(split.watched) if split.held else (),
+        hyperparameters=settings,
     )
+
+
+def learner_of(
+    base: Base, settings: Hyperparameters, seed: int, learned: Sequence[Row], watched: Sequence[Row]
+) -> AdapterLearner:
+    """Put a new adapter into the base's model."""
+    import torch
+
+    torch.manual_seed(seed)
+    return AdapterLearner(
+        model=with_adapter(base.model, settings),
+        network=base.model,
+        watched=watched,
+        weight=mean_weight((row.weight, len(row.completion)) for row in learned),
+    )
+
+
+def plan_of(job: TrainingJob, settings: Hyperparameters, arrange: Arrange) -> Plan:
+    """How a training by this route goes."""
+    return Plan(
+        method=TrainingMethod.SFT,
+        hyperparameters=settings,
+        seed=job.seed,
+        tokens_a_pass=TOKENS_A_PASS,
+        output=job.output,
+        signature=signature(job, TrainingMethod.SFT, settings),
+        arrange=arrange,
+    )
+
+
+class LoadedTrials(Trials[Row]):
+    """The same tried out, beside one loaded model that has an adapter for as long as one is trained."""
+
+    def __init__(
+        self, base: Base, job: TrainingJob, slices: Slices[Row], *, arrange: Arrange = nobody_arranges
+    ) -> None:
+        super().__init__(slices)
+        self._base, self._job, self._arrange = base, job, arrange
+
+    def epoch_seconds(self) -> float:
+        return rough_seconds(self._base.file, sum(map(len, self.slices.learned)))
+
+    @contextmanager
+    def pupil(self, settings: Hyperparameters) -> Iterator[Pupil[Row]]:
+        learner = learner_of(self._base, settings, self._job.seed, self.slices.learned, self.slices.measured)
+        plan = plan_of(self._job, settings, self._arrange)
+        try:
+            yield Pupil(learner=learner, plan=plan, follow=self._likeliest)
+        finally:
+            learner.model.unload()
+            return_free_memory()
+
+    def _likeliest(self, texts: Sequence[tuple[int, ...]]) -> list[int]:
+        import torch
+
+        self._base.model.eval()
+        with torch.no_grad():
+            return [self._behind(ids) for ids in texts]
+
+    def _behind(self, ids: tuple[int, ...]) -> int:
+        import torch
+
+        hidden = self._base.model.get_decoder()(input_ids=torch.tensor([ids])).last_hidden_state[0, -1:]
+        return int(head(self._base.model, hidden).argmax())
+
+
+def rough_seconds(file: GgufFile, tokens: int) -> float:
+    """What learning from so many tokens may take: six operations for each weight and token."""
+    return 6 * parameters_of(file) * tokens / (FLOPS_PER_CORE * (os.cpu_count() or 1))
+
+
+def parameters_of(file: GgufFile) -> int:
+    """How many weights a base has."""
+    return sum(math.prod(one.shape) for one in file.tensors.values())
 
 
 def with_adapter(model: PreTrainedModel, settings: Hyperparameters) -> PeftModel:

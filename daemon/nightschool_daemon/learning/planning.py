@@ -7,8 +7,6 @@ into ChatML here, where a run has Ollama render them: they are about as long.
 from __future__ import annotations
 
 import itertools
-import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +27,8 @@ from nightschool_daemon.learning.engine.route import read_examples, ready
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.loading import load_tokens
+from nightschool_daemon.learning.peft_route import parameters_of, rough_seconds
+from nightschool_daemon.learning.searching import foreseen, untrained
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import check_choices, folds_of, group_rows, side_of, sides_of
@@ -60,8 +60,6 @@ LOADED_BYTES = 4
 REST_BYTES = 2_000_000_000
 """Libraries and activations of that route: a rule of thumb."""
 TOKENS_A_PASS_OF_TRANSFORMERS = 1024
-FLOPS_PER_CORE = 1.6e10
-"""32-bit operations that one core of an ordinary machine sustains in training: a rule of thumb."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +91,15 @@ def run(context: WorkerContext) -> None:
     file = open_base(request.gguf)
     data = _data_of(context, request, file) if request.has_events else _assumed(context, request)
     rehearsal = Rehearsal(context=context, file=file, digest=request.weights_digest, assumed=data.assumed is not None)
-    problem = _rehearsed(context, rehearsal, _job(context, request, data, file))
+    job = _job(context, request, data, file)
+    search = None if data.folds else foreseen(context, job, file, _store(context))
+    if search is not None:
+        job = replace(job, hyperparameters=search.hyperparameters)
+    problem = _rehearsed(context, rehearsal, job)
     plan = TrainingPlan(
         base=request.base,
         architecture=file.architecture,
-        parameters=_parameters(file),
+        parameters=parameters_of(file),
         file_bytes=sum(one.bytes for one in file.tensors.values()),
         route=rehearsal.route,
         assumed=data.assumed,
@@ -108,6 +110,7 @@ def run(context: WorkerContext) -> None:
         folded=data.folded,
         folds=data.folds,
         events_left_out=dict(data.left_out),
+        search=search,
         trainings=tuple(rehearsal.found),
         problem=problem,
         loaded_bytes=request.loaded_bytes,
@@ -129,11 +132,10 @@ def _assumed(context: WorkerContext, request: PlanRequest) -> Data:
         liked=count // 2 if method is TrainingMethod.KTO else 0,
         disliked=count // 2 if method is TrainingMethod.KTO else 0,
     )
-    store = JournalStore({}, context.run.step(Job.PLAN) / "store.jsonl")
     return Data(
         material=material,
         hyperparameters=context.hooks.suggest_hyperparameters(
-            specialty=context.info.specialty, examples=count, store=store, seed=context.info.seed
+            specialty=context.info.specialty, examples=count, store=_store(context), seed=context.info.seed
         ),
         events=count,
         held_out=0,
@@ -158,7 +160,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         measure=measure,
         generate=_asks_nobody,
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
-        store=JournalStore(read_snapshot(context.run.step(Step.PREPARE) / "store.json"), directory / "store.jsonl"),
+        store=_store(context),
         find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate).across,
         recall=_stand_ins,
         method=request.method,
@@ -185,6 +187,12 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         left_out=Counter(one.reason for one in dataset.left_out),
         assumed=None,
     )
+
+
+def _store(context: WorkerContext) -> JournalStore:
+    """What plugins keep for the specialty. What they write now is forgotten with the plan."""
+    snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
+    return JournalStore(snapshot, context.run.step(Job.PLAN) / "store.jsonl")
 
 
 def _events(dataset: Dataset) -> int:
@@ -252,17 +260,7 @@ class Rehearsal:
                 memory=decided,
             )
         )
-        return TrainingResult(
-            adapter=job.output,
-            methods=(method,),
-            steps=0,
-            tokens=0,
-            examples=len(examples),
-            left_out=left_out,
-            base_loss=0.0,
-            trained_loss=0.0,
-            seconds=decided.seconds,
-        )
+        return replace(untrained(job, method), examples=len(examples), left_out=left_out, seconds=decided.seconds)
 
     def _examples(
         self, job: TrainingJob, method: TrainingMethod, settings: Hyperparameters
@@ -292,10 +290,12 @@ class Rehearsal:
         touched = [one.shape for one in self.file.tensors.values() if self.expected.touches(one)]
         trained = settings.lora_r * sum(map(sum, touched))
         decided = rough_plan(
-            parameters=_parameters(self.file),
+            parameters=parameters_of(self.file),
             trained=trained,
             layers=self.file.number("block_count") or 0,
-            tokens=settings.num_epochs * sum(map(len, divided(examples, job.seed, settings).learned)),
+            seconds=rough_seconds(
+                self.file, settings.num_epochs * sum(map(len, divided(examples, job.seed, settings).learned))
+            ),
         )
         if decided.peak_bytes > decided.available_bytes:
             raise TrainingError(
@@ -306,16 +306,15 @@ class Rehearsal:
         return decided, trained
 
 
-def rough_plan(*, parameters: int, trained: int, layers: int, tokens: int) -> MemoryPlan:
-    """What a training through transformers takes, by rules of thumb: six operations for each weight and token."""
-    threads = os.cpu_count() or 1
+def rough_plan(*, parameters: int, trained: int, layers: int, seconds: float) -> MemoryPlan:
+    """What a training through transformers takes, by rules of thumb."""
     return MemoryPlan(
         tokens_a_pass=TOKENS_A_PASS_OF_TRANSFORMERS,
         checkpointed=0,
         layers=layers,
         peak_bytes=parameters * LOADED_BYTES + trained * memory.FLOAT * (1 + memory.STATES) + REST_BYTES,
         available_bytes=int(memory.free_memory() * memory.FREE_SHARE) + memory.resident_bytes(),
-        seconds=6 * parameters * tokens / (FLOPS_PER_CORE * threads),
+        seconds=seconds,
         is_rough=True,
     )
 
@@ -362,10 +361,6 @@ def _rehearsed(context: WorkerContext, rehearsal: Rehearsal, job: TrainingJob) -
     except TrainingError as error:
         return str(error)
     return None
-
-
-def _parameters(file: GgufFile) -> int:
-    return sum(math.prod(one.shape) for one in file.tensors.values())
 
 
 # --------------------------------------------------------------------------- the delivery

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import StoreWrite
+from nightschool_daemon.jobs import RunDirectory, Step, StoreWrite, read_lines
 from nightschool_hookspecs.records import Chunk
 
 
@@ -56,3 +56,15 @@ class JournalStore:
 def read_snapshot(file: Path) -> Mapping[str, str]:
     """The store's values as the daemon froze them; empty where it froze none."""
     return codec.from_json(file.read_bytes(), dict[str, str]) if file.is_file() else {}
+
+
+def store_before_training(run: RunDirectory) -> Mapping[str, str]:
+    """The same with what plugins wrote while the dataset was built."""
+    values = dict(read_snapshot(run.step(Step.PREPARE) / "store.json"))
+    journal = run.step(Step.SELECT) / "store.jsonl"
+    for write in read_lines(journal, StoreWrite) if journal.is_file() else ():
+        if write.value is None:
+            values.pop(write.key, None)
+        else:
+            values[write.key] = write.value
+    return values

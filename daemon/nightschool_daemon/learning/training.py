@@ -10,10 +10,14 @@ from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, St
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.engine.architecture import FAMILIES, is_known
+from nightschool_daemon.learning.engine.route import PackedTrials
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
+from nightschool_daemon.learning.engine.trying import Slices
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.loading import load_base, load_tokens
-from nightschool_daemon.learning.peft_route import fine_tune
+from nightschool_daemon.learning.loading import Base, load_base, load_tokens
+from nightschool_daemon.learning.peft_route import LoadedTrials, fine_tune
+from nightschool_daemon.learning.rows import rows_of, within
+from nightschool_daemon.learning.searching import SEARCH, searched
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.plans import Route
@@ -24,6 +28,7 @@ from nightschool_hookspecs.records import (
     TrainingJob,
     TrainingMethod,
     TrainingResult,
+    TrainingText,
 )
 from nightschool_hookspecs.services import TrainingError
 
@@ -35,25 +40,65 @@ def run(context: WorkerContext) -> None:
     job = make_job(context)
     hyperparameters = settled(job.hyperparameters, file, context.settings, brought_to(job), context.note)
     job = replace(job, hyperparameters=hyperparameters)
-    cache, arrange = context.settings.state_directory / "cache", context.hooks.arrange_stretch
-
-    def train(job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
-        limit_threads(context.settings.training.threads)
-        context.progress(0, 1, "load the base model")
-        # a plugin may have made its own
-        wanted = settled(hyperparameters, file, context.settings, brought_to(job))
-        if route_of(file, context.settings.training.engine, method, wanted) is Route.PACKED:
-            tokens = load_tokens(file, job.base_digest, cache)
-            return fine_tune_packed(
-                file, tokens, job, method, wanted, context.progress, note=context.note, arrange=arrange
-            )
-        base = load_base(job.base_gguf, job.base_digest, cache)
-        return fine_tune(base, job, wanted, context.progress, arrange=arrange)
-
-    result = context.hooks.train_adapter(job=job, train=train)
+    engine = Engine(context, file)
+    search = searched(context, job, file, engine.trials)
+    if search is not None:
+        job = replace(job, hyperparameters=search.hyperparameters)
+    result = context.hooks.train_adapter(job=job, train=engine)
     if result is None:
         raise TrainingError("No plugin trains this base. Take training_sft out of plugins.disabled.")
-    context.run.finish(Step.TRAIN, result)
+    context.run.finish(Step.TRAIN, replace(result, search=search))
+
+
+class Engine:
+    """`Train`, and what trainings are tried out by. The base is loaded with the first that needs it."""
+
+    def __init__(self, context: WorkerContext, file: GgufFile) -> None:
+        self._context, self._file = context, file
+        self._cache, self._arrange = context.settings.state_directory / "cache", context.hooks.arrange_stretch
+        self._base: Base | None = None
+
+    def __call__(self, job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
+        context, file = self._context, self._file
+        self._begin()
+        # a plugin may have made its own
+        wanted = settled(hyperparameters, file, context.settings, brought_to(job))
+        if self._route(method, wanted) is Route.PACKED:
+            tokens = load_tokens(file, job.base_digest, self._cache)
+            return fine_tune_packed(
+                file, tokens, job, method, wanted, context.progress, note=context.note, arrange=self._arrange
+            )
+        return fine_tune(self._loaded(job), job, wanted, context.progress, arrange=self._arrange)
+
+    def trials(self, job: TrainingJob, texts: Slices[TrainingText]) -> PackedTrials | LoadedTrials:
+        """Where wanted answers are tried out. Raises `TrainingError`."""
+        self._begin()
+        given = job.hyperparameters
+        tokens = load_tokens(self._file, job.base_digest, self._cache)
+        slices = Slices(
+            learned=tuple(within(rows_of(texts.learned, tokens), given.max_length)),
+            measured=tuple(within(rows_of(texts.measured, tokens), given.max_length)),
+        )
+        if not (slices.learned and slices.measured):
+            raise TrainingError(
+                f"Too few examples fit into {given.max_length} tokens to try out hyperparameters. Raise max_length in "
+                "[plugins.tuning_fixed]."
+            )
+        if self._route(TrainingMethod.SFT, given) is Route.PACKED:
+            return PackedTrials(self._file, job, given, slices, job.output / SEARCH, arrange=self._arrange)
+        return LoadedTrials(self._loaded(job), job, slices, arrange=self._arrange)
+
+    def _begin(self) -> None:
+        limit_threads(self._context.settings.training.threads)
+        self._context.progress(0, 1, "load the base model")
+
+    def _route(self, method: TrainingMethod, settings: Hyperparameters) -> Route:
+        return route_of(self._file, self._context.settings.training.engine, method, settings)
+
+    def _loaded(self, job: TrainingJob) -> Base:
+        if self._base is None:
+            self._base = load_base(job.base_gguf, job.base_digest, self._cache)
+        return self._base
 
 
 def route_of(file: GgufFile, engine: EngineChoice, method: TrainingMethod, settings: Hyperparameters) -> Route:

@@ -84,16 +84,19 @@ def _problem(planned: TrainingPlan, settings: Settings) -> str | None:
 
 def _minutes(specialty: Specialty, ledger: Ledger, planned: TrainingPlan, settings: Settings) -> tuple[float, bool]:
     examples = sum(one.examples for one in planned.trainings)
+    search_s = planned.search.seconds if planned.search is not None else 0.0
     for run in ledger.runs.latest(20, specialty, Recipe.TRAINING):
         directory = RunDirectory(path=run.directory)
         if run.finished_at is not None and directory.is_done(Step.JUDGE):
-            learned = max(1, directory.result(Step.TRAIN, TrainingResult).examples)
+            trained = directory.result(Step.TRAIN, TrainingResult)
+            learned = max(1, trained.examples)
             selected = directory.result(Step.SELECT, SelectResult)
             items = max(1, selected.items + selected.folded)
-            minutes = (run.finished_at - run.started_at).total_seconds() / 60
-            return minutes * max(examples / learned, planned.asked / items), True
+            searched_s = trained.search.seconds if trained.search is not None else 0.0
+            took_s = (run.finished_at - run.started_at).total_seconds() - searched_s
+            return (took_s * max(examples / learned, planned.asked / items) + search_s) / 60, True
     items = min(planned.asked, settings.exam.max_items)
     exam_s = SITTINGS * items * TOKENS_AN_ANSWER / EXAM_TOKENS_PER_SECOND
     # a trial candidate learns from less, and may go through it more often
     trainings = 1 + planned.folds
-    return (trainings * planned.seconds + exam_s + OTHER_STEPS_S) / 60, False
+    return (search_s + trainings * planned.seconds + exam_s + OTHER_STEPS_S) / 60, False

@@ -64,7 +64,8 @@ PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
 
 ACCEPT: Mapping[Step, Callable[[StepContext], None]] = {
     Step.SPLIT: split.accept,
-    Step.SELECT: store.accept,
+    Step.SELECT: partial(store.accept, step=Step.SELECT),
+    Step.TRAIN: partial(store.accept, step=Step.TRAIN),
     Step.VERIFY: register.accept_verified,
     Step.EXAMINE: examine.accept,
     Step.JUDGE: examine.accept_verdict,

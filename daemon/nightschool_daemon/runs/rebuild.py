@@ -41,6 +41,7 @@ def train_or_reuse(context: StepContext) -> None:
             seconds=0.0,
             learned_events=earlier.learned_events,
             watched_events=earlier.watched_events,
+            hyperparameters=earlier.hyperparameters,
         ),
     )
 

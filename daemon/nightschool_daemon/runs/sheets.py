@@ -22,7 +22,7 @@ from nightschool_daemon.jobs import (
     read_lines,
 )
 from nightschool_daemon.ollama import names
-from nightschool_daemon.plans import cost_text
+from nightschool_daemon.plans import cost_text, duration
 from nightschool_daemon.reporting.records import Question
 from nightschool_daemon.reporting.sheet import Section, Sheet, Shown, one_line
 from nightschool_daemon.reporting.words import (
@@ -45,6 +45,7 @@ from nightschool_hookspecs.records import (
     DeliveryPlan,
     ExamAnswer,
     ExamItem,
+    HyperparameterSearch,
     ItemRole,
     RunEnd,
     TrainingMethod,
@@ -348,7 +349,15 @@ def _training_figures(context: StepContext) -> Section | None:
             points.append(f"Curriculum: {'; '.join(_stages(stretches))}")
         if trained.plan:
             points.append(f"Planned beforehand: {trained.plan}")
+        if trained.search is not None:
+            points.append(_search_figure(trained.search))
     return Section(title="Training", points=tuple(points))
+
+
+def _search_figure(search: HyperparameterSearch) -> str:
+    """What a search for hyperparameters found and took; of one in an earlier run, what it found."""
+    took = f" It learned from {search.tokens} tokens in {duration(search.seconds)}." if search.trials else ""
+    return f"{search.reason}{took}"
 
 
 def _stages(stretches: Iterable[StretchMark]) -> Iterator[str]:

@@ -12,9 +12,9 @@ def freeze(context: StepContext) -> None:
     write_durably(context.directory.step(Step.PREPARE) / "store.json", json.dumps(values))
 
 
-def accept(context: StepContext) -> None:
-    """Apply what the plugins wrote while the dataset was built."""
-    journal = context.directory.step(Step.SELECT) / "store.jsonl"
+def accept(context: StepContext, step: Step) -> None:
+    """Apply what the plugins wrote in a step."""
+    journal = context.directory.step(step) / "store.jsonl"
     if not journal.is_file():
         return
     space = str(context.info.specialty)

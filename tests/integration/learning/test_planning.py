@@ -1,5 +1,6 @@
 """What a plan tells, by a worker's room in this process and a real server that stays as it was."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +46,8 @@ BASE = "planned:1m"
 SPECIALTY = Specialty(base=BASE, artifact_type="manual")
 
 LORA: dict[str, dict[str, object]] = {"tuning_fixed": {"form": "lora"}}
+ALONE: dict[str, dict[str, object]] = {"evaluation_split": {"folds": 0}}
+"""Without trial candidates."""
 
 
 class Desk:
@@ -59,6 +62,7 @@ class Desk:
         )
         self.tables: dict[str, dict[str, object]] = {}
         self.plugins = PluginSettings()
+        self.store: dict[str, str] = {}
 
     def plan(
         self, method: MethodChoice = MethodChoice.SFT, events: list[Event] | None = None, gguf: Path | None = None
@@ -83,6 +87,7 @@ class Desk:
             for number, one in enumerate(events or ())
         ]
         (run.step(Step.PREPARE) / "events.jsonl").write_text("".join(f"{codec.to_json(row)}\n" for row in rows))
+        (run.step(Step.PREPARE) / "store.json").write_text(json.dumps(self.store))
         info = RunInfo(id="plan", specialty=SPECIALTY, seed=1, started_at=NOW, reason="plan", directory=self.directory)
         hooks = Hooks.load(plugin_directory=None, tables=self.tables, plugins=self.plugins)
         planning.run(WorkerContext(step=Job.PLAN, run=run, info=info, settings=self.settings, hooks=hooks))
@@ -238,6 +243,49 @@ def test_layers_that_are_left_out_cost_nothing_in_a_version(desk: Desk, monkeypa
     assert whole.delivery is not None
     assert upper.delivery.least_bytes * 2 == whole.delivery.least_bytes
     assert upper.trainings[0].parameters * 2 == whole.trainings[0].parameters
+
+
+def test_a_search_is_told_and_nothing_is_tried_out(desk: Desk) -> None:
+    desk.plugins = PluginSettings(enabled=("tuning_optuna",))
+    desk.tables = {**ALONE, "tuning_optuna": {"fewest_examples": 40}}
+    plan = desk.plan(events=corrections(40))
+    assert plan.search is not None
+    assert (plan.search.trials, plan.search.seconds) == (50, 3600)
+    assert ("search", plan.search.reason) in plan_rows(plan)
+    assert "at most 50 trainings on a part of the 40 examples, within 60 min" in plan.search.reason
+    assert not list(desk.directory.rglob("journal.log"))
+
+
+@pytest.mark.parametrize("method", [MethodChoice.SFT, MethodChoice.DPO])
+def test_few_examples_and_pairs_are_planned_without_a_search(desk: Desk, method: MethodChoice) -> None:
+    desk.plugins = PluginSettings(enabled=("tuning_optuna",))
+    desk.tables = {**ALONE, "tuning_optuna": {"fewest_examples": 41 if method is MethodChoice.SFT else 1}}
+    plan = desk.plan(method, events=corrections(40))
+    assert (plan.search, plan.problem) == (None, None)
+    assert not any(name == "search" for name, _ in plan_rows(plan))
+
+
+def test_what_trial_candidates_would_be_asked_is_planned_without_a_search(desk: Desk) -> None:
+    desk.plugins = PluginSettings(enabled=("tuning_optuna",))
+    desk.tables = {"tuning_optuna": {"fewest_examples": 40}}
+    plan = desk.plan(events=corrections(40))
+    assert plan.folds == 4
+    assert plan.search is None
+
+
+def test_what_a_search_found_is_planned_with(desk: Desk) -> None:
+    desk.plugins = PluginSettings(enabled=("tuning_optuna",))
+    desk.tables = {**LORA, **ALONE, "tuning_optuna": {"fewest_examples": 40}}
+    given = desk.plan(events=corrections(40)).trainings[0].hyperparameters
+    plain = {**json.loads(codec.to_json(given)), "batch_size": 8}
+    del plain["num_epochs"]
+    desk.store = {"tuning_optuna": json.dumps({"examples": 30, "given": plain, "values": {"lora_r": 5}})}
+    for step in (Step.PREPARE, Job.PLAN):
+        desk.directory.joinpath(step.value).rename(desk.directory / f"first-{step.value}")
+    plan = desk.plan(events=corrections(40))
+    assert plan.search is not None
+    assert plan.search.reason == "Taken is what a search on 30 examples found: lora_r 5."
+    assert plan.trainings[0].hyperparameters.lora_r == 5
 
 
 def test_models_with_experts_are_refused(desk: Desk, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from nightschool_daemon.hooks import Hooks
 hooks = Hooks.load(plugin_directory=None, tables={}, plugins=PluginSettings(preset=Preset.ALL))
 assert all(one.state == "active" for one in hooks.status()), hooks.status()
 heavy = {"numpy", "torch", "scipy", "gguf", "transformers", "ollama", "typer", "rich", "rapidfuzz"}
-heavy |= {"sacrebleu", "wordllama", "sentence_transformers"}
+heavy |= {"sacrebleu", "wordllama", "sentence_transformers", "optuna"}
 print(",".join(sorted(heavy & set(sys.modules))))
 """
 

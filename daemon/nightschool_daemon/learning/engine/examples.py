@@ -20,8 +20,8 @@ class Grouped(Protocol):
     """What answers a prompt of some group."""
 
     @property
-    def prompt(self) -> tuple[int, ...]:
-        """Token ids."""
+    def prompt(self) -> tuple[int, ...] | str:
+        """Token ids, or the text."""
         ...
 
     @property
@@ -108,6 +108,8 @@ UNJUDGED_EPOCHS, UNJUDGED_STEPS = 3, 30
 it, and before the rate has come down. Either way what is served runs in circles (docs/learning.md)."""
 WATCHED_SHOWN = 32
 """Without a watched slice, losses are taken on so many of the training examples."""
+MEASURED_SHARE = 5
+"""One example in so many is kept apart where trainings are tried out, and shows what each of them is worth."""
 
 
 def divided(examples: Sequence[G], seed: int, settings: Hyperparameters) -> Split[G]:
@@ -117,32 +119,44 @@ def divided(examples: Sequence[G], seed: int, settings: Hyperparameters) -> Spli
     stands beside the lesson is always learned from, and never watched: the lesson alone says when it is learned.
     """
     lesson = [one for one in examples if not one.replayed]
-    steps = math.ceil(len(examples) / settings.batch_size)
-    first_judged = max(UNJUDGED_EPOCHS, math.ceil(UNJUDGED_STEPS / max(1, steps)))
-    has_choice = len(lesson) >= WATCHED_FROM and settings.num_epochs > first_judged
-    watched = _watched_groups(lesson, seed) if has_choice else frozenset()
+    begins = first_judged(len(examples), settings)
+    has_choice = len(lesson) >= WATCHED_FROM and settings.num_epochs > begins
+    learned, watched = _apart(examples, WATCHED_SHARE, f"{seed}/watched") if has_choice else (tuple(examples), ())
     if not watched:
         shown = tuple(lesson[:WATCHED_SHOWN])
-        return Split(learned=tuple(examples), watched=shown, held=False, first_judged=first_judged)
-    return Split(
-        learned=tuple(one for one in examples if one.replayed or _group(one) not in watched),
-        watched=tuple(one for one in lesson if _group(one) in watched),
-        held=True,
-        first_judged=first_judged,
-    )
+        return Split(learned=learned, watched=shown, held=False, first_judged=begins)
+    return Split(learned=learned, watched=watched, held=True, first_judged=begins)
 
 
-def _watched_groups(examples: Sequence[G], seed: int) -> frozenset[object]:
-    """Groups by chance, as long as they fit into the share; none where each is larger."""
-    sizes = Counter(_group(one) for one in examples)
+def first_judged(examples: int, settings: Hyperparameters) -> int:
+    """The epoch from which on a training of so many examples may be stopped."""
+    steps = math.ceil(examples / settings.batch_size)
+    return max(UNJUDGED_EPOCHS, math.ceil(UNJUDGED_STEPS / max(1, steps)))
+
+
+def parted(examples: Sequence[G], seed: int) -> tuple[tuple[G, ...], tuple[G, ...]]:
+    """What trainings that are tried out learn from, and what they are measured on; nothing where no group is small.
+
+    Near-duplicates are on one side, and what stands beside the lesson is learned from, as in `divided`.
+    """
+    return _apart(examples, MEASURED_SHARE, f"{seed}/measured")
+
+
+def _apart(examples: Sequence[G], share: int, seed: str) -> tuple[tuple[G, ...], tuple[G, ...]]:
+    """What stays, and of the lesson one in `share`: groups by chance that fit; none where each is larger."""
+    lesson = [one for one in examples if not one.replayed]
+    sizes = Counter(_group(one) for one in lesson)
     groups = list(sizes)
-    random.Random(f"{seed}/watched").shuffle(groups)  # noqa: S311 - no secret
-    chosen, left = set[object](), len(examples) // WATCHED_SHARE
+    random.Random(seed).shuffle(groups)  # noqa: S311 - no secret
+    chosen, left = set[object](), len(lesson) // share
     for group in groups:
         if sizes[group] <= left:
             chosen.add(group)
             left -= sizes[group]
-    return frozenset(chosen)
+    return (
+        tuple(one for one in examples if one.replayed or _group(one) not in chosen),
+        tuple(one for one in lesson if _group(one) in chosen),
+    )
 
 
 def _group(one: Grouped) -> object:

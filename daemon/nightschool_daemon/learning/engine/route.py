@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import read_lines, write_durably
 from nightschool_daemon.learning.engine import machine, memory
+from nightschool_daemon.learning.engine.architecture import read_architecture
 from nightschool_daemon.learning.engine.curriculum import Arrange, events_of, nobody_arranges
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import GROUP, Form, Linear, LowRank, Neurons
-from nightschool_daemon.learning.engine.loop import CHECKPOINTS, Plan, Report, train
+from nightschool_daemon.learning.engine.loop import CHECKPOINTS, Objective, Plan, Report, train
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.peft_files import load_form, save_form
+from nightschool_daemon.learning.engine.scoring import likeliest
+from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials, Unfit
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons
 from nightschool_daemon.learning.loading import Tokens
-from nightschool_daemon.learning.rows import FILES, require_some, rows_of, signature
+from nightschool_daemon.learning.rows import FILES, Row, require_some, rows_of, signature
 from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import (
     Hyperparameters,
@@ -75,10 +81,7 @@ def ready(
     `dtype`: the type of the products; None: the one in which this machine is fastest.
     """
     network = Network(file, machine.bench(dtype), context=job.context)
-    start = loaded(network, job, settings)
-    form = make_form(network, settings, job.seed)
-    if start is not None:
-        form.put(start.parameters)
+    form, start = formed(network, job, settings)
     pads = network.pads(branching=method is TrainingMethod.DPO)
     todo = memory.Todo(
         examples=examples,
@@ -90,6 +93,15 @@ def ready(
         goes_on=start is not None and not job.requires_start,
     )
     return Task(network=network, form=form, start=start, todo=todo)
+
+
+def formed(network: Network, job: TrainingJob, settings: Hyperparameters) -> tuple[Form, Form | None]:
+    """What is trained beside a base, and what it begins from; None: the base. Raises `TrainingError`."""
+    start = loaded(network, job, settings)
+    form = make_form(network, settings, job.seed)
+    if start is not None:
+        form.put(start.parameters)
+    return form, start
 
 
 def fine_tune(
@@ -110,13 +122,8 @@ def fine_tune(
     """
     examples, left_out = read_examples(job, method, tokens, settings.max_length)
     made_of = signature(job, method, settings)
-    begun = kept_plan(job.output / CHECKPOINTS, made_of)
-    dtype = None if begun is None else getattr(torch, begun.dtype)
-    task = ready(file, job, method, settings, examples, dtype=dtype, arrange=arrange)
-    decided = task.plan() if begun is None else memory.refitted(task.network, task.form, task.todo, begun.plan)
-    if begun is None:
-        name = str(task.network.bench.dtype).removeprefix("torch.")
-        keep_plan(job.output / CHECKPOINTS, KeptPlan(signature=made_of, plan=decided, dtype=name))
+    make = partial(ready, file, job, method, settings, examples, arrange=arrange)
+    task, decided = planned(job.output / CHECKPOINTS, made_of, make)
     memory.set_up(task.network, task.form, decided)
     report(0, 1, decided.sentence())
     note(f"{method.upper()} in {decided.sentence()}.")
@@ -148,12 +155,114 @@ def fine_tune(
         plan=decided.sentence(),
         learned_events=events_of(task.todo.split.learned),
         watched_events=events_of(task.todo.split.watched) if task.todo.split.held else (),
+        hyperparameters=settings,
     )
+
+
+class PackedTrials(Trials[Example]):
+    """Wanted answers tried out by the packed engine, beside one network.
+
+    All go through it in the same passes and types, decided with the first: else it would be these that are compared.
+    The network is opened anew for a form that is larger than any before, as it may keep layers unpacked for which there
+    is no longer room.
+    """
+
+    def __init__(
+        self,
+        file: GgufFile,
+        job: TrainingJob,
+        given: Hyperparameters,
+        slices: Slices[Row],
+        directory: Path,
+        *,
+        arrange: Arrange = nobody_arranges,
+    ) -> None:
+        """`directory`: where it is kept what was decided."""
+        super().__init__(
+            Slices(learned=tuple(map(example_of, slices.learned)), measured=tuple(map(example_of, slices.measured)))
+        )
+        self._file, self._job, self._given, self._directory, self._arrange = file, job, given, directory, arrange
+        self._room: Room | None = None
+
+    def epoch_seconds(self) -> float:
+        room, _ = self._prepared(self._given)
+        return room.plan.seconds
+
+    @contextmanager
+    def pupil(self, settings: Hyperparameters) -> Iterator[Pupil[Example]]:
+        try:
+            room, form = self._prepared(settings)
+        except TrainingError as error:
+            # such a form is too large for the memory, or the base does not take it
+            raise Unfit(str(error)) from error
+        room.network.form = form
+        memory.set_up(room.network, form, room.plan)
+        plan = Plan(
+            method=TrainingMethod.SFT,
+            hyperparameters=settings,
+            seed=self._job.seed,
+            tokens_a_pass=room.plan.tokens_a_pass,
+            output=self._directory,
+            signature="",
+            arrange=self._arrange,
+        )
+        learner = Objective(room.network, plan, self.slices.learned, self.slices.measured)
+        try:
+            yield Pupil(learner=learner, plan=plan, follow=partial(likeliest, room.network))
+        finally:
+            room.network.form = None
+            machine.return_free_memory()
+
+    def _prepared(self, settings: Hyperparameters) -> tuple[Room, Form]:
+        """A network with a plan that has room for this form. Raises `TrainingError`."""
+        if self._room is not None:
+            form, _ = formed(self._room.network, self._job, settings)
+            if form.size() <= self._room.largest:
+                return self._room, form
+            self._room = None
+            machine.return_free_memory()
+        # all examples at once make the widest passes that any batch size makes
+        whole = replace(settings, batch_size=len(self.slices.learned), num_epochs=1)
+        made_of = signature(self._job, TrainingMethod.SFT, self._given)
+        make = partial(ready, self._file, self._job, TrainingMethod.SFT, whole, self.slices.learned)
+        task, decided = planned(self._directory, made_of, make)
+        if decided.peak_bytes > decided.available_bytes:
+            raise TrainingError("Memory is short for so many parameters.")
+        self._room = Room(network=task.network, plan=decided, largest=task.form.size())
+        return self._room, task.form
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """An opened base, and what was decided for trainings beside it."""
+
+    network: Network
+    plan: MemoryPlan
+    largest: int
+    """Parameters of the form for which it was made to fit into memory."""
+
+
+class Ready(Protocol):
+    """Makes a training ready, with products of a type; None: of the fastest."""
+
+    def __call__(self, *, dtype: torch.dtype | None) -> Task: ...
+
+
+def planned(directory: Path, made_of: str, make: Ready) -> tuple[Task, MemoryPlan]:
+    """A training with its plan: a new one, or that with which it began, kept in a directory. Raises `TrainingError`."""
+    begun = kept_plan(directory, made_of)
+    task = make(dtype=None if begun is None else getattr(torch, begun.dtype))
+    if begun is not None:
+        return task, memory.refitted(task.network, task.form, task.todo, begun.plan)
+    decided = task.plan()
+    dtype = str(task.network.bench.dtype).removeprefix("torch.")
+    keep_plan(directory, KeptPlan(signature=made_of, plan=decided, dtype=dtype))
+    return task, decided
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptPlan:
-    """`plan.json`, which goes with the checkpoints: no two runs measure the same."""
+    """`plan.json`, which goes with the checkpoints, or with a search: no two runs measure the same."""
 
     signature: str
     plan: MemoryPlan
@@ -208,17 +317,21 @@ def read_examples(
 
 
 def _wanted(file: Path, tokens: Tokens) -> Iterator[Example]:
-    for row in rows_of(read_lines(file, TrainingText), tokens):
-        yield Example(
-            prompt=row.prompt,
-            answers=(Answer(tokens=row.completion, weight=row.weight),),
-            group=row.group,
-            event_id=row.event_id,
-            difficulty=row.difficulty,
-            score=row.score,
-            variant=row.variant,
-            replayed=row.replayed,
-        )
+    return map(example_of, rows_of(read_lines(file, TrainingText), tokens))
+
+
+def example_of(row: Row) -> Example:
+    """A wanted answer as the loop learns it."""
+    return Example(
+        prompt=row.prompt,
+        answers=(Answer(tokens=row.completion, weight=row.weight),),
+        group=row.group,
+        event_id=row.event_id,
+        difficulty=row.difficulty,
+        score=row.score,
+        variant=row.variant,
+        replayed=row.replayed,
+    )
 
 
 def _preferred(file: Path, tokens: Tokens) -> Iterator[Example]:
@@ -256,7 +369,7 @@ def make_form(network: Network, settings: Hyperparameters, seed: int) -> Form:
     if settings.form is TrainedForm.AUTO:
         raise ValueError("the form must be settled before it is made")
     if settings.form is TrainedForm.NEURONS:
-        count = _neurons(network, settings.neurons)
+        count = neurons_of(network.file, settings.neurons)
         form: Form = Neurons(network.architecture, count=count, spread=network.spread, generator=generator)
     else:
         form = LowRank(
@@ -282,10 +395,10 @@ def _chosen(network: Network, layers: Sequence[str]) -> tuple[Linear, ...]:
     return tuple(one for one in linears if not layers or one.part in layers)
 
 
-def _neurons(network: Network, asked: int) -> int:
+def neurons_of(file: GgufFile, asked: int) -> int:
     """So many as asked for, else an eighth of what there is: whole blocks in any case, at least one."""
-    block = block_of_neurons(network.file)
-    wanted = asked or network.architecture.feed_forward // SHARE_OF_NEURONS
+    block = block_of_neurons(file)
+    wanted = asked or read_architecture(file).feed_forward // SHARE_OF_NEURONS
     if asked % block:
         raise TrainingError(f"Neurons are added to this base in multiples of {block}, not {asked}.")
     return max(block, wanted // block * block)

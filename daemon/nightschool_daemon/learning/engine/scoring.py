@@ -1,14 +1,16 @@
-"""How likely a network finds answers."""
+"""How likely a network finds answers, and which token it finds likeliest."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from nightschool_daemon.learning.engine.examples import Example, passes
+from nightschool_daemon.learning.engine.layout import Branches
 from nightschool_daemon.learning.engine.methods import answer_sums as summed
 from nightschool_daemon.learning.engine.network import Network
 
@@ -31,3 +33,26 @@ def answer_sums(network: Network, examples: Sequence[Example]) -> list[NDArray[n
             sums += np.split(of_part, np.cumsum([len(one.answers) for one in part])[:-1])
     found = dict(zip(order, sums, strict=True))
     return [found[number] for number in range(len(examples))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    number: int
+    ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def likeliest(network: Network, texts: Sequence[tuple[int, ...]]) -> list[int]:
+    """The token that the network finds likeliest behind each text."""
+    found = [0] * len(texts)
+    numbered = [_Text(number=number, ids=ids) for number, ids in enumerate(texts)]
+    with torch.no_grad():
+        for part in passes(numbered, TOKENS_A_PASS):
+            # any token stands for the one that is asked for: what comes before it does not see it
+            layout = network.lay_out([Branches(stem=one.ids, answers=((0,),)) for one in part])
+            best = network.logits(layout, layout.sources).argmax(-1).tolist()
+            for one, token in zip(part, best, strict=True):
+                found[one.number] = token
+    return found

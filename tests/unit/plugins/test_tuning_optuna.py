@@ -1,0 +1,486 @@
+"""When hyperparameters are searched for, what is tried out, what is stopped, and what a kill costs."""
+
+import itertools
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages.journal import JournalFileBackend
+
+from nightschool_hookspecs import (
+    Hyperparameters,
+    HyperparameterSearch,
+    Judge,
+    SearchTask,
+    Specialty,
+    TrainedForm,
+    TrainingTrial,
+    TriedOut,
+)
+from nightschool_hookspecs.testing import FakeStore, FakeTryOut
+from nightschool_plugins.tuning_optuna import JOURNAL, KEY, Objective, Search, Space, TuningOptuna
+from support.kills import killed
+
+LORA = Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-3, batch_size=8)
+NEURONS = Hyperparameters(form=TrainedForm.NEURONS, learning_rate=4e-3, batch_size=8, neurons=192)
+FEW = TuningOptuna(most_trials=6)
+
+
+def task_in(directory: Path, given: Hyperparameters = LORA, examples: int = 400, **changed: Any) -> SearchTask:
+    directory.mkdir(exist_ok=True)
+    task = SearchTask(
+        specialty=Specialty(base="tiny:latest", artifact_type="shell"),
+        examples=examples,
+        given=given,
+        neuron_step=32 if given.form is TrainedForm.NEURONS else 0,
+        fixed=(),
+        directory=directory,
+    )
+    return replace(task, **changed)
+
+
+def search(
+    plugin: TuningOptuna, task: SearchTask, try_out: FakeTryOut | None = None, store: FakeStore | None = None
+) -> HyperparameterSearch | None:
+    return plugin.nightschool_search_hyperparameters(task, try_out or FakeTryOut(), store or FakeStore(), 7)
+
+
+def tried(try_out: FakeTryOut) -> list[Hyperparameters]:
+    return [trial.hyperparameters for trial, _ in try_out.tried]
+
+
+def never(_hyperparameters: Hyperparameters, _epochs: float) -> float:
+    raise AssertionError("nothing is to be tried out")
+
+
+# --------------------------------------------------------------------------- when
+
+
+def test_few_examples_are_not_searched_for(tmp_path: Path) -> None:
+    store = FakeStore()
+    assert search(FEW, task_in(tmp_path, examples=199), FakeTryOut(never), store) is None
+    assert (store.values, list(tmp_path.iterdir())) == ({}, [])
+
+
+def test_what_was_found_holds_until_the_examples_have_doubled(tmp_path: Path) -> None:
+    store = FakeStore()
+    first = search(FEW, task_in(tmp_path / "first", examples=200), store=store)
+    assert first is not None
+    assert first.trials == 6
+    for examples in (150, 200, 399):
+        later = task_in(tmp_path / "later", replace(LORA, num_epochs=6), examples=examples)
+        held = search(FEW, later, FakeTryOut(never), store)
+        assert held is not None
+        assert held.hyperparameters == first.hyperparameters
+        assert (held.trials, held.seconds) == (0, 0.0)
+        assert held.reason.startswith("Taken is what a search on 200 examples found: learning_rate")
+    again = FakeTryOut()
+    assert search(FEW, task_in(tmp_path / "again", examples=400), again, store) is not None
+    # it begins from what is given, and from what was best before
+    assert tried(again)[:2] == [LORA, first.hyperparameters]
+
+
+@given(before=st.integers(200, 5000), now=st.integers(1, 20_000), growth=st.floats(1.1, 5))
+@settings(max_examples=15)
+def test_a_search_is_due_from_the_growth_on(before: int, now: int, growth: float) -> None:
+    plugin = TuningOptuna(growth=growth, most_trials=1)
+    store = FakeStore()
+    with tempfile.TemporaryDirectory() as text:
+        search(plugin, task_in(Path(text), examples=before), store=store)
+    rehearsal = search(plugin, task_in(Path(text), examples=now, is_rehearsal=True), FakeTryOut(never), store)
+    assert (rehearsal is not None and rehearsal.trials > 0) == (now >= growth * before)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"form": TrainedForm.GROUPED}, {"learning_rate": 1e-3}, {"max_length": 512}, {"lora_layers": ("attn_q",)}],
+)
+def test_what_was_found_beside_something_else_does_not_hold(tmp_path: Path, changed: dict[str, Any]) -> None:
+    store = FakeStore()
+    search(FEW, task_in(tmp_path / "first"), store=store)
+    task = task_in(tmp_path / "second", replace(LORA, **changed))
+    found = search(FEW, replace(task, examples=199), FakeTryOut(never), store)
+    assert found is None
+    assert search(FEW, task, store=store) is not None
+
+
+def test_a_plan_tries_nothing_out_and_says_what_a_run_would_do(tmp_path: Path) -> None:
+    store = FakeStore()
+    found = search(TuningOptuna(), task_in(tmp_path, is_rehearsal=True), FakeTryOut(never), store)
+    assert found is not None
+    assert found.hyperparameters == LORA
+    assert (found.trials, found.seconds) == (50, 3600)
+    assert "at most 50 trainings on a part of the 400 examples, within 60 min" in found.reason
+    assert (store.values, list(tmp_path.iterdir())) == ({}, [])
+
+
+# --------------------------------------------------------------------------- what is tried out
+
+ranges = st.tuples(st.floats(1e-6, 1e-4), st.floats(1e-4, 1e-1))
+whole_ranges = st.tuples(st.integers(1, 8), st.integers(9, 200))
+
+
+@given(
+    form=st.sampled_from([TrainedForm.LORA, TrainedForm.GROUPED, TrainedForm.NEURONS]),
+    rate=st.floats(1e-5, 0.1),
+    neurons=st.integers(1, 40),
+    rates=ranges,
+    batches=whole_ranges,
+    fixed=st.sets(st.sampled_from(["lora_r", "neurons"])).map(tuple),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=15)
+def test_all_that_is_tried_out_lies_within_the_space_and_so_does_what_is_given(
+    form: TrainedForm,
+    rate: float,
+    neurons: int,
+    rates: tuple[float, float],
+    batches: tuple[int, int],
+    fixed: tuple[str, ...],
+    seed: int,
+) -> None:
+    plugin = TuningOptuna(most_trials=8, random_trials=3, learning_rate=rates, batch_size=batches)
+    wanted = replace(LORA, form=form, learning_rate=rate, neurons=32 * neurons, lora_dropout=0.3)
+    try_out = FakeTryOut()
+    with tempfile.TemporaryDirectory() as text:
+        task = task_in(Path(text), wanted, neuron_step=32, fixed=fixed)
+        plugin.nightschool_search_hyperparameters(task, try_out, FakeStore(), seed)
+    assert tried(try_out)[0] == wanted
+    # it reaches to what is given and no further
+    low, high = min(rates[0], rate), max(rates[1], rate)
+    for one in tried(try_out):
+        assert low * 0.999 <= one.learning_rate <= high * 1.001
+        assert min(batches[0], 8) <= one.batch_size <= max(batches[1], 8)
+        assert 1 <= one.num_epochs <= 10
+        assert 0 <= one.warmup_ratio <= 0.2
+        assert (one.form, one.lora_layers, one.max_length, one.beta) == (form, (), 2048, 0.1)
+        assert all(getattr(one, name) == getattr(wanted, name) for name in fixed)
+        if form is TrainedForm.NEURONS:
+            assert one.neurons % 32 == 0
+            assert max(1, round(0.25 * neurons)) * 32 <= one.neurons <= 4 * neurons * 32
+            assert (one.lora_r, one.lora_alpha) == (16, 32)
+        else:
+            assert (one.neurons, 4 <= one.lora_r <= 64, 8 <= one.lora_alpha <= 128) == (32 * neurons, True, True)
+            assert 0 <= one.lora_dropout <= 0.3
+
+
+@given(st.integers(200, 3000), st.integers(8, 64), st.integers(1, 10))
+def test_fewer_steps_than_teach_an_end_are_not_proposed(examples: int, batch: int, epochs: int) -> None:
+    space = Space.of(TuningOptuna(), task_in(Path(), examples=examples))
+    proposed = space.values({"batch_size": batch, "num_epochs": epochs, "learning_rate": 1e-3})
+    steps = -(-examples // batch) * proposed["num_epochs"]
+    assert steps >= 30 or proposed["num_epochs"] == 10
+    assert proposed["num_epochs"] == epochs or steps - 30 < -(-examples // batch)
+
+
+def test_the_space_of_the_specification_is_the_default() -> None:
+    plugin = TuningOptuna()
+    assert (plugin.batch_size, plugin.num_epochs, plugin.warmup_ratio) == ((8, 64), (1, 10), (0.0, 0.2))
+    assert (plugin.lora_r, plugin.lora_alpha, plugin.lora_dropout) == ((4, 64), (8, 128), (0.0, 0.2))
+    assert (plugin.most_trials, plugin.fewest_examples, plugin.objective) == (50, 200, Objective.LOSS)
+
+
+@pytest.mark.parametrize("given", [LORA, NEURONS])
+def test_what_is_found_is_the_best_of_those_that_came_to_their_end(tmp_path: Path, given: Hyperparameters) -> None:
+    try_out, store = FakeTryOut(), FakeStore()
+    found = search(TuningOptuna(most_trials=30), task_in(tmp_path, given), try_out, store)
+    assert found is not None
+    ended = [(result.loss, one.hyperparameters) for one, result in try_out.tried if result.loss is not None]
+    best, hyperparameters = min(ended, key=lambda one: one[0])
+    assert (found.loss, found.hyperparameters) == (best, hyperparameters)
+    assert (found.trials, found.stopped) == (30, 30 - len(ended))
+    assert 0 < found.stopped < 30
+    assert found.given_loss == ended[0][0]
+    assert found.tokens == sum(result.tokens for _, result in try_out.tried)
+    assert found.measured_tokens == sum(result.measured_tokens for _, result in try_out.tried)
+    assert f"the best came to {best:.3f} nats" in found.reason
+    assert json.loads(store.values[KEY])["values"]["learning_rate"] == hyperparameters.learning_rate
+
+
+def test_the_rate_is_found(tmp_path: Path) -> None:
+    """The fake's loss is least at 1e-3, and the given rate twice that."""
+    found = search(TuningOptuna(), task_in(tmp_path))
+    assert found is not None
+    assert 7e-4 < found.hyperparameters.learning_rate < 1.4e-3
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    try_out = FakeTryOut()
+    search(FEW, task_in(tmp_path), try_out)
+    first, second, *_ = (trial.title for trial, _ in try_out.tried)
+    assert first == "trial 1 of 6"
+    assert second.startswith("trial 2 of 6, best 1.")
+
+
+def test_little_gain_leaves_what_is_given(tmp_path: Path) -> None:
+    """Another shape would have the training begin from the base again."""
+    store = FakeStore()
+    found = search(TuningOptuna(most_trials=12, least_gain=0.9), task_in(tmp_path), store=store)
+    assert found is not None
+    assert found.hyperparameters == LORA
+    assert "nothing is better by enough" in found.reason
+    # until the next search nobody has anything to say
+    assert search(FEW, task_in(tmp_path, examples=500), FakeTryOut(never), store) is None
+
+
+def test_answers_may_be_what_counts(tmp_path: Path) -> None:
+    """Of the score the fake makes what grows with the batch, whatever the loss."""
+
+    class Answering(FakeTryOut):
+        def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
+            assert trial.answers == 5
+            found = super().__call__(trial, judge)
+            return replace(found, score=None if found.loss is None else float(trial.hyperparameters.batch_size))
+
+    plugin = TuningOptuna(most_trials=20, objective=Objective.SCORE, scored_answers=5)
+    try_out = Answering()
+    found = search(plugin, task_in(tmp_path), try_out)
+    assert found is not None
+    ended = [one.hyperparameters.batch_size for one, result in try_out.tried if result.loss is not None]
+    assert found.hyperparameters.batch_size == max(ended) > 8
+    assert f"{max(ended)}.0 of 100 and" in found.reason
+
+
+def test_what_cannot_be_trained_is_passed_over(tmp_path: Path) -> None:
+    class Diverging(FakeTryOut):
+        def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
+            if trial.hyperparameters.learning_rate > 2e-3:
+                return TriedOut(loss=None, tokens=1, measured_tokens=0, seconds=1.0, problem="no number")
+            return super().__call__(trial, judge)
+
+    found = search(TuningOptuna(most_trials=20, learning_rate=(1e-4, 1e-1)), task_in(tmp_path), Diverging())
+    assert found is not None
+    assert found.trials == 20
+    assert found.hyperparameters.learning_rate <= 2e-3
+
+
+# --------------------------------------------------------------------------- how long
+
+
+@pytest.mark.parametrize("trainings", [1, 4])
+def test_a_search_ends_when_its_time_does(tmp_path: Path, trainings: int) -> None:
+    try_out = FakeTryOut(trainings=trainings)
+    found = search(TuningOptuna(), task_in(tmp_path), try_out)
+    assert found is not None
+    assert found.trials == len(try_out.tried) == trainings
+
+
+def test_without_time_for_one_what_is_given_holds_until_there_is_more(tmp_path: Path) -> None:
+    store = FakeStore()
+    found = search(TuningOptuna(), task_in(tmp_path), FakeTryOut(trainings=0), store)
+    assert found is not None
+    assert (found.hyperparameters, found.trials, found.loss) == (LORA, 0, None)
+    assert "Raise time_limit_minutes in [plugins.tuning_optuna]" in found.reason
+    assert search(TuningOptuna(), task_in(tmp_path, examples=799), FakeTryOut(never), store) is None
+
+
+def test_time_that_was_spent_before_a_kill_counts(tmp_path: Path) -> None:
+    """Two trainings of 40 epochs: a fake's epoch is a second."""
+    plugin = TuningOptuna(num_epochs=(40, 40), time_limit_minutes=1.0, most_trials=3)
+    slow = replace(LORA, num_epochs=40)
+    assert search(plugin, task_in(tmp_path, slow), FakeTryOut(trainings=2, loss=lambda one, _: -one.batch_size))
+    again = FakeTryOut()
+    found = search(plugin, task_in(tmp_path, slow), again)
+    assert found is not None
+    assert (found.trials, again.tried) == (2, [])
+
+
+def test_the_time_that_is_left_bounds_each_training(tmp_path: Path) -> None:
+    try_out = FakeTryOut()
+    search(TuningOptuna(most_trials=3, time_limit_minutes=2), task_in(tmp_path), try_out)
+    first, second, third = (trial.seconds for trial, _ in try_out.tried)
+    assert 120 >= first > second > third > 0
+
+
+# --------------------------------------------------------------------------- what is stopped
+
+
+def test_marks_lie_before_the_end() -> None:
+    assert TuningOptuna().marks(400, replace(LORA, num_epochs=10)) == (0.5, 1.5, 4.5)
+    assert TuningOptuna(first_mark=1.0, reduction=2).marks(400, replace(LORA, num_epochs=8)) == (1.0, 2.0, 4.0)
+    assert TuningOptuna().marks(400, replace(LORA, num_epochs=1)) == (0.5,)
+
+
+@given(st.integers(1, 5000), st.integers(1, 64), st.integers(1, 10), st.integers(0, 50), st.floats(0.1, 3))
+def test_nobody_is_judged_by_fewer_steps_than_tell_anything(
+    examples: int, batch: int, epochs: int, steps: int, mark: float
+) -> None:
+    plugin = TuningOptuna(first_steps=steps, first_mark=mark)
+    marks = plugin.marks(examples, replace(LORA, batch_size=batch, num_epochs=epochs))
+    steps_an_epoch = math.ceil(examples / batch)
+    assert all(mark <= one < epochs and one * steps_an_epoch >= steps * 0.999 for one in marks)
+    # it is the first that could be, and none is left out
+    assert marks or max(mark, steps / steps_an_epoch) >= epochs
+    assert all(later == pytest.approx(3 * one) for one, later in itertools.pairwise(marks))
+    assert not marks or 3 * marks[-1] >= epochs * 0.999
+
+
+def test_a_good_rate_that_shoots_up_with_the_first_step_is_found(tmp_path: Path) -> None:
+    """As real ones do: judged by half an epoch alone, large batches would be stopped there, at one step."""
+
+    def loss(one: Hyperparameters, epochs: float) -> float:
+        steps = epochs * 200 / one.batch_size
+        return 7.0 if steps < 3 and one.learning_rate > 5e-4 else 1 + abs(math.log10(one.learning_rate / 2e-3))
+
+    plugin = TuningOptuna(most_trials=12, batch_size=(64, 64))
+    given_badly = replace(LORA, learning_rate=1e-6, batch_size=64)
+    found = search(plugin, task_in(tmp_path / "found", given_badly, examples=200), FakeTryOut(loss))
+    blind = replace(plugin, first_steps=0)
+    missed = search(blind, task_in(tmp_path / "missed", given_badly, examples=200), FakeTryOut(loss))
+    assert found is not None
+    assert missed is not None
+    assert found.hyperparameters.learning_rate > 5e-4 > missed.hyperparameters.learning_rate
+
+
+curves = st.lists(st.lists(st.floats(0, 10), min_size=3, max_size=3), min_size=1, max_size=12)
+
+
+@given(curves, st.integers(2, 4))
+@settings(max_examples=15)
+def test_those_go_on_that_optunas_own_halving_would_take(losses: Sequence[Sequence[float]], reduction: int) -> None:
+    """Where nothing was cut short the two are the same rule."""
+    epochs = reduction**3
+    plugin = TuningOptuna(
+        most_trials=len(losses),
+        reduction=reduction,
+        first_mark=1.0,
+        first_steps=0,
+        num_epochs=(epochs, epochs),
+        fewest_steps=0,
+    )
+    try_out = Scripted(losses)
+    with tempfile.TemporaryDirectory() as text:
+        space = Space.of(plugin, task_in(Path(text), replace(LORA, num_epochs=epochs)))
+        Search(plugin, space, try_out, [], Path(text) / JOURNAL, 1).carried_out()
+    assert try_out.came_to == by_optuna(losses, reduction)
+
+
+class Scripted(FakeTryOut):
+    """Each training has losses of its own at the marks."""
+
+    def __init__(self, losses: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        self.losses = losses
+        self.came_to: list[int] = []
+        """The mark at which each was stopped; 3: none."""
+
+    def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
+        own = self.losses[len(self.came_to)]
+        came_to = next((at for at, mark in enumerate(trial.marks) if not judge(mark, own[at])), 3)
+        self.came_to.append(came_to)
+        return TriedOut(loss=own[2] if came_to == 3 else None, tokens=1, measured_tokens=1, seconds=0.0)
+
+
+def by_optuna(losses: Sequence[Sequence[float]], reduction: int) -> list[int]:
+    """The same by Optuna."""
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=reduction)
+    study = optuna.create_study(pruner=pruner)
+    found: list[int] = []
+    for curve in losses:
+        trial = study.ask()
+        came_to = 3
+        for at, loss in enumerate(curve):
+            trial.report(loss, reduction**at)
+            if trial.should_prune():
+                came_to = at
+                break
+        found.append(came_to)
+        if came_to == 3:
+            study.tell(trial, curve[2])
+        else:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    return found
+
+
+def test_what_is_given_is_taken_to_its_end(tmp_path: Path) -> None:
+    """It is what all others are compared with, however it begins."""
+    try_out = FakeTryOut(lambda one, epochs: 9.0 if one == LORA and epochs < 3 else 1.0)
+    search(FEW, task_in(tmp_path), try_out)
+    assert try_out.tried[0][1].loss is not None
+
+
+# --------------------------------------------------------------------------- kills
+
+
+def opens_the_journal(event: str, arguments: tuple[object, ...]) -> bool:
+    return event == "open" and str(arguments[0]).endswith(JOURNAL)
+
+
+def told(found: HyperparameterSearch | None) -> HyperparameterSearch:
+    assert found is not None
+    return replace(found, seconds=0.0)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_search_that_is_killed_again_and_again_ends_as_the_uninterrupted_one(tmp_path: Path, seed: int) -> None:
+    plugin = TuningOptuna(most_trials=8, random_trials=3)
+    store = FakeStore({KEY: json.dumps({"examples": 200, "given": plain(LORA), "values": {"lora_r": 8}})})
+
+    def carried_out(directory: Path) -> HyperparameterSearch | None:
+        task = task_in(directory)
+        return plugin.nightschool_search_hyperparameters(task, FakeTryOut(), FakeStore(store.values), seed)
+
+    whole = told(carried_out(tmp_path / "whole"))
+    kills = 0
+    while killed(lambda: carried_out(tmp_path / "cut"), 55 + 7 * kills % 40, opens_the_journal):
+        kills += 1
+    assert kills >= 5
+    assert told(carried_out(tmp_path / "cut")) == whole
+    study = optuna.load_study(study_name="search", storage=storage_of(tmp_path / "cut"))
+    states = [one.state.name for one in study.get_trials()]
+    # each kill costs the training under way, which has failed and is tried out again
+    assert sum(state in ("COMPLETE", "PRUNED") for state in states) == 8
+    assert 0 < states.count("FAIL") <= kills
+
+
+def plain(given: Hyperparameters) -> dict[str, Any]:
+    values = {**vars(given), "form": given.form.value, "lora_layers": []}
+    del values["num_epochs"]
+    return values
+
+
+def storage_of(directory: Path) -> optuna.storages.JournalStorage:
+    return optuna.storages.JournalStorage(JournalFileBackend(str(directory / JOURNAL)))
+
+
+@pytest.mark.parametrize("lost", [1, 30])
+def test_a_line_that_the_disk_tore_is_cut_off(tmp_path: Path, lost: int) -> None:
+    whole = told(search(FEW, task_in(tmp_path)))
+    journal = tmp_path / JOURNAL
+    journal.write_bytes(journal.read_bytes()[:-lost])
+    assert told(search(FEW, task_in(tmp_path))) == whole
+
+
+# --------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fewest_examples": 0},
+        {"most_trials": 0},
+        {"growth": 1.0},
+        {"time_limit_minutes": 0.0},
+        {"reduction": 1},
+        {"first_mark": 0.0},
+        {"first_steps": -1},
+        {"fewest_steps": -1},
+        {"least_gain": 1.0},
+        {"learning_rate": (0.0, 1e-3)},
+        {"learning_rate": (1e-2, 1e-3)},
+        {"batch_size": (0, 8)},
+        {"lora_dropout": (0.0, 1.0)},
+        {"neurons": (0.5, float("inf"))},
+    ],
+)
+def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TuningOptuna(**wrong)
