@@ -11,7 +11,7 @@ SECONDS ?= 60
 SEASONS ?= 200
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy fuzz-gguf leaks clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy bench-tuning fuzz-gguf leaks clean
 
 environment: .venv/.ready
 
@@ -113,6 +113,10 @@ bench-seasons: ollama
 # What the proxy adds to a request, beside direct access.
 bench-proxy: .venv/.ready
 	$(BIN)/python tests/benchmarks/proxy.py
+
+# Tokens of a search for hyperparameters, against Optuna's TPE without pruning; goes on where it was stopped. QUICK=1: minutes.
+bench-tuning: .venv/.ready
+	$(BIN)/python tests/benchmarks/tuning.py $(if $(QUICK),--quick)
 
 clean:
 	rm -rf build dist .venv .cache
