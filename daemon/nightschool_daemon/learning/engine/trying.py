@@ -20,6 +20,7 @@ from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.checkpoints import State, put
 from nightschool_daemon.learning.engine.examples import Split, first_judged
 from nightschool_daemon.learning.engine.loop import Course, Diverged, Learner, Plan, Report, S, watched_loss
+from nightschool_daemon.learning.engine.trajectories import AnswerLoss, PassLoss
 from nightschool_hookspecs.records import Hyperparameters, TrainingTrial, TriedOut
 from nightschool_hookspecs.services import Judge, TrainingError
 
@@ -162,7 +163,7 @@ class Measured(Generic[S]):
     def named(self) -> Mapping[str, Tensor]:
         return self._learner.named()
 
-    def losses(self, batch: Sequence[S]) -> Iterator[Tensor]:
+    def losses(self, batch: Sequence[S]) -> Iterator[PassLoss]:
         self._loss = None
         return self._learner.losses(batch)
 
@@ -191,6 +192,9 @@ class InMemory:
         return State(base_loss=learner.loss_before() if self._base_loss is None else self._base_loss)
 
     def tell(self, values: Mapping[str, float]) -> None:
+        pass
+
+    def tell_answers(self, answers: Sequence[AnswerLoss], state: State) -> None:
         pass
 
     def tell_stretch(self, mark: StretchMark) -> None:
