@@ -90,7 +90,7 @@ class Size:
 
     @property
     def plugin(self) -> TuningOptuna:
-        """As it comes, but that batches are as much smaller than by default as the examples are fewer."""
+        """As it comes, but that batches are smaller and epochs fewer, as the examples are."""
         return TuningOptuna(
             batch_size=(2, 16),
             num_epochs=(1, self.most_epochs),

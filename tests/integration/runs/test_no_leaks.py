@@ -445,14 +445,14 @@ class Seasons(RuleBasedStateMachine):
         self.mischief.gone.append(plain(event.input_data))
 
     def alike(self, which: int) -> list[int]:
-        """Where the events stand that ask at most two steps from what one asks: any, one that was learned, or asked."""
+        """Where the events stand that ask at most two steps from what one does: any, a learned or a held-out one."""
         if not self.events:
             return []
         at = [place_of(plain(one.input_data)) for one in self.events]
         candidates = [one for some in self.candidates.values() for one in some]
         learned = {key for one in candidates for key in one.learned.values()}
-        examined = {key for one in candidates for key in one.asked.values()}
-        of_interest = (set[str](), learned, examined)[which % 3]
+        held_out = {key for one in candidates if not one.is_trial for key in one.asked.values()}
+        of_interest = (set[str](), learned, held_out)[which % 3]
         wanted = [number for number, one in enumerate(self.events) if one.key in of_interest]
         chain, place = at[wanted[which % len(wanted)] if wanted else which % len(at)]
         return [number for number, one in enumerate(at) if one[0] == chain and abs(one[1] - place) <= 2]
