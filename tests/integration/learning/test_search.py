@@ -33,6 +33,7 @@ from nightschool_daemon.jobs import (
     PrepareResult,
     RunDirectory,
     SelectResult,
+    SplitResult,
     Step,
     StoreWrite,
     read_lines,
@@ -132,7 +133,7 @@ class Night:
 
     def laid_out(self, texts: Sequence[TrainingText]) -> "Night":
         """The steps before the training, with what is held out beside what is learned from."""
-        for step in (Step.PREPARE, Step.SELECT, Step.TRAIN):
+        for step in (Step.PREPARE, Step.SPLIT, Step.SELECT, Step.TRAIN):
             self.run.step(step).mkdir(parents=True, exist_ok=True)
         base = BaseSnapshot(
             name="tiny:latest",
@@ -145,6 +146,7 @@ class Night:
         )
         prepared = PrepareResult(base=base, incumbent="", undo_tag="", undo_digest="", events=len(texts))
         self.run.finish(Step.PREPARE, prepared)
+        self.run.finish(Step.SPLIT, SplitResult(choices=(), training_events=0, held_out_events=0))
         selected = SelectResult(
             material=Material(examples=len(texts), better_known=len(texts), pairs=80, liked=3, disliked=3),
             variants=0,
