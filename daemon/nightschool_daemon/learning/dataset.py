@@ -261,7 +261,7 @@ def build_dataset(
             *(NoiseRow(finding=one, side=Side.TRAINING) for one in noise.values()),
             *(NoiseRow(finding=one, side=Side.HELD_OUT) for one in _find_noise(workshop, held_out, ()).values()),
         ),
-        wordings=_wordings(lesson, (*examples, *replayed, *starters), pairs, labels),
+        wordings=_wordings(workshop, lesson, (*examples, *replayed, *starters), pairs, labels),
     )
 
 
@@ -913,9 +913,10 @@ def _preferences_apart(
     workshop: Workshop, events: Iterable[ScoredEvent], made: Sequence[P], aside: KeptAside
 ) -> list[P]:
     """The same of preferences, as far as plugins made up what they ask."""
-    own = {one.event.key: fold(one.event.input_data) for one in events}
-    close = _close(workshop, aside, {text for one in made for text in _made_up(one, own[one.event_id])})
-    return [one for one in made if close.isdisjoint(_made_up(one, own[one.event_id]))]
+    own = {one.event.key: one for one in events}
+    made_up = [_made_up(workshop, one, own[one.event_id]) for one in made]
+    close = _close(workshop, aside, frozenset(itertools.chain.from_iterable(made_up)))
+    return [one for one, texts in zip(made, made_up, strict=True) if close.isdisjoint(texts)]
 
 
 def _asked_texts(made: Made) -> tuple[str, ...]:
@@ -924,9 +925,21 @@ def _asked_texts(made: Made) -> tuple[str, ...]:
     return tuple(fold(text) for text in (*prompts, *(one.content for one in made.messages[-1:])))
 
 
-def _made_up(made: Made, prompt: str) -> tuple[str, ...]:
-    """What is asked in the place of an event's own prompt."""
-    return tuple(text for text in _asked_texts(made) if prompt not in text)
+def _made_up(workshop: Workshop, made: Made, scored: ScoredEvent) -> tuple[str, ...]:
+    """What is asked in the place of an event's own prompt. One that has the event's words among others is another."""
+    own = fold(scored.event.input_data)
+    others = tuple(text for text in _asked_texts(made) if text != own)
+    if not others:
+        return ()
+    built = _built_again(workshop, made, scored)
+    return others if built is None else tuple(text for text in others if text != fold(built.messages[-1].content))
+
+
+def _built_again(workshop: Workshop, made: Made, scored: ScoredEvent) -> TrainingExample | None:
+    """What the event's own prompt looks like with the texts around it that were retrieved for what was made of it."""
+    if isinstance(made, TrainingExample):
+        return workshop.hooks.build_example(event=scored, chunks=made.chunks)
+    return _build_prompt(workshop, scored)
 
 
 def _earlier_turns(event: Event) -> tuple[str, ...]:
@@ -935,27 +948,28 @@ def _earlier_turns(event: Event) -> tuple[str, ...]:
 
 
 def _wordings(
+    workshop: Workshop,
     events: Iterable[ScoredEvent],
     examples: Iterable[TrainingExample],
     pairs: Iterable[PreferencePair],
     labels: Iterable[LabelledAnswer],
 ) -> tuple[Wording, ...]:
     """What each method reads as a prompt, and is no event's own: earlier turns, what was made up, what has no event."""
-    own = {one.event.key: one.event for one in events}
+    own = {one.event.key: one for one in events}
     read = ((TrainingMethod.SFT, examples), (TrainingMethod.DPO, pairs), (TrainingMethod.KTO, labels))
     found = (
         Wording(event_id=one.event_id, group=one.group, text=text, method=method)
         for method, made in read
         for one in made
-        for text in _read_beside(one, own.get(one.event_id))
+        for text in _read_beside(workshop, one, own.get(one.event_id))
     )
     return tuple(dict.fromkeys(found))
 
 
-def _read_beside(made: Made, event: Event | None) -> tuple[str, ...]:
-    if event is None:
+def _read_beside(workshop: Workshop, made: Made, scored: ScoredEvent | None) -> tuple[str, ...]:
+    if scored is None:
         return _asked_texts(made)
-    return (*_earlier_turns(event), *_made_up(made, fold(event.input_data)))
+    return (*_earlier_turns(scored.event), *_made_up(workshop, made, scored))
 
 
 # --------------------------------------------------------------------------- exam items
@@ -1021,7 +1035,7 @@ def _ranked(
         one
         for one in _offered_pairs(workshop, events)
         if {one.chosen, one.rejected} <= given[scored[one.event_id].group]
-        and not _made_up(one, fold(scored[one.event_id].event.input_data))
+        and not _made_up(workshop, one, scored[one.event_id])
     ]
     return tuple({one.group: one for one in _placed(workshop, events, pairs)}.values())
 

@@ -1073,8 +1073,37 @@ def test_what_is_read_as_a_prompt_beside_those_of_events_is_written_down() -> No
     }
 
 
+@pytest.mark.parametrize("forgets", [False, True])
+def test_who_says_more_than_an_event_asks_something_else(forgets: bool) -> None:
+    """What has the event's own words in it is written down too, and kept from the exam."""
+    said = "please list all files in the directory src now"
+    dataset = build([LEARNED, KEPT_ASIDE], ["h"], SaysAnew((said,), forgets))
+    assert [(one.text, one.event_id) for one in dataset.wordings] == [(said, "dropdir/t")]
+
+
+def test_a_preference_that_says_more_than_its_event_is_kept_from_the_exam() -> None:
+    short = asking("t", "list")
+    exam = asking("h", "list all hidden files")
+
+    class SaysMore:
+        @hookimpl
+        def nightschool_label_answers(self) -> tuple[LabelledAnswer, ...]:
+            messages = (Message(role=Role.USER, content=exam.event.input_data),)
+            return (LabelledAnswer(event_id="dropdir/t", messages=messages, answer="x", liked=True),)
+
+    assert build([short, exam], ["h"], SaysMore()).labels == ()
+    assert len(build([short], [], SaysMore()).labels) == 1
+
+
 def test_retrieved_texts_around_a_prompt_make_no_other_prompt_of_it() -> None:
-    assert build([asking("1", "which tool?", chunks=TEXTS)], [], Reverses()).wordings == ()
+    disliked = row("2", FeedbackType.EXPLICIT_NEGATIVE)
+    with_texts = replace(disliked, event=replace(disliked.event, context=Context(chunks=TEXTS)))
+    rows = [asking("1", "which tool?", chunks=TEXTS), with_texts]
+    dataset = sampled(rows, [], says("bad", "good"), Reverses())
+    assert len(variants_of(dataset)) == 1
+    assert dataset.sampled
+    assert dataset.labels
+    assert dataset.wordings == ()
 
 
 @pytest.mark.parametrize("count", [1, 3])
