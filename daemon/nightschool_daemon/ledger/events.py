@@ -342,13 +342,17 @@ class Events:
                 [(specialty.base, specialty.artifact_type, group, version_tag) for group in groups],
             )
 
-    def remember(self, specialty: Specialty, wordings: Iterable[Wording], version_tag: str) -> None:
+    def remember(
+        self, specialty: Specialty, wordings: Sequence[Wording], seen: Sequence[Event], version_tag: str
+    ) -> None:
         """Note what a version learned beside the prompts of events, so that nothing like it is held out. Idempotent.
 
-        What is a prompt already stays in its group, which the version knows from now on.
+        What is a prompt already stays in its group, which the version knows from now on. Of events that are not as the
+        run saw them any more, or are withdrawn, fingerprints alone are kept.
         """
         base, kind = specialty.base, specialty.artifact_type
         with self._database.transaction() as connection:
+            changed = _changed(connection, {one.event_id for one in wordings if one.event_id}, seen)
             for one in wordings:
                 key = key_of(one.text)
                 group = one.group or key
@@ -358,7 +362,7 @@ class Events:
                 )
                 connection.execute(
                     "INSERT INTO wordings VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    (key, one.event_id, one.text, fingerprint_of(one.text)),
+                    (key, one.event_id, None if one.event_id in changed else one.text, fingerprint_of(one.text)),
                 )
                 connection.execute(
                     "INSERT OR IGNORE INTO known_groups SELECT ?, ?, group_key, ? FROM prompts "
@@ -471,11 +475,22 @@ def _put(connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally)
         tally.conflicts += 1
     else:
         if (known["group_key"], known["artifact_type"]) != (incoming.group, event.artifact_type or "other"):
-            _keep_fingerprints(connection, event.key, known)
+            _keep_fingerprint(connection, event.key, known)
+        _forget_texts(connection, event.key)
         connection.execute("DELETE FROM uses WHERE arrival = ?", (known["arrival"],))
         _replace(connection, known["arrival"], incoming, body, digest)
         tally.conflicts += not known["retracted"]
         tally.replaced.append(event)
+
+
+def _changed(connection: sqlite3.Connection, keys: set[str], seen: Iterable[Event]) -> set[str]:
+    """Which of some events are not there as a run saw them."""
+    present = connection.execute(
+        "SELECT e.key FROM events e JOIN json_each(?) j ON e.key = j.value ->> 0 AND e.body_digest = j.value ->> 1 "
+        "WHERE e.retracted = 0",
+        (json.dumps([(one.key, _digest_of(one)) for one in seen if one.key in keys]),),
+    )
+    return keys - {row["key"] for row in present}
 
 
 def _digest_of(event: Event) -> str:
@@ -493,7 +508,8 @@ def _retract(connection: sqlite3.Connection, incoming: IncomingEvent, known: sql
     elif known["retracted"] or _is_older(incoming.event, known):
         tally.unchanged += 1
     else:
-        _keep_fingerprints(connection, incoming.event.key, known)
+        _keep_fingerprint(connection, incoming.event.key, known)
+        _forget_texts(connection, incoming.event.key)
         # its content digest stays: a copy of what a run has used is not fresh because the first one went
         connection.execute(
             "UPDATE events SET retracted = 1, body = ?, body_digest = ?, source_version = coalesce(?, source_version) "
@@ -503,13 +519,17 @@ def _retract(connection: sqlite3.Connection, incoming: IncomingEvent, known: sql
         tally.retracted += 1
 
 
-def _keep_fingerprints(connection: sqlite3.Connection, key: str, known: sqlite3.Row) -> None:
-    """Of the prompt that an event leaves behind, and of variants of it: a version may have learned them."""
+def _keep_fingerprint(connection: sqlite3.Connection, key: str, known: sqlite3.Row) -> None:
+    """Of the prompt that an event leaves behind: a version may have learned it."""
     if not known["retracted"]:
         asked = codec.from_json(known["body"], Event).input_data
         connection.execute(
             "INSERT OR REPLACE INTO wordings VALUES (?, ?, NULL, ?)", (known["group_key"], key, fingerprint_of(asked))
         )
+
+
+def _forget_texts(connection: sqlite3.Connection, key: str) -> None:
+    """Of what was learned beside an event's prompt, keep fingerprints alone: it may not say any more what it was of."""
     connection.execute("UPDATE wordings SET text = NULL WHERE event_key = ?", (key,))
 
 

@@ -197,8 +197,8 @@ def _remember_what_was_learned(context: StepContext, version: VersionRow | None)
         # what told when to stop has a part in the version too, so it proves nothing of it
         seen = (*lesson.result(Step.SELECT, SelectResult).learned_from(trained), *trained.watched_events)
         _mark_learned(context, version, lesson, seen)
-        wordings = (one for one in _wordings_of(lesson) if one.method in trained.methods)
-        events.remember(specialty, wordings, version.tag)
+        wordings = [one for one in _wordings_of(lesson) if one.method in trained.methods]
+        events.remember(specialty, wordings, prepare.frozen_events(lesson), version.tag)
 
 
 def _mark_learned(context: StepContext, version: VersionRow, lesson: RunDirectory, keys: Sequence[str]) -> None:

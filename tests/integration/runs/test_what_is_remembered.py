@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from nightschool_daemon.jobs import Step
 from nightschool_daemon.reasons import ASKED
+from nightschool_daemon.wording import key_of
 from nightschool_hookspecs import Event, FeedbackType, Message, Metadata, Outcome, Side, Specialty
 from nightschool_hookspecs.records import Recipe, RunReport
 from support.bare_runs import START, BareRuns, Plot, all_plugins
+from support.interrupted_runs import WRITERS, InterruptedRuns
 
 BASE, OTHER = "tiny:1b", "small:3b"
 SHELL, SHELL_OF_OTHER = (Specialty(base=base, artifact_type="shell") for base in (BASE, OTHER))
@@ -32,9 +35,9 @@ class SaysOfTheFirst:
 
 
 @pytest.fixture
-def house(tmp_path: Path, tiny_gguf: Path) -> Iterator[BareRuns]:
+def house(tmp_path: Path, tiny_gguf: Path) -> Iterator[InterruptedRuns]:
     with pytest.MonkeyPatch.context() as patch:
-        made = BareRuns(
+        made = InterruptedRuns(
             directory=tmp_path,
             gguf=tiny_gguf,
             bases=(BASE, OTHER),
@@ -54,6 +57,15 @@ def correct(house: BareRuns, prompts: Sequence[str], *, first: int = 0, base: st
                 artifact_type="shell", model=base, ai_output="ls", corrected_output=f"ls -l {number}",
             )
         )  # fmt: skip
+
+
+def withdraw(house: BareRuns, number: int) -> None:
+    house.take_in(
+        Event(
+            id=str(number), timestamp=START, feedback_type=FeedbackType.EXPLICIT_NEGATIVE, input_data="",
+            metadata=Metadata(deleted=True),
+        )
+    )  # fmt: skip
 
 
 def hold(house: BareRuns, specialty: Specialty = SHELL, outcome: Outcome = Outcome.PROVEN) -> RunReport:
@@ -95,16 +107,28 @@ def test_who_asks_nearly_what_was_learned_and_is_gone_joins_it(house: BareRuns, 
     hold(house)
     group = side_of(house, 1)
     if change == "withdrawn":
-        gone = Event(
-            id="1", timestamp=START, feedback_type=FeedbackType.EXPLICIT_NEGATIVE, input_data="",
-            metadata=Metadata(deleted=True),
-        )  # fmt: skip
-        house.take_in(gone)
+        withdraw(house, 1)
     else:
         correct(house, ["sharpen all kitchen knives"], first=1)
     correct(house, ["describe how bakers knead sourdogh in winter", *STRANGERS], first=len(PROMPTS))
     hold(house)
     assert side_of(house, len(PROMPTS)) == group
+
+
+@pytest.mark.parametrize("place", [Step.JUDGE, *WRITERS])
+def test_of_what_is_withdrawn_while_its_run_goes_on_no_text_is_kept(house: InterruptedRuns, place: str) -> None:
+    """Its lesson is learned by then, so that fingerprints stay."""
+    correct(house, PROMPTS)
+    house.meanwhile = lambda: withdraw(house, 0)
+    if place == Step.JUDGE:
+        report = house.hold(SHELL, ASKED, Recipe.TRAINING, Plot(killed_at=Step.JUDGE))
+    else:
+        house.dies_before = place
+        report = hold(house)
+    assert SAID in learned(house, report)
+    of_first = {key_of(PROMPTS[0]), key_of(SAID)}
+    found = [one for one in house.ledger.events.prompts("shell") if one.key in of_first]
+    assert [(one.text, one.fingerprint is None, one.side) for one in found] == [(None, False, Side.TRAINING)] * 2
 
 
 def test_no_variant_is_what_is_held_out_of_another_base(house: BareRuns) -> None:

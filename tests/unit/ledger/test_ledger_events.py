@@ -264,7 +264,7 @@ def test_what_else_was_learned_is_in_the_group_of_what_it_was_made_of(ledger: Le
     add(ledger, event("1"))
     placed(ledger)
     for _ in range(2):
-        ledger.events.remember(SHELL, [wording("show the files")], "shell.v1")
+        ledger.events.remember(SHELL, [wording("show the files")], [event("1")], "shell.v1")
     _, variant = ledger.events.prompts("shell")
     assert (variant.text, variant.group, variant.side, variant.placed) == ("show the files", "g", Side.TRAINING, True)
     # an event that asks it is placed before it is looked at, and a pooled specialty decides for itself
@@ -281,22 +281,65 @@ def test_what_else_was_learned_is_in_the_group_of_what_it_was_made_of(ledger: Le
 def test_of_a_variant_of_what_was_withdrawn_a_fingerprint_stays(ledger: Ledger) -> None:
     add(ledger, event("1"))
     placed(ledger)
-    ledger.events.remember(SHELL, [wording("show the files"), wording("show users", "h", "dropdir/9")], "shell.v1")
-    ledger.events.set_sides("shell", [SideChoice(key="h", side=Side.TRAINING)])
+    made = [wording("show the files"), wording("show users", "h", "dropdir/9"), wording("draw a cat", "", "")]
+    ledger.events.remember(SHELL, made, [event("1")], "shell.v1")
     add(ledger, event("1", deleted=True))
     found = {(one.text, one.fingerprint) for one in ledger.events.prompts("shell")}
     assert found == {
         (None, fingerprint_of("List files")),
         (None, fingerprint_of("show the files")),
-        ("show users", None),
+        # of an event that nobody knows
+        (None, fingerprint_of("show users")),
+        ("draw a cat", None),
     }
+
+
+def remembered(ledger: Ledger) -> list[tuple[str | None, str | None]]:
+    key = key_of("show the files")
+    return [(one.text, one.fingerprint) for one in ledger.events.prompts("shell") if one.key == key]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": Metadata(deleted=True)},
+        {"input_data": "Count words", "timestamp": NOW + timedelta(hours=1)},
+        {"context": Context(system="be brief"), "timestamp": NOW + timedelta(hours=1)},
+    ],
+)
+@pytest.mark.parametrize("while_the_run_goes_on", [True, False])
+def test_no_text_is_kept_of_what_an_event_says_no_more(
+    ledger: Ledger, change: dict[str, Any], while_the_run_goes_on: bool
+) -> None:
+    """Whoever cuts something out of a conversation wants it gone. Fingerprints stay, as a version has learned it."""
+    add(ledger, event("1"))
+    placed(ledger)
+    changed = replace(event("1"), **change)
+    if while_the_run_goes_on:
+        add(ledger, changed)
+    ledger.events.remember(SHELL, [wording("show the files")], [event("1")], "shell.v1")
+    if not while_the_run_goes_on:
+        assert remembered(ledger) == [("show the files", None)]
+        add(ledger, changed)
+    assert remembered(ledger) == [(None, fingerprint_of("show the files"))]
+    # a daemon that died while it wrote does so again
+    ledger.events.remember(SHELL, [wording("show the files")], [event("1")], "shell.v1")
+    assert remembered(ledger) == [(None, fingerprint_of("show the files"))]
+
+
+def test_an_event_that_is_sent_again_as_it_was_keeps_its_texts(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    placed(ledger)
+    ledger.events.remember(SHELL, [wording("show the files")], [event("1")], "shell.v1")
+    add(ledger, replace(event("1"), timestamp=NOW + timedelta(hours=1)))
+    assert remembered(ledger) == [("show the files", None)]
 
 
 def test_what_was_decided_before_stays_where_a_variant_is_like_it(ledger: Ledger) -> None:
     add(ledger, event("1"))
     key = placed(ledger, side=Side.HELD_OUT)
     ledger.events.set_sides("shell", [SideChoice(key="other", side=Side.TRAINING)], {key_of("show users"): None})
-    ledger.events.remember(SHELL, [wording("show users", "other")], "shell.v1")
+    ledger.events.remember(SHELL, [wording("show users", "other")], [event("1")], "shell.v1")
     assert [(one.key, one.side) for one in ledger.events.prompts("shell")] == [(key, Side.HELD_OUT)]
 
 
@@ -307,7 +350,7 @@ def test_a_version_knows_the_groups_of_what_it_learned_as_variants_of_others(led
     ledger.versions.set_state("shell.v1", VersionState.PROMOTED)
     learned = Wording(event_id="dropdir/9", group="other", text="List files", method=TrainingMethod.SFT)
     ledger.events.set_sides("shell", [], {key_of("List files"): "g"})
-    ledger.events.remember(SHELL, [learned], "shell.v1")
+    ledger.events.remember(SHELL, [learned], [], "shell.v1")
     assert [row.in_use for row in ledger.events.of_specialty(SHELL, with_unassigned=False)] == [True]
 
 
