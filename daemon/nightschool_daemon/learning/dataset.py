@@ -954,22 +954,27 @@ def _wordings(
     pairs: Iterable[PreferencePair],
     labels: Iterable[LabelledAnswer],
 ) -> tuple[Wording, ...]:
-    """What each method reads as a prompt, and is no event's own: earlier turns, what was made up, what has no event."""
+    """What each method reads as a prompt, and is no event's own: earlier turns, what was made up, what has no event.
+
+    What was made up is in the group of its original. An earlier turn asks something else, so it has a group of its own.
+    """
     own = {one.event.key: one for one in events}
     read = ((TrainingMethod.SFT, examples), (TrainingMethod.DPO, pairs), (TrainingMethod.KTO, labels))
     found = (
-        Wording(event_id=one.event_id, group=one.group, text=text, method=method)
+        Wording(event_id=one.event_id, group=group, text=text, method=method)
         for method, made in read
         for one in made
-        for text in _read_beside(workshop, one, own.get(one.event_id))
+        for text, group in _read_beside(workshop, one, own.get(one.event_id))
     )
     return tuple(dict.fromkeys(found))
 
 
-def _read_beside(workshop: Workshop, made: Made, scored: ScoredEvent | None) -> tuple[str, ...]:
-    if scored is None:
-        return _asked_texts(made)
-    return (*_earlier_turns(scored.event), *_made_up(workshop, made, scored))
+def _read_beside(workshop: Workshop, made: Made, scored: ScoredEvent | None) -> Iterator[tuple[str, str]]:
+    """Texts and their groups."""
+    made_up = _asked_texts(made) if scored is None else _made_up(workshop, made, scored)
+    yield from ((text, made.group) for text in made_up)
+    if scored is not None:
+        yield from ((text, "") for text in _earlier_turns(scored.event))
 
 
 # --------------------------------------------------------------------------- exam items

@@ -9,7 +9,7 @@ import pytest
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.reasons import ASKED
 from nightschool_daemon.wording import key_of
-from nightschool_hookspecs import Event, FeedbackType, Message, Metadata, Outcome, Side, Specialty
+from nightschool_hookspecs import Context, Event, FeedbackType, Message, Metadata, Outcome, Role, Side, Specialty
 from nightschool_hookspecs.records import Recipe, RunReport
 from support.bare_runs import START, BareRuns, Plot, all_plugins
 from support.interrupted_runs import WRITERS, InterruptedRuns
@@ -49,12 +49,15 @@ def house(tmp_path: Path, tiny_gguf: Path) -> Iterator[InterruptedRuns]:
         made.close()
 
 
-def correct(house: BareRuns, prompts: Sequence[str], *, first: int = 0, base: str = BASE) -> None:
+def correct(
+    house: BareRuns, prompts: Sequence[str], *, first: int = 0, base: str = BASE, context: Context | None = None
+) -> None:
     for number, prompt in enumerate(prompts, start=first):
         house.take_in(
             Event(
                 id=str(number), timestamp=START, feedback_type=FeedbackType.USER_CORRECTION, input_data=prompt,
                 artifact_type="shell", model=base, ai_output="ls", corrected_output=f"ls -l {number}",
+                context=context or Context(),
             )
         )  # fmt: skip
 
@@ -99,6 +102,17 @@ def test_who_asks_what_was_learned_as_a_variant_joins_its_original(
     hold(house)
     assert side_of(house, len(PROMPTS)) == side_of(house, 0)
     assert {side_of(house, number)[1] for number in range(7, 19)} == {Side.TRAINING, Side.HELD_OUT}
+
+
+def test_who_asks_what_stood_in_a_conversation_that_was_learned_is_learned_from_by_itself(house: BareRuns) -> None:
+    """It asks something else than the prompt that came after it."""
+    opened = (Message(role=Role.USER, content="Hello!"), Message(role=Role.ASSISTANT, content="Hello"))
+    correct(house, PROMPTS[:1], context=Context(messages=opened))
+    correct(house, PROMPTS[1:], first=1)
+    hold(house)
+    correct(house, ["Hello", *STRANGERS], first=len(PROMPTS))
+    hold(house)
+    assert side_of(house, len(PROMPTS)) == (key_of("hello"), Side.TRAINING)
 
 
 @pytest.mark.parametrize("change", ["withdrawn", "another prompt"])

@@ -1066,9 +1066,9 @@ def test_what_is_read_as_a_prompt_beside_those_of_events_is_written_down() -> No
     dataset = build([LEARNED, greeted], [], SaysAnew(("show all files of src",)), Rewords())
     assert {(one.text, one.group, one.event_id, one.method) for one in dataset.wordings} == {
         ("show all files of src", "t", "dropdir/t", TrainingMethod.SFT),
-        ("hello", "u", "dropdir/u", TrainingMethod.SFT),
-        ("hello", "u", "dropdir/u", TrainingMethod.DPO),
-        ("hello", "u", "dropdir/u", TrainingMethod.KTO),
+        ("hello", "", "dropdir/u", TrainingMethod.SFT),
+        ("hello", "", "dropdir/u", TrainingMethod.DPO),
+        ("hello", "", "dropdir/u", TrainingMethod.KTO),
         ("in other words", "u", "dropdir/u", TrainingMethod.KTO),
     }
 
