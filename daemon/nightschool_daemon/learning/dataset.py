@@ -177,7 +177,7 @@ class Dataset:
     items: tuple[ExamItem, ...]
     ranked: tuple[PreferencePair, ...] = ()
     """Held-out pairs of prompts of which no item says what was wanted."""
-    regression: tuple[ExamItem, ...]
+    regression: tuple[ExamItem, ...] = ()
     """Corrections that a version has learned, or is to learn tonight though trial candidates are asked them."""
     folded: int = 0
     """Items that would count, of what trial candidates are asked."""
@@ -248,7 +248,8 @@ def build_dataset(
     labels = _labels(workshop, rated, aside)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return replace(
-        _asked(workshop, rows, training, held_out, folded),
+        _asked(workshop, training, held_out, folded),
+        regression=_regression(workshop, rows, believed, folded),
         examples=examples,
         replayed=replayed,
         starters=starters,
@@ -274,8 +275,12 @@ def build_shown(
 ) -> Dataset:
     """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
-    asked = _asked(workshop, rows, training, held_out, folded)
-    return replace(asked, shots=_choose_shots(workshop, training, budget), marks=_marks(training, (), {}))
+    return replace(
+        _asked(workshop, training, held_out, folded),
+        regression=_regression(workshop, rows, training, folded),
+        shots=_choose_shots(workshop, training, budget),
+        marks=_marks(training, (), {}),
+    )
 
 
 def _marks(
@@ -297,22 +302,16 @@ def _marks(
 
 def _asked(
     workshop: Workshop,
-    rows: Iterable[EventRow],
     training: tuple[ScoredEvent, ...],
     held_out: tuple[ScoredEvent, ...],
     folded: frozenset[str],
 ) -> Dataset:
     """What an exam has of it, whatever the candidate is made of."""
-    inherited = frozenset(row.event.key for row in rows if row.inherited)
-    # what was promoted and taken back is learned anew; a rebuild learns nothing, it has the lesson that there is
-    returning = frozenset(row.group for row in rows if row.in_use and not row.inherited and row.group is not None)
-    lesson = frozenset[str]() if workshop.info.reason == REBUILD else folded | returning
     in_folds = tuple(one for one in training if one.group in folded)
     items, of_folds = _items(workshop, held_out), _items(workshop, in_folds)
     return Dataset(
         items=items,
         ranked=_ranked(workshop, held_out, items),
-        regression=_regression(workshop, training, inherited, lesson),
         folded=gains(of_folds),
         folded_pairs=len(_ranked(workshop, in_folds, of_folds)),
     )
@@ -997,14 +996,19 @@ def _items(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamI
 
 
 def _regression(
-    workshop: Workshop, training: tuple[ScoredEvent, ...], inherited: frozenset[str], lesson: frozenset[str]
+    workshop: Workshop, rows: Sequence[EventRow], believed: Iterable[ScoredEvent], folded: frozenset[str]
 ) -> tuple[ExamItem, ...]:
     """The latest correction of each group that the incumbent inherited: others it could not forget.
 
-    `lesson`: groups that it did not, of which the candidate itself is asked what it learns tonight. So the guards see
-    it where trial candidates prove the recipe, and where a version that knew them was taken back.
+    Of groups that it did not, the candidate itself is asked what it learns tonight. So the guards see it where trial
+    candidates prove the recipe, and where a version that knew them was taken back. Nobody is asked what is taken
+    for noise or not learned from for its conversation.
     """
-    asked = [one for one in training if one.event.is_correction and (one.event.key in inherited or one.group in lesson)]
+    inherited = frozenset(row.event.key for row in rows if row.inherited)
+    # what was promoted and taken back is learned anew; a rebuild learns nothing, it has the lesson that there is
+    returning = frozenset(row.group for row in rows if row.in_use and not row.inherited and row.group is not None)
+    lesson = frozenset[str]() if workshop.info.reason == REBUILD else folded | returning
+    asked = [one for one in believed if one.event.is_correction and (one.event.key in inherited or one.group in lesson)]
     items = filter(None, (_item(workshop, one) for one in asked))
     return tuple({item.group: _as_learned(item, inherited) for item in items}.values())
 

@@ -1053,6 +1053,12 @@ def test_a_conversation_in_which_a_prompt_of_the_exam_was_put_is_not_learned_fro
     assert learned(build([LEARNED, overheard, greeted])) == {"dropdir/t", "dropdir/g", "dropdir/o"}
 
 
+def test_what_is_not_learned_from_for_its_conversation_is_not_asked_either() -> None:
+    overheard = replace(said_before(asking("o", "and now count them"), KEPT_ASIDE.event.input_data), inherited=True)
+    assert build([LEARNED, overheard, KEPT_ASIDE], ["h"]).regression == ()
+    assert [item.event_id for item in build([LEARNED, overheard]).regression] == ["dropdir/o"]
+
+
 def test_what_is_read_as_a_prompt_beside_those_of_events_is_written_down() -> None:
     """So that nothing like it is held out later."""
     greeted = said_before(asking("u", "count the files"), "Hello!")

@@ -19,6 +19,7 @@ from nightschool_hookspecs import (
     Budget,
     Event,
     FeedbackType,
+    ItemRole,
     LossTrajectory,
     Message,
     Metadata,
@@ -143,6 +144,19 @@ def test_what_looks_wrong_weighs_less_and_its_mark_says_so() -> None:
     assert [(one.finding.event_id, one.side) for one in dataset.noise] == [
         ("dropdir/a", Side.TRAINING),
         ("dropdir/b", Side.TRAINING),
+    ]
+
+
+def test_what_is_refused_is_not_asked_as_if_it_had_been_learned() -> None:
+    """To have unlearned a wrong correction is nothing forgotten, and the one before it is what is learned tonight."""
+    known = replace(row("a"), inherited=True)
+    taken_back = [replace(row(name, group="g"), in_use=True) for name in ("b", "c")]
+    dataset = built([known, *taken_back], Finds([finding("a", 0.0), finding("c", 0.0)]))
+    assert [(item.event_id, item.role) for item in dataset.regression] == [("dropdir/b", ItemRole.LESSON)]
+    doubted = built([known, *taken_back], Finds([finding("a", 0.1), finding("c", 0.1)]))
+    assert [(item.event_id, item.role) for item in doubted.regression] == [
+        ("dropdir/a", ItemRole.LEARNED),
+        ("dropdir/c", ItemRole.LESSON),
     ]
 
 
