@@ -50,6 +50,7 @@ def nightschool_validate_answer(
     `exam.judge_model`. Never execute what is in the answer, but for the tests that an item brings along, and
     these by `nightschool_hookspecs.confined` alone, which runs nothing where it cannot lock its child down.
     None: not an artifact type of yours; the first answer counts. Where all say None, the run fails.
+    Let a `GenerationError` of `generate` pass: while the dataset is built, nobody has looked at the answer then.
     """
 
 

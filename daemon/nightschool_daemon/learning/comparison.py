@@ -59,6 +59,7 @@ def _items(context: WorkerContext, measure: CombinedMeasure, judge: LocalModel) 
         info=context.info,
         measure=measure,
         generate=judge,
+        judge=judge,
         retrieve=ChunkSearch([chunk for event in known for chunk in event.context.chunks]),
         store=JournalStore({}, context.run.step(Job.COMPARE) / "store.jsonl"),
         find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate).across,

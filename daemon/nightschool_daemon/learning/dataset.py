@@ -94,7 +94,16 @@ from nightschool_hookspecs.records import (
     TrainingMethod,
     TrainingText,
 )
-from nightschool_hookspecs.services import Embed, Generate, Measure, Recall, Retrieve, Store, TrainingError
+from nightschool_hookspecs.services import (
+    Embed,
+    Generate,
+    GenerationError,
+    Measure,
+    Recall,
+    Retrieve,
+    Store,
+    TrainingError,
+)
 
 T = TypeVar("T")
 P = TypeVar("P", PreferencePair, LabelledAnswer)
@@ -120,6 +129,9 @@ class Workshop:
     info: RunInfo
     measure: Measure
     generate: Generate
+    """Asks the base: of it variants are made."""
+    judge: Generate
+    """Asks the model that judges answers in an exam."""
     retrieve: Retrieve
     store: Store
     find_near: FindNear
@@ -593,9 +605,13 @@ def _still_valid(
 
 def _passes(workshop: Workshop, item: ExamItem, answer: str) -> bool:
     """Whether a validator finds an answer good, or none looks at its kind."""
-    found = workshop.hooks.validate_answer(
-        item=item, answer=answer, measure=workshop.measure, generate=workshop.generate
-    )
+    try:
+        found = workshop.hooks.validate_answer(
+            item=item, answer=answer, measure=workshop.measure, generate=workshop.judge
+        )
+    except GenerationError:
+        # a model was to judge it and did not, as none does for a plan
+        return True
     return found is None or found.score > GOOD_SCORE
 
 
@@ -1112,12 +1128,14 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], found: SplitResu
     snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
     embed = open_embed(context.settings)
     measure = CombinedMeasure(context.hooks, embed)
+    library, exam = OllamaLibrary(context.settings.ollama), context.settings.exam
     return Workshop(
         hooks=context.hooks,
         info=context.info,
         measure=measure,
         sampling=open_sampling(context, measure),
-        generate=LocalModel(OllamaLibrary(context.settings.ollama), base.pin, context.settings.exam),
+        generate=LocalModel(library, base.pin, exam),
+        judge=LocalModel(library, exam.judge_model or base.pin, exam),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),
         find_near=NearPrompts(measure, embed, context.settings.similarity.near_duplicate).across,

@@ -159,6 +159,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         info=context.info,
         measure=measure,
         generate=_asks_nobody,
+        judge=_asks_nobody,
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=_store(context),
         find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate).across,

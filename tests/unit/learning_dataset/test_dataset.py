@@ -40,6 +40,7 @@ from nightschool_hookspecs import (
     ExamItem,
     FeedbackType,
     Generate,
+    GenerationError,
     ItemRole,
     LabelledAnswer,
     Matrix,
@@ -110,6 +111,7 @@ def workshop(*plugins: object, built_in: Sequence[str] = PLAIN) -> Workshop:
         info=info,
         measure=measure,
         generate=FakeGenerate(),
+        judge=FakeGenerate(),
         retrieve=ChunkSearch(()),
         store=FakeStore(),
         find_near=NearPrompts(measure, no_embeddings, 0.85).across,
@@ -1171,6 +1173,35 @@ def test_a_variant_whose_answer_does_not_validate_is_dropped() -> None:
     }
     assert len(looks.asked) == len(set(looks.asked))
     assert learned(dataset) == {"dropdir/1", "dropdir/2"}
+
+
+class AsksAModel:
+    """A validator that has a model judge."""
+
+    @hookimpl
+    def nightschool_validate_answer(self, answer: str, generate: Generate) -> AnswerScore:
+        messages = (Message(role=Role.USER, content=answer),)
+        return AnswerScore(score=float(generate(messages, max_tokens=5, temperature=0, seed=0)), validator="asks")
+
+
+def stays_away(messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
+    raise GenerationError("Nobody is there.")
+
+
+def test_it_is_the_judge_who_says_whether_a_variant_is_right() -> None:
+    shop = replace(workshop(Answers("", "other"), AsksAModel()), judge=FakeGenerate(["100", "0"]))
+    dataset = build_dataset(shop, (row("1"),), {"1": Side.TRAINING}, ROOMY)
+    assert [one.target for one in variants_of(dataset)] == ["good"]
+
+
+def test_where_the_judge_stays_away_nobody_has_looked() -> None:
+    """As in a plan, which asks no model: the night goes on, and a failed check shows no gain."""
+    shop = replace(workshop(Answers(""), AsksAModel()), judge=stays_away)
+    failed = row("h", FeedbackType.VALIDATION_FAILURE)
+    failed = replace(failed, event=replace(failed.event, input_data=KEPT_ASIDE.event.input_data))
+    dataset = build_dataset(shop, (LEARNED, failed), {"t": Side.TRAINING, "h": Side.HELD_OUT}, ROOMY)
+    assert [one.target for one in variants_of(dataset)] == ["good"]
+    assert [(item.role, item.disliked) for item in dataset.items] == [(ItemRole.GUARD, "bad")]
 
 
 @pytest.mark.parametrize(("answer", "variants"), [("ls -l", 1), ("echo 'open", 0)])

@@ -120,6 +120,7 @@ def built(rows: Sequence[EventRow], *plugins: object, built_in: Sequence[str] = 
         info=RunInfo(id="r", specialty=specialty, seed=3, started_at=NOW, reason="test", directory=Path("nowhere")),
         measure=measure,
         generate=FakeGenerate(),
+        judge=FakeGenerate(),
         retrieve=ChunkSearch(()),
         store=FakeStore(),
         find_near=NearPrompts(measure, no_embeddings, 0.85).across,
