@@ -21,8 +21,9 @@ def nightschool_select_held_out(groups: tuple[PromptGroup, ...], seed: int) -> t
 
     Called once at the start of each run, in the worker, with all groups of an artifact type. A side
     that was decided never changes, and a group that was trained on is never held out: such choices
-    are refused. None: no opinion; the first answer counts. Where all say None, new groups go to the
-    training side.
+    are refused. Nothing is learned from a conversation in which a held-out prompt was put before, so
+    better do not hold out what `goes_on`. None: no opinion; the first answer counts. Where all say
+    None, new groups go to the training side.
     """
 
 

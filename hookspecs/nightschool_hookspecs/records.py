@@ -321,6 +321,8 @@ class PromptGroup:
     """A version of the specialty has seen one of its events."""
     in_use: bool = False
     """So has a version that is or was in use, if only an earlier form of them."""
+    goes_on: bool = False
+    """Conversations that are not held out go on from one of its prompts. Were it, nobody could learn from them."""
 
 
 class Side(StrEnum):

@@ -3,6 +3,9 @@
     up to event 39     none: each correction is learned from
     from event 40 on   every second new group, until 25 groups are held out; then one in five
 
+A prompt from which conversations go on is learned from and not counted: held out, it would keep them out of every
+lesson. Of a conversation whose turns all come as feedback, the last may be held out.
+
 Until 25 groups are held out a specialty is young, and examined by cross-fitting (Stone 1974, "Cross-validatory choice
 and assessment of statistical predictions"): the groups that are learned from, and that no version in use knows, are
 dealt to four folds in order of their first event. So the folds differ by one group at most, and a group stays in its
@@ -50,7 +53,8 @@ class EvaluationSplit:
     def nightschool_select_held_out(self, groups: tuple[PromptGroup, ...], seed: int) -> tuple[SideChoice, ...]:
         if not self._is_begun(groups):
             return ()
-        young, grown = self._by_age(groups)
+        young, later = self._by_age(groups)
+        grown = [group for group in later if group.side is Side.HELD_OUT or not group.goes_on]
         held_out = _drawn(grown, self._grown_quota(len(grown), _held(young)), seed)
         return tuple(
             SideChoice(key=group.key, side=Side.HELD_OUT if group.key in held_out else Side.TRAINING)

@@ -43,6 +43,7 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.beside import interleaved, of_no_event
+from nightschool_daemon.learning.conversations import earlier_turns
 from nightschool_daemon.learning.endings import taught_closing
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import FindNear, NearPrompts, kept_aside, regroup
@@ -909,8 +910,8 @@ def _without_overheard(
     workshop: Workshop, training: tuple[ScoredEvent, ...], aside: KeptAside
 ) -> tuple[tuple[ScoredEvent, ...], tuple[LeftOut, ...]]:
     """Events in whose conversations no prompt of the exam was put before, and those in which one was."""
-    close = _close(workshop, aside, {text for one in training for text in _earlier_turns(one.event)})
-    overheard = {one.event.key for one in training if not close.isdisjoint(_earlier_turns(one.event))}
+    close = _close(workshop, aside, {text for one in training for text in earlier_turns(one.event)})
+    overheard = {one.event.key for one in training if not close.isdisjoint(earlier_turns(one.event))}
     reason = "its conversation has a prompt in it that is close to one that is kept for the exam"
     return (
         tuple(one for one in training if one.event.key not in overheard),
@@ -957,11 +958,6 @@ def _built_again(workshop: Workshop, made: Made, scored: ScoredEvent) -> Trainin
     return _build_prompt(workshop, scored)
 
 
-def _earlier_turns(event: Event) -> tuple[str, ...]:
-    """What the user said before in its conversation."""
-    return tuple(fold(one.content) for one in event.context.messages if one.role is Role.USER)
-
-
 def _wordings(
     workshop: Workshop,
     events: Iterable[ScoredEvent],
@@ -989,7 +985,7 @@ def _read_beside(workshop: Workshop, made: Made, scored: ScoredEvent | None) -> 
     made_up = _asked_texts(made) if scored is None else _made_up(workshop, made, scored)
     yield from ((text, made.group) for text in made_up)
     if scored is not None:
-        yield from ((text, "") for text in _earlier_turns(scored.event))
+        yield from ((text, "") for text in earlier_turns(scored.event))
 
 
 # --------------------------------------------------------------------------- exam items

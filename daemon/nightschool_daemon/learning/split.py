@@ -1,6 +1,6 @@
 """Step `split`: new prompts are put into groups of near-duplicates, and groups without a side get one, for good."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from nightschool_daemon.evaluation.context import WorkContext
@@ -8,7 +8,9 @@ from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.jobs import EventRow, PrepareResult, PromptRow, SplitResult, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
+from nightschool_daemon.learning.conversations import earlier_turns
 from nightschool_daemon.learning.grouping import FindNear, NearPrompts, near_prompts, place, regroup
+from nightschool_daemon.wording import fold
 from nightschool_hookspecs.records import PromptGroup, Side, SideChoice
 
 Choose = Callable[[tuple[PromptGroup, ...]], tuple[SideChoice, ...]]
@@ -70,6 +72,7 @@ def side_of(row: EventRow, sides: Mapping[str, Side]) -> Side | None:
 
 def group_rows(rows: tuple[EventRow, ...]) -> tuple[PromptGroup, ...]:
     """Put rows of one group together, in order of first arrival. Those that go to neither side are left out."""
+    going_on = _going_on(rows)
     by_key: dict[str, list[EventRow]] = {}
     for row in rows:
         if row.group is not None:
@@ -81,9 +84,16 @@ def group_rows(rows: tuple[EventRow, ...]) -> tuple[PromptGroup, ...]:
             side=_side(key, members),
             trained_on=any(member.trained_on for member in members),
             in_use=any(member.in_use for member in members),
+            goes_on=any(fold(member.event.input_data) in going_on for member in members),
         )
         for key, members in by_key.items()
     )
+
+
+def _going_on(rows: Iterable[EventRow]) -> frozenset[str]:
+    """What was asked earlier in conversations that may be learned from."""
+    open_rows = (row for row in rows if row.group is not None and row.side is not Side.HELD_OUT)
+    return frozenset(text for row in open_rows for text in earlier_turns(row.event))
 
 
 def check_choices(groups: tuple[PromptGroup, ...], choices: tuple[SideChoice, ...]) -> tuple[SideChoice, ...]:

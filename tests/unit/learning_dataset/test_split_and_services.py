@@ -1,13 +1,17 @@
 """Rules of the split, the closing token, and the services of a worker."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import EventRow, PromptRow, StoreWrite
+from nightschool_daemon.learning.conversations import earlier_turns
 from nightschool_daemon.learning.rendering import CachedRenderer, RenderingError, find_closing, render_example
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import (
@@ -21,6 +25,7 @@ from nightschool_daemon.learning.split import (
 )
 from nightschool_hookspecs import (
     Chunk,
+    Context,
     Event,
     FeedbackType,
     Message,
@@ -30,6 +35,7 @@ from nightschool_hookspecs import (
     SideChoice,
     TrainingExample,
 )
+from nightschool_plugins.evaluation_split import EvaluationSplit
 
 
 def row(identifier: str, group: str, side: Side | None = None, *, trained_on: bool = False) -> EventRow:
@@ -48,6 +54,42 @@ def test_rows_of_a_group_share_its_side_and_its_history() -> None:
         PromptGroup(key="a", events=2, side=None, trained_on=True),
         PromptGroup(key="b", events=2, side=Side.HELD_OUT, trained_on=False),
     )
+
+
+def said(identifier: str, *turns: str, group: str | None = "", side: Side | None = None) -> EventRow:
+    """The last turn is its prompt."""
+    before = tuple(Message(role=Role.USER, content=turn) for turn in turns[:-1])
+    found = row(identifier, identifier if group == "" else group or "", side)
+    event = replace(found.event, input_data=turns[-1], context=Context(messages=before))
+    return replace(found, event=event, group=None if group is None else found.group)
+
+
+@pytest.mark.parametrize(
+    ("last", "goes_on"),
+    [
+        (said("3", "Hi!", "list", "and count"), {"1", "2"}),
+        # what nothing is learned from cannot be kept out of a lesson
+        (said("3", "Hi!", "list", "and count", side=Side.HELD_OUT), set()),
+        (said("3", "Hi!", "list", "and count", group=None), set()),
+    ],
+)
+def test_a_group_goes_on_where_a_conversation_may_be_learned_from(last: EventRow, goes_on: set[str]) -> None:
+    groups = group_rows((said("1", "hi"), said("2", "List."), last))
+    assert {one.key for one in groups if one.goes_on} == goes_on
+
+
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6, unique=True), min_size=20, max_size=40))
+def test_no_conversation_is_lost_for_a_prompt_that_is_newly_held_out(conversations: list[list[int]]) -> None:
+    """Where every turn comes as feedback, each with what was said before it."""
+    rows = tuple(
+        said(f"{number}/{place}", *(f"prompt {one}" for one in turns[: place + 1]), group=f"prompt {turns[place]}")
+        for number, turns in enumerate(conversations)
+        for place in range(len(turns))
+    )
+    choices = EvaluationSplit().nightschool_select_held_out(group_rows(rows), 1)
+    held_out = {one.key for one in choices if one.side is Side.HELD_OUT}
+    lost = [row for row in rows if row.group not in held_out and not held_out.isdisjoint(earlier_turns(row.event))]
+    assert lost == []
 
 
 def test_a_group_on_both_sides_is_refused() -> None:

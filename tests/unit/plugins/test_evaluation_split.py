@@ -83,6 +83,15 @@ def test_a_group_that_was_trained_on_is_never_held_out(trained: list[bool], seed
     assert held(choices) <= quota(len(trained))
 
 
+@given(st.lists(st.booleans(), min_size=45, max_size=90), st.integers(0, 1000))
+def test_of_what_goes_on_nothing_is_held_out_and_it_makes_no_room(goes_on: list[bool], seed: int) -> None:
+    """Every second one of the others is, and not all of them."""
+    groups = tuple(PromptGroup(key=f"g{index}", events=1, goes_on=one) for index, one in enumerate(goes_on))
+    choices = choose(groups, seed)
+    assert all(choices[group.key] is Side.TRAINING for group in groups if group.goes_on)
+    assert held(choices) == quota(39 + goes_on[39:].count(False))
+
+
 @given(st.permutations(list(fresh(20))))
 def test_the_order_of_arrival_does_not_matter(groups: list[PromptGroup]) -> None:
     assert choose(tuple(groups)) == choose(fresh(20))
