@@ -520,7 +520,7 @@ class Material:
     """How much there is to learn from. A trial candidate's job tells what the candidate has: the method is the same."""
 
     examples: int
-    """Wanted answers: corrections, demonstrations, liked answers, variants of them; without what is replayed."""
+    """Wanted answers: corrections, demonstrations, liked answers, variants of them; nothing that stands beside them."""
     better_known: int
     """Those of them that come from a correction, a demonstration or a preference."""
     pairs: int
@@ -575,8 +575,9 @@ class TrainingText:
     """0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
     variant: bool = False
     """Its prompt is an augmented one: the person that its event is of asked in other words."""
-    replayed: bool = False
-    """It is no part of the lesson, but learned beside it. What is measured of the lesson is measured without it."""
+    beside: bool = False
+    """It is no part of the lesson, but learned beside it: replayed, or a starter example. What is measured of the
+    lesson is measured without it."""
     artifact_type: str = ""
     """By what an answer to it is scored, as the two below."""
     tests: str | None = None
@@ -732,8 +733,9 @@ class LearnedExample:
     """0..100, of the answer that the model itself gave to its prompt; None: it gave none, or none was scored."""
     seen: int
     """How often this training has learned from it."""
-    replayed: bool = False
-    """It is no part of the lesson, but learned beside it: what arranges the lesson has it go along."""
+    beside: bool = False
+    """It is no part of the lesson, but learned beside it, replayed or as a starter example: what arranges the lesson
+    has it go along."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ class CurriculumStaged:
         self, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int
     ) -> Stretch | None:
         count = len(examples)
-        lesson, replayed = ([at for at in range(count) if examples[at].replayed is one] for one in (False, True))
+        lesson, beside = ([at for at in range(count) if examples[at].beside is one] for one in (False, True))
         of_stage = self._of_stage(examples, lesson, seed)
         if of_stage is None:
             return None
@@ -85,12 +85,12 @@ class CurriculumStaged:
         stage = self._stage(count, training)
         if stage == EVERYTHING:
             whole = _everything(of_stage, self._is_first(training), chance)
-            places = _spread([whole, chance.sample(replayed, len(replayed))], chance)
+            places = _spread([whole, chance.sample(beside, len(beside))], chance)
             return Stretch(places=places, stage=EVERYTHING_NAME)
         length = self._length(count, training)
-        along = _part(len(replayed), count, count - training.left, length)
+        along = _part(len(beside), count, count - training.left, length)
         counts = _counts(self._mixes()[stage], [len(places) for places in of_stage], length - along)
-        parts = zip((*of_stage, replayed), (*counts, along), strict=True)
+        parts = zip((*of_stage, beside), (*counts, along), strict=True)
         drawn = [_least_seen(places, examples, wanted, chance) for places, wanted in parts]
         return Stretch(places=_spread(drawn, chance), stage=STAGES[stage])
 

@@ -144,7 +144,7 @@ def _nobody_was_asked_what_it_learned(night: Night, run: RunDirectory) -> None:
 def _starter_examples_were_no_feedback(night: Night, run: RunDirectory) -> None:
     """The one that is close to a prompt was learned by nobody, the other by candidate and trial candidates."""
     for one in (run, *run.trials()):
-        beside = [text for text in read_lines(one.step(Step.SELECT) / "examples.jsonl", TrainingText) if text.replayed]
+        beside = [text for text in read_lines(one.step(Step.SELECT) / "examples.jsonl", TrainingText) if text.beside]
         assert [text.event_id for text in beside] == [""]
         assert "sing a song" in beside[0].prompt
         selected = one.result(Step.SELECT, SelectResult)
@@ -158,7 +158,7 @@ def _starter_examples_were_no_feedback(night: Night, run: RunDirectory) -> None:
 def _learned(run: RunDirectory) -> set[str]:
     """The events of its lesson."""
     texts = read_lines(run.step(Step.SELECT) / "examples.jsonl", TrainingText)
-    return {one.event_id for one in texts if not one.replayed}
+    return {one.event_id for one in texts if not one.beside}
 
 
 @pytest.mark.parametrize("moment", ["02/train/checkpoints", "02/examine/answers.jsonl"])

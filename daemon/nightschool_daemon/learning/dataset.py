@@ -1167,7 +1167,7 @@ class Rendered:
             for part in (dataset.examples, dataset.replayed, dataset.starters)
         )
         return cls(
-            examples=interleaved(lesson, *([replace(one, replayed=True) for one in part] for part in beside)),
+            examples=interleaved(lesson, *([replace(one, beside=True) for one in part] for part in beside)),
             pairs=tuple(render_pair(one, render, closing) for one in dataset.pairs),
             labels=tuple(render_label(one, render, closing) for one in dataset.labels),
             closing=closing,

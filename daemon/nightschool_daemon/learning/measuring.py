@@ -101,7 +101,7 @@ def require_lesson(kind: LossKind, before: float, after: float) -> None:
 def yardstick_of(method: TrainingMethod, examples: Sequence[Example]) -> Yardstick:
     """What is learned of examples by a method: of some of them, spread over all of the lesson."""
     if method is TrainingMethod.SFT:
-        lesson = [one for one in examples if not one.replayed]
+        lesson = [one for one in examples if not one.beside]
         wanted = [(one, one.answers[0], 1) for one in spread(lesson, MEASURED)]
         return _yardstick(LossKind.ANSWERS, wanted, sum(len(answer.tokens) for _, answer, _ in wanted))
     if method is TrainingMethod.DPO:

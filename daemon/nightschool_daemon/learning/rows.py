@@ -42,7 +42,7 @@ class Row:
     difficulty: float | None = None
     score: float | None = None
     variant: bool = False
-    replayed: bool = False
+    beside: bool = False
     """It is no part of the lesson, and learned beside it."""
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ def rows_of(texts: Iterable[TrainingText], tokens: Tokens) -> list[Row]:
             difficulty=text.difficulty,
             score=text.score,
             variant=text.variant,
-            replayed=text.replayed,
+            beside=text.beside,
         )
         for text in texts
     ]
@@ -75,7 +75,7 @@ def rows_of(texts: Iterable[TrainingText], tokens: Tokens) -> list[Row]:
 def fitting(rows: list[Row], max_length: int) -> tuple[list[Row], int]:
     """The rows of at most `max_length` tokens, and how many are longer. Raises `TrainingError` where none is left."""
     found = within(rows, max_length)
-    require_some(sum(not one.replayed for one in found), max_length)
+    require_some(sum(not one.beside for one in found), max_length)
     return found, len(rows) - len(found)
 
 
@@ -94,7 +94,7 @@ def learned_texts(dataset: Path, methods: Iterable[TrainingMethod]) -> list[Trai
     """Answers that a training was about, to be measured on: the first method's wanted, better or labelled ones."""
     first = next(iter(methods))
     if first is TrainingMethod.SFT:
-        return [one for one in read_lines(dataset / FILES[first], TrainingText) if not one.replayed]
+        return [one for one in read_lines(dataset / FILES[first], TrainingText) if not one.beside]
     if first is TrainingMethod.DPO:
         pairs = read_lines(dataset / FILES[first], PairText)
         return [TrainingText(event_id=one.event_id, prompt=one.prompt, completion=one.chosen) for one in pairs]

@@ -129,11 +129,11 @@ def test_the_answer_is_learned(uninterrupted: Uninterrupted, form: str) -> None:
     assert [one["step"] for one in losses(directory) if "loss" in one] == list(range(1, 10))
 
 
-def test_what_is_replayed_is_learned_beside_the_lesson_and_is_in_no_loss(
+def test_what_stands_beside_the_lesson_is_learned_and_is_in_no_loss(
     uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path
 ) -> None:
     _, alone = uninterrupted("lora")
-    again = TrainingText(event_id="", prompt="say it\n", completion="it<|im_end|>", replayed=True)
+    again = TrainingText(event_id="", prompt="say it\n", completion="it<|im_end|>", beside=True)
     texts = [*greetings(), *(replace(again, prompt=f"say it {number}\n") for number in range(4))]
     result = trained(tmp_path, tiny_gguf, tokens, texts=texts)
     assert (result.steps, result.examples, result.base_loss) == (12, 16, alone.base_loss)
@@ -145,8 +145,8 @@ def test_what_no_person_said_of_it_has_no_losses_of_its_own(tiny_gguf: Path, tok
     texts = [
         one,
         replace(variant, event_id=one.event_id, variant=True),
-        replace(other, replayed=True),
-        replace(other, event_id="", prompt="say it\n", replayed=True),
+        replace(other, beside=True),
+        replace(other, event_id="", prompt="say it\n", beside=True),
     ]
     trained(tmp_path, tiny_gguf, tokens, texts=texts)
     points = read_lines(tmp_path / TRAJECTORIES, TrajectoryPoint)
@@ -165,10 +165,10 @@ def test_losses_that_cannot_be_read_are_begun_anew_and_end_no_training(
     assert "begun anew" in caplog.text
 
 
-def test_what_is_replayed_does_not_stand_in_for_a_lesson_that_is_too_long(
+def test_what_stands_beside_it_does_not_stand_in_for_a_lesson_that_is_too_long(
     tiny_gguf: Path, tokens: Tokens, tmp_path: Path
 ) -> None:
-    again = TrainingText(event_id="", prompt="say it\n", completion="it<|im_end|>", replayed=True)
+    again = TrainingText(event_id="", prompt="say it\n", completion="it<|im_end|>", beside=True)
     long = TrainingText(event_id="s/1", prompt="say it " * 20, completion="it<|im_end|>")
     with pytest.raises(TrainingError, match="No example fits into 64 tokens"):
         trained(tmp_path, tiny_gguf, tokens, texts=[long, again])

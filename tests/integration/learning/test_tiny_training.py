@@ -95,8 +95,8 @@ def test_what_no_person_said_of_it_has_no_losses_of_its_own(load: Load, tiny_ggu
     texts = [
         one,
         replace(variant, event_id=one.event_id, variant=True),
-        replace(other, replayed=True),
-        replace(other, event_id="", prompt="say it\n", replayed=True),
+        replace(other, beside=True),
+        replace(other, event_id="", prompt="say it\n", beside=True),
     ]
     fine_tuned(load(), tmp_path, tiny_gguf, texts, settings=replace(SETTINGS, num_epochs=1))
     points = read_lines(tmp_path / TRAJECTORIES, TrajectoryPoint)

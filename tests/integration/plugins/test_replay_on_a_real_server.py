@@ -140,13 +140,13 @@ def test_a_share_of_what_is_learned_is_what_the_model_says_by_itself(
     assert selected.material.examples == ROOM
     assert set(selected.sources[TrainingMethod.SFT]) == {f"dropdir/{number}" for number in range(ROOM + 1)}
     assert selected.left_out == ()
-    earlier, own = sorted((one for one in texts if one.replayed), key=lambda one: one.event_id, reverse=True)
+    earlier, own = sorted((one for one in texts if one.beside), key=lambda one: one.event_id, reverse=True)
     assert (earlier.event_id, earlier.completion) == ("dropdir/8", f"who{selected.closing}")
     said = [one.text for one in read_lines(_answers(tmp_path, digest), KeptAnswer) if one.text is not None]
     assert own.completion.removesuffix(selected.closing) in said
     assert any(f"<|im_start|>user\n{prompt}<|im_end|>" in own.prompt for prompt in read_prompts())
     assert not runs_in_circles(own.completion)
-    assert 0 < own.weight <= max(one.weight for one in texts if not one.replayed)
+    assert 0 < own.weight <= max(one.weight for one in texts if not one.beside)
 
     # another specialty, another night, a trial candidate: nobody is asked again
     with FaultProxy(ollama.url) as proxy:

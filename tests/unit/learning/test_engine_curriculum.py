@@ -117,13 +117,13 @@ def test_a_plugin_is_told_what_was_seen_and_which_losses_came_of_it() -> None:
     )
 
 
-def test_a_plugin_is_told_what_is_replayed() -> None:
+def test_a_plugin_is_told_what_stands_beside_the_lesson() -> None:
     arrange = answering(None)
     way = curriculum(4, arrange)
-    way = replace(way, learned=[replace(one, replayed=number == 2) for number, one in enumerate(way.learned)])
+    way = replace(way, learned=[replace(one, beside=number == 2) for number, one in enumerate(way.learned)])
     way.next(FIRST)
     ((examples, _, _),) = arrange.asked
-    assert [one.replayed for one in examples] == [False, False, True, False]
+    assert [one.beside for one in examples] == [False, False, True, False]
 
 
 def test_the_rest_of_an_epoch_that_nobody_arranges_fills_it() -> None:

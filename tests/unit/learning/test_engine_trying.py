@@ -15,7 +15,7 @@ from nightschool_daemon.learning.engine.trying import answered, steps_of
 class Text:
     prompt: str
     group: str
-    replayed: bool = False
+    beside: bool = False
 
 
 texts = st.lists(
@@ -23,7 +23,7 @@ texts = st.lists(
         Text,
         prompt=st.text(max_size=3),
         group=st.sampled_from(["", "a", "b", "c"]),
-        replayed=st.sampled_from([True, False]),
+        beside=st.sampled_from([True, False]),
     ),
     max_size=60,
 )
@@ -32,14 +32,14 @@ texts = st.lists(
 @given(texts, st.integers(0, 2**32))
 def test_near_duplicates_are_on_one_side_and_nothing_is_lost(examples: list[Text], seed: int) -> None:
     learned, measured = parted(examples, seed)
-    sides = [{one.group or one.prompt for one in part if not one.replayed} for part in (learned, measured)]
+    sides = [{one.group or one.prompt for one in part if not one.beside} for part in (learned, measured)]
     assert not sides[0] & sides[1]
     # what stands beside the lesson says nothing of it
-    assert not any(one.replayed for one in measured)
+    assert not any(one.beside for one in measured)
     assert sorted(map(repr, (*learned, *measured))) == sorted(map(repr, examples))
     # the order of the curriculum stays
     assert [one for one in examples if one in learned] == list(learned)
-    assert len(measured) <= sum(not one.replayed for one in examples) // 5
+    assert len(measured) <= sum(not one.beside for one in examples) // 5
     assert parted(examples, seed) == (learned, measured)
 
 

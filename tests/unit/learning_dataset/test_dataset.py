@@ -798,8 +798,8 @@ def test_answers_of_the_base_are_learned_beside_the_lesson_and_are_of_no_event()
     assert replayed_of(dataset) == Replayed(events=(), answers=2)
     assert material_of(dataset, fresh(6)).examples == 6
     rendered = Rendered.of(dataset, lambda messages: messages[-1].content, "<end>").examples
-    assert [one.replayed for one in rendered] == [False, False, True, False, False, False, True, False]
-    assert {one.event_id for one in rendered if one.replayed} == {""}
+    assert [one.beside for one in rendered] == [False, False, True, False, False, False, True, False]
+    assert {one.event_id for one in rendered if one.beside} == {""}
 
 
 @pytest.mark.parametrize(
@@ -1378,9 +1378,9 @@ def test_no_starter_example_counts_more_in_the_loss_than_its_share_of_the_mean_o
 def test_they_are_spread_over_the_training_and_marked_as_no_part_of_the_lesson() -> None:
     dataset = build([row(str(number)) for number in range(4)], [], Offers(starters(*UNLIKE[:2])))
     texts = Rendered.of(dataset, lambda messages: messages[-1].content, "<end>").examples
-    assert [one.replayed for one in texts] == [False, True, False, False, True, False]
-    assert [one.completion for one in texts if one.replayed] == ["to draw a cat<end>", "to count to ten<end>"]
-    assert {one.event_id for one in texts if one.replayed} == {""}
+    assert [one.beside for one in texts] == [False, True, False, False, True, False]
+    assert [one.completion for one in texts if one.beside] == ["to draw a cat<end>", "to count to ten<end>"]
+    assert {one.event_id for one in texts if one.beside} == {""}
 
 
 class Reverses:

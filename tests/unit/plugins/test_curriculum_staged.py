@@ -100,24 +100,24 @@ def resting() -> Iterator[float]:
     return itertools.repeat(1.0)
 
 
-# --------------------------------------------------------------------------- what is replayed
+# --------------------------------------------------------------------------- beside the lesson
 
 
-def with_replayed(lesson: Sequence[LearnedExample], count: int) -> list[LearnedExample]:
-    """Behind a lesson what is replayed: of no event, and of no difficulty."""
+def with_some_beside(lesson: Sequence[LearnedExample], count: int) -> list[LearnedExample]:
+    """A lesson, and behind it what stands beside it: of no event, and of no difficulty."""
     (of_no_event,) = examples_of([None])
-    return [*lesson, *[replace(of_no_event, event_id="", replayed=True)] * count]
+    return [*lesson, *[replace(of_no_event, event_id="", beside=True)] * count]
 
 
-@given(count=st.integers(9, 60), replayed=st.integers(0, 20), epochs=st.integers(1, 6), batch_size=st.integers(1, 8))
-def test_what_is_replayed_goes_along_with_every_stage_once_an_epoch(
-    count: int, replayed: int, epochs: int, batch_size: int
+@given(count=st.integers(9, 60), beside=st.integers(0, 20), epochs=st.integers(1, 6), batch_size=st.integers(1, 8))
+def test_what_stands_beside_it_goes_along_with_every_stage_once_an_epoch(
+    count: int, beside: int, epochs: int, batch_size: int
 ) -> None:
-    examples = with_replayed(in_thirds(count), replayed)
+    examples = with_some_beside(in_thirds(count), beside)
     seen: Sequence[int] = ()
     for epoch, stretch, seen in course(examples, falling(), epochs=epochs, batch_size=batch_size):
         along = sum(place >= count for place in stretch.places)
-        assert abs(along - len(stretch.places) * replayed / len(examples)) < 1
+        assert abs(along - len(stretch.places) * beside / len(examples)) < 1
         assert set(seen[count:]) <= {epoch - 1, epoch}
         if stretch.stage == STAGES[0]:
             assert {place % 3 for place in stretch.places if place < count} == {0}
@@ -125,10 +125,10 @@ def test_what_is_replayed_goes_along_with_every_stage_once_an_epoch(
     assert min(seen[:count]) >= 1
 
 
-def test_what_is_replayed_makes_no_stages_of_a_lesson_that_has_none() -> None:
-    examples = with_replayed(examples_of([0.5] * 20), 5)
+def test_what_stands_beside_it_makes_no_stages_of_a_lesson_that_has_none() -> None:
+    examples = with_some_beside(examples_of([0.5] * 20), 5)
     assert STAGED.nightschool_arrange_stretch(tuple(examples), so_far(25), 3) is None
-    harder = [replace(one, difficulty=0.9) if one.replayed else one for one in examples]
+    harder = [replace(one, difficulty=0.9) if one.beside else one for one in examples]
     assert STAGED.nightschool_arrange_stretch(tuple(harder), so_far(25), 3) is None
 
 

@@ -146,7 +146,7 @@ class Curriculum(Generic[D]):
                 difficulty=one.difficulty,
                 score=one.score,
                 seen=seen,
-                replayed=one.replayed,
+                beside=one.beside,
             )
             for one, seen in zip(self.learned, self._seen(state), strict=True)
         )

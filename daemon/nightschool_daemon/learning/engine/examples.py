@@ -30,7 +30,7 @@ class Grouped(Protocol):
         ...
 
     @property
-    def replayed(self) -> bool:
+    def beside(self) -> bool:
         """It is no part of the lesson, and learned beside it."""
         ...
 
@@ -61,7 +61,7 @@ class Example:
     difficulty: float | None = field(default=None, compare=False)
     score: float | None = field(default=None, compare=False)
     variant: bool = field(default=False, compare=False)
-    replayed: bool = False
+    beside: bool = False
     """It is no part of the lesson, and learned beside it."""
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ def divided(examples: Sequence[G], seed: int, settings: Hyperparameters) -> Spli
     Near-duplicates, variants and all answers to a prompt are on one side: what was learned shows nothing. What
     stands beside the lesson is always learned from, and never watched: the lesson alone says when it is learned.
     """
-    lesson = [one for one in examples if not one.replayed]
+    lesson = [one for one in examples if not one.beside]
     begins = first_judged(len(examples), settings)
     has_choice = len(lesson) >= WATCHED_FROM and settings.num_epochs > begins
     learned, watched = _apart(examples, WATCHED_SHARE, f"{seed}/watched") if has_choice else (tuple(examples), ())
@@ -144,7 +144,7 @@ def parted(examples: Sequence[G], seed: int) -> tuple[tuple[G, ...], tuple[G, ..
 
 def _apart(examples: Sequence[G], share: int, seed: str) -> tuple[tuple[G, ...], tuple[G, ...]]:
     """What stays, and of the lesson one in `share`: groups by chance that fit; none where each is larger."""
-    lesson = [one for one in examples if not one.replayed]
+    lesson = [one for one in examples if not one.beside]
     sizes = Counter(_group(one) for one in lesson)
     groups = list(sizes)
     random.Random(seed).shuffle(groups)  # noqa: S311 - no secret
@@ -154,7 +154,7 @@ def _apart(examples: Sequence[G], share: int, seed: str) -> tuple[tuple[G, ...],
             chosen.add(group)
             left -= sizes[group]
     return (
-        tuple(one for one in examples if one.replayed or _group(one) not in chosen),
+        tuple(one for one in examples if one.beside or _group(one) not in chosen),
         tuple(one for one in lesson if _group(one) in chosen),
     )
 

@@ -312,7 +312,7 @@ def read_examples(
     file = job.dataset / FILES[method]
     found = list(READERS[method](file, tokens))
     short = [one for one in found if one.longest <= max_length and all(answer.tokens for answer in one.answers)]
-    require_some(sum(not one.replayed for one in short), max_length)
+    require_some(sum(not one.beside for one in short), max_length)
     return short, len(found) - len(short)
 
 
@@ -330,7 +330,7 @@ def example_of(row: Row) -> Example:
         difficulty=row.difficulty,
         score=row.score,
         variant=row.variant,
-        replayed=row.replayed,
+        beside=row.beside,
     )
 
 

@@ -1,8 +1,8 @@
 """How wanted answers are learned: the loss of each, every time before the step that learns from it.
 
-A forward pass has these losses anyway, so they cost nothing. They are told of what a person said alone: not of what is
-replayed beside the lesson, which the network knows, nor of what comes from no event. A variant is told as one, so that
-nobody takes its loss for that of the example which the person gave.
+A forward pass has these losses anyway, so they cost nothing. They are told of what a person said alone: not of what
+stands beside the lesson, which the network knows already, or which comes from no event. A variant is told as one, so
+that nobody takes its loss for that of the example which the person gave.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Told(Protocol):
     def variant(self) -> bool: ...
 
     @property
-    def replayed(self) -> bool: ...
+    def beside(self) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def told(examples: Sequence[Told], nats: Sequence[float]) -> tuple[AnswerLoss, .
     return tuple(
         AnswerLoss(event_id=one.event_id, variant=one.variant, nats=loss)
         for one, loss in zip(examples, nats, strict=True)
-        if one.event_id and not one.replayed
+        if one.event_id and not one.beside
     )
 
 
