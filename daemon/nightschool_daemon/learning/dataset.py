@@ -570,16 +570,18 @@ def _variants(
 
 
 def _as_its_parent(variant: TrainingExample, parent: TrainingExample) -> TrainingExample:
-    """With what a variant has in common with its original."""
-    return replace(
+    """With what a variant has in common with its original, than which it counts no more."""
+    common = replace(
         variant,
         event_id=parent.event_id,
         group=parent.group,
+        difficulty=parent.difficulty,
         score=parent.score,
         artifact_type=parent.artifact_type,
         tests=parent.tests,
         schema=parent.schema,
     )
+    return _weighted(replace(common, weight=min(variant.weight, parent.weight)), 1.0)
 
 
 def _still_valid(

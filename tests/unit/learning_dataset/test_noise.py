@@ -203,6 +203,40 @@ def test_variants_weigh_as_little_as_what_they_were_made_of_and_are_known_as_suc
     assert all(one.variant == one.prompt.startswith("please") for one in rendered)
 
 
+@dataclass
+class VariesAnew:
+    """Builds its variants from nothing, of one weight."""
+
+    weight: float
+
+    @hookimpl
+    def nightschool_augment_examples(self, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
+        return tuple(
+            TrainingExample(
+                event_id="",
+                messages=(Message(role=Role.USER, content=f"please: {one.messages[-1].content}"),),
+                target=one.target,
+                weight=self.weight,
+                parent=one.event_id,
+            )
+            for one in examples
+        )
+
+
+@pytest.mark.parametrize(("weight", "left"), [(100.0, 0.15), (1.0, 0.15), (0.05, 0.05)])
+def test_a_variant_that_is_built_anew_weighs_no_more_than_what_it_was_made_of(weight: float, left: float) -> None:
+    doubted = Finds([finding("a", 0.5)])
+    original, variant = built([row("a", weight=0.2)], VariesAnew(weight), doubted).examples
+    assert (original.weight, variant.weight) == (pytest.approx(0.15), pytest.approx(left))
+    assert (variant.event_id, variant.difficulty) == (original.event_id, original.difficulty)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
+def test_a_variant_that_would_be_unlearned_fails_the_step(weight: float) -> None:
+    with pytest.raises(DatasetError, match="it must be above 0"):
+        built([row("a")], VariesAnew(weight))
+
+
 def test_no_variant_has_a_vote() -> None:
     """Else who was augmented most would be right."""
     rows = [
