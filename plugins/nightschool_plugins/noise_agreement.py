@@ -24,7 +24,8 @@ of as many as votes doubt they would name fewer wrong ones (of swapped commands 
 Where there is as much for an answer as against it, nobody but its owner can tell: it is shown, with its whole weight.
 
 What a person says later of the same prompt supersedes what they said before, where the two conflict. What is
-superseded has no vote against what came in its place, and elsewhere counts `outdated` of its votes.
+superseded has no vote against what came in its place, and elsewhere counts `outdated` of its votes. Feedback without a
+`user` may be of anybody: it supersedes nothing, or the last voice were always right.
 
 Mislabelled examples are learned last: their losses stay high while those of the others fall (Pleiss et al. 2020, "area
 under the margin"; Swayamdipta et al. 2020, "dataset cartography": low mean confidence). So do hard ones, and nothing in
@@ -266,6 +267,7 @@ class _Voice:
     """What a person says to a wording of a question, once or over and over."""
 
     person: str | None
+    """None or empty: nobody knows who, so it may be of several people."""
     prompt: str
     """Folded."""
     asked: str
@@ -392,7 +394,8 @@ class _Question:
 
     def _overrules(self, place: int, other_place: int) -> bool:
         one, other = self._voices[place], self._voices[other_place]
-        if (one.person, one.prompt) != (other.person, other.prompt) or not (one.overrules_at and other.spoke_at):
+        is_same = one.person and (one.person, one.prompt) == (other.person, other.prompt)
+        if not (is_same and one.overrules_at and other.spoke_at):
             return False
         return other.spoke_at < one.overrules_at and self._conflicts[place][other_place] > 0
 

@@ -25,7 +25,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,19 @@ class Pool:
     def only(self, kept: Sequence[ScoredEvent]) -> "Pool":
         """Of some events alone."""
         return Pool(events=tuple(kept), wrong=self.wrong & {one.event.key for one in kept})
+
+    def by_nobody(self) -> "Pool":
+        """As if nobody had said who they are, each a day after the other."""
+        events = [
+            replace(
+                one,
+                event=replace(
+                    one.event, timestamp=NOW + timedelta(days=day), metadata=replace(one.event.metadata, user=None)
+                ),
+            )
+            for day, one in enumerate(self.events)
+        ]
+        return Pool(events=tuple(events), wrong=self.wrong)
 
     def in_groups(self) -> "Pool":
         """Of those that have near-duplicates."""
@@ -179,7 +192,7 @@ def of_judged(measure: Measure, embed: Embed) -> list[results.Row]:
     """Where several answers are right, and the wrong ones are near misses."""
     pools = [judged(seed) for seed in SEEDS]
     looks = [look(pool, measure) for pool in pools]
-    clean = [look(judged(seed, 0.0), measure) for seed in SEEDS]
+    right = [judged(seed, 0.0) for seed in SEEDS]
     rivals = [nearest(one, measure, embed) for one in pools]
     ours = mean([one.auc() for one in looks])
     return [
@@ -189,7 +202,8 @@ def of_judged(measure: Measure, embed: Embed) -> list[results.Row]:
         area_row("  peer: the nearest prompts", ours, areas(pools, rivals), None),
         at_once_row(looks, rivals, None),
         *told(looks),
-        kept_row("different right answers, weight that is left", clean, 0.97),
+        kept_row("different right answers, weight that is left", [look(one, measure) for one in right], 0.97),
+        kept_row("  the same without a user, day after day", [look(one.by_nobody(), measure) for one in right], 0.97),
     ]
 
 

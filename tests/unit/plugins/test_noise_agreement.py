@@ -200,42 +200,55 @@ def test_a_confirmed_event_keeps_its_vote() -> None:
 
 
 def test_a_later_correction_supersedes_and_is_never_doubted_for_it() -> None:
-    events = [said(f"{day}", RIGHT, day=day) for day in range(5)] + [said("new", WRONG, day=9)]
+    events = [said(f"{day}", RIGHT, by="anna", day=day) for day in range(5)] + [said("new", WRONG, by="anna", day=9)]
     # five times a quarter against one: nothing yet; it grows as it is said again
     assert factors(events) == {}
-    again = [*events, said("newer", WRONG, day=10)]
+    again = [*events, said("newer", WRONG, by="anna", day=10)]
     assert factors(again) == dict.fromkeys("01234", pytest.approx(1 - 0.8 * (2 / 3.25 - 0.5) / 0.4))
     assert {one.reason for one in found(again).values()} == {"something else was said of the same prompt later"}
     assert {one.contradicts for one in found(again).values()} == {"dropdir/newer"}
 
 
 def test_of_two_corrections_of_a_prompt_the_older_is_outdated() -> None:
-    assert factors([said("old", RIGHT), said("new", WRONG, day=1)]) == {"old": pytest.approx(0.4)}
+    assert factors([said("old", RIGHT, by="anna"), said("new", WRONG, by="anna", day=1)]) == {"old": pytest.approx(0.4)}
 
 
 @pytest.mark.parametrize(
     "later",
     [
         said("new", WRONG, by="somebody else", day=1),
-        said("new", WRONG, day=1, prompt="please list every file"),
-        said("new", WRONG, LIKED, day=1),
-        said("new", WRONG, day=1, metadata=Metadata(clock_flag=True)),
-        said("new", WRONG),
+        said("new", WRONG, by=None, day=1),
+        said("new", WRONG, by="anna", day=1, prompt="please list every file"),
+        said("new", WRONG, LIKED, by="anna", day=1),
+        said("new", WRONG, day=1, metadata=Metadata(user="anna", clock_flag=True)),
+        said("new", WRONG, by="anna"),
     ],
 )
 def test_only_a_later_correction_of_the_same_prompt_by_the_same_person_supersedes(later: ScoredEvent) -> None:
-    assert "old" not in factors([said("old", RIGHT), later])
+    assert "old" not in factors([said("old", RIGHT, by="anna"), later])
 
 
 def test_a_correction_supersedes_whether_or_not_the_answer_that_it_corrects_came_with_it() -> None:
-    bare = said("new", WRONG, day=1)
+    bare = said("new", WRONG, by="anna", day=1)
     bare = replace(bare, event=replace(bare.event, ai_output=None))
-    assert factors([said("old", RIGHT), bare]) == {"old": pytest.approx(0.4)}
+    assert factors([said("old", RIGHT, by="anna"), bare]) == {"old": pytest.approx(0.4)}
 
 
 def test_what_was_learned_and_corrected_since_is_outdated_however_alike_both_are() -> None:
-    events = [said("old", "tar -x a b c d"), said("new", "tar -xz a b c d", bad="tar -x a b c d", day=1)]
+    events = [
+        said("old", "tar -x a b c d", by="anna"),
+        said("new", "tar -xz a b c d", by="anna", bad="tar -x a b c d", day=1),
+    ]
     assert factors(events) == {"old": pytest.approx(0.4)}
+
+
+@pytest.mark.parametrize("nobody", [None, ""])
+def test_who_does_not_say_who_they_are_overtakes_nobody(nobody: str | None) -> None:
+    """Or the last voice were always right, whoever it is of."""
+    three = [said(f"{day}", answer, by=nobody, day=day) for day, answer in enumerate((RIGHT, WRONG, "echo done"))]
+    assert factors(three) == {}
+    ten = [said(f"{day}", RIGHT, by=nobody, day=day) for day in range(10)]
+    assert factors([*ten, said("wrong", WRONG, by=nobody, day=10)]) == {"wrong": pytest.approx(0.2)}
 
 
 # --------------------------------------------------------------------------- thumbs
@@ -439,12 +452,12 @@ def test_a_clean_pool_loses_no_weight(rows: list[tuple[str, str | None, int]]) -
 @given(RULES)
 @settings(deadline=None)
 def test_the_last_correction_of_a_prompt_is_not_doubted_for_what_its_author_said_before(rows: Rows) -> None:
-    events, losses = built([(answer, kind, None, 0, "list every file", "g", loss) for answer, kind, *_, loss in rows])
+    events, losses = built([(answer, kind, "anna", 0, "list every file", "g", loss) for answer, kind, *_, loss in rows])
     dated = [
         replace(one, event=replace(one.event, timestamp=NOON + timedelta(hours=hour)))
         for hour, one in enumerate(events)
     ]
-    last = said("last", "wc --lines", day=30)
+    last = said("last", "wc --lines", by="anna", day=30)
     assert factors([*dated, last], losses, NoiseAgreement(fewest_learned=2)).get("last", 1.0) == 1.0
 
 
