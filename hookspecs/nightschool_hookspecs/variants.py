@@ -20,6 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from nightschool_hookspecs.artifacts import without_thinking
 from nightschool_hookspecs.records import Message, Role, TrainingExample
@@ -32,8 +33,8 @@ TECHNICAL = re.compile(r"[\d/\\_=$@#%^&*+<>|~{}\[\]]|^--?\w|^\.\w|^\.{1,2}$|\w[.
 """In a word: signs that no plain one has, a leading dash or dot, an inner capital, capitals only."""
 NAME = re.compile(r"(?<=[^\s.!?:][ \t])[^\W\d_]\w+")
 WORD = re.compile(r"\w+")
-SENTENCE = re.compile(r"\b[^\W\d_]+(?:[,;:]?[ \u2019'-][^\W\d_]+){5,200}[.!?](?=\s|$)")
-"""Six or more plain words in a row that end with a full stop."""
+SENTENCE = re.compile(r"\b[^\W\d_]++(?:[,;:]?[ \u2019'-][^\W\d_]++){5,200}+[.!?](?=\s|$)")
+"""Six or more plain words in a row that end with a full stop. Possessive, as no word given back brings one nearer."""
 NEGATED = re.compile(r"n't\b|(?<=\bcan)not\b")
 PREAMBLE = re.compile(
     r"(?:sure|certainly|okay|of course|here(?:'s| is| are)\b|i (?:can|will)|i'(?:m|ll)|as an|(?:\w+ ){0,3}"
@@ -122,18 +123,59 @@ def shared_words(question: str, answer: str) -> frozenset[str]:
     return frozenset(WORD.findall(question.casefold())) & written - FUNCTION_WORDS
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question, and what an answer to it may rest on; each part is found once, however many it is compared with."""
+
+    question: str
+    answer: str = ""
+
+    @cached_property
+    def literals(self) -> tuple[str, ...]:
+        """As the function has them."""
+        return literals(self.question)
+
+    @cached_property
+    def deciding(self) -> Counter[str]:
+        """Deciding words, and how often each."""
+        plain = NEGATED.sub(" not", self.question.casefold().replace("\u2019", "'"))
+        return Counter(word for word in WORD.findall(plain) if word in DECIDING)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Words with a capital within a sentence."""
+        return frozenset(one for one in NAME.findall(self.question) if one[0].isupper())
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """As they are written."""
+        return frozenset(WORD.findall(self.question))
+
+    @cached_property
+    def folded(self) -> frozenset[str]:
+        """Words without case."""
+        return frozenset(word.casefold() for word in self.words)
+
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """Words that the answer needs."""
+        return shared_words(self.question, self.answer)
+
+    def is_kept_by(self, variant: "Asked") -> bool:
+        """Whether a variant still has all that the answer may rest on, and nothing of the kind besides."""
+        return (
+            variant.literals == self.literals
+            and variant.deciding == self.deciding
+            and self.names <= variant.words
+            and all(name.casefold() in self.folded for name in variant.names)
+            and not _turns(self.folded, variant.folded)
+            and self.shared <= variant.folded
+        )
+
+
 def keeps(question: str, variant: str, answer: str) -> bool:
     """Whether a variant still has all of its question that the answer may rest on, and nothing of the kind besides."""
-    words = frozenset(WORD.findall(variant))
-    known = frozenset(word.casefold() for word in WORD.findall(question))
-    return (
-        literals(variant) == literals(question)
-        and _deciding(variant) == _deciding(question)
-        and _names(question) <= words
-        and shared_words(question, answer) <= frozenset(word.casefold() for word in words)
-        and all(name.casefold() in known for name in _names(variant))
-        and not _turns(known, frozenset(word.casefold() for word in words))
-    )
+    return Asked(question, answer).is_kept_by(Asked(variant))
 
 
 def _turns(asked: frozenset[str], said: frozenset[str]) -> bool:
@@ -144,15 +186,6 @@ def _turns(asked: frozenset[str], said: frozenset[str]) -> bool:
 def _bare_word(word: str) -> str:
     """A word without the punctuation around it; the names of the directory and of the one above are no punctuation."""
     return word if word in (".", "..") else word.rstrip(".,;:!?)'\"…").lstrip("('\"")
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(one for one in NAME.findall(text) if one[0].isupper())
-
-
-def _deciding(text: str) -> Counter[str]:
-    plain = NEGATED.sub(" not", text.casefold().replace("\u2019", "'"))
-    return Counter(word for word in WORD.findall(plain) if word in DECIDING)
 
 
 # --------------------------------------------------------------------------- settings and the loop

@@ -51,7 +51,7 @@ from itertools import combinations, product
 
 from nightschool_hookspecs import Event, LossTrajectory, Measure, NoiseFinding, ScoredEvent, hookimpl
 from nightschool_hookspecs.corrections import is_minor
-from nightschool_hookspecs.variants import keeps, literals
+from nightschool_hookspecs.variants import Asked, literals
 
 LEAST_VOTE = 0.1
 """Of an event that is worth nothing: it was said all the same."""
@@ -270,7 +270,8 @@ class _Voice:
     """None or empty: nobody knows who, so it may be of several people."""
     prompt: str
     """Folded."""
-    asked: str
+    asked: Asked
+    """The prompt as it was put, with the beginning of the wanted answer."""
     wanted: str | None
     """With its white space folded; None: it is only said what is not wanted."""
     unwanted: frozenset[str]
@@ -300,12 +301,13 @@ def _voices(members: Sequence[ScoredEvent], votes: Mapping[str, _Vote]) -> list[
 def _voice(events: Sequence[Event], votes: Mapping[str, _Vote]) -> _Voice:
     """Of events that say the same."""
     first, *_ = in_time = sorted(events, key=lambda one: (one.timestamp, one.key))
+    wanted = _plain(first.target) if first.target else None
     unwanted = (_unwanted(one) for one in events)
     return _Voice(
         person=first.metadata.user,
         prompt=_folded(first.input_data),
-        asked=first.input_data,
-        wanted=_plain(first.target) if first.target else None,
+        asked=Asked(first.input_data, (wanted or "")[:LONGEST_ANSWER]),
+        wanted=wanted,
         unwanted=frozenset(one for one in unwanted if one is not None),
         keys=tuple(one.key for one in in_time),
         votes=math.fsum(votes[one.key].weight for one in events),
@@ -401,9 +403,7 @@ class _Question:
 
 
 def _ask_the_same(one: _Voice, other: _Voice) -> bool:
-    return one.prompt == other.prompt or (
-        keeps(one.asked, other.asked, one.wanted or "") and keeps(other.asked, one.asked, other.wanted or "")
-    )
+    return one.prompt == other.prompt or (one.asked.is_kept_by(other.asked) and other.asked.is_kept_by(one.asked))
 
 
 def _relation(

@@ -1,6 +1,7 @@
 """When a question in other words may stand before the same answer."""
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from nightschool_hookspecs import Chunk, GenerationError, Message, Role, TrainingExample
 from nightschool_hookspecs.testing import FakeGenerate, FakeMeasure
 from nightschool_hookspecs.variants import (
+    SENTENCE,
     AskedModel,
     AskingSettings,
     Draft,
@@ -106,6 +108,25 @@ def test_another_question(question: str, variant: str, answer: str) -> None:
 def test_an_answer_rests_on_no_word_of_its_sentences() -> None:
     assert shared_words("mkdir it: where the orders are kept in one table", ARCHITECTURE) == {"orders"}
     assert shared_words("list the users of a table", "SELECT name FROM users") == {"users"}
+
+
+@given(
+    st.lists(
+        st.sampled_from(["word", "x", "9", "_", "\u00e9", " ", " ", " ", ", ", "'", "-", ".", "!", "\n"]), max_size=400
+    )
+)
+def test_sentences_are_those_that_going_back_over_words_would_find(parts: list[str]) -> None:
+    greedy = re.compile(SENTENCE.pattern.replace("++", "+").replace("}+", "}"))
+    assert greedy.pattern != SENTENCE.pattern
+    text = "".join(parts)
+    assert [one.span() for one in SENTENCE.finditer(text)] == [one.span() for one in greedy.finditer(text)]
+
+
+def test_sentences_that_are_too_long_are_those_that_going_back_over_words_would_find() -> None:
+    greedy = re.compile(SENTENCE.pattern.replace("++", "+").replace("}+", "}"))
+    for words in (5, 6, 200, 201, 202, 500):
+        text = " ".join(["word"] * words) + "."
+        assert [one.span() for one in SENTENCE.finditer(text)] == [one.span() for one in greedy.finditer(text)]
 
 
 # --------------------------------------------------------------------------- the question of an example

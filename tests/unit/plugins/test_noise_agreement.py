@@ -2,8 +2,9 @@
 
 import math
 import random
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ from nightschool_hookspecs import (
     NoiseFinding,
     Role,
     ScoredEvent,
+    variants,
 )
 from nightschool_hookspecs.testing import FakeMeasure, matrix, sample_trajectory
 from nightschool_plugins import noise_agreement
@@ -472,6 +474,32 @@ def test_of_a_question_with_a_hundred_answers_the_weightiest_are_heard(monkeypat
     events = crowd(*(f"answer{number}" for number in range(100)))
     assert NoiseAgreement().nightschool_find_noise(tuple(events), (), measure) == ()
     assert asked == [64]
+
+
+@dataclass
+class Counts:
+    """A pattern that keeps how long the texts were that it went over."""
+
+    pattern: re.Pattern[str]
+
+    def __post_init__(self) -> None:
+        self.lengths: list[int] = []
+
+    def sub(self, by: str, text: str) -> str:
+        self.lengths.append(len(text))
+        return self.pattern.sub(by, text)
+
+
+def test_an_answer_is_read_once_a_voice_and_no_further_than_it_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentences = Counts(variants.SENTENCE)
+    monkeypatch.setattr(variants, "SENTENCE", sentences)
+    wordings = [f"list every file {number * 'please '}" for number in range(1, 21)]
+    events = [
+        said(f"{number}", f"answer {number} " * 2000, by=f"{number}", prompt=prompt)
+        for number, prompt in enumerate(wordings)
+    ]
+    NoiseAgreement().nightschool_find_noise(tuple(events), (), FakeMeasure())
+    assert sentences.lengths == [noise_agreement.LONGEST_ANSWER] * 20
 
 
 @pytest.mark.parametrize(
