@@ -14,7 +14,7 @@ from nightschool_daemon.explaining import Explanation
 from nightschool_daemon.jobs import EventMark, Step
 from nightschool_daemon.plans import PlannedTraining, Route, TrainingPlan, duration
 from nightschool_daemon.reporting.sheet import clean, one_line
-from nightschool_daemon.reporting.words import guard_word, noise_in_words
+from nightschool_daemon.reporting.words import guard_word
 from nightschool_hookspecs.records import TrainedForm
 
 out = Console(highlight=False, soft_wrap=True)
@@ -130,7 +130,7 @@ def show_explanation(found: Explanation) -> None:
     ]
     columns = ("night", "run", "specialty", "what became of it", "worth", "how the run ended")
     show_table("Nights", columns, nights)
-    doubts = [(one.run, noise_in_words(one.noise.finding, one.noise.side)) for one in found.nights if one.noise]
+    doubts = [(one.run, one.suspicion) for one in found.nights if one.suspicion]
     if doubts:
         show_table("Why it looked wrong", ("run", "reason"), doubts)
     asked = [

@@ -33,6 +33,8 @@ class EventNight:
     """What it was worth; None where it was not to be learned from."""
     noise: NoiseRow | None = None
     """Why it looked wrong; None where it did not, or nobody looked."""
+    suspicion: str | None = None
+    """The same in words, with what it meant for it."""
     asked: Asked | None = None
     """The event's own question, where it was one."""
     kin: tuple[Asked, ...] = ()
@@ -103,6 +105,7 @@ def _read(row: EventRow, directory: RunDirectory, exams: Exams, night: EventNigh
         fate=fate or (UNTOUCHED if asked is None else ASKED),
         mark=fates.marks.get(row.event.key),
         noise=noise,
+        suspicion=fates.suspicion(row.event.key),
         asked=asked,
         kin=fates.kin(row.event),
     )

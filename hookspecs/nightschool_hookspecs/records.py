@@ -286,7 +286,8 @@ class NoiseFinding:
 
     event_id: str
     factor: float
-    """0..1. Multiplies the weight of its example; 0: nothing is learned from it; 1: it is shown, and counts as ever."""
+    """0..1. Multiplies the weight of its example; up to 0.5 it makes no pair and no label; 0: nothing is learned from
+    it; 1: it is shown, and counts as ever."""
     reason: str
     """What speaks against it, for its owner: a clause of a sentence, `you corrected it otherwise later`."""
     contradicts: str | None = None

@@ -15,9 +15,10 @@ def nightschool_find_noise(
     withdrawn, dislikes and weak signals too, in order of arrival: what people said, and nothing that was made of it, no
     variant, sampled answer or starter example. `trajectories` says of some of it how it was learned when it was new, by
     its own example alone; events whose content changed since have none. The host multiplies the weight of an example by
-    its event's factor, also where it is varied or learned again, shows the findings to the person, and learns nothing
-    from what has the factor 0. The findings of all plugins are joined; of several on one event the one with the least
-    factor counts, the first of equal ones. None: no findings.
+    its event's factor, also where it is varied or learned again, makes no pair and no label of what has a factor of 0.5
+    or less, as these have no weights, shows the findings to the person, and learns nothing from what has the factor 0.
+    The findings of all plugins are joined; of several on one event the one with the least factor counts, the first of
+    equal ones. None: no findings.
 
     Called once more with what is held out for the exam, without trajectories. These findings are only shown: no
     question is changed or left out. Where a training is only planned, `embed` has no model.

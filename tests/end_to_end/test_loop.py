@@ -144,7 +144,8 @@ def test_second_night_builds_on_fresh_feedback_and_its_undo_leads_to_the_first_v
         {**one, "id": f"old/{one['id']}", "corrected_output": "zqxj", "timestamp": "2020-01-02T03:04:05Z"}
         for one in greetings(6)
     ]
-    night.drop([*overtaken, *greetings(40), *greetings(6, answer="good day", first=60)])
+    by_anna = [{**one, "metadata": {"user": "anna"}} for one in (*overtaken, *greetings(40))]
+    night.drop([*by_anna, *greetings(6, answer="good day", first=60)])
     assert night.learn().returncode == 0
     first = fresh_ollama.tags()[f"{TINY_ALIAS}.v1"]
     look_at_what_was_overtaken(night)

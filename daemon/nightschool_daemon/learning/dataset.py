@@ -114,6 +114,8 @@ MOST_WEIGHED = 32
 """Answers that are rendered to find the token that ends them."""
 LARGEST_GROWTH = 3
 """Originals and variants together, as a multiple of the originals."""
+DOUBTED = 0.5
+"""Factor down from which nothing is preferred by an event: pairs and labels have no weights that it could lower."""
 LEARNS_ANSWERS = frozenset({MethodChoice.AUTO, MethodChoice.SFT})
 """Methods by which wanted answers are learned."""
 
@@ -256,7 +258,7 @@ def build_dataset(
     _require_no_leak(learned, sides)
     again = frozenset(_events_of(replayed))
     starters = _starters(workshop, rows, selection.events, originals)
-    rated = _rated(selection.events, believed, budget)
+    rated = _rated(selection.events, tuple(one for one in believed if _factor(noise, one.event.key) > DOUBTED), budget)
     sampled, pairs = _pairs(workshop, rated, aside)
     labels = _labels(workshop, rated, aside)
     undecided = (_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)

@@ -1,6 +1,6 @@
 """Figures in plain words, for people who are no engineers of machine learning."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from nightschool_daemon.reporting.records import Drift, TrackRecord, Trend
 from nightschool_daemon.reporting.sheet import Section, Table, one_line
@@ -97,18 +97,30 @@ def guard_word(found: GuardResult) -> str:
     return "held" if found.held else "broken"
 
 
-def noise_in_words(finding: NoiseFinding, side: Side) -> str:
-    """What speaks against a piece of feedback, and what that means for it."""
+def noise_in_words(finding: NoiseFinding, side: Side, methods: Collection[TrainingMethod]) -> str:
+    """What speaks against a piece of feedback, and what that means for it, learned by these methods or by none."""
     witness = "" if finding.contradicts is None else f" (`{one_line(finding.contradicts)}`)"
-    return f"{one_line(finding.reason, REASON_LETTERS)}{witness}. {_consequence(finding.factor, side)}"
+    return f"{one_line(finding.reason, REASON_LETTERS)}{witness}. {_consequence(finding.factor, side, methods)}"
 
 
-def _consequence(factor: float, side: Side) -> str:
+def _consequence(factor: float, side: Side, methods: Collection[TrainingMethod]) -> str:
     if side is Side.HELD_OUT:
         return "It is kept for the exam, where it counts as it is."
     if factor == 1:
         return "It counts as ever."
-    return f"It counts {factor:.0%} of its weight." if factor else "Nothing is learned from it."
+    if factor == 0:
+        return "Nothing is learned from it."
+    return _left_of(factor, methods)
+
+
+def _left_of(factor: float, methods: Collection[TrainingMethod]) -> str:
+    """Preferences have no weights that could be lowered."""
+    if not methods:
+        return "This run learns nothing from it."
+    if TrainingMethod.SFT not in methods:
+        return "It counts as ever, as a preference has no weight."
+    beside = "" if len(methods) == 1 else " as a wanted answer, and in full as a preference"
+    return f"It counts {factor:.0%} of its weight{beside}."
 
 
 def _compared_by(verdict: Verdict) -> str:

@@ -104,12 +104,23 @@ class Fates:
     def _first_seen(self) -> Mapping[str, StretchMark]:
         return {key: one for one in reversed(self._directory.stretches()) for key in one.first_seen}
 
-    def doubt(self, key: str) -> str | None:
-        """Why it looked wrong, and what that means for it. None: it did not, or it was left out for that."""
+    def suspicion(self, key: str) -> str | None:
+        """Why it looked wrong, and what that means for it. None: it did not."""
         row = self.noise.get(key)
-        if row is None or row.finding.factor == 0:
-            return None
-        return f"It looks wrong: {noise_in_words(row.finding, row.side)}"
+        return None if row is None else noise_in_words(row.finding, row.side, self._learned_by(key))
+
+    def doubt(self, key: str) -> str | None:
+        """The same as a sentence behind its fate. None: it did not look wrong, or was left out for that."""
+        row = self.noise.get(key)
+        return None if row is None or row.finding.factor == 0 else f"It looks wrong: {self.suspicion(key)}"
+
+    def _learned_by(self, key: str) -> frozenset[TrainingMethod]:
+        """How it was learned from; while nothing is trained, how it may be."""
+        chosen = self._chosen.get(key, frozenset())
+        if self._trained is None:
+            return chosen
+        is_learned = key in self._learned_from and key not in self._trained.watched_events
+        return chosen & frozenset(self._trained.methods) if is_learned else frozenset()
 
     def asked(self, event: Event) -> Asked | None:
         """The event's own question, where both answered it."""

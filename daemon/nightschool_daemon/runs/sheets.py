@@ -3,23 +3,20 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from nightschool_daemon.jobs import (
-    FINDINGS,
     UNITS,
     ConcludeResult,
     CrossfitResult,
     ExportResult,
     Losses,
-    NoiseRow,
     PrepareResult,
     RunDirectory,
     SelectResult,
     Step,
     StretchMark,
     VerifyResult,
-    read_lines,
 )
 from nightschool_daemon.ollama import names
 from nightschool_daemon.plans import cost_text, duration
@@ -31,7 +28,6 @@ from nightschool_daemon.reporting.words import (
     LEFT_OUT,
     NOISE,
     guard_word,
-    noise_in_words,
     points_in_words,
     replayed_in_words,
     starters_in_words,
@@ -39,6 +35,7 @@ from nightschool_daemon.reporting.words import (
 )
 from nightschool_daemon.runs.conclude import verdict_of
 from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.fates import Fates
 from nightschool_daemon.runs.pieces import pieces_section
 from nightschool_daemon.runs.prepare import frozen_events
 from nightschool_hookspecs.records import (
@@ -216,28 +213,24 @@ def _folds(context: StepContext) -> int:
 
 def noise_sections(directory: RunDirectory) -> Iterator[Section]:
     """The feedback that looks wrong, gravest first, and what to do about it; nothing where none does."""
-    file = directory.step(Step.SELECT) / FINDINGS
-    rows = sorted(read_lines(file, NoiseRow), key=lambda one: one.finding.factor) if file.is_file() else []
-    if not rows:
+    if not directory.is_done(Step.SELECT):
         return
-    shown = rows[:SHOWN_NOISE]
-    named = {one.finding.event_id for one in shown}
-    prompts = {event.key: event.input_data for event in frozen_events(directory) if event.key in named}
-    more = f", of which these {SHOWN_NOISE} look worst" if len(rows) > SHOWN_NOISE else ""
+    fates = Fates(directory, (), is_over=True)
+    found = sorted(fates.noise, key=lambda key: fates.noise[key].finding.factor)
+    if not found:
+        return
+    shown = found[:SHOWN_NOISE]
+    prompts = {event.key: event.input_data for event in frozen_events(directory) if event.key in shown}
+    more = f", of which these {SHOWN_NOISE} look worst" if len(found) > SHOWN_NOISE else ""
     yield Section(
         title=NOISE,
         sentences=(
-            f"{_count(len(rows), 'piece')} of your feedback may be wrong or overtaken{more}.",
+            f"{_count(len(found), 'piece')} of your feedback may be wrong or overtaken{more}.",
             "`nightschool explain EVENT` tells more of each. Withdraw what is wrong (`deleted` in its metadata); what "
             "is right counts in full again with the tag `confirmed` in its metadata.",
         ),
-        points=tuple(_doubt(one, prompts) for one in shown),
+        points=tuple(f"`{one_line(key)}` (`{one_line(prompts[key], 80)}`): {fates.suspicion(key)}" for key in shown),
     )
-
-
-def _doubt(row: NoiseRow, prompts: Mapping[str, str]) -> str:
-    key = row.finding.event_id
-    return f"`{one_line(key)}` (`{one_line(prompts[key], 80)}`): {noise_in_words(row.finding, row.side)}"
 
 
 def _left_out(context: StepContext) -> Iterator[Section]:

@@ -173,11 +173,39 @@ def test_nothing_is_learned_from_what_has_the_factor_zero() -> None:
     assert [one.reason for one in dataset.left_out] == ["it looks wrong: it is nonsense"]
 
 
-def test_nothing_is_preferred_either_by_what_has_the_factor_zero() -> None:
-    rows = [row("a"), row("thumb", kind=FeedbackType.EXPLICIT_NEGATIVE)]
-    thumbs = (*PLAIN, "preference_thumbs")
-    assert [one.event_id for one in built(rows, built_in=thumbs).labels] == ["dropdir/thumb"]
-    assert built(rows, Finds([finding("thumb", 0.0)]), built_in=thumbs).labels == ()
+@pytest.mark.parametrize(
+    ("factor", "is_preferred"), [(1.0, True), (0.51, True), (0.5, False), (0.2, False), (0.0, False)]
+)
+def test_nothing_is_preferred_by_what_counts_half_or_less(factor: float, is_preferred: bool) -> None:
+    """A pair and a label have no weight that would be lowered."""
+    rows = [row("a"), row("b"), row("thumb", kind=FeedbackType.EXPLICIT_NEGATIVE)]
+    preferences = (*PLAIN, "preference_corrections", "preference_thumbs")
+    dataset = built(rows, Finds([finding("a", factor), finding("thumb", factor)]), built_in=preferences)
+    doubted = ["dropdir/a"] if is_preferred else []
+    assert sorted(one.event_id for one in dataset.pairs) == [*doubted, "dropdir/b"]
+    assert [one.event_id for one in dataset.labels] == (["dropdir/thumb"] if is_preferred else [])
+
+
+def test_a_doubted_answer_is_nobodys_worse_one() -> None:
+    """Nor its prompt one to which answers of the model in use are ranked by it."""
+    rows = [
+        row("good", group="g"),
+        replace(
+            one := row("bad", group="g"), event=replace(one.event, corrected_output="worse", input_data="question good")
+        ),
+    ]
+    preferences = (*PLAIN, "preference_corrections")
+    texts = {one.chosen for one in built(rows, Finds([finding("bad", 0.3)]), built_in=preferences).pairs}
+    assert texts == {"good"}
+    assert {"good", "worse"} <= {one.chosen for one in built(rows, built_in=preferences).pairs}
+
+
+@pytest.mark.parametrize("newest", [1, 2])
+def test_what_is_doubted_takes_no_place_of_another_dislike(newest: int) -> None:
+    rows = [row(f"{number}", kind=FeedbackType.EXPLICIT_NEGATIVE) for number in range(3)]
+    doubted = Finds([finding(f"{number}", 0.2) for number in range(3 - newest, 3)])
+    labels = built(rows, doubted, built_in=(*PLAIN, "preference_thumbs"), events=3 - newest).labels
+    assert len(labels) == 3 - newest
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, 0.0])
@@ -227,7 +255,7 @@ class VariesAnew:
 def test_a_variant_that_is_built_anew_weighs_no_more_than_what_it_was_made_of(weight: float, left: float) -> None:
     doubted = Finds([finding("a", 0.5)])
     original, variant = built([row("a", weight=0.2)], VariesAnew(weight), doubted).examples
-    assert (original.weight, variant.weight) == (pytest.approx(0.15), pytest.approx(left))
+    assert [original.weight, variant.weight] == pytest.approx([0.15, left])
     assert (variant.event_id, variant.difficulty) == (original.event_id, original.difficulty)
 
 

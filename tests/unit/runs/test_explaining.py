@@ -90,7 +90,12 @@ def test_why_it_looked_wrong_is_told(tmp_path: Path, ledger: Ledger, side: Side)
     assert (before is None) == (side is Side.HELD_OUT)
     assert before is None or before.noise is None
     assert night is not None
+    meaning = {
+        Side.TRAINING: "This run learns nothing from it.",
+        Side.HELD_OUT: "It is kept for the exam, where it counts as it is.",
+    }
     assert night.noise == doubt
+    assert night.suspicion == f"others want more. {meaning[side]}"
     said = {Side.TRAINING: "It was left out: it did not fit.", Side.HELD_OUT: "It was neither learned from nor asked."}
     assert night.fate == said[side]
     assert other is None

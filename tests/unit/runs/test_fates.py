@@ -1,6 +1,6 @@
 """What is said of events' fates, from the files that a run leaves, and which of them a report tells."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,18 +157,52 @@ def test_a_rebuild_has_learned_nothing_of_what_is_new(tmp_path: Path) -> None:
     assert fates.fate("a/again") == "It was learned from again, so that it is not forgotten: wanted answers."
 
 
-def test_what_looked_wrong_is_told_with_what_it_means_once(tmp_path: Path) -> None:
-    directory = left(tmp_path)
-    doubts = [("a/learned", 0.4), ("a/left", 0.0), ("a/again", 1.0)]
-    findings = (NoiseFinding(event_id=key, factor=factor, reason="2 others want more") for key, factor in doubts)
+def doubting(directory: RunDirectory, doubts: Mapping[str, float]) -> Fates:
+    findings = (NoiseFinding(event_id=key, factor=factor, reason="2 others do") for key, factor in doubts.items())
     write_lines(directory.step(Step.SELECT) / FINDINGS, [NoiseRow(finding=one, side=Side.TRAINING) for one in findings])
-    fates = Fates(directory, (), is_over=True)
-    assert fates.doubt("a/learned") == "It looks wrong: 2 others want more. It counts 40% of its weight."
-    assert fates.doubt("a/again") == "It looks wrong: 2 others want more. It counts as ever."
+    return Fates(directory, (), is_over=True)
+
+
+def test_what_looked_wrong_is_told_with_what_it_means_once(tmp_path: Path) -> None:
+    fates = doubting(left(tmp_path), {"a/again": 0.4, "a/learned": 1.0, "a/left": 0.0})
+    assert fates.doubt("a/again") == "It looks wrong: 2 others do. It counts 40% of its weight."
+    assert fates.doubt("a/learned") == "It looks wrong: 2 others do. It counts as ever."
     # that it was left out says why
     assert fates.doubt("a/left") is None
+    assert fates.suspicion("a/left") == "2 others do. Nothing is learned from it."
     assert fates.doubt("a/paired") is None
     assert Fates(left(tmp_path / "earlier"), (), is_over=True).doubt("a/learned") is None
+
+
+NOTHING = "2 others do. This run learns nothing from it."
+LESS = "2 others do. It counts 70% of its weight."
+BOTH = "2 others do. It counts 70% of its weight as a wanted answer, and in full as a preference."
+PREFERRED = "2 others do. It counts as ever, as a preference has no weight."
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ((TrainingMethod.SFT,), {"a/learned": LESS, "a/paired": NOTHING, "a/thumb": NOTHING}),
+        ((TrainingMethod.SFT, TrainingMethod.DPO), {"a/learned": BOTH, "a/again": LESS, "a/paired": PREFERRED}),
+        ((TrainingMethod.DPO,), {"a/learned": PREFERRED, "a/again": NOTHING, "a/paired": PREFERRED}),
+        ((TrainingMethod.KTO,), {"a/learned": NOTHING, "a/thumb": PREFERRED}),
+    ],
+)
+def test_how_much_is_left_is_told_of_what_was_learned_by(
+    tmp_path: Path, methods: tuple[TrainingMethod, ...], said: Mapping[str, str]
+) -> None:
+    directory = left(tmp_path, result=replace(TRAINED, methods=methods))
+    fates = doubting(directory, dict.fromkeys(said, 0.7))
+    assert {key: fates.suspicion(key) for key in said} == said
+
+
+def test_how_much_counts_of_what_was_not_learned_is_not_told(tmp_path: Path) -> None:
+    told = replace(TRAINED, learned_events=("a/paired",), watched_events=("a/learned",))
+    fates = doubting(left(tmp_path, result=told), {"a/learned": 0.7, "a/again": 0.7, "a/nowhere": 0.7})
+    assert {fates.suspicion(key) for key in ("a/learned", "a/again", "a/nowhere")} == {NOTHING}
+    # before it is trained, what was chosen counts
+    assert doubting(left(tmp_path / "b", trained=False), {"a/again": 0.7}).suspicion("a/again") == LESS
 
 
 def test_of_a_candidate_of_examples_it_is_told_what_is_shown_and_what_is_not(tmp_path: Path) -> None:

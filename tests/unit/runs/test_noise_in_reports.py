@@ -3,10 +3,25 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from nightschool_daemon.jobs import FINDINGS, EventRow, NoiseRow, RunDirectory, Step, write_lines
+from nightschool_daemon.jobs import FINDINGS, EventRow, NoiseRow, RunDirectory, SelectResult, Step, write_lines
 from nightschool_daemon.runs.sheets import noise_sections
 from nightschool_hookspecs import NoiseFinding, Side
+from nightschool_hookspecs.records import Hyperparameters, Material, TrainingMethod
 from nightschool_hookspecs.testing import sample_event
+
+SELECTED = SelectResult(
+    material=Material(examples=4, better_known=4, pairs=1, liked=0, disliked=0),
+    variants=0,
+    items=1,
+    guard_items=0,
+    hyperparameters=Hyperparameters(),
+    closing="",
+    sources={
+        TrainingMethod.SFT: ("dropdir/0", "dropdir/1", "dropdir/4"),
+        TrainingMethod.DPO: ("dropdir/0", "dropdir/4"),
+    },
+    left_out=(),
+)
 
 
 def run(place: Path, *findings: NoiseFinding, held_out: Sequence[str] = ()) -> RunDirectory:
@@ -19,6 +34,7 @@ def run(place: Path, *findings: NoiseFinding, held_out: Sequence[str] = ()) -> R
     sides = {one.event_id: Side.HELD_OUT if one.event_id in held_out else Side.TRAINING for one in findings}
     doubts = [NoiseRow(finding=one, side=sides[one.event_id]) for one in findings]
     write_lines(directory.step(Step.SELECT) / FINDINGS, doubts)
+    directory.finish(Step.SELECT, SELECTED)
     return directory
 
 
@@ -39,8 +55,9 @@ def test_the_gravest_are_told_with_their_prompt_their_reason_and_what_it_means(t
         "`dropdir/1` (`list '1' please`): 2 others want more (`dropdir/8`). It counts 40% of its weight.",
         "`dropdir/3` (`list '3' please`): 2 others want more (`dropdir/8`). "
         "It is kept for the exam, where it counts as it is.",
-        "`dropdir/4` (`list '4' please`): 2 others want more (`dropdir/8`). It counts 70% of its weight.",
-        "`dropdir/5` (`list '5' please`): 2 others want more (`dropdir/8`). It counts 80% of its weight.",
+        "`dropdir/4` (`list '4' please`): 2 others want more (`dropdir/8`). "
+        "It counts 70% of its weight as a wanted answer, and in full as a preference.",
+        "`dropdir/5` (`list '5' please`): 2 others want more (`dropdir/8`). This run learns nothing from it.",
     )
 
 
