@@ -26,7 +26,8 @@ class InterruptedRuns(BareRuns):
     """What happens before the daemon is there again."""
 
     def restart(self) -> None:
-        """Whatever happened, a new process goes on."""
+        """Whatever happened, a new process goes on. It dies once a run."""
+        self.dies_before = None
         self.meanwhile()
         super().restart()
 

@@ -1,9 +1,10 @@
 """Nothing that is held out is ever learned from, nor what is nearly it, nor what was made of it: seasons of 30 runs.
 
 Hypothesis makes up seasons. Feedback comes, comes again a little changed, bridges what is learned from and what is held
-out, is changed and withdrawn; versions are promoted, refused, undone and rebuilt; the daemon dies and goes on. The runs
-are those of the real pipeline (`support.bare_runs`), with every optional plugin at work, and with a local model whose
-paraphrases are often prompts of the exam. `support.leaks` judges.
+out, is changed and withdrawn, also while a run goes on; versions are promoted, refused, undone and rebuilt; the daemon
+dies, also while it notes what was learned, and goes on. The runs are those of the real pipeline (`support.bare_runs`),
+with every optional plugin at work, and with a local model whose paraphrases are often prompts of the exam.
+`support.leaks` judges.
 
     make leaks SEASONS=200        more seasons than a suite has time for
 """
@@ -30,6 +31,7 @@ from nightschool_daemon.jobs import RunDirectory, SelectResult, Step
 from nightschool_daemon.ollama import names
 from nightschool_daemon.reasons import ASKED, REBUILD
 from nightschool_daemon.runs import UndoRefused
+from nightschool_daemon.wording import key_of
 from nightschool_hookspecs import (
     Chunk,
     Context,
@@ -52,7 +54,8 @@ from nightschool_hookspecs import (
     hookimpl,
 )
 from nightschool_hookspecs.records import Recipe, RunEnd, TrainingMethod
-from support.bare_runs import START, BareRuns, Plot, all_plugins
+from support.bare_runs import START, Plot, all_plugins
+from support.interrupted_runs import WRITERS, InterruptedRuns
 from support.leaks import SURELY_NEAR, Candidate, candidates_of, near, plain
 from support.tiny_gguf import write_tiny_gguf
 
@@ -132,6 +135,8 @@ FORMS: tuple[Callable[[str], str], ...] = (
     lambda text: text.capitalize() + ".",
     lambda text: with_typo(text, 2),
     lambda text: with_typo(with_typo(text, 5), 8),
+    # another prompt, which has the first one in it
+    lambda text: f"for my old aunt, who asks again and again, {text} and tell her so",
 )
 
 
@@ -157,7 +162,7 @@ class Mischief:
         if chance.random() < 0.5:
             return chance.choice(FORMS)(chance.choice(POOL))
         chain, place = place_of(plain(asked.splitlines()[-1].removeprefix("Request: ")))
-        return chance.choice(FORMS)(CHAINS[chain][within(place + chance.choice((-2, -1, 1, 2)))])
+        return chance.choice(FORMS)(CHAINS[chain][within(place + chance.choice((-2, -1, 0, 1, 2)))])
 
 
 class Beside:
@@ -250,6 +255,18 @@ class Arrival:
         return Context(messages=(*turns, *answered), chunks=CHUNKS if self.has_chunks else ())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Night(Plot):
+    """What becomes of a run, and of feedback while the daemon is dead."""
+
+    dies_before: str | None = None
+    """Which of the writers of the last step; None: it lives through that."""
+    which: int
+    """Of the feedback that changes meanwhile, and all like it."""
+    change: "Arrival | None"
+    """What comes in its place. None: it is withdrawn."""
+
+
 def twice(feedback: Sequence[Arrival]) -> list[Arrival]:
     """A liked answer to each prompt, and a disliked one."""
     thumbs = (FeedbackType.EXPLICIT_POSITIVE, FeedbackType.EXPLICIT_NEGATIVE)
@@ -283,11 +300,14 @@ arrivals = st.builds(
 feedbacks = st.lists(arrivals, min_size=1, max_size=7)
 specialties = st.sampled_from([TINY_SHELL, TINY_SHELL, SMALL_SHELL, POOLED])
 SFT, DPO, KTO = TrainingMethod.SFT, TrainingMethod.DPO, TrainingMethod.KTO
-plots = st.builds(
-    Plot,
+nights = st.builds(
+    Night,
     outcome=st.sampled_from([Outcome.PROVEN, Outcome.PROVEN, Outcome.NOT_ENOUGH, Outcome.WORSE]),
     methods=st.sampled_from([(SFT,), (SFT, DPO), (DPO,), (KTO,)]),
-    killed_at=st.sampled_from([None, None, None, Step.SELECT, Step.EXAMINE, Step.JUDGE]),
+    killed_at=st.sampled_from([*[None] * 5, Step.SELECT, Step.EXAMINE, Step.JUDGE]),
+    dies_before=st.sampled_from([*[None] * 6, *WRITERS]),
+    which=st.integers(0, 200),
+    change=st.none() | arrivals,
 )
 
 
@@ -300,7 +320,7 @@ class Seasons(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         directory = Path(self.directory.name)
         self.mischief = Mischief()
-        self.house = BareRuns(
+        self.house = InterruptedRuns(
             directory=directory,
             gguf=write_tiny_gguf(directory / "tiny.gguf"),
             bases=BASES,
@@ -325,69 +345,57 @@ class Seasons(RuleBasedStateMachine):
 
     # ----------------------------------------------------------------------- rules
 
-    @rule(feedback=feedbacks, specialty=specialties, plot=plots)
-    def feedback_comes(self, feedback: list[Arrival], specialty: Specialty, plot: Plot) -> None:
+    @rule(feedback=feedbacks, specialty=specialties, night=nights)
+    def feedback_comes(self, feedback: list[Arrival], specialty: Specialty, night: Night) -> None:
         self.take_in(feedback)
-        self.hold(specialty, plot)
+        self.hold(specialty, night)
 
-    @rule(which=st.integers(0, 200), feedback=feedbacks, specialty=specialties, plot=plots)
-    def prompts_come_again(self, which: int, feedback: list[Arrival], specialty: Specialty, plot: Plot) -> None:
+    @rule(which=st.integers(0, 200), feedback=feedbacks, specialty=specialties, night=nights)
+    def prompts_come_again(self, which: int, feedback: list[Arrival], specialty: Specialty, night: Night) -> None:
         """In another form, or of the next in line: near one that is known, and perhaps near one of the other side."""
         known = [self.events[(which + number) % len(self.events)] for number in range(min(7, len(self.events)))]
         self.take_in_near(known, feedback)
-        self.hold(specialty, plot)
+        self.hold(specialty, night)
 
-    @rule(which=st.integers(0, 200), feedback=feedbacks, comes_back=st.booleans(), specialty=specialties, plot=plots)
+    @rule(which=st.integers(0, 200), feedback=feedbacks, comes_back=st.booleans(), specialty=specialties, night=nights)
     def feedback_is_withdrawn(
-        self, which: int, feedback: list[Arrival], *, comes_back: bool, specialty: Specialty, plot: Plot
+        self, which: int, feedback: list[Arrival], *, comes_back: bool, specialty: Specialty, night: Night
     ) -> None:
         """Of one prompt, and of all like it; what is near them comes in their place, or is forgotten by everybody."""
-        known = [self.events[place] for place in self.alike(which)]
-        for event in known:
-            self.note_gone(event)
-            marks = replace(event.metadata, deleted=True)
-            self.send(replace(event, input_data="", feedback_type=FeedbackType.EXPLICIT_NEGATIVE, metadata=marks))
+        known = self.withdraw(which)
         self.take_in_near(known if comes_back else (), feedback)
-        self.hold(specialty, plot)
+        self.hold(specialty, night)
 
-    @rule(which=st.integers(0, 200), feedback=feedbacks, specialty=specialties, plot=plots)
-    def feedback_is_changed(self, which: int, feedback: list[Arrival], specialty: Specialty, plot: Plot) -> None:
+    @rule(which=st.integers(0, 200), feedback=feedbacks, specialty=specialties, night=nights)
+    def feedback_is_changed(self, which: int, feedback: list[Arrival], specialty: Specialty, night: Night) -> None:
         """Another answer, type or prompt comes under the key of a prompt and of all like it, then what is near them."""
-        places = self.alike(which)
-        known = [self.events[place] for place in places]
-        for place, change in zip(places, cycle(feedback), strict=False):
-            before = self.events[place]
-            # all in one way, so that nobody asks the old prompt any more
-            after = self.events[place] = changed(before, replace(change, form=feedback[0].form))
-            if (after.input_data, after.artifact_type) != (before.input_data, before.artifact_type):
-                self.note_gone(before)
-            self.send(after)
+        known = self.change(which, feedback)
         self.take_in_near(known, feedback)
-        self.hold(specialty, plot)
+        self.hold(specialty, night)
 
-    @rule(feedback=feedbacks, specialty=specialties, plot=plots)
-    def prompts_are_answered_twice(self, feedback: list[Arrival], specialty: Specialty, plot: Plot) -> None:
+    @rule(feedback=feedbacks, specialty=specialties, night=nights)
+    def prompts_are_answered_twice(self, feedback: list[Arrival], specialty: Specialty, night: Night) -> None:
         """So that there are pairs of answers to be ranked in the exam."""
         self.take_in(twice(feedback))
-        self.hold(specialty, plot)
+        self.hold(specialty, night)
 
-    @rule(feedback=feedbacks, specialty=specialties, plot=plots)
-    def examples_are_shown(self, feedback: list[Arrival], specialty: Specialty, plot: Plot) -> None:
+    @rule(feedback=feedbacks, specialty=specialties, night=nights)
+    def examples_are_shown(self, feedback: list[Arrival], specialty: Specialty, night: Night) -> None:
         self.take_in([replace(one, kind=CORRECTION) for one in feedback])
-        self.hold(specialty, plot, recipe=Recipe.EXAMPLES)
+        self.hold(specialty, night, recipe=Recipe.EXAMPLES)
 
-    @rule(feedback=feedbacks, specialty=specialties, plot=plots)
-    def a_base_has_another_template(self, feedback: list[Arrival], specialty: Specialty, plot: Plot) -> None:
+    @rule(feedback=feedbacks, specialty=specialties, night=nights)
+    def a_base_has_another_template(self, feedback: list[Arrival], specialty: Specialty, night: Night) -> None:
         self.take_in(feedback)
-        self.hold(specialty, plot, reason=REBUILD)
+        self.hold(specialty, night, reason=REBUILD)
 
-    @rule(feedback=feedbacks, specialty=specialties, plot=plots)
-    def a_promotion_is_undone(self, feedback: list[Arrival], specialty: Specialty, plot: Plot) -> None:
+    @rule(feedback=feedbacks, specialty=specialties, night=nights)
+    def a_promotion_is_undone(self, feedback: list[Arrival], specialty: Specialty, night: Night) -> None:
         # there may be none
         with contextlib.suppress(UndoRefused):
             self.house.runs.undo(names.alias_of(specialty), self.house.now)
         self.take_in(feedback)
-        self.hold(specialty, plot)
+        self.hold(specialty, night)
 
     # ----------------------------------------------------------------------- invariants
 
@@ -444,6 +452,28 @@ class Seasons(RuleBasedStateMachine):
         self.changed.add(event.key)
         self.mischief.gone.append(plain(event.input_data))
 
+    def withdraw(self, which: int) -> list[Event]:
+        """Some events, which are returned."""
+        known = [self.events[place] for place in self.alike(which)]
+        for event in known:
+            self.note_gone(event)
+            marks = replace(event.metadata, deleted=True)
+            self.send(replace(event, input_data="", feedback_type=FeedbackType.EXPLICIT_NEGATIVE, metadata=marks))
+        return known
+
+    def change(self, which: int, feedback: Sequence[Arrival]) -> list[Event]:
+        """Some events, which are returned as they were."""
+        places = self.alike(which)
+        known = [self.events[place] for place in places]
+        for place, change in zip(places, cycle(feedback), strict=False):
+            before = self.events[place]
+            # all in one way, so that nobody asks the old prompt any more
+            after = self.events[place] = changed(before, replace(change, form=feedback[0].form))
+            if (after.input_data, after.artifact_type) != (before.input_data, before.artifact_type):
+                self.note_gone(before)
+            self.send(after)
+        return known
+
     def alike(self, which: int) -> list[int]:
         """Where the events stand that ask at most two steps from what one does: any, a learned or a held-out one."""
         if not self.events:
@@ -490,16 +520,23 @@ class Seasons(RuleBasedStateMachine):
         self.house.take_in(replace(event, timestamp=self.house.now))
 
     def hold(
-        self, specialty: Specialty, plot: Plot, *, reason: str = ASKED, recipe: Recipe = Recipe.TRAINING
+        self, specialty: Specialty, night: Night, *, reason: str = ASKED, recipe: Recipe = Recipe.TRAINING
     ) -> RunDirectory:
-        report = self.house.hold(specialty, reason, recipe, plot)
+        def feedback_changes() -> None:
+            if night.change is None:
+                self.withdraw(night.which)
+            else:
+                self.change(night.which, [night.change])
+
+        self.house.dies_before, self.house.meanwhile = night.dies_before, feedback_changes
+        report = self.house.hold(specialty, reason, recipe, night)
         assert report.end is not RunEnd.FAILED, report.reason
         run = report.run
         versions = self.house.ledger.versions.of_specialty(specialty)
         name = next((one.tag for one in versions if one.run_id == run.id), f"run {run.id}")
         self.specialty = specialty
         directory = RunDirectory(path=run.directory)
-        self.of_night = list(candidates_of(directory, name, plot.methods))
+        self.of_night = list(candidates_of(directory, name, night.methods))
         self.candidates.setdefault(specialty, []).extend(self.of_night)
         return directory
 
@@ -520,7 +557,8 @@ def test_a_season_has_all_that_could_leak() -> None:
     season, chance = Seasons(), Random(1)
     season.begin()
     try:
-        nights = [_a_plain_night(season, chance) for _ in range(6)]
+        nights = [_a_plain_night(season, chance, dies_before) for dies_before in (*[None] * 4, *WRITERS)]
+        prompts = season.house.ledger.events.prompts("shell")
     finally:
         season.teardown()
     assert sum(one.variants for one in nights) > 0
@@ -532,9 +570,15 @@ def test_a_season_has_all_that_could_leak() -> None:
     assert sum(one.items for one in nights) > 0
     assert sum(one.pairs for one in nights) > 0
     assert any(one.is_trial for one in season.candidates[TINY_SHELL])
+    assert any("conversation" in left_out.reason for one in nights for left_out in one.left_out)
+    asked = {key_of(one.input_data) for one in season.events}
+    assert any(one.text is not None and one.key not in asked for one in prompts)
+    gone = [one for one in prompts if one.fingerprint is not None]
+    assert {one.side for one in gone} == {Side.TRAINING, Side.HELD_OUT}
+    assert {one.key in asked for one in gone} == {True, False}
 
 
-def _a_plain_night(season: Seasons, chance: Random) -> SelectResult:
+def _a_plain_night(season: Seasons, chance: Random, dies_before: str | None) -> SelectResult:
     feedback = [
         Arrival(
             chain=chance.randrange(len(CHAINS)),
@@ -545,9 +589,10 @@ def _a_plain_night(season: Seasons, chance: Random) -> SelectResult:
             artifact_type="shell",
             marks=Metadata(),
             has_chunks=False,
-            earlier=len(POOL),
+            earlier=chance.randrange(2 * len(POOL)),
         )
-        for _ in range(8)
+        for _ in range(10)
     ]
     season.take_in([*feedback[:6], *twice(feedback[6:])])
-    return season.hold(TINY_SHELL, Plot(methods=(SFT, DPO))).result(Step.SELECT, SelectResult)
+    night = Night(methods=(SFT, DPO), dies_before=dies_before, which=chance.randrange(200), change=None)
+    return season.hold(TINY_SHELL, night).result(Step.SELECT, SelectResult)
