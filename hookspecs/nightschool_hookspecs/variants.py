@@ -124,8 +124,8 @@ def shared_words(question: str, answer: str) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question, and what an answer to it may rest on; each part is found once, however many it is compared with."""
+class Essentials:
+    """What of a question its answer may rest on. Each part is found once, with however many it is compared."""
 
     question: str
     answer: str = ""
@@ -161,7 +161,7 @@ class Asked:
         """Words that the answer needs."""
         return shared_words(self.question, self.answer)
 
-    def is_kept_by(self, variant: "Asked") -> bool:
+    def is_kept_by(self, variant: "Essentials") -> bool:
         """Whether a variant still has all that the answer may rest on, and nothing of the kind besides."""
         return (
             variant.literals == self.literals
@@ -175,7 +175,7 @@ class Asked:
 
 def keeps(question: str, variant: str, answer: str) -> bool:
     """Whether a variant still has all of its question that the answer may rest on, and nothing of the kind besides."""
-    return Asked(question, answer).is_kept_by(Asked(variant))
+    return Essentials(question, answer).is_kept_by(Essentials(variant))
 
 
 def _turns(asked: frozenset[str], said: frozenset[str]) -> bool:

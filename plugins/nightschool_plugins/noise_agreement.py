@@ -51,7 +51,7 @@ from itertools import combinations, product
 
 from nightschool_hookspecs import Event, LossTrajectory, Measure, NoiseFinding, ScoredEvent, hookimpl
 from nightschool_hookspecs.corrections import is_minor
-from nightschool_hookspecs.variants import Asked, literals
+from nightschool_hookspecs.variants import Essentials, literals
 
 LEAST_VOTE = 0.1
 """Of an event that is worth nothing: it was said all the same."""
@@ -270,8 +270,8 @@ class _Voice:
     """None or empty: nobody knows who, so it may be of several people."""
     prompt: str
     """Folded."""
-    asked: Asked
-    """The prompt as it was put, with the beginning of the wanted answer."""
+    essentials: Essentials
+    """Of the prompt as it was put, and of the beginning of the wanted answer."""
     wanted: str | None
     """With its white space folded; None: it is only said what is not wanted."""
     unwanted: frozenset[str]
@@ -306,7 +306,7 @@ def _voice(events: Sequence[Event], votes: Mapping[str, _Vote]) -> _Voice:
     return _Voice(
         person=first.metadata.user,
         prompt=_folded(first.input_data),
-        asked=Asked(first.input_data, (wanted or "")[:LONGEST_ANSWER]),
+        essentials=Essentials(first.input_data, (wanted or "")[:LONGEST_ANSWER]),
         wanted=wanted,
         unwanted=frozenset(one for one in unwanted if one is not None),
         keys=tuple(one.key for one in in_time),
@@ -403,7 +403,9 @@ class _Question:
 
 
 def _ask_the_same(one: _Voice, other: _Voice) -> bool:
-    return one.prompt == other.prompt or (one.asked.is_kept_by(other.asked) and other.asked.is_kept_by(one.asked))
+    return one.prompt == other.prompt or (
+        one.essentials.is_kept_by(other.essentials) and other.essentials.is_kept_by(one.essentials)
+    )
 
 
 def _relation(
