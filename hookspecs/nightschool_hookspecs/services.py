@@ -58,10 +58,11 @@ class Sample(Protocol):
         minutes: float,
         failures_in_a_row: int,
     ) -> tuple[tuple[str, ...], ...]:
-        """Return the answers to each prompt, in order: at most so many of each, and only such as came to their end.
+        """Return the answers to each prompt, in order: at most so many of each, and only whole ones.
 
-        After `minutes` no further question is asked, nor after so many prompts in a row without a whole answer: the
-        others have what is kept of them, which may be nothing. A server that fails raises nothing.
+        A whole answer is one that the model ended by itself within `max_tokens`, without thoughts and calls of tools.
+        After `minutes` no further question is asked, nor after so many prompts in a row without a whole answer, nor
+        when the server has gone away: the others have what is kept of them, which may be nothing.
         """
         ...
 
@@ -84,13 +85,13 @@ class Recall(Protocol):
     """
 
     def __call__(
-        self, prompts: Sequence[str], *, max_tokens: int, temperature: float, limit_s: float
+        self, prompts: Sequence[str], *, max_tokens: int, temperature: float, minutes: float
     ) -> Iterator[str | None]:
         """Yield the answer to each prompt in turn. Only what is gone through is asked.
 
-        None: the base gave none that ended by itself within `max_tokens`. Ends before the prompts do where asking took
-        `limit_s`, and where the server stays away. Where a training is only planned nobody is asked, and a text of a
-        likely length stands for each answer.
+        None: the base gave no whole one within `max_tokens`, as `Sample` has it. Ends before the prompts do where
+        asking took `minutes`, and where the server has gone away. Where a training is only planned nobody is asked, and
+        a text of a likely length stands for each answer.
         """
         ...
 

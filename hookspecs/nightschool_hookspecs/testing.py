@@ -278,7 +278,7 @@ class FakeRecall:
         self._questions = questions
 
     def __call__(
-        self, prompts: Sequence[str], *, max_tokens: int, temperature: float, limit_s: float
+        self, prompts: Sequence[str], *, max_tokens: int, temperature: float, minutes: float
     ) -> Iterator[str | None]:
         for prompt in prompts:
             if self._questions is not None and len(self.asked) >= self._questions:

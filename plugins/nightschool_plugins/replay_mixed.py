@@ -83,9 +83,9 @@ class ReplayMixed:
         if not wanted:
             return ()
         known = read_prompts()
-        # by the seed alone: trial candidates, which learn of fewer events, meet what the base was asked already
+        # by the seed alone: trial candidates, which learn of fewer events, begin with what the base was asked already
         prompts = random.Random(f"{seed}/replay/own").sample(known, len(known))  # noqa: S311 - no secret
-        said = recall(prompts, max_tokens=self.max_tokens, temperature=self.temperature, limit_s=60 * self.minutes)
+        said = recall(prompts, max_tokens=self.max_tokens, temperature=self.temperature, minutes=self.minutes)
         found: list[OwnAnswer] = []
         asked = 0
         # it may end before the prompts do

@@ -48,7 +48,7 @@ from nightschool_daemon.learning.endings import taught_closing
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import FindNear, NearPrompts, kept_aside, regroup
 from nightschool_daemon.learning.loading import load_tokens
-from nightschool_daemon.learning.recall import KeptAnswers, nobody_answers
+from nightschool_daemon.learning.recall import KeptRecall, nobody_answers
 from nightschool_daemon.learning.rendering import (
     CachedRenderer,
     Render,
@@ -1140,7 +1140,7 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], found: SplitResu
         store=JournalStore(snapshot, directory / "store.jsonl"),
         find_near=NearPrompts(measure, embed, context.settings.similarity.near_duplicate).across,
         embed=embed,
-        recall=KeptAnswers(context.settings, base, context.progress),
+        recall=KeptRecall(context.settings, base, context.progress),
         method=context.settings.training.method,
         most_alike=context.settings.similarity.max_near_duplicates,
         trajectories=_trajectories(context),

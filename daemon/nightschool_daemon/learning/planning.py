@@ -205,7 +205,7 @@ def _asks_nobody(messages: Sequence[Message], *, max_tokens: int, temperature: f
     raise GenerationError("A plan asks no model.")
 
 
-def _stand_ins(prompts: Sequence[str], *, max_tokens: int, temperature: float, limit_s: float) -> Iterator[str | None]:
+def _stand_ins(prompts: Sequence[str], *, max_tokens: int, temperature: float, minutes: float) -> Iterator[str | None]:
     """`Recall` of a plan: in place of each answer a text of about half the tokens that it may have."""
     # short numbers, each of which is a token or two with the space before it
     return itertools.repeat(" ".join(map(str, range(1, max(2, max_tokens // 4)))), len(prompts))

@@ -1,34 +1,22 @@
-"""`Sample` and `Validate`: answers that the incumbent is asked for, to be ranked and learned from, and their scores.
+"""`Sample` and `Validate`: answers that the incumbent is asked for, to be ranked and learned from, and their scores."""
 
-Each answer is on disk before the next question is asked, under the digests of the model and of the prompt with every
-option; the seed comes from the prompt, not from the night. So a step that is repeated goes on where it stopped, and a
-night asks what no earlier one has asked of the same model. Prompts are kept as digests alone.
-"""
-
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from http import HTTPStatus
-from pathlib import Path
 from typing import Protocol
 
 from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
-from nightschool_daemon.jobs import PrepareResult, Step, append_line, remembered_lines
-from nightschool_daemon.ollama.errors import OllamaError, OllamaRefused
+from nightschool_daemon.jobs import PrepareResult, Step
+from nightschool_daemon.learning.kept_answers import KeptAnswers, NotTaken, Question, Unanswered, directory_of
+from nightschool_daemon.ollama.errors import OllamaError
 from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary, PinnedOptions
 from nightschool_daemon.reasons import REBUILD
 from nightschool_hookspecs.records import AnswerScore, ExamItem, Message, MethodChoice, Recipe
 from nightschool_hookspecs.services import Measure, Sample, Validate
 
 LEARNS_PAIRS = (MethodChoice.AUTO, MethodChoice.DPO)
-CUT_OFF = "length"
-"""Ollama's `done_reason` of an answer that reached the limit of tokens."""
-MOST_MODELS = 32
-"""Models whose answers are kept; those that were not asked for the longest time go first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,36 +25,6 @@ class Sampling:
 
     sample: Sample
     validate: Validate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """A line of the file of a model: what it answered."""
-
-    signature: str
-    """Of the prompt and all options."""
-    text: str
-    whole: bool
-    """It came to its end, and was not cut off."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """A prompt, and the options that one of its answers is drawn with."""
-
-    messages: tuple[Message, ...]
-    options: PinnedOptions
-
-    @property
-    def signature(self) -> str:
-        """What tells it from every other."""
-        return hashlib.sha256(f"{json.dumps(self.options.body())} {_canonical(self.messages)}".encode()).hexdigest()
-
-
-class Ask(Protocol):
-    """Puts a question to the incumbent. Raises `OllamaError`."""
-
-    def __call__(self, messages: tuple[Message, ...], options: PinnedOptions) -> ChatAnswer: ...
 
 
 def open_sampling(context: WorkContext, measure: Measure) -> Sampling | None:
@@ -93,27 +51,11 @@ def open_sampling(context: WorkContext, measure: Measure) -> Sampling | None:
     def validate(item: ExamItem, answer: str) -> AnswerScore | None:
         return context.hooks.validate_answer(item=item, answer=answer, measure=measure, generate=judge)
 
-    directory = context.settings.state_directory / "cache" / "sampled"
-    sample = KeptSample(
-        # a trial candidate proves the recipe of the candidate, which was asked for; a rebuild learns nothing new
-        None if context.run.is_trial or context.info.reason == REBUILD else ask,
-        name=prepared.incumbent,
-        file=file_of(directory, prepared.incumbent_digest),
-        exam=exam,
-        listener=context,
-    )
+    # a trial candidate proves the recipe of the candidate, which was asked for; a rebuild learns nothing new
+    may_ask = not context.run.is_trial and context.info.reason != REBUILD
+    kept = KeptAnswers(directory_of(context.settings), prepared.incumbent_digest, ask if may_ask else None)
+    sample = KeptSample(kept, name=prepared.incumbent, exam=exam, listener=context)
     return Sampling(sample=sample, validate=validate)
-
-
-def file_of(directory: Path, digest: str) -> Path:
-    """Where the answers of a model are kept. Those of models that were long not asked are removed."""
-    directory.mkdir(parents=True, exist_ok=True)
-    file = directory / f"{digest}.jsonl"
-    file.touch()
-    newest = sorted(directory.glob("*.jsonl"), key=lambda one: one.stat().st_mtime, reverse=True)
-    for old in newest[MOST_MODELS:]:
-        old.unlink()
-    return file
 
 
 class Listener(Protocol):
@@ -125,21 +67,19 @@ class Listener(Protocol):
 
 
 class KeptSample:
-    """`Sample` of one model: what is kept in its file, and what it is asked besides. `ask` None: nothing."""
+    """`Sample` of one model: what is kept of it, and what it is asked besides."""
 
     def __init__(
         self,
-        ask: Ask | None,
+        kept: KeptAnswers,
         *,
         name: str,
-        file: Path,
         exam: ExamSettings,
         listener: Listener,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ask = ask
+        self._kept = kept
         self._name = name
-        self._file = file
         self._exam = exam
         self._listener = listener
         self._clock = clock
@@ -155,40 +95,39 @@ class KeptSample:
         failures_in_a_row: int,
     ) -> tuple[tuple[str, ...], ...]:
         """The whole answers to each prompt, those of earlier nights among them."""
-        kept = {one.signature: one for one in remembered_lines(self._file, Drawn)}
         options = replace(pinned_options(self._exam, 0), temperature=temperature, num_predict=max_tokens)
-        questions = {messages: _questions(messages, answers, options) for messages in prompts}
-        if self._ask is not None:
-            deadline = self._clock() + 60 * minutes
-            self._draw(self._ask, tuple(questions.values()), kept, deadline, failures_in_a_row)
-        return tuple(_whole(questions[messages], kept) for messages in prompts)
+        questions = {
+            messages: tuple(Question.drawn(messages, options, number) for number in range(answers))
+            for messages in prompts
+        }
+        if self._kept.can_ask:
+            try:
+                self._draw(tuple(questions.values()), self._clock() + 60 * minutes, failures_in_a_row)
+            except OllamaError as error:
+                self._listener.note(
+                    f"{self._name} is asked for no more answers to rank. {error} Those that it gave count."
+                )
+        return tuple(self._whole(questions[messages]) for messages in prompts)
 
-    def _draw(
-        self,
-        ask: Ask,
-        questions: Sequence[Sequence[Question]],
-        kept: dict[str, Drawn],
-        deadline: float,
-        failures_in_a_row: int,
-    ) -> None:
+    def _draw(self, questions: Sequence[Sequence[Question]], deadline: float, failures_in_a_row: int) -> None:
         """Ask what is not kept, prompt by prompt, until the time is over or the model is given up."""
-        total = sum(len(_open(of_prompt, kept)) for of_prompt in questions)
+        total = sum(len(self._open(of_prompt)) for of_prompt in questions)
         asked, failures = 0, 0
         for of_prompt in questions:
-            if not (waiting := _open(of_prompt, kept)):
+            if not (waiting := self._open(of_prompt)):
                 continue
             problem: str | None = ""
             for question in waiting:
                 if self._clock() >= deadline:
                     return
                 self._listener.progress(asked, total, f"{self._name}: answer {asked + 1} of at most {total} to rank")
-                problem = self._put(ask, question, kept)
+                problem = self._put(question)
                 asked += 1
-                if not _whole(of_prompt, kept):
+                if not self._whole(of_prompt):
                     break
             if problem is None:
                 continue
-            failures = 0 if _whole(of_prompt, kept) else failures + 1
+            failures = 0 if self._whole(of_prompt) else failures + 1
             if failures >= failures_in_a_row:
                 self._listener.note(
                     f"{self._name} gave no whole answer to {failures} prompts in a row ({problem}), so it is asked for "
@@ -196,43 +135,21 @@ class KeptSample:
                 )
                 return
 
-    def _put(self, ask: Ask, question: Question, kept: dict[str, Drawn]) -> str | None:
-        """Have a question answered, and keep the answer.
-
-        Returns why it is not whole, empty where it is; None where the server does not take the question, as one that
-        is longer than the context: that says nothing of the model.
-        """
+    def _put(self, question: Question) -> str | None:
+        """Have a question answered. Returns why it is not, empty where it is; None where that is not the model's."""
         try:
-            said = ask(question.messages, question.options)
-        except OllamaError as error:
-            if isinstance(error, OllamaRefused) and error.status == HTTPStatus.BAD_REQUEST:
-                return None
-            return str(error).removesuffix(".")
-        drawn = Drawn(signature=question.signature, text=said.text, whole=said.done_reason != CUT_OFF)
-        kept[drawn.signature] = drawn
-        append_line(self._file, drawn)
-        return "" if drawn.whole else f"it does not end within {question.options.num_predict} tokens"
+            self._kept.ask(question)
+        except NotTaken:
+            return None
+        except Unanswered as problem:
+            return str(problem)
+        return ""
 
+    def _whole(self, of_prompt: Iterable[Question]) -> tuple[str, ...]:
+        """The whole answers to a prompt."""
+        return tuple(text for one in of_prompt if (text := self._kept.whole(one)) is not None)
 
-def _questions(messages: tuple[Message, ...], answers: int, options: PinnedOptions) -> tuple[Question, ...]:
-    seeds = (hashlib.sha256(f"{number} {_canonical(messages)}".encode()).digest() for number in range(answers))
-    return tuple(
-        Question(messages=messages, options=replace(options, seed=int.from_bytes(seed[:4], "big") % 2**31))
-        for seed in seeds
-    )
-
-
-def _canonical(messages: Iterable[Message]) -> str:
-    return json.dumps([[one.role.value, one.content] for one in messages])
-
-
-def _whole(of_prompt: Iterable[Question], kept: Mapping[str, Drawn]) -> tuple[str, ...]:
-    """The answers to a prompt that came to their end."""
-    there = (kept.get(one.signature) for one in of_prompt)
-    return tuple(one.text for one in there if one is not None and one.whole)
-
-
-def _open(of_prompt: Sequence[Question], kept: Mapping[str, Drawn]) -> list[Question]:
-    """What is not asked yet. A prompt whose first answer was cut off is left: the next would hardly be shorter."""
-    waiting = [one for one in of_prompt if one.signature not in kept]
-    return waiting if len(waiting) == len(of_prompt) or _whole(of_prompt, kept) else []
+    def _open(self, of_prompt: Sequence[Question]) -> list[Question]:
+        """What is not asked yet. A prompt whose first answer is not whole is left: the next would hardly be."""
+        waiting = [one for one in of_prompt if not self._kept.is_known(one)]
+        return waiting if len(waiting) == len(of_prompt) or self._whole(of_prompt) else []

@@ -146,7 +146,7 @@ def test_no_model_is_asked_for_answers(desk: Desk) -> None:
         plan = desk.plan(MethodChoice.DPO, events=commands)
         assert proxy.count("POST", "/api/chat") == 0
     assert plan.trainings[0].examples == 20
-    assert not (desk.settings.state_directory / "cache" / "sampled").exists()
+    assert not (desk.settings.state_directory / "cache" / "answers").exists()
 
 
 def test_events_are_divided_as_a_run_would(desk: Desk) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from nightschool_daemon.config import ExamSettings, OllamaSettings, Settings, StateSettings
 from nightschool_daemon.jobs import BaseSnapshot
-from nightschool_daemon.learning.recall import KeptAnswers
+from nightschool_daemon.learning.recall import KeptRecall
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
 from support.fault_proxy import FaultProxy, answers
@@ -47,7 +47,7 @@ class Desk:
     base: BaseSnapshot
     state: Path
 
-    def recall(self, clock: Callable[[], float] = lambda: 0.0, *, url: str = "", tag_digest: str = "") -> KeptAnswers:
+    def recall(self, clock: Callable[[], float] = lambda: 0.0, *, url: str = "", tag_digest: str = "") -> KeptRecall:
         """A new one, as every worker has."""
         settings = Settings(
             ollama=OllamaSettings(host=url or self.proxy.url),
@@ -55,11 +55,11 @@ class Desk:
             exam=ExamSettings(context_tokens=256),
         )
         base = replace(self.base, tag_digest=tag_digest or self.base.tag_digest)
-        return KeptAnswers(settings, base, _heard, clock=clock)
+        return KeptRecall(settings, base, _heard, clock=clock)
 
-    def ask(self, recall: KeptAnswers, *, max_tokens: int = 6, temperature: float = 0.0) -> Iterator[str | None]:
+    def ask(self, recall: KeptRecall, *, max_tokens: int = 6, temperature: float = 0.0) -> Iterator[str | None]:
         """Put the prompts to the base."""
-        return recall(PROMPTS, max_tokens=max_tokens, temperature=temperature, limit_s=1.0)
+        return recall(PROMPTS, max_tokens=max_tokens, temperature=temperature, minutes=1.0)
 
     @property
     def asked(self) -> int:
@@ -69,7 +69,7 @@ class Desk:
     @property
     def file(self) -> Path:
         """What is kept of this base."""
-        return self.state / "cache" / "recalled" / f"{self.base.tag_digest}.jsonl"
+        return self.state / "cache" / "answers" / f"{self.base.tag_digest}.jsonl"
 
 
 def _heard(done: int, total: int, text: str) -> None:
@@ -111,9 +111,9 @@ def test_no_more_is_asked_than_is_gone_through(desk: Desk) -> None:
 
 
 def test_past_its_time_the_base_is_asked_nothing_and_what_it_said_before_still_counts(desk: Desk) -> None:
-    times = iter([0.0, 0.5, 1.0])
+    times = iter([0.0, 30.0, 60.0])
     assert list(desk.ask(desk.recall(lambda: next(times)))) == SAID[:1]
-    times = iter([0.0, 2.0])
+    times = iter([0.0, 61.0])
     assert list(desk.ask(desk.recall(lambda: next(times)))) == SAID[:1]
     assert desk.asked == 1
 

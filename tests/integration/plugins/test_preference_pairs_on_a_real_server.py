@@ -28,6 +28,7 @@ from nightschool_daemon.jobs import (
     BaseSnapshot,
     EventRow,
     PrepareResult,
+    PromptRow,
     RunDirectory,
     SelectResult,
     SplitResult,
@@ -36,6 +37,7 @@ from nightschool_daemon.jobs import (
     write_lines,
 )
 from nightschool_daemon.learning import dataset
+from nightschool_daemon.learning.kept_answers import KeptAnswers
 from nightschool_daemon.learning.sampling import KeptSample
 from nightschool_daemon.learning.worker import WorkerContext, open_context
 from nightschool_daemon.ollama.errors import OllamaUnreachable
@@ -165,6 +167,8 @@ def lay_out(run: RunDirectory, settings: Settings, gguf: Path, held_out: Sequenc
         for number, one in enumerate(events)
     ]
     write_lines(run.step(Step.PREPARE) / "events.jsonl", rows)
+    prompts = [PromptRow(key=one.key, text=one.input_data, placed=False, group=one.id, side=None) for one in events]
+    write_lines(run.step(Step.PREPARE) / "prompts.jsonl", prompts)
     snapshot = BaseSnapshot(
         name=BASE,
         tag_digest="t",
@@ -302,7 +306,7 @@ def test_a_server_that_goes_away_loses_no_answer_and_the_step_is_repeated_when_i
     context = own.context(goes_away)
     with pytest.raises(OllamaUnreachable):
         dataset.run(context)
-    (file,) = (context.settings.state_directory / "cache" / "sampled").iterdir()
+    (file,) = (context.settings.state_directory / "cache" / "answers").iterdir()
     kept = file.read_text().splitlines()
     assert len(kept) == 5
 
@@ -347,7 +351,7 @@ def test_whatever_a_real_model_says_is_ranked_by_a_real_validator(ollama: Ollama
         return hooks.validate_answer(item=item, answer=answer, measure=measure, generate=_asks_nobody)
 
     exam = ExamSettings(context_tokens=512)
-    sample = KeptSample(ask, name="smollm2", file=tmp_path / "answers.jsonl", exam=exam, listener=Silent())
+    sample = KeptSample(KeptAnswers(tmp_path, "smollm2", ask), name="smollm2", exam=exam, listener=Silent())
     item = ExamItem(
         id="s/1",
         event_id="s/1",

@@ -719,7 +719,7 @@ class Replays:
     @hookimpl
     def nightschool_replay_examples(self, earlier: tuple[ScoredEvent, ...], recall: Recall) -> Replay:
         offered = tuple(one.event.key for one in earlier)
-        said = recall([one.prompt for one in self.answers], max_tokens=9, temperature=0.0, limit_s=9.0)
+        said = recall([one.prompt for one in self.answers], max_tokens=9, temperature=0.0, minutes=9.0)
         whole = (OwnAnswer(prompt=one.prompt, text=text) for one, text in zip(self.answers, said, strict=True) if text)
         events = offered[: round(self.share * len(offered))] if self.events is None else self.events
         return Replay(events=events, answers=tuple(whole))

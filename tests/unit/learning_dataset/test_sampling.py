@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.config import ExamSettings
-from nightschool_daemon.learning.sampling import MOST_MODELS, Ask, KeptSample, file_of
+from nightschool_daemon.evaluation.local_model import pinned_options
+from nightschool_daemon.learning.kept_answers import MOST_MODELS, Ask, KeptAnswers, NotTaken, Question, Unanswered
+from nightschool_daemon.learning.sampling import KeptSample
 from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused, OllamaUnreachable
 from nightschool_daemon.ollama.library import ChatAnswer, PinnedOptions
 from nightschool_hookspecs import Message, Role
+from nightschool_hookspecs.records import ToolCall
 
 Prompt = tuple[Message, ...]
 EXAM = ExamSettings(context_tokens=1024)
@@ -31,6 +34,12 @@ class Incumbent:
     name: str = "m"
     fails: dict[Prompt, Exception] = field(default_factory=dict)
     cut_off: Sequence[Prompt] = ()
+    thinks: Sequence[Prompt] = ()
+    """Before it answers these."""
+    calls: Sequence[Prompt] = ()
+    """Those that it answers with a call of a tool."""
+    breaks_off: Sequence[Prompt] = ()
+    """Those of which the server does not tell how the answer ended."""
     asked: list[tuple[Prompt, PinnedOptions]] = field(default_factory=list)
     clock_s: float = 0.0
     """A minute an answer."""
@@ -44,7 +53,9 @@ class Incumbent:
             text=f"{self.name} {messages[0].content} {options.seed}",
             tokens=1,
             latency_s=1.0,
-            done_reason="length" if messages in self.cut_off else "stop",
+            done_reason=None if messages in self.breaks_off else "length" if messages in self.cut_off else "stop",
+            thinking="Let me see." if messages in self.thinks else "",
+            tool_calls=(ToolCall(name="look", arguments={}),) if messages in self.calls else (),
         )
 
     def prompts(self) -> str:
@@ -70,8 +81,12 @@ class Listener:
 class Night:
     """Draws answers with a file of its own."""
 
-    file: Path
+    directory: Path
     listener: Listener = field(default_factory=Listener)
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "answers.jsonl"
 
     def draw(
         self,
@@ -84,7 +99,8 @@ class Night:
         exam: ExamSettings = EXAM,
         clock: Callable[[], float] = lambda: 0.0,
     ) -> tuple[tuple[str, ...], ...]:
-        sample = KeptSample(ask, name="m:1", file=self.file, exam=exam, listener=self.listener, clock=clock)
+        kept = KeptAnswers(self.directory, "answers", ask)
+        sample = KeptSample(kept, name="m:1", exam=exam, listener=self.listener, clock=clock)
         return sample(
             prompts, answers=answers, temperature=temperature, max_tokens=64, minutes=minutes, failures_in_a_row=2
         )
@@ -97,7 +113,7 @@ def counts(drawn: tuple[tuple[str, ...], ...]) -> list[int]:
 
 @pytest.fixture
 def night(tmp_path: Path) -> Night:
-    return Night(file=tmp_path / "answers.jsonl")
+    return Night(directory=tmp_path)
 
 
 def test_each_answer_is_drawn_with_another_seed_and_the_options_of_the_exam(night: Night) -> None:
@@ -165,7 +181,7 @@ def test_a_line_that_a_kill_tore_is_asked_again(night: Night) -> None:
 
 
 def test_a_file_of_another_release_is_begun_anew(night: Night, caplog: pytest.LogCaptureFixture) -> None:
-    night.file.write_text('{"question": "of another kind", "text": null}\n', encoding="utf-8")
+    night.file.write_text('{"signature": "of another kind", "text": ""}\n', encoding="utf-8")
     incumbent = Incumbent()
     before = night.draw(incumbent, [A])
     assert incumbent.prompts() == "AA"
@@ -186,6 +202,13 @@ def test_an_answer_that_was_cut_off_is_none_and_its_prompt_is_left(night: Night)
     for _ in range(2):
         assert counts(night.draw(incumbent, [A, B, C])) == [2, 0, 2]
     assert incumbent.prompts() == "AABCC"
+
+
+@pytest.mark.parametrize("how", ["thinks", "calls", "breaks_off"])
+def test_an_answer_of_which_its_text_is_not_all_is_none(night: Night, how: str) -> None:
+    incumbent = Incumbent(**{how: [B]})  # type: ignore[arg-type]  # one of its lists of prompts
+    assert counts(night.draw(incumbent, [A, B, C])) == [2, 0, 2]
+    assert counts(night.draw(None, [A, B, C])) == [2, 0, 2]
 
 
 def test_one_that_is_cut_off_after_a_whole_one_costs_itself_alone(night: Night) -> None:
@@ -225,11 +248,12 @@ def test_a_server_that_went_away_is_asked_no_more_and_nothing_is_lost(night: Nig
     away = OllamaUnreachable("Ollama cannot be reached.")
     incumbent = Incumbent(fails={B: away, C: away, D: away})
     assert counts(night.draw(incumbent, [A, B, C, D, E])) == [2, 0, 0, 0, 0]
-    assert incumbent.prompts() == "AABC"
+    assert incumbent.prompts() == "AAB"
     assert night.listener.notes == [
-        "m:1 gave no whole answer to 2 prompts in a row (Ollama cannot be reached), so it is asked for no more answers "
-        "to rank. Those that it gave count."
+        "m:1 is asked for no more answers to rank. Ollama cannot be reached. Those that it gave count."
     ]
+    incumbent.fails.clear()
+    assert counts(night.draw(incumbent, [A, B])) == [2, 2]
 
 
 def test_a_model_that_never_ends_is_given_up_and_those_in_between_count_in_no_row(night: Night) -> None:
@@ -250,11 +274,45 @@ def test_how_far_it_is_is_told(night: Night) -> None:
     ]
 
 
+# --------------------------------------------------------------------------- what is kept
+
+QUESTION = Question.drawn(A, pinned_options(EXAM, 0))
+
+
 def test_each_model_has_a_file_and_those_that_were_long_not_asked_go(tmp_path: Path) -> None:
-    files = [file_of(tmp_path / "answers", f"{number:02}") for number in range(MOST_MODELS)]
-    assert len(set(files)) == MOST_MODELS
-    for age, file in enumerate(files):
-        os.utime(file, (1000 + age, 1000 + age))
-    used = file_of(tmp_path / "answers", "00")
-    new = file_of(tmp_path / "answers", "new")
-    assert set((tmp_path / "answers").iterdir()) == {used, new, *files[2:]}
+    directory = tmp_path / "answers"
+    for number in range(MOST_MODELS):
+        KeptAnswers(directory, f"{number:02}", Incumbent()).ask(QUESTION)
+        os.utime(directory / f"{number:02}.jsonl", (1000 + number, 1000 + number))
+    for digest in ("00", "new"):
+        assert KeptAnswers(directory, digest, None).is_known(QUESTION) == (digest == "00")
+    names = {f"{number:02}.jsonl" for number in range(2, MOST_MODELS)}
+    assert {one.name for one in directory.iterdir()} == {"00.jsonl", "new.jsonl", *names}
+
+
+def test_nothing_is_written_before_anything_is_looked_for(tmp_path: Path) -> None:
+    kept = KeptAnswers(tmp_path / "answers", "m", Incumbent())
+    assert not (tmp_path / "answers").exists()
+    assert kept.whole(QUESTION) is None
+    assert (tmp_path / "answers").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("incumbent", "raised", "is_kept"),
+    [
+        (Incumbent(cut_off=[A]), Unanswered, True),
+        (Incumbent(thinks=[A]), Unanswered, True),
+        (Incumbent(fails={A: OllamaInterrupted("It broke off.")}), Unanswered, False),
+        (Incumbent(fails={A: OllamaRefused("It is too long.", status=400)}), NotTaken, False),
+        (Incumbent(fails={A: OllamaUnreachable("It is away.")}), OllamaUnreachable, False),
+        (None, Unanswered, False),
+    ],
+)
+def test_what_is_no_whole_answer_is_kept_as_none_where_the_model_gave_it(
+    tmp_path: Path, incumbent: Incumbent | None, raised: type[Exception], is_kept: bool
+) -> None:
+    kept = KeptAnswers(tmp_path, "m", incumbent)
+    with pytest.raises(raised):
+        kept.ask(QUESTION)
+    assert kept.whole(QUESTION) is None
+    assert KeptAnswers(tmp_path, "m", None).is_known(QUESTION) == kept.is_known(QUESTION) == is_kept
