@@ -1,8 +1,9 @@
 """Searches for better hyperparameters than the given ones, by trying some out: Optuna's TPE, and successive halving.
 
 A specialty is searched for when it has `fewest_examples`, and again when these have grown `growth` times; until then it
-trains by what was found. First the given hyperparameters are tried out, then what the last search found, then what
-the tree-structured Parzen estimator proposes (Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization).
+trains by what was found. First the given hyperparameters are tried out, then what the last search found, both to their
+end, then what the tree-structured Parzen estimator proposes (Bergstra et al. 2011, Algorithms for Hyper-Parameter
+Optimization). Where there was no time for the first two nothing was found, and the next run searches again.
 
 Most of what it proposes is seen to be worse long before its end. At its first mark, and at each mark `reduction` times
 as far, one in `reduction` goes on of those that came so far (Li et al. 2020, A System for Massively Parallel
@@ -22,7 +23,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -54,6 +55,8 @@ KEY = "tuning_optuna"
 JOURNAL, STUDY = "journal.log", "search"
 VALUES, RESULT = "values", "result"
 """What the journal keeps of a trial besides: what was tried out, and what came of it."""
+PASSED = "seconds"
+"""And of a search: how long it took so far."""
 LOGARITHMIC = frozenset({"learning_rate", "batch_size", "lora_r", "lora_alpha", "neurons"})
 """Where it is the factor that counts, not the difference."""
 WHOLE = frozenset({"batch_size", "num_epochs", "lora_r", "lora_alpha", "neurons"})
@@ -91,8 +94,8 @@ class TuningOptuna:
     scored_answers: int = 16
     """Of each of these, where it is the score."""
     least_gain: float = 0.01
-    """Share by which the loss must be lower, or by which the score must come nearer to 100. Else the given
-    hyperparameters stay: from what was learned in another shape no training can go on."""
+    """Share by which the loss must be lower, or by which the score must come nearer to 100. Else what was found before
+    stays, or what is given: from what was learned in another shape no training can go on."""
     random_trials: int = 10
     """From which the estimator learns before it proposes anything."""
     first_mark: float = 0.5
@@ -139,15 +142,16 @@ class TuningOptuna:
     def nightschool_search_hyperparameters(
         self, task: SearchTask, try_out: TryOut, store: Store, seed: int
     ) -> HyperparameterSearch | None:
-        before = Found.read(store, task.given)
+        space = Space.of(self, task)
+        before = Found.read(store, space)
         if not self._is_due(task, before):
             return None if before is None else before.answer(task.given)
         if task.is_rehearsal:
             return self._announced(task)
-        space = Space.of(self, task)
-        known = [one for one in (space.given, before.values if before is not None else {}) if one]
+        known = [space.given] if before is None or not before.values else [space.given, before.values]
         found = Search(self, space, try_out, known, task.directory / JOURNAL, seed).carried_out()
-        store.put(KEY, Found.of(task, found.values).text())
+        if found.is_settled:
+            store.put(KEY, Found.of(task, found.values).text())
         return found.answer(task.given)
 
     def _is_due(self, task: SearchTask, before: Found | None) -> bool:
@@ -189,13 +193,18 @@ class Found:
         return cls(examples=task.examples, given=_plain(task.given), values=values)
 
     @classmethod
-    def read(cls, store: Store, given: Hyperparameters) -> Found | None:
-        """Of the last search; None where there was none beside what is given today: in this form, at this rate."""
+    def read(cls, store: Store, space: Space) -> Found | None:
+        """Of the last search; None where there was none beside what is given today: in this form, at this rate.
+
+        What may not be searched for today stays as it is given, whatever was found.
+        """
         text = store.get(KEY)
         if text is None:
             return None
         found = cls(**json.loads(text))
-        return found if found.given == _plain(given) else None
+        if found.given != _plain(space.task.given):
+            return None
+        return replace(found, values={name: one for name, one in found.values.items() if name in space.ranges})
 
     def text(self) -> str:
         """For the store."""
@@ -275,7 +284,7 @@ class Space:
 
     def parameters(self, values: Values) -> dict[str, float]:
         """Values as Optuna has them. What an earlier search found may lie outside of today's ranges."""
-        found = {**self.given, **{name: value for name, value in values.items() if name in self.ranges}}
+        found = {**self.given, **values}
         if "neurons" in found:
             found["neurons"] //= self.task.neuron_step
         return {name: min(max(low, found[name]), high) for name, (low, high) in self.ranges.items()}
@@ -298,7 +307,9 @@ class Outcome:
     """What came of a search."""
 
     values: Values
-    """Empty: the given hyperparameters are not bettered."""
+    """By which it trains; empty: the given hyperparameters hold."""
+    is_settled: bool
+    """What is known was compared with what was proposed; else the time was over before, and nothing was found."""
     trials: int
     stopped: int
     tokens: int
@@ -306,7 +317,11 @@ class Outcome:
     seconds: float
     best: TriedOut | None
     """None: no training came to its end."""
+    taken: TriedOut | None
+    """Of the values; None where it is not known, as below."""
     given: TriedOut | None
+    before: TriedOut | None
+    """Of what the last search found."""
 
     def answer(self, given: Hyperparameters) -> HyperparameterSearch:
         """For the run."""
@@ -318,23 +333,34 @@ class Outcome:
             tokens=self.tokens,
             measured_tokens=self.measured_tokens,
             seconds=self.seconds,
-            loss=None if self.best is None else self.best.loss,
+            loss=None if self.taken is None else self.taken.loss,
             given_loss=None if self.given is None else self.given.loss,
         )
 
     def _reason(self) -> str:
+        if not self.is_settled:
+            return (
+                f"Hyperparameters were searched for, but after {self.trials} trainings the time was over, and what it "
+                "has trained by was not compared. That holds, and the next run searches again. Raise "
+                "time_limit_minutes in [plugins.tuning_optuna], or training.time_limit_minutes."
+            )
         if self.best is None:
             return (
                 f"Hyperparameters were searched for, but none of {self.trials} trainings came to its end. The given "
-                "ones are taken. Raise time_limit_minutes in [plugins.tuning_optuna], or training.time_limit_minutes."
+                "ones are taken."
             )
-        beside = "" if self.given is None else f", the given hyperparameters to {_result_shown(self.given)}"
+        beside = "".join(
+            f", {name} to {_result_shown(one)}"
+            for name, one in (("the given hyperparameters", self.given), ("those found before", self.before))
+            if one is not None
+        )
         found = (
             f"Of {self.trials} trainings that were tried out, {self.stopped} of which were stopped early, the best "
             f"came to {_result_shown(self.best)} on examples kept apart{beside}"
         )
-        if not self.values:
-            return f"{found}. These are taken, as nothing is better by enough."
+        if self.taken in (self.given, self.before):
+            held = "Those found before" if self.values else "The given ones"
+            return f"{found}. {held} are taken, as nothing is better by enough."
         return f"{found}. Taken: {_shown(self.values)}."
 
 
@@ -354,13 +380,18 @@ class Search:
         known: Sequence[Values],
         journal: Path,
         seed: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`known`: what is tried out before anything is proposed, the given hyperparameters first."""
+        """`known`: what is tried out before anything is proposed: what is given, and behind it what was found before.
+
+        `clock`: seconds.
+        """
         self._settings, self._space, self._try_out, self._known, self._seed = settings, space, try_out, known, seed
         self._distributions = space.distributions()
         self._study = _opened(journal)
-        self._earlier_s = sum(one.seconds for one in map(_result_of, self._finished()))
-        self._began = time.monotonic()
+        self._clock, self._began = clock, clock()
+        self._earlier_s: float = self._study.user_attrs.get(PASSED, 0.0)
 
     def carried_out(self) -> Outcome:
         """Try out as many as there may be, or as there is time for."""
@@ -369,7 +400,11 @@ class Search:
         return self._outcome()
 
     def _passed_s(self) -> float:
-        return self._earlier_s + time.monotonic() - self._began
+        return self._earlier_s + self._clock() - self._began
+
+    def _keep_time(self) -> None:
+        """Of what a kill cuts short nothing else is left but the time that it took."""
+        self._study.set_user_attr(PASSED, self._passed_s())
 
     def _seconds_left(self) -> float:
         return min(60 * self._settings.time_limit_minutes - self._passed_s(), self._try_out.seconds_left())
@@ -377,18 +412,20 @@ class Search:
     # ----------------------------------------------------------------------- a training
 
     def _try_next(self, seconds: float) -> None:
+        self._keep_time()
         number = len(self._finished())
+        # what all others are compared with is seen to its end
+        is_known = number < len(self._known)
         trial = self._ask(number)
-        values = self._known[number] if number < len(self._known) else self._space.values(trial.params)
+        values = self._known[number] if is_known else self._space.values(trial.params)
         task, hyperparameters = self._space.task, applied(self._space.task.given, values)
         marks = self._settings.marks(task.examples, hyperparameters)
-        # what all others are compared with is seen to its end
-        is_given = number == 0 and bool(self._known)
 
         def judge(epochs: float, loss: float) -> bool:
             mark = marks.index(epochs)
             trial.report(loss, mark)
-            return is_given or self._is_promising(mark, loss)
+            self._keep_time()
+            return is_known or self._is_promising(mark, loss)
 
         training = TrainingTrial(
             hyperparameters=hyperparameters,
@@ -400,6 +437,7 @@ class Search:
         tried = self._try_out(training, judge)
         trial.set_user_attr(VALUES, dict(values))
         trial.set_user_attr(RESULT, dataclasses.asdict(tried))
+        self._keep_time()
         self._tell(trial, tried)
 
     def _ask(self, number: int) -> Trial:
@@ -424,11 +462,15 @@ class Search:
     def _tell(self, trial: Trial, tried: TriedOut) -> None:
         from optuna.trial import TrialState
 
-        if tried.loss is None:
-            self._study.tell(trial, state=TrialState.PRUNED)
-        else:
-            # less is better, of both
-            self._study.tell(trial, tried.loss if tried.score is None else 100 - tried.score)
+        value = self._value(tried)
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        self._study.tell(trial, value, state=state)
+
+    def _value(self, tried: TriedOut) -> float | None:
+        """By which it is compared, less is better; None where it did not come so far."""
+        if self._settings.objective is Objective.LOSS:
+            return tried.loss
+        return None if tried.score is None else 100 - tried.score
 
     def _title(self, number: int) -> str:
         best = self._best()
@@ -449,26 +491,53 @@ class Search:
         return min(completed, key=_value_of, default=None)
 
     def _outcome(self) -> Outcome:
-        finished, best = self._finished(), self._best()
-        results = [_result_of(one) for one in finished]
-        given = results[0] if self._known and results and results[0].loss is not None else None
+        results = [_result_of(one) for one in self._finished()]
+        known = [one if self._value(one) is not None else None for one in results[: len(self._known)]]
+        given, before = itertools.islice(itertools.chain(known, (None, None)), 2)
+        best, is_settled = self._best(), self._is_settled(results)
+        taken = self._taken(best) if is_settled else None
         return Outcome(
-            values={} if best is None or not self._is_better(best) else best.user_attrs[VALUES],
+            values=self._values(taken, is_settled=is_settled),
+            is_settled=is_settled,
             trials=len(results),
             stopped=sum(one.loss is None for one in results),
             tokens=sum(one.tokens for one in results),
             measured_tokens=sum(one.measured_tokens for one in results),
             seconds=self._passed_s(),
             best=None if best is None else _result_of(best),
+            taken=None if taken is None else _result_of(taken),
             given=given,
+            before=before,
         )
 
-    def _is_better(self, best: FrozenTrial) -> bool:
-        """Than the given hyperparameters, by enough; than nothing, where these did not come to their end."""
-        given = self._finished()[0]
-        if not self._known or _result_of(given).loss is None:
-            return True
-        return _value_of(best) < _value_of(given) * (1 - self._settings.least_gain)
+    def _is_settled(self, results: Sequence[TriedOut]) -> bool:
+        """Whether all that is known came to its end, or could not be trained by."""
+        ended = [one for one in results[: len(self._known)] if self._value(one) is not None or _is_unfit(one)]
+        return len(ended) == len(self._known)
+
+    def _taken(self, best: FrozenTrial | None) -> FrozenTrial | None:
+        """The best, if it is better by enough than what it has trained by; None where nothing can be trained by."""
+        held = self._held()
+        if held is None:
+            return best
+        bound = _value_of(held) * (1 - self._settings.least_gain)
+        return held if best is None or _value_of(best) >= bound else best
+
+    def _held(self) -> FrozenTrial | None:
+        """What it has trained by: what was found before, else what is given; None where neither can be trained by."""
+        known = [one for one in self._finished()[: len(self._known)] if one.value is not None]
+        return known[-1] if known else None
+
+    def _values(self, taken: FrozenTrial | None, *, is_settled: bool) -> Values:
+        if not is_settled:
+            return self._known[1] if len(self._known) > 1 else {}
+        is_given = bool(self._known) and taken is not None and taken.number == self._finished()[0].number
+        return {} if taken is None or is_given else taken.user_attrs[VALUES]
+
+
+def _is_unfit(tried: TriedOut) -> bool:
+    """Whether it cannot be trained by; else it did not come to its end because of the judge, or of the time."""
+    return tried.loss is None and bool(tried.problem)
 
 
 def sampler_of(seed: int, number: int, random_trials: int) -> TPESampler:

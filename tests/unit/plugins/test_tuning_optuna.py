@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import os
+import signal
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,8 +28,8 @@ from nightschool_hookspecs import (
     TriedOut,
 )
 from nightschool_hookspecs.testing import FakeStore, FakeTryOut
-from nightschool_plugins.tuning_optuna import JOURNAL, KEY, Objective, Search, Space, TuningOptuna
-from support.kills import killed
+from nightschool_plugins.tuning_optuna import JOURNAL, KEY, Objective, Outcome, Search, Space, TuningOptuna
+from support.kills import exit_code_of, killed
 
 LORA = Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-3, batch_size=8)
 NEURONS = Hyperparameters(form=TrainedForm.NEURONS, learning_rate=4e-3, batch_size=8, neurons=192)
@@ -226,9 +228,46 @@ def test_little_gain_leaves_what_is_given(tmp_path: Path) -> None:
     found = search(TuningOptuna(most_trials=12, least_gain=0.9), task_in(tmp_path), store=store)
     assert found is not None
     assert found.hyperparameters == LORA
-    assert "nothing is better by enough" in found.reason
+    assert "The given ones are taken, as nothing is better by enough" in found.reason
     # until the next search nobody has anything to say
     assert search(FEW, task_in(tmp_path, examples=500), FakeTryOut(never), store) is None
+
+
+def test_what_was_found_before_stays_unless_something_is_better_by_enough(tmp_path: Path) -> None:
+    """It has the shape in which the specialty has learned until now."""
+    store = found_before(learning_rate=1.1e-3, lora_r=8)
+    found = search(TuningOptuna(most_trials=30, least_gain=0.1), task_in(tmp_path), store=store)
+    assert found is not None
+    assert found.hyperparameters == replace(LORA, learning_rate=1.1e-3, lora_r=8)
+    assert found.given_loss is not None
+    assert found.loss is not None
+    assert found.given_loss * 0.9 > found.loss
+    assert "Those found before are taken, as nothing is better by enough" in found.reason
+    assert json.loads(store.values[KEY])["examples"] == 400
+
+
+def test_what_was_found_before_is_seen_to_its_end(tmp_path: Path) -> None:
+    """However it begins: it may be the better one with more examples too."""
+
+    def loss(one: Hyperparameters, epochs: float) -> float:
+        return 9.0 if one.lora_r == 9 and epochs < 3 else 1 / one.lora_r
+
+    try_out = FakeTryOut(loss)
+    search(FEW, task_in(tmp_path), try_out, found_before(lora_r=9))
+    assert try_out.tried[1][1].loss == 1 / 9
+
+
+def test_a_loss_is_not_compared_with_scores(tmp_path: Path) -> None:
+    """Where there was no time for answers it is as if it had been stopped."""
+
+    class Silent(FakeTryOut):
+        def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
+            found = super().__call__(trial, judge)
+            return replace(found, score=None, problem="No time was left.") if len(self.tried) > 1 else found
+
+    found = search(TuningOptuna(most_trials=6, objective=Objective.SCORE), task_in(tmp_path), Silent())
+    assert found is not None
+    assert (found.hyperparameters, found.trials) == (LORA, 6)
 
 
 def test_answers_may_be_what_counts(tmp_path: Path) -> None:
@@ -273,24 +312,113 @@ def test_a_search_ends_when_its_time_does(tmp_path: Path, trainings: int) -> Non
     assert found.trials == len(try_out.tried) == trainings
 
 
-def test_without_time_for_one_what_is_given_holds_until_there_is_more(tmp_path: Path) -> None:
-    store = FakeStore()
-    found = search(TuningOptuna(), task_in(tmp_path), FakeTryOut(trainings=0), store)
+def found_before(**values: float) -> FakeStore:
+    """As a search on 200 examples leaves it."""
+    return FakeStore({KEY: json.dumps({"examples": 200, "given": plain(LORA), "values": values})})
+
+
+@pytest.mark.parametrize("trainings", [0, 1])
+def test_a_search_that_could_not_compare_what_is_known_changes_nothing(tmp_path: Path, trainings: int) -> None:
+    store = found_before(learning_rate=3e-3, lora_r=8)
+    kept = dict(store.values)
+    found = search(TuningOptuna(), task_in(tmp_path / "first"), FakeTryOut(trainings=trainings), store)
     assert found is not None
-    assert (found.hyperparameters, found.trials, found.loss) == (LORA, 0, None)
+    assert found.hyperparameters == replace(LORA, learning_rate=3e-3, lora_r=8)
+    assert (found.trials, found.loss, store.values) == (trainings, None, kept)
     assert "Raise time_limit_minutes in [plugins.tuning_optuna]" in found.reason
-    assert search(TuningOptuna(), task_in(tmp_path, examples=799), FakeTryOut(never), store) is None
+    # the next run has more time
+    again = FakeTryOut(trainings=2)
+    later = search(TuningOptuna(), task_in(tmp_path / "second"), again, store)
+    assert later is not None
+    assert (later.trials, json.loads(store.values[KEY])["examples"]) == (2, 400)
+
+
+def test_without_time_for_one_what_is_given_holds_and_it_is_searched_for_again(tmp_path: Path) -> None:
+    store = FakeStore()
+    found = search(TuningOptuna(), task_in(tmp_path / "first"), FakeTryOut(trainings=0), store)
+    assert found is not None
+    assert (found.hyperparameters, found.trials, found.loss, store.values) == (LORA, 0, None, {})
+    again = search(FEW, task_in(tmp_path / "second"), FakeTryOut(), store)
+    assert again is not None
+    assert again.trials == 6
+
+
+def test_a_clock_that_ends_what_is_known_settles_nothing(tmp_path: Path) -> None:
+    """It was not compared, whatever else there is time for."""
+
+    class Late(FakeTryOut):
+        def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
+            found = super().__call__(trial, judge)
+            return replace(found, loss=None) if len(self.tried) == 2 else found
+
+    store = found_before(lora_r=8)
+    found = search(FEW, task_in(tmp_path), Late(), store)
+    assert found is not None
+    assert (found.hyperparameters, found.trials) == (replace(LORA, lora_r=8), 6)
+    assert json.loads(store.values[KEY])["examples"] == 200
+
+
+def test_what_was_found_before_and_cannot_be_trained_by_any_more_is_given_up(tmp_path: Path) -> None:
+    class Short(FakeTryOut):
+        def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
+            found = super().__call__(trial, judge)
+            return replace(found, loss=None, problem="Memory is short.") if trial.hyperparameters.lora_r == 9 else found
+
+    store = found_before(lora_r=9)
+    found = search(replace(FEW, most_trials=2), task_in(tmp_path), Short(), store)
+    assert found is not None
+    assert found.hyperparameters == LORA
+    assert json.loads(store.values[KEY]) == {"examples": 400, "given": plain(LORA), "values": {}}
+
+
+def test_nothing_that_is_fixed_today_is_taken_from_an_earlier_search(tmp_path: Path) -> None:
+    """What is trained begins from an adapter of that shape."""
+    store = found_before(learning_rate=3e-3, lora_r=8)
+    task = task_in(tmp_path / "held", examples=399, fixed=("lora_r", "neurons"))
+    held = search(FEW, task, FakeTryOut(never), store)
+    assert held is not None
+    assert held.hyperparameters == replace(LORA, learning_rate=3e-3)
+    assert "lora_r" not in held.reason
+    try_out = FakeTryOut()
+    search(FEW, replace(task, examples=400), try_out, store)
+    assert tried(try_out)[1] == held.hyperparameters
+    only_shape = found_before(lora_r=8)
+    assert search(FEW, task, FakeTryOut(never), only_shape) is None
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def test_time_that_was_spent_before_a_kill_counts(tmp_path: Path) -> None:
-    """Two trainings of 40 epochs: a fake's epoch is a second."""
-    plugin = TuningOptuna(num_epochs=(40, 40), time_limit_minutes=1.0, most_trials=3)
-    slow = replace(LORA, num_epochs=40)
-    assert search(plugin, task_in(tmp_path, slow), FakeTryOut(trainings=2, loss=lambda one, _: -one.batch_size))
-    again = FakeTryOut()
-    found = search(plugin, task_in(tmp_path, slow), again)
-    assert found is not None
-    assert (found.trials, again.tried) == (2, [])
+    """A training that is killed each time, after 25 s and two marks, is not tried out for ever."""
+    plugin, clock = TuningOptuna(time_limit_minutes=1.0), Clock()
+    space = Space.of(plugin, task_in(tmp_path, replace(LORA, num_epochs=10)))
+
+    def carried_out(try_out: FakeTryOut) -> Outcome:
+        return Search(plugin, space, try_out, [space.given], tmp_path / JOURNAL, 7, clock=clock).carried_out()
+
+    class Slow(FakeTryOut):
+        def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
+            def heard(epochs: float, loss: float) -> bool:
+                clock.now += 12.5
+                goes_on = judge(epochs, loss)
+                if epochs > 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return goes_on
+
+            return super().__call__(trial, heard)
+
+    for _ in range(3):
+        assert exit_code_of(lambda: carried_out(Slow())) == -signal.SIGKILL
+    last = FakeTryOut()
+    found = carried_out(last)
+    assert (found.trials, last.tried, found.seconds) == (0, [], 75.0)
 
 
 def test_the_time_that_is_left_bounds_each_training(tmp_path: Path) -> None:
