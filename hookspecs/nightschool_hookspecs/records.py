@@ -547,6 +547,8 @@ class TrainingJob:
     material: Material
     method: MethodChoice
     hyperparameters: Hyperparameters
+    suggested: Hyperparameters | None = None
+    """What was suggested, where a search among trainings on wanted answers found better; None: these were."""
     seed: int
     context: int = 4096
     """Tokens that the engine is run with (`num_ctx`): some architectures turn positions otherwise in a long context."""
@@ -616,6 +618,9 @@ class SearchTask:
     specialty: Specialty
     examples: int
     """That it learns from."""
+    tried_on: int
+    """That each training learns from which is tried out: less what is measured on, with what is learned beside the
+    lesson. What is too long for it is counted too."""
     given: Hyperparameters
     """With what it trains where nobody answers: form, learning rate and added neurons are decided."""
     neuron_step: int
@@ -638,7 +643,7 @@ class TrainingTrial:
     marks: tuple[float, ...] = ()
     """Epochs after which the loss is measured and the judge is asked; one at its end or behind it is passed over."""
     seconds: float = math.inf
-    """After which it ends, wherever it is."""
+    """After which it ends, wherever it is, and so do its answers."""
     answers: int = 0
     """So many of its own it is asked for when it came to its end, and they are scored."""
 
@@ -650,7 +655,8 @@ class TriedOut:
     loss: float | None
     """At its end, on the examples kept apart, in nats an answer token; None where it did not come so far."""
     score: float | None = None
-    """Mean of the validators, 0..100, over its own answers to some of them; None where it was not asked for."""
+    """Mean of the validators, 0..100, over its own answers to some of them; None where it was not asked for, or where the
+    time was over before."""
     tokens: int
     """Learned from, prompts included, an example as often as it was seen."""
     measured_tokens: int

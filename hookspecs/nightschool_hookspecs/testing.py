@@ -699,8 +699,16 @@ def _sample_job(directory: Path, method: MethodChoice) -> TrainingJob:
 def _sample_tasks(directory: Path) -> tuple[SearchTask, ...]:
     """Few examples; many; and many where a training is only planned."""
     given = Hyperparameters(learning_rate=2e-3, form=TrainedForm.LORA)
-    few = SearchTask(specialty=SAMPLE_SPECIALTY, examples=20, given=given, neuron_step=0, fixed=(), directory=directory)
-    many = dataclasses.replace(few, examples=1000)
+    few = SearchTask(
+        specialty=SAMPLE_SPECIALTY,
+        examples=20,
+        tried_on=16,
+        given=given,
+        neuron_step=0,
+        fixed=(),
+        directory=directory,
+    )
+    many = dataclasses.replace(few, examples=1000, tried_on=800)
     return few, many, dataclasses.replace(many, is_rehearsal=True)
 
 

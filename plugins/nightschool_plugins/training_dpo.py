@@ -54,8 +54,11 @@ class TrainingDpo:
         return None
 
     def _preferred(self, job: TrainingJob, train: Train) -> TrainingResult:
+        # a batch that was found for many wanted answers may be all the pairs that there are
+        suggested = job.hyperparameters if job.suggested is None else job.suggested
         settings = replace(
             job.hyperparameters,
+            batch_size=suggested.batch_size,
             learning_rate=job.hyperparameters.learning_rate * self.learning_rate_share,
             num_epochs=self.num_epochs,
             beta=self.beta,

@@ -35,6 +35,7 @@ from nightschool_hookspecs import (
     SearchTask,
     Store,
     TrainedForm,
+    TrainingError,
     TrainingTrial,
     TriedOut,
     TryOut,
@@ -149,7 +150,14 @@ class TuningOptuna:
         if task.is_rehearsal:
             return self._announced(task)
         known = [space.given] if before is None or not before.values else [space.given, before.values]
-        found = Search(self, space, try_out, known, task.directory / JOURNAL, seed).carried_out()
+        try:
+            found = Search(self, space, try_out, known, task.directory / JOURNAL, seed).carried_out()
+        except TrainingError as error:
+            values = {} if before is None else before.values
+            return HyperparameterSearch(
+                hyperparameters=applied(task.given, values),
+                reason=f"No hyperparameters could be tried out, and those it has trained by are taken. {error}",
+            )
         if found.is_settled:
             store.put(KEY, Found.of(task, found.values).text())
         return found.answer(task.given)
@@ -294,7 +302,7 @@ class Space:
         values = dict(parameters)
         if "neurons" in values:
             values["neurons"] *= self.task.neuron_step
-        steps_an_epoch = math.ceil(self.task.examples / values["batch_size"])
+        steps_an_epoch = math.ceil(self.task.tried_on / values["batch_size"])
         needed = min(self.most_epochs, math.ceil(self.fewest_steps / steps_an_epoch))
         return {**values, "num_epochs": max(needed, values["num_epochs"])}
 
@@ -419,7 +427,7 @@ class Search:
         trial = self._ask(number)
         values = self._known[number] if is_known else self._space.values(trial.params)
         task, hyperparameters = self._space.task, applied(self._space.task.given, values)
-        marks = self._settings.marks(task.examples, hyperparameters)
+        marks = self._settings.marks(task.tried_on, hyperparameters)
 
         def judge(epochs: float, loss: float) -> bool:
             mark = marks.index(epochs)

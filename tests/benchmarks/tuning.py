@@ -209,6 +209,7 @@ class Trainer:
         task = SearchTask(
             specialty=SPECIALTY,
             examples=self.size.examples,
+            tried_on=self.size.learned,
             given=self.given,
             neuron_step=block_of_neurons(self.file),
             fixed=(),
@@ -280,7 +281,7 @@ class Trainer:
             return is_whole
 
         began = time.monotonic()
-        marks_at = self.size.plugin.marks(self.size.examples, settings)
+        marks_at = self.size.plugin.marks(self.size.learned, settings)
         trial = TrainingTrial(hyperparameters=settings, title="", marks=marks_at)
         found = self.trials.try_out(Watch(trial=trial, judge=heard, report=report))
         rate = found.tokens / (time.monotonic() - began)

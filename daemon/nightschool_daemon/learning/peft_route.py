@@ -169,10 +169,7 @@ def fine_tune(
     arrange: Arrange = nobody_arranges,
 ) -> TrainingResult:
     """Train a LoRA adapter on all linear layers and save the best epoch's. Goes on from a checkpoint if one fits."""
-    if job.warm_start is not None and job.requires_start:
-        raise TrainingError(
-            "Only the packed engine begins from an adapter, and it does not train this base. Take start_from out."
-        )
+    require_no_start(job)
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
     require_equal_logits(base.model, rows[0])
     split = divided(rows, job.seed, settings)
@@ -194,6 +191,14 @@ def fine_tune(
         watched_events=events_of(split.watched) if split.held else (),
         hyperparameters=settings,
     )
+
+
+def require_no_start(job: TrainingJob) -> None:
+    """Raise where a training must begin from an adapter."""
+    if job.warm_start is not None and job.requires_start:
+        raise TrainingError(
+            "Only the packed engine begins from an adapter, and it does not train this base. Take start_from out."
+        )
 
 
 def learner_of(
@@ -230,11 +235,16 @@ class LoadedTrials(Trials[Row]):
     def __init__(
         self, base: Base, job: TrainingJob, slices: Slices[Row], *, arrange: Arrange = nobody_arranges
     ) -> None:
+        """Raises `TrainingError` where a training must begin from an adapter."""
         super().__init__(slices)
+        require_no_start(job)
         self._base, self._job, self._arrange = base, job, arrange
 
-    def epoch_seconds(self) -> float:
-        return rough_seconds(self._base.file, sum(map(len, self.slices.learned)))
+    def epoch_seconds(self, settings: Hyperparameters) -> float:
+        file = self._base.file
+        trained = settings.lora_r * sum(sum(one.shape) for one in file.tensors.values() if len(one.shape) > 1)
+        whole = rough_seconds(file, sum(map(len, self.slices.learned)))
+        return whole * (1 + trained / parameters_of(file))
 
     @contextmanager
     def pupil(self, settings: Hyperparameters) -> Iterator[Pupil[Row]]:

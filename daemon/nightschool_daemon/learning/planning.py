@@ -28,7 +28,7 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.peft_route import parameters_of, rough_seconds
-from nightschool_daemon.learning.searching import foreseen, untrained
+from nightschool_daemon.learning.searching import foreseen, taken, untrained
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import check_choices, folds_of, group_rows, side_of, sides_of
@@ -94,7 +94,7 @@ def run(context: WorkerContext) -> None:
     job = _job(context, request, data, file)
     search = None if data.folds else foreseen(context, job, file, _store(context))
     if search is not None:
-        job = replace(job, hyperparameters=search.hyperparameters)
+        job = taken(job, search)
     problem = _rehearsed(context, rehearsal, job)
     plan = TrainingPlan(
         base=request.base,

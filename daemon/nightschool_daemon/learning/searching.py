@@ -24,7 +24,7 @@ from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import PrepareResult, SelectResult, Step, read_lines, write_durably
 from nightschool_daemon.learning.engine.examples import parted
 from nightschool_daemon.learning.engine.route import neurons_of
-from nightschool_daemon.learning.engine.trying import Follow, Ids, Slices, Trials, Watch, answered
+from nightschool_daemon.learning.engine.trying import Follow, Ids, IsLate, Slices, Trials, Watch, answered
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons
 from nightschool_daemon.learning.loading import Tokens, load_tokens
@@ -51,6 +51,8 @@ from nightschool_hookspecs.records import (
 from nightschool_hookspecs.services import Judge, Store, TrainingError
 
 OpenTrials = Callable[[TrainingJob, Slices[TrainingText]], Trials[Any]]
+Stage = tuple[TrainingMethod, Hyperparameters]
+"""One of the trainings that make up the training of a run."""
 
 SEARCH, FOUND = "search", "found.json"
 """In a training's output: the directory of a search, and in it what came of it."""
@@ -62,6 +64,9 @@ RESERVE = 1.5
 """So many times what the training is expected to take is left to it."""
 ROOM_TO_END = 2
 """An answer is cut at so many times the length of the wanted one."""
+SHORT_ANSWER = 256
+"""Tokens. What wants a longer answer is asked only where too little else is there: the time of an answer grows with the
+square of its length."""
 
 
 class SearchError(Exception):
@@ -72,7 +77,8 @@ def searched(
     context: WorkerContext, job: TrainingJob, file: GgufFile, open_trials: OpenTrials
 ) -> HyperparameterSearch | None:
     """With what to train, by the plugins; None: with what is given. Found once in a run, however often it is killed."""
-    texts = _slices(job) if _may_search(context, job) and not _is_crossfitted(context) else None
+    stages = stages_of(context, job)
+    texts = _slices(job) if _are_searched_for(stages) and not _is_crossfitted(context) else None
     if texts is None:
         return None
     directory, journal = job.output / SEARCH, context.run.step(Step.TRAIN) / "store.jsonl"
@@ -81,9 +87,15 @@ def searched(
     directory.mkdir(parents=True, exist_ok=True)
     # what a killed search wrote there is written anew
     journal.unlink(missing_ok=True)
-    task, store = task_of(context, job, file, directory), JournalStore(store_before_training(context.run), journal)
-    with closing(TryingOut(context, job, file, texts, open_trials)) as try_out:
-        found = _asked(context.hooks, task, try_out, store, job.seed)
+    task = task_of(context, job, file, directory, texts)
+    store = JournalStore(store_before_training(context.run), journal)
+    try:
+        with closing(TryingOut(context, job, file, texts, open_trials, stages)) as try_out:
+            found = _asked(context.hooks, task, try_out, store, job.seed)
+    except TrainingError as error:
+        # where it stands in the way of the training too, that will say so
+        context.note(f"Hyperparameters are not searched for. {error}")
+        return None
     if found is not None:
         write_durably(directory / FOUND, codec.to_json(found))
         context.note(found.reason)
@@ -92,13 +104,21 @@ def searched(
 
 def foreseen(context: WorkerContext, job: TrainingJob, file: GgufFile, store: Store) -> HyperparameterSearch | None:
     """The same where a training is only planned: nothing is tried out."""
-    if not _may_search(context, job) or _slices(job) is None:
+    texts = _slices(job) if _are_searched_for(stages_of(context, job)) else None
+    if texts is None:
         return None
-    task = replace(task_of(context, job, file, job.output / SEARCH), is_rehearsal=True)
+    task = replace(task_of(context, job, file, job.output / SEARCH, texts), is_rehearsal=True)
     return _asked(context.hooks, task, _TriesNothing(), store, job.seed)
 
 
-def task_of(context: WorkerContext, job: TrainingJob, file: GgufFile, directory: Path) -> SearchTask:
+def taken(job: TrainingJob, search: HyperparameterSearch) -> TrainingJob:
+    """A training by what a search found."""
+    return replace(job, hyperparameters=search.hyperparameters, suggested=job.hyperparameters)
+
+
+def task_of(
+    context: WorkerContext, job: TrainingJob, file: GgufFile, directory: Path, texts: Slices[TrainingText]
+) -> SearchTask:
     """What a plugin is told of a training."""
     given = job.hyperparameters
     neuron_step = 0
@@ -108,6 +128,7 @@ def task_of(context: WorkerContext, job: TrainingJob, file: GgufFile, directory:
     return SearchTask(
         specialty=context.info.specialty,
         examples=job.material.examples,
+        tried_on=len(texts.learned),
         given=given,
         neuron_step=neuron_step,
         fixed=() if context.settings.training.start_from is None else SHAPE,
@@ -115,22 +136,27 @@ def task_of(context: WorkerContext, job: TrainingJob, file: GgufFile, directory:
     )
 
 
-def _may_search(context: WorkerContext, job: TrainingJob) -> bool:
-    """Whether a plugin searches, and the training begins with wanted answers, which are what can be tried out."""
+def stages_of(context: WorkerContext, job: TrainingJob) -> tuple[Stage, ...]:
+    """What the training consists of, where a plugin searches; nothing where it cannot be done."""
     if not (context.hooks.implements("nightschool_search_hyperparameters") and job.material.examples):
-        return False
-    methods: list[TrainingMethod] = []
+        return ()
+    stages: list[Stage] = []
 
     def noted(job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
-        methods.append(method)
+        stages.append((method, hyperparameters))
         return untrained(job, method)
 
     try:
         context.hooks.train_adapter(job=replace(job, is_rehearsal=True), train=noted)
     except TrainingError:
         # the training itself will say so
-        return False
-    return methods[:1] == [TrainingMethod.SFT]
+        return ()
+    return tuple(stages)
+
+
+def _are_searched_for(stages: Sequence[Stage]) -> bool:
+    """Whether it begins with wanted answers, which are what can be tried out."""
+    return [method for method, _ in stages[:1]] == [TrainingMethod.SFT]
 
 
 def _is_crossfitted(context: WorkerContext) -> bool:
@@ -198,27 +224,46 @@ class TryingOut:
         file: GgufFile,
         texts: Slices[TrainingText],
         open_trials: OpenTrials,
+        stages: Sequence[Stage],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`stages`: of the training that follows. `clock`: seconds."""
         self._context, self._job, self._file, self._texts = context, _from_the_base(context, job), file, texts
         self._open_trials = open_trials
-        self._epochs = job.hyperparameters.num_epochs
-        self._began = time.monotonic()
+        self._later_epochs = sum(settings.num_epochs * _size(job, method) for method, settings in stages[1:])
+        self._longest = job.hyperparameters
+        """Of what may be taken, that by which the training takes longest."""
+        self._clock, self._began = clock, clock()
 
     def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
         def report(done: int, total: int, text: str) -> None:
             self._context.progress(done, total, f"{trial.title}: {text}")
 
-        # it may be the one that is taken
-        self._epochs = max(self._epochs, trial.hyperparameters.num_epochs)
         self._context.progress(0, 1, trial.title)
+        longest = max(self._longest, trial.hyperparameters, key=self._training_s)
+        seconds = min(trial.seconds, self._left_beside(longest))
+        if seconds <= 0:
+            # by these the training itself would come too late
+            return TriedOut(loss=None, tokens=0, measured_tokens=0, seconds=0.0)
         score = partial(self._examination.score, answers=trial.answers) if trial.answers else None
-        return self._trials.try_out(Watch(trial=trial, judge=judge, report=report, score=score))
+        bounded = replace(trial, seconds=seconds)
+        found = self._trials.try_out(Watch(trial=bounded, judge=judge, report=report, score=score))
+        if found.loss is not None:
+            self._longest = longest
+        return found
 
     def seconds_left(self) -> float:
-        passed = time.monotonic() - self._began
+        return self._left_beside(self._longest)
+
+    def _left_beside(self, settings: Hyperparameters) -> float:
+        passed = self._clock() - self._began
+        return self._context.settings.training.time_limit_s - passed - RESERVE * self._training_s(settings)
+
+    def _training_s(self, settings: Hyperparameters) -> float:
+        """How long the training may take by these, over all examples, with what is learned on top of them."""
         whole = 1 + len(self._texts.measured) / len(self._texts.learned)
-        training = self._trials.epoch_seconds() * self._epochs * whole
-        return self._context.settings.training.time_limit_s - passed - RESERVE * training
+        return self._trials.epoch_seconds(settings) * whole * (settings.num_epochs + self._later_epochs)
 
     def close(self) -> None:
         """Let the base go. Libraries that are imported in a search keep frames of it alive, and so all that it held."""
@@ -231,6 +276,12 @@ class TryingOut:
     @cached_property
     def _examination(self) -> Examination:
         return Examination.of(self._context, self._job, self._file, self._texts.measured)
+
+
+def _size(job: TrainingJob, method: TrainingMethod) -> float:
+    """Of what a method learns from, by that of the wanted answers: in letters, of which a token has about as many."""
+    of_method, wanted = (job.dataset / FILES[one] for one in (method, TrainingMethod.SFT))
+    return of_method.stat().st_size / wanted.stat().st_size
 
 
 def _from_the_base(context: WorkerContext, job: TrainingJob) -> TrainingJob:
@@ -266,26 +317,34 @@ class Examination:
         judge = LocalModel(OllamaLibrary(context.settings.ollama), exam.judge_model or pin, exam)
         measure = CombinedMeasure(context.hooks, no_embeddings)
         rows = zip(measured, rows_of(measured, tokens), strict=True)
-        short = [text for text, row in rows if within([row], job.hyperparameters.max_length)]
+        fitting = [(text, len(row.completion)) for text, row in rows if within([row], job.hyperparameters.max_length)]
         return cls(
             tokens=tokens,
-            texts=tuple(random.Random(f"{job.seed}/answered").sample(short, len(short))),  # noqa: S311 - no secret
+            texts=in_order(fitting, job.seed),
             closing=context.run.result(Step.SELECT, SelectResult).closing,
             score_of=lambda item, text: score_answer(context.hooks, measure, judge, item, text).score,
         )
 
-    def score(self, follow: Follow, answers: int) -> float:
-        """The mean of so many answers, 0..100."""
+    def score(self, follow: Follow, is_late: IsLate, *, answers: int) -> float | None:
+        """The mean of so many answers, 0..100; None where the time was over before."""
         asked = self.texts[:answers]
         prompts: list[Ids] = [tuple(self.tokens.prompt(one.prompt)) for one in asked]
         closing = tuple(self.tokens.completion(asked[0].prompt, self.closing))
         wanted = [self.tokens.completion(one.prompt, one.completion) for one in asked]
-        said = answered(follow, prompts, closing, [ROOM_TO_END * len(one) for one in wanted])
+        said = answered(follow, prompts, closing, [ROOM_TO_END * len(one) for one in wanted], is_late)
+        if said is None:
+            return None
         scores = [
             self.score_of(item_of(one, self.closing), self.tokens.text(ids))
             for one, ids in zip(asked, said, strict=True)
         ]
         return sum(scores) / len(scores)
+
+
+def in_order(texts: Sequence[tuple[TrainingText, int]], seed: int) -> tuple[TrainingText, ...]:
+    """Of texts and the tokens of their answers, in which order they are asked: by chance, behind them the long ones."""
+    shuffled = random.Random(f"{seed}/answered").sample(texts, len(texts))  # noqa: S311 - no secret
+    return tuple(text for text, _ in sorted(shuffled, key=lambda one: max(SHORT_ANSWER, one[1])))
 
 
 def item_of(text: TrainingText, closing: str) -> ExamItem:

@@ -17,7 +17,7 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base, load_base, load_tokens
 from nightschool_daemon.learning.peft_route import LoadedTrials, fine_tune
 from nightschool_daemon.learning.rows import rows_of, within
-from nightschool_daemon.learning.searching import SEARCH, searched
+from nightschool_daemon.learning.searching import SEARCH, searched, taken
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.plans import Route
@@ -43,7 +43,7 @@ def run(context: WorkerContext) -> None:
     engine = Engine(context, file)
     search = searched(context, job, file, engine.trials)
     if search is not None:
-        job = replace(job, hyperparameters=search.hyperparameters)
+        job = taken(job, search)
     result = context.hooks.train_adapter(job=job, train=engine)
     if result is None:
         raise TrainingError("No plugin trains this base. Take training_sft out of plugins.disabled.")

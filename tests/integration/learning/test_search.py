@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,18 +40,19 @@ from nightschool_daemon.jobs import (
     read_lines,
 )
 from nightschool_daemon.learning import gguf_file, searching, training
-from nightschool_daemon.learning.engine import machine, memory
+from nightschool_daemon.learning.engine import machine, memory, trying
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
-from nightschool_daemon.learning.engine.examples import Split
+from nightschool_daemon.learning.engine.examples import Split, parted
 from nightschool_daemon.learning.engine.layout import Branches
 from nightschool_daemon.learning.engine.loop import Objective, Plan, teach
 from nightschool_daemon.learning.engine.network import Network
-from nightschool_daemon.learning.engine.route import PackedTrials, example_of, make_form
+from nightschool_daemon.learning.engine.route import PackedTrials, example_of, fine_tune, formed
 from nightschool_daemon.learning.engine.scoring import likeliest
-from nightschool_daemon.learning.engine.trying import Slices, Watch
+from nightschool_daemon.learning.engine.trying import Follow, IsLate, Slices, Trials, Watch, answered
 from nightschool_daemon.learning.loading import Tokens, load_base, load_tokens
 from nightschool_daemon.learning.peft_route import LoadedTrials
 from nightschool_daemon.learning.rows import FILES, Row, rows_of
+from nightschool_daemon.learning.searching import TryingOut
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import (
@@ -71,7 +73,7 @@ from nightschool_hookspecs.records import (
     TrainingTrial,
     TriedOut,
 )
-from nightschool_hookspecs.services import Judge, TryOut
+from nightschool_hookspecs.services import Judge, TrainingError, TryOut
 from support.kills import exit_code_of
 from support.training_jobs import greetings, training_job, unheard
 
@@ -314,10 +316,12 @@ class Searching:
     def __init__(self, hooks: Hooks, answer: Hyperparameters | None = None) -> None:
         self.hooks, self.answer = hooks, answer
         self.held: list[object] = []
+        self.tasks: list[SearchTask] = []
         self.tried: list[TriedOut] = []
 
     def search_hyperparameters(self, *, task: SearchTask, try_out: TryOut, **_others: object) -> HyperparameterSearch:
         self.held.append(try_out)
+        self.tasks.append(task)
         if self.answer is None:
             trial = TrainingTrial(hyperparameters=task.given, title="it")
             self.tried.append(try_out(trial, lambda _epochs, _loss: True))
@@ -394,8 +398,155 @@ def test_a_brought_adapter_keeps_its_shape(tmp_path: Path, tiny_gguf: Path) -> N
     context = night.context()
     settings = replace(context.settings, training=replace(context.settings.training, start_from=tmp_path / "brought"))
     job, file = training.make_job(context), gguf_file.read(tiny_gguf)
-    brought = searching.task_of(replace(context, settings=settings), job, file, tmp_path)
-    assert (searching.task_of(context, job, file, tmp_path).fixed, brought.fixed) == ((), ("lora_r", "neurons"))
+    texts = Slices(learned=tuple(lessons(32)), measured=tuple(lessons(8)))
+    brought = searching.task_of(replace(context, settings=settings), job, file, tmp_path, texts)
+    free = searching.task_of(context, job, file, tmp_path, texts)
+    assert (free.fixed, brought.fixed) == ((), ("lora_r", "neurons"))
+
+
+def test_what_trainings_learn_from_that_are_tried_out_is_counted(tmp_path: Path, tiny_gguf: Path) -> None:
+    """Four fifths of the lesson, and all of what is learned beside it."""
+    beside = [replace(one, event_id="", replayed=True) for one in greetings(10)]
+    night = Night(directory=tmp_path / "run", gguf=tiny_gguf).laid_out([*lessons(), *beside])
+    context = night.context()
+    hooks = Searching(context.hooks, GIVEN)
+    searching.searched(
+        replace(context, hooks=hooks),  # type: ignore[arg-type]  # as above
+        training.make_job(context),
+        gguf_file.read(tiny_gguf),
+        lambda *_: _never(),
+    )
+    assert [one.tried_on for one in hooks.tasks] == [32 + 10]
+
+
+# --------------------------------------------------------------------------- the time that is kept for the training
+
+
+class Timed(Trials[Any]):
+    """Trainings that come to their end at once, an epoch of which takes 10 s at rank 4, and in proportion else."""
+
+    def __init__(self) -> None:
+        super().__init__(Slices(learned=(), measured=()))
+        self.bounds: list[float] = []
+
+    def epoch_seconds(self, settings: Hyperparameters) -> float:
+        return 10.0 * settings.lora_r / 4
+
+    def pupil(self, settings: Hyperparameters) -> Any:
+        raise NotImplementedError
+
+    def try_out(self, watch: Watch) -> TriedOut:
+        self.bounds.append(watch.trial.seconds)
+        return TriedOut(loss=1.0, tokens=1, measured_tokens=1, seconds=0.0)
+
+
+def timed(context: WorkerContext, method: MethodChoice = MethodChoice.SFT) -> tuple[TryingOut, Timed]:
+    """1000 s in all, of which 100 are over; 32 examples are learned from, and 8 measured."""
+    seconds, trials = iter([0.0, *[100.0] * 20]), Timed()
+    training_settings = replace(context.settings.training, time_limit_minutes=1000 / 60, method=method)
+    limited = replace(context, settings=replace(context.settings, training=training_settings))
+    job = training.make_job(limited)
+    texts = Slices(learned=tuple(lessons(32)), measured=tuple(lessons(8)))
+    stages = searching.stages_of(limited, job)
+    file = gguf_file.read(job.base_gguf)
+    return TryingOut(limited, job, file, texts, lambda *_: trials, stages, clock=lambda: next(seconds)), trials
+
+
+def attempted(try_out: TryingOut, **changed: Any) -> TriedOut:
+    trial = TrainingTrial(hyperparameters=replace(GIVEN, **changed), title="it")
+    return try_out(trial, lambda _epochs, _loss: True)
+
+
+def test_what_is_tried_out_leaves_the_training_by_it_its_time(tmp_path: Path, tiny_gguf: Path) -> None:
+    """Half as much again as that is expected to take, over all examples and in its own form."""
+    night = Night(directory=tmp_path / "run", gguf=tiny_gguf).laid_out(lessons())
+    try_out, trials = timed(night.context())
+    # two epochs of 12.5 s
+    assert try_out.seconds_left() == pytest.approx(900 - 1.5 * 25)
+    attempted(try_out)
+    attempted(try_out, lora_r=8, num_epochs=10)
+    attempted(try_out, lora_r=16, num_epochs=8)
+    assert trials.bounds == pytest.approx([900 - 1.5 * 25, 900 - 1.5 * 250, 900 - 1.5 * 400])
+    assert try_out.seconds_left() == pytest.approx(900 - 1.5 * 400)
+
+
+def test_what_the_training_has_no_time_for_is_not_tried_out(tmp_path: Path, tiny_gguf: Path) -> None:
+    """Nor does it take others their time."""
+    night = Night(directory=tmp_path / "run", gguf=tiny_gguf).laid_out(lessons())
+    try_out, trials = timed(night.context())
+    assert attempted(try_out, lora_r=64, num_epochs=10).loss is None
+    assert not trials.bounds
+    assert try_out.seconds_left() == pytest.approx(900 - 1.5 * 25)
+
+
+def test_time_is_kept_for_what_is_learned_on_top(tmp_path: Path, tiny_gguf: Path) -> None:
+    """An epoch of pairs, whose file is as large as that of the wanted answers."""
+    night = Night(directory=tmp_path / "run", gguf=tiny_gguf).laid_out(lessons())
+    wanted = night.run.step(Step.SELECT) / FILES[TrainingMethod.SFT]
+    (night.run.step(Step.SELECT) / FILES[TrainingMethod.DPO]).write_bytes(wanted.read_bytes())
+    try_out, _ = timed(night.context(), MethodChoice.AUTO)
+    assert try_out.seconds_left() == pytest.approx(900 - 1.5 * 12.5 * 3)
+
+
+@pytest.mark.parametrize("route", ["packed", "transformers"])
+def test_a_wider_form_takes_longer(tmp_path: Path, tiny_gguf: Path, tokens: Tokens, route: str) -> None:
+    """By its share of the work, before it was tried out and after."""
+    job, slices = training_job(tmp_path, tiny_gguf, GIVEN), slices_of(tokens)
+    if route == "packed":
+        trials: PackedTrials | LoadedTrials = PackedTrials(gguf_file.read(tiny_gguf), job, GIVEN, slices, tmp_path)
+    else:
+        trials = LoadedTrials(load_base(tiny_gguf, job.base_digest, tmp_path), job, slices)
+    wide = replace(GIVEN, lora_r=64)
+    before = [trials.epoch_seconds(one) for one in (GIVEN, wide)]
+    assert before[1] > 1.1 * before[0]
+    assert trials.try_out(watch(wide)).loss is not None
+    assert [trials.epoch_seconds(one) for one in (GIVEN, wide)] == pytest.approx(before)
+
+
+# --------------------------------------------------------------------------- what stands in its way
+
+
+def test_memory_that_became_short_takes_no_training_down(
+    tmp_path: Path, tiny_gguf: Path, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill what is given is tried out in what there is, as it is trained; what is larger is not."""
+    job = training_job(tmp_path, tiny_gguf, GIVEN)
+
+    def opened() -> PackedTrials:
+        return PackedTrials(gguf_file.read(tiny_gguf), job, GIVEN, slices_of(tokens), tmp_path)
+
+    before = opened().try_out(watch())
+    monkeypatch.setattr(memory, "available_bytes", lambda _device: 1)
+    trials = opened()
+    assert trials.epoch_seconds(GIVEN) > 0
+    assert trials.try_out(watch()).loss == before.loss
+    larger = trials.try_out(watch(replace(GIVEN, lora_r=8)))
+    assert (larger.loss, larger.problem) == (None, "Memory is short for so many parameters.")
+
+
+def test_where_nothing_can_be_tried_out_it_is_trained_all_the_same(tmp_path: Path, tiny_gguf: Path) -> None:
+    """All that would be measured is too long, and all the rest fits."""
+    texts = lessons()
+    _, measured = parted(texts, 7)
+    apart = {one.event_id for one in measured}
+    long = [replace(one, prompt=one.prompt * 20) if one.event_id in apart else one for one in texts]
+    # which texts are measured follows from the groups alone
+    assert {one.event_id for one in parted(long, 7)[1]} == apart
+    night = Night(directory=tmp_path / "run", gguf=tiny_gguf).laid_out(long)
+    result = night.trained()
+    assert (result.hyperparameters, result.left_out) == (GIVEN, len(apart))
+    assert "Too few examples fit into 64 tokens" in (night.run.step(Step.TRAIN) / NOTES).read_text()
+
+
+def test_a_brought_adapter_that_the_route_does_not_take_is_not_searched_for(tmp_path: Path, tiny_gguf: Path) -> None:
+    """The training says so at once, not after the hour of a search."""
+    night = Night(directory=tmp_path / "run", gguf=tiny_gguf, engine=EngineChoice.TRANSFORMERS).laid_out(lessons())
+    context = night.context()
+    job = replace(training.make_job(context), warm_start=tmp_path / "brought", requires_start=True)
+    engine = training.Engine(context, gguf_file.read(tiny_gguf))
+    texts = Slices(learned=tuple(lessons(32)), measured=tuple(lessons(8)))
+    with pytest.raises(TrainingError, match="Only the packed engine begins from an adapter"):
+        engine.trials(job, texts)
 
 
 # --------------------------------------------------------------------------- it never sees the exam
@@ -495,14 +646,46 @@ def in_two(*, examples: tuple[LearnedExample, ...], training: TrainingSoFar, see
     return Stretch(places=tuple(range(size)), stage="first" if training.left == len(examples) else "again")
 
 
+class Recorded:
+    """A curriculum, and what it was told of the training each time."""
+
+    def __init__(self, arrange: Arrange) -> None:
+        self.arrange = arrange
+        self.told: list[TrainingSoFar] = []
+
+    def __call__(self, *, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int) -> Stretch | None:
+        self.told.append(training)
+        return self.arrange(examples=examples, training=training, seed=seed)
+
+
+def brought(directory: Path, gguf: Path, settings: Hyperparameters) -> Path:
+    """An adapter that learned something else."""
+    texts = [replace(one, completion=f"bye{CLOSING}") for one in greetings(8)]
+    job = training_job(directory, gguf, settings, texts=texts)
+    tokens = load_tokens(gguf_file.read(gguf), job.base_digest, directory)
+    return fine_tune(gguf_file.read(gguf), tokens, job, TrainingMethod.SFT, settings, unheard).adapter
+
+
+@pytest.mark.parametrize("begins_from_an_adapter", [False, True])
 @pytest.mark.parametrize("arrange", [nobody_arranges, in_two])
 @pytest.mark.parametrize("settings", [GIVEN, replace(GIVEN, form=TrainedForm.NEURONS, num_epochs=3)])
 def test_what_is_tried_out_is_the_training_itself(
-    tmp_path: Path, tiny_gguf: Path, tokens: Tokens, settings: Hyperparameters, arrange: Arrange
+    tmp_path: Path,
+    tiny_gguf: Path,
+    tokens: Tokens,
+    settings: Hyperparameters,
+    arrange: Arrange,
+    begins_from_an_adapter: bool,
 ) -> None:
-    """The same losses as a training that is kept, over the same examples, with a curriculum or without."""
+    """The same losses as a training that is kept, over the same examples, with a curriculum or without.
+
+    And from the same beginning, of which the curriculum is told the same.
+    """
     job, slices = training_job(tmp_path, tiny_gguf, settings), slices_of(tokens)
-    trials = PackedTrials(gguf_file.read(tiny_gguf), job, settings, slices, tmp_path, arrange=arrange)
+    if begins_from_an_adapter:
+        job = replace(job, warm_start=brought(tmp_path / "brought", tiny_gguf, settings), requires_start=True)
+    of_trial, of_training = Recorded(arrange), Recorded(arrange)
+    trials = PackedTrials(gguf_file.read(tiny_gguf), job, settings, slices, tmp_path, arrange=of_trial)
     # another one before it leaves no trace
     trials.try_out(watch(replace(settings, learning_rate=1e-2)))
     at: list[tuple[float, float]] = []
@@ -511,9 +694,10 @@ def test_what_is_tried_out_is_the_training_itself(
         at.append((epochs, loss))
         return True
 
+    of_trial.told.clear()
     found = trials.try_out(watch(settings, judge, marks=(1.0, 2.0, 8.0)))
     network = Network(gguf_file.read(tiny_gguf), machine.bench())
-    network.form = make_form(network, settings, job.seed)
+    network.form, start = formed(network, job, settings)
     learned, measured = (tuple(map(example_of, part)) for part in (slices.learned, slices.measured))
     plan = Plan(
         method=TrainingMethod.SFT,
@@ -522,7 +706,8 @@ def test_what_is_tried_out_is_the_training_itself(
         tokens_a_pass=2048,
         output=tmp_path,
         signature="",
-        arrange=arrange,
+        arrange=of_training,
+        has_start=start is not None,
     )
     split = Split(learned=learned, watched=measured, held=False, first_judged=9)
     outcome = teach(Objective(network, plan, learned, measured), split, plan, unheard)
@@ -530,7 +715,10 @@ def test_what_is_tried_out_is_the_training_itself(
     assert at == list(enumerate(outcome.watched[:-1], start=1))
     assert found.tokens == outcome.tokens
     evaluations = settings.num_epochs * (2 if arrange is in_two else 1)
+    # where it begins is measured too, each time
+    evaluations += begins_from_an_adapter
     assert found.measured_tokens == evaluations * sum(map(len, measured))
+    assert of_trial.told == of_training.told != []
 
 
 def test_the_likeliest_token_is_the_one_of_the_highest_probability(tiny_gguf: Path, tokens: Tokens) -> None:
@@ -552,7 +740,7 @@ def test_a_judge_and_the_clock_end_a_training(tmp_path: Path, tiny_gguf: Path, t
         trials: PackedTrials | LoadedTrials = PackedTrials(gguf_file.read(tiny_gguf), job, GIVEN, slices, tmp_path)
     else:
         trials = LoadedTrials(load_base(tiny_gguf, job.base_digest, tmp_path), job, slices)
-    assert trials.epoch_seconds() > 0
+    assert trials.epoch_seconds(GIVEN) > 0
     whole = trials.try_out(watch())
     assert whole.loss is not None
     epoch = sum(map(len, slices.learned))
@@ -590,6 +778,27 @@ def test_a_search_goes_on_in_the_type_that_it_began_in(
         # another form is planned for anew
         losses.append([trials.try_out(watch(replace(GIVEN, lora_r=rank))).loss for rank in (4, 8)])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_answers_that_take_too_long_leave_the_loss(
+    tmp_path: Path, tiny_gguf: Path, tokens: Tokens, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """The clock that bounds a training bounds what it is asked too."""
+    now = [0.0]
+    monkeypatch.setattr(trying, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    job, slices = training_job(tmp_path, tiny_gguf, GIVEN), slices_of(tokens)
+    trials = PackedTrials(gguf_file.read(tiny_gguf), job, GIVEN, slices, tmp_path)
+
+    def score(follow: Follow, is_late: IsLate) -> float | None:
+        now[0] += 101 if late else 99
+        prompts = [one.prompt for one in slices.measured[:2]]
+        said = answered(follow, prompts, tuple(tokens.completion("", CLOSING)), [3, 3], is_late)
+        return None if said is None else 50.0
+
+    found = trials.try_out(replace(watch(seconds=100.0), score=score))
+    assert found.loss is not None
+    assert (found.score, found.problem) == ((None, "The time was over before it had answered.") if late else (50.0, ""))
 
 
 def test_it_ends_as_a_training_ends(tmp_path: Path, tiny_gguf: Path, tokens: Tokens) -> None:

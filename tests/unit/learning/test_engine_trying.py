@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from nightschool_daemon.learning.engine.examples import parted
 from nightschool_daemon.learning.engine.trying import answered, steps_of
+from nightschool_daemon.learning.searching import in_order
+from nightschool_hookspecs.records import TrainingText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +75,29 @@ def test_an_answer_ends_at_its_closing_or_at_its_limit(limit: int) -> None:
         asked.append(len(given))
         return [one[-1] + 1 for one in given]
 
-    said = answered(follow, [(0, 3), (1, 2, 10)], (5, 6), [limit, limit])
+    said = answered(follow, [(0, 3), (1, 2, 10)], (5, 6), [limit, limit], lambda: False)
     whole = {2: (4, 5), 3: (4,), 9: (4,)}
     assert said == [whole[limit], tuple(range(11, 11 + limit))]
     # who has ended is not asked again
     assert asked == [2] * min(limit, 3) + [1] * (limit - min(limit, 3))
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_nothing_is_said_when_the_time_is_over(steps: int) -> None:
+    asked: list[int] = []
+
+    def follow(given: Sequence[tuple[int, ...]]) -> list[int]:
+        asked.append(len(given))
+        return [1] * len(given)
+
+    assert answered(follow, [(0,), (1,)], (5,), [9, 9], lambda: len(asked) >= steps) is None
+    assert len(asked) == steps
+
+
+def test_what_wants_a_long_answer_is_asked_last() -> None:
+    """The time of an answer grows with the square of its length; among short ones chance decides."""
+    lengths = [1000, 12, 256, 257, 3, 100]
+    texts = [(TrainingText(event_id=str(length), prompt="", completion=""), length) for length in lengths]
+    orders = [[int(one.event_id) for one in in_order(texts, seed)] for seed in range(8)]
+    assert all(one[4:] == [257, 1000] for one in orders)
+    assert len({tuple(one) for one in orders}) > 1

@@ -17,6 +17,7 @@ from nightschool_hookspecs import (
     TrainingResult,
 )
 from nightschool_hookspecs.testing import FakeTrain
+from nightschool_plugins.training_dpo import TrainingDpo
 
 SFT, DPO, KTO = TrainingMethod.SFT, TrainingMethod.DPO, TrainingMethod.KTO
 NOTHING = Material(examples=0, better_known=0, pairs=0, liked=0, disliked=0)
@@ -32,7 +33,11 @@ def asked(
 ) -> tuple[TrainingResult | None, FakeTrain]:
     hooks = Hooks.load(plugin_directory=None, tables={}, built_in=("training_sft", "training_dpo", "training_kto"))
     train = train or FakeTrain()
-    job = TrainingJob(
+    return hooks.train_adapter(job=job_of(method, material), train=train), train
+
+
+def job_of(method: MethodChoice, material: Material) -> TrainingJob:
+    return TrainingJob(
         base_gguf=Path("base"),
         base_digest="d",
         architecture="llama",
@@ -43,7 +48,6 @@ def asked(
         hyperparameters=Hyperparameters(learning_rate=1e-3, num_epochs=3),
         seed=1,
     )
-    return hooks.train_adapter(job=job, train=train), train
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,19 @@ def test_the_method_follows_the_feedback(
     result, train = asked(method, material)
     assert result is not None
     assert result.methods == expected == tuple(one for _, one, _ in train.asked)
+
+
+@pytest.mark.parametrize(("suggested", "batch"), [(None, 64), (Hyperparameters(batch_size=4), 4)])
+def test_preferences_are_learned_in_batches_that_were_suggested(suggested: Hyperparameters | None, batch: int) -> None:
+    """Of 80 pairs, what was found for many wanted answers would make two steps."""
+    train = FakeTrain()
+    TrainingDpo().nightschool_train_adapter(
+        replace(
+            job_of(MethodChoice.AUTO, CORRECTIONS), hyperparameters=Hyperparameters(batch_size=64), suggested=suggested
+        ),
+        train,
+    )
+    assert [settings.batch_size for _, _, settings in train.asked] == [64, batch]
 
 
 def test_preferences_go_on_from_the_wanted_answers() -> None:

@@ -24,6 +24,7 @@ from nightschool_hookspecs import (
     SearchTask,
     Specialty,
     TrainedForm,
+    TrainingError,
     TrainingTrial,
     TriedOut,
 )
@@ -41,6 +42,7 @@ def task_in(directory: Path, given: Hyperparameters = LORA, examples: int = 400,
     task = SearchTask(
         specialty=Specialty(base="tiny:latest", artifact_type="shell"),
         examples=examples,
+        tried_on=4 * examples // 5,
         given=given,
         neuron_step=32 if given.form is TrainedForm.NEURONS else 0,
         fixed=(),
@@ -176,11 +178,20 @@ def test_all_that_is_tried_out_lies_within_the_space_and_so_does_what_is_given(
 
 @given(st.integers(200, 3000), st.integers(8, 64), st.integers(1, 10))
 def test_fewer_steps_than_teach_an_end_are_not_proposed(examples: int, batch: int, epochs: int) -> None:
+    """What counts is what they learn from which are tried out, not what is measured with it."""
     space = Space.of(TuningOptuna(), task_in(Path(), examples=examples))
     proposed = space.values({"batch_size": batch, "num_epochs": epochs, "learning_rate": 1e-3})
-    steps = -(-examples // batch) * proposed["num_epochs"]
+    an_epoch = -(-(4 * examples // 5) // batch)
+    steps = an_epoch * proposed["num_epochs"]
     assert steps >= 30 or proposed["num_epochs"] == 10
-    assert proposed["num_epochs"] == epochs or steps - 30 < -(-examples // batch)
+    assert proposed["num_epochs"] == epochs or steps - 30 < an_epoch
+
+
+def test_marks_lie_where_those_are_that_are_tried_out(tmp_path: Path) -> None:
+    """Four steps of 160 examples in batches of 64 are behind after an epoch and a third, not after one."""
+    try_out = FakeTryOut()
+    search(FEW, task_in(tmp_path, replace(LORA, batch_size=64), examples=200), try_out)
+    assert try_out.tried[0][0].marks == pytest.approx((4 / 3,))
 
 
 def test_the_space_of_the_specification_is_the_default() -> None:
@@ -235,13 +246,12 @@ def test_little_gain_leaves_what_is_given(tmp_path: Path) -> None:
 
 def test_what_was_found_before_stays_unless_something_is_better_by_enough(tmp_path: Path) -> None:
     """It has the shape in which the specialty has learned until now."""
+    before = replace(LORA, learning_rate=1.1e-3, lora_r=8)
     store = found_before(learning_rate=1.1e-3, lora_r=8)
-    found = search(TuningOptuna(most_trials=30, least_gain=0.1), task_in(tmp_path), store=store)
+    try_out = FakeTryOut(lambda one, _: {LORA: 2.0, before: 1.0}.get(one, 0.95))
+    found = search(replace(FEW, least_gain=0.1), task_in(tmp_path), try_out, store)
     assert found is not None
-    assert found.hyperparameters == replace(LORA, learning_rate=1.1e-3, lora_r=8)
-    assert found.given_loss is not None
-    assert found.loss is not None
-    assert found.given_loss * 0.9 > found.loss
+    assert (found.hyperparameters, found.loss, found.given_loss) == (before, 1.0, 2.0)
     assert "Those found before are taken, as nothing is better by enough" in found.reason
     assert json.loads(store.values[KEY])["examples"] == 400
 
@@ -356,6 +366,19 @@ def test_a_clock_that_ends_what_is_known_settles_nothing(tmp_path: Path) -> None
     assert found is not None
     assert (found.hyperparameters, found.trials) == (replace(LORA, lora_r=8), 6)
     assert json.loads(store.values[KEY])["examples"] == 200
+
+
+def test_where_nothing_can_be_tried_out_it_trains_as_before(tmp_path: Path) -> None:
+    class Unprepared(FakeTryOut):
+        def seconds_left(self) -> float:
+            raise TrainingError("Memory is short.")
+
+    store = found_before(lora_r=8)
+    kept = dict(store.values)
+    found = search(FEW, task_in(tmp_path), Unprepared(), store)
+    assert found is not None
+    assert (found.hyperparameters, found.trials, store.values) == (replace(LORA, lora_r=8), 0, kept)
+    assert found.reason.endswith("Memory is short.")
 
 
 def test_what_was_found_before_and_cannot_be_trained_by_any_more_is_given_up(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ from nightschool_hookspecs.services import TrainingError
 
 logger = logging.getLogger(__name__)
 
+FROZEN_WORK, TRAINED_WORK = 4, 6
+"""Operations a weight and token, forth and back: only what is trained has a gradient of its own."""
 SHARE_OF_NEURONS = 8
 """Where nothing else is asked for, one unit is added for so many that there are."""
 
@@ -184,14 +186,26 @@ class PackedTrials(Trials[Example]):
         self._file, self._job, self._given, self._directory, self._arrange = file, job, given, directory, arrange
         self._room: Room | None = None
 
-    def epoch_seconds(self) -> float:
-        room, _ = self._prepared(self._given)
-        return room.plan.seconds
+    def epoch_seconds(self, settings: Hyperparameters) -> float:
+        room = self._room or self._prepared(self._given)[0]
+        # what was decided first, beside what is given, is kept
+        return room.plan.seconds * self._work(room, settings) / self._work(room, self._given)
+
+    def _work(self, room: Room, settings: Hyperparameters) -> float:
+        """Operations a token, forth and back."""
+        trained = room.largest * self._width(settings) / room.width
+        return FROZEN_WORK * room.frozen() + TRAINED_WORK * trained
+
+    def _width(self, settings: Hyperparameters) -> int:
+        """To which the parameters of a form are in proportion."""
+        if settings.form is TrainedForm.NEURONS:
+            return settings.neurons or neurons_of(self._file, 0)
+        return settings.lora_r
 
     @contextmanager
     def pupil(self, settings: Hyperparameters) -> Iterator[Pupil[Example]]:
         try:
-            room, form = self._prepared(settings)
+            room, form, has_start = self._prepared(settings)
         except TrainingError as error:
             # such a form is too large for the memory, or the base does not take it
             raise Unfit(str(error)) from error
@@ -205,6 +219,7 @@ class PackedTrials(Trials[Example]):
             output=self._directory,
             signature="",
             arrange=self._arrange,
+            has_start=has_start,
         )
         learner = Objective(room.network, plan, self.slices.learned, self.slices.measured)
         try:
@@ -213,12 +228,15 @@ class PackedTrials(Trials[Example]):
             room.network.form = None
             machine.return_free_memory()
 
-    def _prepared(self, settings: Hyperparameters) -> tuple[Room, Form]:
-        """A network with a plan that has room for this form. Raises `TrainingError`."""
+    def _prepared(self, settings: Hyperparameters) -> tuple[Room, Form, bool]:
+        """A network with a plan that has room for this form, and whether the form holds what was brought along.
+
+        Raises `TrainingError`.
+        """
         if self._room is not None:
-            form, _ = formed(self._room.network, self._job, settings)
+            form, start = formed(self._room.network, self._job, settings)
             if form.size() <= self._room.largest:
-                return self._room, form
+                return self._room, form, start is not None
             self._room = None
             machine.return_free_memory()
         # all examples at once make the widest passes that any batch size makes
@@ -226,10 +244,12 @@ class PackedTrials(Trials[Example]):
         made_of = signature(self._job, TrainingMethod.SFT, self._given)
         make = partial(ready, self._file, self._job, TrainingMethod.SFT, whole, self.slices.learned)
         task, decided = planned(self._directory, made_of, make)
-        if decided.peak_bytes > decided.available_bytes:
+        width = self._width(settings)
+        # what is given is tried however short memory has become, as the training itself is
+        if decided.peak_bytes > decided.available_bytes and width > self._width(self._given):
             raise TrainingError("Memory is short for so many parameters.")
-        self._room = Room(network=task.network, plan=decided, largest=task.form.size())
-        return self._room, task.form
+        self._room = Room(network=task.network, plan=decided, largest=task.form.size(), width=width)
+        return self._room, task.form, task.start is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +260,12 @@ class Room:
     plan: MemoryPlan
     largest: int
     """Parameters of the form for which it was made to fit into memory."""
+    width: int
+    """Of that form: rank, or neurons."""
+
+    def frozen(self) -> int:
+        """Weights of the base's layers."""
+        return sum(one.weights for block in self.network.blocks for one in block.matrices.values())
 
 
 class Ready(Protocol):

@@ -25,6 +25,8 @@ from nightschool_hookspecs.records import Hyperparameters, TrainingTrial, TriedO
 from nightschool_hookspecs.services import Judge, TrainingError
 
 Ids = tuple[int, ...]
+IsLate = Callable[[], bool]
+"""Whether the time is over."""
 Follow = Callable[[Sequence[Ids]], list[int]]
 """The token that a network finds likeliest behind each text."""
 P = TypeVar("P")
@@ -37,8 +39,8 @@ class Watch:
     trial: TrainingTrial
     judge: Judge
     report: Report
-    score: Callable[[Follow], float] | None = None
-    """Asks the trained network, 0..100."""
+    score: Callable[[Follow, IsLate], float | None] | None = None
+    """Asks the trained network, 0..100; None: the time was over before it had answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,11 @@ class Trials(ABC, Generic[S]):
         self._base_loss: float | None = None
 
     @abstractmethod
-    def epoch_seconds(self) -> float:
-        """How long an epoch over what is learned from may take. Raises `TrainingError` where nothing fits."""
+    def epoch_seconds(self, settings: Hyperparameters) -> float:
+        """How long an epoch over what is learned from may take by these, which need not fit into memory.
+
+        Raises `TrainingError` where nothing does.
+        """
 
     @abstractmethod
     def pupil(self, settings: Hyperparameters) -> AbstractContextManager[Pupil[S]]:
@@ -119,7 +124,9 @@ class Attempt(Generic[S]):
         try:
             if self._comes_to_its_end():
                 loss = self._course.end().trained_loss
-                score = None if self._watch.score is None else self._watch.score(self._pupil.follow)
+                if self._watch.score is not None:
+                    score = self._watch.score(self._pupil.follow, self._is_late)
+                    problem = "" if score is not None else "The time was over before it had answered."
         except Diverged:
             problem = "The loss became no number."
         return TriedOut(
@@ -145,10 +152,13 @@ class Attempt(Generic[S]):
         step = self._course.state.step
         if step == self._course.steps:
             return True
-        if time.monotonic() - self._began > self._watch.trial.seconds:
+        if self._is_late():
             return False
         mark = self._marks.get(step)
         return mark is None or self._watch.judge(mark, watched_loss(self._learner))
+
+    def _is_late(self) -> bool:
+        return time.monotonic() - self._began > self._watch.trial.seconds
 
 
 class Measured(Generic[S]):
@@ -218,14 +228,18 @@ def steps_of(marks: Sequence[float], steps: int, epochs: int) -> dict[int, float
     return {step: mark for step, mark in at.items() if step < steps}
 
 
-def answered(follow: Follow, prompts: Sequence[Ids], closing: Ids, limits: Sequence[int]) -> list[Ids]:
+def answered(
+    follow: Follow, prompts: Sequence[Ids], closing: Ids, limits: Sequence[int], is_late: IsLate
+) -> list[Ids] | None:
     """What a network says to each prompt: the likeliest token each time, up to `closing`, which is left out.
 
-    An answer that does not end is cut at its limit.
+    An answer that does not end is cut at its limit. None where the time was over before all were given.
     """
     said: list[list[int]] = [[] for _ in prompts]
     speaking = list(range(len(prompts)))
     while speaking:
+        if is_late():
+            return None
         following = follow([(*prompts[one], *said[one]) for one in speaking])
         for one, token in zip(speaking, following, strict=True):
             said[one].append(token)
