@@ -6,19 +6,16 @@ configuration (`ablation.components`), learns from a pool (`ablation.pools`) as 
 (`ablation.budgets`), and what it delivers is measured (`ablation.measures`). `ablation.effects` holds intervals and
 test, `ablation.decisions` the rule that makes something a default, `ablation.claims` the ten claims.
 
-The most informative cells come first. Each is kept under `benchmarks/results/learning/` when it is finished and never
-run again, so that the bench can be stopped at any time and goes on where it was. `--quick` is a small one within a
-quarter of an hour, with results of its own under `build/`.
+The most informative cells come first. Each is kept under `benchmarks/results/learning/` when it is finished, with a
+digest of what it was made of, and run again only where that is another: so the bench can be stopped at any time and
+goes on where it was. `--quick` is a small one within a quarter of an hour, with results of its own under `build/`.
 """
 
 import argparse
-import multiprocessing
+import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -29,7 +26,18 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks import results  # noqa: E402 - found through the path above
 from benchmarks.ablation import claims, pages, records  # noqa: E402
-from benchmarks.ablation.cells import BaseResult, Block, Cell, Place, Result, file_of, run  # noqa: E402
+from benchmarks.ablation.apart import answered, kept_up  # noqa: E402
+from benchmarks.ablation.cells import (  # noqa: E402
+    BaseResult,
+    Block,
+    Cell,
+    Place,
+    Result,
+    digest_of_code,
+    file_of,
+    kept,
+    run,
+)
 from benchmarks.ablation.components import (  # noqa: E402
     BASE,
     ORACLE,
@@ -45,9 +53,14 @@ from benchmarks.ablation.components import (  # noqa: E402
 )
 from benchmarks.ablation.pools import Size  # noqa: E402
 from benchmarks.nightly import serving  # noqa: E402
+from support.ollama_server import OllamaServer  # noqa: E402
 
 PAGE = ROOT / "docs" / "ablation.md"
 PLOT = ROOT / "docs" / "ablation.svg"
+CELL_LIMIT_S = 1500.0
+"""After so long a cell is ended: its training may take `components.TRAINING_LIMIT_MINUTES`, and questions the rest."""
+RESERVE_MINUTES = 30.0
+"""Left to the pipeline that is decided, which is what the bench is for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +77,8 @@ class Extent:
     left_out_seeds: tuple[int, ...]
     """On which everything is run without each component: these cells are the dearest."""
     results: Path
+    code: str | None = None
+    """Of which results have to be to count; None: of any."""
 
 
 SHELL = Size(
@@ -102,11 +117,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell after so long")
     parser.add_argument("--quick", action="store_true", help="a small one, with results of its own")
     parser.add_argument("--list", action="store_true", help="name the cells that are missing, in their order")
+    parser.add_argument("--keep-old", action="store_true", help="let cells count that were made of other code")
     given = parser.parse_args()
-    extent = QUICK if given.quick else FULL
+    # what is under way is ended and cleared away, as by an interrupt
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    extent = replace(QUICK if given.quick else FULL, code=None if given.keep_old else digest_of_code())
     if given.list:
-        print(*(one.name for one in unfinished(every(extent), extent.results)), sep="\n")
+        print(*(one.name for one in unfinished(every(extent), extent)), sep="\n")
         return 0
+    if outdated := [one for one in unfinished(every(extent), extent) if file_of(extent.results, one.name).exists()]:
+        print(f"made of other code or sizes, and run again: {', '.join(one.name for one in outdated)}", flush=True)
     carry_out(extent, given.minutes)
     return show(extent, keeps=not given.quick)
 
@@ -158,7 +178,7 @@ def every(extent: Extent) -> Iterator[Cell]:
 
 def found(extent: Extent) -> pages.Findings:
     """What the finished cells say."""
-    return pages.Findings.of(records.read(extent.results, extent.sizes))
+    return pages.Findings.of(records.read(extent.results, extent.sizes, extent.code))
 
 
 # --------------------------------------------------------------------------- running them
@@ -167,39 +187,34 @@ def found(extent: Extent) -> pages.Findings:
 def carry_out(extent: Extent, minutes: float) -> None:
     """Run the cells that have no result yet. A server is started only for that."""
     deadline = time.monotonic() + 60 * minutes
-    for wanted in (cells, decided, left_out, decided):
-        missing = unfinished(wanted(extent), extent.results)
+    for wanted, reserve_minutes in ((cells, RESERVE_MINUTES), (decided, 0.0), (left_out, 0.0)):
+        missing = unfinished(wanted(extent), extent)
         if not missing:
             continue
         with serving(dict.fromkeys(cell.block.model for cell in missing)) as server:
-            place = Place(url=server.url, models_directory=server.models_directory, results=extent.results)
-            started = {
-                file_of(place.results, one.name): partial(apart, one, extent.sizes[one.block.task], place)
-                for one in missing
-            }
-            results.carry_out(started, (deadline - time.monotonic()) / 60, briefly=True)
+            started = {file_of(extent.results, one.name): partial(apart, one, extent, server) for one in missing}
+            left_minutes = (deadline - time.monotonic()) / 60 - reserve_minutes
+            results.carry_out(started, left_minutes, briefly=True, is_finished=_never)
 
 
-def unfinished(wanted: Iterable[Cell], directory: Path) -> list[Cell]:
-    """Those that have no result yet, each once."""
-    return [cell for name, cell in {one.name: one for one in wanted}.items() if not file_of(directory, name).exists()]
+def unfinished(wanted: Iterable[Cell], extent: Extent) -> list[Cell]:
+    """Those that have no result of these sizes and this code yet, each once."""
+    return [
+        cell
+        for name, cell in {one.name: one for one in wanted}.items()
+        if kept(file_of(extent.results, name), extent.sizes[cell.block.task], extent.code) is None
+    ]
 
 
-def apart(cell: Cell, size: Size, place: Place) -> BaseResult | Result:
-    """Run a cell in a process of its own, whose memory goes with it and is counted by itself.
+def apart(cell: Cell, extent: Extent, server: OllamaServer) -> BaseResult | Result:
+    """Run a cell in a process of its own. Raises `results.CellFailed`."""
+    place = Place(url=server.url, models_directory=server.models_directory, results=extent.results, code=extent.code)
+    with kept_up(server):
+        return answered(partial(run, cell, extent.sizes[cell.block.task], place), CELL_LIMIT_S)
 
-    Raises `results.CellFailed`.
-    """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(run, cell, size, place).result()
-        except results.CellFailed:
-            raise
-        except BrokenProcessPool as error:
-            raise results.CellFailed("its process was killed") from error
-        except Exception as error:  # one cell that cannot be run is no reason to run no other in a night
-            traceback.print_exc()
-            raise results.CellFailed(f"{type(error).__name__}: {error}") from error
+
+def _never(_: Path) -> bool:
+    return False
 
 
 # --------------------------------------------------------------------------- showing them
@@ -216,7 +231,7 @@ def show(extent: Extent, *, keeps: bool) -> int:
         results.put_into(PAGE, "claims", pages.claims_table(findings))
         pages.draw(findings, PLOT)
     told = results.presented("learning", "What each part of the pipeline is worth", list(pages.rows(findings)))
-    return max(told, bool(unfinished(every(extent), extent.results)))
+    return max(told, bool(unfinished(every(extent), extent)))
 
 
 if __name__ == "__main__":

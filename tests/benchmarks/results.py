@@ -68,15 +68,19 @@ def put_into(file: Path, name: str, text: str) -> None:
 
 
 def carry_out(
-    wanted: "Mapping[Path, Callable[[], DataclassInstance]]", minutes: float, *, briefly: bool = False
+    wanted: "Mapping[Path, Callable[[], DataclassInstance]]",
+    minutes: float,
+    *,
+    briefly: bool = False,
+    is_finished: Callable[[Path], bool] = Path.exists,
 ) -> None:
-    """Run what has no file yet, and keep each result in its own. Nothing is begun after so many minutes.
+    """Run what is not finished, and keep each result in its file. Nothing is begun after so many minutes.
 
     What fails is told, and the others are run all the same. `briefly`: results are long, a line each, and not shown.
     """
     deadline = time.monotonic() + 60 * minutes
     for file, run in wanted.items():
-        if file.exists():
+        if is_finished(file):
             continue
         if time.monotonic() > deadline:
             break

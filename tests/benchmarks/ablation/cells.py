@@ -5,9 +5,10 @@ how many tokens are learned from (`budgets`), and that it ends when the candidat
 exam. What is taken out of Ollama then, and how, is the run's own business.
 """
 
+import functools
+import hashlib
 import logging
 import resource
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ from support.base_models import MODELS
 from support.night import Night
 
 DROP_IN = Path(__file__).with_name("selection_random.py")
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGES = tuple(
+    ROOT / name
+    for name in ("hookspecs/nightschool_hookspecs", "plugins/nightschool_plugins", "daemon/nightschool_daemon")
+)
+SHOWS = frozenset({"claims.py", "decisions.py", "effects.py", "pages.py", "records.py"})
+"""Of the bench, what judges and shows the results: none is measured anew for another table."""
 DAYS = 30
 """Over which the corrections came."""
 NOW = noon(DAYS + 1)
@@ -76,11 +84,40 @@ class Place:
     url: str
     models_directory: Path
     results: Path
+    code: str | None
+    """Of which the result of a base has to be; None: of any."""
 
 
 def file_of(directory: Path, name: str) -> Path:
     """Where a cell's result is kept."""
     return directory / f"{name}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a result was made with."""
+
+    size: Size
+    code: str
+    """Digest of all that is measured and measures, as it was when the cell began."""
+    tables: str
+    """The configuration of its installation, for who reads the result."""
+
+    @classmethod
+    def of(cls, cell: Cell, size: Size) -> "Made":
+        """What a cell is made with now."""
+        return cls(size=size, code=digest_of_code(), tables=toml(cell.arm.tables(size, cell.block.seed)))
+
+
+@functools.cache
+def digest_of_code() -> str:
+    """Of the project and of the part of the bench that measures: what a result depends on besides its cell."""
+    files = [file for package in PACKAGES for file in package.rglob("*") if file.is_file()]
+    files += [file for file in Path(__file__).parent.glob("*.py") if file.name not in SHOWS]
+    digest = hashlib.sha256()
+    for file in sorted(file for file in files if file.parent.name != "__pycache__"):
+        digest.update(f"{file.relative_to(ROOT)}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +143,7 @@ class Cost:
 class BaseResult:
     """A base that nothing was taught, and what it said."""
 
+    made: Made
     taken: Taken
     closing: str
     """With which token its answers end."""
@@ -119,26 +157,39 @@ class BaseResult:
 class Result:
     """A model that was taught."""
 
+    made: Made
     taken: Taken
     cost: Cost
 
 
-def run(cell: Cell, size: Size, place: Place) -> BaseResult | Result:
-    """Carry a cell out. Raises `results.CellFailed`."""
+def kept(file: Path, size: Size, code: str | None) -> BaseResult | Result | None:
+    """A result that was made of this size and this code; None where there is none. `code`: None is any."""
+    is_base = f"-{BASE.name}-" in file.stem
+    try:
+        found = (
+            codec.from_json(file.read_bytes(), BaseResult) if is_base else codec.from_json(file.read_bytes(), Result)
+        )
+    except (FileNotFoundError, codec.CodecError):
+        # what an earlier bench kept may have another form
+        return None
+    return found if found.made.size == size and code in (None, found.made.code) else None
+
+
+def run(cell: Cell, size: Size, place: Place, directory: Path) -> BaseResult | Result:
+    """Carry a cell out in an empty directory. Raises `results.CellFailed`."""
     # a library of the embeddings has the root logger tell everything
     logging.getLogger("httpx").setLevel(logging.WARNING)
     material = material_of(cell.block.task, size, cell.block.seed)
-    base = None if cell.arm == BASE else base_of(cell.block, place)
-    with tempfile.TemporaryDirectory() as text:
-        here = _installed(Path(text) / "night", cell, size, place)
-        rows = material.clean if cell.arm.is_clean else material.dirty
-        here.drop([*_feedback(cell.block, rows, base), *_questions(cell.block, material.held_out)])
-        with working(config.load(here.configuration)) as found:
-            found.intake.scan(NOW)
-            _hold_out(found, cell.block, material)
-            run_id = found.runs.start(_specialty(cell.block), "ablation", NOW)
-            watcher = Watcher(found, run_id, cell, size, material, base)
-            report = found.runs.execute(run_id, watcher)
+    base = None if cell.arm == BASE else base_of(cell.block, size, place)
+    here = _installed(directory / "night", cell, size, place)
+    rows = material.clean if cell.arm.is_clean else material.dirty
+    here.drop([*_feedback(cell.block, rows, base), *_questions(cell.block, material.held_out)])
+    with working(config.load(here.configuration)) as found:
+        found.intake.scan(NOW)
+        _hold_out(found, cell.block, material)
+        run_id = found.runs.start(_specialty(cell.block), "ablation", NOW)
+        watcher = Watcher(found, run_id, cell, size, material, base)
+        report = found.runs.execute(run_id, watcher)
     if watcher.result is None:
         raise results.CellFailed(report.reason)
     return watcher.result
@@ -156,12 +207,13 @@ def _specialty(block: Block) -> Specialty:
     return Specialty(base=MODELS[block.model].tag, artifact_type=ARTIFACT_TYPES[block.task])
 
 
-def base_of(block: Block, place: Place) -> BaseResult:
+def base_of(block: Block, size: Size, place: Place) -> BaseResult:
     """The base of a block. Raises `results.CellFailed` where it was not measured yet."""
     file = file_of(place.results, Cell(block=block, arm=BASE).name)
-    if not file.exists():
+    found = kept(file, size, place.code)
+    if not isinstance(found, BaseResult):
         raise results.CellFailed(f"{file.stem} comes first")
-    return codec.from_json(file.read_bytes(), BaseResult)
+    return found
 
 
 # --------------------------------------------------------------------------- what the installation is given
@@ -209,6 +261,7 @@ class Watcher(SilentListener):
     ) -> None:
         """`base`: what was measured of the base; None: that is what this cell is about."""
         self._found, self._cell, self._size, self._material, self._base = found, cell, size, material, base
+        self._made = Made.of(cell, size)
         self._run: RunDirectory = found.runs.context_of(run_id, self).directory
         self._bench = Bench(cell.block.model, cell.block.task, size, found.settings, found.hooks)
         self._began: dict[Step, float] = {}
@@ -268,6 +321,7 @@ class Watcher(SilentListener):
         closing, tag = self._run.result(Step.SELECT, SelectResult).closing, MODELS[self._cell.block.model].tag
         own = self._bench.own_answers()
         return BaseResult(
+            made=self._made,
             taken=self._bench.take(tag, None, self._material, own, closing),
             closing=closing,
             said=self._bench.said(self._material),
@@ -283,6 +337,7 @@ class Watcher(SilentListener):
         taken = self._bench.take(registered.tag, delivered.path, self._material, base.own, base.closing)
         self._found.ollama.unload(registered.tag)
         return Result(
+            made=self._made,
             taken=taken,
             cost=Cost(
                 budget=self._cell.arm.tokens(self._size),

@@ -22,6 +22,8 @@ PASSES = 3
 RAW_WITHOUT = ("reward_plain", "selection_priority", "negatives_plain")
 """Built-ins that weigh or choose, and that the raw pool does without."""
 ANY_NUMBER = 1_000_000
+TRAINING_LIMIT_MINUTES = 15.0
+"""Several times what the dearest one takes: one that hangs is not to use up the hours."""
 TASKS = tuple(ARTIFACT_TYPES)
 RAW_TABLES: Tables = {"similarity": {"max_near_duplicates": ANY_NUMBER}}
 FEW_QUESTIONS = {"most_questions": 24, "max_tokens": 64}
@@ -183,6 +185,7 @@ class Arm:
                 "max_tokens": ANY_NUMBER,
                 "seed": seed + 1,
                 "warm_start": False,
+                "time_limit_minutes": TRAINING_LIMIT_MINUTES,
             },
             "plugins": {"enabled": self._enabled(), "disabled": self._disabled()},
             # what is held out is said by the bench

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.ablation.cells import BaseResult, Block, Result
+from benchmarks.ablation.cells import BaseResult, Block, Result, kept
 from benchmarks.ablation.components import BASE
 from benchmarks.ablation.effects import Figure, Parts, Statistic, figure
 from benchmarks.ablation.measures import Taken
 from benchmarks.ablation.pools import IS_COMMON, Size, material_of
-from nightschool_daemon import codec
 
 
 class Kind(StrEnum):
@@ -98,15 +97,16 @@ def rare_places(task: str, size: Size, seed: int) -> tuple[int, ...]:
     return tuple(place for place, pair in enumerate(asked) if not IS_COMMON[task](pair))
 
 
-def read(directory: Path, sizes: Mapping[str, Size]) -> Records:
-    """Every finished cell of a directory."""
+def read(directory: Path, sizes: Mapping[str, Size], code: str | None) -> Records:
+    """Every finished cell of a directory that was made of these sizes and this code; None: of any."""
     bases: dict[Block, BaseResult] = {}
     results: dict[tuple[str, Block], Result] = {}
     for file in sorted(directory.glob("*.json")):
         model, task, *rest = file.stem.split("-")
         arm, block = "-".join(rest[:-1]), Block(model=model, task=task, seed=int(rest[-1]))
-        if arm == BASE.name:
-            bases[block] = codec.from_json(file.read_bytes(), BaseResult)
-        else:
-            results[arm, block] = codec.from_json(file.read_bytes(), Result)
+        found = kept(file, sizes[task], code) if task in sizes else None
+        if isinstance(found, BaseResult):
+            bases[block] = found
+        elif found is not None:
+            results[arm, block] = found
     return Records(sizes=sizes, bases=bases, results=results)

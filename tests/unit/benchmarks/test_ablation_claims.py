@@ -3,14 +3,14 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from benchmarks import results
+from benchmarks import ablation, results
 from benchmarks.ablation import pages
-from benchmarks.ablation.cells import BaseResult, Block, Cell, Cost, Result, file_of
+from benchmarks.ablation.cells import SHOWS, BaseResult, Block, Cell, Cost, Made, Result, file_of
 from benchmarks.ablation.claims import CLAIMS, arms, component, efficiency, needed, schedule
 from benchmarks.ablation.components import BASE, CURVE, ORACLE, RAW, Component, alone, default, measured, whole, without
 from benchmarks.ablation.decisions import Default
@@ -21,6 +21,10 @@ from nightschool_daemon.hooks import Hooks
 
 BLOCKS = [Block(model="gemma", task=task, seed=seed) for task in FULL.sizes for seed in (0, 1)]
 PARTS = measured()
+
+
+def made(block: Block, code: str = "now") -> Made:
+    return Made(size=FULL.sizes[block.task], code=code, tables="")
 
 
 def losses(mean: float, count: int) -> Losses:
@@ -52,7 +56,7 @@ def result(block: Block, learned: float, score: float, forgotten: float = 0.5, *
         training_s=9.0,
         peak_mb=1000.0,
     )
-    return Result(taken=taken(block, learned, score, forgotten), cost=cost)
+    return Result(made=made(block), taken=taken(block, learned, score, forgotten), cost=cost)
 
 
 def base(block: Block) -> BaseResult:
@@ -63,7 +67,7 @@ def base(block: Block) -> BaseResult:
         scores=(20.0,) * size.asked,
         slipped=(20.0,) * size.slipped,
     )
-    return BaseResult(taken=untaught, closing="", said={}, own=())
+    return BaseResult(made=made(block), taken=untaught, closing="", said={}, own=())
 
 
 BY_CELLS = tuple(claim for claim in CLAIMS if claim.part != "similarity")
@@ -192,7 +196,7 @@ def test_tables_have_a_line_for_everything(records: Records) -> None:
 
 
 def test_nothing_is_shown_of_nothing(tmp_path: Path) -> None:
-    findings = findings_of(read(tmp_path, FULL.sizes))
+    findings = findings_of(read(tmp_path, FULL.sizes, None))
     assert findings.decisions == {}
     assert findings.default == default(())
     rows = list(pages.rows(findings))
@@ -220,24 +224,51 @@ def test_the_page_has_a_place_for_each_table(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- going on
 
 
-def test_finished_cells_are_read_as_they_were_kept(records: Records, tmp_path: Path) -> None:
+def keep(directory: Path, kept: dict[str, BaseResult | Result]) -> None:
+    wanted = {file_of(directory, name): partial(_as_it_is, one) for name, one in kept.items()}
+    results.carry_out(wanted, math.inf, briefly=True)
+
+
+def _as_it_is(one: BaseResult | Result) -> BaseResult | Result:
+    return one
+
+
+def test_finished_cells_are_read_as_they_were_kept(tmp_path: Path) -> None:
     block = Block(model="smollm2", task="shell", seed=3)
     untaught, taught = base(block), result(block, 0.4, 0.5)
-    wanted: dict[Path, Callable[[], BaseResult | Result]] = {
-        file_of(tmp_path, f"smollm2-shell-{BASE.name}-3"): lambda: untaught,
-        file_of(tmp_path, "smollm2-shell-without-hard-d9db-3"): lambda: taught,
-    }
-    results.carry_out(wanted, math.inf, briefly=True)
-    found = read(tmp_path, FULL.sizes)
+    keep(tmp_path, {f"smollm2-shell-{BASE.name}-3": untaught, "smollm2-shell-without-hard-d9db-3": taught})
+    found = read(tmp_path, FULL.sizes, "now")
     assert found.bases == {block: untaught}
     assert found.results == {("without-hard-d9db", block): taught}
 
 
+def test_what_was_made_of_something_else_does_not_count(tmp_path: Path) -> None:
+    block = BLOCKS[0]
+    one = result(block, 0.4, 0.5)
+    larger = dataclasses.replace(one.made, size=dataclasses.replace(one.made.size, night=1000))
+    of_kind = {
+        "same": one,
+        "other-code": dataclasses.replace(one, made=dataclasses.replace(one.made, code="then")),
+        "other-size": dataclasses.replace(one, made=larger),
+    }
+    keep(tmp_path, {f"gemma-shell-{kind}-0": kept for kind, kept in of_kind.items()})
+    file_of(tmp_path, "gemma-shell-other-form-0").write_text("{}", encoding="utf-8")
+    assert {arm for arm, _ in read(tmp_path, FULL.sizes, "now").results} == {"same"}
+    assert {arm for arm, _ in read(tmp_path, FULL.sizes, None).results} == {"same", "other-code"}
+
+
 def test_a_cell_that_is_finished_is_not_run_again(tmp_path: Path) -> None:
-    wanted = list(cells(FULL))
-    assert len(unfinished(wanted, tmp_path)) == len({cell.name for cell in wanted})
-    file_of(tmp_path, wanted[0].name).touch()
-    assert wanted[0].name not in {cell.name for cell in unfinished(wanted, tmp_path)}
+    extent = dataclasses.replace(FULL, results=tmp_path, code="now")
+    wanted = list(cells(extent))
+    assert len(unfinished(wanted, extent)) == len({cell.name for cell in wanted})
+    keep(tmp_path, {wanted[0].name: base(wanted[0].block)})
+    assert wanted[0].name not in {cell.name for cell in unfinished(wanted, extent)}
+    assert wanted[0].name in {cell.name for cell in unfinished(wanted, dataclasses.replace(extent, code="then"))}
+
+
+def test_what_only_shows_results_is_no_reason_to_measure_again() -> None:
+    there = {file.name for file in Path(ablation.__file__).parent.glob("*.py")}
+    assert there > SHOWS
 
 
 def test_a_result_is_that_of_its_cell() -> None:
