@@ -45,7 +45,6 @@ from benchmarks.ablation.components import (  # noqa: E402
     Arm,
     Component,
     alone,
-    default,
     joining,
     measured,
     whole,
@@ -70,12 +69,14 @@ class Extent:
     sizes: Mapping[str, Size]
     """By task."""
     models: tuple[str, ...]
-    """The first sits every arm but those that put questions to their base, which the last sits: it can answer them.
-    It sits besides the few that matter most."""
+    """The first sits every arm but those that put questions to their base, which the last sits: it can answer them."""
     seeds: tuple[int, ...]
+    """On which is decided."""
+    fresh_seeds: tuple[int, ...]
+    """On which every model shows what was decided: what was chosen by its luck on the others has none here."""
     components: tuple[Component, ...]
     left_out_seeds: tuple[int, ...]
-    """On which everything is run without each component: these cells are the dearest."""
+    """On which everything together is run, and without each component: these cells are the dearest."""
     results: Path
     code: str | None = None
     """Of which results have to be to count; None: of any."""
@@ -97,6 +98,7 @@ FULL = Extent(
     sizes={"shell": SHELL, "diagrams": DIAGRAMS},
     models=("gemma", "smollm2"),
     seeds=(0, 1),
+    fresh_seeds=(2,),
     components=measured(),
     left_out_seeds=(0,),
     results=ROOT / "benchmarks" / "results" / "learning",
@@ -105,6 +107,7 @@ QUICK = Extent(
     sizes={"shell": TINY},
     models=("smollm2",),
     seeds=(0,),
+    fresh_seeds=(1,),
     components=tuple(one for one in measured() if one.name in ("reward", "duplicates", "negatives")),
     left_out_seeds=(),
     results=ROOT / "build" / "learning" / "quick",
@@ -135,18 +138,25 @@ def main() -> int:
 
 
 def cells(extent: Extent) -> Iterator[Cell]:
-    """What decisions are made from, the most informative first."""
+    """What decisions are made from, what the decided pipeline is held against, and what the claims need besides."""
     first, *others = extent.models
-    yield from of_arms(extent, first, (BASE, RAW, ORACLE, whole(measured()), default(())))
+    yield from of_arms(extent, first, (BASE, RAW, ORACLE))
     for model in others:
-        yield from of_arms(extent, model, (BASE, RAW, whole(measured())))
-    for arm in (*map(alone, extent.components), *claims.arms(extent.components)):
+        yield from of_arms(extent, model, (BASE, RAW))
+    for arm in map(alone, extent.components):
+        yield from of_arms(extent, model_of(extent, arm), (arm,))
+    fresh = replace(extent, seeds=extent.fresh_seeds)
+    for model in extent.models:
+        yield from of_arms(fresh, model, (BASE, RAW, ORACLE, pages.TODAY))
+    for arm in claims.arms(extent.components):
         yield from of_arms(extent, model_of(extent, arm), (arm,))
 
 
 def left_out(extent: Extent) -> Iterator[Cell]:
-    """Everything without each component, which can speak against a default that was decided."""
+    """Everything together, and without each component: how parts get on with each other. It decides nothing."""
     some = replace(extent, seeds=extent.left_out_seeds)
+    for model in extent.models:
+        yield from of_arms(some, model, (whole(measured()),))
     for arm in (without(one, measured()) for one in joining(extent.components)):
         yield from of_arms(some, model_of(extent, arm), (arm,))
 
@@ -164,10 +174,10 @@ def of_arms(extent: Extent, model: str, arms: Sequence[Arm]) -> Iterator[Cell]:
 
 
 def decided(extent: Extent) -> Iterator[Cell]:
-    """The pipeline that the results so far speak for, on every model."""
-    arm = found(extent).default
+    """The pipeline that the results so far speak for, on every model, where nothing was decided by."""
+    arm, fresh = found(extent).default, replace(extent, seeds=extent.fresh_seeds)
     for model in extent.models:
-        yield from of_arms(extent, model, (arm,))
+        yield from of_arms(fresh, model, (arm,))
 
 
 def every(extent: Extent) -> Iterator[Cell]:
@@ -178,7 +188,7 @@ def every(extent: Extent) -> Iterator[Cell]:
 
 def found(extent: Extent) -> pages.Findings:
     """What the finished cells say."""
-    return pages.Findings.of(records.read(extent.results, extent.sizes, extent.code))
+    return pages.Findings.of(records.read(extent.results, extent.sizes, extent.code), extent.fresh_seeds)
 
 
 # --------------------------------------------------------------------------- running them

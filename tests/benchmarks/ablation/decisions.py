@@ -2,20 +2,22 @@
 
 A component is on by default where
 
-    it helps      its learned share or its score is above the raw pool's, with p <= 0.05 after Holm's rule over both
-                  figures of all components, and the other figure is not below it (one-sided p > 0.05)
-    or is free    neither figure is lower by more than 5 % (non-inferiority, p <= 0.05 after Holm's rule over both
-                  figures of all components), and it costs nothing: tokens, seconds and memory at most 5 % above the raw
-                  pool's
+    it helps      its learned share or its score is above the raw pool's, or it forgets less: p <= 0.05 after Holm's
+                  rule over the three figures of all components. Of share and score the other one is not below the raw
+                  pool's; where only less is forgotten, neither is lower by more than 5 %, as below
+    or is free    neither share nor score is lower by more than 5 % (non-inferiority, the larger p of the two <= 0.05
+                  after Holm's rule over the components), and it costs next to nothing: tokens and memory at most 5 %
+                  above the raw pool's, and no more than a minute
 
 and in either case
 
-    it does not forget more: no more than a tenth above the raw pool, or not surely (one-sided p > 0.05)
-    it is not in the way of the others: without it, everything together is no better (one-sided p > 0.05)
+    it does not forget more: no more than a tenth above the raw pool, or not surely
 
-The p-values are those of `effects`. Where too few blocks were run to tell, nothing becomes a default.
+"Below" and "more" are tested as well, one-sided, with p <= 0.05 after Holm's rule. The p-values are those
+of `effects`. Where fewer than four blocks were run nothing is decided.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,7 +28,12 @@ SIGNIFICANT = 0.05
 MARGIN = 0.05
 """Of a block's mean share, up to which an arm counts as no worse."""
 DEARER = 1.05
-"""Times the raw pool's cost, up to which something costs nothing: times of two equal trainings differ by as much."""
+"""Times the raw pool's tokens and memory, up to which something costs nothing."""
+FREE_S = 60.0
+"""That a part may take in a night and still cost nothing: a night has hours. As a share of a cell's minutes it would be
+decided by the clock."""
+FEWEST_BLOCKS = 4
+"""Both tasks on two seeds: what one block shows may be that block's."""
 FORGETS_MORE = 0.1
 """Of a block's mean, from which more forgetting is looked at."""
 
@@ -46,12 +53,17 @@ class Evidence:
     learned: Contrast
     """Alone, beside the raw pool."""
     score: Contrast
-    without: tuple[Contrast, ...]
-    """Everything but it beside everything, by both figures; none where that was not run."""
     forgotten: Contrast | None
-    """Alone, beside the raw pool; None where nothing is forgotten at all."""
+    """None where nothing is forgotten at all."""
     cost: float
-    """The largest of tokens, seconds and memory, as multiples of the raw pool's."""
+    """The larger of tokens and memory, as multiples of the raw pool's."""
+    added_s: float
+    """Seconds that a night takes longer."""
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether it can be decided on."""
+        return min(self.learned.blocks, self.score.blocks) >= FEWEST_BLOCKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +73,9 @@ class Decision:
     default: Default
     reason: str
     p_better: float
-    """That it helps, the smaller of both figures', after Holm's rule."""
+    """That it helps, the smallest of its figures', after Holm's rule."""
+    detectable: float
+    """The smallest gain of its learned share that would probably have been found, as a part of the mean share."""
 
     @property
     def is_on(self) -> bool:
@@ -71,53 +85,65 @@ class Decision:
 
 def decide(evidence: Mapping[str, Evidence]) -> dict[str, Decision]:
     """Decide on all components together: how many there are is part of what each of them has to show."""
-    better = _adjusted_of_both(evidence, 0.0)
-    harmless = _adjusted_of_both(evidence, -MARGIN)
-    return {name: _decided(one, better[name], harmless[name]) for name, one in evidence.items()}
+    tests = _Tests({name: one for name, one in evidence.items() if one.is_enough})
+    return {name: tests.decided(name) if one.is_enough else _open(one) for name, one in evidence.items()}
 
 
-Both = tuple[float, float]
-"""P-values of the learned share and of the score."""
+def _open(one: Evidence) -> Decision:
+    reason = f"{one.learned.blocks} blocks are too few to decide"
+    return Decision(default=Default.OFF, reason=reason, p_better=1.0, detectable=math.inf)
 
 
-def _adjusted_of_both(evidence: Mapping[str, Evidence], least: float) -> dict[str, Both]:
-    found = adjusted(
-        {
-            (name, number): contrast.p_above(least)
-            for name, one in evidence.items()
-            for number, contrast in enumerate((one.learned, one.score))
-        }
-    )
-    return {name: (found[name, 0], found[name, 1]) for name in evidence}
+class _Tests:
+    """All p-values, after Holm's rule."""
+
+    def __init__(self, evidence: Mapping[str, Evidence]) -> None:
+        self._evidence = evidence
+        both = {(name, kind): c for name, one in evidence.items() for kind, c in _both(one).items()}
+        forgotten = {name: one.forgotten for name, one in evidence.items() if one.forgotten is not None}
+        self._figures = len(both) + len(forgotten)
+        self._better = adjusted(
+            {
+                **{key: contrast.p_above() for key, contrast in both.items()},
+                **{(name, "forgotten"): contrast.p_below() for name, contrast in forgotten.items()},
+            }
+        )
+        self._worse = adjusted({key: contrast.p_below() for key, contrast in both.items()})
+        self._harmless = adjusted(
+            {name: max(c.p_above(-MARGIN) for c in _both(one).values()) for name, one in evidence.items()}
+        )
+        self._forgets = adjusted({name: contrast.p_above() for name, contrast in forgotten.items()})
+
+    def decided(self, name: str) -> Decision:
+        """What becomes of a component."""
+        one, p_better = self._evidence[name], min(p for (other, _), p in self._better.items() if other == name)
+        more = one.forgotten
+        if more is not None and more.difference > FORGETS_MORE and self._forgets[name] <= SIGNIFICANT:
+            default, reason = Default.OFF, f"it forgets more, by {more.difference:.0%} of what arms forget"
+        elif self._helps(name):
+            default, reason = Default.HELPS, f"p = {p_better:.3f}"
+        elif self._is_harmless(name) and one.cost <= DEARER and one.added_s <= FREE_S:
+            default, reason = Default.FREE, f"less than {MARGIN:.0%} worse, p = {self._harmless[name]:.3f}"
+        else:
+            default, reason = Default.OFF, "no effect is proven"
+        detectable = one.learned.detectable(SIGNIFICANT / self._figures)
+        return Decision(default=default, reason=reason, p_better=p_better, detectable=detectable)
+
+    def _helps(self, name: str) -> bool:
+        learned, score = (self._better[name, kind] <= SIGNIFICANT for kind in ("learned", "score"))
+        keeps = self._better.get((name, "forgotten"), 1.0) <= SIGNIFICANT
+        return (
+            (learned and not self._is_worse(name, "score"))
+            or (score and not self._is_worse(name, "learned"))
+            or (keeps and self._is_harmless(name))
+        )
+
+    def _is_worse(self, name: str, kind: str) -> bool:
+        return self._worse[name, kind] <= SIGNIFICANT
+
+    def _is_harmless(self, name: str) -> bool:
+        return self._harmless[name] <= SIGNIFICANT
 
 
-def _decided(one: Evidence, better: Both, harmless: Both) -> Decision:
-    objection = _objection(one)
-    if objection is not None:
-        default, reason = Default.OFF, objection
-    elif _helps(one, better):
-        default, reason = Default.HELPS, f"p = {min(better):.3f}"
-    elif max(harmless) <= SIGNIFICANT and one.cost <= DEARER:
-        default, reason = Default.FREE, f"less than {MARGIN:.0%} worse, p = {max(harmless):.3f}"
-    else:
-        default, reason = Default.OFF, "no effect is proven"
-    return Decision(default=default, reason=reason, p_better=min(better))
-
-
-def _helps(one: Evidence, better: Both) -> bool:
-    learned, score = (p_value <= SIGNIFICANT for p_value in better)
-    return (learned and not _is_worse(one.score)) or (score and not _is_worse(one.learned))
-
-
-def _objection(one: Evidence) -> str | None:
-    """What speaks against it, whatever it gains."""
-    more = one.forgotten
-    if more is not None and more.difference > FORGETS_MORE and more.p_above() <= SIGNIFICANT:
-        return f"it forgets more, by {more.difference:.0%} of what arms forget"
-    if any(contrast.p_above() <= SIGNIFICANT for contrast in one.without):
-        return "without it, everything together is better"
-    return None
-
-
-def _is_worse(contrast: Contrast) -> bool:
-    return contrast.p_below() <= SIGNIFICANT
+def _both(one: Evidence) -> dict[str, Contrast]:
+    return {"learned": one.learned, "score": one.score}

@@ -12,9 +12,13 @@ Fisher 1935, "The Design of Experiments", chapter 4):
     share(arm, block) = effect(arm) + effect(block) + noise,        by least squares over the cells that there are
     t = (effect(arm) - effect(peer)) / standard error,              with (cells - arms - blocks + 1) degrees of freedom
 
-Each block is scaled to a mean share of 1 before, or a task with large shares would decide alone. So many components are
-held against one raw pool that some look good by luck: their p-values are adjusted by Holm's rule (Holm 1979, "A simple
-sequentially rejective multiple test procedure").
+Each block is scaled to a mean share of 1 before, or a task with large shares would decide alone. An arm that learns
+from other examples than the raw pool differs from it by more chance than one that learns from the same: where the
+paired differences of the two vary more than the noise of all arms, that error counts, with (blocks - 1) degrees of
+freedom.
+
+So many components are held against one raw pool that some look good by luck: their p-values are adjusted by Holm's rule
+(Holm 1979, "A simple sequentially rejective multiple test procedure").
 """
 
 import math
@@ -29,6 +33,7 @@ from scipy.stats import t as student
 A = TypeVar("A", bound=Hashable)
 B = TypeVar("B", bound=Hashable)
 
+POWER = 0.8
 RESAMPLES = 2000
 LEVEL = 0.95
 Floats = NDArray[np.float64]
@@ -114,6 +119,8 @@ class Contrast:
     error: float
     """Its standard error."""
     freedom: int
+    blocks: int
+    """That have both."""
 
     def p_above(self, least: float = 0.0) -> float:
         """How often chance makes an arm look so much better that differs by no more than `least`. One-sided."""
@@ -127,12 +134,18 @@ class Contrast:
             return 1.0
         return float(student.cdf(self.difference / self.error, self.freedom))
 
+    def detectable(self, level: float) -> float:
+        """The smallest difference that is found at a level in four of five such benches. One-sided."""
+        if self.freedom < 1:
+            return math.inf
+        return float(student.isf(level, self.freedom) + student.ppf(POWER, self.freedom)) * self.error
+
 
 class Layout:
     """Shares of arms in blocks, some of which may be missing, and the least squares through them."""
 
     def __init__(self, shares: Mapping[tuple[str, B], float]) -> None:
-        scaled = _scaled(shares)
+        self._scaled = scaled = _scaled(shares)
         self._arms = {arm: number for number, arm in enumerate(dict.fromkeys(arm for arm, _ in scaled))}
         blocks = {block: number for number, block in enumerate(dict.fromkeys(block for _, block in scaled))}
         table = np.zeros((len(scaled), len(self._arms) + len(blocks)))
@@ -152,10 +165,18 @@ class Layout:
         weights = np.zeros(len(self._effects))
         weights[self._arms[arm]] += 1
         weights[self._arms[peer]] -= 1
+        beside = [
+            share - self._scaled[peer, block]
+            for (name, block), share in self._scaled.items()
+            if name == arm and (peer, block) in self._scaled
+        ]
+        pooled = math.sqrt(max(0.0, float(weights @ self._inverse @ weights)) * self._variance)
+        paired = float(np.std(beside, ddof=1)) / math.sqrt(len(beside)) if len(beside) > 1 else 0.0
         return Contrast(
             difference=float(weights @ self._effects),
-            error=math.sqrt(max(0.0, float(weights @ self._inverse @ weights)) * self._variance),
-            freedom=self._freedom,
+            error=max(pooled, paired),
+            freedom=self._freedom if pooled >= paired else len(beside) - 1,
+            blocks=len(beside),
         )
 
 

@@ -1,7 +1,7 @@
 """The results that there are, and what `effects` is to know of them."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -38,10 +38,14 @@ class Records:
 
     def of(self, model: str) -> "Records":
         """Those of one model alone."""
+        return self.where(lambda block: block.model == model)
+
+    def where(self, is_meant: Callable[[Block], bool]) -> "Records":
+        """Those of some blocks alone."""
         return Records(
             sizes=self.sizes,
-            bases={block: one for block, one in self.bases.items() if block.model == model},
-            results={(arm, block): one for (arm, block), one in self.results.items() if block.model == model},
+            bases={block: one for block, one in self.bases.items() if is_meant(block)},
+            results={(arm, block): one for (arm, block), one in self.results.items() if is_meant(block)},
         )
 
     def taken(self, arm: str, block: Block) -> Taken | None:

@@ -14,12 +14,14 @@ from benchmarks.ablation.cells import SHOWS, BaseResult, Block, Cell, Cost, Made
 from benchmarks.ablation.claims import CLAIMS, arms, component, efficiency, needed, schedule
 from benchmarks.ablation.components import BASE, CURVE, ORACLE, RAW, Component, alone, default, measured, whole, without
 from benchmarks.ablation.decisions import Default
+from benchmarks.ablation.effects import Figure
 from benchmarks.ablation.measures import Losses, Taken
 from benchmarks.ablation.records import Kind, Records, rare_places, read
 from benchmarks.learning import FULL, PAGE, cells, unfinished
 from nightschool_daemon.hooks import Hooks
 
 BLOCKS = [Block(model="gemma", task=task, seed=seed) for task in FULL.sizes for seed in (0, 1)]
+FRESH = [Block(model=model, task=task, seed=2) for task in FULL.sizes for model in FULL.models]
 PARTS = measured()
 
 
@@ -75,7 +77,7 @@ BY_CELLS = tuple(claim for claim in CLAIMS if claim.part != "similarity")
 
 
 def findings_of(records: Records) -> pages.Findings:
-    return dataclasses.replace(pages.Findings.of(records), claims=BY_CELLS)
+    return dataclasses.replace(pages.Findings.of(records, FULL.fresh_seeds), claims=BY_CELLS)
 
 
 @pytest.fixture
@@ -93,7 +95,12 @@ def records() -> Records:
             found[arm.name, block] = result(block, 0.5, 0.62, 0.1)
         for one in PARTS:
             found[without(one, PARTS).name, block] = result(block, 0.49, 0.61, 0.4)
-    return Records(sizes=FULL.sizes, bases={block: base(block) for block in BLOCKS}, results=found)
+    bases = {block: base(block) for block in (*BLOCKS, *FRESH)}
+    ours = pages.Findings.of(Records(sizes=FULL.sizes, bases=bases, results=found), FULL.fresh_seeds).default
+    for block in FRESH:
+        for arm, learned in ((RAW, 0.4), (ORACLE, 0.5), (default(()), 0.4), (ours, 0.5)):
+            found[arm.name, block] = result(block, learned, learned + 0.1, 0.1)
+    return Records(sizes=FULL.sizes, bases=bases, results=found)
 
 
 # --------------------------------------------------------------------------- figures
@@ -169,19 +176,47 @@ def test_what_helps_is_told_and_the_default_has_all_that_is_on(records: Records)
 
 def test_rows_hold_their_goals_or_do_not(records: Records) -> None:
     rows = list(pages.rows(findings_of(records)))
-    assert len(rows) == 5 + len(BY_CELLS)
+    assert len(rows) == 7 + len(BY_CELLS)
     assert all(set(row) == {"measure", "ours", "peer", "ratio", "goal", "holds"} for row in rows)
     told = {str(row["measure"]).partition(" (95 %")[0]: row["holds"] for row in rows}
     assert told["active selection: efficiency +30 %: fewer examples for the same quality"] is True
     assert told["reward: model quality +20 %"] is False
+    assert told["held-out loss taken away, default pipeline / raw pool"] is True
+    assert told["held-out loss taken away, today's default / raw pool, as a control"] is None
     json.loads(json.dumps(rows, allow_nan=False))
+
+
+def test_a_goal_is_held_or_missed_by_the_whole_interval() -> None:
+    figure = Figure(value=1.2, low=1.1, high=1.4)
+    assert [pages.held(figure, goal, at_most=False) for goal in (1.1, 1.15, 1.5)] == [True, None, False]
+    assert [pages.held(figure, goal, at_most=True) for goal in (1.4, 1.15, 1.0)] == [True, None, False]
+
+
+def test_what_decides_is_not_what_shows_it(records: Records) -> None:
+    spoiled = {
+        (arm, block): result(block, 0.9, 0.9) if block in FRESH and arm != RAW.name else one
+        for (arm, block), one in records.results.items()
+    }
+    findings = findings_of(dataclasses.replace(records, results=spoiled))
+    assert findings.decisions == findings_of(records).decisions
+    assert set(findings.fresh.blocks(RAW.name)) == set(FRESH)
+    assert set(findings.records.blocks(RAW.name)) == set(BLOCKS)
+
+
+def test_until_the_decided_pipeline_is_run_todays_is_shown(records: Records) -> None:
+    decided = findings_of(records).default
+    assert findings_of(records).headline == decided != default(())
+    left = {key: one for key, one in records.results.items() if key != (decided.name, FRESH[0])}
+    findings = findings_of(dataclasses.replace(records, results=left))
+    assert findings.headline == default(())
+    assert "today's default" in str(next(pages.rows(findings))["measure"])
 
 
 def test_missing_plugins_are_told(records: Records) -> None:
     elsewhere = Component(name="elsewhere", plugins=("not_written_yet",))
     claim = dataclasses.replace(BY_CELLS[0], needs=(elsewhere,))
     findings = dataclasses.replace(findings_of(records), claims=(claim,))
-    (row,) = list(pages.rows(findings))[5:]
+    (row,) = list(pages.rows(findings))[7:]
     assert (row["ours"], row["holds"]) == (None, None)
     assert "not there: `not_written_yet`" in str(row["measure"])
     assert "not there: `not_written_yet`" in pages.claims_table(findings)
@@ -191,7 +226,7 @@ def test_tables_have_a_line_for_everything(records: Records) -> None:
     findings = findings_of(records)
     table = pages.arms_table(findings)
     assert all(f"| {alone(one).name} |" in table for one in PARTS)
-    assert all(len(line.split(" | ")) == 13 for line in table.splitlines() if line.startswith("| "))
+    assert all(len(line.split(" | ")) == 14 for line in table.splitlines() if line.startswith("| "))
     assert pages.claims_table(findings).count("\n") == 1 + len(BY_CELLS)
 
 

@@ -28,10 +28,13 @@ from benchmarks.ablation.components import (
     whole,
     without,
 )
-from benchmarks.learning import FULL, QUICK, Extent, cells, every, left_out
+from benchmarks.ablation.selection_random import nightschool_select_events
+from benchmarks.learning import FULL, QUICK, Extent, cells, decided, every, left_out
 from nightschool_daemon import config
 from nightschool_daemon.hooks import BUILT_IN, Hooks, PluginState
 from nightschool_daemon.hooks.sources import OPTIONAL
+from nightschool_hookspecs import Budget, ScoredEvent
+from nightschool_hookspecs.testing import sample_event
 
 SIZE = FULL.sizes["shell"]
 THERE = Component(name="there", plugins=("selection_active",))
@@ -113,7 +116,7 @@ def test_later_tables_count() -> None:
 
 def test_the_most_informative_cells_come_first() -> None:
     order = [cell.arm.name for cell in (*cells(FULL), *left_out(FULL))]
-    awaited = (BASE, RAW, ORACLE, whole(measured()), alone(THERE_ALREADY), without(THERE_ALREADY, measured()))
+    awaited = (BASE, RAW, ORACLE, alone(THERE_ALREADY), default(()), whole(measured()))
     places = [order.index(arm.name) for arm in awaited]
     assert places == sorted(places)
     other = Block(model="smollm2", task="shell", seed=1)
@@ -132,7 +135,16 @@ def test_what_is_compared_is_run_on_one_base(tmp_path: Path) -> None:
     for cell in every(replace(FULL, results=tmp_path)):
         if cell.arm.pipeline is Pipeline.RAW:
             assert Cell(block=cell.block, arm=peer_of(cell.arm)).name in wanted
-        assert Cell(block=cell.block, arm=whole(measured())).name in wanted
+        if cell.arm.left_out is not None:
+            assert Cell(block=cell.block, arm=whole(measured())).name in wanted
+
+
+def test_what_is_decided_is_shown_on_blocks_of_its_own(tmp_path: Path) -> None:
+    extent = replace(FULL, results=tmp_path)
+    assert {cell.block.seed for cell in decided(extent)} == set(FULL.fresh_seeds)
+    wanted = {cell.name for cell in cells(extent)}
+    for cell in decided(extent):
+        assert {Cell(block=cell.block, arm=arm).name for arm in (BASE, RAW, ORACLE, default(()))} <= wanted
 
 
 def test_everything_is_run_of_every_component_that_is_there(tmp_path: Path) -> None:
@@ -157,3 +169,19 @@ def test_what_is_for_one_task_alone_is_not_run_on_the_other() -> None:
 
 def test_pipelines_are_told_apart() -> None:
     assert {arm.pipeline for arm in ARMS} == {Pipeline.RAW, Pipeline.MEASURED}
+
+
+def test_a_sample_stays_where_some_of_the_events_are_not_there() -> None:
+    events = [
+        ScoredEvent(
+            event=sample_event(f"e-{number}"), priority=0.0, reward=0.0, difficulty=0.5, group="", trained_on=False
+        )
+        for number in range(60)
+    ]
+    budget = Budget(events=24, tokens=1)
+    chosen = nightschool_select_events(events=tuple(events), budget=budget, seed=7)
+    fewer = nightschool_select_events(events=tuple(events[5:]), budget=budget, seed=7)
+    gone = {one.event.key for one in events[:5]}
+    assert len(set(chosen)) == len(fewer) == 24
+    assert set(chosen) - gone <= set(fewer)
+    assert chosen != nightschool_select_events(events=tuple(events), budget=budget, seed=8)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.ablation.decisions import MARGIN, SIGNIFICANT, Default, Evidence, decide
+from benchmarks.ablation.decisions import FEWEST_BLOCKS, FREE_S, MARGIN, SIGNIFICANT, Default, Evidence, decide
 from benchmarks.ablation.effects import Contrast, Floats, Layout, Parts, adjusted, difference, figure, ratio
 
 SURE, NOT_SURE = 0.01, 1.0
@@ -90,12 +90,37 @@ def test_the_test_of_two_arms_is_the_paired_one() -> None:
 def test_the_noise_is_taken_from_all_arms() -> None:
     chance = np.random.default_rng(3)
     table = chance.normal(1.0, 0.1, (6, 4))
+    # two arms that hardly differ from block to block
+    table[5] = table[0] + 0.001 * np.arange(4)
     contrast = Layout(shares(table)).contrast("arm-0", "arm-5")
     scaled = table / table.mean(axis=0)
     left = scaled - scaled.mean(axis=1, keepdims=True)
     assert contrast is not None
-    assert contrast.freedom == 15
+    assert (contrast.freedom, contrast.blocks) == (15, 4)
     assert contrast.error == pytest.approx(math.sqrt(2 / 4 * float((left**2).sum()) / 15))
+
+
+def test_an_arm_that_differs_from_its_peer_by_more_chance_has_its_own_error() -> None:
+    chance = np.random.default_rng(3)
+    table = 1 + chance.normal(0, 0.01, (6, 4))
+    table[5] = 1 + chance.normal(0, 0.3, 4)
+    found = shares(table)
+    contrast = Layout(found).contrast("arm-5", "arm-0")
+    ours, peer = ([found[arm, block] for block in range(4)] for arm in ("arm-5", "arm-0"))
+    expected = stats.ttest_rel(ours, peer)
+    assert contrast is not None
+    assert contrast.freedom == 3
+    assert 2 * min(contrast.p_above(), contrast.p_below()) == pytest.approx(float(expected.pvalue))
+
+
+def test_what_is_detectable_is_found_in_four_of_five_benches() -> None:
+    one = Contrast(difference=0.0, error=0.1, freedom=12, blocks=4)
+    chance = np.random.default_rng(6)
+    # of what is really so large, as benches find it
+    estimates = one.detectable(SIGNIFICANT) + 0.1 * chance.standard_normal(4000)
+    errors = 0.1 * np.sqrt(chance.chisquare(12, 4000) / 12)
+    found = stats.t.sf(estimates / errors, 12) <= SIGNIFICANT
+    assert found.mean() == pytest.approx(0.8, abs=0.03)
 
 
 def test_cells_may_be_missing() -> None:
@@ -141,19 +166,25 @@ def test_holms_rule_by_hand() -> None:
 # --------------------------------------------------------------------------- the rule
 
 
-def contrast(of: float, error: float = SURE) -> Contrast:
-    return Contrast(difference=of, error=error, freedom=30)
+def contrast(of: float, error: float = SURE, blocks: int = FEWEST_BLOCKS) -> Contrast:
+    return Contrast(difference=of, error=error, freedom=30, blocks=blocks)
 
 
 def evidence(
-    learned: float, score: float = 0.0, *, error: float = SURE, cost: float = 1.0, forgotten: float = 0.0
+    learned: float,
+    score: float = 0.0,
+    *,
+    error: float = SURE,
+    cost: float = 1.0,
+    added_s: float = 0.0,
+    forgotten: float = 0.0,
 ) -> Evidence:
     return Evidence(
         learned=contrast(learned, error),
         score=contrast(score, error),
-        without=(contrast(-0.1), contrast(-0.1)),
         forgotten=contrast(forgotten),
         cost=cost,
+        added_s=added_s,
     )
 
 
@@ -171,9 +202,17 @@ def test_what_helps_one_figure_and_harms_the_other_is_off() -> None:
     assert decided(evidence(-0.1, 0.2)) is Default.OFF
 
 
+def test_what_makes_a_model_forget_less_helps_where_it_teaches_as_much() -> None:
+    assert decided(evidence(0.0, forgotten=-0.5, cost=3.0)) is Default.HELPS
+    assert decided(evidence(-0.2, forgotten=-0.5)) is Default.OFF
+    assert decided(evidence(0.0, error=MARGIN, forgotten=-0.5)) is Default.OFF
+
+
 def test_what_does_no_harm_is_on_only_where_it_costs_nothing() -> None:
     assert decided(evidence(0.0)) is Default.FREE
     assert decided(evidence(0.0, cost=1.2)) is Default.OFF
+    assert decided(evidence(0.0, added_s=FREE_S)) is Default.FREE
+    assert decided(evidence(0.0, added_s=FREE_S + 1)) is Default.OFF
 
 
 def test_what_is_too_noisy_to_tell_is_off() -> None:
@@ -190,12 +229,6 @@ def test_what_makes_a_model_forget_is_off() -> None:
     assert decided(evidence(0.2, forgotten=-0.5)) is Default.HELPS
 
 
-def test_what_is_in_the_way_of_the_others_is_off() -> None:
-    in_the_way = dataclasses.replace(evidence(0.2), without=(contrast(0.1), contrast(0.0)))
-    assert decided(in_the_way) is Default.OFF
-    assert decided(dataclasses.replace(in_the_way, without=())) is Default.HELPS
-
-
 def test_the_more_are_tried_the_more_each_has_to_show() -> None:
     lucky = evidence(0.025, cost=2.0)
     assert decided(lucky) is Default.HELPS
@@ -203,6 +236,10 @@ def test_the_more_are_tried_the_more_each_has_to_show() -> None:
     assert decide({"lucky": lucky, **many})["lucky"].default is Default.OFF
 
 
-def test_nothing_is_decided_of_one_block() -> None:
-    one = Contrast(difference=5.0, error=0.0, freedom=0)
-    assert decided(dataclasses.replace(evidence(0.0), learned=one, score=one)) is Default.OFF
+def test_nothing_is_decided_of_fewer_blocks_and_they_make_nothing_harder_for_the_others() -> None:
+    few = dataclasses.replace(evidence(5.0), learned=contrast(5.0, blocks=FEWEST_BLOCKS - 1))
+    assert decided(few) is Default.OFF
+    lucky = evidence(0.025, cost=2.0)
+    found = decide({"lucky": lucky, **{f"few-{number}": few for number in range(14)}})
+    assert found["lucky"].default is Default.HELPS
+    assert "too few" in found["few-0"].reason
