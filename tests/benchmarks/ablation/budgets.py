@@ -1,15 +1,15 @@
 """Equal tokens for every cell: what a night selected is cut, or in part repeated, until its epochs are so many tokens.
 
 Tokens are those that the training loop counts: of the prompts too, of variants and of what is replayed. A night trains
-for as many epochs as come nearest; what is then too much is dropped by chance, what is too little comes twice. Where a
-curriculum decides what is seen, its plan is asked how many tokens that will be; losses decide of it, so that it can
-still differ by some hundredths.
+for as many epochs as come nearest; what is then too much is dropped by chance, variants before what they are variants
+of, and what is too little comes twice. Where a curriculum decides what is seen, its plan is asked how many tokens that
+will be; losses decide of it, so that it can still differ by some hundredths.
 """
 
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -54,12 +54,16 @@ class Count:
     """Of all examples that the run has been left with, in all epochs, as far as it is known beforehand what is seen."""
 
 
-def apply(run: RunDirectory, budget: Budget, count: Count) -> None:
-    """Rewrite what step `select` left, so that the training takes so many tokens."""
+def apply(run: RunDirectory, budget: Budget, count: Count) -> int:
+    """Rewrite what step `select` left, so that the training takes so many tokens.
+
+    Returns how many pairs are left whose answers were sampled: they are what is new, and come first.
+    """
     directory = run.step(Step.SELECT)
     found = run.result(Step.SELECT, SelectResult)
     texts = list(read_lines(directory / FILES[TrainingMethod.SFT], TrainingText))
-    pairs = list(read_lines(directory / FILES[TrainingMethod.DPO], PairText))
+    pairs = sorted(read_lines(directory / FILES[TrainingMethod.DPO], PairText), key=lambda one: not one.margin)
+    spare = frozenset(place for place, one in enumerate(texts) if one.variant)
     lengths, pair_lengths = list(map(count.example, texts)), list(map(count.pair, pairs))
     kept = _affordable(pair_lengths, budget)
     budget = replace(budget, tokens=budget.tokens - sum(pair_lengths[:kept]))
@@ -72,11 +76,12 @@ def apply(run: RunDirectory, budget: Budget, count: Count) -> None:
         run.finish(Step.SELECT, replace(found, material=material, hyperparameters=settings))
         return settings
 
-    fit = fitted(lengths, budget)
+    fit = fitted(lengths, budget, spare)
     seen = count.seen(leave(fit))
     if not budget.passes:
         # a curriculum shows shorter examples more often than longer ones
-        leave(refitted(lengths, fit, budget, seen))
+        leave(refitted(lengths, fit, budget, seen, spare))
+    return sum(one.margin > 0 for one in pairs[:kept])
 
 
 def _affordable(lengths: Sequence[int], budget: Budget) -> int:
@@ -87,33 +92,34 @@ def _affordable(lengths: Sequence[int], budget: Budget) -> int:
     return kept if kept >= budget.fewest_pairs else 0
 
 
-def fitted(lengths: Sequence[int], budget: Budget) -> Fit:
-    """Epochs and examples that come as near to the tokens as whole examples allow."""
+def fitted(lengths: Sequence[int], budget: Budget, spare: Set[int] = frozenset()) -> Fit:
+    """Epochs and examples that come as near to the tokens as whole examples allow. `spare`: what is dropped first."""
     epochs = budget.passes or max(1, math.floor(budget.tokens / sum(lengths) + 0.5))
     chance = random.Random(f"{budget.seed}/budget")
-    places = filled(lengths, budget.tokens / epochs, chance)
+    places = filled(lengths, budget.tokens / epochs, chance, spare)
     if budget.watches or not budget.passes:
         return Fit(epochs=epochs, places=places)
     later = (chance.sample(places, len(places)) for _ in range(epochs - 1))
     return Fit(epochs=1, places=(*places, *(place for order in later for place in order)))
 
 
-def refitted(lengths: Sequence[int], fit: Fit, budget: Budget, seen: int) -> Fit:
+def refitted(lengths: Sequence[int], fit: Fit, budget: Budget, seen: int, spare: Set[int]) -> Fit:
     """The same in as many epochs where of these examples so many tokens are seen."""
     expected = fit.epochs * sum(lengths[place] for place in fit.places)
     tokens = budget.tokens * expected / seen
     chance = random.Random(f"{budget.seed}/budget")
-    return replace(fit, places=filled(lengths, tokens / fit.epochs, chance))
+    return replace(fit, places=filled(lengths, tokens / fit.epochs, chance, spare))
 
 
-def filled(lengths: Sequence[int], tokens: float, chance: random.Random) -> tuple[int, ...]:
+def filled(lengths: Sequence[int], tokens: float, chance: random.Random, spare: Set[int]) -> tuple[int, ...]:
     """Places of about so many tokens: all in their order, some of them dropped, or some twice behind the others.
 
     As near as the last one brings it; at least one.
     """
     kept = list(range(len(lengths)))
     held = sum(lengths)
-    for place in chance.sample(kept, len(kept) - 1):
+    *dropped, _ = sorted(chance.sample(kept, len(kept)), key=lambda place: place not in spare)
+    for place in dropped:
         if held - lengths[place] / 2 > tokens:
             kept.remove(place)
             held -= lengths[place]

@@ -13,22 +13,33 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import pstdev
 
 from benchmarks import results
 from benchmarks.ablation import budgets
 from benchmarks.ablation.components import BASE, Arm, toml
-from benchmarks.ablation.measures import Bench, Said, Taken
+from benchmarks.ablation.measures import DIGITS, Bench, Said, Taken
 from benchmarks.ablation.pools import ARTIFACT_TYPES, Material, Row, Size, material_of
 from benchmarks.nightly import correction, noon
 from benchmarks.tasks import Pair
 from nightschool_daemon import codec, config
 from nightschool_daemon.installation import Installation, working
-from nightschool_daemon.jobs import ExportResult, RegisterResult, RunDirectory, SelectResult, Step
+from nightschool_daemon.jobs import (
+    MARKS,
+    EventMark,
+    ExportResult,
+    RegisterResult,
+    RunDirectory,
+    SelectResult,
+    Step,
+    read_lines,
+)
 from nightschool_daemon.learning.engine.memory import Todo
 from nightschool_daemon.learning.engine.route import READERS
 from nightschool_daemon.learning.rows import FILES
 from nightschool_daemon.runs import SilentListener
 from nightschool_hookspecs.records import (
+    FeedbackType,
     Hyperparameters,
     PairText,
     Side,
@@ -133,8 +144,13 @@ class Cost:
     added: int
     """Of the examples that were selected, those beside the corrections: variants, what is replayed, starters."""
     pairs: int
+    sampled: int
+    """Of the pairs, those among answers that the base was asked for; the others are corrections."""
+    searched: int
+    """Tokens that a search for hyperparameters took, learned from and measured on."""
     selecting_s: float
     training_s: float
+    """With the search."""
     peak_mb: float
     """Of the heaviest step."""
 
@@ -160,6 +176,8 @@ class Result:
     made: Made
     taken: Taken
     cost: Cost
+    spread: dict[str, float]
+    """Standard deviations, by name, of what parts tell events apart by: where one is 0 such a part does nothing."""
 
 
 def kept(file: Path, size: Size, code: str | None) -> BaseResult | Result | None:
@@ -191,7 +209,7 @@ def run(cell: Cell, size: Size, place: Place, directory: Path) -> BaseResult | R
         watcher = Watcher(found, run_id, cell, size, material, base)
         report = found.runs.execute(run_id, watcher)
     if watcher.result is None:
-        raise results.CellFailed(report.reason)
+        raise results.CellFailed(watcher.failure or report.reason)
     return watcher.result
 
 
@@ -220,14 +238,25 @@ def base_of(block: Block, size: Size, place: Place) -> BaseResult:
 
 
 def _feedback(block: Block, rows: Sequence[Row], base: BaseResult | None) -> Iterator[dict[str, object]]:
-    """Corrections over a month. What was corrected is what the base said."""
+    """What came in over a month. What was corrected or disliked is what the incumbent said."""
     for number, row in enumerate(rows):
         at = noon(1 + number * DAYS // len(rows))
         event = correction(f"c-{number}", block.model, row.pair, at, ARTIFACT_TYPES[block.task])
-        said = base.said.get(row.source.prompt) if base is not None else None
-        if said is not None and said.text.strip() and said.text != row.answer:
-            event |= {"ai_output": said.text, "validation_score": said.score}
-        yield event
+        yield event | reaction(row, base.said.get(row.source.prompt) if base is not None else None)
+
+
+def reaction(row: Row, said: Said | None) -> dict[str, object]:
+    """How a row differs from a correction of nothing. `said`: by the incumbent; None: it is not known."""
+    if row.feedback is FeedbackType.EXPLICIT_POSITIVE:
+        # nobody's validator knows the right answer
+        liked = {"ai_output": row.answer, "corrected_output": None, "validation_score": None}
+        return {**liked, "feedback_type": row.feedback.value}
+    if said is None or not said.text.strip() or said.text == row.answer:
+        return {}
+    found: dict[str, object] = {"ai_output": said.text, "validation_score": said.score, "retries": row.retries}
+    if row.feedback is FeedbackType.EXPLICIT_NEGATIVE:
+        found |= {"corrected_output": None, "feedback_type": row.feedback.value}
+    return found
 
 
 def _questions(block: Block, held_out: Sequence[Pair]) -> Iterator[dict[str, object]]:
@@ -266,7 +295,10 @@ class Watcher(SilentListener):
         self._bench = Bench(cell.block.model, cell.block.task, size, found.settings, found.hooks)
         self._began: dict[Step, float] = {}
         self._seconds: dict[Step, float] = {}
+        self._sampled = 0
         self.result: BaseResult | Result | None = None
+        self.failure = ""
+        """Why the cell is nothing that could be compared; empty: it is, or the run says why."""
 
     def step_began(self, run_id: str, step: Step) -> None:
         self._began[step] = time.monotonic()
@@ -301,7 +333,10 @@ class Watcher(SilentListener):
             seed=self._cell.block.seed,
             fewest_pairs=arm.fewest_pairs,
         )
-        budgets.apply(self._run, budget, budgets.Count(example=example, pair=pair, seen=self._seen))
+        self._sampled = budgets.apply(self._run, budget, budgets.Count(example=example, pair=pair, seen=self._seen))
+        if arm.is_of_pairs and not self._sampled:
+            self.failure = "the base gave no whole answer that makes a pair, so preferences were not learned"
+            self._found.runs.cancel(self.failure)
 
     def _seen(self, settings: Hyperparameters) -> int:
         """Tokens that the loop will count, by its own plan."""
@@ -333,6 +368,7 @@ class Watcher(SilentListener):
         (delivered, *_) = self._run.result(Step.EXPORT, ExportResult).files
         selected = self._run.result(Step.SELECT, SelectResult)
         trained = self._run.result(Step.TRAIN, TrainingResult)
+        search = trained.search
         peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
         taken = self._bench.take(registered.tag, delivered.path, self._material, base.own, base.closing)
         self._found.ollama.unload(registered.tag)
@@ -346,8 +382,23 @@ class Watcher(SilentListener):
                 examples=selected.material.examples,
                 added=selected.variants + selected.replayed.count + selected.starters,
                 pairs=selected.material.pairs,
+                sampled=self._sampled,
+                searched=0 if search is None else search.tokens + search.measured_tokens,
                 selecting_s=self._seconds[Step.SELECT],
-                training_s=trained.seconds,
+                training_s=self._seconds[Step.TRAIN],
                 peak_mb=peak_mb,
             ),
+            spread=self._spread(base),
         )
+
+    def _spread(self, base: BaseResult) -> dict[str, float]:
+        marks = list(read_lines(self._run.step(Step.SELECT) / MARKS, EventMark))
+        learned = [one for one in marks if one.weight is not None]
+        rows = (row for row in self._material.dirty if row.feedback is not FeedbackType.EXPLICIT_POSITIVE)
+        values = {
+            "priorities": [one.priority for one in marks],
+            "difficulties": [one.difficulty for one in learned],
+            "weights": [one.weight or 0.0 for one in learned],
+            "scores": [base.said[row.source.prompt].score for row in rows],
+        }
+        return {name: round(pstdev(some), DIGITS) if some else 0.0 for name, some in values.items()}

@@ -14,14 +14,8 @@ from numpy.typing import NDArray
 from benchmarks.ablation.components import COMPONENTS, CURVE, RAW, Arm, Component, alone, halved, peer_of
 from benchmarks.ablation.effects import Figure, Floats, ratio
 from benchmarks.ablation.records import Kind, Records
-from nightschool_daemon.config import PluginSettings
-from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.hooks.sources import OPTIONAL
-from nightschool_hookspecs.records import BatchStatistics, Specialty
 
 AUGMENTATIONS = ("letters", "synonyms", "paraphrase", "backtranslate")
-A_DAY = 4
-"""Corrections that come in a day, where it is simulated when nights learn."""
 PAIRS_DRAWN = 500
 """Resamples of the labelled pairs by which the similarity metrics are compared."""
 
@@ -117,55 +111,8 @@ def _tells_apart(_records: Records) -> Figure | None:
     return Figure.of(times(every), [times(chance.choice(every, len(every))) for _ in range(PAIRS_DRAWN)])
 
 
-# --------------------------------------------------------------------------- when nights learn
-
-
-def _thriftier(records: Records) -> Figure | None:
-    """Learned share of what was in use, averaged over the days of feedback, per token trained."""
-    size = records.sizes["shell"]
-    curve = (*CURVE, RAW)
-    events = [0, *(one.events(size) for one in curve)]
-    ours, peer = (schedule(hooks, size.night) for hooks in (_batching(adaptive=True), _batching(adaptive=False)))
-
-    def times(found: Floats) -> float:
-        learned = [0.0, *found]
-        return efficiency(ours, size.night, events, learned) / efficiency(peer, size.night, events, learned)
-
-    return records.figure(Kind.LEARNED, [one.name for one in curve], times)
-
-
-def _batching(*, adaptive: bool) -> Hooks:
-    """The built-ins, with the one or the other choice of a batch."""
-    name = "batching_adaptive"
-    if adaptive:
-        plugins = PluginSettings(enabled=(name,) if name in OPTIONAL else ())
-    else:
-        plugins = PluginSettings(disabled=() if name in OPTIONAL else (name,))
-    return Hooks.load(plugin_directory=None, tables={}, plugins=plugins)
-
-
-def schedule(hooks: Hooks, events: int) -> tuple[int, ...]:
-    """After how many corrections each night learns. All of them are of bad answers, and each night learns from all."""
-    specialty = Specialty(base="base:1b", artifact_type="shell")
-    learned = [0]
-    for seen in range(A_DAY, events + 1, A_DAY):
-        fresh = seen - learned[-1]
-        statistics = BatchStatistics(
-            available=fresh, corrections=fresh, average_quality=0.2, total_seen=seen, batches_made=len(learned) - 1
-        )
-        if hooks.choose_batch_size(specialty=specialty, statistics=statistics):
-            learned.append(seen)
-    return tuple(learned[1:])
-
-
-def efficiency(nights: Sequence[int], events: int, counts: Sequence[float], learned: Sequence[float]) -> float:
-    """What is in use, averaged over the days until so many events came, per event that nights learned from.
-
-    `learned` is what is learned of so many events (`counts`, ascending); between them it is interpolated.
-    """
-    days = range(A_DAY, events + 1, A_DAY)
-    in_use = [max((night for night in nights if night <= day), default=0) for day in days]
-    return float(np.mean(np.interp(in_use, counts, learned))) / max(1, sum(nights))
+def _nothing(_records: Records) -> None:
+    """No figure: nothing that would be fair was measured."""
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -188,9 +135,9 @@ CLAIMS: tuple[Claim, ...] = (
         part="batch sizes",
         said="training efficiency +10 %",
         goal=1.10,
-        how=f"what the model in use has learned, averaged over weeks of {A_DAY} corrections a day, per token trained, "
-        "adaptive / fixed; nights as the plugins say, what each would learn by the raw pool's curve",
-        take=_thriftier,
+        how="nothing: a fair comparison is months of feedback that comes in bursts, a training for each batch of each "
+        "plugin, and what is in use in between",
+        take=_nothing,
         needs=(component("batching"),),
     ),
     Claim(

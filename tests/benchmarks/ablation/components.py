@@ -28,6 +28,7 @@ TASKS = tuple(ARTIFACT_TYPES)
 RAW_TABLES: Tables = {"similarity": {"max_near_duplicates": ANY_NUMBER}}
 FEW_QUESTIONS = {"most_questions": 24, "max_tokens": 64}
 SHORT_SEARCH = {"fewest_examples": 8, "most_trials": 8, "random_trials": 3, "time_limit_minutes": 3.0}
+SAMPLED_PROMPTS = 16
 
 
 class Pipeline(StrEnum):
@@ -55,7 +56,9 @@ class Component:
     passes: int = 0
     """Epochs; 0: as many as the tokens allow."""
     watches: bool = False
-    """Some examples are kept out of the updates, and the training is stopped when they get worse."""
+    """The training sees these epochs, after each of which it may be stopped; else one that is as long."""
+    signal: str = ""
+    """What has to differ from event to event for it to do anything (`cells.Result.spread`); empty: nothing has."""
     joins: bool = True
     """It is part of everything together."""
     asks: bool = False
@@ -77,16 +80,26 @@ class Component:
     @property
     def is_ordinary(self) -> bool:
         """Whether it is held against the raw pool as that is."""
-        return not self.passes
+        return self.passes in (0, PASSES)
 
 
 COMPONENTS: tuple[Component, ...] = (
-    Component(name="reward", plugins=("reward_enhanced", "difficulty_heuristic", "selection_priority"), chooses=True),
-    Component(name="active", plugins=("selection_active", "reward_plain"), chooses=True),
+    Component(
+        name="reward",
+        plugins=("reward_enhanced", "difficulty_heuristic", "selection_priority"),
+        chooses=True,
+        signal="priorities",
+    ),
+    Component(name="active", plugins=("selection_active", "reward_plain"), chooses=True, signal="scores"),
     Component(name="duplicates", tables={"similarity": {"max_near_duplicates": 2}}),
-    Component(name="noise", plugins=("noise_agreement",)),
-    Component(name="negatives", plugins=("negatives_hard",)),
-    Component(name="curriculum", plugins=("curriculum_staged",)),
+    Component(
+        name="noise",
+        plugins=("noise_agreement",),
+        why_not="it outvotes what two or three others contradict, and changes the weights of one or two examples of a "
+        "night here: `make bench-noise` tells how much it finds, and what right feedback loses by it",
+    ),
+    Component(name="negatives", plugins=("negatives_hard",), signal="weights"),
+    Component(name="curriculum", plugins=("curriculum_staged",), signal="difficulties"),
     Component(name="letters", tables={"plugins.augmentation_letters": {"variants_per_example": 2}}),
     Component(name="synonyms", plugins=("augmentation_synonyms",)),
     Component(
@@ -107,8 +120,13 @@ COMPONENTS: tuple[Component, ...] = (
         plugins=("preference_pairs",),
         tables={
             "training": {"method": "auto"},
-            "plugins.training_dpo": {"fewest_pairs": 4},
-            "plugins.preference_pairs": {"samples": 2, "prompts": 16, "max_tokens": 48, "minutes": 1.0},
+            "plugins.training_dpo": {"fewest_pairs": 2},
+            "plugins.preference_pairs": {
+                "samples": 2,
+                "prompts": SAMPLED_PROMPTS,
+                "failures_in_a_row": SAMPLED_PROMPTS,
+                "minutes": 2.0,
+            },
         },
         asks=True,
     ),
@@ -118,8 +136,10 @@ COMPONENTS: tuple[Component, ...] = (
     Component(
         name="tuning",
         plugins=("tuning_optuna",),
-        # more epochs would be more tokens
+        # other epochs would be other tokens
         tables={"plugins.tuning_optuna": {**SHORT_SEARCH, "num_epochs": [PASSES, PASSES], "fewest_steps": 0}},
+        passes=PASSES,
+        watches=True,
         # a search is dearer than all else of a night, and would be in every cell of the others
         joins=False,
     ),
@@ -136,7 +156,7 @@ COMPONENTS: tuple[Component, ...] = (
     Component(
         name="batching",
         plugins=("batching_adaptive",),
-        why_not="it says when a night learns, not what: see the ten claims",
+        why_not="it says when a night learns, not what",
     ),
 )
 
@@ -192,7 +212,13 @@ class Arm:
             "plugins.evaluation_split": {"held_out_share": 0.0, "grown_items": 0},
             "plugins.tuning_fixed": {"num_epochs": PASSES, "fewest_steps": 0, "batch_size": size.batch},
         }
-        return joined(base, RAW_TABLES if raw else {}, *(one.tables for one in self.components))
+        of_size: Tables = {
+            "plugins.preference_pairs": {"max_tokens": size.said_tokens},
+            "plugins.tuning_optuna": {"batch_size": [size.batch, 2 * size.batch]},
+        }
+        own = joined(*(one.tables for one in self.components))
+        also = {name: values for name, values in of_size.items() if name in own}
+        return joined(base, RAW_TABLES if raw else {}, own, also)
 
     @property
     def fewest_pairs(self) -> int | None:
@@ -200,6 +226,11 @@ class Arm:
         of_pairs = joined(*(one.tables for one in self.components)).get("plugins.training_dpo", {})
         fewest = of_pairs.get("fewest_pairs")
         return fewest if isinstance(fewest, int) else None
+
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether it is nothing without pairs of sampled answers."""
+        return self.pipeline is Pipeline.RAW and self.fewest_pairs is not None
 
     @property
     def samples(self) -> bool:
@@ -253,7 +284,7 @@ def halved(component: Component) -> Arm:
 
 def peer_of(arm: Arm) -> Arm:
     """What an arm of the raw pipeline is held against: the raw pool, as much of it, as often."""
-    if arm.passes:
+    if arm.passes not in (0, PASSES):
         return replace(arm, name=f"raw-{arm.passes}-passes", components=(), watches=False)
     return next((one for one in CURVE if one.share == arm.share), RAW)
 

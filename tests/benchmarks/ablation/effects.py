@@ -34,6 +34,8 @@ A = TypeVar("A", bound=Hashable)
 B = TypeVar("B", bound=Hashable)
 
 POWER = 0.8
+ROUNDING = 1e-9
+"""Of shares whose mean is 1: a smaller error is that of sums, and says nothing."""
 RESAMPLES = 2000
 LEVEL = 0.95
 Floats = NDArray[np.float64]
@@ -124,13 +126,13 @@ class Contrast:
 
     def p_above(self, least: float = 0.0) -> float:
         """How often chance makes an arm look so much better that differs by no more than `least`. One-sided."""
-        if self.freedom < 1 or not self.error > 0:
+        if self.freedom < 1 or not self.error > ROUNDING:
             return 1.0
         return float(student.sf((self.difference - least) / self.error, self.freedom))
 
     def p_below(self) -> float:
         """How often chance makes an arm look so much worse that is not. One-sided."""
-        if self.freedom < 1 or not self.error > 0:
+        if self.freedom < 1 or not self.error > ROUNDING:
             return 1.0
         return float(student.cdf(self.difference / self.error, self.freedom))
 

@@ -113,10 +113,11 @@ class Bench:
         return round(found.score, DIGITS)
 
     def said(self, material: Material) -> dict[str, Said]:
-        """What the base answers to the prompts that somebody corrected, by them."""
+        """What the incumbent answered to the prompts of the dirty pool, by them: the base, or one that nearly knows."""
         found: dict[str, Said] = {}
         for pair in material.corrected:
-            text = self.ask(self._model.tag, pair.prompt, self._size.said_tokens)
+            nearly = material.nearly.get(pair.prompt)
+            text = nearly or self.ask(self._model.tag, pair.prompt, self._size.said_tokens)
             found[pair.prompt] = Said(text=text, score=self.score(pair, text))
         return found
 

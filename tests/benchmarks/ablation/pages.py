@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,7 +124,7 @@ def _costs_of_both(records: Records, arm: str, peer: str) -> list[list[dict[str,
 
 
 def _taken(cost: Cost) -> dict[str, float]:
-    return {"tokens": cost.tokens, "seconds": cost.selecting_s + cost.training_s, "MB": cost.peak_mb}
+    return {"tokens": cost.tokens + cost.searched, "seconds": cost.selecting_s + cost.training_s, "MB": cost.peak_mb}
 
 
 # --------------------------------------------------------------------------- rows
@@ -189,10 +189,22 @@ def claims_table(findings: Findings) -> str:
 
 
 def arms_table(findings: Findings) -> str:
-    """A table a model: what every arm learned, scored, forgot and took. Below them what was not put to the test."""
+    """A table a model: what every arm learned, scored, forgot and took. Below them by what parts told events apart, and
+    what was not put to the test."""
     tables = [_table_of(findings, model) for model in dict.fromkeys(block.model for block in findings.records.bases)]
     untested = ((one.name, _not_there(one.missing) or one.why_not) for one in COMPONENTS)
-    return "\n\n".join([*tables, *(f"{name}: {why}" for name, why in untested if why)])
+    told = (f"{name}: {why}" for name, why in untested if why)
+    return "\n\n".join([*tables, *filter(None, map(partial(_signal, findings.records), measured())), *told])
+
+
+def _signal(records: Records, one: Component) -> str:
+    """By what a part tells events apart, and how far they differ in that; empty: it does not, or was not run."""
+    spreads = {block: records.results[alone(one).name, block].spread for block in records.blocks(alone(one).name)}
+    if not (one.signal and spreads):
+        return ""
+    found = {f"{block.model} {block.task} {block.seed}": spread[one.signal] for block, spread in spreads.items()}
+    shown = ", ".join(f"{f'{value:.3g}' if value else 'no signal'} ({block})" for block, value in found.items())
+    return f"{one.name}, standard deviation of {one.signal}: {shown}"
 
 
 def _table_of(findings: Findings, model: str) -> str:

@@ -12,6 +12,7 @@ from benchmarks.tasks import Pair
 from nightschool_daemon.jobs import PromptRow
 from nightschool_daemon.learning.duplicates import near_texts
 from nightschool_daemon.learning.grouping import place
+from nightschool_hookspecs.records import FeedbackType
 
 WRONG = 0.2
 """Share of the dirty pool whose answer is that to another prompt."""
@@ -19,6 +20,16 @@ REPEATED = 0.25
 """Share of it that repeats an earlier prompt with a slip of the pen."""
 COMMON = 0.85
 """Share of its other prompts that are common ones."""
+LIKED = 0.15
+"""Share of it that says no more than that an answer was good; wrong ones among them."""
+DISLIKED = 0.1
+"""Share of it that says no more than that an answer was bad."""
+NEARLY = 0.4
+"""Share of the common prompts that the incumbent nearly knows: its answer is the right one with parts missing."""
+MISSING = (0.25, 0.5, 0.75)
+"""Shares of the parts that are missing then."""
+RETRIES = 2
+"""Times that somebody asked again before they corrected an answer to a rare prompt."""
 LONGEST_DIAGRAM = 1100
 """Characters of a schema and its diagram together: a longer one would be most of a night's tokens."""
 ARTIFACT_TYPES: Mapping[str, str] = {"shell": "shell", "diagrams": "erd"}
@@ -45,19 +56,22 @@ class Size:
     answer_tokens: int
     """Of an answer at most."""
     said_tokens: int
-    """Of an answer that the incumbent gave before it was corrected."""
+    """Of an answer outside of exams: that the incumbent gave before it was corrected, or that makes a pair."""
     general: int
     """General prompts, whose answers by the base are kept to see what is forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A correction of a pool."""
+    """A piece of feedback of a pool."""
 
     source: Pair
     """The prompt before any slip of the pen, and its right answer."""
     prompt: str
     answer: str
+    feedback: FeedbackType = FeedbackType.USER_CORRECTION
+    """Where it is a like or a dislike, the answer is what is liked, or what nobody told."""
+    retries: int = 0
 
     @classmethod
     def of(cls, pair: Pair) -> "Row":
@@ -90,11 +104,13 @@ class Material:
     held_out: tuple[Pair, ...]
     slipped: tuple[Pair, ...]
     """The first of these with a slip of the pen."""
+    nearly: Mapping[str, str]
+    """What the incumbent answered to those prompts of the dirty pool that it nearly knows."""
 
     @property
     def corrected(self) -> tuple[Pair, ...]:
-        """What the incumbent was asked before somebody corrected it, and what was right. Of the clean pool a random
-        sample is learned from, whatever was said before."""
+        """What the incumbent was asked before there was feedback, and what was right. Of the clean pool a random sample
+        is learned from, whatever was said before."""
         return tuple(dict.fromkeys(row.source for row in self.dirty))
 
 
@@ -103,11 +119,13 @@ def material_of(task: str, size: Size, seed: int) -> Material:
     held_out, others = held_apart(pairs_of(task), size.held_out, seed)
     slips = random.Random(f"{seed}/slips")
     slipped = [replace(one, prompt=slip(one.prompt, slips)) for one in held_out[: size.slipped]]
+    dirty = dirty_pool(others, size.pool, seed, IS_COMMON[task])
     return Material(
-        dirty=dirty_pool(others, size.pool, seed, IS_COMMON[task]),
+        dirty=dirty,
         clean=clean_pool(others, size.pool, seed),
         held_out=held_out,
         slipped=tuple(slipped),
+        nearly=nearly_known(dirty, seed, IS_COMMON[task]),
     )
 
 
@@ -177,13 +195,14 @@ def clean_pool(pairs: Sequence[Pair], count: int, seed: int) -> tuple[Row, ...]:
 
 
 def dirty_pool(pairs: Sequence[Pair], count: int, seed: int, is_common: Callable[[Pair], bool]) -> tuple[Row, ...]:
-    """Skewed to what is common, with repetitions and with wrong answers, each in its exact share."""
+    """Skewed to what is common, with repetitions, wrong answers, likes and dislikes, each in its exact share."""
     chance = random.Random(f"{seed}/dirty")
     repeated = round(REPEATED * count)
     drawn = _skewed(pairs, count - repeated, is_common, chance)
     rows = list(map(Row.of, drawn))
     rows += _repetitions(rows, repeated, chance)
-    return tuple(_mislabelled(chance.sample(rows, count), round(WRONG * count), chance))
+    rows = _mislabelled(chance.sample(rows, count), round(WRONG * count), chance)
+    return tuple(_reacted(rows, is_common, chance))
 
 
 def _skewed(pairs: Sequence[Pair], count: int, is_common: Callable[[Pair], bool], chance: random.Random) -> list[Pair]:
@@ -207,6 +226,44 @@ def _mislabelled(rows: Sequence[Row], count: int, chance: random.Random) -> list
         others = [one.answer for one in rows if one.answer != rows[number].answer]
         found[number] = replace(rows[number], answer=chance.choice(others))
     return found
+
+
+def _reacted(rows: Sequence[Row], is_common: Callable[[Pair], bool], chance: random.Random) -> Iterator[Row]:
+    """The same with some likes and dislikes; what is rare was asked for several times."""
+    right = [number for number, row in enumerate(rows) if not row.is_wrong]
+    disliked = set(chance.sample(right, round(DISLIKED * len(rows))))
+    others = [number for number in range(len(rows)) if number not in disliked]
+    liked = set(chance.sample(others, round(LIKED * len(rows))))
+    for number, row in enumerate(rows):
+        if number in liked:
+            yield replace(row, feedback=FeedbackType.EXPLICIT_POSITIVE)
+        elif number in disliked:
+            yield replace(row, feedback=FeedbackType.EXPLICIT_NEGATIVE)
+        else:
+            yield replace(row, retries=0 if is_common(row.source) else RETRIES)
+
+
+def nearly_known(rows: Sequence[Row], seed: int, is_common: Callable[[Pair], bool]) -> dict[str, str]:
+    """Answers with parts missing to some of the common prompts, by them."""
+    chance = random.Random(f"{seed}/nearly")
+    common = [pair for pair in dict.fromkeys(row.source for row in rows) if is_common(pair)]
+    known = chance.sample(common, round(NEARLY * len(common)))
+    return {
+        pair.prompt: with_parts_missing(pair.answer, MISSING[number % len(MISSING)], chance)
+        for number, pair in enumerate(known)
+    }
+
+
+def with_parts_missing(answer: str, share: float, chance: random.Random) -> str:
+    """An answer without so many of its parts, one at least: attributes and relations of a diagram, words of a command.
+
+    What holds it together stays: its first part, and lines that open or close an entity.
+    """
+    separator = "\n" if "\n" in answer else " "
+    parts = answer.split(separator)
+    loose = [place for place, part in enumerate(parts) if place and part.strip() not in ("", "}") and part[-1] != "{"]
+    missing = set(chance.sample(loose, min(len(loose), max(1, round(share * len(loose))))))
+    return separator.join(part for place, part in enumerate(parts) if place not in missing)
 
 
 def slip(text: str, chance: random.Random) -> str:

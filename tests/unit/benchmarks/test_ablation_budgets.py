@@ -1,5 +1,6 @@
 """Equal tokens for every cell."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def test_some_are_dropped_or_repeated_and_the_order_stays() -> None:
     assert dropped.places == tuple(sorted(dropped.places))
     assert len(dropped.places) == 16
     assert (repeated.epochs, repeated.places[:20], len(repeated.places)) == (2, tuple(range(20)), 24)
+
+
+def test_variants_are_dropped_before_what_they_are_variants_of() -> None:
+    lengths, variants = [10] * 20, frozenset(range(10, 20))
+    assert fitted(lengths, budget(120), variants).places[:10] == tuple(range(10))
+    # only where no variant is left
+    assert set(fitted(lengths, budget(60), variants).places) < set(range(10))
 
 
 def test_epochs_that_nobody_watches_are_one_long_one() -> None:
@@ -130,6 +138,14 @@ def test_pairs_that_are_learned_from_are_part_of_the_tokens(run: RunDirectory) -
     selected, examples, pairs = left(run)
     assert pairs == selected.material.pairs == LARGEST_PAIRS * 400 / 10
     assert 10 * selected.hyperparameters.num_epochs * examples + 10 * pairs == 400
+
+
+def test_sampled_pairs_come_before_corrections(run: RunDirectory) -> None:
+    file = run.step(Step.SELECT) / "pairs.jsonl"
+    corrections = list(read_lines(file, PairText))
+    write_lines(file, [*corrections, *(dataclasses.replace(one, margin=0.5) for one in corrections[:3])])
+    assert apply(run, budget(400, fewest_pairs=4), count_of(run)) == 3
+    assert [one.margin for one in read_lines(file, PairText)][:4] == [0.5, 0.5, 0.5, 0.0]
 
 
 def test_too_few_pairs_are_none(run: RunDirectory) -> None:

@@ -11,14 +11,13 @@ import pytest
 from benchmarks import ablation, results
 from benchmarks.ablation import pages
 from benchmarks.ablation.cells import SHOWS, BaseResult, Block, Cell, Cost, Made, Result, file_of
-from benchmarks.ablation.claims import CLAIMS, arms, component, efficiency, needed, schedule
+from benchmarks.ablation.claims import CLAIMS, arms, component, needed
 from benchmarks.ablation.components import BASE, CURVE, ORACLE, RAW, Component, alone, default, measured, whole, without
 from benchmarks.ablation.decisions import Default
 from benchmarks.ablation.effects import Figure
 from benchmarks.ablation.measures import Losses, Taken
 from benchmarks.ablation.records import Kind, Records, rare_places, read
 from benchmarks.learning import FULL, PAGE, cells, unfinished
-from nightschool_daemon.hooks import Hooks
 
 BLOCKS = [Block(model="gemma", task=task, seed=seed) for task in FULL.sizes for seed in (0, 1)]
 FRESH = [Block(model=model, task=task, seed=2) for task in FULL.sizes for model in FULL.models]
@@ -54,11 +53,13 @@ def result(block: Block, learned: float, score: float, forgotten: float = 0.5, *
         examples=10,
         added=0,
         pairs=0,
+        sampled=0,
+        searched=0,
         selecting_s=1.0,
         training_s=9.0,
         peak_mb=1000.0,
     )
-    return Result(made=made(block), taken=taken(block, learned, score, forgotten), cost=cost)
+    return Result(made=made(block), taken=taken(block, learned, score, forgotten), cost=cost, spread=SPREAD)
 
 
 def base(block: Block) -> BaseResult:
@@ -72,6 +73,7 @@ def base(block: Block) -> BaseResult:
     return BaseResult(made=made(block), taken=untaught, closing="", said={}, own=())
 
 
+SPREAD = {"priorities": 0.4, "scores": 20.0, "weights": 0.0, "difficulties": 0.2}
 BY_CELLS = tuple(claim for claim in CLAIMS if claim.part != "similarity")
 """The other takes its figure from labelled pairs, which is no matter of cells."""
 
@@ -141,20 +143,6 @@ def test_half_a_night_that_teaches_as_much_as_a_whole_one_is_twice_as_efficient(
     found = claim.take(records)
     assert found is not None
     assert found.value == pytest.approx(2.0, rel=0.2)
-
-
-def test_efficiency_is_what_is_in_use_for_what_it_took() -> None:
-    # nothing on the first of two days, all of it on the second
-    assert efficiency((8,), 8, (0, 8), (0.0, 1.0)) == pytest.approx(0.5 / 8)
-    assert efficiency((4, 8), 8, (0, 8), (0.0, 1.0)) == pytest.approx(0.75 / 12)
-    assert efficiency((), 8, (0, 8), (0.0, 1.0)) == 0
-
-
-def test_nights_learn_when_the_plugins_say_so() -> None:
-    nights = schedule(Hooks.load(plugin_directory=None, tables={}), 96)
-    assert nights[0] == 12
-    assert nights == tuple(sorted(set(nights)))
-    assert nights[-1] <= 96
 
 
 def test_there_are_ten_claims() -> None:
@@ -228,6 +216,20 @@ def test_tables_have_a_line_for_everything(records: Records) -> None:
     assert all(f"| {alone(one).name} |" in table for one in PARTS)
     assert all(len(line.split(" | ")) == 14 for line in table.splitlines() if line.startswith("| "))
     assert pages.claims_table(findings).count("\n") == 1 + len(BY_CELLS)
+
+
+def test_a_part_that_could_tell_nothing_apart_is_marked(records: Records) -> None:
+    lines = pages.arms_table(findings_of(records)).splitlines()
+    told = {line.partition(",")[0]: line.count("no signal") for line in lines if "standard deviation" in line}
+    assert told == {"reward": 0, "active": 0, "negatives": len(BLOCKS), "curriculum": 0}
+
+
+def test_a_search_is_part_of_what_an_arm_takes(records: Records) -> None:
+    block = BLOCKS[0]
+    one = records.results["tuning", block]
+    dear = dataclasses.replace(one, cost=dataclasses.replace(one.cost, searched=3 * one.cost.tokens))
+    found = dataclasses.replace(records, results={(RAW.name, block): one, ("tuning", block): dear})
+    assert pages.costs(found, "tuning", RAW.name)["tokens"] == 4
 
 
 def test_nothing_is_shown_of_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from benchmarks.ablation.components import (
     COMPONENTS,
     CURVE,
     ORACLE,
+    PASSES,
     RAW,
     RAW_WITHOUT,
     Arm,
@@ -108,6 +109,22 @@ def test_an_arm_is_held_against_as_much_of_the_raw_pool() -> None:
     assert peer_of(halved(THERE)) == next(one for one in CURVE if one.share == 0.5)
     assert (peer_of(alone(often)).passes, peer_of(alone(often)).watches) == (12, False)
     assert peer_of(alone(often)).tokens(SIZE) == alone(often).tokens(SIZE) == 4 * SIZE.tokens
+
+
+def test_a_search_has_the_epochs_of_the_raw_pool_and_batches_around_its_own() -> None:
+    tuning = alone(claims.component("tuning"))
+    assert (peer_of(tuning), tuning.passes, tuning.watches) == (RAW, PASSES, True)
+    assert tuning.tokens(SIZE) == RAW.tokens(SIZE)
+    searched = tuning.tables(SIZE, 0)["plugins.tuning_optuna"]
+    assert (searched["num_epochs"], searched["batch_size"]) == ([PASSES, PASSES], [SIZE.batch, 2 * SIZE.batch])
+
+
+def test_answers_that_make_pairs_are_not_cut() -> None:
+    preferences = alone(claims.component("preferences"))
+    assert preferences.is_of_pairs
+    assert not whole(measured()).is_of_pairs
+    for size in FULL.sizes.values():
+        assert preferences.tables(size, 0)["plugins.preference_pairs"]["max_tokens"] == size.said_tokens
 
 
 def test_later_tables_count() -> None:

@@ -149,6 +149,13 @@ def test_equal_arms_are_found_different_as_rarely_as_promised() -> None:
     assert false <= 75
 
 
+def test_arms_that_do_the_very_same_are_not_told_apart() -> None:
+    same = Layout({(f"arm-{arm}", block): 0.1 * (block + 1) for arm in range(5) for block in range(4)})
+    contrast = same.contrast("arm-1", "arm-0")
+    assert contrast is not None
+    assert (contrast.p_above(), contrast.p_below()) == (1.0, 1.0)
+
+
 @given(st.dictionaries(st.integers(), st.floats(0, 1), min_size=1, max_size=12))
 def test_holms_rule_never_makes_anything_more_certain(p_values: dict[int, float]) -> None:
     found = adjusted(p_values)

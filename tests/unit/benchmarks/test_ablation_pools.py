@@ -2,26 +2,37 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.ablation.cells import reaction
+from benchmarks.ablation.measures import Said
 from benchmarks.ablation.pools import (
     COMMON,
+    DISLIKED,
     IS_COMMON,
+    LIKED,
+    MISSING,
+    NEARLY,
     REPEATED,
     WRONG,
+    Row,
     Size,
     clean_pool,
     dirty_pool,
     groups_of,
     held_apart,
     material_of,
+    nearly_known,
     pairs_of,
     slip,
+    with_parts_missing,
 )
 from benchmarks.tasks import Pair
+from nightschool_hookspecs.records import FeedbackType
 
 SIZE = Size(
     pool=40, night=16, tokens=1, batch=1,
@@ -43,6 +54,64 @@ def test_a_dirty_pool_has_its_shares_exactly(count: int, seed: int) -> None:
     assert count - len(first) == round(REPEATED * count)
     assert abs(sum(is_even(row.source) for row in first) - COMMON * len(first)) <= 0.5
     assert max(Counter(row.source for row in first).values()) == 1
+    reactions = Counter(row.feedback for row in rows)
+    assert reactions[FeedbackType.EXPLICIT_POSITIVE] == round(LIKED * count)
+    assert reactions[FeedbackType.EXPLICIT_NEGATIVE] == round(DISLIKED * count)
+
+
+def test_what_is_rare_was_asked_for_again() -> None:
+    rows = dirty_pool(MANY, 60, 1, is_even)
+    asked_again = [row for row in rows if row.retries]
+    assert asked_again
+    assert not any(is_even(row.source) or row.feedback.is_like for row in asked_again)
+
+
+@given(seed=st.integers(0, 50), share=st.sampled_from(MISSING))
+def test_what_is_nearly_known_is_the_right_answer_with_parts_missing(seed: int, share: float) -> None:
+    right = "erDiagram\n  artist {\n    number id PK\n    text name\n  }\n  artist ||--o{ volume : id"
+    found = with_parts_missing(right, share, random.Random(seed))
+    kept = found.split("\n")
+    assert [line for line in right.split("\n") if line in kept] == kept
+    assert kept[0] == "erDiagram"
+    assert len(kept) == 6 - max(1, round(3 * share))
+    assert ("  artist {" in kept, "  }" in kept) == (True, True)
+    assert with_parts_missing("ls -l -a", share, random.Random(seed)).startswith("ls")
+
+
+def test_the_incumbent_nearly_knows_some_of_what_is_common() -> None:
+    rows = dirty_pool(MANY, 60, 1, is_even)
+    common = {row.source.prompt for row in rows if is_even(row.source)}
+    assert set(nearly_known(rows, 1, is_even)) < common
+    assert len(nearly_known(rows, 1, is_even)) == round(NEARLY * len(common))
+
+
+# --------------------------------------------------------------------------- as feedback
+
+
+SAID = Said(text="ls", score=20.0)
+ASKED = Row.of(Pair(prompt="list all", answer="ls -a"))
+
+
+def test_a_like_has_the_answer_and_nothing_else() -> None:
+    found = reaction(replace(ASKED, feedback=FeedbackType.EXPLICIT_POSITIVE), SAID)
+    assert (found["ai_output"], found["corrected_output"], found["validation_score"]) == ("ls -a", None, None)
+
+
+def test_a_dislike_has_what_was_said_and_no_correction() -> None:
+    found = reaction(replace(ASKED, feedback=FeedbackType.EXPLICIT_NEGATIVE), SAID)
+    assert (found["ai_output"], found["corrected_output"], found["validation_score"]) == ("ls", None, 20.0)
+
+
+def test_a_correction_has_what_was_said_and_how_often_it_was_asked() -> None:
+    assert reaction(replace(ASKED, retries=2), SAID) == {"ai_output": "ls", "validation_score": 20.0, "retries": 2}
+
+
+def test_where_nothing_was_said_the_answer_is_shown_as_it_should_be() -> None:
+    for said in (None, Said(text=" ", score=0.0), Said(text="ls -a", score=100.0)):
+        assert reaction(replace(ASKED, feedback=FeedbackType.EXPLICIT_NEGATIVE), said) == {}
+
+
+# --------------------------------------------------------------------------- what they are drawn from
 
 
 @given(seed=st.integers(0, 50))
