@@ -406,7 +406,7 @@ def test_a_brought_adapter_keeps_its_shape(tmp_path: Path, tiny_gguf: Path) -> N
 
 def test_what_trainings_learn_from_that_are_tried_out_is_counted(tmp_path: Path, tiny_gguf: Path) -> None:
     """Four fifths of the lesson, and all of what is learned beside it."""
-    beside = [replace(one, event_id="", replayed=True) for one in greetings(10)]
+    beside = [replace(one, event_id="", beside=True) for one in greetings(10)]
     night = Night(directory=tmp_path / "run", gguf=tiny_gguf).laid_out([*lessons(), *beside])
     context = night.context()
     hooks = Searching(context.hooks, GIVEN)
