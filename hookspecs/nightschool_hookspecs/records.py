@@ -655,8 +655,8 @@ class TriedOut:
     loss: float | None
     """At its end, on the examples kept apart, in nats an answer token; None where it did not come so far."""
     score: float | None = None
-    """Mean of the validators, 0..100, over its own answers to some of them; None where it was not asked for, or the time
-    was over before."""
+    """Mean of the validators, 0..100, over its own answers to some of them; None where it was not asked for, or where
+    the time was over before."""
     tokens: int
     """Learned from, prompts included, an example as often as it was seen."""
     measured_tokens: int
