@@ -136,7 +136,7 @@ FORMS: tuple[Callable[[str], str], ...] = (
     lambda text: with_typo(text, 2),
     lambda text: with_typo(with_typo(text, 5), 8),
     # another prompt, which has the first one in it
-    lambda text: f"for my old aunt, who asks again and again, {text} and tell her so",
+    lambda text: f"dear helper, kindly {text} for grandmother",
 )
 
 
@@ -572,7 +572,10 @@ def test_a_season_has_all_that_could_leak() -> None:
     assert any(one.is_trial for one in season.candidates[TINY_SHELL])
     assert any("conversation" in left_out.reason for one in nights for left_out in one.left_out)
     asked = {key_of(one.input_data) for one in season.events}
-    assert any(one.text is not None and one.key not in asked for one in prompts)
+    remembered = [one.text for one in prompts if one.text is not None and one.key not in asked]
+    assert any(text in POOL for text in remembered)
+    # what has the words of a prompt among others
+    assert any(prompt in text for text in remembered for prompt in POOL if prompt != text)
     gone = [one for one in prompts if one.fingerprint is not None]
     assert {one.side for one in gone} == {Side.TRAINING, Side.HELD_OUT}
     assert {one.key in asked for one in gone} == {True, False}
