@@ -12,11 +12,12 @@ from nightschool_daemon.evaluation.local_model import LocalModel
 from nightschool_daemon.evaluation.marks import marks_of
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
-from nightschool_daemon.learning.dataset import Workshop, exam_items
+from nightschool_daemon.learning.dataset import exam_items
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.judging import judged
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore
 from nightschool_daemon.learning.worker import WorkerContext
+from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_hookspecs.records import Exam, ExamAnswer, ExamItem, ItemRole, Side, Sitting, Verdict
 

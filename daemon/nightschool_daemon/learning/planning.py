@@ -17,7 +17,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.dataset import Dataset, Rendered, Workshop, build_dataset, gains, material_of
+from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset, material_of
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
 from nightschool_daemon.learning.engine import memory
@@ -26,6 +26,7 @@ from nightschool_daemon.learning.engine.forms import Neurons
 from nightschool_daemon.learning.engine.route import read_examples, ready
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import NearPrompts
+from nightschool_daemon.learning.items import gains
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.peft_route import parameters_of, rough_seconds
 from nightschool_daemon.learning.searching import foreseen, taken, untrained
@@ -35,6 +36,7 @@ from nightschool_daemon.learning.split import check_choices, folds_of, group_row
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.training import brought_to, route_of
 from nightschool_daemon.learning.worker import WorkerContext
+from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.ollama.abilities import probe_abilities
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import DeliveryCost, MemoryPlan, PlannedTraining, PlanRequest, Route, TrainingPlan

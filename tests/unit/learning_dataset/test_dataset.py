@@ -13,22 +13,14 @@ from nightschool_daemon.config import PluginSettings, Preset
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow, PromptRow, Replayed
-from nightschool_daemon.learning.dataset import (
-    Dataset,
-    DatasetError,
-    Rendered,
-    Workshop,
-    build_dataset,
-    gains,
-    material_of,
-    replayed_of,
-    result_of,
-)
+from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset, material_of, replayed_of, result_of
 from nightschool_daemon.learning.grouping import NearPrompts
+from nightschool_daemon.learning.items import gains
 from nightschool_daemon.learning.rendering import render_example
 from nightschool_daemon.learning.sampling import Sampling
 from nightschool_daemon.learning.services import ChunkSearch
 from nightschool_daemon.learning.starters import as_example
+from nightschool_daemon.learning.workshop import DatasetError, Workshop
 from nightschool_daemon.reasons import REBUILD
 from nightschool_daemon.wording import fingerprint_of
 from nightschool_hookspecs import (

@@ -12,9 +12,10 @@ from nightschool_daemon.config import PluginSettings, Preset
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow
-from nightschool_daemon.learning.dataset import Dataset, DatasetError, Rendered, Workshop, build_dataset
+from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.services import ChunkSearch
+from nightschool_daemon.learning.workshop import DatasetError, Workshop
 from nightschool_hookspecs import (
     Budget,
     Event,
