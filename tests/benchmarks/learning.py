@@ -197,7 +197,8 @@ def found(extent: Extent) -> pages.Findings:
 def carry_out(extent: Extent, minutes: float) -> None:
     """Run the cells that have no result yet. A server is started only for that."""
     began = time.monotonic()
-    for wanted, share in ((cells, 1 - RESERVE), (decided, 1.0), (left_out, 1.0)):
+    # what failed is tried once more: without one block nothing is decided on a part
+    for wanted, share in ((cells, 1 - RESERVE), (cells, 1 - RESERVE), (decided, 1.0), (left_out, 1.0)):
         missing = unfinished(wanted(extent), extent)
         if not missing:
             continue
