@@ -84,7 +84,7 @@ class Extent:
 
 SHELL = Size(
     pool=120, night=48, tokens=6300, batch=5,
-    held_out=60, asked=30, slipped=15, answer_tokens=40, said_tokens=96, general=34,
+    held_out=60, asked=30, slipped=15, answer_tokens=40, said_tokens=160, general=34,
 )  # fmt: skip
 DIAGRAMS = Size(
     pool=36, night=12, tokens=7300, batch=1,

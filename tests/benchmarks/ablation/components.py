@@ -125,6 +125,8 @@ COMPONENTS: tuple[Component, ...] = (
                 "samples": 2,
                 "prompts": SAMPLED_PROMPTS,
                 "failures_in_a_row": SAMPLED_PROMPTS,
+                # one that is cut off is no answer, and a base that was never taught commands explains them at length
+                "max_tokens": 320,
                 "minutes": 2.0,
             },
         },
@@ -212,13 +214,10 @@ class Arm:
             "plugins.evaluation_split": {"held_out_share": 0.0, "grown_items": 0},
             "plugins.tuning_fixed": {"num_epochs": PASSES, "fewest_steps": 0, "batch_size": size.batch},
         }
-        of_size: Tables = {
-            "plugins.preference_pairs": {"max_tokens": size.said_tokens},
-            "plugins.tuning_optuna": {"batch_size": [size.batch, 2 * size.batch]},
-        }
-        own = joined(*(one.tables for one in self.components))
-        also = {name: values for name, values in of_size.items() if name in own}
-        return joined(base, RAW_TABLES if raw else {}, own, also)
+        found = joined(base, RAW_TABLES if raw else {}, *(one.tables for one in self.components))
+        if "plugins.tuning_optuna" in found:
+            found["plugins.tuning_optuna"]["batch_size"] = [size.batch, 2 * size.batch]
+        return found
 
     @property
     def fewest_pairs(self) -> int | None:
@@ -319,7 +318,7 @@ def digest_of(components: Iterable[Component], plugins: Iterable[str] = ()) -> s
     return hashlib.sha256(said.encode()).hexdigest()[:4]
 
 
-def joined(*tables: Tables) -> Tables:
+def joined(*tables: Tables) -> dict[str, dict[str, object]]:
     """All tables in one; of a key that several have, the last counts."""
     found: dict[str, dict[str, object]] = {}
     for one in tables:

@@ -56,7 +56,7 @@ class Size:
     answer_tokens: int
     """Of an answer at most."""
     said_tokens: int
-    """Of an answer outside of exams: that the incumbent gave before it was corrected, or that makes a pair."""
+    """Of an answer that the incumbent gave before there was feedback on it."""
     general: int
     """General prompts, whose answers by the base are kept to see what is forgotten."""
 

@@ -119,12 +119,9 @@ def test_a_search_has_the_epochs_of_the_raw_pool_and_batches_around_its_own() ->
     assert (searched["num_epochs"], searched["batch_size"]) == ([PASSES, PASSES], [SIZE.batch, 2 * SIZE.batch])
 
 
-def test_answers_that_make_pairs_are_not_cut() -> None:
-    preferences = alone(claims.component("preferences"))
-    assert preferences.is_of_pairs
-    assert not whole(measured()).is_of_pairs
-    for size in FULL.sizes.values():
-        assert preferences.tables(size, 0)["plugins.preference_pairs"]["max_tokens"] == size.said_tokens
+def test_preferences_alone_are_nothing_without_pairs() -> None:
+    assert alone(claims.component("preferences")).is_of_pairs
+    assert not any(arm.is_of_pairs for arm in (RAW, whole(measured()), alone(THERE_ALREADY)))
 
 
 def test_later_tables_count() -> None:
