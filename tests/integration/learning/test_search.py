@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import signal
+import sqlite3
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -127,6 +128,8 @@ class Night:
     enabled: tuple[str, ...] = ("tuning_optuna",)
     folded: int = 0
     folded_pairs: int = 0
+    warm_start: Path | None = None
+    """What the version in use learned."""
     table: dict[str, object] | None = None
 
     @property
@@ -146,7 +149,9 @@ class Night:
             pin="tiny:pin",
             gguf=self.gguf,
         )
-        prepared = PrepareResult(base=base, incumbent="", undo_tag="", undo_digest="", events=len(texts))
+        prepared = PrepareResult(
+            base=base, incumbent="", undo_tag="", undo_digest="", events=len(texts), warm_start=self.warm_start
+        )
         self.run.finish(Step.PREPARE, prepared)
         self.run.finish(Step.SPLIT, SplitResult(choices=(), training_events=0, held_out_events=0))
         selected = SelectResult(
@@ -552,23 +557,71 @@ def test_a_brought_adapter_that_the_route_does_not_take_is_not_searched_for(tmp_
 # --------------------------------------------------------------------------- it never sees the exam
 
 
-def test_nothing_that_is_held_out_is_opened(tmp_path: Path, tiny_gguf: Path) -> None:
-    """A real search and the training after it, in a process in which opening any of it fails; by loss and by score."""
+def test_nothing_is_opened_but_what_is_learned_from(tmp_path: Path, tiny_gguf: Path) -> None:
+    """A real search and the training after it, in a process in which opening anything else of a run fails.
+
+    So does the ledger, which holds all events; by loss and by score.
+    """
     table: dict[str, object] = {"objective": "score", "scored_answers": 2}
     night = Night(directory=tmp_path / "run", gguf=tiny_gguf, table=table).laid_out(lessons())
 
     def searched() -> None:
         def heard(event: str, arguments: tuple[object, ...]) -> None:
-            if event == "open" and str(arguments[0]).endswith(HELD_OUT):
-                raise PermissionError(f"{arguments[0]} is held out")
+            if event == "sqlite3.connect":
+                raise PermissionError("the ledger is not to be opened")
+            if event == "open" and not _is_for_trainings(night, os.fsdecode(str(arguments[0]))):
+                raise PermissionError(f"{arguments[0]} is not to be opened")
 
         sys.addaudithook(heard)
-        with pytest.raises(PermissionError, match="is held out"):
-            (night.run.step(Step.SELECT) / "items.jsonl").read_text()
+        for name in HELD_OUT:
+            with pytest.raises(PermissionError, match="not to be opened"):
+                (night.run.step(Step.SELECT) / name).read_text()
+        with pytest.raises(PermissionError, match="not to be opened"):
+            sqlite3.connect(tmp_path / "ledger.sqlite")
         result = night.trained()
         os._exit(0 if result.search is not None and result.search.trials == 5 else 3)
 
     assert exit_code_of(searched) == 0
+
+
+FOR_TRAININGS = {
+    "prepare": {"result.json", "store.json"},
+    "split": {"result.json"},
+    "select": {"result.json", "store.jsonl", *FILES.values()},
+}
+"""By steps before the training, what it may open; of its own it may open all."""
+
+
+def _is_for_trainings(night: Night, opened: str) -> bool:
+    """Whether a file is of no run, or one of those."""
+    if not Path(opened).is_relative_to(night.directory):
+        return True
+    step, *rest = Path(opened).relative_to(night.directory).parts
+    return step == "train" or rest[-1] in FOR_TRAININGS.get(step, ())
+
+
+def test_nothing_that_the_version_in_use_learned_is_in_what_is_tried_out(tmp_path: Path, tiny_gguf: Path) -> None:
+    """It knows by heart what is measured: the losses are those of a specialty that has no version."""
+    learned = unsearched(tmp_path / "before", tiny_gguf, given=replace(GIVEN, num_epochs=8)).adapter
+    assert loss_beside(tmp_path / "new", tiny_gguf, None) == loss_beside(tmp_path / "old", tiny_gguf, learned)
+
+
+def loss_beside(directory: Path, gguf: Path, learned: Path | None) -> float:
+    """Of what is given, tried out in a night of a specialty that has learned this."""
+    night = Night(directory=directory, gguf=gguf, warm_start=learned).laid_out(lessons())
+    context = night.context()
+    hooks, file = Searching(context.hooks), gguf_file.read(gguf)
+    job = training.make_job(context)
+    assert job.warm_start == learned
+    searching.searched(
+        replace(context, hooks=hooks),  # type: ignore[arg-type]  # as above
+        job,
+        file,
+        training.Engine(context, file).trials,
+    )
+    (tried,) = hooks.tried
+    assert tried.loss is not None
+    return tried.loss
 
 
 def test_no_group_is_learned_from_and_measured(tmp_path: Path, tiny_gguf: Path) -> None:
