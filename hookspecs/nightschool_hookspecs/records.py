@@ -528,6 +528,8 @@ class Material:
     liked: int
     """Lone answers that were liked."""
     disliked: int
+    learnable: int = 0
+    """Events with an answer that could be learned, whatever of them this night's budget takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -616,6 +618,11 @@ class SearchTask:
     """What is known of a training whose hyperparameters may be searched for."""
 
     specialty: Specialty
+    base_digest: str
+    """SHA-256 of the base's weights, hex."""
+    events: int
+    """Of the specialty, with an answer that could be learned: more or fewer than the examples, as a night has a budget
+    and events may have variants."""
     examples: int
     """That it learns from."""
     tried_on: int

@@ -701,6 +701,8 @@ def _sample_tasks(directory: Path) -> tuple[SearchTask, ...]:
     given = Hyperparameters(learning_rate=2e-3, form=TrainedForm.LORA)
     few = SearchTask(
         specialty=SAMPLE_SPECIALTY,
+        base_digest="d",
+        events=20,
         examples=20,
         tried_on=16,
         given=given,
@@ -708,7 +710,7 @@ def _sample_tasks(directory: Path) -> tuple[SearchTask, ...]:
         fixed=(),
         directory=directory,
     )
-    many = dataclasses.replace(few, examples=1000, tried_on=800)
+    many = dataclasses.replace(few, events=1000, examples=1000, tried_on=800)
     return few, many, dataclasses.replace(many, is_rehearsal=True)
 
 

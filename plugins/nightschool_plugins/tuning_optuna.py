@@ -1,9 +1,10 @@
 """Searches for better hyperparameters than the given ones, by trying some out: Optuna's TPE, and successive halving.
 
-A specialty is searched for when it has `fewest_examples`, and again when these have grown `growth` times; until then it
-trains by what was found. First the given hyperparameters are tried out, then what the last search found, both to their
-end, then what the tree-structured Parzen estimator proposes (Bergstra et al. 2011, Algorithms for Hyper-Parameter
-Optimization). Where there was no time for the first two nothing was found, and the next run searches again.
+A specialty is searched for when it has `fewest_examples`, and again when its events are `growth` times as many; until
+then it trains by what was found. First the given hyperparameters are tried out, then what the last search found, both
+to their end, then what the tree-structured Parzen estimator proposes (Bergstra et al. 2011, Algorithms for
+Hyper-Parameter Optimization). Where there was no time for the first two nothing was found, and the next run searches
+again.
 
 Most of what it proposes is seen to be worse long before its end. At its first mark, and at each mark `reduction` times
 as far, one in `reduction` goes on of those that came so far (Li et al. 2020, A System for Massively Parallel
@@ -85,7 +86,8 @@ class TuningOptuna:
     fewest_examples: int = 200
     """With fewer nothing is searched for."""
     growth: float = 2.0
-    """The next search begins when there are so many times the examples of the last one."""
+    """The next search begins when there are so many times the events of the last one, whatever of them a night learns
+    and in how many variants."""
     most_trials: int = 50
     """Trainings that are tried out."""
     time_limit_minutes: float = 60.0
@@ -163,7 +165,9 @@ class TuningOptuna:
         return found.answer(task.given)
 
     def _is_due(self, task: SearchTask, before: Found | None) -> bool:
-        return task.examples >= (self.fewest_examples if before is None else self.growth * before.examples)
+        if task.examples < self.fewest_examples:
+            return False
+        return before is None or task.events >= self.growth * before.events
 
     def _announced(self, task: SearchTask) -> HyperparameterSearch:
         return HyperparameterSearch(
@@ -188,21 +192,21 @@ class TuningOptuna:
 class Found:
     """What the store keeps of a search."""
 
-    examples: int
+    events: int
     """That there were."""
-    given: Mapping[str, object]
-    """What was given then, beside what it is better."""
+    beside: Mapping[str, object]
+    """For what it was found."""
     values: Values
     """What was found; empty where nothing was better."""
 
     @classmethod
     def of(cls, task: SearchTask, values: Values) -> Found:
         """To be kept."""
-        return cls(examples=task.examples, given=_plain(task.given), values=values)
+        return cls(events=task.events, beside=_beside(task), values=values)
 
     @classmethod
     def read(cls, store: Store, space: Space) -> Found | None:
-        """Of the last search; None where there was none beside what is given today: in this form, at this rate.
+        """Of the last search; None where there was none for what is trained today: for this base, in this form.
 
         What may not be searched for today stays as it is given, whatever was found.
         """
@@ -210,9 +214,9 @@ class Found:
         if text is None:
             return None
         found = cls(**json.loads(text))
-        if found.given != _plain(space.task.given):
+        if found.beside != _beside(space.task):
             return None
-        return replace(found, values={name: one for name, one in found.values.items() if name in space.ranges})
+        return replace(found, values=space.within(found.values))
 
     def text(self) -> str:
         """For the store."""
@@ -222,15 +226,22 @@ class Found:
         """By what it trains until the next search."""
         if not self.values:
             return None
-        reason = f"Taken is what a search on {self.examples} examples found: {_shown(self.values)}."
+        reason = f"Taken is what a search found when there were {self.events} events: {_shown(self.values)}."
         return HyperparameterSearch(hyperparameters=applied(given, self.values), reason=reason)
 
 
-def _plain(given: Hyperparameters) -> Mapping[str, object]:
-    """What was given, as it comes out of the store. Its epochs are left out: they follow from how much there is."""
-    plain: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(given)))
-    del plain["num_epochs"]
-    return plain
+def _beside(task: SearchTask) -> Mapping[str, object]:
+    """What no search changes and what is found depends on, as it comes out of the store.
+
+    What else is given may follow from how much there is, or from chance, and is tried out first whenever it is due.
+    """
+    given = task.given
+    return {
+        "base": task.base_digest,
+        "form": given.form.value,
+        "layers": list(given.lora_layers),
+        "max_length": given.max_length,
+    }
 
 
 def applied(given: Hyperparameters, values: Mapping[str, Any]) -> Hyperparameters:
@@ -291,11 +302,17 @@ class Space:
         return found
 
     def parameters(self, values: Values) -> dict[str, float]:
-        """Values as Optuna has them. What an earlier search found may lie outside of today's ranges."""
+        """Values as Optuna has them, within the ranges."""
         found = {**self.given, **values}
         if "neurons" in found:
             found["neurons"] //= self.task.neuron_step
         return {name: min(max(low, found[name]), high) for name, (low, high) in self.ranges.items()}
+
+    def within(self, values: Values) -> Values:
+        """Of what an earlier search found that which is searched for today, within today's ranges."""
+        known = {name: value for name, value in values.items() if name in self.ranges}
+        bounded = self.parameters(known)
+        return {name: bounded[name] * (self.task.neuron_step if name == "neurons" else 1) for name in known}
 
     def values(self, parameters: Mapping[str, float]) -> Values:
         """What Optuna proposes, in as many epochs as make the fewest steps."""

@@ -208,6 +208,8 @@ class Trainer:
         """What both sides search in."""
         task = SearchTask(
             specialty=SPECIALTY,
+            base_digest=MODEL,
+            events=self.size.examples,
             examples=self.size.examples,
             tried_on=self.size.learned,
             given=self.given,

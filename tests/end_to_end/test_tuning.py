@@ -61,5 +61,5 @@ def test_a_search_serves_the_night_and_the_nights_after_it(night: Night) -> None
     # until there are twice as many examples it is used as it is
     night.drop(greetings(8, first=24))
     reason, minutes = planned(night)
-    assert "Taken is what a search on 12 examples found: learning_rate" in reason
+    assert "Taken is what a search found when there were 12 events: learning_rate" in reason
     assert minutes < 60

@@ -112,6 +112,8 @@ class Dataset:
 
     examples: tuple[TrainingExample, ...] = ()
     """The lesson."""
+    learnable: int = 0
+    """As `Material` has it."""
     replayed: tuple[TrainingExample, ...] = ()
     """What is learned again beside it; of no event where it is an answer of the base's own."""
     starters: tuple[TrainingExample, ...] = ()
@@ -196,6 +198,7 @@ def build_dataset(
         _asked(workshop, side.all, held_out, folded),
         regression=regression_items(workshop, rows, side.believed, folded),
         examples=examples,
+        learnable=selection.learnable,
         replayed=replayed,
         starters=starters,
         pairs=pairs,
@@ -370,6 +373,7 @@ def _select(
     chosen = dict.fromkeys(keys)
     return Selection(
         events=tuple(learnable[key] for key in chosen),
+        learnable=len(learnable),
         left_out=tuple(
             LeftOut(event_id=key, reason=objection or "it did not fit into this night's budget")
             for key, objection in objections.items()
@@ -646,6 +650,7 @@ def material_of(dataset: Dataset, rows: Iterable[EventRow]) -> Material:
         pairs=len(dataset.pairs),
         liked=sum(one.liked for one in dataset.labels),
         disliked=sum(not one.liked for one in dataset.labels),
+        learnable=dataset.learnable,
     )
 
 

@@ -133,6 +133,7 @@ def _assumed(context: WorkerContext, request: PlanRequest) -> Data:
         pairs=count if method is TrainingMethod.DPO else 0,
         liked=count // 2 if method is TrainingMethod.KTO else 0,
         disliked=count // 2 if method is TrainingMethod.KTO else 0,
+        learnable=count,
     )
     return Data(
         material=material,

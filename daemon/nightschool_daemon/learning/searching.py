@@ -127,6 +127,8 @@ def task_of(
         neuron_step = block_of_neurons(file)
     return SearchTask(
         specialty=context.info.specialty,
+        base_digest=job.base_digest,
+        events=job.material.learnable,
         examples=job.material.examples,
         tried_on=len(texts.learned),
         given=given,

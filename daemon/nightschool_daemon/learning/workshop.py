@@ -73,6 +73,8 @@ class Selection:
     """What is learned from, best first, and what is not."""
 
     events: tuple[ScoredEvent, ...]
+    learnable: int
+    """Events that there were to choose from."""
     left_out: tuple[LeftOut, ...]
     noise: Mapping[str, NoiseFinding]
     """What looks wrong on the training side, by event."""

@@ -155,7 +155,9 @@ class Night:
         self.run.finish(Step.PREPARE, prepared)
         self.run.finish(Step.SPLIT, SplitResult(choices=(), training_events=0, held_out_events=0))
         selected = SelectResult(
-            material=Material(examples=len(texts), better_known=len(texts), pairs=80, liked=3, disliked=3),
+            material=Material(
+                examples=len(texts), better_known=len(texts), pairs=80, liked=3, disliked=3, learnable=len(texts)
+            ),
             variants=0,
             items=1,
             guard_items=0,

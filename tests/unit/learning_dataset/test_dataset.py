@@ -302,6 +302,17 @@ def test_the_budget_leaves_out_with_a_reason() -> None:
     assert {one.reason for one in dataset.left_out} == {"it did not fit into this night's budget"}
 
 
+def test_what_could_be_learned_is_counted_whatever_a_night_takes() -> None:
+    """Without what has no answer worth learning, and without what is held out."""
+    disliked = row("disliked", FeedbackType.EXPLICIT_NEGATIVE)
+    withdrawn = row("withdrawn", metadata=Metadata(deleted=True))
+    rows = (*(row(str(index)) for index in range(5)), disliked, withdrawn, row("exam"))
+    sides = {one.group or "": Side.TRAINING for one in rows} | {"exam": Side.HELD_OUT}
+    for budget in (Budget(events=2, tokens=1_000_000), ROOMY):
+        dataset = build_dataset(workshop(), rows, sides, budget)
+        assert material_of(dataset, rows).learnable == 5
+
+
 def test_hard_negatives_weigh_more() -> None:
     failed = row("2")
     failed = replace(failed, event=replace(failed.event, feedback_type=FeedbackType.VALIDATION_FAILURE))

@@ -35,12 +35,16 @@ from support.kills import exit_code_of, killed
 LORA = Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-3, batch_size=8)
 NEURONS = Hyperparameters(form=TrainedForm.NEURONS, learning_rate=4e-3, batch_size=8, neurons=192)
 FEW = TuningOptuna(most_trials=6)
+BESIDE = {"base": "of the base", "form": "lora", "layers": [], "max_length": 2048}
+"""For what it is searched."""
 
 
 def task_in(directory: Path, given: Hyperparameters = LORA, examples: int = 400, **changed: Any) -> SearchTask:
     directory.mkdir(exist_ok=True)
     task = SearchTask(
         specialty=Specialty(base="tiny:latest", artifact_type="shell"),
+        base_digest="of the base",
+        events=examples,
         examples=examples,
         tried_on=4 * examples // 5,
         given=given,
@@ -85,7 +89,7 @@ def test_what_was_found_holds_until_the_examples_have_doubled(tmp_path: Path) ->
         assert held is not None
         assert held.hyperparameters == first.hyperparameters
         assert (held.trials, held.seconds) == (0, 0.0)
-        assert held.reason.startswith("Taken is what a search on 200 examples found: learning_rate")
+        assert held.reason.startswith("Taken is what a search found when there were 200 events: learning_rate")
     again = FakeTryOut()
     assert search(FEW, task_in(tmp_path / "again", examples=400), again, store) is not None
     # it begins from what is given, and from what was best before
@@ -100,20 +104,57 @@ def test_a_search_is_due_from_the_growth_on(before: int, now: int, growth: float
     with tempfile.TemporaryDirectory() as text:
         search(plugin, task_in(Path(text), examples=before), store=store)
     rehearsal = search(plugin, task_in(Path(text), examples=now, is_rehearsal=True), FakeTryOut(never), store)
-    assert (rehearsal is not None and rehearsal.trials > 0) == (now >= growth * before)
+    assert (rehearsal is not None and rehearsal.trials > 0) == (now >= max(200, growth * before))
+
+
+@pytest.mark.parametrize(("events", "examples", "is_due"), [(399, 1200, False), (400, 250, True), (900, 199, False)])
+def test_it_is_events_that_grow_and_examples_that_are_enough(
+    tmp_path: Path, events: int, examples: int, is_due: bool
+) -> None:
+    """Variants make no search due, and a budget that takes as many each night puts none off."""
+    task = task_in(tmp_path, examples=examples, events=events, is_rehearsal=True)
+    found = search(FEW, task, FakeTryOut(never), found_before(lora_r=8))
+    assert found is not None
+    assert bool(found.trials) == is_due
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [{"form": TrainedForm.GROUPED}, {"learning_rate": 1e-3}, {"max_length": 512}, {"lora_layers": ("attn_q",)}],
+    "changed", [{"form": TrainedForm.GROUPED}, {"max_length": 512}, {"lora_layers": ("attn_q",)}, {"base": "another"}]
 )
-def test_what_was_found_beside_something_else_does_not_hold(tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_what_was_found_for_something_else_does_not_hold(tmp_path: Path, changed: dict[str, Any]) -> None:
     store = FakeStore()
     search(FEW, task_in(tmp_path / "first"), store=store)
-    task = task_in(tmp_path / "second", replace(LORA, **changed))
+    base = changed.pop("base", "of the base")
+    task = task_in(tmp_path / "second", replace(LORA, **changed), base_digest=base)
     found = search(FEW, replace(task, examples=199), FakeTryOut(never), store)
     assert found is None
     assert search(FEW, task, store=store) is not None
+
+
+@pytest.mark.parametrize("changed", [{"learning_rate": 1e-3}, {"batch_size": 32, "num_epochs": 7}, {"beta": 0.2}])
+def test_what_was_found_holds_whatever_else_is_suggested(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """It may follow from how many examples there are, or from the seed."""
+    given = replace(LORA, **changed)
+    held = search(FEW, task_in(tmp_path, given, examples=399), FakeTryOut(never), found_before(learning_rate=3e-3))
+    assert held is not None
+    assert held.hyperparameters == replace(given, learning_rate=3e-3)
+
+
+def test_what_was_found_keeps_to_the_ranges_of_today(tmp_path: Path) -> None:
+    store = found_before(learning_rate=9e-3, num_epochs=9, lora_r=8)
+    narrow = replace(FEW, learning_rate=(1e-4, 5e-3), num_epochs=(1, 4))
+    held = search(narrow, task_in(tmp_path, examples=399), FakeTryOut(never), store)
+    assert held is not None
+    assert held.hyperparameters == replace(LORA, learning_rate=5e-3, num_epochs=4, lora_r=8)
+
+
+def test_neurons_that_were_found_hold(tmp_path: Path) -> None:
+    store = FakeStore(
+        {KEY: json.dumps({"events": 200, "beside": {**BESIDE, "form": "neurons"}, "values": {"neurons": 96}})}
+    )
+    held = search(FEW, task_in(tmp_path, NEURONS, examples=399), FakeTryOut(never), store)
+    assert held is not None
+    assert held.hyperparameters == replace(NEURONS, neurons=96)
 
 
 def test_a_plan_tries_nothing_out_and_says_what_a_run_would_do(tmp_path: Path) -> None:
@@ -253,7 +294,7 @@ def test_what_was_found_before_stays_unless_something_is_better_by_enough(tmp_pa
     assert found is not None
     assert (found.hyperparameters, found.loss, found.given_loss) == (before, 1.0, 2.0)
     assert "Those found before are taken, as nothing is better by enough" in found.reason
-    assert json.loads(store.values[KEY])["examples"] == 400
+    assert json.loads(store.values[KEY])["events"] == 400
 
 
 def test_what_was_found_before_is_seen_to_its_end(tmp_path: Path) -> None:
@@ -324,7 +365,7 @@ def test_a_search_ends_when_its_time_does(tmp_path: Path, trainings: int) -> Non
 
 def found_before(**values: float) -> FakeStore:
     """As a search on 200 examples leaves it."""
-    return FakeStore({KEY: json.dumps({"examples": 200, "given": plain(LORA), "values": values})})
+    return FakeStore({KEY: json.dumps({"events": 200, "beside": BESIDE, "values": values})})
 
 
 @pytest.mark.parametrize("trainings", [0, 1])
@@ -340,7 +381,7 @@ def test_a_search_that_could_not_compare_what_is_known_changes_nothing(tmp_path:
     again = FakeTryOut(trainings=2)
     later = search(TuningOptuna(), task_in(tmp_path / "second"), again, store)
     assert later is not None
-    assert (later.trials, json.loads(store.values[KEY])["examples"]) == (2, 400)
+    assert (later.trials, json.loads(store.values[KEY])["events"]) == (2, 400)
 
 
 def test_without_time_for_one_what_is_given_holds_and_it_is_searched_for_again(tmp_path: Path) -> None:
@@ -365,7 +406,7 @@ def test_a_clock_that_ends_what_is_known_settles_nothing(tmp_path: Path) -> None
     found = search(FEW, task_in(tmp_path), Late(), store)
     assert found is not None
     assert (found.hyperparameters, found.trials) == (replace(LORA, lora_r=8), 6)
-    assert json.loads(store.values[KEY])["examples"] == 200
+    assert json.loads(store.values[KEY])["events"] == 200
 
 
 def test_where_nothing_can_be_tried_out_it_trains_as_before(tmp_path: Path) -> None:
@@ -391,7 +432,7 @@ def test_what_was_found_before_and_cannot_be_trained_by_any_more_is_given_up(tmp
     found = search(replace(FEW, most_trials=2), task_in(tmp_path), Short(), store)
     assert found is not None
     assert found.hyperparameters == LORA
-    assert json.loads(store.values[KEY]) == {"examples": 400, "given": plain(LORA), "values": {}}
+    assert json.loads(store.values[KEY]) == {"events": 400, "beside": BESIDE, "values": {}}
 
 
 def test_nothing_that_is_fixed_today_is_taken_from_an_earlier_search(tmp_path: Path) -> None:
@@ -403,7 +444,7 @@ def test_nothing_that_is_fixed_today_is_taken_from_an_earlier_search(tmp_path: P
     assert held.hyperparameters == replace(LORA, learning_rate=3e-3)
     assert "lora_r" not in held.reason
     try_out = FakeTryOut()
-    search(FEW, replace(task, examples=400), try_out, store)
+    search(FEW, replace(task, events=400), try_out, store)
     assert tried(try_out)[1] == held.hyperparameters
     only_shape = found_before(lora_r=8)
     assert search(FEW, task, FakeTryOut(never), only_shape) is None
@@ -573,7 +614,7 @@ def told(found: HyperparameterSearch | None) -> HyperparameterSearch:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_search_that_is_killed_again_and_again_ends_as_the_uninterrupted_one(tmp_path: Path, seed: int) -> None:
     plugin = TuningOptuna(most_trials=8, random_trials=3)
-    store = FakeStore({KEY: json.dumps({"examples": 200, "given": plain(LORA), "values": {"lora_r": 8}})})
+    store = found_before(lora_r=8)
 
     def carried_out(directory: Path) -> HyperparameterSearch | None:
         task = task_in(directory)
@@ -590,12 +631,6 @@ def test_a_search_that_is_killed_again_and_again_ends_as_the_uninterrupted_one(t
     # each kill costs the training under way, which has failed and is tried out again
     assert sum(state in ("COMPLETE", "PRUNED") for state in states) == 8
     assert 0 < states.count("FAIL") <= kills
-
-
-def plain(given: Hyperparameters) -> dict[str, Any]:
-    values = {**vars(given), "form": given.form.value, "lora_layers": []}
-    del values["num_epochs"]
-    return values
 
 
 def storage_of(directory: Path) -> optuna.storages.JournalStorage:
