@@ -1,19 +1,13 @@
 """What the daemon tells the proxy: which alias is shared between which versions."""
 
-import contextlib
-import os
-import secrets
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from nightschool_daemon import codec
+from nightschool_daemon import codec, secret
 from nightschool_daemon.jobs import write_durably
 
 DIRECTORY = "proxy"
 FILE_NAME = "routes.json"
-SECRET_NAME = "secret"  # noqa: S105 - the name of a file
-SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +67,5 @@ class RoutesFile:
 
 
 def secret_of(state_directory: Path) -> bytes:
-    """The installation's own secret, made where there is none: nobody can choose a conversation's version."""
-    directory = directory_of(state_directory)
-    file = directory / SECRET_NAME
-    if not file.is_file():
-        with tempfile.NamedTemporaryFile(dir=directory) as fresh:
-            fresh.write(secrets.token_bytes(SECRET_BYTES))
-            fresh.flush()
-            os.fsync(fresh.fileno())
-            # daemon and proxy may both be here: the first one's secret is everybody's
-            with contextlib.suppress(FileExistsError):
-                os.link(fresh.name, file)
-    return file.read_bytes()
+    """The proxy's own secret, made where there is none: nobody can choose a conversation's version."""
+    return secret.secret_of(directory_of(state_directory))

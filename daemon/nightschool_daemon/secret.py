@@ -1,0 +1,42 @@
+"""A secret of the installation, by which it tells again what it wrote down in no readable form."""
+
+import contextlib
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+FILE_NAME = "secret"
+BYTES = 32
+
+
+def secret_of(directory: Path) -> bytes:
+    """The secret in a directory, made where there is none: whoever comes first, it is everybody's.
+
+    It is on the disk when this returns, before anything that nothing else could make sense of.
+    """
+    file = directory / FILE_NAME
+    if not file.is_file():
+        # 0600, and whole under its name or not there
+        with tempfile.NamedTemporaryFile(dir=directory) as fresh:
+            fresh.write(secrets.token_bytes(BYTES))
+            fresh.flush()
+            os.fsync(fresh.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh.name, file)
+        _sync(directory)
+    return file.read_bytes()
+
+
+def read_secret(directory: Path) -> bytes:
+    """The same; empty where there is none, as nothing was written by it yet."""
+    file = directory / FILE_NAME
+    return file.read_bytes() if file.is_file() else b""
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
