@@ -165,7 +165,7 @@ class SimilaritySettings:
     sentence_transformers_model: str = "all-MiniLM-L6-v2"
     """A name or a directory; loaded from disk only."""
     near_duplicate: float = 0.85
-    """Combined similarity, 0..1, from which two prompts are near-duplicates."""
+    """Similarity, 0..1, of the edits or combined, from which two prompts are near-duplicates."""
     max_near_duplicates: int = 16
     """Events of one group of near-duplicates that a run learns from."""
 

@@ -137,7 +137,7 @@ class PromptRow:
 
     key: str
     text: str | None
-    """None: it was learned or asked once, and its events were withdrawn or changed since."""
+    """None: it was learned or asked once, its events were withdrawn or changed since, and nobody asks it any more."""
     placed: bool
     """Its group is decided, for good."""
     group: str | None

@@ -5,16 +5,16 @@ What is learned beside the prompts of events is written down, so that nothing li
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from nightschool_daemon.jobs import EventRow, LeftOut, Wording
 from nightschool_daemon.learning.building import build_prompt
 from nightschool_daemon.learning.conversations import earlier_turns
+from nightschool_daemon.learning.grouping import AnyPrompt, prompt_of
 from nightschool_daemon.learning.split import side_of
 from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.learning.worth import as_left_out
-from nightschool_daemon.wording import fold, is_near_any
+from nightschool_daemon.wording import fold
 from nightschool_hookspecs.records import (
     Event,
     LabelledAnswer,
@@ -27,25 +27,14 @@ from nightschool_hookspecs.records import (
 
 P = TypeVar("P", PreferencePair, LabelledAnswer)
 Made: TypeAlias = TrainingExample | PreferencePair | LabelledAnswer
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeptAside:
-    """Prompts that nothing may be like which is made up to be learned."""
-
-    prompts: tuple[str, ...]
-    """Folded, once each."""
-    gone: tuple[str, ...]
-    """Fingerprints of those whose texts are not kept."""
+KeptAside: TypeAlias = tuple[AnyPrompt, ...]
+"""Prompts that nothing may be like which is made up to be learned, once each."""
 
 
 def set_aside(workshop: Workshop, events: Iterable[Event]) -> KeptAside:
     """The prompts of these events, and those of the type that are held out."""
-    held_out = [one.text for one in workshop.kept_aside if one.text is not None]
-    return KeptAside(
-        prompts=tuple(dict.fromkeys(map(fold, (*(event.input_data for event in events), *held_out)))),
-        gone=tuple(one.fingerprint for one in workshop.kept_aside if one.fingerprint is not None),
-    )
+    asked = (fold(event.input_data) for event in events)
+    return tuple(dict.fromkeys((*asked, *map(prompt_of, workshop.kept_aside))))
 
 
 def of_exams(rows: Iterable[EventRow], sides: dict[str, Side]) -> Iterator[Event]:
@@ -55,10 +44,9 @@ def of_exams(rows: Iterable[EventRow], sides: dict[str, Side]) -> Iterator[Event
 
 def close_to(workshop: Workshop, aside: KeptAside, texts: Collection[str]) -> frozenset[str]:
     """Which of some folded texts are near-duplicates of a prompt that is kept aside."""
-    asked, offered = aside.prompts, sorted(texts)
-    pairs = workshop.find_near((*asked, *offered), len(asked)) if asked and offered else ()
-    like_gone = (text for text in offered if is_near_any(text, aside.gone))
-    return frozenset(like_gone).union(offered[high - len(asked)] for _, high in pairs)
+    offered = sorted(texts)
+    pairs = workshop.find_near((*aside, *offered), len(aside)) if aside and offered else ()
+    return frozenset(offered[high - len(aside)] for _, high in pairs)
 
 
 def without_overheard(

@@ -529,7 +529,7 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], found: SplitResu
         judge=LocalModel(library, exam.judge_model or base.pin, exam),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),
-        find_near=NearPrompts(measure, embed, context.settings.similarity.near_duplicate).across,
+        find_near=NearPrompts.of(measure, embed, context.settings).across,
         embed=embed,
         recall=KeptRecall(context.settings, base, context.progress),
         method=context.settings.training.method,

@@ -5,10 +5,13 @@ Three stages, cheap to dear:
 1. Equal texts are one. (The caller folds case, white space and closing punctuation first.)
 2. A sketch finds pairs that share most of their wording: MinHash over groups of `SHINGLE` characters, in bands of rows;
    two texts that agree in all rows of any band are candidates (Broder 1997; Indyk and Motwani 1998). Of short texts a
-   typo in every other word leaves few of these groups whole, so while they are few each is compared with each by its
-   edits. Where there are vectors, pairs of a high cosine are candidates too: exactly, by blocked matrix products,
+   typo in every other word leaves few of these groups whole, so each is compared with each of about its length by
+   their edits. Where there are vectors, pairs of a high cosine are candidates too: exactly, by blocked matrix products,
    since up to some hundred thousand texts no index pays.
 3. The similarity plugins, which cost a thousand times more a pair, see candidates only.
+
+Texts before the index `since` are known to each other, those from there on are new: pairs are wanted of which at least
+one is new, or with `across` exactly one, as of two lists.
 
 Everything is deterministic: the hash functions are fixed, pairs come sorted.
 
@@ -16,16 +19,23 @@ With a Jaccard similarity s of the character groups a pair is found with probabi
 0.999 at 0.7, 0.09 at 0.3.
 """
 
+import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nightschool_daemon import wording
 from nightschool_hookspecs.records import Matrix
+
+logger = logging.getLogger(__name__)
 
 Pairs: TypeAlias = NDArray[np.int64]
 """Shape (pairs, 2): two indices, the lower one first; sorted, each pair once."""
+Places: TypeAlias = NDArray[np.int64]
+"""Shape (any,): indices of texts."""
 Vectors: TypeAlias = NDArray[np.float32]
 """Shape (texts, dimensions), rows of length 1."""
 
@@ -38,57 +48,89 @@ LOWEST_AGREEMENT = 0.5
 """Share of equal minima, an estimate of the Jaccard similarity, below which a candidate is dropped at once."""
 SHORT = 200
 """Characters up to which texts are compared by their edits."""
-MOST_COMPARED = 4_000_000
-"""Pairs that are compared so; the sketch alone finds candidates among more."""
+MOST_COMPARED = 2_000_000_000
+"""Pairs that are compared so, some two minutes of them: those of the shortest texts first."""
+TOO_MANY = (
+    "%d of %d new short prompts, the longest ones, are too many to be compared letter by letter with all others: "
+    "a near-duplicate with a slip of the pen in every other word may be missed"
+)
 WINDOW = 64
 """Texts of one bucket that are paired with each other; of a larger bucket each with its next ones."""
 TEXTS_AT_ONCE = 16384
 """Texts that are sketched at once, to bound the memory."""
 TILE = 2048
 """Rows and columns of a block of cosines."""
+ROWS_AT_ONCE, COLUMNS_AT_ONCE = 512, 8192
+"""Of a block of edit similarities."""
+ROUNDING = 1e-6
+"""By which a similarity that is just high enough may come out lower."""
+PRINT_ROWS = 3
+"""Rows of a band of fingerprints: so 9999 of 10000 pairs that share just enough to be near have a band in common."""
 
+NO_PAIRS: Pairs = np.empty((0, 2), np.int64)
 SEED = 0x9E3779B97F4A7C15
 EMPTY = np.uint32(0xFFFFFFFF)
 
 
-def near_texts(texts: Sequence[str], *, since: int = 0) -> Pairs:
-    """Pairs of texts that probably share most of their wording, with at least one at or behind index `since`."""
-    sketches = sketch(texts)
-    count = len(texts)
-    found = [_encoded(_in_band(sketches, band), since, count) for band in range(BANDS)]
-    codes = np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
+def near_texts(texts: Sequence[str], *, since: int = 0, across: bool = False) -> Pairs:
+    """Pairs of texts that probably share most of their wording."""
+    count, sketches = len(texts), sketch(texts)
+    found = [np.empty(0, np.int64)]
+    for band in range(BANDS):
+        keys = _band_keys(sketches, band)
+        found += [low * count + high + since for low, high in _met(keys[:since], keys[since:])]
+        if not across:
+            found += [(low + since) * count + high + since for low, high in _in_band(keys[since:])]
+    codes = np.unique(np.concatenate(found))
     pairs = np.stack(np.divmod(codes, max(count, 1)), axis=1)
     return pairs[_agree(sketches, pairs)]
 
 
-def near_wordings(texts: Sequence[str], threshold: float, *, since: int = 0) -> Pairs:
-    """Every pair of short texts whose edit similarity is at least `threshold`, with at least one at or behind `since`.
+def near_wordings(texts: Sequence[str], threshold: float, *, since: int = 0, across: bool = False) -> Pairs:
+    """Every pair of short texts whose edit similarity is at least `threshold`.
 
-    None where they are too many to compare.
+    Where they are too many to compare it says so, and those of the longest ones are missing.
     """
-    from rapidfuzz.distance import Levenshtein
-    from rapidfuzz.process import cdist
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    by_length = np.argsort(lengths, kind="stable")
+    short = by_length[lengths[by_length] <= SHORT]
+    early, late = short[short < since], short[short >= since]
+    found, compared = [NO_PAIRS], 0
+    for start in range(0, len(late), ROWS_AT_ONCE):
+        rows = late[start : start + ROWS_AT_ONCE]
+        least, most = math.floor(lengths[rows[0]] * threshold), math.ceil(lengths[rows[-1]] / threshold)
+        # of two new texts the longer one is the row
+        shorter = late[: 0 if across else start + len(rows)]
+        columns = np.concatenate([_as_long(places, lengths, least, most) for places in (early, shorter)])
+        compared += len(rows) * len(columns)
+        if compared > MOST_COMPARED:
+            logger.warning(TOO_MANY, len(late) - start, len(late))
+            break
+        found += _few_edits(texts, rows, columns, threshold)
+    return np.unique(np.concatenate(found), axis=0)
 
-    short = np.array([place for place, text in enumerate(texts) if len(text) <= SHORT], np.int64)
-    late = short[short >= since]
-    if len(late) * len(short) > MOST_COMPARED:
-        return np.empty((0, 2), np.int64)
-    left, right = ([texts[place] for place in places] for places in (late, short))
-    table = cdist(left, right, scorer=Levenshtein.normalized_similarity, score_cutoff=threshold, dtype=np.float32)
-    rows, columns = np.nonzero(table >= np.float32(threshold))
-    pairs = np.sort(np.stack([late[rows], short[columns]], axis=1), axis=1)
-    return np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0)
 
-
-def near_vectors(vectors: Vectors, threshold: float, *, since: int = 0) -> Pairs:
-    """Every pair whose cosine is at least `threshold`, with at least one at or behind index `since`."""
-    found = [np.empty((0, 2), np.int64)]
-    for low, high, cosines in _tiles(vectors, since):
+def near_vectors(vectors: Vectors, threshold: float, *, since: int = 0, across: bool = False) -> Pairs:
+    """Every pair whose cosine is at least `threshold`."""
+    found = [NO_PAIRS]
+    for low, high, cosines in _tiles(vectors, since, across):
         rows, columns = np.nonzero(cosines >= threshold)
         pairs = np.stack([rows + low, columns + high], axis=1)
         found.append(pairs[pairs[:, 0] < pairs[:, 1]])
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+def near_fingerprints(left: Sequence[str], right: Sequence[str]) -> Pairs:
+    """Every pair of fingerprints of near-duplicates, one from each list: indices in these, sorted."""
+    ours, theirs = _minima_table(left), _minima_table(right)
+    found = [np.empty(0, np.int64)]
+    for row in range(0, wording.MINIMA, PRINT_ROWS):
+        keys, others = (_packed(table[row : row + PRINT_ROWS]) for table in (ours, theirs))
+        found += [one * len(right) + other for one, other in _met(keys, others, most=len(left))]
+    codes = np.unique(np.concatenate(found))
+    pairs = np.stack(np.divmod(codes, max(len(right), 1)), axis=1)
+    return pairs[_prints_agree(ours, theirs, pairs)]
 
 
 def keep_first(pairs: Pairs, count: int) -> NDArray[np.bool_]:
@@ -103,21 +145,32 @@ def keep_first(pairs: Pairs, count: int) -> NDArray[np.bool_]:
 def confirmed(
     pairs: Pairs, texts: Sequence[str], measure: Callable[[list[str], list[str]], Matrix], lowest: float
 ) -> Pairs:
-    """The pairs whose measured similarity is at least `lowest`.
+    """The pairs of near-duplicates: their edit similarity, or what all metrics measure together, is at least `lowest`.
 
-    A metric may depend on which text stands left: the one that sorts first does, so that the answer for two texts does
-    not depend on which came first.
+    Edits suffice by themselves, since of eight words a typo in one leaves half of the word groups that other metrics
+    count. A metric may depend on which text stands left: the one that sorts first does, so that the answer for two
+    texts does not depend on which came first.
     """
+    keep = _alike_by_edits(pairs, texts, lowest)
     wanted: dict[int, list[tuple[int, int]]] = {}
-    ordered: list[tuple[int, int]] = [(int(low), int(high)) for low, high in pairs]
-    for place, (low, high) in enumerate(ordered):
+    for place in np.flatnonzero(~keep).tolist():
+        low, high = int(pairs[place, 0]), int(pairs[place, 1])
         left, right = (low, high) if texts[low] <= texts[high] else (high, low)
         wanted.setdefault(left, []).append((right, place))
-    keep = np.zeros(len(pairs), np.bool_)
     for left, others in wanted.items():
         found = measure([texts[left]], [texts[right] for right, _ in others])
         keep[[place for _, place in others]] = np.frombuffer(found.values, dtype=np.float32) >= lowest
     return pairs[keep]
+
+
+def _alike_by_edits(pairs: Pairs, texts: Sequence[str], lowest: float) -> NDArray[np.bool_]:
+    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.process import cpdist
+
+    left, right = ([texts[place] for place in pairs[:, side]] for side in (0, 1))
+    enough = lowest - ROUNDING
+    found = cpdist(left, right, scorer=Levenshtein.normalized_similarity, score_cutoff=enough, dtype=np.float32)
+    return np.asarray(found >= np.float32(enough))
 
 
 # --------------------------------------------------------------------------- sketch
@@ -181,12 +234,17 @@ def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed
 
 
-def _in_band(sketches: NDArray[np.uint32], band: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs of texts that agree in all rows of a band, lower index first."""
+def _band_keys(sketches: NDArray[np.uint32], band: int) -> NDArray[np.uint64]:
+    """A key a text: texts of one key agree in all rows of a band."""
     # rows of a band come from different functions, so that no two are ranges of one
     keys = np.zeros(sketches.shape[1], np.uint64)
     for row in range(ROWS):
         keys = _mixed(keys ^ sketches[(band + row * BANDS) % len(sketches)])
+    return keys
+
+
+def _in_band(keys: NDArray[np.uint64]) -> Iterator[tuple[Places, Places]]:
+    """Pairs of texts of one key, lower index first."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     for distance in range(1, min(WINDOW, len(order))):
@@ -196,10 +254,17 @@ def _in_band(sketches: NDArray[np.uint32], band: int) -> Iterator[tuple[NDArray[
         yield order[same], order[same + distance]
 
 
-def _encoded(found: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]], since: int, count: int) -> NDArray[np.int64]:
-    """Each pair as one number."""
-    parts = [low[high >= since] * count + high[high >= since] for low, high in found]
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+def _met(keys: NDArray[np.uint64], others: NDArray[np.uint64], most: int = WINDOW) -> Iterator[tuple[Places, Places]]:
+    """Pairs of one key, one from each list: with each of the others at most so many, the first ones."""
+    order = np.argsort(keys, kind="stable")
+    ordered, left = keys[order], np.arange(len(others))
+    first = np.searchsorted(ordered, others)
+    for distance in range(min(most, len(keys))):
+        left = left[first[left] + distance < len(keys)]
+        left = left[ordered[first[left] + distance] == others[left]]
+        if not len(left):
+            return
+        yield order[first[left] + distance], left
 
 
 def _agree(sketches: NDArray[np.uint32], pairs: Pairs) -> NDArray[np.bool_]:
@@ -210,12 +275,65 @@ def _agree(sketches: NDArray[np.uint32], pairs: Pairs) -> NDArray[np.bool_]:
     return equal >= LOWEST_AGREEMENT * len(sketches)
 
 
+# --------------------------------------------------------------------------- edits
+
+
+def _as_long(places: Places, lengths: Places, least: int, most: int) -> Places:
+    """Of places in order of their texts' lengths those with a length between two."""
+    ordered = lengths[places]
+    return places[np.searchsorted(ordered, least) : np.searchsorted(ordered, most, side="right")]
+
+
+def _few_edits(texts: Sequence[str], rows: Places, columns: Places, threshold: float) -> Iterator[Pairs]:
+    """Pairs of a row and a column, lower index first."""
+    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.process import cdist
+
+    left, lowest = [texts[place] for place in rows], threshold - ROUNDING
+    for start in range(0, len(columns), COLUMNS_AT_ONCE):
+        some = columns[start : start + COLUMNS_AT_ONCE]
+        right = [texts[place] for place in some]
+        table = cdist(left, right, scorer=Levenshtein.normalized_similarity, score_cutoff=lowest, dtype=np.float32)
+        near, beside = np.nonzero(table >= np.float32(lowest))
+        pairs = np.sort(np.stack([rows[near], some[beside]], axis=1), axis=1)
+        yield pairs[pairs[:, 0] < pairs[:, 1]]
+
+
+# --------------------------------------------------------------------------- fingerprints
+
+
+def _minima_table(prints: Sequence[str]) -> NDArray[np.uint16]:
+    """Shape (minima, fingerprints)."""
+    rows = np.frombuffer(bytes.fromhex("".join(prints)), dtype=">u2").reshape(len(prints), wording.MINIMA)
+    return np.ascontiguousarray(rows.T, dtype=np.uint16)
+
+
+def _packed(rows: NDArray[np.uint16]) -> NDArray[np.uint64]:
+    """Some rows as one number a column."""
+    keys = np.zeros(rows.shape[1], np.uint64)
+    for row in rows:
+        keys = keys << np.uint64(16) | row
+    return keys
+
+
+def _prints_agree(ours: NDArray[np.uint16], theirs: NDArray[np.uint16], pairs: Pairs) -> NDArray[np.bool_]:
+    """`wording.are_near` of many pairs."""
+    equal, counted = np.zeros(len(pairs), np.int64), np.zeros(len(pairs), np.int64)
+    for row, other_row in zip(ours, theirs, strict=True):
+        one, other = row[pairs[:, 0]], other_row[pairs[:, 1]]
+        there = (one != wording.NOTHING) | (other != wording.NOTHING)
+        counted += there
+        equal += there & (one == other)
+    return equal >= wording.NEAR * counted
+
+
 # --------------------------------------------------------------------------- vectors
 
 
-def _tiles(vectors: Vectors, since: int) -> Iterator[tuple[int, int, Vectors]]:
+def _tiles(vectors: Vectors, since: int, across: bool) -> Iterator[tuple[int, int, Vectors]]:
     """Blocks of cosines that together hold each wanted pair: first row, first column, block."""
     for high in range(since, len(vectors), TILE):
         columns = vectors[high : high + TILE]
-        for low in range(0, min(high + TILE, len(vectors)), TILE):
-            yield low, high, vectors[low : low + TILE] @ columns.T
+        end = since if across else min(high + TILE, len(vectors))
+        for low in range(0, end, TILE):
+            yield low, high, vectors[low : min(low + TILE, end)] @ columns.T

@@ -6,25 +6,50 @@ the exam away; asked in the exam, it would not be new. It connects nothing else:
 
 Prompts come in order of arrival, so that it does not matter how many nights they came in.
 
-Of what was learned or asked once, and whose events are gone since, a fingerprint is compared.
+What is near is said in one place, `NearPrompts`, for the groups, for folds, and for all that is kept from an exam. Of
+what was learned or asked once, and whose events are gone since, a fingerprint stands in the place of the text.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import product
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
+from nightschool_daemon.config import Settings
 from nightschool_daemon.jobs import EventRow, PromptRow
-from nightschool_daemon.learning.duplicates import Pairs, confirmed, near_texts, near_vectors, near_wordings
-from nightschool_daemon.wording import are_near, fingerprint_of, fold
+from nightschool_daemon.learning.duplicates import (
+    NO_PAIRS,
+    Pairs,
+    confirmed,
+    near_fingerprints,
+    near_texts,
+    near_vectors,
+    near_wordings,
+)
+from nightschool_daemon.secret import read_secret
+from nightschool_daemon.wording import fingerprint_of, fold
 from nightschool_hookspecs.records import Side
 from nightschool_hookspecs.services import Embed, Measure
 
-MOST_VECTORS = 200_000
-"""Prompts up to which all cosines are computed; above it the wording alone finds candidates."""
+logger = logging.getLogger(__name__)
 
-FindNear = Callable[[Sequence[str], int], Iterable[tuple[int, int]]]
+MOST_COSINES = 40_000_000_000
+"""Pairs up to which all cosines are computed; above it the wording alone finds candidates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gone:
+    """A prompt whose text is not kept."""
+
+    fingerprint: str
+
+
+AnyPrompt: TypeAlias = str | Gone
+"""A folded text, or what is left of it."""
+FindNear = Callable[[Sequence[AnyPrompt], int], Iterable[tuple[int, int]]]
 """Pairs of indices of near-duplicates, lower first, with at least one at or behind a given index."""
 
 
@@ -33,7 +58,7 @@ def place(prompts: Sequence[PromptRow], find_near: FindNear) -> dict[str, str | 
     settled = [prompt for prompt in prompts if prompt.side is not None and prompt.group is not None]
     fresh = [prompt for prompt in prompts if not prompt.placed]
     neighbours: dict[int, list[int]] = {}
-    for low, high in near_prompts((*settled, *fresh), len(settled), find_near):
+    for low, high in find_near([prompt_of(one) for one in (*settled, *fresh)], len(settled)):
         neighbours.setdefault(high, []).append(low)
     groups = _Groups()
     for prompt in settled:
@@ -43,22 +68,9 @@ def place(prompts: Sequence[PromptRow], find_near: FindNear) -> dict[str, str | 
     return groups.found()
 
 
-def near_prompts(prompts: Sequence[PromptRow], since: int, find_near: FindNear) -> Iterator[tuple[int, int]]:
-    """The same as `FindNear` of prompts, by their fingerprints where they have no text."""
-    places = [place for place, prompt in enumerate(prompts) if prompt.text is not None]
-    texts = [fold(prompt.text) for prompt in prompts if prompt.text is not None]
-    for low, high in find_near(texts, sum(place < since for place in places)):
-        yield places[low], places[high]
-    gone = [place for place, prompt in enumerate(prompts) if prompt.text is None]
-    others = range(since, len(prompts)) if gone else ()
-    prints = {place: _fingerprint(prompts[place]) for place in (*gone, *others)}
-    for place, other in product(gone, others):
-        if place != other and are_near(prints[place], prints[other]):
-            yield min(place, other), max(place, other)
-
-
-def _fingerprint(prompt: PromptRow) -> str:
-    return prompt.fingerprint or fingerprint_of(prompt.text or "")
+def prompt_of(row: PromptRow) -> AnyPrompt:
+    """What is compared of a prompt."""
+    return fold(row.text) if row.text is not None else Gone(fingerprint=row.fingerprint or "")
 
 
 def regroup(
@@ -126,32 +138,74 @@ class _Groups:
 
 
 class NearPrompts:
-    """`FindNear`: sketch, edits and cosines find candidates, the similarity plugins confirm them."""
+    """`FindNear`, and the one word on which two prompts are near-duplicates.
 
-    def __init__(self, measure: Measure, embed: Embed, lowest: float) -> None:
-        self._measure, self._embed, self._lowest = measure, embed, lowest
+    Texts are where their edit similarity is at least `lowest`, or what the similarity plugins measure together. A
+    prompt that is gone is near whatever its fingerprint takes for the same, by the `secret` that it was made with;
+    empty: nothing is gone.
+    """
 
-    def __call__(self, texts: Sequence[str], since: int) -> list[tuple[int, int]]:
-        return self._confirmed(texts, self._candidates(texts, since))
+    def __init__(self, measure: Measure, embed: Embed, lowest: float, secret: bytes = b"") -> None:
+        self._measure, self._embed, self._lowest, self._secret = measure, embed, lowest, secret
 
-    def across(self, texts: Sequence[str], since: int) -> list[tuple[int, int]]:
-        """The same of pairs of which one text lies before `since` and one does not."""
-        pairs = self._candidates(texts, since)
-        return self._confirmed(texts, pairs[pairs[:, 0] < since])
+    @classmethod
+    def of(cls, measure: Measure, embed: Embed, settings: Settings) -> "NearPrompts":
+        """As an installation is configured, with its secret."""
+        return cls(measure, embed, settings.similarity.near_duplicate, read_secret(settings.state_directory))
 
-    def _candidates(self, texts: Sequence[str], since: int) -> Pairs:
-        if since == len(texts):
-            return np.empty((0, 2), np.int64)
-        found = (near_texts(texts, since=since), near_wordings(texts, self._lowest, since=since))
-        return np.unique(np.concatenate([*found, self._alike(texts, since)]), axis=0)
+    def __call__(self, prompts: Sequence[AnyPrompt], since: int) -> list[tuple[int, int]]:
+        return self._found(prompts, since, across=False)
 
-    def _confirmed(self, texts: Sequence[str], pairs: Pairs) -> list[tuple[int, int]]:
-        near = confirmed(pairs, texts, self._measure, self._lowest)
-        return [(int(low), int(high)) for low, high in near]
+    def across(self, prompts: Sequence[AnyPrompt], since: int) -> list[tuple[int, int]]:
+        """The same of pairs of which one prompt lies before `since` and one does not. No others are looked at."""
+        return self._found(prompts, since, across=True)
 
-    def _alike(self, texts: Sequence[str], since: int) -> Pairs:
-        found = self._embed(texts) if len(texts) <= MOST_VECTORS else None
+    def _found(self, prompts: Sequence[AnyPrompt], since: int, *, across: bool) -> list[tuple[int, int]]:
+        places = [place for place, prompt in enumerate(prompts) if isinstance(prompt, str)]
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        near = self._near_texts(texts, bisect_left(places, since), across=across)
+        found = [np.array(places, np.int64)[near], self._near_gone(prompts, since, across=across)]
+        return [(int(low), int(high)) for low, high in np.unique(np.concatenate(found), axis=0)]
+
+    def _near_texts(self, texts: Sequence[str], since: int, *, across: bool) -> Pairs:
+        if since == len(texts) or (across and since == 0):
+            return NO_PAIRS
+        found = (
+            near_texts(texts, since=since, across=across),
+            near_wordings(texts, self._lowest, since=since, across=across),
+            self._alike(texts, since, across=across),
+        )
+        return confirmed(np.unique(np.concatenate(found), axis=0), texts, self._measure, self._lowest)
+
+    def _alike(self, texts: Sequence[str], since: int, *, across: bool) -> Pairs:
+        new = len(texts) - since
+        if new * (since if across else len(texts)) > MOST_COSINES:
+            logger.warning("%d new prompts are too many to be compared with all others by their embeddings", new)
+            return NO_PAIRS
+        found = self._embed(texts)
         if found is None:
-            return np.empty((0, 2), np.int64)
+            return NO_PAIRS
         vectors = np.frombuffer(found.values, dtype=np.float32).reshape(found.rows, found.columns)
-        return near_vectors(vectors, self._lowest, since=since)
+        return near_vectors(vectors, self._lowest, since=since, across=across)
+
+    def _near_gone(self, prompts: Sequence[AnyPrompt], since: int, *, across: bool) -> Pairs:
+        """Pairs of which at least one is gone."""
+        gone = [place for place, prompt in enumerate(prompts) if isinstance(prompt, Gone)]
+        known = bisect_left(gone, since)
+        found = (
+            self._by_fingerprints(prompts, gone[:known], range(since, len(prompts))),
+            self._by_fingerprints(prompts, gone[known:], range(since if across else len(prompts))),
+        )
+        pairs = np.sort(np.concatenate(found), axis=1)
+        return pairs[pairs[:, 0] < pairs[:, 1]]
+
+    def _by_fingerprints(self, prompts: Sequence[AnyPrompt], gone: Sequence[int], others: Sequence[int]) -> Pairs:
+        """Pairs of one that is gone and another, by their places among all."""
+        if not gone:
+            return NO_PAIRS
+        left, right = ([self._print_of(prompts[place]) for place in places] for places in (gone, others))
+        pairs = near_fingerprints(left, right)
+        return np.stack([np.array(gone, np.int64)[pairs[:, 0]], np.array(others, np.int64)[pairs[:, 1]]], axis=1)
+
+    def _print_of(self, prompt: AnyPrompt) -> str:
+        return prompt.fingerprint if isinstance(prompt, Gone) else fingerprint_of(prompt, self._secret)

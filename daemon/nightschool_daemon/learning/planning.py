@@ -165,7 +165,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         judge=_asks_nobody,
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=_store(context),
-        find_near=NearPrompts(measure, no_embeddings, context.settings.similarity.near_duplicate).across,
+        find_near=NearPrompts.of(measure, no_embeddings, context.settings).across,
         recall=_stand_ins,
         method=request.method,
         ranks=why_not_computed(context.settings, file) is None,

@@ -9,7 +9,7 @@ from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.jobs import EventRow, PrepareResult, PromptRow, SplitResult, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.conversations import earlier_turns
-from nightschool_daemon.learning.grouping import FindNear, NearPrompts, near_prompts, place, regroup
+from nightschool_daemon.learning.grouping import FindNear, NearPrompts, place, prompt_of, regroup
 from nightschool_daemon.wording import fold
 from nightschool_hookspecs.records import PromptGroup, Side, SideChoice
 
@@ -33,7 +33,7 @@ def run(context: WorkContext) -> None:
     prompts = tuple(read_lines(frozen / "prompts.jsonl", PromptRow))
     context.progress(0, 1, f"looks for near-duplicates among {len(prompts)} prompts")
     embed = open_embed(context.settings)
-    near = NearPrompts(CombinedMeasure(context.hooks, embed), embed, context.settings.similarity.near_duplicate)
+    near = NearPrompts.of(CombinedMeasure(context.hooks, embed), embed, context.settings)
 
     def choose(groups: tuple[PromptGroup, ...]) -> tuple[SideChoice, ...]:
         return context.hooks.select_held_out(groups=groups, seed=context.info.seed)
@@ -160,7 +160,7 @@ def held_together(
     home = {key: number for number, fold in enumerate(folds) for key in fold}
     home |= {group: KNOWN for prompt, group in grouped if prompt.in_use and folds}
     wanted = [(prompt, group) for prompt, group in grouped if group in home]
-    near = near_prompts([prompt for prompt, _ in wanted], 0, find_near)
+    near = find_near([prompt_of(prompt) for prompt, _ in wanted], 0)
     links = {(wanted[low][1], wanted[high][1]) for low, high in near}
     while any(home[one] != home[other] for one, other in links):
         for one, other in links:

@@ -34,9 +34,9 @@ FILE_NAME = "ledger.sqlite3"
 class Ledger:
     """The open ledger, one attribute a subject. Several threads may use it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, directory: Path) -> None:
         self._database = database
-        self.events = Events(database)
+        self.events = Events(database, directory)
         self.runs = Runs(database)
         self.versions = Versions(database)
         self.moves = Moves(database)
@@ -49,12 +49,12 @@ class Ledger:
     @classmethod
     def open(cls, path: Path) -> "Ledger":
         """Open for writing; create and migrate where needed. Raises `LedgerError`."""
-        return cls(Database.open(path))
+        return cls(Database.open(path), path.parent)
 
     @classmethod
     def open_read_only(cls, path: Path) -> "Ledger":
         """Open for reading beside a daemon that writes. Raises `LedgerError`."""
-        return cls(Database.open_read_only(path))
+        return cls(Database.open_read_only(path), path.parent)
 
     def close(self) -> None:
         """Close the file."""

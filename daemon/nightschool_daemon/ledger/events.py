@@ -3,9 +3,11 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
 
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import EventRow, PromptRow, Wording
@@ -19,6 +21,7 @@ from nightschool_daemon.ledger.rows import (
     SpecialtyCount,
 )
 from nightschool_daemon.reporting.records import IncomingPrompts, Said
+from nightschool_daemon.secret import secret_of
 from nightschool_daemon.wording import fingerprint_of, key_of
 from nightschool_hookspecs.records import BatchStatistics, Event, FeedbackType, Side, SideChoice, Specialty
 
@@ -54,10 +57,13 @@ class FileRow:
 
 
 class Events:
-    """Tables `events`, `prompts`, `wordings`, `sides`, `uses`, `known_groups` and `files`."""
+    """Tables `events`, `prompts`, `wordings`, `sides`, `uses`, `known_groups` and `files`.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    `directory`: where the secret is by which what was withdrawn is known again.
+    """
+
+    def __init__(self, database: Database, directory: Path) -> None:
+        self._database, self._directory = database, directory
 
     def add(self, events: Sequence[IncomingEvent]) -> AddResult:
         """Store a batch in one transaction. When it returns, the batch is durable.
@@ -69,7 +75,7 @@ class Events:
         tally = _Tally()
         with self._database.transaction() as connection:
             for incoming in events:
-                _put(connection, incoming, tally)
+                _put(connection, incoming, tally, self._fingerprint_of)
         return AddResult(
             added=tuple(tally.added),
             replaced=tuple(tally.replaced),
@@ -77,6 +83,23 @@ class Events:
             retracted=tally.retracted,
             conflicts=tally.conflicts,
         )
+
+    def _kept(self, one: Wording, *, is_gone: bool) -> tuple[str | None, str | None]:
+        """What is kept of a wording: its text, or its fingerprint alone where its event is gone or changed."""
+        return (None, self._fingerprint_of(one.text)) if is_gone else (one.text, None)
+
+    def _fingerprint_of(self, text: str) -> str:
+        return fingerprint_of(text, self._secret)
+
+    @cached_property
+    def _secret(self) -> bytes:
+        try:
+            return secret_of(self._directory)
+        except OSError as error:
+            raise LedgerError(
+                f"the secret of {self._directory}, by which withdrawn prompts are known again, can neither be read nor "
+                f"made: {error}. See to the directory's permissions."
+            ) from error
 
     def of_specialty(
         self, specialty: Specialty, *, with_unassigned: bool, lineage: Sequence[str] = ()
@@ -123,7 +146,8 @@ class Events:
     def prompts(self, artifact_type: str, base: str = "") -> tuple[PromptRow, ...]:
         """Every prompt of an artifact type, whatever base it was put to, in order of first arrival.
 
-        Behind them what else was learned or asked: prompts that only variants had, and those whose events are gone.
+        Behind them what else was learned or asked: prompts that only variants had, and those whose events are gone
+        or of another type since.
         `base`: whose versions in use are looked at for what they know.
         """
         known = (base, artifact_type, *_STATES_IN_USE)
@@ -139,15 +163,20 @@ class Events:
         )
         remembered = self._database.execute(
             f"""
-            SELECT e.group_key AS prompt_key, e.text, iif(e.text IS NULL, e.fingerprint, NULL) AS fingerprint,
-                   1 AS placed, {_GROUP} AS group_key, s.side, {_IN_USE}
-            FROM (SELECT prompt_key AS group_key, text, fingerprint FROM wordings) e {_PLACED}
-            WHERE s.side IS NOT NULL ORDER BY 1
+            SELECT e.group_key AS prompt_key, e.text, e.fingerprint, 1 AS placed, {_GROUP} AS group_key, s.side,
+                   {_IN_USE}
+            FROM (SELECT prompt_key AS group_key, text, fingerprint FROM wordings
+                  UNION ALL
+                  SELECT group_key, json_extract(body, '$.input_data'), NULL FROM events
+                  WHERE retracted = 0 AND artifact_type != ?) e {_PLACED}
+            WHERE s.side IS NOT NULL ORDER BY 1, e.text IS NULL
             """,
-            (*known, artifact_type, artifact_type),
+            (*known, artifact_type, artifact_type, artifact_type),
         )
-        live = {row["prompt_key"] for row in asked}
-        return tuple(map(_prompt, [*asked, *(row for row in remembered if row["prompt_key"] not in live)]))
+        found: dict[str, sqlite3.Row] = {}
+        for row in (*asked, *remembered):
+            found.setdefault(row["prompt_key"], row)
+        return tuple(map(_prompt, found.values()))
 
     def count_by_specialty(self) -> tuple[SpecialtyCount, ...]:
         """How many events there are of each base and artifact type."""
@@ -362,7 +391,7 @@ class Events:
                 )
                 connection.execute(
                     "INSERT INTO wordings VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    (key, one.event_id, None if one.event_id in changed else one.text, fingerprint_of(one.text)),
+                    (key, one.event_id, *self._kept(one, is_gone=one.event_id in changed)),
                 )
                 connection.execute(
                     "INSERT OR IGNORE INTO known_groups SELECT ?, ?, group_key, ? FROM prompts "
@@ -430,6 +459,13 @@ _GROUP = "CASE WHEN p.prompt_key IS NULL THEN e.group_key ELSE p.group_key END"
 _PLACED = f"""
 LEFT JOIN prompts p ON p.artifact_type = ? AND p.prompt_key = e.group_key
 LEFT JOIN sides s ON s.artifact_type = ? AND s.group_key = {_GROUP}"""
+_MATTERS = """
+SELECT NOT EXISTS (SELECT 1 FROM events WHERE group_key = ? AND retracted = 0)
+   AND (EXISTS (SELECT 1 FROM prompts JOIN sides USING (artifact_type, group_key) WHERE prompt_key = ?)
+        OR EXISTS (SELECT 1 FROM sides WHERE group_key = ?)
+        OR EXISTS (SELECT 1 FROM runs WHERE finished_at IS NULL))"""
+"""Whether a prompt that an event left behind is told from new ones: nobody asks it any more, and it has a side, or may
+get one of a run that is under way, which froze it before."""
 _STATES_IN_USE = tuple(state.value for state in WAS_IN_USE)
 _IN_USE = f"""EXISTS (
 SELECT 1 FROM known_groups k JOIN versions v ON v.tag = k.version_tag
@@ -454,7 +490,9 @@ def _prompt(row: sqlite3.Row) -> PromptRow:
     )
 
 
-def _put(connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally) -> None:
+def _put(
+    connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally, fingerprint: Callable[[str], str]
+) -> None:
     event = incoming.event
     known = connection.execute(
         "SELECT arrival, source_version, body, body_digest, group_key, artifact_type, retracted FROM events "
@@ -462,7 +500,7 @@ def _put(connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally)
         (event.key,),
     ).fetchone()
     if event.metadata.deleted:
-        _retract(connection, incoming, known, tally)
+        _retract(connection, incoming, known, tally, fingerprint)
         return
     body = codec.to_json(event)
     digest = _digest_of(event)
@@ -474,11 +512,11 @@ def _put(connection: sqlite3.Connection, incoming: IncomingEvent, tally: _Tally)
     elif _is_older(event, known):
         tally.conflicts += 1
     else:
-        if (known["group_key"], known["artifact_type"]) != (incoming.group, event.artifact_type or "other"):
-            _keep_fingerprint(connection, event.key, known)
-        _forget_texts(connection, event.key)
         connection.execute("DELETE FROM uses WHERE arrival = ?", (known["arrival"],))
         _replace(connection, known["arrival"], incoming, body, digest)
+        if known["group_key"] != incoming.group:
+            _leave_behind(connection, event.key, known, fingerprint)
+        _forget_texts(connection, event.key, fingerprint)
         tally.conflicts += not known["retracted"]
         tally.replaced.append(event)
 
@@ -499,7 +537,13 @@ def _digest_of(event: Event) -> str:
     return _sha256(codec.to_json(timeless))
 
 
-def _retract(connection: sqlite3.Connection, incoming: IncomingEvent, known: sqlite3.Row | None, tally: _Tally) -> None:
+def _retract(
+    connection: sqlite3.Connection,
+    incoming: IncomingEvent,
+    known: sqlite3.Row | None,
+    tally: _Tally,
+    fingerprint: Callable[[str], str],
+) -> None:
     """Put the tombstone in the event's place: what was withdrawn is not kept, and what comes late finds it."""
     body, digest = codec.to_json(incoming.event), _digest_of(incoming.event)
     if known is None:
@@ -508,29 +552,43 @@ def _retract(connection: sqlite3.Connection, incoming: IncomingEvent, known: sql
     elif known["retracted"] or _is_older(incoming.event, known):
         tally.unchanged += 1
     else:
-        _keep_fingerprint(connection, incoming.event.key, known)
-        _forget_texts(connection, incoming.event.key)
         # its content digest stays: a copy of what a run has used is not fresh because the first one went
         connection.execute(
             "UPDATE events SET retracted = 1, body = ?, body_digest = ?, source_version = coalesce(?, source_version) "
             "WHERE arrival = ?",
             (body, digest, incoming.event.metadata.source_version, known["arrival"]),
         )
+        _leave_behind(connection, incoming.event.key, known, fingerprint)
+        _forget_texts(connection, incoming.event.key, fingerprint)
         tally.retracted += 1
 
 
-def _keep_fingerprint(connection: sqlite3.Connection, key: str, known: sqlite3.Row) -> None:
-    """Of the prompt that an event leaves behind: a version may have learned it."""
+def _leave_behind(
+    connection: sqlite3.Connection, key: str, known: sqlite3.Row, fingerprint: Callable[[str], str]
+) -> None:
+    """Put a fingerprint in the place of the prompt that an event had."""
     if not known["retracted"]:
-        asked = codec.from_json(known["body"], Event).input_data
-        connection.execute(
-            "INSERT OR REPLACE INTO wordings VALUES (?, ?, NULL, ?)", (known["group_key"], key, fingerprint_of(asked))
-        )
+        _keep(connection, key, {known["group_key"]: codec.from_json(known["body"], Event).input_data}, fingerprint)
 
 
-def _forget_texts(connection: sqlite3.Connection, key: str) -> None:
-    """Of what was learned beside an event's prompt, keep fingerprints alone: it may not say any more what it was of."""
-    connection.execute("UPDATE wordings SET text = NULL WHERE event_key = ?", (key,))
+def _forget_texts(connection: sqlite3.Connection, key: str, fingerprint: Callable[[str], str]) -> None:
+    """The same of what was learned beside its prompt: the event may not say any more what it was of."""
+    rows = connection.execute(
+        "SELECT prompt_key, text FROM wordings WHERE event_key = ? AND text IS NOT NULL", (key,)
+    ).fetchall()
+    connection.execute("DELETE FROM wordings WHERE event_key = ? AND text IS NOT NULL", (key,))
+    _keep(connection, key, {row["prompt_key"]: row["text"] for row in rows}, fingerprint)
+
+
+def _keep(
+    connection: sqlite3.Connection, key: str, texts: Mapping[str, str], fingerprint: Callable[[str], str]
+) -> None:
+    """Nothing of what another event still asks, nor of what nobody can have learned or been asked."""
+    for prompt, text in texts.items():
+        if connection.execute(_MATTERS, (prompt, prompt, prompt)).fetchone()[0]:
+            connection.execute(
+                "INSERT OR REPLACE INTO wordings VALUES (?, ?, NULL, ?)", (prompt, key, fingerprint(text))
+            )
 
 
 def _is_older(event: Event, known: sqlite3.Row) -> bool:

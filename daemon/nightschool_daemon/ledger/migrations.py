@@ -217,10 +217,14 @@ WORDINGS = """
 CREATE TABLE wordings (                 -- prompts that new ones are compared with, though no event asks them
     prompt_key TEXT PRIMARY KEY,
     event_key TEXT NOT NULL,            -- the event that asked it, or of which it is a variant
-    text TEXT,                          -- NULL: the event was withdrawn or changed since
-    fingerprint TEXT NOT NULL
+    text TEXT,                          -- of a variant
+    fingerprint TEXT,                   -- in its place once the event was withdrawn or changed
+    CHECK ((text IS NULL) != (fingerprint IS NULL))
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX wordings_by_event ON wordings (event_key)
+CREATE INDEX wordings_by_event ON wordings (event_key);
+CREATE INDEX events_by_group ON events (group_key);
+CREATE INDEX prompts_by_key ON prompts (prompt_key);
+CREATE INDEX sides_by_group ON sides (group_key)
 """
 
 MIGRATIONS: tuple[str, ...] = (FIRST, LESSONS, PROMPTS, EVIDENCE, MARKS, RECIPES, KNOWN_GROUPS, WORDINGS)

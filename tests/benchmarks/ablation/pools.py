@@ -11,7 +11,7 @@ from benchmarks.selection import typo
 from benchmarks.tasks import Pair
 from nightschool_daemon.jobs import PromptRow
 from nightschool_daemon.learning.duplicates import near_texts
-from nightschool_daemon.learning.grouping import place
+from nightschool_daemon.learning.grouping import AnyPrompt, place
 from nightschool_hookspecs.records import FeedbackType
 
 WRONG = 0.2
@@ -173,7 +173,8 @@ def groups_of(pairs: Sequence[Pair]) -> list[str]:
         for number, one in enumerate(pairs)
     ]
 
-    def alike(texts: Sequence[str], since: int) -> Iterator[tuple[int, int]]:
+    def alike(prompts: Sequence[AnyPrompt], since: int) -> Iterator[tuple[int, int]]:
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         yield from ((int(low), int(high)) for low, high in near_texts(texts, since=since))
         last: dict[str, int] = {}
         for number, one in enumerate(pairs):

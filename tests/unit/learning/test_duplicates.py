@@ -14,12 +14,13 @@ from nightschool_daemon.learning import duplicates
 from nightschool_daemon.learning.duplicates import (
     confirmed,
     keep_first,
+    near_fingerprints,
     near_texts,
     near_vectors,
     near_wordings,
     shingles,
 )
-from nightschool_daemon.wording import fold
+from nightschool_daemon.wording import MINIMA, are_near, fingerprint_of, fold
 from nightschool_hookspecs import Matrix
 from nightschool_hookspecs.testing import matrix
 
@@ -87,12 +88,70 @@ def test_of_short_texts_every_pair_is_found_whose_edits_are_few() -> None:
     assert as_set(near_wordings(texts, 0.85, since=60)) == {(low, high) for low, high in alike if high >= 60}
 
 
-def test_long_texts_and_crowds_are_left_to_the_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_texts_are_left_to_the_sketch() -> None:
     long = "x" * (duplicates.SHORT + 1)
     assert near_wordings([long, long], 0.85).tolist() == []
     assert near_wordings([], 0.85).shape == (0, 2)
-    monkeypatch.setattr(duplicates, "MOST_COMPARED", 3)
-    assert near_wordings(["a", "a"], 0.85).tolist() == []
+
+
+def test_of_too_many_short_texts_the_shortest_are_compared_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["a longer text", "a longer text", "short", "short"]
+    monkeypatch.setattr(duplicates, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(duplicates, "MOST_COMPARED", 4)
+    assert near_wordings(texts, 0.85).tolist() == [[2, 3]]
+    assert "2 of 4 new short prompts" in caplog.text
+    monkeypatch.setattr(duplicates, "MOST_COMPARED", 8)
+    assert near_wordings(texts, 0.85).tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("since", [0, 1, 40, 119, 120])
+def test_across_two_lists_are_the_pairs_of_one_from_each_and_no_others_are_compared(
+    since: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [text for text in real_prompts() if 30 <= len(text) <= 60][:60]
+    texts += [typo(text) for text in texts]
+    vectors = np.random.default_rng(1).standard_normal((len(texts), 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    for whole, across in (
+        (near_texts(texts), near_texts(texts, since=since, across=True)),
+        (near_wordings(texts, 0.85), near_wordings(texts, 0.85, since=since, across=True)),
+        (near_vectors(vectors, 0.9), near_vectors(vectors, 0.9, since=since, across=True)),
+    ):
+        assert as_set(across) == {(low, high) for low, high in as_set(whole) if low < since <= high}
+    # what is new is not compared with itself, however much it is
+    found = near_wordings(texts, 0.85, since=since, across=True)
+    monkeypatch.setattr(duplicates, "MOST_COMPARED", since * (len(texts) - since))
+    assert np.array_equal(near_wordings(texts, 0.85, since=since, across=True), found)
+    assert not caplog.records
+
+
+def test_however_many_texts_of_a_crowd_are_known_a_new_one_meets_some_of_them() -> None:
+    text = "count the lines of every file below here"
+    met = as_set(near_texts([text] * 300, since=200, across=True))
+    assert {high for _, high in met} == set(range(200, 300))
+
+
+prints = st.lists(st.text("ab c", max_size=12).map(lambda text: fingerprint_of(text, b"")), max_size=8)
+
+
+@settings(deadline=None)
+@given(prints, prints)
+def test_fingerprints_are_compared_alike_one_by_one_and_all_at_once(left: list[str], right: list[str]) -> None:
+    near = {(i, j) for i, one in enumerate(left) for j, other in enumerate(right) if are_near(one, other)}
+    assert as_set(near_fingerprints(left, right)) == near
+
+
+def test_fingerprints_that_share_just_enough_are_found_by_their_bands() -> None:
+    """All pairs of real prompts and of what many typos left of them, among which many are on the edge."""
+    texts = [text for text in real_prompts() if len(text) > 40][:60]
+    left = [fingerprint_of(text, b"") for text in texts]
+    right = [fingerprint_of(re.sub(r"(.{9}).", r"\1#", text), b"") for text in texts]
+    near = {(i, j) for i, one in enumerate(left) for j, other in enumerate(right) if are_near(one, other)}
+    assert len(near) > 20
+    assert as_set(near_fingerprints(left, right)) == near
+    assert MINIMA % duplicates.PRINT_ROWS == 0
 
 
 def test_the_same_texts_give_the_same_pairs_whatever_the_size_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,3 +218,11 @@ def test_the_metrics_see_candidates_only_and_the_order_of_two_texts_does_not_mat
     assert as_set(confirmed(pairs, texts, longer_left, 0.5)) == {(0, 1), (0, 2)}
     assert sorted(seen) == [("a", "b"), ("b", "c")]
     assert len(confirmed(pairs[:0], texts, longer_left, 0.5)) == 0
+
+
+def test_few_edits_suffice_whatever_the_metrics_say() -> None:
+    def sees_nothing(left: list[str], right: list[str]) -> Matrix:
+        return matrix([[0.0 for _ in right] for _ in left], columns=len(right))
+
+    texts = ["list all hidden files", "list all hiddne files", "list all files"]
+    assert as_set(confirmed(np.array([[0, 1], [0, 2]]), texts, sees_nothing, 0.85)) == {(0, 1)}

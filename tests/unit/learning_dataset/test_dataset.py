@@ -1010,7 +1010,7 @@ def test_a_variant_is_kept_from_all_that_may_be_asked_one_day() -> None:
     """Held-out prompts of other bases, those whose feedback is gone, those without a side yet."""
     said = KEPT_ASIDE.event.input_data
     of_other_base = PromptRow(key="p", text=said, placed=True, group="g", side=Side.HELD_OUT)
-    gone = replace(of_other_base, text=None, fingerprint=fingerprint_of(said))
+    gone = replace(of_other_base, text=None, fingerprint=fingerprint_of(said, b""))
     shop, sides = workshop(SaysAnew((said,))), {"t": Side.TRAINING}
     assert variants_of(build_dataset(shop, (LEARNED,), sides, ROOMY))
     assert variants_of(build_dataset(shop, (LEARNED, replace(KEPT_ASIDE, group=None)), sides, ROOMY))

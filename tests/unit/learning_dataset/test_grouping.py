@@ -4,25 +4,32 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from random import Random
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cdist
 
+from nightschool_daemon.evaluation.embedding import CachedEmbed, StaticEmbedder
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.intake.assignment import group_of
 from nightschool_daemon.jobs import EventRow, PromptRow
-from nightschool_daemon.learning.grouping import FindNear, NearPrompts, kept_aside, place, regroup
+from nightschool_daemon.learning.grouping import AnyPrompt, FindNear, Gone, NearPrompts, kept_aside, place, regroup
 from nightschool_daemon.learning.split import Choose, split
 from nightschool_daemon.ledger import IncomingEvent, Ledger
 from nightschool_daemon.wording import fingerprint_of, fold
 from nightschool_hookspecs import Event, FeedbackType, PromptGroup, Side, SideChoice, Specialty
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
+DATA = Path(__file__).parents[2] / "data" / "nl2bash"
 LOWEST = 0.8
+SECRET = b"a secret of sixteen bytes or more"
 
 
 def prompt(key: str, group: str | None = None, side: Side | None = None, *, placed: bool | None = None) -> PromptRow:
@@ -30,12 +37,13 @@ def prompt(key: str, group: str | None = None, side: Side | None = None, *, plac
     return PromptRow(key=key, text=key, placed=decided, group=group if decided else key, side=side)
 
 
-def near(*pairs: tuple[str, str]) -> FindNear:
-    """Says of these pairs of texts that they are near."""
+def near(*pairs: tuple[AnyPrompt, AnyPrompt]) -> FindNear:
+    """Says of these pairs that they are near."""
     known = {frozenset(pair) for pair in pairs}
 
-    def find(texts: Sequence[str], since: int) -> Iterable[tuple[int, int]]:
-        return [(i, j) for j in range(since, len(texts)) for i in range(j) if frozenset((texts[i], texts[j])) in known]
+    def find(prompts: Sequence[AnyPrompt], since: int) -> Iterable[tuple[int, int]]:
+        pairs = [(low, high) for high in range(since, len(prompts)) for low in range(high)]
+        return [(low, high) for low, high in pairs if frozenset((prompts[low], prompts[high])) in known]
 
     return find
 
@@ -82,15 +90,15 @@ def test_a_chain_breaks_where_it_would_tie_the_sides_together() -> None:
 
 def gone(key: str, group: str, side: Side, text: str) -> PromptRow:
     """A prompt whose events are gone."""
-    return replace(prompt(key, group, side), text=None, fingerprint=fingerprint_of(text))
+    return replace(prompt(key, group, side), text=None, fingerprint=fingerprint_of(text, SECRET))
 
 
 def test_a_prompt_is_told_from_what_is_gone_by_its_fingerprint() -> None:
     known = gone("digest", "g", Side.TRAINING, "count the lines of every file below this directory")
     near_it = prompt("count the lines of each file below this directory")
-    assert place([known, near_it, prompt("draw a cat")], near()) == {near_it.key: "g", "draw a cat": "draw a cat"}
-    held = prompt("h", "held out", Side.HELD_OUT)
-    assert place([known, held, near_it], near(("h", near_it.key))) == {near_it.key: None}
+    assert place([known, near_it, prompt("draw a cat")], metrics()) == {near_it.key: "g", "draw a cat": "draw a cat"}
+    held = prompt("count the lines of each fiel below this directory", "held out", Side.HELD_OUT)
+    assert place([known, held, near_it], metrics()) == {near_it.key: None}
 
 
 def test_held_out_are_prompts_of_all_bases_and_those_that_just_came_to_be() -> None:
@@ -157,7 +165,7 @@ def test_a_group_that_only_another_base_decided_holds_here_too() -> None:
 
 def metrics() -> NearPrompts:
     hooks = Hooks.load(plugin_directory=None, tables={}, built_in=("similarity_edit", "similarity_bleu"))
-    return NearPrompts(CombinedMeasure(hooks, no_embeddings), no_embeddings, LOWEST)
+    return NearPrompts(CombinedMeasure(hooks, no_embeddings), no_embeddings, LOWEST, SECRET)
 
 
 def steps(one: str, other: str) -> list[str]:
@@ -192,9 +200,91 @@ def test_the_search_finds_every_near_pair_of_the_pool() -> None:
         for j in range(len(texts))
         for i in range(j)
         if measure([min(texts[i], texts[j])], [max(texts[i], texts[j])]).values[0] >= LOWEST
+        or Levenshtein.normalized_similarity(texts[i], texts[j]) >= LOWEST
     }
     assert len(alike) > 20
     assert set(metrics()(texts, 0)) == alike
+
+
+def by_default(directory: Path) -> NearPrompts:
+    """As an installation is configured that changes nothing, without Ollama."""
+    embed = CachedEmbed(StaticEmbedder, directory / "vectors.sqlite3")
+    return NearPrompts(CombinedMeasure(Hooks.load(plugin_directory=None, tables={}), embed), embed, 0.85, SECRET)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("list all hidden files in the current directory", "list all hiddne files in the current directory"),
+        ("show disk usage of the home directory", "show disk usgae of teh home directory"),
+    ],
+)
+def test_a_slip_of_the_pen_makes_no_other_prompt_by_the_metrics_that_are_asked_by_default(
+    one: str, other: str, tmp_path: Path
+) -> None:
+    assert by_default(tmp_path)([one, other], 1) == [(0, 1)]
+    assert by_default(tmp_path).across([one, other], 1) == [(0, 1)]
+
+
+def real_prompts() -> list[str]:
+    """Descriptions of shell commands, once each."""
+    lines = (DATA / "descriptions.txt").read_text(encoding="utf-8").splitlines()
+    return list(dict.fromkeys(map(fold, lines)))
+
+
+def test_a_thousand_strangers_that_are_gone_leave_a_new_prompt_free() -> None:
+    """Though all are out of one book: of hundreds one or two may be said in the words of one that is gone."""
+    texts = Random(1).sample(real_prompts(), 1300)
+    old, new = texts[:1000], texts[1000:]
+    alike = cdist(new, old, scorer=Levenshtein.normalized_similarity).max(axis=1)
+    strangers = [text for text, most in zip(new, alike, strict=True) if most < 0.7]
+    known = [gone(text, f"group {text}", Side(Random(text).choice(list(Side))), text) for text in old]
+    found = place([*known, *map(prompt, strangers)], by_edits())
+    assert len(strangers) > 200
+    # some are near each other
+    assert sum(found[text] not in strangers for text in strangers) < 0.01 * len(strangers)
+
+
+def test_who_asks_again_what_is_gone_is_known_among_a_thousand() -> None:
+    old = [text for text in Random(1).sample(real_prompts(), 1000) if len(text) > 40]
+    known = [gone(text, f"group {text}", Side.TRAINING, text) for text in old]
+    again = {with_slips(text): f"group {text}" for text in old[:200]}
+    found = place([*known, *map(prompt, again)], by_edits())
+    assert not [text for text in again if found[text] == text]
+    # a few are as near to another one that is gone
+    assert sum(found[text] == group for text, group in again.items()) >= 0.98 * len(again)
+
+
+def with_slips(text: str) -> str:
+    """Two letters swapped at the third and at the last word."""
+    words = text.split()
+    for place_of in (2, -1):
+        word = words[place_of % len(words)]
+        words[place_of % len(words)] = word[:-2] + word[-2:][::-1]
+    return " ".join(words)
+
+
+def by_edits() -> NearPrompts:
+    hooks = Hooks.load(plugin_directory=None, tables={}, built_in=("similarity_edit",))
+    return NearPrompts(CombinedMeasure(hooks, no_embeddings), no_embeddings, 0.85, SECRET)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.sampled_from(POOL), min_size=2, max_size=5), st.data())
+def test_across_are_the_pairs_of_one_from_each_list_also_of_what_is_gone(texts: list[str], data: st.DataObject) -> None:
+    folded = [fold(text) for text in texts]
+    prompts: list[AnyPrompt] = [
+        Gone(fingerprint=fingerprint_of(text, SECRET)) if data.draw(st.booleans()) else text for text in folded
+    ]
+    since, near_by = data.draw(st.integers(0, len(texts))), metrics()
+    pairs = near_by(prompts, 0)
+    assert near_by(prompts, since) == [(low, high) for low, high in pairs if high >= since]
+    assert near_by.across(prompts, since) == [(low, high) for low, high in pairs if low < since <= high]
+    # of each two on their own the answer is the same
+    alone = [
+        (low, high) for low, high in combinations(range(len(prompts)), 2) if near_by([prompts[low], prompts[high]], 1)
+    ]
+    assert alone == pairs
 
 
 class Nights(RuleBasedStateMachine):
@@ -236,7 +326,7 @@ class Nights(RuleBasedStateMachine):
         if not hasattr(self, "ledger"):
             return
         prompts = [one for one in self.ledger.events.prompts("shell") if one.side is not None]
-        texts = [fold(one.text or "") for one in prompts]
+        texts: list[AnyPrompt] = [fold(one.text or "") for one in prompts]
         for low, high in self.find_near(texts, 0):
             assert prompts[low].side is prompts[high].side, (texts[low], texts[high])
         sides = {("shell", one.key): one.side for one in prompts if one.side is not None}

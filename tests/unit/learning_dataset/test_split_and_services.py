@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import EventRow, PromptRow, StoreWrite
 from nightschool_daemon.learning.conversations import earlier_turns
+from nightschool_daemon.learning.grouping import AnyPrompt
 from nightschool_daemon.learning.rendering import CachedRenderer, RenderingError, find_closing, render_example
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import (
@@ -170,15 +171,13 @@ def test_a_division_that_would_prove_nothing_is_refused(folds: tuple[tuple[str, 
         folds_of(FOLDABLE, SIDES, lambda _: folds)
 
 
-def of_group(key: str, group: str, *, in_use: bool = False, fingerprint: str | None = None) -> PromptRow:
-    text = None if fingerprint else key
-    return PromptRow(
-        key=key, text=text, placed=True, group=group, side=Side.TRAINING, in_use=in_use, fingerprint=fingerprint
-    )
+def of_group(key: str, group: str, *, in_use: bool = False) -> PromptRow:
+    return PromptRow(key=key, text=key, placed=True, group=group, side=Side.TRAINING, in_use=in_use)
 
 
-def near_by_first_letter(texts: Sequence[str], since: int) -> list[tuple[int, int]]:
-    return [(i, j) for j in range(since, len(texts)) for i in range(j) if texts[i][0] == texts[j][0]]
+def near_by_first_letter(prompts: Sequence[AnyPrompt], since: int) -> list[tuple[int, int]]:
+    first = [str(prompt)[0] for prompt in prompts]
+    return [(low, high) for high in range(since, len(first)) for low in range(high) if first[low] == first[high]]
 
 
 def test_what_is_near_across_folds_is_brought_into_one() -> None:

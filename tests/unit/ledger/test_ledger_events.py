@@ -15,6 +15,7 @@ from nightschool_daemon.jobs import PromptRow, Wording
 from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError, RunRow, VersionRow, VersionState
 from nightschool_daemon.ledger.events import PROMPT_LETTERS
 from nightschool_daemon.reporting.records import IncomingPrompts, Said
+from nightschool_daemon.secret import secret_of
 from nightschool_daemon.wording import fingerprint_of, key_of
 from nightschool_hookspecs import (
     Context,
@@ -58,6 +59,20 @@ def add(ledger: Ledger, *events: Event, base: str | None = SHELL.base) -> AddRes
 
 def ids(ledger: Ledger, specialty: Specialty = SHELL, *, with_unassigned: bool = False) -> list[str]:
     return [row.event.id for row in ledger.events.of_specialty(specialty, with_unassigned=with_unassigned)]
+
+
+def run_row(identifier: str) -> RunRow:
+    return RunRow(
+        id=identifier,
+        specialty=SHELL,
+        seed=1,
+        reason="",
+        started_at=NOW,
+        directory=Path("/runs"),
+        finished_at=None,
+        end=None,
+        outcome_reason="",
+    )
 
 
 def version_row(number: int, run_id: str) -> VersionRow:
@@ -227,17 +242,23 @@ def placed(ledger: Ledger, group: str = "g", side: Side = Side.TRAINING) -> str:
     [
         {"metadata": Metadata(deleted=True)},
         {"input_data": "Count words", "timestamp": NOW + timedelta(hours=1)},
-        {"artifact_type": "erd", "timestamp": NOW + timedelta(hours=1)},
     ],
 )
-def test_a_prompt_that_an_event_left_behind_is_still_told_from_new_ones(ledger: Ledger, change: dict[str, Any]) -> None:
+def test_a_prompt_that_an_event_left_behind_is_still_told_from_new_ones(
+    ledger: Ledger, tmp_path: Path, change: dict[str, Any]
+) -> None:
     """By a fingerprint: a version may have learned it, or an exam may ask it again, but its text is not kept."""
     add(ledger, event("1"))
     key = placed(ledger)
     add(ledger, replace(event("1"), **change))
     (gone,) = (one for one in ledger.events.prompts("shell") if one.key == key)
     assert gone == PromptRow(
-        key=key, text=None, placed=True, group="g", side=Side.TRAINING, fingerprint=fingerprint_of("List files")
+        key=key,
+        text=None,
+        placed=True,
+        group="g",
+        side=Side.TRAINING,
+        fingerprint=fingerprint_of("List files", secret_of(tmp_path)),
     )
     # who asks it again is in the group that it was in
     add(ledger, event("2"))
@@ -251,9 +272,48 @@ def test_another_answer_leaves_no_prompt_behind(ledger: Ledger) -> None:
     assert [one.fingerprint for one in ledger.events.prompts("shell")] == [None]
 
 
+def test_a_prompt_whose_event_is_of_another_type_now_keeps_its_side_and_its_text(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    key = placed(ledger)
+    add(ledger, replace(event("1"), artifact_type="erd", timestamp=NOW + timedelta(hours=1)))
+    assert [(one.key, one.text, one.side) for one in ledger.events.prompts("shell")] == [
+        (key, "List files", Side.TRAINING)
+    ]
+    assert [one.placed for one in ledger.events.prompts("erd")] == [False]
+    assert left_behind(ledger) == []
+    add(ledger, replace(event("1", deleted=True), timestamp=NOW + timedelta(hours=2)))
+    assert [(one.key, one.text, one.side) for one in ledger.events.prompts("shell")] == [(key, None, Side.TRAINING)]
+
+
+def left_behind(ledger: Ledger) -> list[tuple[str, str | None]]:
+    """What the table holds, also of what is shown to nobody: events and texts."""
+    rows = ledger._database.execute("SELECT event_key, text FROM wordings ORDER BY 1, 2")
+    return [(row["event_key"], row["text"]) for row in rows]
+
+
 def test_a_prompt_that_waited_for_a_side_leaves_nothing_behind(ledger: Ledger) -> None:
     add(ledger, event("1"), event("1", deleted=True))
     assert ledger.events.prompts("shell") == ()
+    assert left_behind(ledger) == []
+
+
+def test_a_prompt_that_a_run_froze_before_it_was_withdrawn_may_yet_get_a_side(ledger: Ledger) -> None:
+    add(ledger, event("1"))
+    (frozen,) = ledger.events.prompts("shell")
+    ledger.runs.create(run_row("r1"))
+    add(ledger, event("1", deleted=True))
+    ledger.events.set_sides("shell", [SideChoice(key="g", side=Side.TRAINING)], {frozen.key: "g"})
+    assert [(one.text, one.side) for one in ledger.events.prompts("shell")] == [(None, Side.TRAINING)]
+
+
+def test_a_prompt_that_another_event_asks_too_leaves_nothing_behind_until_that_one_goes(ledger: Ledger) -> None:
+    add(ledger, event("1"), event("2"))
+    placed(ledger)
+    add(ledger, event("1", deleted=True))
+    assert left_behind(ledger) == []
+    assert [one.text for one in ledger.events.prompts("shell")] == ["List files"]
+    add(ledger, event("2", deleted=True))
+    assert left_behind(ledger) == [("dropdir/2", None)]
 
 
 def wording(text: str, group: str = "g", event_id: str = "dropdir/1") -> Wording:
@@ -278,18 +338,18 @@ def test_what_else_was_learned_is_in_the_group_of_what_it_was_made_of(ledger: Le
     assert [one.placed for one in ledger.events.prompts("all")] == [False, False]
 
 
-def test_of_a_variant_of_what_was_withdrawn_a_fingerprint_stays(ledger: Ledger) -> None:
+def test_of_a_variant_of_what_was_withdrawn_a_fingerprint_stays(ledger: Ledger, tmp_path: Path) -> None:
     add(ledger, event("1"))
     placed(ledger)
     made = [wording("show the files"), wording("show users", "h", "dropdir/9"), wording("draw a cat", "", "")]
     ledger.events.remember(SHELL, made, [event("1")], "shell.v1")
     add(ledger, event("1", deleted=True))
-    found = {(one.text, one.fingerprint) for one in ledger.events.prompts("shell")}
+    found, secret = {(one.text, one.fingerprint) for one in ledger.events.prompts("shell")}, secret_of(tmp_path)
     assert found == {
-        (None, fingerprint_of("List files")),
-        (None, fingerprint_of("show the files")),
+        (None, fingerprint_of("List files", secret)),
+        (None, fingerprint_of("show the files", secret)),
         # of an event that nobody knows
-        (None, fingerprint_of("show users")),
+        (None, fingerprint_of("show users", secret)),
         ("draw a cat", None),
     }
 
@@ -309,7 +369,7 @@ def remembered(ledger: Ledger) -> list[tuple[str | None, str | None]]:
 )
 @pytest.mark.parametrize("while_the_run_goes_on", [True, False])
 def test_no_text_is_kept_of_what_an_event_says_no_more(
-    ledger: Ledger, change: dict[str, Any], while_the_run_goes_on: bool
+    ledger: Ledger, tmp_path: Path, change: dict[str, Any], while_the_run_goes_on: bool
 ) -> None:
     """Whoever cuts something out of a conversation wants it gone. Fingerprints stay, as a version has learned it."""
     add(ledger, event("1"))
@@ -321,10 +381,10 @@ def test_no_text_is_kept_of_what_an_event_says_no_more(
     if not while_the_run_goes_on:
         assert remembered(ledger) == [("show the files", None)]
         add(ledger, changed)
-    assert remembered(ledger) == [(None, fingerprint_of("show the files"))]
+    assert remembered(ledger) == [(None, fingerprint_of("show the files", secret_of(tmp_path)))]
     # a daemon that died while it wrote does so again
     ledger.events.remember(SHELL, [wording("show the files")], [event("1")], "shell.v1")
-    assert remembered(ledger) == [(None, fingerprint_of("show the files"))]
+    assert remembered(ledger) == [(None, fingerprint_of("show the files", secret_of(tmp_path)))]
 
 
 def test_an_event_that_is_sent_again_as_it_was_keeps_its_texts(ledger: Ledger) -> None:
@@ -384,19 +444,7 @@ def test_what_the_incumbent_inherited_is_told_from_what_other_versions_learned(l
     add(ledger, *events)
     incumbents = {1: "base", 2: "shell.v1", 3: "shell.v1", 4: "shell.v3"}
     for number, incumbent in incumbents.items():
-        ledger.runs.create(
-            RunRow(
-                id=f"r{number}",
-                specialty=SHELL,
-                seed=1,
-                reason="",
-                started_at=NOW,
-                directory=Path("/runs"),
-                finished_at=None,
-                end=None,
-                outcome_reason="",
-            )
-        )
+        ledger.runs.create(run_row(f"r{number}"))
         ledger.versions.add(version_row(number, f"r{number}"))
         ledger.evidence.store(f"r{number}", SHELL, incumbent, log_e_value=0.0, asked=(), counted=())
         ledger.events.mark_trained(SHELL, f"r{number}", [events[number]], f"shell.v{number}")

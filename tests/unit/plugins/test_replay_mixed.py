@@ -175,7 +175,7 @@ def test_no_prompt_is_close_to_one_by_which_it_is_measured_whether_the_rest_stay
     ours = [fold(one) for one in PROMPTS]
     embed = CachedEmbed(StaticEmbedder, tmp_path / "embeddings.sqlite3")
     measure = CombinedMeasure(Hooks.load(plugin_directory=None, tables={}), embed)
-    near = NearPrompts(measure, embed, 0.5)
+    near = NearPrompts(measure, embed, 0.7)
     # the search finds what is close where there is something
     assert (0, len(guarded)) in near.across([*guarded, f"{guarded[0]} please"], len(guarded))
     assert near.across([*guarded, *ours], len(guarded)) == []
