@@ -153,9 +153,14 @@ class Mischief:
     def __init__(self) -> None:
         self.gone: list[str] = []
         """Prompts whose feedback was withdrawn or changed, which it says again and again."""
+        self.said: list[str] = []
+        """What it said, the last at the end: users may come to ask so too."""
 
     def __call__(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
-        asked = messages[-1].content
+        self.said.append(self._say(messages[-1].content, seed))
+        return self.said[-1]
+
+    def _say(self, asked: str, seed: int) -> str:
         chance = Random(f"{seed}/{asked}")
         if self.gone and chance.random() < 0.3:
             return chance.choice(FORMS)(chance.choice(self.gone))
@@ -287,7 +292,7 @@ arrivals = st.builds(
     Arrival,
     chain=st.integers(0, len(CHAINS) - 1),
     place=st.integers(0, LENGTH - 1),
-    form=st.integers(0, len(FORMS) - 1),
+    form=st.integers(0, len(FORMS)),
     kind=st.sampled_from([*FeedbackType, CORRECTION, CORRECTION]),
     base=st.sampled_from([BASES[0], BASES[0], BASES[1], None]),
     artifact_type=st.sampled_from(["shell", "shell", "shell", "other"]),
@@ -497,6 +502,12 @@ class Seasons(RuleBasedStateMachine):
             ]
         self.take_in(feedback)
 
+    def worded(self, one: Arrival) -> str:
+        """Beyond the forms, as the local model said something not long ago."""
+        if one.form < len(FORMS) or not self.mischief.said:
+            return FORMS[one.form % len(FORMS)](CHAINS[one.chain][one.place])
+        return self.mischief.said[-1 - (one.chain * LENGTH + one.place) % len(self.mischief.said)]
+
     def take_in(self, feedback: Sequence[Arrival]) -> None:
         for one in feedback:
             number, corrected = len(self.events), one.kind is CORRECTION
@@ -504,7 +515,7 @@ class Seasons(RuleBasedStateMachine):
                 id=str(number),
                 timestamp=START,
                 feedback_type=one.kind,
-                input_data=FORMS[one.form](CHAINS[one.chain][one.place]),
+                input_data=self.worded(one),
                 artifact_type=one.artifact_type,
                 model=one.base,
                 context=one.context,
