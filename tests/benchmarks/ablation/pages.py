@@ -1,5 +1,6 @@
 """What is shown: the rows of the bench, two tables for the documentation, and a plot."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -234,7 +235,7 @@ def _line(findings: Findings, records: Records, arm: Arm, one: Component | None)
             f"{forgotten:+.3f}", *_shown_costs(records, arm.name, peer),
             _beside(records, left_out, whole(measured()).name, Kind.LEARNED),
             "" if decision is None else f"{decision.p_better:.3f}",
-            "" if decision is None else f"{decision.detectable:.0%}",
+            "" if decision is None or math.isinf(decision.detectable) else f"{decision.detectable:.0%}",
             "" if decision is None else f"{decision.default.value} ({decision.reason})",
         )
     )  # fmt: skip
