@@ -584,7 +584,9 @@ class TrainingText:
     """It is no part of the lesson, but learned beside it: replayed, or a starter example. What is measured of the
     lesson is measured without it."""
     artifact_type: str = ""
-    """By what an answer to it is scored, as the two below."""
+    """By what an answer to it is scored, as the three below."""
+    messages: tuple[Message, ...] = ()
+    """What the prompt says, without the template."""
     tests: str | None = None
     schema: str | None = None
 

@@ -211,11 +211,10 @@ class Found:
         What may not be searched for today stays as it is given, whatever was found.
         """
         text = store.get(KEY)
-        if text is None:
+        kept = {} if text is None else json.loads(text)
+        if kept.get("beside") != _beside(space.task):
             return None
-        found = cls(**json.loads(text))
-        if found.beside != _beside(space.task):
-            return None
+        found = cls(**kept)
         return replace(found, values=space.within(found.values))
 
     def text(self) -> str:

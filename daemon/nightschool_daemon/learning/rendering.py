@@ -85,6 +85,7 @@ def render_example(example: TrainingExample, render: Render, closing: str) -> Tr
     return TrainingText(
         event_id=example.event_id,
         prompt=render(example.messages),
+        messages=example.messages,
         completion=example.target + closing,
         weight=example.weight,
         group=example.group,

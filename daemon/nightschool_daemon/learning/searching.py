@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -37,8 +37,8 @@ from nightschool_hookspecs.records import (
     Hyperparameters,
     HyperparameterSearch,
     ItemRole,
-    Message,
-    Role,
+    LabelledText,
+    PairText,
     SearchTask,
     TrainedForm,
     TrainingJob,
@@ -48,7 +48,7 @@ from nightschool_hookspecs.records import (
     TrainingTrial,
     TriedOut,
 )
-from nightschool_hookspecs.services import Judge, Store, TrainingError
+from nightschool_hookspecs.services import GenerationError, Judge, Store, TrainingError
 
 OpenTrials = Callable[[TrainingJob, Slices[TrainingText]], Trials[Any]]
 Stage = tuple[TrainingMethod, Hyperparameters]
@@ -60,6 +60,11 @@ KEPT = ("form", "lora_layers", "beta", "max_length")
 """What no search may change."""
 SHAPE = ("lora_r", "neurons")
 """Nor these where an adapter was brought along: what it knows would be lost in another shape."""
+RECORDS: Mapping[TrainingMethod, type[TrainingText | PairText | LabelledText]] = {
+    TrainingMethod.SFT: TrainingText,
+    TrainingMethod.DPO: PairText,
+    TrainingMethod.KTO: LabelledText,
+}
 RESERVE = 1.5
 """So many times what the training is expected to take is left to it."""
 ROOM_TO_END = 2
@@ -92,7 +97,7 @@ def searched(
     try:
         with closing(TryingOut(context, job, file, texts, open_trials, stages)) as try_out:
             found = _asked(context.hooks, task, try_out, store, job.seed)
-    except TrainingError as error:
+    except (TrainingError, GenerationError) as error:
         # where it stands in the way of the training too, that will say so
         context.note(f"Hyperparameters are not searched for. {error}")
         return None
@@ -233,7 +238,8 @@ class TryingOut:
         """`stages`: of the training that follows. `clock`: seconds."""
         self._context, self._job, self._file, self._texts = context, _from_the_base(context, job), file, texts
         self._open_trials = open_trials
-        self._later_epochs = sum(settings.num_epochs * _size(job, method) for method, settings in stages[1:])
+        later = sum(settings.num_epochs * letters_of(job, method) for method, settings in stages[1:])
+        self._later_epochs = later / letters_of(job, TrainingMethod.SFT)
         self._longest = job.hyperparameters
         """Of what may be taken, that by which the training takes longest."""
         self._clock, self._began = clock, clock()
@@ -280,10 +286,14 @@ class TryingOut:
         return Examination.of(self._context, self._job, self._file, self._texts.measured)
 
 
-def _size(job: TrainingJob, method: TrainingMethod) -> float:
-    """Of what a method learns from, by that of the wanted answers: in letters, of which a token has about as many."""
-    of_method, wanted = (job.dataset / FILES[one] for one in (method, TrainingMethod.SFT))
-    return of_method.stat().st_size / wanted.stat().st_size
+def letters_of(job: TrainingJob, method: TrainingMethod) -> int:
+    """How much a method learns from, without a tokenizer."""
+    texts = read_lines(job.dataset / FILES[method], RECORDS[method])
+    return sum(len(one.prompt) + sum(map(len, _answers(one))) for one in texts)
+
+
+def _answers(text: TrainingText | PairText | LabelledText) -> tuple[str, ...]:
+    return (text.chosen, text.rejected) if isinstance(text, PairText) else (text.completion,)
 
 
 def _from_the_base(context: WorkerContext, job: TrainingJob) -> TrainingJob:
@@ -336,10 +346,11 @@ class Examination:
         said = answered(follow, prompts, closing, [ROOM_TO_END * len(one) for one in wanted], is_late)
         if said is None:
             return None
-        scores = [
-            self.score_of(item_of(one, self.closing), self.tokens.text(ids))
-            for one, ids in zip(asked, said, strict=True)
-        ]
+        scores = list[float]()
+        for one, ids in zip(asked, said, strict=True):
+            if is_late():
+                return None
+            scores.append(self.score_of(item_of(one, self.closing), self.tokens.text(ids)))
         return sum(scores) / len(scores)
 
 
@@ -356,7 +367,7 @@ def item_of(text: TrainingText, closing: str) -> ExamItem:
         event_id=text.event_id,
         artifact_type=text.artifact_type,
         role=ItemRole.GUARD,
-        messages=(Message(role=Role.USER, content=text.prompt),),
+        messages=text.messages,
         reference=text.completion.removesuffix(closing),
         group=text.group,
         tests=text.tests,

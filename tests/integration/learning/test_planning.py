@@ -277,14 +277,13 @@ def test_what_a_search_found_is_planned_with(desk: Desk) -> None:
     desk.plugins = PluginSettings(enabled=("tuning_optuna",))
     desk.tables = {**LORA, **ALONE, "tuning_optuna": {"fewest_examples": 40}}
     given = desk.plan(events=corrections(40)).trainings[0].hyperparameters
-    plain = {**json.loads(codec.to_json(given)), "batch_size": 8}
-    del plain["num_epochs"]
-    desk.store = {"tuning_optuna": json.dumps({"examples": 30, "given": plain, "values": {"lora_r": 5}})}
+    beside = {"base": sha256_of(desk.gguf), "form": "lora", "layers": [], "max_length": given.max_length}
+    desk.store = {"tuning_optuna": json.dumps({"events": 30, "beside": beside, "values": {"lora_r": 5}})}
     for step in (Step.PREPARE, Job.PLAN):
         desk.directory.joinpath(step.value).rename(desk.directory / f"first-{step.value}")
     plan = desk.plan(events=corrections(40))
     assert plan.search is not None
-    assert plan.search.reason == "Taken is what a search on 30 examples found: lora_r 5."
+    assert plan.search.reason == "Taken is what a search found when there were 30 events: lora_r 5."
     assert plan.trainings[0].hyperparameters.lora_r == 5
 
 

@@ -61,7 +61,10 @@ from nightschool_hookspecs.records import (
     HyperparameterSearch,
     LearnedExample,
     Material,
+    Message,
     MethodChoice,
+    PairText,
+    Role,
     RunInfo,
     SearchTask,
     Specialty,
@@ -74,7 +77,7 @@ from nightschool_hookspecs.records import (
     TrainingTrial,
     TriedOut,
 )
-from nightschool_hookspecs.services import Judge, TrainingError, TryOut
+from nightschool_hookspecs.services import GenerationError, Judge, TrainingError, TryOut
 from support.kills import exit_code_of
 from support.training_jobs import greetings, training_job, unheard
 
@@ -204,7 +207,10 @@ class Night:
 
 def lessons(count: int = 40) -> list[TrainingText]:
     """Greetings, two of which are near-duplicates each time."""
-    return [replace(one, group=f"group-{number // 2}") for number, one in enumerate(greetings(count))]
+    return [
+        replace(one, group=f"group-{number // 2}", messages=(Message(role=Role.USER, content=one.prompt),))
+        for number, one in enumerate(greetings(count))
+    ]
 
 
 def adapter_bytes(result: TrainingResult) -> bytes:
@@ -487,10 +493,14 @@ def test_what_the_training_has_no_time_for_is_not_tried_out(tmp_path: Path, tiny
 
 
 def test_time_is_kept_for_what_is_learned_on_top(tmp_path: Path, tiny_gguf: Path) -> None:
-    """An epoch of pairs, whose file is as large as that of the wanted answers."""
+    """An epoch of pairs, of which there is as much text as of wanted answers."""
     night = Night(directory=tmp_path / "run", gguf=tiny_gguf).laid_out(lessons())
-    wanted = night.run.step(Step.SELECT) / FILES[TrainingMethod.SFT]
-    (night.run.step(Step.SELECT) / FILES[TrainingMethod.DPO]).write_bytes(wanted.read_bytes())
+    pairs = [
+        PairText(event_id="", prompt=one.prompt, chosen=one.completion[:5], rejected=one.completion[5:])
+        for one in lessons()
+    ]
+    lines = "".join(f"{codec.to_json(one)}\n" for one in pairs)
+    (night.run.step(Step.SELECT) / FILES[TrainingMethod.DPO]).write_text(lines)
     try_out, _ = timed(night.context(), MethodChoice.AUTO)
     assert try_out.seconds_left() == pytest.approx(900 - 1.5 * 12.5 * 3)
 
@@ -543,6 +553,22 @@ def test_where_nothing_can_be_tried_out_it_is_trained_all_the_same(tmp_path: Pat
     result = night.trained()
     assert (result.hyperparameters, result.left_out) == (GIVEN, len(apart))
     assert "Too few examples fit into 64 tokens" in (night.run.step(Step.TRAIN) / NOTES).read_text()
+
+
+@pytest.mark.parametrize("error", [TrainingError("Memory is short."), GenerationError("Nobody listens.")])
+def test_what_fails_beneath_a_search_ends_no_run(tmp_path: Path, tiny_gguf: Path, error: Exception) -> None:
+    """As a judge that cannot be asked."""
+
+    class Failing(Searching):
+        def search_hyperparameters(self, **_asked: object) -> HyperparameterSearch:
+            raise error
+
+    night = Night(directory=tmp_path / "run", gguf=tiny_gguf).laid_out(lessons())
+    context = night.context()
+    meddled = replace(context, hooks=Failing(context.hooks))  # type: ignore[arg-type]  # as above
+    job, file = training.make_job(context), gguf_file.read(tiny_gguf)
+    assert searching.searched(meddled, job, file, lambda *_: _never()) is None
+    assert f"Hyperparameters are not searched for. {error}" in (night.run.step(Step.TRAIN) / NOTES).read_text()
 
 
 def test_a_brought_adapter_that_the_route_does_not_take_is_not_searched_for(tmp_path: Path, tiny_gguf: Path) -> None:

@@ -18,6 +18,7 @@ from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.items import gains
 from nightschool_daemon.learning.rendering import render_example
 from nightschool_daemon.learning.sampling import Sampling
+from nightschool_daemon.learning.searching import item_of
 from nightschool_daemon.learning.services import ChunkSearch
 from nightschool_daemon.learning.starters import as_example
 from nightschool_daemon.learning.workshop import DatasetError, Workshop
@@ -937,6 +938,14 @@ def test_examples_and_their_variants_say_by_what_an_answer_is_scored() -> None:
         assert (one.artifact_type, one.tests, one.schema) == ("shell", "assert f", "CREATE TABLE t")
         text = render_example(one, lambda messages: messages[-1].content, "</s>")
         assert (text.artifact_type, text.tests, text.schema) == ("shell", "assert f", "CREATE TABLE t")
+
+
+def test_what_a_search_has_answered_is_judged_as_the_exam_judges() -> None:
+    """By what was asked, without the template in which the model sees it."""
+    (one,) = build([row("1")]).examples
+    text = render_example(one, lambda _messages: "<|im_start|>user\nquestion 1<|im_end|>", "</s>")
+    item = item_of(text, "</s>")
+    assert (item.messages, item.reference) == (one.messages, "good")
 
 
 @pytest.mark.parametrize("parent", [None, "dropdir/nobody"])
