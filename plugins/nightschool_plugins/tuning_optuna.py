@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightschool_hookspecs import (
+    GenerationError,
     Hyperparameters,
     HyperparameterSearch,
     SearchTask,
@@ -154,7 +155,7 @@ class TuningOptuna:
         known = [space.given] if before is None or not before.values else [space.given, before.values]
         try:
             found = Search(self, space, try_out, known, task.directory / JOURNAL, seed).carried_out()
-        except TrainingError as error:
+        except (TrainingError, GenerationError) as error:
             values = {} if before is None else before.values
             return HyperparameterSearch(
                 hyperparameters=applied(task.given, values),
@@ -273,7 +274,7 @@ class Space:
             given: float = getattr(task.given, name)
             low, high = getattr(settings, name)
             if name == "neurons":
-                given /= task.neuron_step
+                given //= task.neuron_step
                 low, high = max(1, round(low * given)), max(1, round(high * given))
             ranges[name] = min(low, given), max(high, given)
         return cls(task=task, ranges=ranges, fewest_steps=settings.fewest_steps)

@@ -22,6 +22,7 @@ With a Jaccard similarity s of the character groups a pair is found with probabi
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from difflib import SequenceMatcher
 from typing import TypeAlias
 
 import numpy as np
@@ -50,6 +51,10 @@ SHORT = 200
 """Characters up to which texts are compared by their edits."""
 MOST_COMPARED = 2_000_000_000
 """Pairs that are compared so, some two minutes of them: those of the shortest texts first."""
+SLIP = 0.6
+"""Edit similarity from which a word is another one with a slip of the pen. Letters that change places are one edit."""
+MOST_FOUND = 2_000_000
+"""Pairs of few edits that are looked at further. Of prompts by one pattern nearly all pairs are."""
 TOO_MANY = (
     "%d of %d new short prompts, the longest ones, are too many to be compared letter by letter with all others: "
     "a near-duplicate with a slip of the pen in every other word may be missed"
@@ -103,7 +108,7 @@ def near_wordings(texts: Sequence[str], threshold: float, *, since: int = 0, acr
         shorter = late[: 0 if across else start + len(rows)]
         columns = np.concatenate([_as_long(places, lengths, least, most) for places in (early, shorter)])
         compared += len(rows) * len(columns)
-        if compared > MOST_COMPARED:
+        if compared > MOST_COMPARED or sum(map(len, found)) > MOST_FOUND:
             logger.warning(TOO_MANY, len(late) - start, len(late))
             break
         found += _few_edits(texts, rows, columns, threshold)
@@ -145,13 +150,14 @@ def keep_first(pairs: Pairs, count: int) -> NDArray[np.bool_]:
 def confirmed(
     pairs: Pairs, texts: Sequence[str], measure: Callable[[list[str], list[str]], Matrix], lowest: float
 ) -> Pairs:
-    """The pairs of near-duplicates: their edit similarity, or what all metrics measure together, is at least `lowest`.
+    """The pairs of near-duplicates: they differ by slips of the pen, or all metrics together measure at least `lowest`.
 
-    Edits suffice by themselves, since of eight words a typo in one leaves half of the word groups that other metrics
-    count. A metric may depend on which text stands left: the one that sorts first does, so that the answer for two
-    texts does not depend on which came first.
+    Few edits suffice by themselves where they are slips, since of eight words a typo in one leaves half of the word
+    groups that other metrics count. A metric may depend on which text stands left: the one that sorts first does, so
+    that the answer for two texts does not depend on which came first.
     """
     keep = _alike_by_edits(pairs, texts, lowest)
+    keep[keep] = _are_slips(pairs[keep], texts)
     wanted: dict[int, list[tuple[int, int]]] = {}
     for place in np.flatnonzero(~keep).tolist():
         low, high = int(pairs[place, 0]), int(pairs[place, 1])
@@ -171,6 +177,25 @@ def _alike_by_edits(pairs: Pairs, texts: Sequence[str], lowest: float) -> NDArra
     enough = lowest - ROUNDING
     found = cpdist(left, right, scorer=Levenshtein.normalized_similarity, score_cutoff=enough, dtype=np.float32)
     return np.asarray(found >= np.float32(enough))
+
+
+def _are_slips(pairs: Pairs, texts: Sequence[str]) -> NDArray[np.bool_]:
+    """Of which pairs every word can be told from the other text, and all digits are the same."""
+    digits = {place: "".join(filter(str.isdigit, texts[place])) for place in np.unique(pairs).tolist()}
+    found = (
+        digits[low] == digits[high] and _is_slip(texts[low].split(), texts[high].split())
+        for low, high in pairs.tolist()
+    )
+    return np.fromiter(found, np.bool_, len(pairs))
+
+
+def _is_slip(left: Sequence[str], right: Sequence[str]) -> bool:
+    from rapidfuzz.distance import OSA
+
+    changed = (one for one in SequenceMatcher(None, left, right, autojunk=False).get_opcodes() if one[0] != "equal")
+    # a space too many or too few is a slip
+    parts = (("".join(left[begin:end]), "".join(right[start:stop])) for _, begin, end, start, stop in changed)
+    return all(OSA.normalized_similarity(one, other) >= SLIP for one, other in parts)
 
 
 # --------------------------------------------------------------------------- sketch

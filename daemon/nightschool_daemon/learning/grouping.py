@@ -140,9 +140,9 @@ class _Groups:
 class NearPrompts:
     """`FindNear`, and the one word on which two prompts are near-duplicates.
 
-    Texts are where their edit similarity is at least `lowest`, or what the similarity plugins measure together. A
-    prompt that is gone is near whatever its fingerprint takes for the same, by the `secret` that it was made with;
-    empty: nothing is gone.
+    Texts are where they differ by slips of the pen alone, or where the similarity plugins together measure at least
+    `lowest`. A prompt that is gone is near whatever its fingerprint takes for the same, by the `secret` that it was
+    made with; empty: nothing is gone.
     """
 
     def __init__(self, measure: Measure, embed: Embed, lowest: float, secret: bytes = b"") -> None:

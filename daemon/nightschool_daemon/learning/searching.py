@@ -65,6 +65,7 @@ RECORDS: Mapping[TrainingMethod, type[TrainingText | PairText | LabelledText]] =
     TrainingMethod.DPO: PairText,
     TrainingMethod.KTO: LabelledText,
 }
+TOO_LATE = "A training by these would take longer than training.time_limit_minutes."
 RESERVE = 1.5
 """So many times what the training is expected to take is left to it."""
 ROOM_TO_END = 2
@@ -252,8 +253,7 @@ class TryingOut:
         longest = max(self._longest, trial.hyperparameters, key=self._training_s)
         seconds = min(trial.seconds, self._left_beside(longest))
         if seconds <= 0:
-            # by these the training itself would come too late
-            return TriedOut(loss=None, tokens=0, measured_tokens=0, seconds=0.0)
+            return TriedOut(loss=None, tokens=0, measured_tokens=0, seconds=0.0, problem=TOO_LATE)
         score = partial(self._examination.score, answers=trial.answers) if trial.answers else None
         bounded = replace(trial, seconds=seconds)
         found = self._trials.try_out(Watch(trial=bounded, judge=judge, report=report, score=score))

@@ -226,3 +226,21 @@ def test_few_edits_suffice_whatever_the_metrics_say() -> None:
 
     texts = ["list all hidden files", "list all hiddne files", "list all files"]
     assert as_set(confirmed(np.array([[0, 1], [0, 2]]), texts, sees_nothing, 0.85)) == {(0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "are_near"),
+    [
+        ("list all hidden files in the current directory", "list all hiddne files in teh current directory", True),
+        ("list all hidden files in the current directory", "listall hidden files in the current directory", True),
+        ("greet guest number 12 of the house", "greet guest number 13 of the house", False),
+        ("show the sizes of all files in /etc", "show the sizes of all files in /var", False),
+        ("show the sizes of all files", "do not show the sizes of all files", False),
+    ],
+    ids=["typos", "a space too few", "another number", "another word", "a word more"],
+)
+def test_few_edits_are_enough_where_they_are_slips_of_the_pen(left: str, right: str, are_near: bool) -> None:
+    def measures_nothing(left: list[str], right: list[str]) -> Matrix:
+        return matrix([[0.0] * len(right)], columns=len(right))
+
+    assert (len(confirmed(np.array([[0, 1]]), [left, right], measures_nothing, 0.8)) == 1) is are_near

@@ -195,15 +195,14 @@ def test_the_search_finds_every_near_pair_of_the_pool() -> None:
     measure = CombinedMeasure(
         Hooks.load(plugin_directory=None, tables={}, built_in=("similarity_edit", "similarity_bleu")), no_embeddings
     )
-    alike = {
-        (i, j)
-        for j in range(len(texts))
-        for i in range(j)
-        if measure([min(texts[i], texts[j])], [max(texts[i], texts[j])]).values[0] >= LOWEST
-        or Levenshtein.normalized_similarity(texts[i], texts[j]) >= LOWEST
+    pairs = [(i, j) for j in range(len(texts)) for i in range(j)]
+    measured = {
+        (i, j) for i, j in pairs if measure([min(texts[i], texts[j])], [max(texts[i], texts[j])]).values[0] >= LOWEST
     }
-    assert len(alike) > 20
-    assert set(metrics()(texts, 0)) == alike
+    by_edits = {(i, j) for i, j in pairs if Levenshtein.normalized_similarity(texts[i], texts[j]) >= LOWEST}
+    assert len(measured) > 10
+    # of those with few edits only the ones that are slips of the pen
+    assert measured <= set(metrics()(texts, 0)) <= measured | by_edits
 
 
 def by_default(directory: Path) -> NearPrompts:
