@@ -25,13 +25,22 @@ def secret_of(directory: Path) -> bytes:
             with contextlib.suppress(FileExistsError):
                 os.link(fresh.name, file)
         _sync(directory)
-    return file.read_bytes()
+    return _whole(file)
 
 
 def read_secret(directory: Path) -> bytes:
     """The same; empty where there is none, as nothing was written by it yet."""
     file = directory / FILE_NAME
-    return file.read_bytes() if file.is_file() else b""
+    return _whole(file) if file.is_file() else b""
+
+
+def _whole(file: Path) -> bytes:
+    found = file.read_bytes()
+    if len(found) != BYTES:
+        raise OSError(
+            f"{file} has {len(found)} bytes in place of {BYTES}. Put the one back that was kept with the ledger"
+        )
+    return found
 
 
 def _sync(directory: Path) -> None:

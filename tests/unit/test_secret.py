@@ -4,6 +4,8 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from nightschool_daemon.secret import BYTES, FILE_NAME, read_secret, secret_of
 
 
@@ -21,3 +23,11 @@ def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
 def test_every_directory_has_its_own(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     assert secret_of(tmp_path) != secret_of(tmp_path / "other")
+
+
+@pytest.mark.parametrize("content", [b"", bytes(BYTES + 1)])
+def test_a_file_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE_NAME).write_bytes(content)
+    for ask in (secret_of, read_secret):
+        with pytest.raises(OSError, match="Put the one back"):
+            ask(tmp_path)

@@ -23,7 +23,15 @@ from nightschool_daemon.ledger.rows import (
 from nightschool_daemon.reporting.records import IncomingPrompts, Said
 from nightschool_daemon.secret import secret_of
 from nightschool_daemon.wording import fingerprint_of, key_of
-from nightschool_hookspecs.records import BatchStatistics, Event, FeedbackType, Side, SideChoice, Specialty
+from nightschool_hookspecs.records import (
+    BatchStatistics,
+    Event,
+    FeedbackType,
+    Metadata,
+    Side,
+    SideChoice,
+    Specialty,
+)
 
 POSITIVE = (FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE)
 """Everything else says that an answer was not good enough."""
@@ -545,9 +553,10 @@ def _retract(
     fingerprint: Callable[[str], str],
 ) -> None:
     """Put the tombstone in the event's place: what was withdrawn is not kept, and what comes late finds it."""
-    body, digest = codec.to_json(incoming.event), _digest_of(incoming.event)
+    gone = _bare(incoming.event)
+    body, digest = codec.to_json(gone), _digest_of(gone)
     if known is None:
-        _insert(connection, incoming, body, digest)
+        _insert(connection, replace(incoming, event=gone), body, digest)
         tally.unchanged += 1
     elif known["retracted"] or _is_older(incoming.event, known):
         tally.unchanged += 1
@@ -561,6 +570,25 @@ def _retract(
         _leave_behind(connection, incoming.event.key, known, fingerprint)
         _forget_texts(connection, incoming.event.key, fingerprint)
         tally.retracted += 1
+
+
+def _bare(event: Event) -> Event:
+    """What must be known of a withdrawn event, also where its whole record is sent again with the mark."""
+    told = event.metadata
+    return Event(
+        id=event.id,
+        source=event.source,
+        timestamp=event.timestamp,
+        feedback_type=event.feedback_type,
+        input_data="",
+        artifact_type=event.artifact_type,
+        metadata=Metadata(
+            deleted=True,
+            source_id=told.source_id,
+            source_version=told.source_version,
+            clock_flag=told.clock_flag,
+        ),
+    )
 
 
 def _leave_behind(

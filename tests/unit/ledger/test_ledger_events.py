@@ -1,5 +1,6 @@
 """Events in the ledger: upserts, tombstones, one row a content, sides for good, what is fresh."""
 
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nightschool_daemon import codec
 from nightschool_daemon.intake.assignment import group_of
 from nightschool_daemon.jobs import PromptRow, Wording
 from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError, RunRow, VersionRow, VersionState
@@ -387,6 +389,22 @@ def test_no_text_is_kept_of_what_an_event_says_no_more(
     assert remembered(ledger) == [(None, fingerprint_of("show the files", secret_of(tmp_path)))]
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_nothing_is_kept_of_a_record_that_is_sent_again_to_be_withdrawn(
+    ledger: Ledger, tmp_path: Path, is_known: bool
+) -> None:
+    secretive = Metadata(user="ann", reason="private", comment="hush", tests="assert x", extra_json='{"a": "b"}')
+    told = replace(event("1", answer="ls -a"), context=Context(system="be brief"), metadata=secretive)
+    if is_known:
+        add(ledger, told)
+    add(ledger, replace(told, metadata=replace(secretive, deleted=True, source_version="2")))
+    with sqlite3.connect(tmp_path / "ledger.sqlite3") as connection:
+        (body,) = connection.execute("SELECT body FROM events").fetchone()
+    kept = codec.from_json(body, Event)
+    assert kept.metadata == Metadata(deleted=True, source_version="2")
+    assert (kept.input_data, kept.ai_output, kept.context) == ("", None, Context())
+
+
 def test_an_event_that_is_sent_again_as_it_was_keeps_its_texts(ledger: Ledger) -> None:
     add(ledger, event("1"))
     placed(ledger)
@@ -560,7 +578,7 @@ def test_of_what_was_withdrawn_only_the_withdrawal_is_kept(ledger: Ledger) -> No
     add(ledger, event("1", deleted=True))
     row = ledger.events.get("dropdir/1")
     assert row is not None
-    assert row.event == event("1", deleted=True)
+    assert row.event == replace(event("1", deleted=True), input_data="", ai_output=None, validation_score=None)
     assert ledger.events.get("dropdir/2") is None
 
 
