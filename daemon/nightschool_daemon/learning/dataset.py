@@ -223,11 +223,13 @@ def build_shown(
 ) -> Dataset:
     """The same for a candidate of examples: nothing is selected or varied, as nothing is trained."""
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
+    side = _training_side(workshop, training, set_aside(workshop, of_exams(rows, sides)))
     return replace(
-        _asked(workshop, training, held_out, folded),
-        regression=regression_items(workshop, rows, training, folded),
-        shots=_choose_shots(workshop, training, budget),
-        marks=_marks(training, (), {}),
+        _asked(workshop, side.all, held_out, folded),
+        regression=regression_items(workshop, rows, side.believed, folded),
+        shots=_choose_shots(workshop, side.believed, budget),
+        left_out=side.left_out,
+        marks=_marks(side.all, (), side.noise),
     )
 
 

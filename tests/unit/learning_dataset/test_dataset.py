@@ -13,7 +13,15 @@ from nightschool_daemon.config import PluginSettings, Preset
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow, PromptRow, Replayed
-from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset, material_of, replayed_of, result_of
+from nightschool_daemon.learning.dataset import (
+    Dataset,
+    Rendered,
+    build_dataset,
+    build_shown,
+    material_of,
+    replayed_of,
+    result_of,
+)
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.items import gains
 from nightschool_daemon.learning.rendering import render_example
@@ -1071,6 +1079,20 @@ def test_what_is_not_learned_from_for_its_conversation_is_not_asked_either() -> 
     overheard = replace(said_before(asking("o", "and now count them"), KEPT_ASIDE.event.input_data), inherited=True)
     assert build([LEARNED, overheard, KEPT_ASIDE], ["h"]).regression == ()
     assert [item.event_id for item in build([LEARNED, overheard]).regression] == ["dropdir/o"]
+
+
+def test_what_is_not_learned_from_is_not_shown_either() -> None:
+    class ShowsAll:
+        @hookimpl
+        def nightschool_choose_shots(self, events: tuple[ScoredEvent, ...]) -> tuple[str, ...]:
+            return tuple(one.event.key for one in events)
+
+    overheard = replace(said_before(asking("o", "and now count them"), KEPT_ASIDE.event.input_data), inherited=True)
+    sides = {"t": Side.TRAINING, "o": Side.TRAINING, "h": Side.HELD_OUT}
+    dataset = build_shown(workshop(ShowsAll()), (LEARNED, overheard, KEPT_ASIDE), sides, ROOMY)
+    assert [one.event_id for one in dataset.shots] == ["dropdir/t"]
+    assert [one.event_id for one in dataset.left_out] == ["dropdir/o"]
+    assert dataset.regression == ()
 
 
 def test_what_is_read_as_a_prompt_beside_those_of_events_is_written_down() -> None:
