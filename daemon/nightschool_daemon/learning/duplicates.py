@@ -182,10 +182,11 @@ def _alike_by_edits(pairs: Pairs, texts: Sequence[str], lowest: float) -> NDArra
 def _are_slips(pairs: Pairs, texts: Sequence[str]) -> NDArray[np.bool_]:
     """Of which pairs every word can be told from the other text, and all digits are the same."""
     digits = {place: "".join(filter(str.isdigit, texts[place])) for place in np.unique(pairs).tolist()}
-    found = (
-        digits[low] == digits[high] and _is_slip(texts[low].split(), texts[high].split())
-        for low, high in pairs.tolist()
-    )
+
+    def are_one(low: int, high: int) -> bool:
+        return digits[low] == digits[high] and _is_slip(texts[low].split(), texts[high].split())
+
+    found = (are_one(low, high) for low, high in pairs.tolist())
     return np.fromiter(found, np.bool_, len(pairs))
 
 
