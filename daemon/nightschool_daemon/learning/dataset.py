@@ -178,13 +178,13 @@ def build_dataset(
     training, held_out = (_of_side(workshop, rows, sides, one) for one in (Side.TRAINING, Side.HELD_OUT))
     aside = set_aside(workshop, of_exams(rows, sides))
     side = _training_side(workshop, training, aside)
-    selection = _select(workshop, side.learnable, budget, side.noise)
-    originals = _build_examples(workshop, selection, side.believed)
+    selection = _select(workshop, side, budget)
+    originals = _build_examples(workshop, selection.events, side)
     apart = variants_apart(workshop, _variants(workshop, selection.events, originals), aside)
     valid = _still_valid(workshop, apart, selection.events, originals)
     variants = itertools.islice(valid, (LARGEST_GROWTH - 1) * len(originals))
     examples = _arrange(workshop, (*originals, *variants))
-    replayed = choose_replayed(workshop, rows, side.believed, selection, examples)
+    replayed = choose_replayed(workshop, rows, side, selection, examples)
     learned = (*examples, *(one for one in replayed if one.event_id))
     _require_no_leak(learned, sides)
     again = frozenset(_events_of(replayed))
@@ -355,16 +355,15 @@ def _mean(counts: Counter[str | None]) -> float:
     return counts.total() / len(counts) if counts else 0.0
 
 
-def _select(
-    workshop: Workshop, training: tuple[ScoredEvent, ...], budget: Budget, noise: Mapping[str, NoiseFinding]
-) -> Selection:
+def _select(workshop: Workshop, side: TrainingSide, budget: Budget) -> Selection:
     """Choose. What cannot be chosen still shows where answers fail."""
-    objections = {one.event.key: objection_to(one.event) or suspicion(noise, one.event.key) for one in training}
-    objections |= _repetitions([one for one in training if objections[one.event.key] is None], workshop.most_alike)
-    learnable = {one.event.key: one for one in training if objections[one.event.key] is None}
+    events = side.learnable
+    objections = {one.event.key: objection_to(one.event) or suspicion(side.noise, one.event.key) for one in events}
+    objections |= _repetitions([one for one in events if objections[one.event.key] is None], workshop.most_alike)
+    learnable = {one.event.key: one for one in events if objections[one.event.key] is None}
     keys = workshop.hooks.select_events(
         events=tuple(learnable.values()),
-        others=_others((one for one in training if suspicion(noise, one.event.key) is None), learnable),
+        others=_others(side, learnable),
         budget=budget,
         embed=workshop.embed,
         seed=workshop.info.seed,
@@ -381,13 +380,12 @@ def _select(
             for key, objection in objections.items()
             if key not in chosen
         ),
-        noise=noise,
     )
 
 
-def _others(training: Iterable[ScoredEvent], known: Collection[str]) -> tuple[ScoredEvent, ...]:
-    """The rest of what was said of answers on the training side."""
-    return tuple(one for one in training if one.event.key not in known and is_usable(one.event))
+def _others(side: TrainingSide, known: Collection[str]) -> tuple[ScoredEvent, ...]:
+    """The rest of what was said of answers, as far as it is believed."""
+    return tuple(one for one in side.believed if one.event.key not in known and is_usable(one.event))
 
 
 def _repetitions(learnable: Sequence[ScoredEvent], most: int) -> dict[str, str | None]:
@@ -406,22 +404,16 @@ def _repetitions(learnable: Sequence[ScoredEvent], most: int) -> dict[str, str |
 
 
 def _build_examples(
-    workshop: Workshop, selection: Selection, believed: tuple[ScoredEvent, ...]
+    workshop: Workshop, events: tuple[ScoredEvent, ...], side: TrainingSide
 ) -> tuple[TrainingExample, ...]:
-    others = _others(believed, {one.event.key for one in selection.events})
+    others = _others(side, {one.event.key for one in events})
     factors = dict(
         workshop.hooks.select_negatives(
-            events=selection.events,
-            others=others,
-            measure=workshop.measure,
-            embed=workshop.embed,
-            seed=workshop.info.seed,
+            events=events, others=others, measure=workshop.measure, embed=workshop.embed, seed=workshop.info.seed
         )
     )
-    built = filter(None, (build_one(workshop, scored) for scored in selection.events))
-    return tuple(
-        weighted(one, factors.get(one.event_id, 1.0) * factor_of(selection.noise, one.event_id)) for one in built
-    )
+    built = filter(None, (build_one(workshop, scored) for scored in events))
+    return tuple(weighted(one, factors.get(one.event_id, 1.0) * factor_of(side.noise, one.event_id)) for one in built)
 
 
 def _variants(

@@ -9,7 +9,7 @@ from nightschool_daemon.learning.apart import close_to, set_aside
 from nightschool_daemon.learning.beside import of_no_event, pull
 from nightschool_daemon.learning.building import build_one, weighted
 from nightschool_daemon.learning.noise import factor_of
-from nightschool_daemon.learning.workshop import LEARNS_ANSWERS, DatasetError, Selection, Workshop
+from nightschool_daemon.learning.workshop import LEARNS_ANSWERS, DatasetError, Selection, TrainingSide, Workshop
 from nightschool_daemon.learning.worth import is_better_known, objection_to
 from nightschool_daemon.reasons import REBUILD
 from nightschool_daemon.wording import fold
@@ -35,14 +35,14 @@ def bounded(lesson: Sequence[TrainingExample], replayed: Iterable[TrainingExampl
 def choose_replayed(
     workshop: Workshop,
     rows: tuple[EventRow, ...],
-    believed: tuple[ScoredEvent, ...],
+    side: TrainingSide,
     selection: Selection,
     lesson: tuple[TrainingExample, ...],
 ) -> tuple[TrainingExample, ...]:
     """What is learned again beside the lesson. Nothing where it is none of wanted answers, nor in a rebuild."""
     if not lesson or workshop.method not in LEARNS_ANSWERS or workshop.info.reason == REBUILD:
         return ()
-    earlier = _earlier(rows, believed, selection)
+    earlier = _earlier(rows, side.believed, selection)
     replay = workshop.hooks.replay_examples(
         examples=lesson, earlier=tuple(earlier.values()), recall=workshop.recall, seed=workshop.info.seed
     )
@@ -51,7 +51,7 @@ def choose_replayed(
         raise DatasetError(f"A plugin replays the event {unknown[0]}, which was not offered to it.")
     built = filter(None, (build_one(workshop, earlier[key]) for key in dict.fromkeys(replay.events)))
     own = (of_no_event(one.prompt, one.text, lesson) for one in _far_answers(workshop, replay.answers, rows))
-    kept = bounded(lesson, (*(weighted(one, factor_of(selection.noise, one.event_id)) for one in built), *own))
+    kept = bounded(lesson, (*(weighted(one, factor_of(side.noise, one.event_id)) for one in built), *own))
     order = random.Random(f"{workshop.info.seed}/replay")  # noqa: S311 - no secret
     return tuple(order.sample(kept, len(kept)))
 

@@ -76,8 +76,6 @@ class Selection:
     learnable: int
     """Events that there were to choose from."""
     left_out: tuple[LeftOut, ...]
-    noise: Mapping[str, NoiseFinding]
-    """What looks wrong on the training side, by event."""
 
 
 def once(offered: Iterable[Iterable[T]], key: Callable[[T], object]) -> list[T]:
