@@ -56,17 +56,6 @@ def fingerprint_of(prompt: str, secret: bytes) -> str:
     return struct.pack(f">{MINIMA}H", *minima).hex()
 
 
-def are_near(fingerprint: str, other: str) -> bool:
-    """Whether two fingerprints are those of near-duplicates."""
-    pairs = [pair for pair in zip(minima_of(fingerprint), minima_of(other), strict=True) if pair != (NOTHING, NOTHING)]
-    return sum(one == another for one, another in pairs) >= NEAR * len(pairs)
-
-
-def minima_of(fingerprint: str) -> tuple[int, ...]:
-    """The minima that a fingerprint is made of."""
-    return struct.unpack(f">{MINIMA}H", bytes.fromhex(fingerprint))
-
-
 def _groups(text: str) -> Iterator[str]:
     """Each group of characters with the part of the text that it is in; between two parts it counts to both."""
     for size in GROUPS:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from nightschool_daemon.wording import MINIMA, are_near, fingerprint_of, fold, key_of, minima_of
+from nightschool_daemon.wording import MINIMA, fingerprint_of, fold, key_of
+from support.fingerprints import are_near, minima_of
 
 SECRET = b"a secret of sixteen bytes or more"
 SAMPLE = Path(__file__).parents[1] / "data" / "nl2bash" / "sample.jsonl"

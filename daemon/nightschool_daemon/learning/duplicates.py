@@ -343,7 +343,7 @@ def _packed(rows: NDArray[np.uint16]) -> NDArray[np.uint64]:
 
 
 def _prints_agree(ours: NDArray[np.uint16], theirs: NDArray[np.uint16], pairs: Pairs) -> NDArray[np.bool_]:
-    """`wording.are_near` of many pairs."""
+    """Which pairs share enough minima; a place where neither has one does not count."""
     equal, counted = np.zeros(len(pairs), np.int64), np.zeros(len(pairs), np.int64)
     for row, other_row in zip(ours, theirs, strict=True):
         one, other = row[pairs[:, 0]], other_row[pairs[:, 1]]

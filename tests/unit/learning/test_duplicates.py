@@ -20,9 +20,10 @@ from nightschool_daemon.learning.duplicates import (
     near_wordings,
     shingles,
 )
-from nightschool_daemon.wording import MINIMA, are_near, fingerprint_of, fold
+from nightschool_daemon.wording import MINIMA, fingerprint_of, fold
 from nightschool_hookspecs import Matrix
 from nightschool_hookspecs.testing import matrix
+from support.fingerprints import are_near
 
 SAMPLE = Path(__file__).parents[2] / "data" / "nl2bash" / "sample.jsonl"
 
