@@ -2,16 +2,11 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightschool_daemon.config import PluginSettings, Preset
-from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
-from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow, PromptRow, Replayed
 from nightschool_daemon.learning.dataset import (
     Dataset,
@@ -22,12 +17,10 @@ from nightschool_daemon.learning.dataset import (
     replayed_of,
     result_of,
 )
-from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.items import gains
 from nightschool_daemon.learning.rendering import render_example
 from nightschool_daemon.learning.sampling import Sampling
 from nightschool_daemon.learning.searching import item_of
-from nightschool_daemon.learning.services import ChunkSearch
 from nightschool_daemon.learning.starters import as_example
 from nightschool_daemon.learning.workshop import DatasetError, Workshop
 from nightschool_daemon.reasons import REBUILD
@@ -55,11 +48,9 @@ from nightschool_hookspecs import (
     Recall,
     Replay,
     Role,
-    RunInfo,
     Sample,
     ScoredEvent,
     Side,
-    Specialty,
     StarterExample,
     Store,
     TrainingExample,
@@ -72,11 +63,10 @@ from nightschool_hookspecs.testing import (
     FakeMeasure,
     FakeRecall,
     FakeSample,
-    FakeStore,
     FakeValidate,
 )
+from support.workshops import NOW, workshop_of
 
-NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PLAIN = (
     "reward_plain",
     "difficulty_length",
@@ -101,22 +91,7 @@ class BuildsPlainly:
 
 
 def workshop(*plugins: object, built_in: Sequence[str] = PLAIN) -> Workshop:
-    hooks = Hooks.load(plugin_directory=None, tables={}, plugins=PluginSettings(preset=Preset.ALL), built_in=built_in)
-    for number, plugin in enumerate((BuildsPlainly(), *plugins)):
-        hooks.manager.register(plugin, name=f"test{number}")
-    specialty = Specialty(base="tiny:latest", artifact_type="shell")
-    info = RunInfo(id="r", specialty=specialty, seed=3, started_at=NOW, reason="test", directory=Path("nowhere"))
-    measure = CombinedMeasure(hooks, no_embeddings)
-    return Workshop(
-        hooks=hooks,
-        info=info,
-        measure=measure,
-        generate=FakeGenerate(),
-        judge=FakeGenerate(),
-        retrieve=ChunkSearch(()),
-        store=FakeStore(),
-        find_near=NearPrompts(measure, no_embeddings, 0.85).across,
-    )
+    return workshop_of(built_in, (BuildsPlainly(), *plugins))
 
 
 def row(

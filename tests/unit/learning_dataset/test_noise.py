@@ -2,20 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nightschool_daemon.config import PluginSettings, Preset
-from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
-from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow
 from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset
-from nightschool_daemon.learning.grouping import NearPrompts
-from nightschool_daemon.learning.services import ChunkSearch
-from nightschool_daemon.learning.workshop import DatasetError, Workshop
+from nightschool_daemon.learning.workshop import DatasetError
 from nightschool_hookspecs import (
     Budget,
     Event,
@@ -27,16 +20,14 @@ from nightschool_hookspecs import (
     NoiseFinding,
     Replay,
     Role,
-    RunInfo,
     ScoredEvent,
     Side,
-    Specialty,
     TrainingExample,
     hookimpl,
 )
-from nightschool_hookspecs.testing import FakeGenerate, FakeStore, sample_trajectory
+from nightschool_hookspecs.testing import sample_trajectory
+from support.workshops import NOW, workshop_of
 
-NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PLAIN = (
     "reward_plain",
     "difficulty_length",
@@ -111,22 +102,7 @@ def row(name: str, *, group: str = "", kind: FeedbackType = FeedbackType.USER_CO
 
 
 def built(rows: Sequence[EventRow], *plugins: object, built_in: Sequence[str] = PLAIN, events: int = 100) -> Dataset:
-    hooks = Hooks.load(plugin_directory=None, tables={}, plugins=PluginSettings(preset=Preset.ALL), built_in=built_in)
-    for number, plugin in enumerate(plugins):
-        hooks.manager.register(plugin, name=f"test{number}")
-    specialty = Specialty(base="tiny:latest", artifact_type="shell")
-    measure = CombinedMeasure(hooks, no_embeddings)
-    workshop = Workshop(
-        hooks=hooks,
-        info=RunInfo(id="r", specialty=specialty, seed=3, started_at=NOW, reason="test", directory=Path("nowhere")),
-        measure=measure,
-        generate=FakeGenerate(),
-        judge=FakeGenerate(),
-        retrieve=ChunkSearch(()),
-        store=FakeStore(),
-        find_near=NearPrompts(measure, no_embeddings, 0.85).across,
-        trajectories=LOSSES,
-    )
+    workshop = replace(workshop_of(built_in, plugins), trajectories=LOSSES)
     sides = {one.group or "": Side.HELD_OUT if one.group == "held" else Side.TRAINING for one in rows}
     return build_dataset(workshop, tuple(rows), sides, Budget(events=events, tokens=100_000))
 
