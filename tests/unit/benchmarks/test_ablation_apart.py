@@ -1,35 +1,11 @@
 """Cells of the ablation bench run in processes of their own, and none of them can use up the night."""
 
-import os
-import signal
-import time
-from pathlib import Path
-
 import pytest
 
 from benchmarks.ablation.apart import answered, kept_up
 from benchmarks.results import CellFailed
 from support.ollama_server import OllamaServer
-
-
-def named(directory: Path) -> str:
-    return f"{directory.is_dir()}, {os.getpid() != os.getppid()}"
-
-
-def hang(_: Path) -> None:
-    time.sleep(600)
-
-
-def die(_: Path) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def fail(_: Path) -> None:
-    raise CellFailed("too few pairs")
-
-
-def break_down(_: Path) -> None:
-    raise ValueError("not foreseen")
+from support.works import break_down, die, fail, hang, named
 
 
 def test_work_is_answered() -> None:
