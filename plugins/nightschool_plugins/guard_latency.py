@@ -18,10 +18,9 @@ nothing is broken. One unmeasured question a model comes first, as a model that 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from nightschool_hookspecs import Exam, ExamItem, GuardResult, ModelAnswer, Models, OutOfTime, Sitting, hookimpl
-from nightschool_hookspecs.paired import sign_test
+from nightschool_hookspecs.paired import median, sign_test
 
 GUARD = "latency"
 

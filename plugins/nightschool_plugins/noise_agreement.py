@@ -51,6 +51,7 @@ from itertools import combinations, product
 
 from nightschool_hookspecs import Event, LossTrajectory, Measure, NoiseFinding, ScoredEvent, hookimpl
 from nightschool_hookspecs.corrections import is_minor
+from nightschool_hookspecs.paired import median
 from nightschool_hookspecs.variants import Essentials, literals
 
 LEAST_VOTE = 0.1
@@ -147,7 +148,7 @@ class NoiseAgreement:
         above: dict[str, list[float]] = {}
         for heights in alike.values():
             if len(heights) >= self.fewest_learned:
-                middle = _median(height for _, height in heights)
+                middle = median(height for _, height in heights)
                 for key, height in heights:
                     above.setdefault(key, []).append(height - middle)
         return {key: math.fsum(heights) / len(heights) for key, heights in above.items()}
@@ -156,8 +157,8 @@ class NoiseAgreement:
         """Modified z-scores (Iglewicz and Hoaglin 1993): a tenth of wrong labels moves neither median."""
         if not levels:
             return
-        middle = _median(levels.values())
-        deviation = _median(abs(level - middle) for level in levels.values())
+        middle = median(levels.values())
+        deviation = median(abs(level - middle) for level in levels.values())
         spread = max(self.smallest_spread, 1.4826 * deviation)
         for key, level in levels.items():
             yield key, max(-LARGEST_STUBBORNNESS, min(LARGEST_STUBBORNNESS, (level - middle) / spread))
@@ -198,12 +199,6 @@ class NoiseAgreement:
     def conflict_of(self, similarity: float) -> float:
         """How far two wanted answers that are so similar contradict each other, 0..1."""
         return min(1.0, max(0.0, (self.alike - similarity) / (self.alike - self.contrary)))
-
-
-def _median(values: Iterable[float]) -> float:
-    from statistics import median
-
-    return median(values)
 
 
 # --------------------------------------------------------------------------- who asks the same

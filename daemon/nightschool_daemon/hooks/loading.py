@@ -95,7 +95,8 @@ class Loader:
             return
         if source.name in self._waiting:
             # what stands in its table is checked all the same: it may be switched on tomorrow
-            _with_settings(self.manager, source.load(), self._tables.get(source.name), source.name)
+            if source.name in self._tables:
+                _with_settings(self.manager, source.load(), self._tables[source.name], source.name)
             self._note(source, PluginState.AVAILABLE, "switched on by plugins.enabled")
             return
         self.guard.digests[source.name] = source.digest
