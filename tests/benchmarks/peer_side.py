@@ -27,6 +27,20 @@ LORA = {
 }
 CONVERTER = "llama-cpp-python==0.3.36"
 """Its source has llama.cpp's converters with it; nothing of it is built or installed."""
+CONVERSION = """
+import contextlib, pathlib, runpy, sys, time
+
+script, *arguments = sys.argv[1:]
+sys.path.insert(0, str(pathlib.Path(script).parent))
+for given in (["--help"], arguments):
+    sys.argv = [script, *given]
+    began = time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+print(time.perf_counter() - began)
+"""
+"""Runs the converter twice in one process, first for its help, by which all that it imports is there. Prints how many
+seconds the second time took."""
 
 
 def trl_sft(model: str, _seed: int) -> Figures:
@@ -227,15 +241,16 @@ def _unpacked(model: str, *, in_16_bits: bool) -> tuple[Any, Any]:
 
 
 def converter_export(model: str, _seed: int) -> Figures:
-    """The same adapter by llama.cpp's converter: what a call takes beyond one that only imports what it needs."""
+    """The same adapter by llama.cpp's converter: what a call takes once all that it imports is there."""
     _unpacked(model, in_16_bits=False)
     script, file = converter(), gguf_file.read(forms.fetched(model, MODELS[model]))
     with tempfile.TemporaryDirectory() as text:
         directory = Path(text)
         exported = directory / "converted.gguf"
-        command = [sys.executable, str(script), str(material.adapter(model)), "--outtype", "f32"]
+        command = [sys.executable, "-c", CONVERSION, str(script), str(material.adapter(model)), "--outtype", "f32"]
         command += ["--base", str(forms.cached() / "unpacked" / model), "--outfile", str(exported)]
-        seconds = _duration(command) - _duration([sys.executable, str(script), "--help"])
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        seconds = float(done.stdout.splitlines()[-1])
         _, own = packed_side.exported_adapter(file, material.adapter(model), directory)
         return {"seconds": seconds, "equal": _equal_tensors(gguf_file.read(own), gguf_file.read(exported))}
 
@@ -251,12 +266,6 @@ def converter() -> Path:
                 archive.extractall(text, filter="data")
             next(Path(text).glob("*/vendor/llama.cpp")).rename(kept)
     return kept / "convert_lora_to_gguf.py"
-
-
-def _duration(command: Sequence[str]) -> float:
-    began = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - began
 
 
 def _equal_tensors(own: GgufFile, other: GgufFile) -> int:

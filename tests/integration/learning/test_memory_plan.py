@@ -1,6 +1,8 @@
 """What the planner decides, on a tiny network."""
 
+import mmap
 import resource
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +33,8 @@ from support.tiny_gguf import write_tiny_gguf
 
 SETTINGS = Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-4, batch_size=8, num_epochs=1)
 AMPLE = 10**12
+held_bytes = memory.held_bytes
+"""As it is where no test takes its place."""
 
 
 @pytest.fixture
@@ -43,6 +47,7 @@ def _steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest of the process takes nothing."""
     torch.set_num_threads(1)
     monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(memory, "held_bytes", lambda _network: 0)
 
 
 @pytest.fixture
@@ -202,7 +207,8 @@ def test_a_curriculum_may_have_the_longest_come_several_times(network: Network, 
     short, long = todo_of(20).examples[0], todo_of(200).examples[0]
     todo = replace(todo_of(20), examples=[*[short] * 15, long], settings=replace(SETTINGS, batch_size=4))
     widest = memory.widest(network, form, replace(todo, arrange=in_fours), 2048)
-    assert widest == memory.widest(network, form, replace(todo, examples=[long] * 4), 2048)
+    together = memory.widest(network, form, replace(todo, examples=[long] * 4), 2048)
+    assert widest == replace(together, lengths=widest.lengths)
     assert widest.tokens == 4 * 200
 
 
@@ -211,7 +217,8 @@ def test_a_curriculum_may_have_the_longest_come_together(network: Network, form:
     long = [Example(prompt=(number,) * 180, answers=(Answer(tokens=(2,) * 20),)) for number in range(1, 5)]
     todo = replace(todo_of(20), examples=[*todo_of(20).examples, *long], settings=replace(SETTINGS, batch_size=4))
     widest = memory.widest(network, form, replace(todo, arrange=in_fours), 2048)
-    assert widest == memory.widest(network, form, replace(todo, examples=long), 2048)
+    together = memory.widest(network, form, replace(todo, examples=long), 2048)
+    assert widest == replace(together, lengths=widest.lengths)
     alike = memory.widest(network, form, replace(todo, examples=long[:1] * 4), 2048)
     assert widest.kept_bytes > 1.5 * alike.kept_bytes
 
@@ -267,7 +274,8 @@ def test_what_prompts_begin_with_alike_hides_no_wider_pass(network: Network, for
     assert todo.computed(alike) == 250 + 8 * 2
     assert todo.computed(unlike) == 8 * 251
     apart = memory.Todo(examples=unlike, method=TrainingMethod.KTO, settings=SETTINGS, seed=0)
-    assert memory.widest(network, form, todo, 4096) == memory.widest(network, form, apart, 4096)
+    widest, of_unlike = (memory.widest(network, form, one, 4096) for one in (todo, apart))
+    assert widest == replace(of_unlike, lengths=widest.lengths)
     assert replace(todo, pads=False).computed(alike) == 8 * 252
 
 
@@ -327,3 +335,33 @@ def test_with_less_memory_than_it_began_with_more_is_computed_twice_and_nothing_
     again = memory.refitted(network, form, todo, short, available=AMPLE)
     assert (again.checkpointed, again.unpacked) == (0, begun.unpacked)
     assert memory.refitted(network, form, todo, begun, available=1).checkpointed == network.architecture.layers
+
+
+def test_pages_of_the_base_that_are_in_memory_are_not_counted_twice(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, tensors = network.weights, network.file.tensors
+    large = [one for one in tensors.values() if one.bytes > 4 * mmap.PAGESIZE]
+    for one in large:
+        weights.let_go(one.name)
+    before = weights.resident_bytes()
+    for one in large:
+        rows, columns = one.shape
+        int(weights.matrix(one.name, (rows, columns)).data.sum())
+    pages = weights.resident_bytes()
+    assert pages - before > 0.5 * sum(one.bytes for one in large)
+    assert pages <= network.file.path.stat().st_size + mmap.PAGESIZE
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 10**9 + pages)
+    assert held_bytes(network) == 10**9
+
+
+def test_rows_of_unlike_length_leave_more_holes(network: Network, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "HOLES_A_LENGTH_BYTES", 1000)
+
+    def peak(lengths: Iterable[int]) -> int:
+        examples = [Example(prompt=(1,) * 20, answers=(Answer(tokens=(2,) * (one - 20)),)) for one in lengths]
+        a_row_at_a_time = replace(SETTINGS, batch_size=1)
+        todo = memory.Todo(examples=examples, method=TrainingMethod.SFT, settings=a_row_at_a_time, seed=0)
+        return memory.plan(network, form, todo, available=AMPLE).peak_bytes
+
+    assert peak([*range(500, 508), 508]) - peak([508] * 9) == 1000 * 8

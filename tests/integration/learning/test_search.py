@@ -104,7 +104,7 @@ HELD_OUT = ("items.jsonl", "regression.jsonl", HELD_OUT_PAIRS, "events.jsonl", "
 def _one_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """How much goes through at once depends on what the process holds, and what is learned a little on that."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(memory, "held_bytes", lambda: 0)
+    monkeypatch.setattr(memory, "held_bytes", lambda _network: 0)
 
 
 @dataclass(frozen=True, kw_only=True)

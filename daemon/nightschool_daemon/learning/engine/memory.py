@@ -45,9 +45,10 @@ PROBED_TOKENS = 2048
 """A wider pass is not tried out but extrapolated."""
 PASSING_LAYERS = 3
 """On its way back a layer holds so many times what it keeps, gradients and temporary results."""
-HOLES, MOST_HOLES_BYTES = 1.0, 350_000_000
-"""What glibc's allocator holds over what is kept: holes of aligned memory, which it seldom fills before its release
-2.38. Large tensors leave none, for they have pages of their own (`worker_process.MEMORY`)."""
+HOLES, HOLES_A_LENGTH_BYTES, MOST_HOLES_BYTES = 1.0, 10_000_000, 350_000_000
+"""What the C library and oneDNN hold over what is kept: holes of aligned memory, which glibc seldom fills before its
+release 2.38. It was seen to grow with the unlike lengths of a training's passes (`make bench-memory`): so much for each
+of them, at most as much as is kept, and so much in all."""
 HOLES_OF_DEVICES = 0.1
 """The same of torch's own allocator, on GPUs."""
 FIXED_BYTES = 20_000_000
@@ -121,6 +122,8 @@ class Probe:
     """Saved for the way back, by this layer alone."""
     shared_bytes: int
     """What all layers have in common: where the tokens lie, which sees which."""
+    lengths: int = 1
+    """Of how many unlike lengths the training's passes are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +143,7 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
     allow. Raises `TrainingError` where not even the longest row fits by itself through one layer.
     """
     available = available_bytes(network.bench.device) if available is None else available
-    held = held_bytes()
+    held = held_bytes(network)
     longest = max(map(len, todo.examples))
     layers = network.architecture.layers
     twice = [Cut(checkpointed=again) for again in range(layers + 1)]
@@ -179,7 +182,7 @@ def refitted(
     Where not even all layers computed twice would fit, that is tried.
     """
     available = available_bytes(network.bench.device) if available is None else available
-    held = held_bytes()
+    held = held_bytes(network)
     probe = widest(network, form, todo, begun.tokens_a_pass)
     trained = network.architecture.layers - begun.trained_from
     cuts = [Cut(checkpointed=again, trained_from=begun.trained_from) for again in range(trained + 1)]
@@ -244,7 +247,10 @@ def widest(network: Network, form: Form, todo: Todo, tokens: int) -> Probe:
     """
     all_passes = [*todo.passes(tokens), *todo.longest_passes(tokens)]
     some = {id(one): one for one in (max(all_passes, key=size) for size in (todo.computed, _places, _pairs))}
-    return max((probed(network, form, one) for one in some.values()), key=lambda one: one.kept_bytes + one.shared_bytes)
+    found = max(
+        (probed(network, form, one) for one in some.values()), key=lambda one: one.kept_bytes + one.shared_bytes
+    )
+    return replace(found, lengths=len(set(map(todo.computed, all_passes))))
 
 
 def computed(examples: Sequence[Example], *, pads: bool) -> int:
@@ -303,10 +309,13 @@ def free_memory() -> int:
     return _of_proc("/proc/meminfo", "MemAvailable")
 
 
-def held_bytes() -> int:
-    """Resident memory of this process once what was freed has gone back: reading a tokenizer leaves a lot."""
+def held_bytes(network: Network) -> int:
+    """Resident memory of this process, in bytes, without the base's own pages, which come and go.
+
+    Before it is taken what was freed goes back: reading a tokenizer leaves a lot.
+    """
     machine.return_free_memory()
-    return resident_bytes()
+    return resident_bytes() - network.weights.resident_bytes()
 
 
 def resident_bytes() -> int:
@@ -445,7 +454,9 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
     whole = network.architecture.layers - cut.trained_from - cut.checkpointed
     kept = whole * probe.kept_bytes + cut.checkpointed * inputs
     on_cpu = network.bench.device.type == "cpu"
-    holes = min(HOLES * kept, MOST_HOLES_BYTES) if on_cpu else HOLES_OF_DEVICES * kept
+    holes = HOLES_OF_DEVICES * kept
+    if on_cpu:
+        holes = min(HOLES * kept, HOLES_A_LENGTH_BYTES * probe.lengths, MOST_HOLES_BYTES)
     # the head is done with before the way back begins
     passing = max(PASSING_LAYERS * probe.kept_bytes, _head_bytes(network, probe.tokens))
     return int(kept + holes + passing) + probe.shared_bytes + _scratch_bytes(network, probe.tokens)

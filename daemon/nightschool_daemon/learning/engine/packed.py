@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -153,6 +154,19 @@ class Weights:
         """Of all tensors, as they lie in their blocks."""
         return sum(one.bytes for one in self._tensors.values())
 
+    def resident_bytes(self) -> int:
+        """How much of their mappings this process has in memory, by the kernel's account."""
+        mapped = [one.addresses for one in set(self._files.values())]
+        found, counts = 0, False
+        for line in Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines():
+            first, *others = line.split()
+            if first == "Rss:" and counts:
+                found += int(others[0]) * 1024
+            elif not first.endswith(":"):
+                start = int(first.partition("-")[0], 16)
+                counts = any(start in addresses for addresses in mapped)
+        return found
+
     def has(self, name: str) -> bool:
         """Whether there is such a tensor."""
         return name in self._tensors
@@ -190,12 +204,18 @@ class Weights:
         return data.clone() if tensor.start % FLOAT else data, tensor.type
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Mapped:
     """A file in memory: private, so that nothing is ever written to it."""
 
     mapping: mmap.mmap
     bytes: Tensor
+
+    @property
+    def addresses(self) -> range:
+        """Where it lies."""
+        start = self.bytes.data_ptr()
+        return range(start, start + len(self.mapping))
 
     @classmethod
     def of(cls, file: GgufFile) -> _Mapped:
