@@ -8,7 +8,7 @@ import hashlib
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +33,10 @@ MAX_NAME_BYTES = 63
 """Of a tensor; `GGML_MAX_NAME` counts a zero behind it."""
 SHOWN_CHARACTERS = 80
 ALIGNMENT_KEY = "general.alignment"
+LENGTH_BYTES = 8
+"""Before a text stands its length."""
+LIST_HEAD = struct.Struct("<IIQ")
+"""Before a list's values: its own type, that of its values, and how many there are."""
 
 Type = gguf.GGUFValueType
 SCALARS: Mapping[int, str] = {
@@ -177,6 +181,22 @@ def field(key: str, kind: gguf.GGUFValueType, value: str | int | float) -> Field
     else:
         raw = struct.pack("<I", kind) + struct.pack(SCALARS[kind], value)
     return Field(key=key, raw=raw, scalar=value)
+
+
+def texts(field: Field) -> Iterator[str]:
+    """The values of a list of texts."""
+    for start, end in _places(field.raw):
+        yield field.raw[start:end].decode("utf-8", "replace")
+
+
+def _places(raw: bytes) -> Iterator[tuple[int, int]]:
+    """Where each text of a list begins and ends."""
+    position = LIST_HEAD.size
+    for _ in range(LIST_HEAD.unpack_from(raw)[2]):
+        (length,) = struct.unpack_from("<Q", raw, position)
+        start = position + LENGTH_BYTES
+        position = start + length
+        yield start, position
 
 
 def copied(file: GgufFile, name: str) -> NewTensor:

@@ -18,7 +18,7 @@ import numpy as np
 
 from nightschool_daemon.learning.base_file import ADVICE, open_base, vocabulary_size
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.tokenizer import build_tokenizer, is_known
+from nightschool_daemon.learning.tokenizer import WHOLE_WORDS, build_tokenizer, is_known
 from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PERMUTED = frozenset({"llama", "mistral3"})
 """Architectures whose q and k rows llama.cpp's converter reorders for its rotary embedding."""
 BOS_BY_DEFAULT = frozenset({"llama", "gemma"})
-"""Tokenizer models that begin a text with BOS where the file does not say."""
+"""Tokenizer models that begin a text with BOS where the file does not say; byte-level ones by what they are cut at."""
 
 LITERAL_BOS = "<bos>"
 
@@ -205,7 +205,7 @@ def _match_spaces(backend: Tokenizer, file: GgufFile) -> None:
 def _bos(file: GgufFile) -> int | None:
     adds = file.scalar("tokenizer.ggml.add_bos_token")
     if adds is None:
-        adds = file.scalar("tokenizer.ggml.model") in BOS_BY_DEFAULT
+        adds = _begins_by_default(file)
     identifier = file.scalar("tokenizer.ggml.bos_token_id")
     if not adds or not isinstance(identifier, int):
         return None
@@ -215,6 +215,11 @@ def _bos(file: GgufFile) -> int | None:
             f"{vocabulary_size(file)}. {ADVICE}"
         )
     return identifier
+
+
+def _begins_by_default(file: GgufFile) -> bool:
+    model = file.scalar("tokenizer.ggml.model")
+    return model in BOS_BY_DEFAULT or (model == "gpt2" and file.scalar("tokenizer.ggml.pre") in WHOLE_WORDS)
 
 
 def _linked(path: Path, digest: str, cache: Path) -> Path:

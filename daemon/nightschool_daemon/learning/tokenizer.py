@@ -10,16 +10,15 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.base_file import ADVICE
-from nightschool_daemon.learning.gguf_file import SCALARS, GgufFile, Type, shown
+from nightschool_daemon.learning.gguf_file import LIST_HEAD, SCALARS, Field, GgufFile, Type, shown
 from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PREFIX = "tokenizer.ggml."
-HEAD_BYTES = 16
-"""Before a list's values stand its type, that of its values, and how many there are."""
 CONTROL, USER_DEFINED, BYTE = 3, 4, 6
 """Kinds of tokens (`llama_token_type`)."""
 SPACE = "▁"
@@ -32,14 +31,28 @@ LLAMA3_SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+# letters that are no small ones of ASCII, then letters that are no capitals of it: llama.cpp cuts CamelCase like this,
+# where the makers' own expression takes classes of letters and marks
+TEKKEN_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?((?=\p{L})[^a-z])*((?=\p{L})[^A-Z])+|[^\r\n\p{L}\p{N}]?((?=\p{L})[^a-z])+((?=\p{L})[^A-Z])*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SPLITS: dict[str, tuple[str, ...]] = {
     "gpt-2": (GPT2_SPLIT,),
     "llama-bpe": (LLAMA3_SPLIT,),
     "llama3": (LLAMA3_SPLIT,),
+    "pixtral": (LLAMA3_SPLIT,),
+    "falcon3": (LLAMA3_SPLIT,),
+    "dbrx": (LLAMA3_SPLIT,),
     "qwen2": (QWEN2_SPLIT,),
+    "deepseek-r1-qwen": (QWEN2_SPLIT,),
     "smollm": (r"\p{N}", GPT2_SPLIT),
+    "tekken": (TEKKEN_SPLIT,),
 }
 """By `tokenizer.ggml.pre`: at what a text is cut before merges begin (`llama-vocab.cpp`)."""
+WHOLE_WORDS = frozenset({"llama-bpe", "llama3", "pixtral", "falcon3", "tekken"})
+"""Those that take a whole word that is a token before they look at merges. They begin a text with BOS, where the file
+does not say."""
 
 
 def is_known(file: GgufFile) -> bool:
@@ -96,8 +109,7 @@ def _by_merges(file: GgufFile) -> Tokenizer:
     tokens = list(_texts(file, "tokens"))
     merges = [(left, right) for left, _, right in (pair.partition(" ") for pair in _texts(file, "merges"))]
     pre = str(file.scalar(f"{PREFIX}pre"))
-    # Llama 3's takes a whole word that is a token before it looks at merges
-    made = Tokenizer(models.BPE(vocab=_vocabulary(tokens), merges=merges, ignore_merges=pre in ("llama-bpe", "llama3")))
+    made = Tokenizer(models.BPE(vocab=_vocabulary(tokens), merges=merges, ignore_merges=pre in WHOLE_WORDS))
     cuts = [pre_tokenizers.Split(Regex(one), behavior="isolated") for one in SPLITS[pre]]
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -142,32 +154,25 @@ def _vocabulary(tokens: Sequence[str]) -> dict[str, int]:
 
 def _numbers(file: GgufFile, name: str, expected: int) -> Sequence[float]:
     """A list of so many numbers of the tokenizer, one a token."""
-    raw = _list(file, name)
-    _, kind, count = struct.unpack_from("<IIQ", raw)
+    raw = _list(file, name).raw
+    _, kind, count = LIST_HEAD.unpack_from(raw)
     if kind not in SCALARS:
         raise ValueError(f"{PREFIX}{name} is no list of numbers")
     if count != expected:
         raise ValueError(f"{PREFIX}{name} has {count} numbers for {expected} tokens")
-    return struct.unpack_from(f"<{count}{SCALARS[kind][1:]}", raw, HEAD_BYTES)
+    return struct.unpack_from(f"<{count}{SCALARS[kind][1:]}", raw, LIST_HEAD.size)
 
 
 def _texts(file: GgufFile, name: str) -> Iterator[str]:
     """A list of texts of the tokenizer."""
-    raw = _list(file, name)
-    _, kind, count = struct.unpack_from("<IIQ", raw)
-    if kind != Type.STRING:
+    field = _list(file, name)
+    if LIST_HEAD.unpack_from(field.raw)[1] != Type.STRING:
         raise ValueError(f"{PREFIX}{name} is no list of texts")
-    position = HEAD_BYTES
-    for _ in range(count):
-        (length,) = struct.unpack_from("<Q", raw, position)
-        position += 8
-        yield raw[position : position + length].decode("utf-8", "replace")
-        position += length
+    return gguf_file.texts(field)
 
 
-def _list(file: GgufFile, name: str) -> bytes:
-    """Type, type of its values, their count, the values."""
+def _list(file: GgufFile, name: str) -> Field:
     field = file.fields.get(f"{PREFIX}{name}")
     if field is None or field.scalar is not None:
         raise ValueError(f"{PREFIX}{name} is missing or no list")
-    return field.raw
+    return field

@@ -29,6 +29,7 @@ TEXTS = (
     "find . -name '*.txt' -exec grep -l \"a b\" {} \\;",
     "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
     "CamelCase snake_case kebab-case",
+    "HTTPServer iPhone DON'T aB/cD//\n/e ÄÖÜßen ÉtÉ ПРИВЕТ мир ǅ ªº",
     "a",
     "\n",
     " ",
@@ -71,6 +72,18 @@ def test_byte_level_merges_count_as_in_the_engine(
         assert made.decode(ids, skip_special_tokens=False) == text
         counted = library.next_token(f"bytes-{pre}:1m", text, context_tokens=512).prompt_tokens
         assert counted == len(ids), (text, [made.id_to_token(one) for one in ids])
+
+
+@pytest.mark.parametrize("pre", SPLITS)
+def test_where_the_file_does_not_say_it_begins_as_in_the_engine(
+    ollama: OllamaServer, tmp_path: Path, vocabulary: tuple[list[str], list[str]], pre: str
+) -> None:
+    said = write_byte_level_gguf(tmp_path / "said.gguf", pre=pre, tokens=vocabulary[0], merges=vocabulary[1])
+    gguf = rewritten(said, tmp_path / "bytes.gguf", keys={"tokenizer.ggml.add_bos_token": None})
+    import_tiny(ollama, gguf, f"begins-{pre}:1m")
+    tokens, library = load_tokens(gguf_file.read(gguf), pre, tmp_path), OllamaLibrary(OllamaSettings(host=ollama.url))
+    counted = library.next_token(f"begins-{pre}:1m", "hello", context_tokens=512).prompt_tokens
+    assert counted == len(tokens.prompt("hello"))
 
 
 @settings(max_examples=60, deadline=None)
