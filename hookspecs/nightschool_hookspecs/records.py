@@ -825,6 +825,8 @@ class DeliveryTarget:
     tensors: tuple[TensorInfo, ...]
     adapter_bytes: int | None
     """Size of the lesson as a LoRA adapter file; None: it is no LoRA."""
+    needs_one_file: bool = False
+    """Ollama cannot load this base in shards; `server.split` is false then."""
 
 
 @dataclass(frozen=True, kw_only=True)

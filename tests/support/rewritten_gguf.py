@@ -39,12 +39,16 @@ def field_of(key: str, value: Told) -> Field:
     """A key with its value, in the type that converters give it."""
     if isinstance(value, str):
         return gguf_file.field(key, Value.STRING, value)
+    if isinstance(value, bool):
+        return gguf_file.field(key, Value.BOOL, value)
     if isinstance(value, int):
         return gguf_file.field(key, Value.UINT32 if value >= 0 else Value.INT32, value)
     if isinstance(value, float):
         return gguf_file.field(key, Value.FLOAT32, value)
     if all(isinstance(one, str) for one in value):
         raw = array(Value.STRING, len(value), b"".join(text(str(one)) for one in value))
+    elif all(isinstance(one, bool) for one in value):
+        raw = array(Value.BOOL, len(value), bytes(map(bool, value)))
     elif all(isinstance(one, int) for one in value):
         raw = array(Value.INT32, len(value), struct.pack(f"<{len(value)}i", *value))
     else:

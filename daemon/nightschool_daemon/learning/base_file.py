@@ -3,15 +3,13 @@
 What a network's own arithmetic needs beyond that, its reader checks (`engine/architecture.py`, `engine/network.py`).
 """
 
-import struct
 from pathlib import Path
 
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.gguf_file import GgufError, GgufFile, Type, shown
+from nightschool_daemon.learning.gguf_file import EMBEDDING, LIST_HEAD, TOKENS, GgufError, GgufFile, Type, shown
+from nightschool_daemon.learning.older_layout import as_ollama_reads, is_embedder
 from nightschool_hookspecs.services import TrainingError
 
-EMBEDDING = "token_embd.weight"
-TOKENS = "tokenizer.ggml.tokens"
 KIND = "general.type"
 MODEL = "model"
 ADVICE = "Pull the base anew, or choose another."
@@ -37,8 +35,10 @@ def require_language_model(file: GgufFile) -> None:
     require_one_file(file)
     if EMBEDDING not in file.tensors:
         raise TrainingError(f"{file.path} has no {EMBEDDING}, so it is no language model. {ADVICE}")
+    if is_embedder(file):
+        raise TrainingError(f"{file.path} is a model of embeddings and no language model. {ADVICE}")
     _require_layers(file)
-    _require_vocabulary(file)
+    _require_vocabulary(as_ollama_reads(file))
 
 
 def require_one_file(file: GgufFile) -> None:
@@ -58,7 +58,7 @@ def vocabulary_size(file: GgufFile) -> int:
     field = file.fields.get(TOKENS)
     if field is None or field.scalar is not None:
         return 0
-    _, kind, count = struct.unpack_from("<IIQ", field.raw)
+    _, kind, count = LIST_HEAD.unpack_from(field.raw)
     return int(count) if kind == Type.STRING else 0
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gguf import GGMLQuantizationType as Kind
 
@@ -10,6 +10,7 @@ from nightschool_daemon.config import DeliveryChoice, DeliverySettings
 from nightschool_daemon.learning import rounding
 from nightschool_daemon.learning.gguf_file import GgufFile, Tensor
 from nightschool_daemon.learning.lesson import FEED_FORWARD, Lesson, LowRankLesson
+from nightschool_daemon.learning.older_layout import needs_one_file
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.plans import cost_text
 from nightschool_hookspecs.records import (
@@ -73,7 +74,15 @@ def target_of(lesson: Lesson, abilities: ServerAbilities, demand: Demand) -> Del
         for one in lesson.file.tensors.values()
     )
     adapter_bytes = lesson.adapter_bytes if isinstance(lesson, LowRankLesson) else None
-    return DeliveryTarget(server=abilities, tensors=tensors, adapter_bytes=adapter_bytes)
+    return _target(lesson.file, abilities, tensors, adapter_bytes)
+
+
+def _target(
+    file: GgufFile, abilities: ServerAbilities, tensors: tuple[TensorInfo, ...], adapter_bytes: int | None
+) -> DeliveryTarget:
+    whole = needs_one_file(file)
+    server = replace(abilities, split=abilities.split and not whole)
+    return DeliveryTarget(server=server, tensors=tensors, adapter_bytes=adapter_bytes, needs_one_file=whole)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +134,7 @@ class Expected:
         )
         factors = sum(sum(one.shape) for one in file.tensors.values() if self.touches(one))
         adapter_bytes = None if self.neurons else factors * self.settings.lora_r * FLOAT
-        return DeliveryTarget(server=abilities, tensors=tensors, adapter_bytes=adapter_bytes)
+        return _target(file, abilities, tensors, adapter_bytes)
 
 
 def _delivered_bytes(lesson: Lesson, name: str, demand: Demand) -> int:
@@ -182,7 +191,9 @@ def absent(plans: Sequence[DeliveryPlan], target: DeliveryTarget) -> Iterator[st
     }
     offered = {one.form for one in plans}
     for form in (one for one in DeliveryForm if one not in offered):
-        if not takes[form]:
+        if form is DeliveryForm.SPLIT and target.needs_one_file:
+            yield "Ollama takes this base in one file only: in shards it would not find what it has to pass over in it."
+        elif not takes[form]:
             yield f"Ollama {server.version} takes no {IN_WORDS[form]}."
         elif form is DeliveryForm.ADAPTER and target.adapter_bytes is None:
             yield "Added neurons are no LoRA, so there is no adapter of them."

@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +34,10 @@ MAX_NAME_BYTES = 63
 """Of a tensor; `GGML_MAX_NAME` counts a zero behind it."""
 SHOWN_CHARACTERS = 80
 ALIGNMENT_KEY = "general.alignment"
+EMBEDDING = "token_embd.weight"
+"""The tensor with a vector for each token."""
+TOKENS = "tokenizer.ggml.tokens"
+"""Their texts."""
 LENGTH_BYTES = 8
 """Before a text stands its length."""
 LIST_HEAD = struct.Struct("<IIQ")
@@ -187,6 +192,18 @@ def texts(field: Field) -> Iterator[str]:
     """The values of a list of texts."""
     for start, end in _places(field.raw):
         yield field.raw[start:end].decode("utf-8", "replace")
+
+
+def shortened(field: Field, count: int) -> Field:
+    """A list without what stands behind so many values."""
+    own, kind, there = LIST_HEAD.unpack_from(field.raw)
+    if there <= count:
+        return field
+    if kind == Type.STRING:
+        end = next(islice(_places(field.raw), count, None))[0] - LENGTH_BYTES
+    else:
+        end = LIST_HEAD.size + count * struct.calcsize(SCALARS[kind])
+    return Field(key=field.key, raw=LIST_HEAD.pack(own, kind, count) + field.raw[LIST_HEAD.size : end], scalar=None)
 
 
 def _places(raw: bytes) -> Iterator[tuple[int, int]]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from nightschool_daemon.learning.base_file import ADVICE, open_base, vocabulary_size
 from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.older_layout import as_ollama_reads
 from nightschool_daemon.learning.tokenizer import WHOLE_WORDS, build_tokenizer, is_known
 from nightschool_hookspecs.services import TrainingError
 
@@ -109,6 +110,7 @@ def load_tokens(file: GgufFile, digest: str, cache: Path) -> Tokens:
     """The tokenizer. Building a large one takes seconds, so it is kept in the form of the library that uses it."""
     from tokenizers import Tokenizer
 
+    file = as_ollama_reads(file)
     kept = cache / "tokenizers" / f"{digest}.json"
     if not kept.is_file():
         made = build_tokenizer(file) if is_known(file) else _by_transformers(file, digest, cache)

@@ -15,6 +15,7 @@ from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_pack
 from nightschool_daemon.learning.engine.trying import Slices
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base, load_base, load_tokens
+from nightschool_daemon.learning.older_layout import is_other_network
 from nightschool_daemon.learning.peft_route import LoadedTrials, fine_tune
 from nightschool_daemon.learning.rows import rows_of, within
 from nightschool_daemon.learning.searching import SEARCH, searched, taken
@@ -110,6 +111,11 @@ def route_of(file: GgufFile, engine: EngineChoice, method: TrainingMethod, setti
         )
     if engine is EngineChoice.AUTO and is_known(file):
         return Route.PACKED
+    if is_other_network(file):
+        raise TrainingError(
+            "This base has the keys of Ollama's own converter, which transformers reads otherwise than Ollama. Set "
+            'training.engine = "auto".'
+        )
     knows = f'it knows {", ".join(FAMILIES)}, with training.engine = "auto"'
     if settings.form is not TrainedForm.LORA:
         raise TrainingError(

@@ -22,6 +22,7 @@ from support.engine_logprobs import (
     token_ids,
 )
 from support.ollama_server import OllamaServer
+from support.rewritten_gguf import rewritten
 from support.tiny_architectures import DEFAULTS, KINDS, ORIGINAL_CONTEXT, VARIANTS, write_tiny_architecture
 
 SERVED_KINDS = ("Q2_K", "Q4_K", "Q5_0", "Q8_0", "IQ4_XS")
@@ -42,6 +43,17 @@ def test_context_chooses_between_long_and_short_factors(ollama: OllamaServer, tm
     assert distance(short, long) > CLEARLY
     assert disagreement(file, short, context=ORIGINAL_CONTEXT) < EXACT
     assert disagreement(file, long, context=512) < EXACT
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
+def test_a_list_of_local_layers_changes_nothing(ollama: OllamaServer, tmp_path: Path, architecture: str) -> None:
+    plain = write_tiny_architecture(tmp_path / f"{architecture}-plain.gguf", architecture, kind="F32")
+    local = [layer % 3 < 2 for layer in range(DEFAULTS[architecture].layers)]
+    keys = {f"{architecture}.attention.sliding_window_pattern": local}
+    listed = rewritten(plain, tmp_path / f"{architecture}-listed.gguf", keys=keys)
+    found = engine_logprobs(ollama, listed, TEXTS)
+    assert distance(engine_logprobs(ollama, plain, TEXTS), found) < EXACT
+    assert disagreement(listed, found) < EXACT
 
 
 @pytest.mark.parametrize("kind", KINDS)

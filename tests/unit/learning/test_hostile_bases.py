@@ -242,6 +242,13 @@ NUMBERS = (
     "rope.scaling.yarn_log_multiplier",
     "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow",
+    "rope.global.freq_base",
+    "rope.local.freq_base",
+    "rope.scaling.beta_fast",
+    "rope.scaling.beta_slow",
+    "rope.scaling.mscale_all_dim",
+    "rope.scaling_beta",
+    "mm.tokens_per_image",
 )
 told = st.one_of(
     st.sampled_from((0, 1, 2, 3, 63, 64, 128, 256, 512, 2**31 - 1, 2**31, 2**32 - 1, -1, -(2**31))),

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from nightschool_daemon.learning.base_file import ADVICE, EMBEDDING, is_split, require_one_file
-from nightschool_daemon.learning.gguf_file import GgufFile, shown
+from nightschool_daemon.learning.base_file import ADVICE, is_split, require_one_file
+from nightschool_daemon.learning.gguf_file import EMBEDDING, GgufFile, shown
+from nightschool_daemon.learning.older_layout import as_ollama_reads
 from nightschool_hookspecs.services import TrainingError
 
 DEFAULT_CONTEXT = 4096
@@ -143,6 +144,7 @@ def is_known(file: GgufFile) -> bool:
 def read_architecture(file: GgufFile) -> Architecture:
     """Read the shape of a network. Raises `TrainingError` with what stands in the way."""
     _refuse_unknown(file)
+    file = as_ollama_reads(file)
     family = FAMILIES[file.architecture]
     width, heads = _required(file, "embedding_length"), _required(file, "attention.head_count")
     head_size = _head_size(file, width, heads)
@@ -168,6 +170,7 @@ def read_architecture(file: GgufFile) -> Architecture:
         attention_cap=_cap(file, "attn_logit_softcapping", family.attention_cap) if family.attention_cap else None,
         final_cap=_cap(file, "final_logit_softcapping", family.final_cap) if family.scaled_embedding else None,
         temperature=_temperature(file, rope),
+        # llama.cpp takes a number alone here: a list of who is local, as Ollama's converter wrote it, changes nothing
         local_by=_count(file, "attention.sliding_window_pattern") or family.local_by,
     )
 
@@ -211,12 +214,7 @@ def _refuse_unknown(file: GgufFile) -> None:
         raise TrainingError(f"The GGUF has no {EMBEDDING}, so it is no language model. {ADVICE}")
 
 
-BY_LAYER = (
-    "attention.head_count",
-    "attention.head_count_kv",
-    "feed_forward_length",
-    "attention.sliding_window_pattern",
-)
+BY_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 """Keys that may be one number, or one a layer."""
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointFunction
 
-from nightschool_daemon.learning.base_file import EMBEDDING
 from nightschool_daemon.learning.engine import head, rope
 from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, Architecture, read_architecture
 from nightschool_daemon.learning.engine.attention import padded_attention, rows_in_line
@@ -18,7 +17,7 @@ from nightschool_daemon.learning.engine.forms import Form, Linear, Made, gated
 from nightschool_daemon.learning.engine.layout import Branches, Layout, lay_out
 from nightschool_daemon.learning.engine.norm import rms_norm
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, Weights, product
-from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.gguf_file import EMBEDDING, GgufFile
 
 SAMPLED_ROWS = 64
 
