@@ -1,8 +1,11 @@
 """From files to tags on the real server: whole, the same when repeated, sharing what can be shared."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -17,6 +20,7 @@ from nightschool_daemon.ollama.errors import OllamaRefused, PublicationFailed
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.ollama.publish import Publication, publish
 from nightschool_daemon.ollama.registry import compare, read_registry
+from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import BaseChange, DeliveryForm, Message, Role
 from support.fault_proxy import FaultProxy, answers, first
 from support.night import import_tiny
@@ -202,3 +206,44 @@ def test_the_registry_is_watched_without_our_own_tags(
         (BaseChange.CONFIGURATION_CHANGED, "tiny:1m"),
         (BaseChange.APPEARED, "tiny:copy"),
     ]
+
+
+@pytest.mark.parametrize("layers", ["readable", "unreadable"])
+@pytest.mark.parametrize("form", [DeliveryForm.SPLIT, DeliveryForm.FUSED])
+def test_a_projector_stays_with_the_model(
+    client: OllamaHttp, fresh_ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path, form: DeliveryForm, layers: str
+) -> None:
+    projector = write_projector(tmp_path / "projector.gguf")
+    digest = sha256_of(projector)
+    client.upload_blob(projector, digest)
+    sees = f"{PIN}-sees"
+    weights = client.show(PIN).weights_digest
+    client.create(CreateRequest(model=sees, files={"tiny.gguf": weights, "projector.gguf": digest}))
+    write = write_split if form is DeliveryForm.SPLIT else write_fused
+    files = write(parcel(tiny_gguf, tmp_path / "export", 1))
+    models = fresh_ollama.models_directory if layers == "readable" else None
+    made = publish(client, replace(publication(files, 1, form, models), base_tag=sees))
+    assert made.weights_digest == files[0].digest
+    assert projectors_of(fresh_ollama, f"{ALIAS}.v1") == projectors_of(fresh_ollama, sees) == [digest]
+    assert client.show(f"{ALIAS}.v1").capabilities == client.show(sees).capabilities
+
+
+def write_projector(file: Path) -> Path:
+    """What tells the server of a projector; nothing that could see."""
+    writer = gguf.GGUFWriter(file, "clip")
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_uint32("clip.vision.block_count", 1)
+    writer.add_tensor("v.patch_embd.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def projectors_of(server: OllamaServer, tag: str) -> list[str]:
+    """SHA-256 of the projector layers in a tag's manifest, hex."""
+    name, version = tag.split(":")
+    manifest = server.models_directory / "manifests" / "registry.ollama.ai" / "library" / name / version
+    layers = json.loads(manifest.read_bytes())["layers"]
+    return [one["digest"].removeprefix("sha256:") for one in layers if one["mediaType"].endswith("projector")]
