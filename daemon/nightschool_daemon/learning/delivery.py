@@ -61,28 +61,9 @@ def cost(plan: DeliveryPlan) -> str:
 
 def target_of(lesson: Lesson, abilities: ServerAbilities, demand: Demand) -> DeliveryTarget:
     """What the delivery plugins decide on."""
-    touched = frozenset(lesson.touched)
-    tensors = tuple(
-        TensorInfo(
-            name=one.name,
-            shape=one.shape,
-            type=one.type.name,
-            bytes=one.bytes,
-            touched=one.name in touched,
-            delivered_bytes=_delivered_bytes(lesson, one.name, demand) if one.name in touched else one.bytes,
-        )
-        for one in lesson.file.tensors.values()
-    )
+    delivered = {name: _delivered_bytes(lesson, name, demand) for name in lesson.touched}
     adapter_bytes = lesson.adapter_bytes if isinstance(lesson, LowRankLesson) else None
-    return _target(lesson.file, abilities, tensors, adapter_bytes)
-
-
-def _target(
-    file: GgufFile, abilities: ServerAbilities, tensors: tuple[TensorInfo, ...], adapter_bytes: int | None
-) -> DeliveryTarget:
-    whole = needs_one_file(file)
-    server = replace(abilities, split=abilities.split and not whole)
-    return DeliveryTarget(server=server, tensors=tensors, adapter_bytes=adapter_bytes, needs_one_file=whole)
+    return _target(lesson.file, abilities, delivered, adapter_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,20 +102,33 @@ class Expected:
 
     def target(self, file: GgufFile, abilities: ServerAbilities, *, widest: bool) -> DeliveryTarget:
         """What the delivery plugins decide on."""
-        tensors = tuple(
+        touched = [one for one in file.tensors.values() if self.touches(one)]
+        delivered = {one.name: self.bytes_of(one, widest=widest) for one in touched}
+        adapter_bytes = None if self.neurons else sum(sum(one.shape) for one in touched) * self.settings.lora_r * FLOAT
+        return _target(file, abilities, delivered, adapter_bytes)
+
+
+def _target(
+    file: GgufFile, abilities: ServerAbilities, delivered: Mapping[str, int], adapter_bytes: int | None
+) -> DeliveryTarget:
+    """`delivered`: the bytes of the tensors that the lesson touches, with it in them."""
+    whole = needs_one_file(file)
+    return DeliveryTarget(
+        server=replace(abilities, split=abilities.split and not whole),
+        tensors=tuple(
             TensorInfo(
                 name=one.name,
                 shape=one.shape,
                 type=one.type.name,
                 bytes=one.bytes,
-                touched=self.touches(one),
-                delivered_bytes=self.bytes_of(one, widest=widest) if self.touches(one) else one.bytes,
+                touched=one.name in delivered,
+                delivered_bytes=delivered.get(one.name, one.bytes),
             )
             for one in file.tensors.values()
-        )
-        factors = sum(sum(one.shape) for one in file.tensors.values() if self.touches(one))
-        adapter_bytes = None if self.neurons else factors * self.settings.lora_r * FLOAT
-        return _target(file, abilities, tensors, adapter_bytes)
+        ),
+        adapter_bytes=adapter_bytes,
+        needs_one_file=whole,
+    )
 
 
 def _delivered_bytes(lesson: Lesson, name: str, demand: Demand) -> int:
