@@ -2,7 +2,7 @@
 
 LoRA, group-wise LoRA and added neurons on two models and two tasks, at equal training tokens, each with the learning
 rate that did best on the first seed: doubled or halved for as long as that helps. Every cell trains by the packed
-engine, writes the split files that Ollama would get, and takes its losses over the blocks read back from them.
+engine, is delivered in split files as a run delivers, and has its losses taken over the blocks read back from them.
 Finished cells are kept under `benchmarks/results/forms/` and not run again, so the bench can be stopped at any time.
 """
 
@@ -26,19 +26,22 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks import results, tasks  # noqa: E402 - found through the path above
+from nightschool_daemon.config import DeliveryChoice, DeliverySettings  # noqa: E402
 from nightschool_daemon.jobs import ExportResult, Losses  # noqa: E402
 from nightschool_daemon.learning import defaults, gguf_file, rounding  # noqa: E402
+from nightschool_daemon.learning.delivery import ExportError  # noqa: E402
 from nightschool_daemon.learning.engine import machine  # noqa: E402
-from nightschool_daemon.learning.engine.examples import Answer, Example  # noqa: E402
+from nightschool_daemon.learning.engine.examples import Example  # noqa: E402
 from nightschool_daemon.learning.engine.forms import Form  # noqa: E402
 from nightschool_daemon.learning.engine.loop import Outcome, Plan, train  # noqa: E402
 from nightschool_daemon.learning.engine.network import Network  # noqa: E402
 from nightschool_daemon.learning.engine.peft_files import save_form  # noqa: E402
-from nightschool_daemon.learning.engine.route import make_form  # noqa: E402
-from nightschool_daemon.learning.export import Parcel, write_split  # noqa: E402
+from nightschool_daemon.learning.engine.route import example_of, make_form  # noqa: E402
+from nightschool_daemon.learning.export import Parcel, attempted, write_split  # noqa: E402
 from nightschool_daemon.learning.gguf_file import GgufFile  # noqa: E402
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, read_lesson  # noqa: E402
 from nightschool_daemon.learning.loading import Tokens, load_tokens  # noqa: E402
+from nightschool_daemon.learning.measuring import Measure, yardstick_of  # noqa: E402
 from nightschool_daemon.learning.rounding import Demand  # noqa: E402
 from nightschool_daemon.learning.rows import Row  # noqa: E402
 from nightschool_daemon.learning.variants import PackedVariants, Variant  # noqa: E402
@@ -51,6 +54,7 @@ from nightschool_hookspecs.records import (  # noqa: E402
     TrainingMethod,
 )
 from support.base_models import CACHE, MODELS, BaseModel  # noqa: E402
+from support.deliveries import delivering  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "forms"
 WORK = ROOT / "build" / "forms"
@@ -78,11 +82,8 @@ STARTS = {"smollm2": 1.0, "gemma": 0.25}
 SEEDS = (0, 1, 2)
 LEARNED = {"shell": 240, "diagrams": 80}
 HELD_OUT = {"shell": 80, "diagrams": 20}
-HELD_IN = 20
-"""Learned texts by which the narrowest types are found that keep the lesson."""
 BATCH = 8
 TOKENS_A_PASS = 2048
-KEPT = 0.99
 ABILITIES = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="")
 
 
@@ -228,7 +229,8 @@ def run(cell: Cell, directory: Path) -> tuple[Result, ExportResult]:
     file = gguf_file.read(gguf)
     tokens = load_tokens(file, cell.model, cached())
     task = tasks.TASKS[cell.task](cell.seed, LEARNED[cell.task], HELD_OUT[cell.task])
-    learned, held_out = (rows_of(pairs, model, tokens) for pairs in (task.learned, task.held_out))
+    texts, held_out = (rows_of(pairs, model, tokens) for pairs in (task.learned, task.held_out))
+    learned = [example_of(row) for row in texts]
     general = [Row(prompt=ids[:1], completion=ids[1:], weight=1.0) for ids in general_ids(tokens)]
     form, outcome = trained(file, cell, learned, directory)
     lesson = read_lesson(directory / "adapter", file)
@@ -236,7 +238,7 @@ def run(cell: Cell, directory: Path) -> tuple[Result, ExportResult]:
     base, general_base = losses_of_base(cell) or (variants.mean_loss(held_out), variants.mean_loss(general))
     variants.use(Variant.TRAINED)
     trained_loss = variants.mean_loss(held_out)
-    export = delivered(lesson, variants, learned[:HELD_IN], directory)
+    export = delivered(lesson, variants, learned, directory)
     variants.use(Variant.DELIVERED, export)
     loss, general_delivered = variants.mean_loss(held_out), variants.mean_loss(general)
     touched_bytes = sum(one.bytes for one in gguf_file.read(export.files[0].path).tensors.values())
@@ -273,7 +275,7 @@ def losses_of_base(cell: Cell) -> tuple[float, float] | None:
     return None
 
 
-def trained(file: GgufFile, cell: Cell, learned: Sequence[Row], directory: Path) -> tuple[Form, Outcome]:
+def trained(file: GgufFile, cell: Cell, learned: Sequence[Example], directory: Path) -> tuple[Form, Outcome]:
     """Train for one epoch, and leave the adapter in `directory`."""
     contender = CONTENDERS[cell.contender]
     settings = Hyperparameters(
@@ -295,26 +297,24 @@ def trained(file: GgufFile, cell: Cell, learned: Sequence[Row], directory: Path)
         output=directory,
         signature=cell.file.stem,
     )
-    examples = [Example(prompt=row.prompt, answers=(Answer(tokens=row.completion),)) for row in learned]
-    outcome = train(network, form, examples, plan, lambda _done, _total, _text: None)
+    outcome = train(network, form, learned, plan, lambda _done, _total, _text: None)
     save_form(form, file, directory / "adapter")
     return form, outcome
 
 
-def delivered(lesson: Lesson, variants: PackedVariants, rows: Sequence[Row], directory: Path) -> ExportResult:
-    """The files of the narrowest types that keep 99 % of what was learned, by the learned texts."""
+def delivered(lesson: Lesson, variants: PackedVariants, learned: Sequence[Example], directory: Path) -> ExportResult:
+    """The files as a run writes them, with as much of what was learned in them as a run asks for."""
+    context = delivering(directory, DeliverySettings(form=DeliveryChoice.SPLIT))
+    yardstick = yardstick_of(TrainingMethod.SFT, learned)
     variants.use(Variant.BASE)
-    base = variants.mean_loss(rows)
+    base = yardstick.loss(variants)
     variants.use(Variant.TRAINED)
-    trained = variants.mean_loss(rows)
-    *narrower, widest = lesson.demands()
-    for demand in narrower:
-        export = written(lesson, directory, demand)
-        variants.use(Variant.DELIVERED, export)
-        losses = Losses(base_loss=base, trained_loss=trained, delivered_loss=variants.mean_loss(rows))
-        if losses.kept >= KEPT:
-            return export
-    return written(lesson, directory, widest)
+    measure = Measure(variants=variants, yardsticks=[yardstick], base=[base], trained=[yardstick.loss(variants)])
+    try:
+        return attempted(context, lesson, ABILITIES, "cell", measure.of_delivered)
+    except ExportError:
+        # a run would end here; of a rate that is too high it is to be seen what comes of it
+        return written(lesson, directory, lesson.demands()[-1])
 
 
 def written(lesson: Lesson, directory: Path, demand: Demand) -> ExportResult:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-from nightschool_daemon.config import DeliveryChoice, DeliverySettings, Settings
-from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import NOTES, ExportResult, Losses, RunDirectory, Step
+from nightschool_daemon.config import DeliveryChoice, DeliverySettings
+from nightschool_daemon.jobs import NOTES, ExportResult, Losses, Step
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.delivery import ExportError
 from nightschool_daemon.learning.export import Measured, attempted
@@ -21,11 +19,12 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import Lesson, LowRank, LowRankLesson, NeuronLesson
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.learning.worker import WorkerContext
-from nightschool_hookspecs.records import RunInfo, ServerAbilities, Specialty
+from nightschool_hookspecs.records import ServerAbilities
+from support.deliveries import delivering
 from support.tiny_architectures import write_tiny_architecture
 
 SERVER = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama")
-SETTINGS = Settings(delivery=DeliverySettings(min_free_gb=0))
+DELIVERY = DeliverySettings()
 RANK = 4
 ADDED = 64
 
@@ -61,23 +60,6 @@ def neurons(file: GgufFile) -> NeuronLesson:
     return NeuronLesson(
         file,
         {name: generator.standard_normal(shape).astype(np.float32) * 0.05 for name, shape in parameters.items()},
-    )
-
-
-def context_of(directory: Path, delivery: DeliverySettings) -> WorkerContext:
-    run = RunDirectory(path=directory / "run")
-    run.step(Step.EXPORT).mkdir(parents=True)
-    info = RunInfo(
-        id="r",
-        specialty=Specialty(base="tiny:1m", artifact_type="greeting"),
-        seed=1,
-        started_at=datetime(2026, 1, 2, tzinfo=UTC),
-        reason="test",
-        directory=run.path,
-    )
-    hooks = Hooks.load(plugin_directory=None, tables={})
-    return WorkerContext(
-        step=Step.EXPORT, run=run, info=info, settings=replace(SETTINGS, delivery=delivery), hooks=hooks
     )
 
 
@@ -127,7 +109,7 @@ def told(context: WorkerContext) -> list[str]:
 
 
 def test_the_first_attempt_that_keeps_enough_is_delivered(tmp_path: Path, lesson: LowRankLesson) -> None:
-    context = context_of(tmp_path, SETTINGS.delivery)
+    context = delivering(tmp_path, DELIVERY)
     result = attempts_of(context, lesson, [0.995])
     assert (result.attempts, len(told(context))) == (1, 1)
     assert result.held_in is not None
@@ -137,8 +119,8 @@ def test_the_first_attempt_that_keeps_enough_is_delivered(tmp_path: Path, lesson
 
 
 def test_too_little_is_retried_with_more_bytes(tmp_path: Path, lesson: LowRankLesson) -> None:
-    narrow = attempts_of(context_of(tmp_path / "a", SETTINGS.delivery), lesson, [1.0])
-    context = context_of(tmp_path / "b", SETTINGS.delivery)
+    narrow = attempts_of(delivering(tmp_path / "a", DELIVERY), lesson, [1.0])
+    context = delivering(tmp_path / "b", DELIVERY)
     attempts = len(lesson.demands())
     wide = attempts_of(context, lesson, [0.5] * (attempts - 1) + [0.99])
     assert wide.attempts == attempts > 2
@@ -152,19 +134,19 @@ def test_too_little_is_retried_with_more_bytes(tmp_path: Path, lesson: LowRankLe
 def test_every_attempt_has_other_types_and_more_bytes_than_the_one_before(
     tmp_path: Path, lesson: LowRankLesson
 ) -> None:
-    attempts = all_attempts(context_of(tmp_path, SETTINGS.delivery), lesson)
+    attempts = all_attempts(delivering(tmp_path, DELIVERY), lesson)
     assert len({one.kinds for one in attempts}) == len(attempts) > 2
     assert [one.bytes for one in attempts] == sorted({one.bytes for one in attempts})
     assert set(attempts[-1].kinds) == {"F16"}
 
 
 def test_eight_bits_throughout_are_tried_before_sixteen(tmp_path: Path, lesson: LowRankLesson) -> None:
-    attempts = all_attempts(context_of(tmp_path, SETTINGS.delivery), lesson)
+    attempts = all_attempts(delivering(tmp_path, DELIVERY), lesson)
     assert set(attempts[-2].kinds) == {"Q8_0"}
 
 
 def test_added_neurons_are_tried_once_in_each_of_their_types(tmp_path: Path, neurons: NeuronLesson) -> None:
-    attempts = all_attempts(context_of(tmp_path, SETTINGS.delivery), neurons)
+    attempts = all_attempts(delivering(tmp_path, DELIVERY), neurons)
     assert len({one.kinds for one in attempts}) == len(attempts)
     assert [one.bytes for one in attempts] == sorted({one.bytes for one in attempts})
     assert [set(one.kinds) for one in attempts if len(set(one.kinds)) == 1] == [{"Q4_0"}, {"Q8_0"}, {"F16"}]
@@ -199,7 +181,7 @@ def relative_error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> f
 
 
 def test_what_all_versions_share_is_written_once(tmp_path: Path, lesson: LowRankLesson) -> None:
-    attempts = all_attempts(context_of(tmp_path, SETTINGS.delivery), lesson)
+    attempts = all_attempts(delivering(tmp_path, DELIVERY), lesson)
     firsts, shared = zip(*(one.written for one in attempts), strict=True)
     assert len(set(shared)) == 1
     assert all(one != other for one, other in pairwise(firsts))
@@ -208,11 +190,11 @@ def test_what_all_versions_share_is_written_once(tmp_path: Path, lesson: LowRank
 def test_an_adapter_is_written_once(tmp_path: Path, lesson: LowRankLesson) -> None:
     """Wider types of tensors would change nothing of it."""
     server = replace(SERVER, adapter=True)
-    assert len(all_attempts(context_of(tmp_path, DeliverySettings(form=DeliveryChoice.ADAPTER)), lesson, server)) == 1
+    assert len(all_attempts(delivering(tmp_path, DeliverySettings(form=DeliveryChoice.ADAPTER)), lesson, server)) == 1
 
 
 def test_where_no_type_keeps_enough_it_is_refused_with_the_reason(tmp_path: Path, lesson: LowRankLesson) -> None:
-    context = context_of(tmp_path, SETTINGS.delivery)
+    context = delivering(tmp_path, DELIVERY)
     with pytest.raises(
         ExportError, match=r"98\.0% of the lesson are left, and delivery\.min_kept asks for 99%"
     ) as error:
@@ -221,8 +203,8 @@ def test_where_no_type_keeps_enough_it_is_refused_with_the_reason(tmp_path: Path
 
 
 def test_what_keeps_more_must_fit_the_budget(tmp_path: Path, lesson: LowRankLesson) -> None:
-    narrow = attempts_of(context_of(tmp_path / "a", SETTINGS.delivery), lesson, [1.0])
-    limit = replace(SETTINGS.delivery, max_version_mb=narrow.plan.version_bytes / 1e6)
+    narrow = attempts_of(delivering(tmp_path / "a", DELIVERY), lesson, [1.0])
+    limit = replace(DELIVERY, max_version_mb=narrow.plan.version_bytes / 1e6)
     with pytest.raises(ExportError, match=r"What keeps more is too large\. A version may cost") as error:
-        attempts_of(context_of(tmp_path / "b", limit), lesson, [0.98] * len(lesson.demands()))
+        attempts_of(delivering(tmp_path / "b", limit), lesson, [0.98] * len(lesson.demands()))
     assert "Written into the file" in str(error.value)
