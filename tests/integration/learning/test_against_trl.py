@@ -1,4 +1,4 @@
-"""Losses of preference, and their gradients, are those that TRL's trainers compute on the same network and batch."""
+"""Losses, and their gradients, are those that TRL's trainers compute on the same network and batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.examples import Answer, Example
@@ -26,11 +28,16 @@ from nightschool_hookspecs.records import Hyperparameters, TrainedForm, Training
 from support.tiny_gguf import write_tiny_gguf
 from support.transformers_models import assert_same_gradients, in_peft_layout, in_transformers, peft_gradients
 
-PAD = 0
+PAD, IGNORED = 0, -100
 RANK, ALPHA = 4, 8
 Adapter = dict[str, Tensor]
 Fresh = Callable[[], PreTrainedModel]
 
+WANTED = (
+    Example(prompt=(1, 262, 270, 275), answers=(Answer(tokens=(261, 264, 280)),)),
+    Example(prompt=(1, 300), answers=(Answer(tokens=(301, 303, 304, 305, 306)),)),
+    Example(prompt=(1, 310, 311), answers=(Answer(tokens=(312,)),)),
+)
 PAIRS = (
     Example(prompt=(1, 262, 270, 275), answers=(Answer(tokens=(261, 264, 280)), Answer(tokens=(290,)))),
     Example(prompt=(1, 300), answers=(Answer(tokens=(301, 302)), Answer(tokens=(301, 303, 304, 305, 306)))),
@@ -84,7 +91,16 @@ def form_of(network: Network, seed: int) -> LowRank:
     return form
 
 
-def ours(tiny: Tiny, method: TrainingMethod, examples: Sequence[Example], seed: int, directory: Path) -> Known:
+def ours(
+    tiny: Tiny,
+    method: TrainingMethod,
+    examples: Sequence[Example],
+    seed: int,
+    directory: Path,
+    *,
+    beside: Sequence[Example] = (),
+) -> Known:
+    """Of a batch. `beside`: what else the epoch has."""
     network = Network(tiny.file, Bench(device=torch.device("cpu"), dtype=torch.float32, threads=1))
     plan = Plan(
         method=method,
@@ -94,7 +110,7 @@ def ours(tiny: Tiny, method: TrainingMethod, examples: Sequence[Example], seed: 
         output=directory,
         signature="",
     )
-    objective = Objective(network, plan, examples, examples)
+    objective = Objective(network, plan, (*examples, *beside), examples)
     network.form = form = form_of(network, seed)
     total = 0.0
     for part in objective.losses(examples):
@@ -115,7 +131,7 @@ def targets(adapter: Adapter) -> LoraConfig:
     return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=modules, task_type="CAUSAL_LM")
 
 
-def theirs(trainer: DPOTrainer | KTOTrainer, batch: dict[str, Tensor], adapter: Adapter) -> Known:
+def theirs(trainer: SFTTrainer | DPOTrainer | KTOTrainer, batch: dict[str, Tensor], adapter: Adapter) -> Known:
     model = trainer.model
     assert model is not None
     set_peft_model_state_dict(model, adapter)
@@ -127,6 +143,55 @@ def theirs(trainer: DPOTrainer | KTOTrainer, batch: dict[str, Tensor], adapter: 
 def assert_same(found: Known, expected: Known) -> None:
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert_same_gradients(found.gradient, expected.gradient)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_wanted_answers_are_learned_from_as_trl_does(tiny: Tiny, tmp_path: Path, seed: int) -> None:
+    weights = adapter(tiny, seed, tmp_path)
+    trainer = SFTTrainer(
+        model=tiny.fresh(),
+        args=SFTConfig(output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False),
+        train_dataset=Dataset.from_list([{"prompt": "a", "completion": "b"}]),
+        processing_class=tiny.tokenizer,
+        peft_config=targets(weights),
+    )
+    batch = DataCollatorForLanguageModeling(pad_token_id=PAD)(
+        [
+            {
+                "input_ids": [*one.prompt, *one.answers[0].tokens],
+                "labels": [*(IGNORED for _ in one.prompt), *one.answers[0].tokens],
+            }
+            for one in WANTED
+        ]
+    )
+    assert_same(ours(tiny, TrainingMethod.SFT, WANTED, seed, tmp_path), theirs(trainer, batch, weights))
+
+
+def weighted_mean(model: torch.nn.Module, batch: Sequence[Example], epoch: Sequence[Example]) -> Tensor:
+    """Losses of the batch's answer tokens by their weights, over its tokens at the mean weight of the epoch."""
+    total = torch.zeros(())
+    for one in batch:
+        ids = torch.tensor([*one.prompt, *one.answers[0].tokens])
+        chances = torch.log_softmax(model(input_ids=ids[None]).logits[0, :-1], dim=-1)
+        behind = len(one.prompt) - 1
+        total = total - one.weight * chances[behind:].gather(1, ids[behind + 1 :, None]).sum()
+    mean = sum(one.weight * one.labels for one in epoch) / sum(one.labels for one in epoch)
+    return total / (mean * sum(one.labels for one in batch))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_answers_count_by_their_weights_against_the_mean_of_the_epoch(tiny: Tiny, tmp_path: Path, seed: int) -> None:
+    weights = adapter(tiny, seed, tmp_path)
+    *batch, other = [
+        replace(one, answers=(replace(one.answers[0], weight=weight),))
+        for one, weight in zip(WANTED, (0.5, 2.0, 0.2), strict=True)
+    ]
+    model = get_peft_model(tiny.fresh(), targets(weights))
+    set_peft_model_state_dict(model, weights)
+    loss = weighted_mean(model, batch, (*batch, other))
+    loss.backward()
+    expected = Known(loss=float(loss.detach()), gradient=peft_gradients(model))
+    assert_same(ours(tiny, TrainingMethod.SFT, batch, seed, tmp_path, beside=[other]), expected)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
