@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -170,6 +170,19 @@ def from_file_layout(file: GgufFile, name: str, rows: NDArray[np.float32]) -> ND
     if heads is None:
         return rows
     return rows.reshape(heads, rows.shape[0] // heads // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
+
+
+def require_same_weights(base: Base, modules: Iterable[str]) -> None:
+    """Raise where a module's weight is not the tensor of the file in the layout that we think it has."""
+    for module in modules:
+        name = tensor_of(base.file, module)
+        ours = from_file_layout(base.file, name, base.file.dequantized(name))
+        theirs = base.model.get_submodule(module).get_parameter("weight").detach().numpy()
+        if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-5):
+            raise TrainingError(
+                f"The layout of {name} in files of the architecture '{base.file.architecture}' is not known, so a "
+                "lesson would land in wrong rows. Choose another base."
+            )
 
 
 def set_weight(module: torch.nn.Module, weight: NDArray[np.float32]) -> None:

@@ -24,7 +24,7 @@ from nightschool_daemon.learning.engine.peft_files import MODULES
 from nightschool_daemon.learning.engine.trajectories import PassLoss, told
 from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.loading import Base
+from nightschool_daemon.learning.loading import Base, require_same_weights
 from nightschool_daemon.learning.rows import Row, read_rows, signature
 from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
 from nightschool_hookspecs.services import TrainingError
@@ -168,12 +168,16 @@ def fine_tune(
     *,
     arrange: Arrange = nobody_arranges,
 ) -> TrainingResult:
-    """Train a LoRA adapter on all linear layers and save the best epoch's. Goes on from a checkpoint if one fits."""
+    """Train a LoRA adapter on all linear layers and save the best epoch's. Goes on from a checkpoint if one fits.
+
+    Raises `TrainingError`, before it trains where the file could not take what is learned.
+    """
     require_no_start(job)
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
     require_equal_logits(base.model, rows[0])
     split = divided(rows, job.seed, settings)
     learner = learner_of(base, settings, job.seed, split.learned, split.watched)
+    require_same_weights(base, learner.model.targeted_module_names)
     outcome = teach(learner, split, plan_of(job, settings, arrange), report)
     save_adapter(learner.model, job.output / "adapter")
     return TrainingResult(

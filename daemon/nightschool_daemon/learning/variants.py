@@ -19,7 +19,15 @@ from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.architecture import DEFAULT_CONTEXT, is_known
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, require_low_rank
-from nightschool_daemon.learning.loading import Base, Tokens, from_file_layout, load_base, load_tokens, set_weight
+from nightschool_daemon.learning.loading import (
+    Base,
+    Tokens,
+    from_file_layout,
+    load_base,
+    load_tokens,
+    require_same_weights,
+    set_weight,
+)
 from nightschool_daemon.learning.peft_route import answer_losses, head, padded
 from nightschool_daemon.learning.rows import Row
 from nightschool_daemon.learning.served import adapter_factors
@@ -145,7 +153,7 @@ class LoadedVariants(Variants):
     def __init__(self, base: Base, lesson: LowRankLesson) -> None:
         self.file, self.tokens = base.file, base.tokens
         self._base, self._lesson = base, lesson
-        require_same_weights(base, lesson)
+        require_same_weights(base, [one.module for one in lesson.factors.values()])
 
     def use(self, variant: Variant, export: ExportResult | None = None) -> None:
         if variant is Variant.BASE:
@@ -189,15 +197,3 @@ class LoadedVariants(Variants):
         for name, weight in weights.items():
             module = self._base.model.get_submodule(self._lesson.factors[name].module)
             set_weight(module, from_file_layout(self.file, name, weight))
-
-
-def require_same_weights(base: Base, lesson: LowRankLesson) -> None:
-    """Raise where a tensor of the file is not the module's weight in the layout that we think it has."""
-    for name, one in lesson.factors.items():
-        ours = from_file_layout(base.file, name, base.file.dequantized(name))
-        theirs = base.model.get_submodule(one.module).get_parameter("weight").detach().numpy()
-        if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-5):
-            raise TrainingError(
-                f"The layout of {name} in files of the architecture '{base.file.architecture}' is not known, so a "
-                "lesson would land in wrong rows. Choose another base."
-            )

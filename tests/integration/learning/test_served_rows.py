@@ -12,9 +12,9 @@ from nightschool_daemon.jobs import Losses, VerifyResult
 from nightschool_daemon.learning import gguf_file, loading
 from nightschool_daemon.learning.export import Parcel, write_fused
 from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
-from nightschool_daemon.learning.loading import Base, from_file_layout, load_base, load_tokens
+from nightschool_daemon.learning.loading import Base, from_file_layout, load_base, load_tokens, require_same_weights
 from nightschool_daemon.learning.rounding import Demand
-from nightschool_daemon.learning.variants import LoadedVariants, Variant, require_same_weights
+from nightschool_daemon.learning.variants import LoadedVariants, Variant
 from nightschool_daemon.learning.verification import Limits, choose_positions, compare, judged, own_logprobs
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
@@ -116,14 +116,14 @@ def test_a_served_model_with_its_rows_in_the_wrong_order_does_not_pass(
 
 
 def test_the_layouts_that_we_know_are_those_of_the_loaded_weights(base: Base) -> None:
-    require_same_weights(base, LowRankLesson(base.file, lesson()))
+    require_same_weights(base, QUERY_AND_KEY.values())
 
 
 @pytest.mark.parametrize("name", ["blk.0.attn_q.weight", "blk.1.attn_k.weight"])
 def test_a_layout_that_we_do_not_know_is_refused(base: Base, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "PERMUTED", frozenset())
     with pytest.raises(TrainingError, match=rf"The layout of {name} .*'llama' is not known"):
-        require_same_weights(base, LowRankLesson(base.file, {name: lesson()[name]}))
+        require_same_weights(base, [QUERY_AND_KEY[name]])
 
 
 @pytest.mark.parametrize(

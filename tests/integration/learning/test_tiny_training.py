@@ -11,6 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
+from nightschool_daemon.learning import loading
 from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.loop import Report
 from nightschool_daemon.learning.loading import Base, load_base
@@ -111,6 +112,14 @@ def test_peft_loads_the_adapter_and_computes_the_same(load: Load, trained: tuple
     loaded = PeftModel.from_pretrained(fresh.model, result.adapter)
     torch.testing.assert_close(logits(loaded, ids), logits(base.model, ids), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(plain, logits(loaded, ids), atol=0.1)
+
+
+def test_a_layout_that_we_do_not_know_is_refused_before_anything_is_learned(
+    load: Load, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "PERMUTED", frozenset())
+    with pytest.raises(TrainingError, match=r"The layout of blk\.\d\.attn_\w\.weight .*'llama' is not known"):
+        fine_tuned(load(), tmp_path, tiny_gguf, greetings(), stops_at(1))
 
 
 def test_the_adapter_names_no_path_of_this_machine(trained: tuple[Base, TrainingResult, Path]) -> None:
