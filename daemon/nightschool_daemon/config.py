@@ -257,7 +257,7 @@ class ExamSettings:
     min_p: float = 0.0
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
-    verify_positions: int = 64
+    verify_positions: int = 96
     guard_time_s: float = 1800.0
     """What the guards of an exam may take together for questions of their own."""
     judge_model: str = ""

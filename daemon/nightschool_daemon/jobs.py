@@ -438,6 +438,7 @@ class VerifyResult:
     """
 
     positions: int
+    """That could be compared."""
     pairs: int
     """Compared (position, id) pairs."""
     live: float

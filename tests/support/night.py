@@ -23,7 +23,7 @@ TINY_SETTINGS = """
 [exam]
 max_answer_tokens = 12
 context_tokens = 256
-verify_positions = 64
+verify_positions = 96
 
 [similarity]
 # sentence-transformers would be loaded in every step

@@ -7,7 +7,8 @@ compared: over tokens that are among the 20 likeliest of both, the median of
 
     | (candidate - base) by the engine  -  (candidate - base) by us |
 
-must be at most twice the median of | base by the engine - base by us |.
+must be at most twice the median of | base by the engine - base by us |. Where that is large itself nothing can be told,
+nor where too few of the places can be compared.
 """
 
 from __future__ import annotations
@@ -54,6 +55,15 @@ if TYPE_CHECKING:
     """Shape (positions, vocabulary)."""
 
 POSITIONS_A_TEXT = 8
+"""Where the texts are enough; of fewer ones more."""
+LEAST_COMPARED = 2 / 3
+"""Of the places that are asked. The engine tells nothing where a model would end the answer, and a lesson may leave
+base and candidate without a likely token in common; but where most places are lost, its tokens are not ours."""
+FEW_POSITIONS = 64
+"""With fewer it is told how many there were."""
+MOST_NOISE = 0.5
+"""Nats. Bases that both compute alike are far below (docs/learning.md): above it one of the two is wrong, and would
+widen the bound that it is held to."""
 FLOOR = 0.02
 """Nats. Below it a disagreement says nothing: 16-bit rounding inside the engine moves probabilities as much."""
 ROUNDED_SHARE = 0.05
@@ -77,6 +87,8 @@ class Position:
 class Table:
     """The compared log-probabilities, one entry a (position, token) pair."""
 
+    positions: int
+    """That have at least one entry."""
     base_engine: NDArray[np.float64]
     base_own: NDArray[np.float64]
     candidate_engine: NDArray[np.float64]
@@ -112,7 +124,7 @@ def run(context: WorkerContext) -> None:
     table = compare(variants.tokens, positions, (base_engine, candidate_engine), (base_own, candidate_own))
     result = judged(
         table,
-        positions=len(positions),
+        asked=len(positions),
         held_out=held_out,
         held_out_texts=len(references),
         prompts_equal=prompts_are_equal(context, base.pin, candidate),
@@ -136,48 +148,85 @@ def _measured_before(export: ExportResult) -> Losses:
     return export.held_in
 
 
-def judged(table: Table, *, positions: int, held_out: Losses, held_out_texts: int, prompts_equal: bool) -> VerifyResult:
-    """Turn the table into medians and say whether they hold."""
+def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, prompts_equal: bool) -> VerifyResult:
+    """Turn the table into medians and say whether they hold. `asked`: positions that were to be compared."""
     served, own = table.candidate_engine - table.base_engine, table.candidate_own - table.base_own
-    noise = _median(table.base_engine - table.base_own)
-    live, expected, disagreement = _median(served), _median(own), _median(served - own)
-    bound = max(2 * noise, FLOOR, ROUNDED_SHARE * expected)
-    problem = None
-    if not len(served):
-        problem = (
-            "nothing could be compared: Ollama gives no log-probabilities (it needs 0.12.11 or newer), or its tokens "
-            "are not those of our tokenizer"
-        )
-    elif expected < FLOOR:
-        problem = (
-            f"the lesson is too small to be seen (it moves probabilities by {expected:.4f} nats). "
-            "Give it more feedback, or raise the learning rate"
-        )
-    elif live < LIVE_SHARE * expected:
-        problem = (
-            f"the served model does not show the lesson: it moved probabilities by {live:.3f} nats where "
-            f"{expected:.3f} were trained. Update Ollama, or set delivery.form"
-        )
-    elif disagreement > bound:
-        problem = (
-            f"the served model is not the trained one: they disagree by {disagreement:.3f} nats, at most "
-            f"{bound:.3f} are allowed. Update Ollama, or set delivery.form"
-        )
-    elif not prompts_equal:
+    medians = Medians(
+        noise=_median(table.base_engine - table.base_own),
+        live=_median(served),
+        expected=_median(own),
+        disagreement=_median(served - own),
+    )
+    problem = _why_not_compared(table.positions, asked) or medians.problem()
+    if problem is None and not prompts_equal:
         problem = "Ollama builds other prompts for the candidate than for its base. Update Ollama"
+    places = "" if table.positions >= FEW_POSITIONS else f", at the {table.positions} places that could be compared"
     return VerifyResult(
-        positions=positions,
+        positions=table.positions,
         pairs=len(served),
-        live=live,
-        expected=expected,
-        noise=noise,
-        disagreement=disagreement,
+        live=medians.live,
+        expected=medians.expected,
+        noise=medians.noise,
+        disagreement=medians.disagreement,
         held_out=held_out,
         held_out_texts=held_out_texts,
         prompts_equal=prompts_equal,
         passed=problem is None,
-        reason=f"{problem}." if problem else "The served model is live and equals the trained network.",
+        reason=f"{problem}." if problem else f"The served model is live and equals the trained network{places}.",
     )
+
+
+def _why_not_compared(compared: int, asked: int) -> str | None:
+    """What is wrong where too few positions could be compared; None: nothing."""
+    if not compared:
+        return (
+            "nothing could be compared: Ollama gives no log-probabilities (it needs 0.12.11 or newer), or its tokens "
+            "are not those of our tokenizer"
+        )
+    if compared < LEAST_COMPARED * asked:
+        return (
+            f"only {compared} of {asked} places could be compared, too few to tell: at the others Ollama counts other "
+            "tokens than we do, or names none that base and candidate both find likely. Update Ollama, or choose "
+            "another base"
+        )
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Medians:
+    """As in `VerifyResult`."""
+
+    noise: float
+    live: float
+    expected: float
+    disagreement: float
+
+    def problem(self) -> str | None:
+        """What they say against the served model; None: nothing."""
+        bound = max(2 * self.noise, FLOOR, ROUNDED_SHARE * self.expected)
+        # what is no number is neither above nor below a limit
+        if not self.noise <= MOST_NOISE:
+            return (
+                f"our forward pass and this server's differ by {self.noise:.3f} nats on the base itself (at most "
+                f"{MOST_NOISE} are allowed), so it cannot be told whether the served model is the trained one. Update "
+                "Ollama, or choose another base"
+            )
+        if not self.expected >= FLOOR:
+            return (
+                f"the lesson is too small to be seen (it moves probabilities by {self.expected:.4f} nats). "
+                "Give it more feedback, or raise the learning rate"
+            )
+        if self.live < LIVE_SHARE * self.expected:
+            return (
+                f"the served model does not show the lesson: it moved probabilities by {self.live:.3f} nats where "
+                f"{self.expected:.3f} were trained. Update Ollama, or set delivery.form"
+            )
+        if self.disagreement > bound:
+            return (
+                f"the served model is not the trained one: they disagree by {self.disagreement:.3f} nats, at most "
+                f"{bound:.3f} are allowed. Update Ollama, or set delivery.form"
+            )
+        return None
 
 
 # --------------------------------------------------------------------------- positions
@@ -196,19 +245,30 @@ class Limits:
 def choose_positions(
     tokens: Tokens, texts: Sequence[TrainingText], wanted: int, seed: int, limits: Limits
 ) -> tuple[Position, ...]:
-    """Places in the answers of training texts, a few a text. Only prefixes whose tokenisation is stable."""
+    """Places in the answers of training texts, a few a text, or more where there are few texts.
+
+    Only prefixes whose tokenisation is stable.
+    """
     shuffled = random.Random(f"{seed}/verify").sample(list(texts), len(texts))  # noqa: S311 - no secret
-    found: list[Position] = []
+    found: list[list[Position]] = []
     for text in shuffled:
-        found += _positions_of(tokens, text, limits)[:POSITIONS_A_TEXT]
-        if len(found) >= wanted:
+        found.append(_positions_of(tokens, text, limits))
+        if _count(found, POSITIONS_A_TEXT) >= wanted:
             break
-    if not found:
+    most = max(map(len, found), default=0)
+    if not most:
         raise TrainingError(
             f"No text that was learned fits into {limits.context_tokens} tokens in a tokenisation that can be compared "
             "with the engine's. Raise exam.context_tokens."
         )
-    return tuple(found[:wanted])
+    enough = (one for one in range(POSITIONS_A_TEXT, most) if _count(found, one) >= wanted)
+    a_text = next(enough, max(most, POSITIONS_A_TEXT))
+    return tuple(place for of_text in found for place in of_text[:a_text])[:wanted]
+
+
+def _count(found: Sequence[Sequence[Position]], a_text: int) -> int:
+    """Of all texts, at most so many of each."""
+    return sum(min(len(one), a_text) for one in found)
 
 
 def _positions_of(tokens: Tokens, text: TrainingText, limits: Limits) -> list[Position]:
@@ -216,10 +276,10 @@ def _positions_of(tokens: Tokens, text: TrainingText, limits: Limits) -> list[Po
     prompt, completion = tokens.prompt(text.prompt), tokens.completion(text.prompt, text.completion)
     if len(prompt) + len(completion) > limits.max_length:
         return []
-    # the token that is asked for needs its place too
-    completion = completion[: max(0, limits.context_tokens - len(prompt))]
+    # the token that is asked for needs its place too, and where it would end the answer the engine tells nothing
+    places = min(limits.context_tokens - len(prompt), len(completion) - 1)
     found = []
-    for length in range(len(completion)):
+    for length in range(places):
         prefix = text.prompt + (tokens.text(completion[:length]) if length else "")
         ids = [*prompt, *completion[:length]]
         if tokens.prompt(prefix) == ids:
@@ -268,6 +328,7 @@ def compare(
     """
     pieces = tokens.pieces()
     entries: list[tuple[float, float, float, float]] = []
+    compared = set[int]()
     for number, (position, before, after) in enumerate(zip(positions, *engine, strict=True)):
         if before.prompt_tokens != len(position.ids):
             continue
@@ -275,6 +336,7 @@ def compare(
         for one in before.top:
             identifier = pieces.get(one.token)
             if identifier is not None and one.token in later:
+                compared.add(number)
                 entries.append(
                     (
                         one.logprob,
@@ -284,7 +346,13 @@ def compare(
                     )
                 )
     columns = np.array(entries, np.float64).reshape(-1, 4).T
-    return Table(base_engine=columns[0], base_own=columns[1], candidate_engine=columns[2], candidate_own=columns[3])
+    return Table(
+        positions=len(compared),
+        base_engine=columns[0],
+        base_own=columns[1],
+        candidate_engine=columns[2],
+        candidate_own=columns[3],
+    )
 
 
 # --------------------------------------------------------------------------- texts and prompts

@@ -1,13 +1,31 @@
 """When the served network counts as the trained one."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 
 from nightschool_daemon.jobs import Losses, VerifyResult
-from nightschool_daemon.learning.verification import Table, judged
+from nightschool_daemon.learning.loading import Tokens
+from nightschool_daemon.learning.verification import (
+    POSITIONS_A_TEXT,
+    Limits,
+    Position,
+    Table,
+    choose_positions,
+    compare,
+    judged,
+)
+from nightschool_daemon.ollama.library import NextToken, TokenLogprob
+from nightschool_hookspecs.records import TrainingText
 
 PAIRS = 101
+ASKED = 90
 GENERATOR = np.random.default_rng(0)
 BASE = GENERATOR.standard_normal(PAIRS) - 4
 CHANGE = GENERATOR.standard_normal(PAIRS)
@@ -21,15 +39,18 @@ def judge(
     trained: NDArray[np.float64] = CHANGE,
     noise: NDArray[np.float64] = NOISE,
     prompts_equal: bool = True,
+    compared: int = ASKED,
+    asked: int = ASKED,
 ) -> VerifyResult:
     """The verdict on a served and a trained change of log-probabilities. The engine differs from us by `noise`."""
     table = Table(
+        positions=compared,
         base_engine=BASE + noise,
         base_own=BASE,
         candidate_engine=BASE + noise + served,
         candidate_own=BASE + trained,
     )
-    return judged(table, positions=7, held_out=HELD_OUT, held_out_texts=5, prompts_equal=prompts_equal)
+    return judged(table, asked=asked, held_out=HELD_OUT, held_out_texts=5, prompts_equal=prompts_equal)
 
 
 def test_the_same_change_passes_however_the_engine_rounds() -> None:
@@ -37,7 +58,7 @@ def test_the_same_change_passes_however_the_engine_rounds() -> None:
     assert result.passed, result.reason
     assert result.disagreement == pytest.approx(0)
     assert result.live == pytest.approx(result.expected)
-    assert (result.positions, result.pairs) == (7, PAIRS)
+    assert (result.positions, result.pairs) == (ASKED, PAIRS)
     assert (result.held_out, result.held_out_texts) == (HELD_OUT, 5)
 
 
@@ -65,8 +86,8 @@ def test_a_lesson_too_small_to_be_seen_is_told() -> None:
 
 def test_nothing_compared_is_no_pass() -> None:
     empty = np.zeros(0)
-    table = Table(base_engine=empty, base_own=empty, candidate_engine=empty, candidate_own=empty)
-    result = judged(table, positions=7, held_out=HELD_OUT, held_out_texts=5, prompts_equal=True)
+    table = Table(positions=0, base_engine=empty, base_own=empty, candidate_engine=empty, candidate_own=empty)
+    result = judged(table, asked=ASKED, held_out=HELD_OUT, held_out_texts=5, prompts_equal=True)
     assert not result.passed
     assert result.pairs == 0
     assert "nothing could be compared" in result.reason
@@ -101,3 +122,90 @@ def test_half_a_lesson_is_not_the_lesson(share: float, reason: str) -> None:
     result = judge(served=CHANGE * share, noise=np.zeros(PAIRS))
     assert not result.passed
     assert reason in result.reason
+
+
+@pytest.mark.parametrize(("noise", "passes"), [(0.45, True), (0.55, False)])
+def test_a_forward_pass_that_is_not_the_engines_is_no_measure(noise: float, passes: bool) -> None:
+    result = judge(noise=np.full(PAIRS, noise))
+    assert result.passed is passes
+    assert passes or "differ by 0.550 nats on the base itself" in result.reason
+
+
+def test_a_forward_pass_of_which_nothing_comes_but_no_numbers_is_no_measure() -> None:
+    assert "nan nats on the base itself" in judge(noise=np.full(PAIRS, np.nan)).reason
+    assert not judge(trained=np.full(PAIRS, np.nan)).passed
+
+
+def test_a_wrong_forward_pass_does_not_let_another_network_pass() -> None:
+    """Its own error would widen the bound to all that the served model is off."""
+    assert not judge(served=CHANGE + 3.0, noise=np.full(PAIRS, 1.5)).passed
+
+
+@pytest.mark.parametrize(("compared", "passes"), [(60, True), (59, False), (1, False)])
+def test_most_places_that_are_asked_must_be_comparable(compared: int, passes: bool) -> None:
+    result = judge(compared=compared)
+    assert result.passed is passes
+    assert passes or f"only {compared} of {ASKED} places could be compared" in result.reason
+
+
+def test_a_small_lesson_passes_and_it_is_told_at_how_few_places() -> None:
+    result = judge(compared=12, asked=12)
+    assert result.passed
+    assert result.reason.endswith("equals the trained network, at the 12 places that could be compared.")
+
+
+# --------------------------------------------------------------------------- places
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz.!"
+END = "!"
+LIMITS = Limits(max_length=100, context_tokens=100)
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    """A letter is a token."""
+    tokenizer = Tokenizer(WordLevel({letter: number for number, letter in enumerate(LETTERS)}, unk_token="."))
+    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
+    tokenizer.decoder = Fuse()
+    return Tokens(tokenizer=tokenizer, bos=None)
+
+
+def texts(count: int, letters: int) -> list[TrainingText]:
+    """Each begins with another letter."""
+    return [
+        TrainingText(event_id=f"{number}", prompt=f"{LETTERS[number]}.", completion="x" * letters + END)
+        for number in range(count)
+    ]
+
+
+def test_of_many_texts_a_few_places_each_are_asked(tokens: Tokens) -> None:
+    found = choose_positions(tokens, texts(20, 30), 40, 1, LIMITS)
+    assert Counter(Counter(one.prefix[0] for one in found).values()) == {POSITIONS_A_TEXT: 5}
+
+
+def test_of_few_texts_more_places_each_are_asked(tokens: Tokens) -> None:
+    found = choose_positions(tokens, texts(2, 30), 40, 1, LIMITS)
+    assert sorted(Counter(one.prefix[0] for one in found).values()) == [20, 20]
+    assert len(choose_positions(tokens, texts(2, 5), 40, 1, LIMITS)) == 10
+
+
+def test_where_an_answer_ends_nothing_is_asked(tokens: Tokens) -> None:
+    """The engine gives no probabilities for what ends an answer."""
+    found = choose_positions(tokens, texts(1, 3), 40, 1, LIMITS)
+    assert [one.prefix for one in found] == ["a.", "a.x", "a.xx"]
+
+
+def told(count: int, *letters: str) -> NextToken:
+    return NextToken(
+        prompt_tokens=count, top=tuple(TokenLogprob(token=one, content=one.encode(), logprob=-1.0) for one in letters)
+    )
+
+
+def test_places_are_counted_by_what_could_be_compared(tokens: Tokens) -> None:
+    """One in common, none in common, no answer, and another count of tokens."""
+    places = [Position(prefix="a.", ids=(0, 26))] * 4
+    before = [told(2, "x", "y"), told(2, "x"), told(2, "x"), told(3, "x")]
+    after = [told(2, "y", "z"), told(2, "z"), told(2), told(3, "x")]
+    own = np.zeros((len(places), len(LETTERS)), np.float32)
+    table = compare(tokens, places, (before, after), (own, own))
+    assert (table.positions, len(table.base_engine)) == (1, 1)
