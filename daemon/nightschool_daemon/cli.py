@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -57,7 +56,8 @@ from nightschool_daemon.runs import (
     SpecialtyState,
     UndoRefused,
 )
-from nightschool_daemon.runs.alone import TrainedAlone, plan_alone, train_alone
+from nightschool_daemon.runs.account import Account
+from nightschool_daemon.runs.alone import TrainedAlone, plan_alone, read_file, train_alone
 from nightschool_daemon.runs.comparing import Pairing, compare, pair_by_file, pair_up
 from nightschool_daemon.runs.tracks import material_by_name, track
 from nightschool_daemon.starter import starter_configuration
@@ -65,8 +65,6 @@ from nightschool_daemon.status import PAUSED, Status, status_of
 from nightschool_daemon.views import History, Page, history_of, page_of
 from nightschool_hookspecs.records import (
     AliasMove,
-    Event,
-    FeedbackFile,
     MethodChoice,
     ParsedFeedback,
     RunEnd,
@@ -429,18 +427,19 @@ def train(
     if (problem := names.model_problem(name)) is not None:
         raise RunRefused(f"--name: {problem}.")
     hooks = load_hooks(settings, None, safe_mode=False)
-    events = _events_in(data, hooks)
+    feedback = _feedback_in(data, hooks)
     with run_listener() as listener:
         made = train_alone(
             settings,
             hooks=hooks,
             model=model,
-            events=events,
+            feedback=feedback,
             name=name,
             adapter=adapter,
             listener=listener,
             now=now(),
         )
+    _show_account(made.account, data)
     for curve in made.curves:
         show_curve(f"loss by {curve.method.upper()}", curve.losses, curve.watched)
     columns = ("", "base", "trained", "delivered", "kept")
@@ -460,23 +459,19 @@ def _loss_rows(made: TrainedAlone) -> Iterator[tuple[str, ...]]:
             yield (f"{texts} ({UNITS[losses.kind]})", *(f"{one:.3f}" for one in three), f"{losses.kept:.1%}")
 
 
-def _events_in(data: Path, hooks: Hooks) -> tuple[Event, ...]:
-    """The events of a file. Raises `RunRefused` where there are none."""
-    modified = datetime.fromtimestamp(data.stat().st_mtime, UTC)
-    parsed = hooks.parse_feedback(file=FeedbackFile(path=data, name=data.name, modified_at=modified, settled=True))
-    if parsed is None or not parsed.events:
-        raise RunRefused(f"{data} holds no event that can be learned from: {_why_nothing(parsed)}.")
+def _show_account(account: Account, data: Path) -> None:
+    """From how much of a file was learned, and why not from the rest."""
+    say(f"Learned from {account.learned} of the {account.records} records in {data.name}.")
+    if account.left_out:
+        show_table("Left out", ("records", "why"), [(count, why) for why, count in account.left_out.items()])
+
+
+def _feedback_in(data: Path, hooks: Hooks) -> ParsedFeedback:
+    """What a file holds. Raises `RunRefused` where there are no events."""
+    parsed = read_file(data, hooks)
     for record in parsed.refused:
         complain(f"Left out, record {record.position}: {record.reason}")
-    return parsed.events
-
-
-def _why_nothing(parsed: ParsedFeedback | None) -> str:
-    if parsed is None:
-        return "it is no *.json or *.jsonl file"
-    if parsed.refused:
-        return parsed.refused[0].reason.removesuffix(".")
-    return "it ends in the middle" if parsed.incomplete else "it is an empty list"
+    return parsed
 
 
 @app.command()
@@ -494,7 +489,7 @@ def plan(
     settings = _settings(context)
     if method is not None:
         settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, method=method))
-    events = None if data is None else _events_in(data, load_hooks(settings, None, safe_mode=False))
+    events = None if data is None else _feedback_in(data, load_hooks(settings, None, safe_mode=False)).events
     found = plan_alone(settings, model=model, events=events, now=now())
     if as_json:
         _print_json(found)
@@ -533,7 +528,8 @@ def exam(
     elif first is None or second is None:
         raise RunRefused("--data: name the two models that are to be compared on it.")
     else:
-        pairing = pair_by_file(_events_in(data, load_hooks(settings, None, safe_mode=False)), first, second)
+        feedback = _feedback_in(data, load_hooks(settings, None, safe_mode=False))
+        pairing = pair_by_file(feedback.events, first, second)
     with job_bar("examine") as report:
         found = compare(settings, pairing, report, now())
     if as_json:

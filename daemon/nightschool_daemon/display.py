@@ -201,7 +201,9 @@ def _starters(count: int) -> str:
 
 
 def _asked(plan: TrainingPlan) -> str:
-    """What an exam would ask."""
+    """What an exam would ask, or losses be taken on."""
+    if not plan.is_examined:
+        return f"{plan.held_out} more kept apart to be measured on" if plan.held_out else "none is kept apart"
     held_out = f"{plan.held_out} prompts held out for an exam"
     trial = f"; {plan.folded} more put to trial candidates, trained for it in {plan.folds} folds"
     return f"{held_out}{trial}" if plan.folds else held_out

@@ -136,7 +136,7 @@ class TrainingPlan:
     starters: int = 0
     """Starter examples that would be learned beside them, as there are few."""
     held_out: int
-    """Prompts that would be kept for an exam."""
+    """Prompts that would be kept for an exam, or to be measured on."""
     folded: int = 0
     """Prompts that trial candidates would be asked, by cross-fitting."""
     folds: int = 0
@@ -150,6 +150,8 @@ class TrainingPlan:
     """One sentence: why it cannot be trained here, and what to change; None where it can."""
     loaded_bytes: int
     """What Ollama's models hold in memory, and a run asks it to give back."""
+    is_examined: bool = True
+    """An exam would follow."""
     server: str = ""
     """Ollama's version."""
     deliveries: tuple[DeliveryCost, ...] = ()

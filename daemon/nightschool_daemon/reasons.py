@@ -3,5 +3,6 @@
 FRESH_FEEDBACK = "fresh feedback"
 FIRST_CORRECTIONS = "the first corrections can be shown as examples"
 ASKED = "asked for"
+BY_HAND = "a training by hand"
 RETRAIN = "the base has new weights"
 REBUILD = "the base has a new template or new parameters"

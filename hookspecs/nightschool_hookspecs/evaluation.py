@@ -23,7 +23,7 @@ def nightschool_select_held_out(groups: tuple[PromptGroup, ...], seed: int) -> t
     that was decided never changes, and a group that was trained on is never held out: such choices
     are refused. Nothing is learned from a conversation in which a held-out prompt was put before, so
     better do not hold out what `goes_on`. None: no opinion; the first answer counts. Where all say
-    None, new groups go to the training side.
+    None, new groups go to the training side. Not asked in a training by hand, which no exam follows.
     """
 
 
@@ -35,7 +35,7 @@ def nightschool_select_folds(groups: tuple[PromptGroup, ...]) -> tuple[tuple[str
     event. Return the keys of each fold: its prompts are answered by a trial candidate that is trained on all others.
     A group is in one fold at most, on the training side, and unknown to every version that is or was in use; other
     choices are refused. Keep a group in its fold from night to night. With fewer than two folds, only held-out
-    prompts are asked. None: no opinion; the first answer counts.
+    prompts are asked. None: no opinion; the first answer counts. Not asked in a training by hand.
     """
 
 

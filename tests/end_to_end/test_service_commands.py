@@ -106,9 +106,38 @@ def test_training_by_hand_makes_a_model_and_nothing_else(night: Night, fresh_oll
     assert "loss by SFT" in done.stdout
     assert "What is left of the lesson" in done.stdout
     assert "delivered as split: " in done.stderr
+    # of 40 corrections four tell when to stop
+    assert "Learned from 36 of the 40 records in data.jsonl." in done.stdout
     again = night.run("train", TINY, "--data", str(data), "--name", "polite")
     assert again.returncode == 1
     assert "polite:latest" in again.stderr
+
+
+def test_training_by_hand_learns_all_that_a_night_would_not_and_says_what_it_left_out(
+    night: Night, fresh_ollama: OllamaServer
+) -> None:
+    frugal = TINY_SETTINGS.replace("threads = 1\n", "threads = 1\nmax_events = 10\nmax_tokens = 200\n").replace(
+        'embedding = "static"\n', 'embedding = "static"\nmax_near_duplicates = 1\n'
+    )
+    night.configure(fresh_ollama.url, fresh_ollama.models_directory, frugal)
+    again = {**greetings(1)[0], "id": "again"}
+    long = {**greetings(1)[0], "id": "long", "input_data": "greet " + "a very dear " * 200 + "guest"}
+    data = night.directory / "data.json"
+    data.write_text(json.dumps([*greetings(118), again, long, {"input_data": "no event"}]), encoding="utf-8")
+
+    done = night.run("train", TINY, "--data", str(data), "--name", "polite")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    learned, records = re.findall(r"Learned from (\d+) of the (\d+) records in data.json", done.stdout)[0]
+    left_out = {why.strip(): int(count) for count, why in re.findall(r"│ (\d+) +│ (it .*?)│", done.stdout)}
+    assert int(records) == 121
+    assert int(learned) + sum(left_out.values()) == 121
+    assert int(learned) >= 90
+    assert left_out["it was kept apart, to measure on it"] == 11
+    assert left_out["it was withdrawn, or another record says the same or takes its place"] == 1
+    assert left_out["it cannot be read as an event"] == 1
+    assert any("max_length" in why for why in left_out)
+    assert "on 11 held-out references" in done.stdout
 
 
 EAGER = """
@@ -200,7 +229,8 @@ def test_plan_tells_what_a_training_would_take_and_changes_nothing(night: Night,
     data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
     told = night.json("plan", TINY, "--data", str(data))
     assert isinstance(told, dict)
-    assert (told["base"], told["events"], told["held_out"], told["problem"]) == (TINY, 20, 20, None)
+    assert (told["base"], told["events"], told["held_out"], told["problem"]) == (TINY, 40, 0, None)
+    assert told["is_examined"] is False
     assert (fresh_ollama.tags(), fresh_ollama.blobs()) == before
     assert not night.run_directories()
     shown = night.run("plan", TINY)

@@ -32,7 +32,15 @@ from nightschool_daemon.learning.peft_route import parameters_of, rough_seconds
 from nightschool_daemon.learning.searching import foreseen, taken, untrained
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
-from nightschool_daemon.learning.split import check_choices, folds_of, group_rows, side_of, sides_of
+from nightschool_daemon.learning.split import (
+    check_choices,
+    chooser,
+    divider,
+    folds_of,
+    group_rows,
+    side_of,
+    sides_of,
+)
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.training import brought_to, route_of
 from nightschool_daemon.learning.worker import WorkerContext
@@ -40,6 +48,7 @@ from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.ollama.abilities import probe_abilities
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import DeliveryCost, MemoryPlan, PlannedTraining, PlanRequest, Route, TrainingPlan
+from nightschool_daemon.reasons import BY_HAND
 from nightschool_hookspecs.records import (
     Budget,
     Hyperparameters,
@@ -116,6 +125,7 @@ def run(context: WorkerContext) -> None:
         trainings=tuple(rehearsal.found),
         problem=problem,
         loaded_bytes=request.loaded_bytes,
+        is_examined=context.info.reason != BY_HAND,
     )
     context.run.finish(Job.PLAN, plan if problem is not None else _with_deliveries(plan, context, file, rehearsal))
 
@@ -152,9 +162,8 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
     directory = context.run.step(Job.PLAN)
     rows = tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow))
     groups = group_rows(rows)
-    choices = check_choices(groups, context.hooks.select_held_out(groups=groups, seed=context.info.seed))
-    sides = sides_of(groups, choices)
-    folds = folds_of(groups, sides, lambda sided: context.hooks.select_folds(groups=sided))
+    sides = sides_of(groups, check_choices(groups, chooser(context)(groups)))
+    folds = folds_of(groups, sides, divider(context))
     training = [row.event for row in rows if side_of(row, sides) is Side.TRAINING]
     measure = CombinedMeasure(context.hooks, no_embeddings)
     workshop = Workshop(
@@ -169,6 +178,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         recall=_stand_ins,
         method=request.method,
         ranks=why_not_computed(context.settings, file) is None,
+        most_alike=context.settings.similarity.max_near_duplicates,
     )
     budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
     dataset = build_dataset(workshop, rows, sides, budget, frozenset(key for fold in folds for key in fold))

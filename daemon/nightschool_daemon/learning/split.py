@@ -1,5 +1,9 @@
-"""Step `split`: new prompts are put into groups of near-duplicates, and groups without a side get one, for good."""
+"""Step `split`: new prompts are put into groups of near-duplicates, and groups without a side get one, for good.
 
+For a training by hand, which no exam follows, nothing is held out but a small part on which losses are taken.
+"""
+
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -10,6 +14,7 @@ from nightschool_daemon.jobs import EventRow, PrepareResult, PromptRow, SplitRes
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.conversations import earlier_turns
 from nightschool_daemon.learning.grouping import FindNear, NearPrompts, place, prompt_of, regroup
+from nightschool_daemon.reasons import BY_HAND
 from nightschool_daemon.wording import fold
 from nightschool_hookspecs.records import PromptGroup, Side, SideChoice
 
@@ -18,6 +23,11 @@ Folds = tuple[tuple[str, ...], ...]
 Divide = Callable[[tuple[PromptGroup, ...]], Folds]
 KNOWN = -1
 """In the place of a fold's number: a version in use knows the group."""
+MEASURED_FROM = 100
+"""Of fewer events a training by hand learns all."""
+MEASURED_SHARE, MOST_MEASURED = 10, 40
+"""Of more, one in so many is kept apart, and at most so many: on no more losses are taken (`verification.LOSS_TEXTS`).
+"""
 
 
 class SplitError(Exception):
@@ -35,16 +45,39 @@ def run(context: WorkContext) -> None:
     embed = open_embed(context.settings)
     near = NearPrompts.of(CombinedMeasure(context.hooks, embed), embed, context.settings)
 
-    def choose(groups: tuple[PromptGroup, ...]) -> tuple[SideChoice, ...]:
-        return context.hooks.select_held_out(groups=groups, seed=context.info.seed)
-
-    def divide(groups: tuple[PromptGroup, ...]) -> Folds:
-        return context.hooks.select_folds(groups=groups)
-
-    found = split(rows, prompts, near, choose)
+    found = split(rows, prompts, near, chooser(context))
     groups = in_order(group_rows(regroup(rows, found.groups, found.sides)), prompts, found.groups)
-    folds = held_together(folds_of(groups, found.sides, divide), prompts, found.groups, near)
+    folds = held_together(folds_of(groups, found.sides, divider(context)), prompts, found.groups, near)
     context.run.finish(Step.SPLIT, replace(found, folds=folds))
+
+
+def chooser(context: WorkContext) -> Choose:
+    """What decides sides."""
+    seed = context.info.seed
+    if context.info.reason == BY_HAND:
+        return lambda groups: kept_to_measure(groups, seed)
+    return lambda groups: context.hooks.select_held_out(groups=groups, seed=seed)
+
+
+def divider(context: WorkContext) -> Divide:
+    """What divides for cross-fitting."""
+    if context.info.reason == BY_HAND:
+        return lambda _: ()
+    return lambda groups: context.hooks.select_folds(groups=groups)
+
+
+def kept_to_measure(groups: tuple[PromptGroup, ...], seed: int) -> tuple[SideChoice, ...]:
+    """Sides of a training by hand: groups by chance, of whose prompts no conversation goes on."""
+    events = sum(group.events for group in groups)
+    left = min(events // MEASURED_SHARE, MOST_MEASURED) if events >= MEASURED_FROM else 0
+    apart = set[str]()
+    for group in random.Random(f"{seed}/apart").sample(groups, len(groups)):  # noqa: S311 - no secret
+        if group.events <= left and not group.goes_on:
+            apart.add(group.key)
+            left -= group.events
+    return tuple(
+        SideChoice(key=group.key, side=Side.HELD_OUT if group.key in apart else Side.TRAINING) for group in groups
+    )
 
 
 def split(rows: tuple[EventRow, ...], prompts: Sequence[PromptRow], find_near: FindNear, choose: Choose) -> SplitResult:

@@ -1,15 +1,17 @@
 """Training by hand: a file of feedback in, a model under a name of the user's choice out. No ledger, no exam.
 
-It takes the same steps as a run, in a state directory of its own that is gone afterwards.
+It takes the same steps as a run, in a state directory of its own that is gone afterwards. What a night leaves for later
+nights has no later here: all of the file is learned from, but for what losses are taken on.
 """
 
 import dataclasses
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from nightschool_daemon.config import Settings
@@ -21,15 +23,23 @@ from nightschool_daemon.locking import StateLock
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import TrainingPlan
-from nightschool_daemon.reasons import ASKED
+from nightschool_daemon.reasons import BY_HAND
 from nightschool_daemon.runs import pipeline, retention
+from nightschool_daemon.runs.account import Account, account_of
 from nightschool_daemon.runs.aside import Feedback
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.listener import RunListener
 from nightschool_daemon.runs.plan import plan
 from nightschool_daemon.runs.register import version_of_run
 from nightschool_daemon.runs.service import Runs
-from nightschool_hookspecs.records import Event, Specialty, TrainingMethod, TrainingResult
+from nightschool_hookspecs.records import (
+    Event,
+    FeedbackFile,
+    ParsedFeedback,
+    Specialty,
+    TrainingMethod,
+    TrainingResult,
+)
 
 MANUAL_TYPE = "manual"
 
@@ -50,6 +60,7 @@ class TrainedAlone:
     """What a training by hand made."""
 
     name: str
+    account: Account
     trained: TrainingResult
     curves: tuple[Curve, ...]
     """One for each method."""
@@ -57,18 +68,48 @@ class TrainedAlone:
     verified: VerifyResult
 
 
+def read_file(data: Path, hooks: Hooks) -> ParsedFeedback:
+    """What a file of feedback holds. Raises `RunRefused` where there is no event in it."""
+    modified = datetime.fromtimestamp(data.stat().st_mtime, UTC)
+    file = FeedbackFile(path=data, name=data.name, modified_at=modified, settled=True)
+    parsed = hooks.parse_feedback(file=file)
+    if parsed is not None and parsed.incomplete:
+        parsed = _with_its_end(file, hooks)
+    if parsed is None or not parsed.events:
+        raise RunRefused(f"{data} holds no event that can be learned from: {_why_nothing(parsed)}.")
+    return parsed
+
+
+def _with_its_end(file: FeedbackFile, hooks: Hooks) -> ParsedFeedback | None:
+    """Many writers leave the last line without its end; nobody is writing here, so it is as whole as it will be."""
+    with tempfile.TemporaryDirectory(prefix="nightschool-") as directory:
+        copy = Path(directory) / file.name
+        shutil.copyfile(file.path, copy)
+        with copy.open("ab") as stream:
+            stream.write(b"\n")
+        return hooks.parse_feedback(file=dataclasses.replace(file, path=copy))
+
+
+def _why_nothing(parsed: ParsedFeedback | None) -> str:
+    if parsed is None:
+        return "it is no *.json or *.jsonl file"
+    if parsed.refused:
+        return parsed.refused[0].reason.removesuffix(".")
+    return "it ends in the middle" if parsed.incomplete else "it is an empty list"
+
+
 def train_alone(
     settings: Settings,
     *,
     hooks: Hooks,
     model: str,
-    events: Sequence[Event],
+    feedback: ParsedFeedback,
     name: str,
     adapter: Path | None,
     listener: RunListener,
     now: datetime,
 ) -> TrainedAlone:
-    """Train `model` on the events and register the result as `name`; what was trained goes to the directory `adapter`.
+    """Train `model` on a file and register the result as `name`; what was trained goes to the directory `adapter`.
 
     Raises `RunRefused` and `OllamaError`.
     """
@@ -87,12 +128,13 @@ def train_alone(
         lock = StateLock.take(directory)
         # the caches stay where they are: only the ledger and the run are of the moment
         (directory / "cache").symlink_to(_cache(settings), target_is_directory=True)
-        own = dataclasses.replace(settings, state=dataclasses.replace(settings.state, directory=directory))
+        state = dataclasses.replace(settings.state, directory=directory)
+        own = dataclasses.replace(_of_all(settings, feedback.events), state=state)
         ledger = Ledger.open(directory / FILE_NAME)
         try:
-            ledger.events.add([_incoming(event, base, now) for event in events])
+            ledger.events.add([_incoming(event, base, now) for event in feedback.events])
             runs = Runs(settings=own, ledger=ledger, hooks=hooks, ollama=ollama, clock=lambda: now)
-            made = _learn(runs, specialty, target, listener, now)
+            made = _learn(runs, specialty, target, feedback, listener, now)
             if adapter is not None:
                 shutil.copytree(made.trained.adapter, adapter)
             return made
@@ -110,11 +152,22 @@ def plan_alone(settings: Settings, *, model: str, events: Sequence[Event] | None
     """
     base = names.normalise(model)
     feedback = None if events is None else Feedback(rows=_rows(events, base), store={})
+    specialty = Specialty(base=base, artifact_type=MANUAL_TYPE)
     ollama = OllamaHttp(settings.ollama)
     try:
-        return plan(settings, ollama, Specialty(base=base, artifact_type=MANUAL_TYPE), base, feedback, now)
+        return plan(_of_all(settings, events or ()), ollama, specialty, base, feedback, now, BY_HAND)
     finally:
         ollama.close()
+
+
+def _of_all(settings: Settings, events: Sequence[Event]) -> Settings:
+    """Settings by which no night's budget leaves any of the events out."""
+    count = max(1, len(events))
+    return dataclasses.replace(
+        settings,
+        training=dataclasses.replace(settings.training, max_events=count, max_tokens=sys.maxsize),
+        similarity=dataclasses.replace(settings.similarity, max_near_duplicates=count),
+    )
 
 
 def _rows(events: Sequence[Event], base: str) -> list[EventRow]:
@@ -126,8 +179,10 @@ def _rows(events: Sequence[Event], base: str) -> list[EventRow]:
     ]
 
 
-def _learn(runs: Runs, specialty: Specialty, target: str, listener: RunListener, now: datetime) -> TrainedAlone:
-    context = runs.context_of(runs.start(specialty, ASKED, now), listener)
+def _learn(
+    runs: Runs, specialty: Specialty, target: str, feedback: ParsedFeedback, listener: RunListener, now: datetime
+) -> TrainedAlone:
+    context = runs.context_of(runs.start(specialty, BY_HAND, now), listener)
     try:
         ending = pipeline.learn_only(context)
         if ending is not None:
@@ -139,6 +194,7 @@ def _learn(runs: Runs, specialty: Specialty, target: str, listener: RunListener,
         trained = context.result(Step.TRAIN, TrainingResult)
         return TrainedAlone(
             name=target,
+            account=account_of(context.directory, feedback),
             trained=trained,
             curves=curves_of(context.directory.step(Step.TRAIN), trained.methods),
             export=context.result(Step.EXPORT, ExportResult),

@@ -28,9 +28,18 @@ class Feedback:
 
 @contextmanager
 def desk(
-    settings: Settings, specialty: Specialty, job: Job, request: object, feedback: Feedback | None, now: datetime
+    settings: Settings,
+    specialty: Specialty,
+    job: Job,
+    request: object,
+    feedback: Feedback | None,
+    now: datetime,
+    reason: str = "",
 ) -> Iterator[RunDirectory]:
-    """A directory as a run has one, with the request of a job and the feedback that it is about."""
+    """A directory as a run has one, with the request of a job and the feedback that it is about.
+
+    `reason`: of the run that it stands for, where that makes a difference.
+    """
     with tempfile.TemporaryDirectory(prefix=f"nightschool-{job.value}-") as text:
         directory = RunDirectory(path=Path(text))
         info = RunInfo(
@@ -38,7 +47,7 @@ def desk(
             specialty=specialty,
             seed=settings.training.seed or SEED,
             started_at=now,
-            reason=job.value,
+            reason=reason or job.value,
             directory=directory.path,
         )
         for step in (Step.PREPARE, job):

@@ -14,10 +14,17 @@ from nightschool_hookspecs.records import Specialty
 
 
 def plan(
-    settings: Settings, ollama: OllamaHttp, specialty: Specialty, tag: str, feedback: Feedback | None, now: datetime
+    settings: Settings,
+    ollama: OllamaHttp,
+    specialty: Specialty,
+    tag: str,
+    feedback: Feedback | None,
+    now: datetime,
+    reason: str = "",
 ) -> TrainingPlan:
     """Say what a training of the specialty would take, on the base that `tag` holds. `feedback` None: by assumption.
 
+    `reason`: of the run that is planned, where that makes a difference.
     Raises `RunRefused` where nothing can be told, `OllamaError` where there is no such model.
     """
     if (problem := names.base_problem(specialty.base)) is not None:
@@ -32,7 +39,7 @@ def plan(
         loaded_bytes=sum(one.size for one in ollama.loaded()) if settings.training.unload_models else 0,
         has_events=feedback is not None,
     )
-    with desk(settings, specialty, Job.PLAN, request, feedback, now) as directory:
+    with desk(settings, specialty, Job.PLAN, request, feedback, now, reason) as directory:
         try:
             run_job(directory, Job.PLAN)
         except StepFailed as error:

@@ -22,8 +22,10 @@ from nightschool_daemon.learning.split import (
     group_rows,
     held_together,
     in_order,
+    kept_to_measure,
     sides_of,
 )
+from nightschool_daemon.learning.verification import LOSS_TEXTS
 from nightschool_hookspecs import (
     Chunk,
     Context,
@@ -129,6 +131,30 @@ def test_only_new_choices_are_passed_on() -> None:
     accepted = check_choices(GROUPS, choices)
     assert accepted == choices[:1]
     assert sides_of(GROUPS, accepted) == {"new": Side.HELD_OUT, "old": Side.TRAINING}
+
+
+# --------------------------------------------------------------------------- training by hand
+
+
+def kept(groups: Sequence[PromptGroup], seed: int = 1) -> set[str]:
+    choices = kept_to_measure(tuple(groups), seed)
+    assert {one.key for one in choices} == {one.key for one in groups}
+    return {one.key for one in choices if one.side is Side.HELD_OUT}
+
+
+@pytest.mark.parametrize(("events", "apart"), [(1, 0), (99, 0), (100, 10), (159, 15), (400, 40), (5000, LOSS_TEXTS)])
+def test_a_training_by_hand_keeps_a_tenth_of_many_events_apart_and_learns_the_rest(events: int, apart: int) -> None:
+    assert len(kept([PromptGroup(key=str(number), events=1) for number in range(events)])) == apart
+
+
+def test_it_keeps_whole_groups_apart_from_which_no_conversation_goes_on() -> None:
+    large = [PromptGroup(key=f"large {number}", events=30) for number in range(3)]
+    open_ones = [PromptGroup(key=f"open {number}", events=1, goes_on=True) for number in range(50)]
+    small = [PromptGroup(key=f"small {number}", events=3) for number in range(20)]
+    found = kept([*large, *open_ones, *small])
+    assert len(found) == 200 // 10 // 3
+    assert all(key.startswith("small") for key in found)
+    assert found != kept([*large, *open_ones, *small], seed=2)
 
 
 # --------------------------------------------------------------------------- folds
