@@ -113,6 +113,16 @@ def test_training_by_hand_makes_a_model_and_nothing_else(night: Night, fresh_oll
     assert "polite:latest" in again.stderr
 
 
+def test_five_corrections_are_learned_and_compared_at_as_many_places_as_they_have(
+    night: Night, fresh_ollama: OllamaServer
+) -> None:
+    data = night.drop(greetings(5)).rename(night.directory / "data.jsonl")
+    done = night.run("train", TINY, "--data", str(data), "--name", "polite")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Learned from 5 of the 5 records in data.jsonl." in done.stdout
+    assert "verify: The served model is live and equals the trained network, at the 25 places that could" in done.stderr
+
+
 def test_training_by_hand_learns_all_that_a_night_would_not_and_says_what_it_left_out(
     night: Night, fresh_ollama: OllamaServer
 ) -> None:

@@ -129,6 +129,8 @@ def run(context: WorkerContext) -> None:
         held_out_texts=len(references),
         prompts_equal=prompts_are_equal(context, base.pin, candidate),
     )
+    if result.passed and result.positions < FEW_POSITIONS:
+        context.note(result.reason)
     context.run.finish(Step.VERIFY, result)
 
 

@@ -401,8 +401,8 @@ def _delivery_figures(context: StepContext) -> Section | None:
         points += [
             f"Loss on {_measured_on(verified)}: {_losses(verified.held_out)}",
             f"Served and trained network differ by {verified.disagreement:.4f} nats (median over {verified.pairs} "
-            f"token probabilities), base and our own forward pass by {verified.noise:.4f}; "
-            f"the lesson moved them by {verified.live:.4f}",
+            f"token probabilities at {verified.positions} places), base and our own forward pass by "
+            f"{verified.noise:.4f}; the lesson moved them by {verified.live:.4f}",
         ]
     return Section(title="Delivery", points=tuple(points))
 
