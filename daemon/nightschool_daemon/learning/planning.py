@@ -289,7 +289,7 @@ class Rehearsal:
     ) -> tuple[MemoryPlan, int]:
         task = ready(self.file, job, method, settings, examples, arrange=self.context.hooks.arrange_stretch)
         decided = task.plan()
-        memory.set_up(task.network, task.form, decided)
+        task.form.freeze_below(decided.trained_from)
         self.expected = Expected(
             settings=settings,
             trained_from=decided.trained_from,

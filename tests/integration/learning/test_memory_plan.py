@@ -2,6 +2,7 @@
 
 import mmap
 import resource
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from nightschool_daemon.learning.engine.forms import Form, block_of
 from nightschool_daemon.learning.engine.layout import lay_out
 from nightschool_daemon.learning.engine.memory import Line
 from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix
 from nightschool_daemon.learning.engine.route import KeptPlan, keep_plan, kept_plan, make_form
 from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import (
@@ -117,6 +119,44 @@ def test_the_pages_of_what_is_kept_unpacked_go_back(tmp_path: Path) -> None:
     before = resident_of(file)
     network.keep_unpacked(len(network.blocks))
     assert resident_of(file) < before
+
+
+def test_what_is_unpacked_already_is_not_unpacked_again(network: Network) -> None:
+    """As where trainings are tried out one after another beside one network."""
+    network.keep_unpacked(2)
+    first = floats_of(network)
+    assert len(first) == 2 * 7
+    network.keep_unpacked(2)
+    assert all(one is other for one, other in zip(floats_of(network), first, strict=True))
+
+
+def test_layers_that_are_to_be_unpacked_no_longer_go_before_others_come(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network.keep_unpacked(2)
+    lower, upper = network.blocks
+    network.keep_unpacked(1)
+    assert all(one.unpacked is None for one in network.blocks[0].matrices.values())
+    assert network.blocks[1] is upper
+    network.blocks = (lower, upper.packed())
+    gone = [weakref.ref(one.unpacked) for one in lower.matrices.values() if one.unpacked is not None]
+    del lower, upper
+    there: list[bool] = []
+    unpacked = Bench.unpacked
+
+    def noted(bench: Bench, matrix: PackedMatrix) -> PackedMatrix:
+        there.extend(one() is not None for one in gone)
+        return unpacked(bench, matrix)
+
+    monkeypatch.setattr(Bench, "unpacked", noted)
+    network.keep_unpacked(1)
+    assert there == [False] * 7 * 7
+
+
+def floats_of(network: Network) -> list[torch.Tensor]:
+    """Of the matrices that are kept unpacked."""
+    matrices = (matrix for block in network.blocks for matrix in block.matrices.values())
+    return [one.unpacked for one in matrices if one.unpacked is not None]
 
 
 def resident_of(file: Path) -> int:

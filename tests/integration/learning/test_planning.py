@@ -23,6 +23,7 @@ from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow, Job, RunDirectory, Step
 from nightschool_daemon.learning import planning
 from nightschool_daemon.learning.engine import memory
+from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
@@ -127,6 +128,18 @@ def test_without_data_an_assumption_is_planned_for_and_told(desk: Desk) -> None:
     assert (training.examples, training.tokens, training.longest) == (100, 12_800, 128)
     assert 0 < training.memory.peak_bytes <= training.memory.available_bytes
     assert training.memory.seconds > 0
+
+
+def test_a_plan_unpacks_no_layers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is for who trains. How many it would be is told nevertheless."""
+
+    def refused(_network: Network, layers: int) -> None:
+        raise AssertionError(f"{layers} layers would be unpacked")
+
+    monkeypatch.setattr(Network, "keep_unpacked", refused)
+    plan = desk.plan()
+    assert plan.problem is None
+    assert plan.trainings[0].memory.unpacked == 2
 
 
 def test_ollama_is_as_it_was(desk: Desk) -> None:

@@ -32,9 +32,18 @@ class Block:
     biases: Mapping[str, Tensor]
     norms: Mapping[str, Tensor]
 
+    @property
+    def is_unpacked(self) -> bool:
+        """Whether its matrices are kept as floats."""
+        return all(one.unpacked is not None for one in self.matrices.values())
+
     def unpacked(self, bench: Bench) -> Block:
         """The same, with its matrices kept as floats."""
         return replace(self, matrices={part: bench.unpacked(one) for part, one in self.matrices.items()})
+
+    def packed(self) -> Block:
+        """The same, with its blocks alone."""
+        return replace(self, matrices={part: replace(one, unpacked=None) for part, one in self.matrices.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +106,17 @@ class Network:
         return float(matrix.rows(rows).std())
 
     def keep_unpacked(self, layers: int) -> None:
-        """Keep the matrices of so many layers, from the last, as floats: none of them is de-quantised again."""
-        whole = len(self.blocks) - layers
-        self.blocks = (*self.blocks[:whole], *(self._kept(block) for block in self.blocks[whole:]))
+        """Keep the matrices of so many layers, from the last, as floats: none of them is de-quantised again.
+
+        Those that are kept already stay, and those that are no longer wanted go before others come.
+        """
+        first = len(self.blocks) - layers
+        self.blocks = tuple(block if block.number >= first else block.packed() for block in self.blocks)
+        self.blocks = tuple(self._kept(block) if block.number >= first else block for block in self.blocks)
 
     def _kept(self, block: Block) -> Block:
+        if block.is_unpacked:
+            return block
         kept = block.unpacked(self.bench)
         for matrix in kept.matrices.values():
             self.weights.let_go(matrix.name)
