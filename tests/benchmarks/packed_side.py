@@ -15,7 +15,7 @@ from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import head, machine, memory
 from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.examples import Answer, Example, batches
-from nightschool_daemon.learning.engine.loop import Objective, Plan, trained_of, update
+from nightschool_daemon.learning.engine.loop import Objective, Plan, gradients_of, trained_of
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.route import make_form
 from nightschool_daemon.learning.export import Parcel, write_adapter
@@ -209,7 +209,8 @@ class Trainer:
 
     def step(self, batch: Sequence[Example]) -> None:
         """Learn from one."""
-        update(self.objective, batch, self.optimizer, RATE)
+        gradients_of(self.objective, batch)
+        self.optimizer.step(RATE)
 
 
 def _epoch(model: str, examples: Sequence[Example], method: TrainingMethod) -> tuple[float, list[Example]]:

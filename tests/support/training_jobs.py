@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from nightschool_daemon import codec
 from nightschool_daemon.config import PluginSettings
 from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.curriculum import Arrange
 from nightschool_daemon.learning.rows import FILES
 from nightschool_daemon.ollama.storage import sha256_of
@@ -28,6 +31,11 @@ class Interrupted(Exception):
 
 def unheard(_done: int, _total: int, _text: str) -> None:
     """Nobody watches."""
+
+
+def keep_every_step(patch: pytest.MonkeyPatch) -> None:
+    """Have a checkpoint written after each, however soon."""
+    patch.setattr(loop.Clock, "is_due", lambda _clock: True)
 
 
 def greetings(count: int = 12) -> list[TrainingText]:

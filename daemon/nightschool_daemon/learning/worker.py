@@ -22,7 +22,7 @@ from pathlib import Path
 from nightschool_daemon import codec
 from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks, KnownStrikes, PluginFailed
-from nightschool_daemon.jobs import NOTES, Job, PluginAtFault, Progress, RunDirectory, Step, WorkerFailure
+from nightschool_daemon.jobs import NOTES, Job, PluginAtFault, Progress, RunDirectory, Step, Terminated, WorkerFailure
 from nightschool_daemon.ledger import FILE_NAME, Ledger
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_hookspecs.records import RunInfo
@@ -80,10 +80,6 @@ class WorkerContext:
         """Say one sentence to whoever looks on, and to the log."""
         with (self.run.step(self.step) / NOTES).open("a", encoding="utf-8") as stream:
             stream.write(f"{' '.join(text.split())}\n")
-
-
-class Terminated(BaseException):
-    """SIGTERM came: the step ends where it is."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,8 +18,9 @@ from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed, TimeUp
 
 POLL_S = 0.1
-GRACE_S = 20.0
-"""How long a worker may take to end after SIGTERM: a training writes its checkpoint."""
+GRACE_S = 60.0
+"""How long a worker may take to end after SIGTERM: a training writes its last step, which of a large model takes most
+of this."""
 WAITING = {"GOMP_SPINCOUNT": "2000"}
 """Threads of libgomp, torch's OpenMP on Linux, stay awake for tens of microseconds between two pieces of work, not for
 milliseconds. Where others compute on the same cores, as Ollama does, they would hold up the very thread that they wait

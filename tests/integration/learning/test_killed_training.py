@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
+from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, Terminated, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.adam import Adam
@@ -22,7 +23,13 @@ from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from support.kills import exit_code_of, killed
-from support.training_jobs import harder_and_harder, staged, training_job, unheard
+from support.training_jobs import (
+    harder_and_harder,
+    keep_every_step,
+    staged,
+    training_job,
+    unheard,
+)
 
 SETTINGS = Hyperparameters(
     form=TrainedForm.LORA, learning_rate=0.005, batch_size=6, num_epochs=2, lora_r=4, lora_alpha=8, max_length=64
@@ -157,7 +164,7 @@ def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
     lines: list[int],
     stages: list[str],
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
+    keep_every_step(monkeypatch)
     file = gguf_file.read(tiny_gguf)
 
     def trained(directory: Path, report: loop.Report) -> Path:
@@ -189,5 +196,89 @@ def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
     assert [one.step for one in points] == sorted(settings.batch_size * list(range(1, lines[-1] + 1)))
     assert {one.stretch for one in points} == set(range(1, (len(stages) or settings.num_epochs) + 1))
     assert (tmp_path / "cut" / TRAJECTORIES).read_text() == (tmp_path / "whole" / TRAJECTORIES).read_text()
+    for one in whole.glob("*.safetensors"):
+        assert (again / one.name).read_bytes() == one.read_bytes()
+
+
+# --------------------------------------------------------------------------- SIGTERM
+
+CUT = replace(SETTINGS, batch_size=2)
+"""Six steps an epoch. None is so long that a checkpoint would be due within it."""
+
+
+def behind(step: int, patch: pytest.MonkeyPatch) -> loop.Report:
+    """SIGTERM when a step is told."""
+
+    def report(done: int, _total: int, _text: str) -> None:
+        if done == step:
+            raise Terminated
+
+    return report
+
+
+def among_the_gradients_of(step: int, patch: pytest.MonkeyPatch) -> loop.Report:
+    """SIGTERM when the way back of a step's only pass is made."""
+    passes: list[int] = []
+
+    def comes() -> None:
+        passes.append(1)
+        if len(passes) == step:
+            raise Terminated
+
+    patch.setattr(loop, "return_free_memory", comes)
+    return unheard
+
+
+def in_the_midst_of(step: int, patch: pytest.MonkeyPatch) -> loop.Report:
+    """SIGTERM when the parameters have moved, and nobody knows it yet."""
+    steps: list[int] = []
+    whole = Adam.step
+
+    def comes(optimizer: Adam, rate: float) -> None:
+        whole(optimizer, rate)
+        steps.append(1)
+        if len(steps) == step:
+            raise Terminated
+
+    patch.setattr(Adam, "step", comes)
+    return unheard
+
+
+@pytest.mark.parametrize(
+    ("comes", "at", "kept_step"),
+    [
+        (behind, 8, 8),
+        (among_the_gradients_of, 9, 8),
+        (in_the_midst_of, 9, 6),
+        (behind, 6, 6),
+        (among_the_gradients_of, 7, 6),
+        (among_the_gradients_of, 1, None),
+    ],
+)
+def test_a_training_that_is_to_end_keeps_the_last_whole_step(
+    tiny_gguf: Path,
+    tokens: Tokens,
+    tmp_path: Path,
+    comes: Callable[[int, pytest.MonkeyPatch], loop.Report],
+    at: int,
+    kept_step: int | None,
+) -> None:
+    """And goes on from there as if nothing had been."""
+    file = gguf_file.read(tiny_gguf)
+
+    def trained(name: str, report: loop.Report) -> Path:
+        asked = training_job(tmp_path / name, tiny_gguf, CUT, texts=harder_and_harder())
+        return fine_tune(file, tokens, asked, TrainingMethod.SFT, CUT, report).adapter
+
+    whole = trained("whole", unheard)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Terminated):
+        trained("cut", comes(at, patch))
+    left = [json.loads(one.read_text())["state"]["step"] for one in tmp_path.glob(f"cut/checkpoints/*/{STATE}")]
+    assert left == ([] if kept_step is None else [kept_step])
+    steps: list[int] = []
+    again = trained("cut", lambda done, _total, _text: steps.append(done))
+    assert steps[1] == (kept_step or 0) + 1, "the first is the plan's"
+    for name in ("metrics.jsonl", TRAJECTORIES):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
     for one in whole.glob("*.safetensors"):
         assert (again / one.name).read_bytes() == one.read_bytes()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import loop, machine, memory
+from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.curriculum import Arrange, Curriculum, nobody_arranges
 from nightschool_daemon.learning.engine.forms import Form, LowRank
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
@@ -39,7 +39,15 @@ from nightschool_hookspecs.records import (
 )
 from nightschool_hookspecs.services import TrainingError
 from support.tiny_architectures import write_tiny_architecture
-from support.training_jobs import Interrupted, greetings, harder_and_harder, staged, training_job, unheard
+from support.training_jobs import (
+    Interrupted,
+    greetings,
+    harder_and_harder,
+    keep_every_step,
+    staged,
+    training_job,
+    unheard,
+)
 from support.transformers_models import assert_same_gradients, in_peft_layout, in_transformers, peft_gradients
 
 SETTINGS = Hyperparameters(
@@ -56,7 +64,7 @@ Uninterrupted = Callable[[str], tuple[Path, TrainingResult]]
 @pytest.fixture(autouse=True)
 def _every_step_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
+    keep_every_step(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import loading
-from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.loop import Report
 from nightschool_daemon.learning.loading import Base, load_base
 from nightschool_daemon.learning.peft_route import fine_tune, mean_loss
@@ -20,7 +19,15 @@ from nightschool_daemon.learning.rows import rows_of
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainingResult, TrainingText
 from nightschool_hookspecs.services import TrainingError
-from support.training_jobs import Interrupted, greetings, harder_and_harder, staged, training_job, unheard
+from support.training_jobs import (
+    Interrupted,
+    greetings,
+    harder_and_harder,
+    keep_every_step,
+    staged,
+    training_job,
+    unheard,
+)
 
 SETTINGS = Hyperparameters(learning_rate=0.01, batch_size=4, num_epochs=3, lora_r=4, lora_alpha=8, max_length=64)
 Load = Callable[[], Base]
@@ -153,7 +160,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
 def test_within_an_epoch_it_goes_on_with_the_same_dropout(
     load: Load, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
+    keep_every_step(monkeypatch)
     settings = replace(SETTINGS, lora_dropout=0.2)
     whole = fine_tuned(load(), tmp_path / "whole", tiny_gguf, greetings(), settings=settings)
     with pytest.raises(Interrupted):
@@ -173,7 +180,7 @@ def test_within_an_epoch_it_goes_on_with_the_same_dropout(
 def test_a_curriculum_goes_on_where_it_was_interrupted(
     load: Load, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
+    keep_every_step(monkeypatch)
 
     def taught(name: str, report: Report) -> TrainingResult:
         job = training_job(tmp_path / name, tiny_gguf, SETTINGS, texts=harder_and_harder())

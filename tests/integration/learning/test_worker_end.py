@@ -1,15 +1,35 @@
-"""A worker ends with the process that started it, whatever number that process has; and what it is started with."""
+"""How a worker ends: with the process that started it, and when it is asked to; and what it is started with."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from nightschool_daemon.jobs import RunDirectory, Step
+from nightschool_daemon import codec
+from nightschool_daemon.config import Settings, StateSettings, TrainingSettings
+from nightschool_daemon.jobs import (
+    BaseSnapshot,
+    PrepareResult,
+    Progress,
+    RunDirectory,
+    SelectResult,
+    SplitResult,
+    Step,
+    write_durably,
+)
+from nightschool_daemon.learning.engine.checkpoints import STATE
+from nightschool_daemon.learning.worker import EXIT_TERMINATED
+from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.runs import worker_process
+from nightschool_hookspecs.records import Hyperparameters, RunInfo, Specialty, TrainedForm, TrainingMethod
+from support.training_jobs import greetings, training_job
 
 WORKER = [sys.executable, "-m", "nightschool_daemon.learning", "split"]
 
@@ -71,3 +91,90 @@ def test_a_worker_leaves_the_cores_to_others(
         line.split("=", 1) for line in (tmp_path / Step.SPLIT / "worker.log").read_text().splitlines() if "=" in line
     )
     assert told.get("GOMP_SPINCOUNT") == count
+
+
+# --------------------------------------------------------------------------- a training that is asked to end
+
+ONE_EPOCH = Hyperparameters(
+    form=TrainedForm.LORA, learning_rate=1e-3, batch_size=2, num_epochs=1, lora_r=4, lora_alpha=8, max_length=64
+)
+"""Many steps of some milliseconds, within which no checkpoint is due."""
+
+
+def about_to_train(directory: Path, gguf: Path) -> RunDirectory:
+    """A run with its steps before the training."""
+    run = RunDirectory(path=directory)
+    job = training_job(run.step(Step.SELECT), gguf, ONE_EPOCH, texts=greetings(160))
+    for step in (Step.PREPARE, Step.SPLIT, Step.TRAIN):
+        run.step(step).mkdir()
+    base = BaseSnapshot(
+        name="tiny:latest",
+        tag_digest="",
+        weights_digest=sha256_of(gguf),
+        architecture="llama",
+        capabilities=(),
+        pin="tiny:pin",
+        gguf=gguf,
+    )
+    run.finish(Step.PREPARE, PrepareResult(base=base, incumbent="", undo_tag="", undo_digest="", events=160))
+    run.finish(Step.SPLIT, SplitResult(choices=(), training_events=0, held_out_events=0))
+    selected = SelectResult(
+        material=job.material,
+        variants=0,
+        items=1,
+        guard_items=0,
+        hyperparameters=ONE_EPOCH,
+        closing="<|im_end|>",
+        sources=dict.fromkeys(TrainingMethod, ()),
+        left_out=(),
+    )
+    run.finish(Step.SELECT, selected)
+    info = RunInfo(
+        id="run",
+        specialty=Specialty(base="tiny:latest", artifact_type="greeting"),
+        seed=7,
+        started_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+        reason="test",
+        directory=directory,
+    )
+    write_durably(run.info, codec.to_json(info))
+    settings = Settings(
+        state=StateSettings(directory=directory.parent / "state"),
+        training=TrainingSettings(threads=1),
+    )
+    write_durably(run.settings, codec.to_json(settings))
+    return run
+
+
+def steps_of(run: RunDirectory) -> int:
+    """How many a training has told."""
+    try:
+        return codec.from_json((run.step(Step.TRAIN) / "progress.json").read_bytes(), Progress).done
+    except FileNotFoundError:
+        return 0
+
+
+def worked(run: RunDirectory, is_enough: Callable[[], bool]) -> int:
+    """Have a worker train, and ask it to end as soon as that is enough. Returns its exit code."""
+    with worker_process._started(run, Step.TRAIN) as worker:
+        while worker.poll() is None:
+            if is_enough():
+                worker.terminate()
+                break
+            time.sleep(0.005)
+        return worker.wait(60)
+
+
+def test_a_training_that_is_asked_to_end_keeps_its_step_and_ends_as_an_uninterrupted_one(
+    tiny_gguf: Path, tmp_path: Path
+) -> None:
+    whole, cut = (about_to_train(tmp_path / name, tiny_gguf) for name in ("whole", "cut"))
+    assert worked(whole, lambda: False) == 0
+    for asked_at in (3, 20, 40):
+        assert worked(cut, lambda asked_at=asked_at: steps_of(cut) >= asked_at) == EXIT_TERMINATED  # type: ignore[misc]  # bound now
+        (state,) = cut.step(Step.TRAIN).glob(f"checkpoints/*/{STATE}")
+        assert json.loads(state.read_text())["state"]["step"] >= asked_at
+    assert worked(cut, lambda: False) == 0
+    metrics = [(one.step(Step.TRAIN) / "metrics.jsonl").read_text() for one in (whole, cut)]
+    assert metrics[0].count("\n") > 60
+    assert metrics[0] == metrics[1]

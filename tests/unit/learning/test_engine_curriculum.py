@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from nightschool_daemon.jobs import STRETCHES, StretchMark, read_lines, write_lines
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import loop
 from nightschool_daemon.learning.engine.checkpoints import State
 from nightschool_daemon.learning.engine.curriculum import (
     Curriculum,
@@ -39,6 +38,7 @@ from nightschool_hookspecs.records import (
 )
 from nightschool_hookspecs.services import TrainingError
 from support.tiny_gguf import write_tiny_gguf
+from support.training_jobs import keep_every_step
 
 SETTINGS = Hyperparameters(form=TrainedForm.LORA, learning_rate=0.01, batch_size=4, num_epochs=3)
 FIRST = State(start_loss=2.0)
@@ -228,7 +228,7 @@ def test_no_training_stops_before_an_epoch_saw_everything(network: Network, tmp_
 def test_every_stretch_is_evaluated_on_the_same_examples_and_every_epoch_has_its_steps(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
+    keep_every_step(monkeypatch)
     easy, rest = (0, 1, 0, 1), (2, 3, 2, 3, 0, 1)
     arrange = answering(easy, rest, easy, rest)
     plan = Plan(

@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from nightschool_daemon.jobs import StretchMark, write_durably
+from nightschool_daemon.jobs import StretchMark, Terminated, write_durably
 from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
 from nightschool_daemon.learning.engine.adam import Adam
@@ -47,8 +47,9 @@ FINAL_RATE = 0.1
 STEPS_A_SEED = 1_000_003
 CHECKPOINTS, BEST = "checkpoints", "best.safetensors"
 """In a training's output."""
-CHECKPOINT_S = 60.0
-"""A checkpoint is written when the last one is older than this, and after each epoch."""
+CHECKPOINT_S, LEARNED_A_WRITE = 60.0, 20.0
+"""A checkpoint is written when so many seconds have passed since the last one was whole, and so many times as long as
+that one took to write, which of a large model is most of a minute. One is written after each epoch in any case."""
 
 Report = Callable[[int, int, str], None]
 
@@ -170,20 +171,34 @@ def train(
 def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> Outcome:
     """Have something learn epoch by epoch until a judged one is worse, and leave the best one's parameters in it.
 
-    Goes on from a checkpoint if one fits. Raises `TrainingError` where the loss is no number.
+    Goes on from a checkpoint if one fits, and leaves one when the worker is to end. Raises `TrainingError` where the
+    loss is no number.
     """
     course = Course(learner, split, plan, report, OnDisk(plan.output, plan.signature))
-    while course.goes_on():
-        for batch in course.batches_left():
-            course.learn(batch)
-        course.end_stretch()
+    try:
+        while course.goes_on():
+            for batch in course.batches_left():
+                course.learn(batch)
+            course.end_stretch()
+    except Terminated:
+        course.break_off()
+        raise
     return course.end()
 
 
 class Course(Generic[S]):
     """A training under way."""
 
-    def __init__(self, learner: Learner[S], split: Split[S], plan: Plan, report: Report, keeper: Keeper) -> None:
+    def __init__(
+        self,
+        learner: Learner[S],
+        split: Split[S],
+        plan: Plan,
+        report: Report,
+        keeper: Keeper,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`now`: seconds, from any beginning."""
         self._learner, self._split, self._plan, self._report, self._keeper = learner, split, plan, report, keeper
         self._settings = settings = plan.hyperparameters
         self._steps = math.ceil(len(split.learned) / settings.batch_size) * settings.num_epochs
@@ -198,7 +213,9 @@ class Course(Generic[S]):
             arrange=plan.arrange,
             goes_on=plan.goes_on,
         )
-        self._clock = Clock()
+        self._clock = Clock(now)
+        self._is_ahead = False
+        """Whether the state is whole, and further than what is kept."""
 
     def _begun(self, state: State) -> State:
         """With the loss of where it begins, which is known when it goes on."""
@@ -234,7 +251,10 @@ class Course(Generic[S]):
         # dropout depends on seed and step alone, so that a resumed training repeats it
         torch.manual_seed(self._plan.seed * STEPS_A_SEED + state.step)
         with self._learner.learning():
-            loss, answers = update(self._learner, batch, self._optimizer, rate)
+            loss, answers = gradients_of(self._learner, batch)
+        # from here on parameters, state and what was told are of two steps
+        self._is_ahead = False
+        self._optimizer.step(rate)
         self._state = replace(
             state,
             step=state.step + 1,
@@ -243,10 +263,11 @@ class Course(Generic[S]):
         )
         self._keeper.tell({"step": self._state.step, "loss": loss, "lr": rate})
         self._keeper.tell_answers(answers, self._state)
+        self._is_ahead = True
         stage = f" ({state.stage})" if state.stage else ""
         epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}{stage}"
         self._report(self._state.step, self._steps, f"{epochs}, loss {loss:.3f}")
-        if self._clock.since_checkpoint() > CHECKPOINT_S:
+        if self._clock.is_due():
             self._keep(self._state)
 
     def end_stretch(self) -> None:
@@ -254,6 +275,8 @@ class Course(Generic[S]):
         watched = watched_loss(self._learner)
         if self._state.stage:
             self._keeper.tell_stretch(self._curriculum.mark(self._state, watched))
+        # an epoch that is through has to be judged before anything goes on from it
+        self._is_ahead = False
         self._state = evaluated(self._state, watched)
         if self._curriculum.is_through(self._state):
             self._end_epoch(watched)
@@ -275,6 +298,11 @@ class Course(Generic[S]):
         )
         self._keep(self._curriculum.next_epoch(state))
 
+    def break_off(self) -> None:
+        """Keep the last step, unless it is kept already, or the next one was half made."""
+        if self._is_ahead:
+            self._keep(self._state)
+
     def end(self) -> Outcome:
         """Take the best epoch."""
         self._keeper.take_best(self._learner)
@@ -290,7 +318,10 @@ class Course(Generic[S]):
 
     def _keep(self, state: State) -> None:
         self._state = replace(state, seconds=state.seconds + self._clock.taken())
-        self._keeper.keep(self._learner, self._optimizer, self._state)
+        self._is_ahead = True
+        with self._clock.writing():
+            self._keeper.keep(self._learner, self._optimizer, self._state)
+        self._is_ahead = False
 
 
 def watched_loss(learner: Learner[S]) -> float:
@@ -309,10 +340,8 @@ def schedule(step: int, steps: int, warmup_ratio: float) -> float:
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def update(
-    learner: Learner[S], batch: Sequence[S], optimizer: Adam, rate: float
-) -> tuple[float, tuple[AnswerLoss, ...]]:
-    """One optimiser step over a batch. Returns its loss, and those of its answers."""
+def gradients_of(learner: Learner[S], batch: Sequence[S]) -> tuple[float, tuple[AnswerLoss, ...]]:
+    """Leave the gradients of a batch, clipped, with what is trained. Returns its loss, and those of its answers."""
     total = 0.0
     answers: list[AnswerLoss] = []
     for part in learner.losses(batch):
@@ -323,7 +352,6 @@ def update(
         return_free_memory()
     _require_number(total)
     torch.nn.utils.clip_grad_norm_(trained_of(learner), GRADIENT_NORM)
-    optimizer.step(rate)
     return total, tuple(answers)
 
 
@@ -564,17 +592,26 @@ def _whole_lines(metrics: Path) -> list[dict[str, float]]:
 
 
 class Clock:
-    """Measures working time between checkpoints."""
+    """Measures working time, and tells when a checkpoint is due."""
 
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def since_checkpoint(self) -> float:
-        """Seconds since `taken` was last called."""
-        return time.monotonic() - self._began
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._counted = self._written = now()
+        self._write_s = 0.0
 
     def taken(self) -> float:
-        """The same, and begin anew."""
-        seconds = self.since_checkpoint()
-        self._began = time.monotonic()
-        return seconds
+        """Seconds since it was last asked."""
+        before, self._counted = self._counted, self._now()
+        return self._counted - before
+
+    def is_due(self) -> bool:
+        """Whether so much was learned that it is worth a checkpoint."""
+        return self._now() - self._written > max(CHECKPOINT_S, LEARNED_A_WRITE * self._write_s)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While a checkpoint is written."""
+        began = self._now()
+        yield
+        self._written = self._now()
+        self._write_s = self._written - began
