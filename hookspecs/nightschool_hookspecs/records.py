@@ -558,6 +558,8 @@ class TrainingJob:
     """What an earlier training left, to begin from."""
     requires_start: bool = False
     """Whether a start that does not fit ends the training, instead of having it begin from the base."""
+    spared_bytes: int = 0
+    """What the training leaves free of the disk of `output`: for the delivery, and as the settings ask."""
     is_rehearsal: bool = False
     """Nothing is to be trained: what `train` is asked for is planned."""
 

@@ -230,6 +230,7 @@ def plan_of(job: TrainingJob, settings: Hyperparameters, arrange: Arrange) -> Pl
         output=job.output,
         signature=signature(job, TrainingMethod.SFT, settings),
         arrange=arrange,
+        spared_bytes=job.spared_bytes,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from nightschool_daemon.config import EngineChoice
+from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, Step
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.defaults import settled
@@ -141,6 +142,7 @@ def make_job(context: WorkerContext) -> TrainingJob:
     prepared = context.run.result(Step.PREPARE, PrepareResult)
     base = prepared.base
     selected = context.run.result(Step.SELECT, SelectResult)
+    reserve = int(context.settings.delivery.min_free_gb * 1e9)
     return TrainingJob(
         base_gguf=base.gguf,
         base_digest=base.weights_digest,
@@ -154,6 +156,7 @@ def make_job(context: WorkerContext) -> TrainingJob:
         context=context.settings.exam.context_tokens,
         warm_start=prepared.warm_start or (brought.expanduser() if brought is not None else None),
         requires_start=prepared.warm_start is None,
+        spared_bytes=delivered_bytes(context.run.path, context.run.path, base.gguf) + reserve,
     )
 
 

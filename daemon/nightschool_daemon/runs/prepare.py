@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from nightschool_daemon import codec
+from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import (
     BaseSnapshot,
     EventRow,
@@ -206,14 +207,11 @@ def _is_untouched(context: StepContext, alias: str, digest: str, base: BaseSnaps
 def _require_free_disk(context: StepContext, base: BaseSnapshot) -> None:
     """Refuse beforehand what would end with a full disk.
 
-    A run writes at most the base's size into its own directory, and uploads as much into Ollama's store.
+    What the training keeps comes on top: it is asked for before that begins, as soon as its form is known.
     """
     reserve = int(context.settings.delivery.min_free_gb * 1e9)
-    size = base.gguf.stat().st_size
-    places = (context.directory.path, base.gguf.parent)
-    devices = [place.stat().st_dev for place in places]
-    for place, device in zip(places, devices, strict=True):
-        needed = devices.count(device) * size + reserve
+    for place in (context.directory.path, base.gguf.parent):
+        needed = delivered_bytes(place, context.directory.path, base.gguf) + reserve
         free = shutil.disk_usage(place).free
         if free < needed:
             raise StepFailed(

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, Terminated, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import loop
+from nightschool_daemon.learning.engine import checkpoints, loop
 from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.checkpoints import MOMENTS, PARAMETERS, STATE, Checkpoints, State
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
@@ -22,8 +24,10 @@ from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
+from nightschool_hookspecs.services import TrainingError
 from support.kills import exit_code_of, killed
 from support.training_jobs import (
+    Interrupted,
     harder_and_harder,
     keep_every_step,
     staged,
@@ -70,6 +74,14 @@ def found(directory: Path, signature: str = "job") -> int | None:
     assert parameters["one"].unique().tolist() == [state.step]
     assert float(optimizer.moments()["0.step"]) == state.step
     return state.step
+
+
+def stops_at(step: int) -> loop.Report:
+    def report(done: int, _total: int, _text: str) -> None:
+        if done == step:
+            raise Interrupted
+
+    return report
 
 
 def calls_the_disk(event: str, _arguments: object) -> bool:
@@ -198,6 +210,63 @@ def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
     assert (tmp_path / "cut" / TRAJECTORIES).read_text() == (tmp_path / "whole" / TRAJECTORIES).read_text()
     for one in whole.glob("*.safetensors"):
         assert (again / one.name).read_bytes() == one.read_bytes()
+
+
+# --------------------------------------------------------------------------- its room on the disk
+
+ADDED = replace(SETTINGS, form=TrainedForm.NEURONS)
+SPARED = 1000
+
+
+def test_a_training_that_the_disk_has_no_room_for_does_not_begin(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two checkpoints, each with two moments, and the best epoch's weights, beside what is to stay free."""
+    file, free = gguf_file.read(tiny_gguf), [0]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: SimpleNamespace(free=free[0]))
+
+    def trained(report: loop.Report) -> Path:
+        asked = training_job(tmp_path, tiny_gguf, ADDED, texts=harder_and_harder())
+        job = replace(asked, spared_bytes=SPARED)
+        return fine_tune(file, tokens, job, TrainingMethod.SFT, ADDED, report).adapter
+
+    needed = (2 * 3 + 1) * 4 * 3 * 64 * 256 * 2 + SPARED
+    free[0] = needed - 1
+    with pytest.raises(TrainingError, match="Free some space"):
+        trained(unheard)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    free[0] = needed
+    with pytest.raises(Interrupted):
+        trained(stops_at(3))
+    kept_bytes = sum(one.stat().st_size for one in tmp_path.rglob("*.safetensors"))
+    assert kept_bytes > 4 * 4 * 3 * 64 * 256 * 2
+    free[0] = needed - kept_bytes
+    assert trained(unheard).is_dir(), "what it kept gives way to what comes"
+
+
+def test_a_training_takes_no_more_of_the_disk_than_it_asked_for(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_every_step(monkeypatch)
+    asked_for: list[int] = []
+    taken: list[int] = []
+    usual, sync = Checkpoints.bytes_at_once, checkpoints.sync
+
+    def heard(one: Checkpoints, parameters: Mapping[str, Tensor]) -> int:
+        asked_for.append(usual(one, parameters))
+        return asked_for[-1]
+
+    def looks(path: Path) -> None:
+        sync(path)
+        taken.append(sum(one.stat().st_size for one in tmp_path.rglob("*.safetensors*")))
+
+    monkeypatch.setattr(Checkpoints, "bytes_at_once", heard)
+    monkeypatch.setattr(checkpoints, "sync", looks)
+    job = training_job(tmp_path, tiny_gguf, ADDED, texts=harder_and_harder())
+    fine_tune(gguf_file.read(tiny_gguf), tokens, job, TrainingMethod.SFT, ADDED, unheard)
+    headers = 10_000
+    assert asked_for[0] < max(taken) < asked_for[0] + headers
+    assert sum(one.stat().st_size for one in tmp_path.rglob("*.safetensors")) < asked_for[0]
 
 
 # --------------------------------------------------------------------------- SIGTERM

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon import codec
-from nightschool_daemon.config import Settings, StateSettings, TrainingSettings
+from nightschool_daemon.config import DeliverySettings, Settings, StateSettings, TrainingSettings
 from nightschool_daemon.jobs import (
     BaseSnapshot,
     PrepareResult,
@@ -22,10 +23,11 @@ from nightschool_daemon.jobs import (
     SelectResult,
     SplitResult,
     Step,
+    WorkerFailure,
     write_durably,
 )
 from nightschool_daemon.learning.engine.checkpoints import STATE
-from nightschool_daemon.learning.worker import EXIT_TERMINATED
+from nightschool_daemon.learning.worker import EXIT_FAILED, EXIT_TERMINATED
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.runs import worker_process
 from nightschool_hookspecs.records import Hyperparameters, RunInfo, Specialty, TrainedForm, TrainingMethod
@@ -101,7 +103,7 @@ ONE_EPOCH = Hyperparameters(
 """Many steps of some milliseconds, within which no checkpoint is due."""
 
 
-def about_to_train(directory: Path, gguf: Path) -> RunDirectory:
+def about_to_train(directory: Path, gguf: Path, *, min_free_gb: float = 0.1) -> RunDirectory:
     """A run with its steps before the training."""
     run = RunDirectory(path=directory)
     job = training_job(run.step(Step.SELECT), gguf, ONE_EPOCH, texts=greetings(160))
@@ -141,6 +143,7 @@ def about_to_train(directory: Path, gguf: Path) -> RunDirectory:
     settings = Settings(
         state=StateSettings(directory=directory.parent / "state"),
         training=TrainingSettings(threads=1),
+        delivery=DeliverySettings(min_free_gb=min_free_gb),
     )
     write_durably(run.settings, codec.to_json(settings))
     return run
@@ -178,3 +181,11 @@ def test_a_training_that_is_asked_to_end_keeps_its_step_and_ends_as_an_uninterru
     metrics = [(one.step(Step.TRAIN) / "metrics.jsonl").read_text() for one in (whole, cut)]
     assert metrics[0].count("\n") > 60
     assert metrics[0] == metrics[1]
+
+
+def test_a_training_leaves_the_delivery_its_room_on_the_disk(tiny_gguf: Path, tmp_path: Path) -> None:
+    free_gb = shutil.disk_usage(tmp_path).free / 1e9
+    run = about_to_train(tmp_path / "run", tiny_gguf, min_free_gb=free_gb + 10)
+    assert worked(run, lambda: False) == EXIT_FAILED
+    failure = codec.from_json((run.step(Step.TRAIN) / "failure.json").read_bytes(), WorkerFailure)
+    assert "Free some space, or lower delivery.min_free_gb" in failure.reason

@@ -82,6 +82,15 @@ class Checkpoints:
             if other.is_dir() and other != place:
                 _discard(other)
 
+    def bytes_at_once(self, parameters: Mapping[str, Tensor]) -> int:
+        """What a training takes of the disk at its height: two steps, until the new one is whole, and the best epoch.
+
+        What it leaves at its end has the room of a step that is gone by then.
+        """
+        every = sum(int(one.nbytes) for one in parameters.values())
+        moments = 2 * sum(int(one.nbytes) for one in parameters.values() if one.requires_grad)
+        return 2 * (every + moments) + every
+
     def restore(self, parameters: Mapping[str, Tensor], optimizer: Adam) -> State | None:
         """Go on from the newest whole step that was made from the same job; None: there is none."""
         from safetensors import SafetensorError

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -72,6 +73,8 @@ class Plan:
     """Whether it begins from what an earlier training of the specialty learned."""
     has_start: bool = False
     """Whether it begins from what any training left: its loss is not the base's then."""
+    spared_bytes: int = 0
+    """Of the disk: what it leaves free, for the delivery and for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +175,11 @@ def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> O
     """Have something learn epoch by epoch until a judged one is worse, and leave the best one's parameters in it.
 
     Goes on from a checkpoint if one fits, and leaves one when the worker is to end. Raises `TrainingError` where the
-    loss is no number.
+    loss is no number, or the disk has no room for what is kept.
     """
-    course = Course(learner, split, plan, report, OnDisk(plan.output, plan.signature))
+    keeper = OnDisk(plan.output, plan.signature)
+    keeper.require_room(learner, plan.spared_bytes)
+    course = Course(learner, split, plan, report, keeper)
     try:
         while course.goes_on():
             for batch in course.batches_left():
@@ -532,6 +537,22 @@ class OnDisk:
         self._metrics: Metrics
         self._log: StretchLog
         self._trajectories: TrajectoryLog
+
+    def require_room(self, learner: Learner[S], spared_bytes: int) -> None:
+        """Raise `TrainingError` where what is kept, and what is to stay free, is more than the disk has."""
+        needed = self._checkpoints.bytes_at_once(learner.named()) + spared_bytes
+        there = self._bytes_there() + shutil.disk_usage(self._output).free
+        if there < needed:
+            raise TrainingError(
+                f"The disk of {self._output} has {there / 1e9:.1f} GB for this training, and it may need "
+                f"{needed / 1e9:.1f} GB, the delivery included. Free some space, or lower delivery.min_free_gb, or "
+                "neurons or lora_r in [plugins.tuning_fixed]."
+            )
+
+    def _bytes_there(self) -> int:
+        """What it kept before it was interrupted: what comes takes its place."""
+        kept = (*(self._output / CHECKPOINTS).rglob("*.safetensors"), self._output / BEST)
+        return sum(one.stat().st_size for one in kept if one.is_file())
 
     def restored(self, learner: Learner[S], optimizer: Adam) -> State:
         state = self._checkpoints.restore(learner.named(), optimizer) or State(base_loss=learner.loss_before())

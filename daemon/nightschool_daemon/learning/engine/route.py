@@ -139,6 +139,7 @@ def fine_tune(
         arrange=arrange,
         goes_on=task.todo.goes_on,
         has_start=task.start is not None,
+        spared_bytes=job.spared_bytes,
     )
     outcome = train(task.network, task.form, examples, plan, report, reference=task.start)
     save_form(task.form, file, job.output / "adapter")
