@@ -161,7 +161,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 FORMS: Mapping[TrainedForm, str] = {
     TrainedForm.LORA: "LoRA of rank {rank}",
     TrainedForm.GROUPED: "group-wise LoRA of rank {rank}",
-    TrainedForm.NEURONS: "added neurons",
+    TrainedForm.NEURONS: "{neurons} added neurons a layer",
 }
 ROUTES: Mapping[Route, str] = {
     Route.PACKED: "the packed engine, on the blocks of the file itself",
@@ -211,7 +211,7 @@ def _asked(plan: TrainingPlan) -> str:
 
 def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
     settings, memory = one.hyperparameters, one.memory
-    form = FORMS[settings.form].format(rank=settings.lora_r)
+    form = FORMS[settings.form].format(rank=settings.lora_r, neurons=settings.neurons)
     parts = f" on {', '.join(settings.lora_layers)}" if settings.lora_layers else ""
     upper = memory.layers - memory.trained_from
     layers = (

@@ -60,7 +60,7 @@ class MemoryPlan:
         upper = self.layers - self.trained_from
         return (
             f", and of {self.layers} layers only the upper {upper} are trained, because memory is short for more (all "
-            "would learn more: lower max_length in [plugins.tuning_fixed], or choose a smaller base)"
+            "would learn more: lower max_length, neurons or lora_r in [plugins.tuning_fixed], or choose a smaller base)"
         )
 
 

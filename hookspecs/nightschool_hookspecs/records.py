@@ -483,7 +483,7 @@ class Hyperparameters:
     warmup_ratio: float = 0.05
     form: TrainedForm = TrainedForm.AUTO
     neurons: int = 0
-    """Feed-forward units added to each layer; 0: an eighth of those it has."""
+    """Feed-forward units added to each layer; 0: an eighth of those it has, fewer beside a large base."""
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0

@@ -26,7 +26,8 @@ class TuningFixed:
     form: TrainedForm = TrainedForm.AUTO
     """`lora`, `grouped_lora`, `neurons`, or `auto`: neurons where they can be had, else LoRA."""
     neurons: int = 0
-    """Feed-forward units added to each layer by the form `neurons`; 0: an eighth of those it has."""
+    """Feed-forward units added to each layer by the form `neurons`; 0: an eighth of those it has, fewer beside a large
+    base."""
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nightschool_daemon.config import DeliveryChoice, EngineChoice, Settings
 from nightschool_daemon.learning.engine.architecture import is_known
+from nightschool_daemon.learning.engine.peft_files import neurons_in
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import NEURONS, block_of_neurons
 from nightschool_daemon.ollama.abilities import takes_split
@@ -34,11 +35,11 @@ def _unheard(_text: str) -> None:
 def settled(
     given: Hyperparameters, file: GgufFile, settings: Settings, brought: Path | None, note: Note = _unheard
 ) -> Hyperparameters:
-    """The same with a form and a learning rate.
+    """The same with a form and a learning rate; where it begins from added neurons, with as many of them.
 
     Added neurons deliver a lesson whole at the fewest bytes. LoRA is trained where something stands in their way, and
     `note` hears what. `brought`: what the training must begin from. Raises `OllamaError` where the server is needed to
-    tell, and does not answer.
+    tell, and does not answer, and `TrainingError` where what was brought is damaged.
     """
     form = given.form
     if form is TrainedForm.AUTO:
@@ -46,7 +47,8 @@ def settled(
         form = TrainedForm.NEURONS if problem is None else TrainedForm.LORA
         if problem is not None:
             note(f"LoRA is trained, not added neurons: {problem}.")
-    return replace(given, form=form, learning_rate=given.learning_rate or rate_of(file, form))
+    neurons = given.neurons or (neurons_in(brought) if brought is not None and form is TrainedForm.NEURONS else 0)
+    return replace(given, form=form, neurons=neurons, learning_rate=given.learning_rate or rate_of(file, form))
 
 
 def _problem_of_neurons(file: GgufFile, settings: Settings, brought: Path | None) -> str | None:

@@ -262,6 +262,8 @@ class Rehearsal:
         alone = replace(job, warm_start=None, requires_start=False)
         planner = self._packed if self.route is Route.PACKED else self._by_rule_of_thumb
         decided, parameters = planner(alone, method, settings, examples)
+        if self.expected is not None and self.expected.neurons:
+            settings = replace(settings, neurons=self.expected.neurons)
         self.found.append(
             PlannedTraining(
                 method=method,
@@ -326,7 +328,7 @@ def rough_plan(*, parameters: int, trained: int, layers: int, seconds: float) ->
         tokens_a_pass=TOKENS_A_PASS_OF_TRANSFORMERS,
         checkpointed=0,
         layers=layers,
-        peak_bytes=parameters * LOADED_BYTES + trained * memory.FLOAT * (1 + memory.STATES) + REST_BYTES,
+        peak_bytes=parameters * LOADED_BYTES + trained * memory.STATE_OF_ONE + REST_BYTES,
         available_bytes=int(memory.free_memory() * memory.FREE_SHARE) + memory.resident_bytes(),
         seconds=seconds,
         is_rough=True,

@@ -18,7 +18,7 @@ from nightschool_daemon.learning.defaults import (
     settled,
 )
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.lesson import NEURONS
+from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm
 from support.ollama_server import OllamaServer
@@ -69,6 +69,14 @@ def test_the_form_is_that_of_what_was_brought(file: GgufFile, tmp_path: Path) ->
     assert settled(OPEN, file, NOWHERE, tmp_path).form is TrainedForm.LORA
     (tmp_path / NEURONS).touch()
     assert settled(OPEN, file, NOWHERE, tmp_path).form is TrainedForm.NEURONS
+
+
+def test_as_many_neurons_are_trained_as_what_was_brought_has(file: GgufFile, tmp_path: Path) -> None:
+    """Unless another number is asked for."""
+    (tmp_path / NEURONS).touch()
+    (tmp_path / DESCRIPTION).write_text('{"form": "neurons", "count": 96}')
+    assert settled(OPEN, file, NOWHERE, tmp_path).neurons == 96
+    assert settled(replace(OPEN, neurons=32), file, NOWHERE, tmp_path).neurons == 32
 
 
 def test_lora_is_trained_beside_a_base_whose_gate_is_part_of_another_tensor(tmp_path: Path) -> None:

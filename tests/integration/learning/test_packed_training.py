@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import machine, memory
+from nightschool_daemon.learning.engine import machine, memory, route
 from nightschool_daemon.learning.engine.curriculum import Arrange, Curriculum, nobody_arranges
 from nightschool_daemon.learning.engine.forms import Form, LowRank
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
@@ -342,6 +343,45 @@ def test_a_training_with_a_start_of_another_form_begins_from_the_base(
     assert not result.warm_start
     assert losses(tmp_path) == losses(cold)
     assert "begins from the base: The earlier lesson has another form" in caplog.text
+
+
+MORE = replace(FORMS["neurons"], neurons=96)
+"""Than the 64 that are added where nothing else is asked for."""
+
+
+def test_a_training_with_a_start_of_more_neurons_begins_from_the_base(
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cold, _ = uninterrupted("neurons")
+    earlier = trained(tmp_path / "earlier", tiny_gguf, tokens, settings=MORE)
+    result = trained(tmp_path / "now", tiny_gguf, tokens, settings=FORMS["neurons"], warm_start=earlier.adapter)
+    assert not result.warm_start
+    assert losses(tmp_path / "now") == losses(cold)
+    assert "begins from the base: The earlier lesson has 96 neurons a layer, and 64 are trained here" in caplog.text
+
+
+def test_a_start_of_more_neurons_that_was_asked_for_says_what_to_set(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path
+) -> None:
+    earlier = trained(tmp_path / "earlier", tiny_gguf, tokens, settings=MORE)
+    asked = partial(trained, gguf=tiny_gguf, tokens=tokens, warm_start=earlier.adapter, requires_start=True)
+    with pytest.raises(TrainingError, match=r"Set neurons in \[plugins.tuning_fixed\] to its own"):
+        asked(tmp_path / "now", settings=FORMS["neurons"])
+    assert asked(tmp_path / "now", settings=MORE).warm_start
+
+
+def test_a_checkpoint_of_more_neurons_is_left_out_and_all_is_learned_anew(
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after an update that adds fewer where the number is left open."""
+    whole, _ = uninterrupted("neurons")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(route, "neurons_of", lambda _file, _asked: 96)
+        with pytest.raises(Interrupted):
+            trained(tmp_path, tiny_gguf, tokens, settings=FORMS["neurons"], report=stops_at(4))
+    trained(tmp_path, tiny_gguf, tokens, settings=FORMS["neurons"])
+    assert losses(tmp_path) == losses(whole)
+    assert "is not whole, so it is left out: it remembers other parameters" in caplog.text
 
 
 def test_a_start_that_is_gone_is_told_and_training_begins_from_the_base(

@@ -142,6 +142,13 @@ def test_a_plan_unpacks_no_layers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -
     assert plan.trainings[0].memory.unpacked == 2
 
 
+def test_added_neurons_are_told_with_their_number(desk: Desk) -> None:
+    plan = desk.plan()
+    assert plan.trainings[0].hyperparameters.neurons == 64
+    rows = dict(plan_rows(plan))
+    assert rows["trained form"] == "64 added neurons a layer: 0.10 million parameters"
+
+
 def test_ollama_is_as_it_was(desk: Desk) -> None:
     before = desk.server.tags(), desk.server.blobs()
     desk.plan(events=corrections(20))

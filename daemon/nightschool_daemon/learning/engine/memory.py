@@ -34,6 +34,8 @@ from nightschool_hookspecs.services import TrainingError
 FLOAT = 4
 STATES = 3
 """Beside a trained parameter: its gradient and Adam's two moments."""
+STATE_OF_ONE = FLOAT * (1 + STATES)
+"""Bytes of a trained parameter with these."""
 HEADROOM_BYTES = 1_500_000_000
 """Passes are made smaller until a training takes at most so much beside the base's own file. What is left of
 it keeps layers unpacked."""

@@ -59,9 +59,23 @@ def load_form(form: Form, file: GgufFile, directory: Path) -> None:
     if isinstance(form, LowRank) and not (directory / NEURONS).is_file():
         load_peft(form, file, directory)
     elif isinstance(form, Neurons) and (directory / NEURONS).is_file():
+        count = neurons_in(directory)
+        if count not in (0, form.count):
+            raise TrainingError(
+                f"The earlier lesson has {count} neurons a layer, and {form.count} are trained here. Set neurons in "
+                "[plugins.tuning_fixed] to its own."
+            )
         form.put(_read_weights(directory / NEURONS))
     else:
         raise TrainingError("The earlier lesson has another form, so training cannot begin from it.")
+
+
+def neurons_in(directory: Path) -> int:
+    """How many neurons a layer an earlier lesson has; 0: it does not say. Raises `TrainingError`."""
+    described = directory / DESCRIPTION
+    if not ((directory / NEURONS).is_file() and described.exists()):
+        return 0
+    return _whole_number(_read_object(described), "count", described)
 
 
 def save_neurons(form: Neurons, directory: Path) -> None:

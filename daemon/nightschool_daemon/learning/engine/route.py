@@ -47,6 +47,9 @@ FROZEN_WORK, TRAINED_WORK = 4, 6
 """Operations a weight and token, forth and back: only what is trained has a gradient of its own."""
 SHARE_OF_NEURONS = 8
 """Where nothing else is asked for, one unit is added for so many that there are."""
+STATE_BYTES = memory.HEADROOM_BYTES // 2
+"""And no more than take so much with gradient and moments; the passes have the other half. Their number depends on the
+base alone, not on the memory of a night, so that each night's lesson fits the next."""
 
 
 def _unheard(_text: str) -> None:
@@ -423,9 +426,17 @@ def _chosen(network: Network, layers: Sequence[str]) -> tuple[Linear, ...]:
 
 
 def neurons_of(file: GgufFile, asked: int) -> int:
-    """So many as asked for, else an eighth of what there is: whole blocks in any case, at least one."""
+    """So many as asked for, else an eighth of what there is, as far as `STATE_BYTES` goes.
+
+    They are whole blocks in any case, and at least one, which beside a large base may be more.
+    """
     block = block_of_neurons(file)
-    wanted = asked or read_architecture(file).feed_forward // SHARE_OF_NEURONS
     if asked % block:
         raise TrainingError(f"Neurons are added to this base in multiples of {block}, not {asked}.")
+    if asked:
+        return asked
+    shape = read_architecture(file)
+    # a row of gate and up each, and a column of down
+    most = STATE_BYTES // (memory.STATE_OF_ONE * 3 * shape.width * shape.layers)
+    wanted = min(shape.feed_forward // SHARE_OF_NEURONS, most)
     return max(block, wanted // block * block)
