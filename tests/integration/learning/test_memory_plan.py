@@ -290,13 +290,13 @@ def test_a_row_longer_than_memory_is_refused_with_what_to_do(network: Network, f
         memory.plan(network, form, todo_of(40), available=1)
 
 
-def test_a_limit_on_the_address_space_is_kept_to() -> None:
+def test_a_limit_on_the_address_space_is_kept_to(network: Network) -> None:
     """`ulimit -v`: a gigabyte more than this process has now."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     limit = memory._of_proc("/proc/self/status", "VmSize") + 10**9
     resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
     try:
-        assert memory.available_bytes(torch.device("cpu")) <= 10**9
+        assert memory.available_bytes(network) <= 10**9
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
@@ -392,7 +392,9 @@ def test_pages_of_the_base_that_are_in_memory_are_not_counted_twice(
     assert pages - before > 0.5 * sum(one.bytes for one in large)
     assert pages <= network.file.path.stat().st_size + mmap.PAGESIZE
     monkeypatch.setattr(memory, "resident_bytes", lambda: 10**9 + pages)
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**9)
     assert held_bytes(network) == 10**9
+    assert memory.available_bytes(network) == (1 + memory.FREE_SHARE) * 10**9
 
 
 def test_rows_of_unlike_length_leave_more_holes(network: Network, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,7 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
     `available`: bytes that may be taken, this process as it is included; None: as the machine and its control group
     allow. Raises `TrainingError` where not even the longest row fits by itself through one layer.
     """
-    available = available_bytes(network.bench.device) if available is None else available
+    available = available_bytes(network) if available is None else available
     held = held_bytes(network)
     longest = max(map(len, todo.examples))
     layers = network.architecture.layers
@@ -183,7 +183,7 @@ def refitted(
     kept unpacked does not.
     Where not even all layers computed twice would fit, that is tried.
     """
-    available = available_bytes(network.bench.device) if available is None else available
+    available = available_bytes(network) if available is None else available
     held = held_bytes(network)
     probe = widest(network, form, todo, begun.tokens_a_pass)
     trained = network.architecture.layers - begun.trained_from
@@ -298,12 +298,16 @@ def _extrapolated(size: int, found: int, larger: int, more: int, wanted: int) ->
     return int(linear * wanted + square * wanted**2)
 
 
-def available_bytes(device: torch.device) -> int:
-    """What a training may take in all, this process as it is included."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * FREE_SHARE) + int(torch.cuda.memory_allocated(device))
-    return int(min(free_memory(), _left_in_group(), _left_in_limit()) * FREE_SHARE) + resident_bytes()
+def available_bytes(network: Network) -> int:
+    """What a training may take in all, this process as it is included.
+
+    The system counts pages of the base among what it has to give: they are not counted once more with the process.
+    """
+    if network.bench.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(network.bench.device)
+        return int(free * FREE_SHARE) + int(torch.cuda.memory_allocated(network.bench.device))
+    free_bytes = int(min(free_memory(), _left_in_group(), _left_in_limit()) * FREE_SHARE)
+    return free_bytes + resident_bytes() - network.weights.resident_bytes()
 
 
 def free_memory() -> int:
