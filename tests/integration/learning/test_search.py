@@ -533,7 +533,7 @@ def test_memory_that_became_short_takes_no_training_down(
         return PackedTrials(gguf_file.read(tiny_gguf), job, GIVEN, slices_of(tokens), tmp_path)
 
     before = opened().try_out(watch())
-    monkeypatch.setattr(memory, "available_bytes", lambda _device: 1)
+    monkeypatch.setattr(memory, "available_bytes", lambda _network: 1)
     trials = opened()
     assert trials.epoch_seconds(GIVEN) > 0
     assert trials.try_out(watch()).loss == before.loss
