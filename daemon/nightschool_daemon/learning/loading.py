@@ -19,7 +19,7 @@ import numpy as np
 from nightschool_daemon.learning.base_file import ADVICE, open_base, vocabulary_size
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.older_layout import as_ollama_reads
-from nightschool_daemon.learning.tokenizer import WHOLE_WORDS, build_tokenizer, is_known
+from nightschool_daemon.learning.tokenizer import RECIPE, WHOLE_WORDS, build_tokenizer, is_known
 from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
@@ -111,14 +111,22 @@ def load_tokens(file: GgufFile, digest: str, cache: Path) -> Tokens:
     from tokenizers import Tokenizer
 
     file = as_ollama_reads(file)
-    kept = cache / "tokenizers" / f"{digest}.json"
+    kept = cache / "tokenizers" / f"{digest}.{RECIPE}.json"
     if not kept.is_file():
         made = build_tokenizer(file) if is_known(file) else _by_transformers(file, digest, cache)
         kept.parent.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_name(f".{digest}.{os.getpid()}")
         made.save(str(temporary))
         temporary.replace(kept)
+        _remove_others(kept, digest)
     return Tokens(tokenizer=Tokenizer.from_file(str(kept)), bos=_bos(file))
+
+
+def _remove_others(kept: Path, digest: str) -> None:
+    """What another release built of the same file. The first had no number in the name."""
+    for one in (kept.with_name(f"{digest}.json"), *kept.parent.glob(f"{digest}.*.json")):
+        if one != kept:
+            one.unlink(missing_ok=True)
 
 
 def _by_transformers(file: GgufFile, digest: str, cache: Path) -> Tokenizer:

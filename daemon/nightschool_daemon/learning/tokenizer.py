@@ -17,6 +17,10 @@ from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+RECIPE = 2
+"""What is built is kept (`loading.load_tokens`) under this number. It must be raised with whatever gives a file another
+tokenizer than before: a change in here, a kind that is newly known, or other corrections of what transformers builds.
+"""
 
 PREFIX = "tokenizer.ggml."
 CONTROL, USER_DEFINED, BYTE = 3, 4, 6
