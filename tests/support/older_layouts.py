@@ -15,6 +15,8 @@ from support.tiny_architectures import write_tiny_architecture
 from support.tiny_gguf import TOKEN_TYPES, TOKENS
 
 Keys = Mapping[str, Told | None]
+USUAL = [True, True, True, True, True, False, True]
+"""Which layers of a Gemma 3 attend within a window."""
 SURPLUS = ["<image_soft_token>", "<end_of_image>"]
 """Tokens that the embedding has no vectors of."""
 
@@ -45,7 +47,7 @@ LAYOUTS: Mapping[str, Layouts] = {
         older={
             "gemma3.rope.freq_base_swa": None,
             "gemma3.rope.local.freq_base": 50.0,
-            "gemma3.attention.sliding_window_pattern": [True, True, True, True, True, False, True],
+            "gemma3.attention.sliding_window_pattern": USUAL,
         },
     ),
     "gemma3 with pictures": Layouts(

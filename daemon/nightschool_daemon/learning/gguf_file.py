@@ -194,6 +194,14 @@ def texts(field: Field) -> Iterator[str]:
         yield field.raw[start:end].decode("utf-8", "replace")
 
 
+def numbers(field: Field) -> Sequence[float]:
+    """The values of a list of numbers. Raises `ValueError` for a list of others."""
+    _, kind, count = LIST_HEAD.unpack_from(field.raw)
+    if kind not in SCALARS:
+        raise ValueError(f"{field.key} is no list of numbers")
+    return struct.unpack_from(f"<{count}{SCALARS[kind][1:]}", field.raw, LIST_HEAD.size)
+
+
 def shortened(field: Field, count: int) -> Field:
     """A list without what stands behind so many values."""
     own, kind, there = LIST_HEAD.unpack_from(field.raw)

@@ -6,22 +6,21 @@ it stays the route for the kinds that are not known here.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.base_file import ADVICE
-from nightschool_daemon.learning.gguf_file import LIST_HEAD, SCALARS, Field, GgufFile, Type, shown
+from nightschool_daemon.learning.gguf_file import LIST_HEAD, Field, GgufFile, Type, shown
 from nightschool_hookspecs.services import TrainingError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
 RECIPE = 2
 """What is built is kept (`loading.load_tokens`) under this number. It must be raised with whatever gives a file another
 tokenizer than before: a change in here, a kind that is newly known, or other corrections of what transformers builds.
 """
-
 PREFIX = "tokenizer.ggml."
 CONTROL, USER_DEFINED, BYTE = 3, 4, 6
 """Kinds of tokens (`llama_token_type`)."""
@@ -158,13 +157,10 @@ def _vocabulary(tokens: Sequence[str]) -> dict[str, int]:
 
 def _numbers(file: GgufFile, name: str, expected: int) -> Sequence[float]:
     """A list of so many numbers of the tokenizer, one a token."""
-    raw = _list(file, name).raw
-    _, kind, count = LIST_HEAD.unpack_from(raw)
-    if kind not in SCALARS:
-        raise ValueError(f"{PREFIX}{name} is no list of numbers")
-    if count != expected:
-        raise ValueError(f"{PREFIX}{name} has {count} numbers for {expected} tokens")
-    return struct.unpack_from(f"<{count}{SCALARS[kind][1:]}", raw, LIST_HEAD.size)
+    found = gguf_file.numbers(_list(file, name))
+    if len(found) != expected:
+        raise ValueError(f"{PREFIX}{name} has {len(found)} numbers for {expected} tokens")
+    return found
 
 
 def _texts(file: GgufFile, name: str) -> Iterator[str]:

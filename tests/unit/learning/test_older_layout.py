@@ -25,7 +25,7 @@ from nightschool_daemon.learning.training import route_of
 from nightschool_daemon.plans import Route
 from nightschool_hookspecs.records import Hyperparameters, ServerAbilities, TrainedForm, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
-from support.older_layouts import LAYOUTS, SURPLUS, write_layouts
+from support.older_layouts import LAYOUTS, SURPLUS, USUAL, write_layouts
 from support.rewritten_gguf import Told, rewritten
 from support.tiny_architectures import DEFAULTS, write_tiny_architecture
 from support.tiny_gguf import TURN, write_byte_level_gguf
@@ -51,6 +51,40 @@ def test_the_same_weights_are_the_same_network_in_either_layout(tmp_path: Path, 
     older, newer = (open_base(path) for path in write_layouts(tmp_path, which))
     assert read_architecture(older) == read_architecture(newer)
     assert torch.equal(logits(older), logits(newer))
+
+
+PATTERN, WINDOW = "gemma3.attention.sliding_window_pattern", "gemma3.attention.sliding_window"
+PERIOD_OF_3 = [True, True, False, True, True, False, True]
+
+
+def with_keys(directory: Path, keys: Mapping[str, Told | None]) -> GgufFile:
+    plain = write_tiny_architecture(directory / "plain.gguf", "gemma3", kind="F32")
+    return gguf_file.read(rewritten(plain, directory / "told.gguf", keys=keys))
+
+
+@pytest.mark.parametrize("listed", [USUAL, [int(one) for one in USUAL], [*USUAL, False]])
+def test_a_list_of_the_layers_that_are_local_anyway_is_taken(tmp_path: Path, listed: list[int]) -> None:
+    shape = read_architecture(with_keys(tmp_path, {PATTERN: listed}))
+    assert [shape.is_local(layer) for layer in range(shape.layers)] == USUAL
+
+
+@pytest.mark.parametrize("listed", [PERIOD_OF_3, [True] * 7, [False] * 7, USUAL[:6]])
+def test_a_list_of_other_local_layers_is_refused(tmp_path: Path, listed: list[int]) -> None:
+    """By its version llama.cpp computes by the list, or by the architecture's own period."""
+    with pytest.raises(TrainingError, match=r"sliding_window_pattern which .* not the first 5 of every 6, as usual"):
+        read_architecture(with_keys(tmp_path, {PATTERN: listed}))
+
+
+def test_a_list_of_local_layers_means_nothing_without_a_window(tmp_path: Path) -> None:
+    shape = read_architecture(with_keys(tmp_path, {PATTERN: PERIOD_OF_3, WINDOW: None}))
+    assert not any(map(shape.is_local, range(shape.layers)))
+
+
+def test_a_list_of_texts_for_local_layers_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"damaged: gemma3\.attention\.sliding_window_pattern is no list of numbers"
+    ):
+        read_architecture(with_keys(tmp_path, {PATTERN: ["a"]}))
 
 
 @pytest.mark.parametrize("architecture", DEFAULTS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from nightschool_daemon.learning.base_file import ADVICE, is_split, require_one_file
-from nightschool_daemon.learning.gguf_file import EMBEDDING, GgufFile, shown
+from nightschool_daemon.learning.gguf_file import EMBEDDING, Field, GgufFile, numbers, shown
 from nightschool_daemon.learning.older_layout import as_ollama_reads
 from nightschool_hookspecs.services import TrainingError
 
@@ -133,7 +133,7 @@ class Architecture:
 
     def is_local(self, layer: int) -> bool:
         """Whether a layer attends within the window only."""
-        return self.window > 0 and self.local_by > 0 and layer % self.local_by < self.local_by - 1
+        return self.window > 0 and self.local_by > 0 and _is_local(layer, self.local_by)
 
 
 def is_known(file: GgufFile) -> bool:
@@ -151,7 +151,7 @@ def read_architecture(file: GgufFile) -> Architecture:
     layers = _required(file, "block_count")
     rope = _rope(file, head_size)
     whole = LARGEST_GEMMA.get(file.architecture) == layers
-    window = _count(file, "attention.sliding_window")
+    window = _window(file, family)
     return Architecture(
         name=file.architecture,
         family=family,
@@ -165,13 +165,12 @@ def read_architecture(file: GgufFile) -> Architecture:
         epsilon=_float(file, "attention.layer_norm_rms_epsilon", 1e-5),
         rope=rope,
         local_rope=_local_rope(file, rope),
-        window=0 if not family.local_by else family.window if window is None else window,
+        window=window,
         query_scale=1 / math.sqrt(width / heads if whole else head_size),
         attention_cap=_cap(file, "attn_logit_softcapping", family.attention_cap) if family.attention_cap else None,
         final_cap=_cap(file, "final_logit_softcapping", family.final_cap) if family.scaled_embedding else None,
         temperature=_temperature(file, rope),
-        # llama.cpp takes a number alone here: a list of who is local, as Ollama's converter wrote it, changes nothing
-        local_by=_count(file, "attention.sliding_window_pattern") or family.local_by,
+        local_by=_local_by(file, family, window, layers),
     )
 
 
@@ -189,6 +188,44 @@ def _key_heads(file: GgufFile, heads: int) -> int:
     if heads % key_heads:
         raise _impossible(file, "attention.head_count_kv", key_heads)
     return key_heads
+
+
+def _window(file: GgufFile, family: Family) -> int:
+    if not family.local_by:
+        return 0
+    there = _count(file, "attention.sliding_window")
+    return family.window if there is None else there
+
+
+def _local_by(file: GgufFile, family: Family, window: int, layers: int) -> int:
+    """Of so many layers all but the last attend within the window.
+
+    In place of this number a file may list who does, as Ollama's converter wrote it. By its version llama.cpp heeds the
+    list, or leaves it aside for the number that the architecture has by itself: both are the same, or nobody can say
+    what is served.
+    """
+    period = family.local_by
+    there = file.fields.get(f"{file.architecture}.{LOCAL}")
+    if there is None or there.scalar is not None or not window:
+        return _count(file, LOCAL) or period
+    if _listed(there)[:layers] != [_is_local(layer, period) for layer in range(layers)]:
+        raise TrainingError(
+            f"The GGUF lists in {there.key} which layers attend within a window, and they are not the first "
+            f"{period - 1} of every {period}, as usual. Some versions of Ollama heed such a list and some do not, so "
+            "it is not known what they compute. Choose another base."
+        )
+    return period
+
+
+def _listed(there: Field) -> list[bool]:
+    try:
+        return [bool(one) for one in numbers(there)]
+    except ValueError as error:
+        raise TrainingError(f"The GGUF is damaged: {error}. {ADVICE}") from error
+
+
+def _is_local(layer: int, period: int) -> bool:
+    return layer % period < period - 1
 
 
 def _temperature(file: GgufFile, rope: Rope) -> float:
@@ -214,6 +251,7 @@ def _refuse_unknown(file: GgufFile) -> None:
         raise TrainingError(f"The GGUF has no {EMBEDDING}, so it is no language model. {ADVICE}")
 
 
+LOCAL = "attention.sliding_window_pattern"
 BY_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 """Keys that may be one number, or one a layer."""
 
