@@ -32,6 +32,7 @@ IN_WORDS: Mapping[DeliveryForm, str] = {
     DeliveryForm.FUSED: "files of our own",
     DeliveryForm.ADAPTER: "LoRA adapters",
 }
+ONE_FILE = "Ollama takes this base in one file only: in shards it would not find what it has to pass over in it."
 
 
 class ExportError(Exception):
@@ -136,16 +137,27 @@ def _delivered_bytes(lesson: Lesson, name: str, demand: Demand) -> int:
     return rounding.size_of(tensor.shape, tensor.type)
 
 
-def chosen(plans: Sequence[DeliveryPlan], settings: DeliverySettings, abilities: ServerAbilities) -> Decision:
+def require_possible(file: GgufFile, settings: DeliverySettings) -> None:
+    """Raise `ExportError` where the base cannot be delivered in the configured form, whatever it learns."""
+    _require_form(settings, in_one_file=needs_one_file(file))
+
+
+def _require_form(settings: DeliverySettings, *, in_one_file: bool) -> None:
+    if in_one_file and settings.form is DeliveryChoice.SPLIT:
+        raise ExportError(f"delivery.form is 'split'. {ONE_FILE} Set delivery.form = \"auto\".")
+
+
+def chosen(plans: Sequence[DeliveryPlan], settings: DeliverySettings, target: DeliveryTarget) -> Decision:
     """The plan of the fewest bytes a version, or of the configured form, within the budget. Raises `ExportError`."""
+    _require_form(settings, in_one_file=target.needs_one_file)
     wanted = settings.form
     possible = [plan for plan in plans if wanted is DeliveryChoice.AUTO or plan.form.value == wanted.value]
     if not possible:
         takes = ", ".join(plan.form.value for plan in plans) or "none of the known forms"
         asked = "" if wanted is DeliveryChoice.AUTO else f"delivery.form is '{wanted}', but "
         raise ExportError(
-            f'{asked}Ollama {abilities.version} takes {takes}. Set delivery.form = "auto", or update Ollama to 0.34.1 '
-            "or newer."
+            f'{asked}Ollama {target.server.version} takes {takes}. Set delivery.form = "auto", or update Ollama to '
+            "0.34.1 or newer."
         )
     taken = min(possible, key=lambda plan: plan.version_bytes)
     if not _fits(taken, settings):
@@ -186,7 +198,7 @@ def absent(plans: Sequence[DeliveryPlan], target: DeliveryTarget) -> Iterator[st
     offered = {one.form for one in plans}
     for form in (one for one in DeliveryForm if one not in offered):
         if form is DeliveryForm.SPLIT and target.needs_one_file:
-            yield "Ollama takes this base in one file only: in shards it would not find what it has to pass over in it."
+            yield ONE_FILE
         elif not takes[form]:
             yield f"Ollama {server.version} takes no {IN_WORDS[form]}."
         elif form is DeliveryForm.ADAPTER and target.adapter_bytes is None:

@@ -123,7 +123,7 @@ def _decided(context: WorkerContext, target: DeliveryTarget, before: ExportResul
     """Choose a form, and say what each would cost. `before`: an attempt that kept too little of the lesson."""
     plans = context.hooks.choose_delivery(target=target)
     try:
-        decision = chosen(plans, context.settings.delivery, target.server)
+        decision = chosen(plans, context.settings.delivery, target)
     except ExportError as error:
         if before is None:
             raise

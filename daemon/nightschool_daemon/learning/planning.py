@@ -390,7 +390,7 @@ def _with_deliveries(plan: TrainingPlan, context: WorkerContext, file: GgufFile,
     least, most = (context.hooks.choose_delivery(target=target) for target in (narrow, wide))
     taken, why, problem = None, "", None
     try:
-        decision = chosen(least, context.settings.delivery, server)
+        decision = chosen(least, context.settings.delivery, narrow)
         taken, why = decision.plan.form, decision.why
     except ExportError as error:
         problem = str(error)

@@ -10,6 +10,7 @@ from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, Step
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.defaults import settled
+from nightschool_daemon.learning.delivery import require_possible
 from nightschool_daemon.learning.engine.architecture import FAMILIES, is_known
 from nightschool_daemon.learning.engine.route import PackedTrials
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
@@ -39,6 +40,7 @@ def run(context: WorkerContext) -> None:
     """Train the adapter of a run and leave `TrainingResult`."""
     # before a plugin is asked: a damaged base is no fault of the one that trains
     file = open_base(context.run.result(Step.PREPARE, PrepareResult).base.gguf)
+    require_possible(file, context.settings.delivery)
     job = make_job(context)
     hyperparameters = settled(job.hyperparameters, file, context.settings, brought_to(job), context.note)
     job = replace(job, hyperparameters=hyperparameters)

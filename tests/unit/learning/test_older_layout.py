@@ -8,10 +8,10 @@ import pytest
 import torch
 from tokenizers import pre_tokenizers
 
-from nightschool_daemon.config import EngineChoice
+from nightschool_daemon.config import DeliveryChoice, DeliverySettings, EngineChoice
 from nightschool_daemon.learning import gguf_file, rounding
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.delivery import absent, target_of
+from nightschool_daemon.learning.delivery import ExportError, absent, require_possible, target_of
 from nightschool_daemon.learning.engine.architecture import read_architecture
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
 from nightschool_daemon.learning.engine.network import Network
@@ -233,3 +233,12 @@ def test_a_base_with_pictures_stays_in_one_file(tmp_path: Path) -> None:
     target = target_of(base, SERVER, rounding.LADDER[0])
     assert (target.server.split, target.server.fused) == (False, True)
     assert "Ollama takes this base in one file only" in next(absent([], target))
+
+
+def test_shards_of_a_base_with_pictures_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    older, newer = (open_base(path) for path in write_layouts(tmp_path, "gemma3 with pictures"))
+    in_shards = DeliverySettings(form=DeliveryChoice.SPLIT)
+    with pytest.raises(ExportError, match="Ollama takes this base in one file only"):
+        require_possible(older, in_shards)
+    require_possible(older, DeliverySettings())
+    require_possible(newer, in_shards)
