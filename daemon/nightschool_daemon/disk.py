@@ -3,10 +3,10 @@
 from pathlib import Path
 
 
-def delivered_bytes(place: Path, run: Path, base: Path) -> int:
-    """What a version of a base takes at most of the disk that a place is on.
+def delivered_bytes(place: Path, run: Path, base: Path, version_bytes: int) -> int:
+    """What a version of a base takes of the disk that a place is on.
 
-    That is the base's size in the run's directory, and as much in Ollama's store, where the base is.
+    That are its bytes in the run's directory, and as many in Ollama's store, where the base is.
     """
     device = place.stat().st_dev
-    return base.stat().st_size * sum(one.stat().st_dev == device for one in (run, base.parent))
+    return version_bytes * sum(one.stat().st_dev == device for one in (run, base.parent))

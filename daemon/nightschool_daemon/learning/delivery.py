@@ -96,6 +96,20 @@ class Expected:
             return rounding.size_of(shape, tensor.type)
         return max(tensor.bytes, rounding.size_of(tensor.shape, self._widest(tensor))) if widest else tensor.bytes
 
+    def version_bytes(self, file: GgufFile, form: DeliveryChoice) -> int:
+        """Of all files of a version, in types that keep all but the smallest lesson; of an adapter where that is asked
+        for."""
+        touched = self._touched(file)
+        if form is DeliveryChoice.ADAPTER and not self.neurons:
+            return self._adapter_bytes(touched)
+        return file.path.stat().st_size + sum(self.bytes_of(one, widest=True) - one.bytes for one in touched)
+
+    def _touched(self, file: GgufFile) -> list[Tensor]:
+        return [one for one in file.tensors.values() if self.touches(one)]
+
+    def _adapter_bytes(self, touched: Sequence[Tensor]) -> int:
+        return sum(sum(one.shape) for one in touched) * self.settings.lora_r * FLOAT
+
     def _widest(self, tensor: Tensor) -> Kind:
         if self.settings.form is TrainedForm.GROUPED and tensor.type in rounding.AFFINE:
             return rounding.AFFINE[tensor.type]
@@ -103,9 +117,9 @@ class Expected:
 
     def target(self, file: GgufFile, abilities: ServerAbilities, *, widest: bool) -> DeliveryTarget:
         """What the delivery plugins decide on."""
-        touched = [one for one in file.tensors.values() if self.touches(one)]
+        touched = self._touched(file)
         delivered = {one.name: self.bytes_of(one, widest=widest) for one in touched}
-        adapter_bytes = None if self.neurons else sum(sum(one.shape) for one in touched) * self.settings.lora_r * FLOAT
+        adapter_bytes = None if self.neurons else self._adapter_bytes(touched)
         return _target(file, abilities, delivered, adapter_bytes)
 
 

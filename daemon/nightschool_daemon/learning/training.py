@@ -10,9 +10,9 @@ from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, Step
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.defaults import settled
-from nightschool_daemon.learning.delivery import require_possible
+from nightschool_daemon.learning.delivery import Expected, require_possible
 from nightschool_daemon.learning.engine.architecture import FAMILIES, is_known
-from nightschool_daemon.learning.engine.route import PackedTrials
+from nightschool_daemon.learning.engine.route import PackedTrials, neurons_of
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
 from nightschool_daemon.learning.engine.trying import Slices
 from nightschool_daemon.learning.gguf_file import GgufFile
@@ -67,7 +67,9 @@ class Engine:
         self._begin()
         # a plugin may have made its own
         wanted = settled(hyperparameters, file, context.settings, brought_to(job))
-        if self._route(method, wanted) is Route.PACKED:
+        route = self._route(method, wanted)
+        job = replace(job, spared_bytes=spared_bytes(context, job.base_gguf, version_bytes(file, wanted, context)))
+        if route is Route.PACKED:
             tokens = load_tokens(file, job.base_digest, self._cache)
             return fine_tune_packed(
                 file, tokens, job, method, wanted, context.progress, note=context.note, arrange=self._arrange
@@ -144,7 +146,6 @@ def make_job(context: WorkerContext) -> TrainingJob:
     prepared = context.run.result(Step.PREPARE, PrepareResult)
     base = prepared.base
     selected = context.run.result(Step.SELECT, SelectResult)
-    reserve = int(context.settings.delivery.min_free_gb * 1e9)
     return TrainingJob(
         base_gguf=base.gguf,
         base_digest=base.weights_digest,
@@ -158,8 +159,21 @@ def make_job(context: WorkerContext) -> TrainingJob:
         context=context.settings.exam.context_tokens,
         warm_start=prepared.warm_start or (brought.expanduser() if brought is not None else None),
         requires_start=prepared.warm_start is None,
-        spared_bytes=delivered_bytes(context.run.path, context.run.path, base.gguf) + reserve,
+        # what a version is larger by is known when its form is
+        spared_bytes=spared_bytes(context, base.gguf, base.gguf.stat().st_size),
     )
+
+
+def spared_bytes(context: WorkerContext, base: Path, version: int) -> int:
+    """What a training leaves free of the run's disk: for a version of so many bytes, and as the settings ask."""
+    reserve = int(context.settings.delivery.min_free_gb * 1e9)
+    return delivered_bytes(context.run.path, context.run.path, base, version) + reserve
+
+
+def version_bytes(file: GgufFile, settings: Hyperparameters, context: WorkerContext) -> int:
+    """What a version may take of a disk, once it was trained by these."""
+    neurons = neurons_of(file, settings.neurons) if settings.form is TrainedForm.NEURONS else 0
+    return Expected(settings=settings, neurons=neurons).version_bytes(file, context.settings.delivery.form)
 
 
 def _decisive(own: Material, of_candidate: Material | None) -> Material:

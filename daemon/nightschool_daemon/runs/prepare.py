@@ -207,11 +207,13 @@ def _is_untouched(context: StepContext, alias: str, digest: str, base: BaseSnaps
 def _require_free_disk(context: StepContext, base: BaseSnapshot) -> None:
     """Refuse beforehand what would end with a full disk.
 
-    What the training keeps comes on top: it is asked for before that begins, as soon as its form is known.
+    A version is at least as large as its base, unless it is an adapter. What it is larger by, and what the training
+    keeps, comes on top: that is asked for before the training begins, as soon as its form is known.
     """
     reserve = int(context.settings.delivery.min_free_gb * 1e9)
+    size = base.gguf.stat().st_size
     for place in (context.directory.path, base.gguf.parent):
-        needed = delivered_bytes(place, context.directory.path, base.gguf) + reserve
+        needed = delivered_bytes(place, context.directory.path, base.gguf, size) + reserve
         free = shutil.disk_usage(place).free
         if free < needed:
             raise StepFailed(

@@ -1,12 +1,18 @@
 """What a version is expected to cost, against what lessons of that form then do cost."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from nightschool_daemon.config import DeliveryChoice
+from nightschool_daemon.jobs import DeliveredFile
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.delivery import Expected, target_of
+from nightschool_daemon.learning.export import Parcel, write_fused, write_split
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.lesson import LowRank, LowRankLesson, NeuronLesson
+from nightschool_daemon.learning.lesson import Lesson, LowRank, LowRankLesson, NeuronLesson
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.plans import cost_text, duration
 from nightschool_hookspecs.records import DeliveryTarget, Hyperparameters, ServerAbilities, TrainedForm
@@ -18,6 +24,10 @@ LORA = Hyperparameters(form=TrainedForm.LORA, lora_r=RANK)
 GROUPED = Hyperparameters(lora_r=RANK, form=TrainedForm.GROUPED)
 GENERATOR = np.random.default_rng(0)
 USUAL = Demand(allowed_noise=1.0)
+COUNT = 256
+"""Of added neurons a layer."""
+SECOND_HEAD = 8192
+"""Bytes that a second shard has for names and places of its tensors."""
 
 
 @pytest.fixture(scope="module", params=["Q4_K", "Q8_0", "F16"])
@@ -36,6 +46,20 @@ def low_rank(file: GgufFile, *, group: int, scale: float = 0.005) -> LowRankLess
             up = GENERATOR.standard_normal((rows, RANK)) * scale
             factors[name] = LowRank(module=name, down=down.astype(np.float32), up=up.astype(np.float32), scale=1.0)
     return LowRankLesson(file, factors, group=group)
+
+
+def neurons(file: GgufFile) -> NeuronLesson:
+    """A lesson of units that do nothing."""
+    width, layers = file.number("embedding_length") or 0, file.number("block_count") or 0
+    shapes = {"ffn_gate": (COUNT, width), "ffn_up": (COUNT, width), "ffn_down": (width, COUNT)}
+    return NeuronLesson(
+        file,
+        {f"blk.{n}.{part}": np.zeros(shape, np.float32) for n in range(layers) for part, shape in shapes.items()},
+    )
+
+
+def parcel_of(directory: Path, lesson: Lesson) -> Parcel:
+    return Parcel(lesson=lesson, name="tiny", directory=directory, demand=USUAL, report=lambda _done, _of, _what: None)
 
 
 def version_bytes(target: DeliveryTarget) -> int:
@@ -66,17 +90,34 @@ def test_no_tensor_is_delivered_below_its_own_bytes(file: GgufFile, group: int, 
 
 
 def test_added_neurons_cost_exactly_what_was_expected(file: GgufFile) -> None:
-    count = 256
-    width, layers = file.number("embedding_length") or 0, file.number("block_count") or 0
-    shapes = {"ffn_gate": (count, width), "ffn_up": (count, width), "ffn_down": (width, count)}
-    lesson = NeuronLesson(
-        file,
-        {f"blk.{n}.{part}": np.zeros(shape, np.float32) for n in range(layers) for part, shape in shapes.items()},
-    )
-    paid = target_of(lesson, SERVER, USUAL)
-    expected = Expected(settings=Hyperparameters(form=TrainedForm.NEURONS), neurons=count)
+    paid = target_of(neurons(file), SERVER, USUAL)
+    expected = Expected(settings=Hyperparameters(form=TrainedForm.NEURONS), neurons=COUNT)
     for widest in (False, True):
         assert expected.target(file, SERVER, widest=widest) == paid
+
+
+@pytest.mark.parametrize("form", [DeliveryChoice.AUTO, DeliveryChoice.FUSED])
+def test_a_version_with_added_neurons_is_as_large_as_was_expected(
+    file: GgufFile, tmp_path: Path, form: DeliveryChoice
+) -> None:
+    """Larger than its base."""
+    (written,) = write_fused(parcel_of(tmp_path, neurons(file)))
+    expected = Expected(settings=Hyperparameters(form=TrainedForm.NEURONS), neurons=COUNT).version_bytes(file, form)
+    assert written.bytes == expected > file.path.stat().st_size
+
+
+@pytest.mark.parametrize("write", [write_fused, write_split])
+def test_a_version_with_a_lora_is_no_larger_than_was_expected(
+    file: GgufFile, tmp_path: Path, write: Callable[[Parcel], tuple[DeliveredFile, ...]]
+) -> None:
+    files = write(parcel_of(tmp_path, low_rank(file, group=1)))
+    written = sum(one.bytes for one in files)
+    assert written <= Expected(settings=LORA).version_bytes(file, DeliveryChoice.AUTO) + SECOND_HEAD
+
+
+def test_a_version_that_is_asked_for_as_an_adapter_is_that_alone(file: GgufFile) -> None:
+    paid = target_of(low_rank(file, group=1), SERVER, USUAL)
+    assert Expected(settings=LORA).version_bytes(file, DeliveryChoice.ADAPTER) == paid.adapter_bytes
 
 
 def test_chosen_parts_and_upper_layers_alone_are_touched(file: GgufFile) -> None:

@@ -1,15 +1,30 @@
 """What the step `train` makes sure of before it trains."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from nightschool_daemon.config import DeliveryChoice, DeliverySettings
 from nightschool_daemon.jobs import Step
-from nightschool_daemon.learning import training
-from nightschool_daemon.learning.delivery import ExportError
+from nightschool_daemon.learning import gguf_file, training
+from nightschool_daemon.learning.delivery import Expected, ExportError
+from nightschool_daemon.learning.engine.route import neurons_of
+from nightschool_daemon.learning.training import Engine, make_job
+from nightschool_daemon.learning.worker import WorkerContext
+from nightschool_hookspecs.records import (
+    Hyperparameters,
+    TrainedForm,
+    TrainingJob,
+    TrainingMethod,
+)
 from support.older_layouts import write_layouts
 from support.selected_runs import at_step
+from support.tiny_architectures import write_tiny_architecture
+
+NEURONS = Hyperparameters(form=TrainedForm.NEURONS, learning_rate=1e-3)
+LORA = Hyperparameters(form=TrainedForm.LORA, learning_rate=1e-3, lora_r=4)
 
 
 def test_shards_of_a_base_with_pictures_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
@@ -17,3 +32,38 @@ def test_shards_of_a_base_with_pictures_are_refused_before_anything_is_trained(t
     context = at_step(Step.TRAIN, tmp_path, base, DeliverySettings(form=DeliveryChoice.SPLIT))
     with pytest.raises(ExportError, match=r'takes this base in one file only.* Set delivery\.form = "auto"\.$'):
         training.run(context)
+
+
+class Trained(Exception):
+    """What a training was begun with."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        super().__init__()
+        self.job = job
+
+
+def begun(context: WorkerContext, settings: Hyperparameters, monkeypatch: pytest.MonkeyPatch) -> TrainingJob:
+    """The job that the packed engine is given, whatever the plugin was given."""
+
+    def tell(_file: object, _tokens: object, job: TrainingJob, *_others: object, **_more: object) -> NoReturn:
+        raise Trained(job)
+
+    monkeypatch.setattr(training, "fine_tune_packed", tell)
+    job = make_job(context)
+    with pytest.raises(Trained) as told:
+        Engine(context, gguf_file.read(job.base_gguf))(job, method=TrainingMethod.SFT, hyperparameters=settings)
+    return told.value.job
+
+
+@pytest.mark.parametrize("settings", [NEURONS, replace(NEURONS, neurons=64), LORA])
+def test_a_training_leaves_room_for_a_version_that_is_larger_than_its_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Hyperparameters
+) -> None:
+    """In the run's directory and in Ollama's store, which are on one disk here."""
+    base = write_tiny_architecture(tmp_path / "tiny.gguf", "llama", kind="Q4_0")
+    file = gguf_file.read(base)
+    count = neurons_of(file, settings.neurons) if settings.form is TrainedForm.NEURONS else 0
+    version = Expected(settings=settings, neurons=count).version_bytes(file, DeliveryChoice.AUTO)
+    assert version > base.stat().st_size
+    context = at_step(Step.TRAIN, tmp_path, base, DeliverySettings(min_free_gb=0.5))
+    assert begun(context, settings, monkeypatch).spared_bytes == 2 * version + 500_000_000
