@@ -240,9 +240,10 @@ class LoadedTrials(Trials[Row]):
     def __init__(
         self, base: Base, job: TrainingJob, slices: Slices[Row], *, arrange: Arrange = nobody_arranges
     ) -> None:
-        """Raises `TrainingError` where a training must begin from an adapter."""
+        """Raises `TrainingError` where a training must begin from an adapter, or a lesson would land in wrong rows."""
         super().__init__(slices)
         require_no_start(job)
+        require_known_layout(base, job.hyperparameters)
         self._base, self._job, self._arrange = base, job, arrange
 
     def epoch_seconds(self, settings: Hyperparameters) -> float:
@@ -297,6 +298,15 @@ def with_adapter(model: PreTrainedModel, settings: Hyperparameters) -> PeftModel
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, configuration)
+
+
+def require_known_layout(base: Base, settings: Hyperparameters) -> None:
+    """Raise `TrainingError` where the file could not take what an adapter of these settings learns."""
+    adapted = with_adapter(base.model, settings)
+    try:
+        require_same_weights(base, adapted.targeted_module_names)
+    finally:
+        adapted.unload()
 
 
 def _module(layer: str) -> str:

@@ -40,7 +40,7 @@ from nightschool_daemon.jobs import (
     StoreWrite,
     read_lines,
 )
-from nightschool_daemon.learning import gguf_file, searching, training
+from nightschool_daemon.learning import gguf_file, loading, searching, training
 from nightschool_daemon.learning.engine import machine, memory, trying
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import Split, parted
@@ -521,6 +521,19 @@ def test_a_wider_form_takes_longer(tmp_path: Path, tiny_gguf: Path, tokens: Toke
 
 
 # --------------------------------------------------------------------------- what stands in its way
+
+
+def test_in_rows_that_we_do_not_know_nothing_is_tried_out(
+    tmp_path: Path, tiny_gguf: Path, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the model is left without an adapter."""
+    job = training_job(tmp_path, tiny_gguf, GIVEN)
+    base = load_base(tiny_gguf, job.base_digest, tmp_path)
+    before = list(base.model.state_dict())
+    monkeypatch.setattr(loading, "PERMUTED", frozenset())
+    with pytest.raises(TrainingError, match=r"The layout of blk\.\d\.attn_\w\.weight .*'llama' is not known"):
+        LoadedTrials(base, job, slices_of(tokens))
+    assert list(base.model.state_dict()) == before
 
 
 def test_memory_that_became_short_takes_no_training_down(
