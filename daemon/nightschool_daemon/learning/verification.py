@@ -7,12 +7,14 @@ compared: over tokens that are among the 20 likeliest of both, the median of
 
     | (candidate - base) by the engine  -  (candidate - base) by us |
 
-must be at most twice the median of | base by the engine - base by us |. Where that is large itself nothing can be told,
-nor where too few of the places can be compared.
+must be at most the largest of three: twice the median of | base by the engine - base by us |, `FLOOR`, and
+`ROUNDED_SHARE` of the median of | (candidate - base) by us |. Where the first is large itself nothing can be told, nor
+where too few of the places can be compared.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,7 +153,10 @@ def _measured_before(export: ExportResult) -> Losses:
 
 
 def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, prompts_equal: bool) -> VerifyResult:
-    """Turn the table into medians and say whether they hold. `asked`: positions that were to be compared."""
+    """Turn the table into medians and say whether they hold. `asked`: positions that were to be compared.
+
+    Raises `TrainingError` where they are no numbers: no result can hold them.
+    """
     served, own = table.candidate_engine - table.base_engine, table.candidate_own - table.base_own
     medians = Medians(
         noise=_median(table.base_engine - table.base_own),
@@ -159,6 +164,7 @@ def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, p
         expected=_median(own),
         disagreement=_median(served - own),
     )
+    _require_numbers(medians, held_out)
     problem = _why_not_compared(table.positions, asked) or medians.problem()
     if problem is None and not prompts_equal:
         problem = "Ollama builds other prompts for the candidate than for its base. Update Ollama"
@@ -176,6 +182,20 @@ def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, p
         passed=problem is None,
         reason=f"{problem}." if problem else f"The served model is live and equals the trained network{places}.",
     )
+
+
+def _require_numbers(medians: Medians, held_out: Losses) -> None:
+    if not all(map(math.isfinite, (medians.noise, held_out.base_loss))):
+        raise TrainingError(
+            "Our forward pass computes no numbers for the base itself, so it cannot be told whether the served model "
+            "is the trained one. Choose another base."
+        )
+    of_lesson = (medians.live, medians.expected, medians.disagreement, held_out.trained_loss, held_out.delivered_loss)
+    if not all(map(math.isfinite, of_lesson)):
+        raise TrainingError(
+            "With what was trained our forward pass computes no numbers, so it cannot be told whether the served model "
+            "is the trained one. Lower learning_rate in [plugins.tuning_fixed] (a half is a good try)."
+        )
 
 
 def _why_not_compared(compared: int, asked: int) -> str | None:
@@ -206,14 +226,13 @@ class Medians:
     def problem(self) -> str | None:
         """What they say against the served model; None: nothing."""
         bound = max(2 * self.noise, FLOOR, ROUNDED_SHARE * self.expected)
-        # what is no number is neither above nor below a limit
-        if not self.noise <= MOST_NOISE:
+        if self.noise > MOST_NOISE:
             return (
                 f"our forward pass and this server's differ by {self.noise:.3f} nats on the base itself (at most "
                 f"{MOST_NOISE} are allowed), so it cannot be told whether the served model is the trained one. Update "
                 "Ollama, or choose another base"
             )
-        if not self.expected >= FLOOR:
+        if self.expected < FLOOR:
             return (
                 f"the lesson is too small to be seen (it moves probabilities by {self.expected:.4f} nats). "
                 "Give it more feedback, or raise the learning rate"

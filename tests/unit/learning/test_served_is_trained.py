@@ -1,6 +1,7 @@
 """When the served network counts as the trained one."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from nightschool_daemon.learning.verification import (
 )
 from nightschool_daemon.ollama.library import NextToken, TokenLogprob
 from nightschool_hookspecs.records import TrainingText
+from nightschool_hookspecs.services import TrainingError
 
 PAIRS = 101
 ASKED = 90
@@ -131,9 +133,19 @@ def test_a_forward_pass_that_is_not_the_engines_is_no_measure(noise: float, pass
     assert passes or "differ by 0.550 nats on the base itself" in result.reason
 
 
-def test_a_forward_pass_of_which_nothing_comes_but_no_numbers_is_no_measure() -> None:
-    assert "nan nats on the base itself" in judge(noise=np.full(PAIRS, np.nan)).reason
-    assert not judge(trained=np.full(PAIRS, np.nan)).passed
+@pytest.mark.parametrize(
+    ("losses", "sentence"),
+    [
+        (replace(HELD_OUT, base_loss=np.inf), "for the base itself"),
+        (replace(HELD_OUT, trained_loss=np.inf), "With what was trained"),
+        (replace(HELD_OUT, delivered_loss=np.nan), "With what was trained"),
+    ],
+)
+def test_losses_that_are_no_numbers_end_the_step(losses: Losses, sentence: str) -> None:
+    """Though all that was compared are some."""
+    table = Table(positions=ASKED, base_engine=BASE, base_own=BASE, candidate_engine=BASE, candidate_own=BASE)
+    with pytest.raises(TrainingError, match=sentence):
+        judged(table, asked=ASKED, held_out=losses, held_out_texts=5, prompts_equal=True)
 
 
 def test_a_wrong_forward_pass_does_not_let_another_network_pass() -> None:
