@@ -5,8 +5,9 @@ whenever it loads one (`llama/compat/llama-ollama-compat.cpp`, 0.34.3; the funct
 what of that changes the text models that the engine trains. It serves computing alone and is never written: what is
 delivered keeps its base's keys, and Ollama translates it again.
 
-What nothing here reads is left as it is: the chat template, as Ollama renders by its own; the tensors of pictures; and
-the end of text of Llama 3, in whose place `handle_llama3_metadata` puts the end of a turn: answers end at either.
+What makes no difference is left as it is: the chat template, as Ollama renders by its own; the tensors of pictures;
+and the end of text of Llama 3, in whose place `handle_llama3_metadata` puts the end of a turn: `endings` reads the
+file's own, and Ollama ends an answer at either.
 """
 
 from collections.abc import Callable, Mapping
