@@ -48,10 +48,9 @@ def test_so_many_neurons_are_added_as_leave_the_passes_their_room(
     assert state / 1e9 == pytest.approx(gigabytes, abs=0.006)
     block = block_of_neurons(file)
     assert count % block == 0
-    assert state <= STATE_BYTES or count == block
+    assert state <= memory.HEADROOM_BYTES / 2 or count == block
     more = count + block
     assert more > SHAPES[model].feed_forward / 8 or state_bytes(model, more) > STATE_BYTES, "there is room for no more"
-    assert 2 * STATE_BYTES <= memory.HEADROOM_BYTES
 
 
 def test_so_many_as_are_asked_for_are_added_whatever_they_take(tmp_path: Path) -> None:
