@@ -57,8 +57,9 @@ from nightschool_daemon.runs import (
     UndoRefused,
 )
 from nightschool_daemon.runs.account import Account
-from nightschool_daemon.runs.alone import TrainedAlone, plan_alone, read_file, train_alone
+from nightschool_daemon.runs.alone import TrainedAlone, plan_alone, train_alone
 from nightschool_daemon.runs.comparing import Pairing, compare, pair_by_file, pair_up
+from nightschool_daemon.runs.feedback_file import read_file
 from nightschool_daemon.runs.tracks import material_by_name, track
 from nightschool_daemon.starter import starter_configuration
 from nightschool_daemon.status import PAUSED, Status, status_of

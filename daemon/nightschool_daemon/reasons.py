@@ -1,8 +1,15 @@
 """Why a run was started, as it stands in the ledger."""
 
+from nightschool_hookspecs.records import RunInfo
+
 FRESH_FEEDBACK = "fresh feedback"
 FIRST_CORRECTIONS = "the first corrections can be shown as examples"
 ASKED = "asked for"
 BY_HAND = "a training by hand"
 RETRAIN = "the base has new weights"
 REBUILD = "the base has a new template or new parameters"
+
+
+def is_by_hand(info: RunInfo) -> bool:
+    """Whether it is a training by hand, or stands for one: it has no exam, and no nights before or behind it."""
+    return info.reason == BY_HAND

@@ -48,7 +48,7 @@ from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.ollama.abilities import probe_abilities
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import DeliveryCost, MemoryPlan, PlannedTraining, PlanRequest, Route, TrainingPlan
-from nightschool_daemon.reasons import BY_HAND
+from nightschool_daemon.reasons import is_by_hand
 from nightschool_hookspecs.records import (
     Budget,
     Hyperparameters,
@@ -125,7 +125,7 @@ def run(context: WorkerContext) -> None:
         trainings=tuple(rehearsal.found),
         problem=problem,
         loaded_bytes=request.loaded_bytes,
-        is_examined=context.info.reason != BY_HAND,
+        is_examined=not is_by_hand(context.info),
     )
     context.run.finish(Job.PLAN, plan if problem is not None else _with_deliveries(plan, context, file, rehearsal))
 

@@ -14,7 +14,7 @@ from nightschool_daemon.jobs import EventRow, PrepareResult, PromptRow, SplitRes
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.conversations import earlier_turns
 from nightschool_daemon.learning.grouping import FindNear, NearPrompts, place, prompt_of, regroup
-from nightschool_daemon.reasons import BY_HAND
+from nightschool_daemon.reasons import is_by_hand
 from nightschool_daemon.wording import fold
 from nightschool_hookspecs.records import PromptGroup, Side, SideChoice
 
@@ -54,14 +54,14 @@ def run(context: WorkContext) -> None:
 def chooser(context: WorkContext) -> Choose:
     """What decides sides."""
     seed = context.info.seed
-    if context.info.reason == BY_HAND:
+    if is_by_hand(context.info):
         return lambda groups: kept_to_measure(groups, seed)
     return lambda groups: context.hooks.select_held_out(groups=groups, seed=seed)
 
 
 def divider(context: WorkContext) -> Divide:
     """What divides for cross-fitting."""
-    if context.info.reason == BY_HAND:
+    if is_by_hand(context.info):
         return lambda _: ()
     return lambda groups: context.hooks.select_folds(groups=groups)
 
