@@ -126,7 +126,8 @@ def test_five_corrections_are_learned_and_compared_at_as_many_places_as_they_hav
 def test_training_by_hand_learns_all_that_a_night_would_not_and_says_what_it_left_out(
     night: Night, fresh_ollama: OllamaServer
 ) -> None:
-    frugal = TINY_SETTINGS.replace("threads = 1\n", "threads = 1\nmax_events = 10\nmax_tokens = 200\n").replace(
+    scarce = "threads = 1\nmax_events = 10\nmax_tokens = 200\ntime_limit_minutes = 0.005\n"
+    frugal = TINY_SETTINGS.replace("threads = 1\n", scarce).replace(
         'embedding = "static"\n', 'embedding = "static"\nmax_near_duplicates = 1\n'
     )
     night.configure(fresh_ollama.url, fresh_ollama.models_directory, frugal)

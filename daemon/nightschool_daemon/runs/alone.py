@@ -1,7 +1,7 @@
 """Training by hand: a file of feedback in, a model under a name of the user's choice out. No ledger, no exam.
 
 It takes the same steps as a run, in a state directory of its own that is gone afterwards. What a night leaves for later
-nights has no later here: all of the file is learned from, but for what losses are taken on.
+nights has no later here: all of the file is learned from, but for what losses are taken on, for as long as it takes.
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ def train_alone(
         # the caches stay where they are: only the ledger and the run are of the moment
         (directory / "cache").symlink_to(_cache(settings), target_is_directory=True)
         state = dataclasses.replace(settings.state, directory=directory)
-        own = dataclasses.replace(_of_all(settings, feedback.events), state=state)
+        own = dataclasses.replace(of_all(settings, feedback.events), state=state)
         ledger = Ledger.open(directory / FILE_NAME)
         try:
             ledger.events.add([_incoming(event, base, now) for event in feedback.events])
@@ -124,17 +124,19 @@ def plan_alone(settings: Settings, *, model: str, events: Sequence[Event] | None
     specialty = Specialty(base=base, artifact_type=MANUAL_TYPE)
     ollama = OllamaHttp(settings.ollama)
     try:
-        return plan(_of_all(settings, events or ()), ollama, specialty, base, feedback, now, BY_HAND)
+        return plan(of_all(settings, events or ()), ollama, specialty, base, feedback, now, BY_HAND)
     finally:
         ollama.close()
 
 
-def _of_all(settings: Settings, events: Sequence[Event]) -> Settings:
-    """Settings by which no night's budget leaves any of the events out."""
+def of_all(settings: Settings, events: Sequence[Event]) -> Settings:
+    """Settings by which no night's budget leaves any of the events out, and no night's end stops the training."""
     count = max(1, len(events))
     return dataclasses.replace(
         settings,
-        training=dataclasses.replace(settings.training, max_events=count, max_tokens=sys.maxsize),
+        training=dataclasses.replace(
+            settings.training, max_events=count, max_tokens=sys.maxsize, time_limit_minutes=float(sys.maxsize)
+        ),
         similarity=dataclasses.replace(settings.similarity, max_near_duplicates=count),
     )
 
