@@ -12,8 +12,9 @@ def nightschool_build_preference_pairs(events: tuple[ScoredEvent, ...]) -> tuple
     Called in the worker with events of the training side only, from whose pairs is learned. Then with events
     of whose prompts no wanted answer is known, once with those that the exam has and once with those that
     trial candidates are to be asked: their pairs are ranked, those whose texts are answers that were given to
-    that prompt. The pairs of all plugins are joined; equal ones count once. `nightschool feedback export` writes
-    those of all feedback. None: no pairs.
+    that prompt. A pair of two events is of the better answer's, and names the other as `worse_event_id`: both were
+    learned from then. The pairs of all plugins are joined; equal ones count once. `nightschool feedback export`
+    writes those of all feedback. None: no pairs.
     """
 
 

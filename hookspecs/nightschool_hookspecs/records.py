@@ -391,6 +391,8 @@ class PreferencePair:
     rejected: str
     margin: float = 0.0
     """Score gap / 100; 0 where a side has no score."""
+    worse_event_id: str = ""
+    """Of the worse answer, where that is another event's."""
     group: str = ""
     """Set by the host: that of its event."""
 
@@ -602,6 +604,7 @@ class PairText:
     chosen: str
     rejected: str
     margin: float = 0.0
+    worse_event_id: str = ""
     group: str = ""
 
 

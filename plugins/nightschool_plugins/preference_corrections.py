@@ -42,7 +42,7 @@ class PreferenceCorrections(PairingSettings):
 
 def _over(better: Event, worse: Event, margin: float) -> Iterator[PreferencePair]:
     if better.ai_output and worse.ai_output and better.ai_output != worse.ai_output:
-        yield _pair(better, better.ai_output, worse.ai_output, margin)
+        yield _pair(better, better.ai_output, worse.ai_output, margin, worse.key)
 
 
 def _corrections(events: Iterable[Event]) -> Iterator[PreferencePair]:
@@ -51,13 +51,14 @@ def _corrections(events: Iterable[Event]) -> Iterator[PreferencePair]:
             yield _pair(event, event.corrected_output, event.ai_output, 0.0)
 
 
-def _pair(event: Event, chosen: str, rejected: str, margin: float) -> PreferencePair:
+def _pair(event: Event, chosen: str, rejected: str, margin: float, worse_key: str = "") -> PreferencePair:
     return PreferencePair(
         event_id=event.key,
         messages=event.conversation,
         chosen=chosen,
         rejected=rejected,
         margin=margin,
+        worse_event_id=worse_key,
     )
 
 

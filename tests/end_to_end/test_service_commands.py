@@ -194,6 +194,18 @@ def test_training_by_hand_by_each_method(
     assert "polite:latest" in fresh_ollama.tags()
 
 
+def test_a_disliked_answer_that_another_stands_over_counts_as_learned_from(
+    night: Night, fresh_ollama: OllamaServer
+) -> None:
+    night.configure(fresh_ollama.url, fresh_ollama.models_directory, TINY_SETTINGS + EAGER)
+    alone = {"id": "alone", "input_data": "part", "ai_output": "5", "feedback_type": "explicit_negative"}
+    data = night.drop([*thumbs(3), alone]).rename(night.directory / "data.jsonl")
+    done = night.run("train", TINY, "--data", str(data), "--name", "polite", "--method", "dpo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Learned from 6 of the 7 records in data.jsonl." in done.stdout
+    assert re.findall(r"│ (\d+) +│ (it .*?) *│", done.stdout) == [("1", "it has no answer worth learning")]
+
+
 def test_an_adapter_is_taken_away_and_brought_back(night: Night, fresh_ollama: OllamaServer, tmp_path: Path) -> None:
     with night.configuration.open("a") as stream:
         stream.write('form = "lora"\n')

@@ -39,6 +39,7 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.learning.apart import (
     KeptAside,
+    Made,
     of_exams,
     set_aside,
     variants_apart,
@@ -54,7 +55,7 @@ from nightschool_daemon.learning.grouping import NearPrompts, kept_aside, regrou
 from nightschool_daemon.learning.items import bare_item, gains, items_of, passes, regression_items
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.noise import factor_of, find_noise, suspicion
-from nightschool_daemon.learning.preferences import build_labels, build_pairs, ranked_pairs, rated_events
+from nightschool_daemon.learning.preferences import build_labels, build_pairs, origins_of, ranked_pairs, rated_events
 from nightschool_daemon.learning.recall import KeptRecall
 from nightschool_daemon.learning.rendering import (
     CachedRenderer,
@@ -187,7 +188,7 @@ def build_dataset(
     replayed = choose_replayed(workshop, rows, side, selection, examples)
     learned = (*examples, *(one for one in replayed if one.event_id))
     _require_no_leak(learned, sides)
-    again = frozenset(_events_of(replayed))
+    again = frozenset(events_of(replayed))
     starters = choose_starters(workshop, rows, selection.events, originals)
     trusted = tuple(one for one in side.believed if factor_of(side.noise, one.event.key) > DOUBTED)
     rated = rated_events(selection.events, trusted, budget)
@@ -667,12 +668,12 @@ def result_of(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], cl
         ),
         closing=closing,
         sources={
-            TrainingMethod.SFT: _events_of((*dataset.examples, *dataset.replayed)),
-            TrainingMethod.DPO: _events_of(dataset.pairs),
-            TrainingMethod.KTO: _events_of(dataset.labels),
+            TrainingMethod.SFT: events_of((*dataset.examples, *dataset.replayed)),
+            TrainingMethod.DPO: events_of(dataset.pairs),
+            TrainingMethod.KTO: events_of(dataset.labels),
         },
         left_out=dataset.left_out,
-        shots=_events_of(dataset.shots),
+        shots=events_of(dataset.shots),
         replayed=replayed_of(dataset),
         starters=len(dataset.starters),
     )
@@ -680,10 +681,10 @@ def result_of(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], cl
 
 def replayed_of(dataset: Dataset) -> Replayed:
     """What is learned again."""
-    events = _events_of(dataset.replayed)
+    events = events_of(dataset.replayed)
     return Replayed(events=events, answers=len(dataset.replayed) - len(events))
 
 
-def _events_of(of_events: Iterable[TrainingExample | PreferencePair | LabelledAnswer]) -> tuple[str, ...]:
-    """Their events; an answer of the base's own has none."""
-    return tuple(dict.fromkeys(one.event_id for one in of_events if one.event_id))
+def events_of(of_events: Iterable[Made]) -> tuple[str, ...]:
+    """Their events, each once."""
+    return tuple(dict.fromkeys(key for one in of_events for key in origins_of(one)))

@@ -17,7 +17,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset, material_of
+from nightschool_daemon.learning.dataset import Rendered, build_dataset, events_of, material_of
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
 from nightschool_daemon.learning.engine import memory
@@ -192,7 +192,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
             store=workshop.store,
             seed=context.info.seed,
         ),
-        events=_events(dataset),
+        events=len(events_of((*dataset.examples, *dataset.pairs, *dataset.labels))),
         replayed=len(dataset.replayed),
         starters=len(dataset.starters),
         held_out=gains(dataset.items) + len(dataset.ranked),
@@ -207,11 +207,6 @@ def _store(context: WorkerContext) -> JournalStore:
     """What plugins keep for the specialty. What they write now is forgotten with the plan."""
     snapshot = read_snapshot(context.run.step(Step.PREPARE) / "store.json")
     return JournalStore(snapshot, context.run.step(Job.PLAN) / "store.jsonl")
-
-
-def _events(dataset: Dataset) -> int:
-    examples = {one.event_id for one in dataset.examples if one.event_id}
-    return len(examples | {one.event_id for one in dataset.pairs} | {one.event_id for one in dataset.labels})
 
 
 def _asks_nobody(messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from nightschool_daemon.learning.apart import KeptAside, P, asked_instead, preferences_apart
+from nightschool_daemon.learning.apart import KeptAside, Made, P, asked_instead, preferences_apart
 from nightschool_daemon.learning.building import build_prompt
 from nightschool_daemon.learning.items import items_of
 from nightschool_daemon.learning.workshop import DatasetError, Workshop, once
@@ -95,9 +95,15 @@ def _offered_pairs(workshop: Workshop, events: tuple[ScoredEvent, ...]) -> list[
 
 def _require_offered(made: Iterable[PreferencePair | LabelledAnswer], events: Iterable[ScoredEvent]) -> None:
     known = frozenset(one.event.key for one in events)
-    foreign = [one.event_id for one in made if one.event_id not in known]
+    foreign = [key for one in made for key in origins_of(one) if key not in known]
     if foreign:
         raise DatasetError(f"A plugin made a preference of the event {foreign[0]}, which was not offered to it.")
+
+
+def origins_of(made: Made) -> tuple[str, ...]:
+    """`source/id` of the events that its answers are of; of none, where it is an answer of the base's own."""
+    worse = made.worse_event_id if isinstance(made, PreferencePair) else ""
+    return tuple(filter(None, (made.event_id, worse)))
 
 
 @dataclass(frozen=True, kw_only=True)

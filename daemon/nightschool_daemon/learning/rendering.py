@@ -106,6 +106,7 @@ def render_pair(pair: PreferencePair, render: Render, closing: str) -> PairText:
         chosen=pair.chosen + closing,
         rejected=pair.rejected + closing,
         margin=pair.margin,
+        worse_event_id=pair.worse_event_id,
         group=pair.group,
     )
 

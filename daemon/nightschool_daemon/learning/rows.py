@@ -48,6 +48,11 @@ class Row:
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
 
+    @property
+    def events(self) -> tuple[str, ...]:
+        """The one that its answer is of."""
+        return (self.event_id,) if self.event_id else ()
+
 
 def read_rows(dataset: Path, tokens: Tokens, max_length: int) -> tuple[list[Row], int]:
     """The wanted answers that fit, and how many did not. Raises `TrainingError` where none does."""

@@ -508,6 +508,13 @@ def test_a_pair_is_as_long_as_its_longer_answer(tiny_gguf: Path, tokens: Tokens,
     assert (result.examples, result.left_out) == (len(PAIRS), 1)
 
 
+def test_both_events_of_a_pair_are_told_as_learned_from(tiny_gguf: Path, tokens: Tokens, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, num_epochs=1)
+    asked = training_job(tmp_path, tiny_gguf, settings, pairs=[replace(PAIRS[0], worse_event_id="worse"), *PAIRS[1:]])
+    result = fine_tune(gguf_file.read(tiny_gguf), tokens, asked, TrainingMethod.DPO, settings, unheard)
+    assert set(result.learned_events or ()) == {"worse", *(one.event_id for one in PAIRS)}
+
+
 # --------------------------------------------------------------------------- curriculum
 
 

@@ -497,6 +497,45 @@ def test_a_prompt_that_a_plugin_made_for_a_preference_stays() -> None:
 SAMPLES = (*PLAIN, "preference_pairs")
 
 
+def liked_and_disliked() -> list[EventRow]:
+    """Two answers to one prompt."""
+    rows = [
+        row("l", FeedbackType.EXPLICIT_POSITIVE, group="g", answer="who"),
+        row("d", FeedbackType.EXPLICIT_NEGATIVE, group="g", answer="ps"),
+    ]
+    return [replace(one, event=replace(one.event, input_data="question")) for one in rows]
+
+
+def test_a_pair_is_learned_from_both_of_its_events() -> None:
+    rows = tuple(liked_and_disliked())
+    dataset = build(rows)
+    assert texts(dataset.pairs) == {("who", "ps", 0.0)}
+    found = result_of(workshop(), dataset, rows, "")
+    assert found.sources[TrainingMethod.DPO] == ("dropdir/l", "dropdir/d")
+
+
+@pytest.mark.parametrize(
+    "other", [row("d", metadata=Metadata(deleted=True)), row("d", group="h")], ids=["withdrawn", "held out"]
+)
+def test_no_pair_has_a_worse_answer_of_an_event_that_was_not_offered(other: EventRow) -> None:
+    class Reaches:
+        @hookimpl
+        def nightschool_build_preference_pairs(self, events: tuple[ScoredEvent, ...]) -> tuple[PreferencePair, ...]:
+            return tuple(
+                PreferencePair(
+                    event_id=one.event.key,
+                    messages=one.event.conversation,
+                    chosen="x",
+                    rejected="y",
+                    worse_event_id=other.event.key,
+                )
+                for one in events
+            )
+
+    with pytest.raises(DatasetError, match="dropdir/d, which was not offered"):
+        build([row("t"), other], ["h"], Reaches())
+
+
 def sampling(shop: Workshop, sample: FakeSample) -> Workshop:
     """Answers are scored by the words that they share with the wanted one."""
     return replace(shop, sampling=Sampling(sample=sample, validate=FakeValidate()))

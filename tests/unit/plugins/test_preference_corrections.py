@@ -54,6 +54,17 @@ def test_a_liked_answer_stands_over_a_disliked_one_to_the_same_prompt() -> None:
     assert shown(liked, disliked, elsewhere) == {("good", "bad", 0.0)}
 
 
+def test_a_pair_names_the_event_of_its_worse_answer_where_that_is_another() -> None:
+    liked = scored(FeedbackType.SUCCESS, "good")
+    disliked = scored(FeedbackType.EXPLICIT_NEGATIVE, "bad")
+    corrected = scored(FeedbackType.USER_CORRECTION, "wrong", corrected="right", prompt="another")
+    pairs = PreferenceCorrections().nightschool_build_preference_pairs((liked, disliked, corrected))
+    assert {one.event_id: one.worse_event_id for one in pairs} == {
+        corrected.event.key: "",
+        liked.event.key: disliked.event.key,
+    }
+
+
 def test_scores_make_a_pair_only_when_more_than_ten_points_apart() -> None:
     best, near, far = (
         scored(FeedbackType.SUCCESS, text, score=score) for text, score in zip("abc", (90, 80, 70), strict=True)

@@ -32,6 +32,11 @@ class Teachable(Grouped, Protocol):
         ...
 
     @property
+    def events(self) -> tuple[str, ...]:
+        """`source/id` of those that its answers are of."""
+        ...
+
+    @property
     def weight(self) -> float: ...
 
     @property
@@ -43,7 +48,7 @@ class Teachable(Grouped, Protocol):
 
 def events_of(examples: Iterable[Teachable]) -> tuple[str, ...]:
     """`source/id` of the events that examples come from, each once."""
-    return tuple(dict.fromkeys(one.event_id for one in examples if one.event_id))
+    return tuple(dict.fromkeys(key for one in examples for key in one.events))
 
 
 class Arrange(Protocol):
@@ -118,7 +123,7 @@ class Curriculum(Generic[D]):
         """What is kept of the stretch under way, behind which the loss was taken."""
         stretch = [self.learned[place] for place in state.places[state.evaluated :]]
         seen = self._seen(replace(state, places=state.places[: state.evaluated]))
-        known = {one.event_id for one, times in zip(self.learned, seen, strict=True) if times}
+        known = frozenset(events_of(one for one, times in zip(self.learned, seen, strict=True) if times))
         return StretchMark(
             number=len(state.losses) + 1,
             epoch=state.epoch + 1,
@@ -126,9 +131,7 @@ class Curriculum(Generic[D]):
             examples=len(stretch),
             tokens=sum(map(len, stretch)),
             watched_loss=loss,
-            first_seen=tuple(
-                dict.fromkeys(one.event_id for one in stretch if one.event_id and one.event_id not in known)
-            ),
+            first_seen=tuple(key for key in events_of(stretch) if key not in known),
         )
 
     def _rest(self, state: State) -> tuple[int, ...]:

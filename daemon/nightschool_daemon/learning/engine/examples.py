@@ -58,6 +58,8 @@ class Example:
     """Of near-duplicate prompts."""
     event_id: str = field(default="", compare=False)
     """As `LearnedExample` has it, and so difficulty and score: where equal texts come from makes no difference."""
+    worse_event_id: str = field(default="", compare=False)
+    """Of the worse answer, where that is another event's."""
     difficulty: float | None = field(default=None, compare=False)
     score: float | None = field(default=None, compare=False)
     variant: bool = field(default=False, compare=False)
@@ -66,6 +68,11 @@ class Example:
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(len(one.tokens) for one in self.answers)
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Those that its answers are of."""
+        return tuple(filter(None, (self.event_id, self.worse_event_id)))
 
     @property
     def weight(self) -> float:

@@ -375,6 +375,7 @@ def _preferred(file: Path, tokens: Tokens) -> Iterator[Example]:
             margin=pair.margin,
             group=pair.group,
             event_id=pair.event_id,
+            worse_event_id=pair.worse_event_id,
         )
 
 
