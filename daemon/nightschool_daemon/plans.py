@@ -136,7 +136,7 @@ class TrainingPlan:
     starters: int = 0
     """Starter examples that would be learned beside them, as there are few."""
     held_out: int
-    """Prompts that would be kept for an exam, or to be measured on."""
+    """Prompts that would be kept for an exam, or events to be measured on."""
     folded: int = 0
     """Prompts that trial candidates would be asked, by cross-fitting."""
     folds: int = 0

@@ -14,6 +14,7 @@ from nightschool_daemon.learning.grouping import AnyPrompt, prompt_of
 from nightschool_daemon.learning.split import side_of
 from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.learning.worth import as_left_out
+from nightschool_daemon.reasons import is_by_hand
 from nightschool_daemon.wording import fold
 from nightschool_hookspecs.records import (
     Event,
@@ -55,7 +56,8 @@ def without_overheard(
     """Events in whose conversations no prompt of the exam was put before, and those in which one was."""
     close = close_to(workshop, aside, {text for one in training for text in earlier_turns(one.event)})
     overheard = {one.event.key for one in training if not close.isdisjoint(earlier_turns(one.event))}
-    reason = "its conversation has a prompt in it that is close to one that is kept for the exam"
+    purpose = "apart, to measure on it" if is_by_hand(workshop.info) else "for the exam"
+    reason = f"its conversation has a prompt in it that is close to one that is kept {purpose}"
     return (
         tuple(one for one in training if one.event.key not in overheard),
         tuple(as_left_out(one.event, reason) for one in training if one.event.key in overheard),

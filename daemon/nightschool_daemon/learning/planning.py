@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.dataset import Rendered, build_dataset, events_of, material_of
+from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset, events_of, material_of
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
 from nightschool_daemon.learning.engine import memory
@@ -86,7 +86,7 @@ class Data:
     starters: int = 0
     """Starter examples that are learned beside them."""
     held_out: int
-    """Prompts that an exam would ask."""
+    """Prompts that an exam would ask, or events to be measured on."""
     folded: int = 0
     """Prompts that it would ask of trial candidates."""
     folds: int = 0
@@ -195,12 +195,19 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         events=len(events_of((*dataset.examples, *dataset.pairs, *dataset.labels))),
         replayed=len(dataset.replayed),
         starters=len(dataset.starters),
-        held_out=gains(dataset.items) + len(dataset.ranked),
+        held_out=_kept_apart(context, dataset, rows, sides),
         folded=dataset.folded + dataset.folded_pairs,
         folds=len(folds) if dataset.folded or dataset.folded_pairs else 0,
         left_out=Counter(one.reason for one in dataset.left_out),
         assumed=None,
     )
+
+
+def _kept_apart(context: WorkerContext, dataset: Dataset, rows: Iterable[EventRow], sides: Mapping[str, Side]) -> int:
+    """Prompts that would count in an exam, or the events that a training by hand is measured on."""
+    if is_by_hand(context.info):
+        return sum(side_of(row, sides) is Side.HELD_OUT for row in rows)
+    return gains(dataset.items) + len(dataset.ranked)
 
 
 def _store(context: WorkerContext) -> JournalStore:

@@ -28,6 +28,7 @@ from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.plans import PlanRequest, Route, TrainingPlan
+from nightschool_daemon.reasons import BY_HAND
 from nightschool_hookspecs.records import (
     DeliveryForm,
     Event,
@@ -66,7 +67,11 @@ class Desk:
         self.store: dict[str, str] = {}
 
     def plan(
-        self, method: MethodChoice = MethodChoice.SFT, events: list[Event] | None = None, gguf: Path | None = None
+        self,
+        method: MethodChoice = MethodChoice.SFT,
+        events: list[Event] | None = None,
+        gguf: Path | None = None,
+        reason: str = "plan",
     ) -> TrainingPlan:
         """A plan as the worker leaves it."""
         run = RunDirectory(path=self.directory)
@@ -89,7 +94,7 @@ class Desk:
         ]
         (run.step(Step.PREPARE) / "events.jsonl").write_text("".join(f"{codec.to_json(row)}\n" for row in rows))
         (run.step(Step.PREPARE) / "store.json").write_text(json.dumps(self.store))
-        info = RunInfo(id="plan", specialty=SPECIALTY, seed=1, started_at=NOW, reason="plan", directory=self.directory)
+        info = RunInfo(id="plan", specialty=SPECIALTY, seed=1, started_at=NOW, reason=reason, directory=self.directory)
         hooks = Hooks.load(plugin_directory=None, tables=self.tables, plugins=self.plugins)
         planning.run(WorkerContext(step=Job.PLAN, run=run, info=info, settings=self.settings, hooks=hooks))
         return run.result(Job.PLAN, TrainingPlan)
@@ -178,6 +183,16 @@ def test_events_are_divided_as_a_run_would(desk: Desk) -> None:
     assert (plan.folds, plan.folded, plan.asked) == (4, 40, 40)
     # greet guest 7, hello, and what stands around them: a character is a token
     assert 33 * len("greet guest 7hello") < plan.trainings[0].tokens < 33 * 100
+
+
+def test_liked_answers_that_a_training_by_hand_is_measured_on_are_told(desk: Desk) -> None:
+    liked = [
+        replace(one, ai_output="hello", corrected_output=None, feedback_type=FeedbackType.EXPLICIT_POSITIVE)
+        for one in corrections(120)
+    ]
+    plan = desk.plan(events=liked, reason=BY_HAND)
+    assert (plan.events, plan.held_out, plan.is_examined) == (108, 12, False)
+    assert "12 more kept apart to be measured on" in dict(plan_rows(plan))["learned from"]
 
 
 def test_what_is_learned_again_is_estimated_and_no_model_is_asked(desk: Desk) -> None:

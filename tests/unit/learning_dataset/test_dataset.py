@@ -23,7 +23,7 @@ from nightschool_daemon.learning.sampling import Sampling
 from nightschool_daemon.learning.searching import item_of
 from nightschool_daemon.learning.starters import as_example
 from nightschool_daemon.learning.workshop import DatasetError, Workshop
-from nightschool_daemon.reasons import REBUILD
+from nightschool_daemon.reasons import ASKED, BY_HAND, REBUILD
 from nightschool_daemon.wording import fingerprint_of
 from nightschool_hookspecs import (
     AnswerScore,
@@ -1087,6 +1087,16 @@ def test_a_conversation_in_which_a_prompt_of_the_exam_was_put_is_not_learned_fro
     assert {one.event_id for one in dataset.pairs} == {"dropdir/t", "dropdir/g"}
     assert [(one.event_id, one.reason[:20]) for one in dataset.left_out] == [("dropdir/o", "its conversation has")]
     assert learned(build([LEARNED, overheard, greeted])) == {"dropdir/t", "dropdir/g", "dropdir/o"}
+
+
+@pytest.mark.parametrize(("why", "purpose"), [(ASKED, "for the exam"), (BY_HAND, "apart, to measure on it")])
+def test_what_a_prompt_is_kept_for_is_told_as_it_is(why: str, purpose: str) -> None:
+    overheard = said_before(asking("o", "and now count them"), KEPT_ASIDE.event.input_data)
+    shop = workshop()
+    shop = replace(shop, info=replace(shop.info, reason=why))
+    sides = {"t": Side.TRAINING, "o": Side.TRAINING, "h": Side.HELD_OUT}
+    (left_out,) = build_dataset(shop, (LEARNED, overheard, KEPT_ASIDE), sides, ROOMY).left_out
+    assert left_out.reason == f"its conversation has a prompt in it that is close to one that is kept {purpose}"
 
 
 def test_what_is_not_learned_from_for_its_conversation_is_not_asked_either() -> None:
