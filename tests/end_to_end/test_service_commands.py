@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,6 +150,17 @@ def test_training_by_hand_learns_all_that_a_night_would_not_and_says_what_it_lef
     assert left_out["it cannot be read as an event"] == 1
     assert any("max_length" in why for why in left_out)
     assert "on 11 held-out references" in done.stdout
+
+
+def test_who_began_a_training_by_hand_can_end_it_and_nothing_is_left(night: Night, fresh_ollama: OllamaServer) -> None:
+    before = set(fresh_ollama.tags())
+    data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
+    running = night.start("train", TINY, "--data", str(data), "--name", "polite")
+    wait_until(lambda: any(night.state.glob("train-*/runs/*/train/worker.log")), 60)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 1
+    assert not list(night.state.glob("train-*"))
+    assert set(fresh_ollama.tags()) == before
 
 
 EAGER = """
