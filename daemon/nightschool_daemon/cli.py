@@ -429,7 +429,7 @@ def train(
         raise RunRefused(f"--name: {problem}.")
     hooks = load_hooks(settings, None, safe_mode=False)
     feedback = _feedback_in(data, hooks)
-    with run_listener() as listener:
+    with run_listener() as listener, _ended_as("Ended: no model was made. Call it again to begin anew."):
         made = train_alone(
             settings,
             hooks=hooks,
@@ -446,6 +446,15 @@ def train(
     columns = ("", "base", "trained", "delivered", "kept")
     show_table("What is left of the lesson", columns, list(_loss_rows(made)))
     say(f"{made.name}: delivered as {made.export.plan.form.value}. Try it: `ollama run {made.name}`")
+
+
+@contextmanager
+def _ended_as(sentence: str) -> Iterator[None]:
+    """What Ctrl-C and SIGTERM say of a command that is no run, in place of `INTERRUPTED`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunRefused(sentence) from None
 
 
 def _loss_rows(made: TrainedAlone) -> Iterator[tuple[str, ...]]:
@@ -491,7 +500,8 @@ def plan(
     if method is not None:
         settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, method=method))
     events = None if data is None else _feedback_in(data, load_hooks(settings, None, safe_mode=False)).events
-    found = plan_alone(settings, model=model, events=events, now=now())
+    with _ended_as("Ended."):
+        found = plan_alone(settings, model=model, events=events, now=now())
     if as_json:
         _print_json(found)
     else:
@@ -531,7 +541,7 @@ def exam(
     else:
         feedback = _feedback_in(data, load_hooks(settings, None, safe_mode=False))
         pairing = pair_by_file(feedback.events, first, second)
-    with job_bar("examine") as report:
+    with job_bar("examine") as report, _ended_as("Ended."):
         found = compare(settings, pairing, report, now())
     if as_json:
         _print_json(found)

@@ -158,9 +158,40 @@ def test_who_began_a_training_by_hand_can_end_it_and_nothing_is_left(night: Nigh
     running = night.start("train", TINY, "--data", str(data), "--name", "polite")
     wait_until(lambda: any(night.state.glob("train-*/runs/*/train/worker.log")), 60)
     running.send_signal(signal.SIGINT)
-    assert running.wait(60) == 1
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert "no model was made" in said
+    assert "goes on" not in said
     assert not list(night.state.glob("train-*"))
     assert set(fresh_ollama.tags()) == before
+
+
+def test_what_was_trained_is_handed_over_though_no_model_comes_of_it(
+    night: Night, fresh_ollama: OllamaServer, tmp_path: Path
+) -> None:
+    data = night.drop(greetings(8)).rename(night.directory / "data.jsonl")
+    night.configure(
+        fresh_ollama.url, fresh_ollama.models_directory, TINY_SETTINGS.replace("= 0.003", '= 1e-9\nform = "lora"')
+    )
+    adapter = tmp_path / "adapter"
+    refused = night.run("train", TINY, "--data", str(data), "--name", "polite", "--adapter", str(adapter))
+    assert refused.returncode == 1
+    assert "too small to be seen" in refused.stderr
+    assert f"What was trained is in {adapter}" in " ".join(refused.stderr.split())
+    assert (adapter / "adapter_model.safetensors").is_file()
+    assert "polite:latest" not in fresh_ollama.tags()
+
+
+def test_a_place_that_cannot_be_made_is_told_before_anything_is_trained(
+    night: Night, fresh_ollama: OllamaServer
+) -> None:
+    data = night.drop(greetings(8)).rename(night.directory / "data.jsonl")
+    place = data / "adapter"
+    refused = night.run("train", TINY, "--data", str(data), "--name", "polite", "--adapter", str(place))
+    assert refused.returncode == 1
+    assert "cannot be made: Not a directory" in refused.stderr
+    assert "train" not in refused.stdout
+    assert "polite:latest" not in fresh_ollama.tags()
 
 
 EAGER = """

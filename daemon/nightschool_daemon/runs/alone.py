@@ -4,6 +4,7 @@ It takes the same steps as a run, in a state directory of its own that is gone a
 nights has no later here: all of the file is learned from, but for what losses are taken on, for as long as it takes.
 """
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -27,6 +28,7 @@ from nightschool_daemon.reasons import BY_HAND
 from nightschool_daemon.runs import pipeline, retention
 from nightschool_daemon.runs.account import Account, account_of
 from nightschool_daemon.runs.aside import Feedback
+from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.listener import RunListener
 from nightschool_daemon.runs.plan import plan
@@ -78,9 +80,9 @@ def train_alone(
     listener: RunListener,
     now: datetime,
 ) -> TrainedAlone:
-    """Train `model` on a file and register the result as `name`; what was trained goes to the directory `adapter`.
+    """Train `model` on a file and register the result as `name`; what was trained goes to the new directory `adapter`.
 
-    Raises `RunRefused` and `OllamaError`.
+    It is there as soon as it is trained, whatever becomes of the model. Raises `RunRefused` and `OllamaError`.
     """
     ollama = OllamaHttp(settings.ollama)
     base, target = names.normalise(model), names.normalise(name)
@@ -91,6 +93,8 @@ def train_alone(
         )
     specialty = Specialty(base=base, artifact_type=MANUAL_TYPE)
     settings.state_directory.mkdir(parents=True, exist_ok=True)
+    if adapter is not None:
+        _make(adapter)
     with tempfile.TemporaryDirectory(prefix=retention.MANUAL_PREFIX, dir=settings.state_directory) as text:
         directory = Path(text)
         # whoever finds the directory without its lock knows that the training was killed: retention.sweep_trainings
@@ -103,12 +107,13 @@ def train_alone(
         try:
             ledger.events.add([_incoming(event, base, now) for event in feedback.events])
             runs = Runs(settings=own, ledger=ledger, hooks=hooks, ollama=ollama, clock=lambda: now)
-            made = _learn(runs, specialty, target, feedback, listener, now)
-            if adapter is not None:
-                shutil.copytree(made.trained.adapter, adapter)
-            return made
+            return _learn(runs, specialty, target, feedback, adapter, listener, now)
         finally:
             ledger.close()
+            if adapter is not None:
+                with contextlib.suppress(OSError):
+                    # where nothing was trained it is empty
+                    adapter.rmdir()
             if not _is_taught(settings, base):
                 _remove_pins(ollama, base, before)
             lock.release()
@@ -150,14 +155,29 @@ def _rows(events: Sequence[Event], base: str) -> list[EventRow]:
     ]
 
 
+def _make(adapter: Path) -> None:
+    """Before hours of training, not behind them."""
+    try:
+        adapter.mkdir(parents=True)
+    except OSError as error:
+        raise RunRefused(f"--adapter: {adapter} cannot be made: {error.strerror}. Choose another directory.") from error
+
+
 def _learn(
-    runs: Runs, specialty: Specialty, target: str, feedback: ParsedFeedback, listener: RunListener, now: datetime
+    runs: Runs,
+    specialty: Specialty,
+    target: str,
+    feedback: ParsedFeedback,
+    adapter: Path | None,
+    listener: RunListener,
+    now: datetime,
 ) -> TrainedAlone:
     context = runs.context_of(runs.start(specialty, BY_HAND, now), listener)
     try:
         ending = pipeline.learn_only(context)
+        handed_over = adapter is not None and _hand_over(context, adapter)
         if ending is not None:
-            raise RunRefused(ending.reason)
+            raise RunRefused(f"{ending.reason} What was trained is in {adapter}." if handed_over else ending.reason)
         version = version_of_run(context)
         if version is None:
             raise RunRefused("The training left no version. Run it again.")
@@ -175,6 +195,15 @@ def _learn(
         version = version_of_run(context)
         if version is not None:
             retention.delete_if_ours(runs.ollama, version)
+
+
+def _hand_over(context: StepContext, adapter: Path) -> bool:
+    """Copy what was trained to its place. False: the training did not come to its end."""
+    trained = context.result_if_done(Step.TRAIN, TrainingResult)
+    if trained is None:
+        return False
+    shutil.copytree(trained.adapter, adapter, dirs_exist_ok=True)
+    return True
 
 
 def curves_of(directory: Path, methods: Sequence[TrainingMethod]) -> tuple[Curve, ...]:
