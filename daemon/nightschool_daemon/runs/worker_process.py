@@ -14,13 +14,14 @@ from nightschool_daemon import codec
 from nightschool_daemon.jobs import NOTES, Job, Progress, RunDirectory, Step, WorkerFailure
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.plans import duration
+from nightschool_daemon.reasons import BY_HAND
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed, TimeUp
+from nightschool_daemon.runs.errors import RunInterrupted, StepFailed, TimeUp
 
 POLL_S = 0.1
-GRACE_S = 60.0
-"""How long a worker may take to end after SIGTERM: a training writes its last step, which of a large model takes most
-of this."""
+GRACE_S = 120.0
+"""How long a worker may take to end after SIGTERM: a training writes its last step, and at the end of an epoch the best
+one before, which of a large model takes most of a minute."""
 WAITING = {"GOMP_SPINCOUNT": "2000"}
 """Threads of libgomp, torch's OpenMP on Linux, stay awake for tens of microseconds between two pieces of work, not for
 milliseconds. Where others compute on the same cores, as Ollama does, they would hold up the very thread that they wait
@@ -46,14 +47,20 @@ def environment() -> dict[str, str]:
 def run_worker(context: StepContext, step: Step, *, limit_s: float | None = None) -> None:
     """Run a step in a child process and return when its result is there.
 
-    The child dies with this process. Raises `TimeUp` after `limit_s`; `StepFailed` with the worker's reason, or without
-    a limit of its own after training.time_limit_minutes; `OllamaUnreachable` where the worker lost the server,
-    `RunCancelled` and `RunInterrupted`.
+    The child dies with this process. Where the run goes on later it keeps what it can before. Raises `TimeUp` after
+    `limit_s`; `StepFailed` with the worker's reason, or without a limit of its own after training.time_limit_minutes;
+    `OllamaUnreachable` where the worker lost the server, `RunCancelled` and `RunInterrupted`.
     """
     # what a worker said before it was killed has been told
     (context.directory.step(step) / NOTES).unlink(missing_ok=True)
     with _started(context.directory, step) as process:
-        _watch(process, context, step, limit_s)
+        try:
+            _watch(process, context, step, limit_s)
+        except (RunInterrupted, KeyboardInterrupt) as asked:
+            # nothing of a training by hand is there the next time
+            if context.info.reason != BY_HAND:
+                _ask_to_end(process, context, step, asked)
+            raise
     _require_result(process, context.directory, step)
 
 
@@ -87,11 +94,22 @@ def _started(directory: RunDirectory, step: Step | Job) -> "Iterator[subprocess.
     command = [sys.executable, "-m", "nightschool_daemon.learning", step.value, str(directory.path)]
     command += ["--parent", str(os.getpid())]
     with (directory.step(step) / "worker.log").open("ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment())
+        with _without_ctrl_c():
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment())
         try:
             yield process
         finally:
             _end(process)
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Who is started in the block never gets SIGINT. A terminal sends it to all; this process ends its workers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _require_result(process: "subprocess.Popen[bytes]", directory: RunDirectory, step: Step | Job) -> None:
@@ -107,13 +125,7 @@ def _watch(process: "subprocess.Popen[bytes]", context: StepContext, step: Step,
     shown: str | None = None
     told = 0
     while process.poll() is None:
-        try:
-            context.signals.wait(POLL_S)
-        except (RunCancelled, RunInterrupted):
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_S)
-            raise
+        context.signals.wait(POLL_S)
         shown = _report_progress(directory, shown, report)
         told = _tell_notes(context, step, told)
         if time.monotonic() - began > limit_s:
@@ -123,6 +135,16 @@ def _watch(process: "subprocess.Popen[bytes]", context: StepContext, step: Step,
             )
     _report_progress(directory, shown, report)
     _tell_notes(context, step, told)
+
+
+def _ask_to_end(
+    process: "subprocess.Popen[bytes]", context: StepContext, step: Step, asked: RunInterrupted | KeyboardInterrupt
+) -> None:
+    process.terminate()
+    if isinstance(asked, KeyboardInterrupt):
+        context.note(f"{step} ends when what it has is kept. Ctrl-C again ends it at once.")
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_S)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -29,8 +31,11 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.learning.engine.checkpoints import STATE
 from nightschool_daemon.learning.worker import EXIT_FAILED, EXIT_TERMINATED
 from nightschool_daemon.ollama.storage import sha256_of
+from nightschool_daemon.reasons import BY_HAND
 from nightschool_daemon.runs import worker_process
+from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted
 from nightschool_hookspecs.records import Hyperparameters, RunInfo, Specialty, TrainedForm, TrainingMethod
+from support import interrupted_workers
 from support.training_jobs import greetings, training_job
 
 WORKER = [sys.executable, "-m", "nightschool_daemon.learning", "split"]
@@ -189,3 +194,85 @@ def test_a_training_leaves_the_delivery_its_room_on_the_disk(tiny_gguf: Path, tm
     assert worked(run, lambda: False) == EXIT_FAILED
     failure = codec.from_json((run.step(Step.TRAIN) / "failure.json").read_bytes(), WorkerFailure)
     assert "Free some space, or lower delivery.min_free_gb" in failure.reason
+
+
+# --------------------------------------------------------------------------- somebody interrupts
+
+
+def watched_until(run: RunDirectory, asked_at: int) -> int:
+    """Have somebody watch over a training, and press Ctrl-C at a step. Returns their exit code."""
+    with interrupted_workers.begun(run, Step.TRAIN) as watching:
+        interrupted_workers.waited_for(lambda: steps_of(run) >= asked_at, watching)
+        interrupted_workers.ctrl_c(watching)
+        return watching.wait(60)
+
+
+def test_ctrl_c_reaches_the_worker_in_the_same_terminal_as_a_request_to_end(tiny_gguf: Path, tmp_path: Path) -> None:
+    whole, cut = (about_to_train(tmp_path / name, tiny_gguf) for name in ("whole", "cut"))
+    assert worked(whole, lambda: False) == 0
+    assert watched_until(cut, 20) == -signal.SIGINT
+    (state,) = cut.step(Step.TRAIN).glob(f"checkpoints/*/{STATE}")
+    assert json.loads(state.read_text())["state"]["step"] >= 20
+    assert worked(cut, lambda: False) == 0
+    metrics = [(one.step(Step.TRAIN) / "metrics.jsonl").read_text() for one in (whole, cut)]
+    assert metrics[0] == metrics[1]
+
+
+def test_ctrl_c_does_not_reach_a_worker_that_is_only_just_started(tmp_path: Path) -> None:
+    """It would take its end for a failure. This one finds no run there, and says so."""
+    (tmp_path / Step.SPLIT).mkdir()
+    with worker_process._started(RunDirectory(path=tmp_path), Step.SPLIT) as worker:
+        worker.send_signal(signal.SIGINT)
+        assert worker.wait(60) == EXIT_FAILED
+    assert (tmp_path / Step.SPLIT / "failure.json").is_file()
+
+
+def test_second_ctrl_c_ends_what_does_not_end_by_itself(tiny_gguf: Path, tmp_path: Path) -> None:
+    run, executable = about_to_train(tmp_path / "run", tiny_gguf), interrupted_workers.obstinate(tmp_path / "worker")
+    with interrupted_workers.begun(run, Step.TRAIN, executable) as watching:
+        interrupted_workers.waited_for(executable.with_name("begun").exists, watching)
+        interrupted_workers.ctrl_c(watching)
+        interrupted_workers.waited_for(executable.with_name("asked").exists, watching)
+        interrupted_workers.ctrl_c(watching)
+        said, _ = watching.communicate(timeout=60)
+    assert said.decode() == "train ends when what it has is kept. Ctrl-C again ends it at once.\n"
+    assert watching.returncode == -signal.SIGINT
+    with pytest.raises(ProcessLookupError):
+        os.killpg(watching.pid, 0)
+
+
+def sets_when(event: Event, is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        time.sleep(0.005)
+    event.set()
+
+
+@pytest.mark.parametrize(
+    ("event", "reason", "error", "is_asked"),
+    [
+        ("interrupted", "test", RunInterrupted, True),
+        ("cancelled", "test", RunCancelled, False),
+        ("interrupted", BY_HAND, RunInterrupted, False),
+    ],
+)
+def test_only_what_goes_on_later_may_keep_something_before_it_ends(
+    tiny_gguf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    event: str,
+    reason: str,
+    error: type[Exception],
+    *,
+    is_asked: bool,
+) -> None:
+    run, executable = about_to_train(tmp_path / "run", tiny_gguf), interrupted_workers.obstinate(tmp_path / "worker")
+    monkeypatch.setattr(sys, "executable", str(executable))
+    monkeypatch.setattr(worker_process, "GRACE_S", 1.0)
+    with interrupted_workers.context_of(run) as usual:
+        context = replace(usual, info=replace(usual.info, reason=reason))
+        asks = Thread(target=sets_when, args=(getattr(context.signals, event), executable.with_name("begun").exists))
+        asks.start()
+        with pytest.raises(error):
+            worker_process.run_worker(context, Step.TRAIN)
+        asks.join()
+    assert executable.with_name("asked").exists() is is_asked
