@@ -118,9 +118,10 @@ def test_a_kill_while_another_jobs_step_is_replaced_leaves_no_mixture(tmp_path: 
         directory = tmp_path / str(at)
         kept(directory, 3, "other")
         was_killed = killed(lambda directory=directory: kept(directory, 3), at, calls_the_disk)  # type: ignore[misc]  # as above
-        assert {found(directory), found(directory, "other")} <= {3, None}
+        steps = {job: found(shutil.copytree(directory, tmp_path / f"{at} of {job}"), job) for job in ("job", "other")}
+        assert set(steps.values()) <= {3, None}
         if not was_killed:
-            assert (found(directory), found(directory, "other")) == (3, None)
+            assert steps == {"job": 3, "other": None}
             return
     raise AssertionError("it never came to an end")
 
@@ -135,7 +136,7 @@ def test_what_the_disk_tore_is_left_out_and_told(
     (tmp_path / "new" / "step-10-epoch-0").rename(tmp_path / "old" / "step-10-epoch-0")
     torn = tmp_path / "old" / "step-10-epoch-0" / file
     whole = torn.read_bytes()
-    assert found(tmp_path / "old") == 10
+    assert found(shutil.copytree(tmp_path / "old", tmp_path / "untorn")) == 10
     torn.unlink()
     if left is not None:
         torn.write_bytes(whole[:left])
@@ -245,10 +246,25 @@ def test_a_training_that_the_disk_has_no_room_for_does_not_begin(
 
 
 def test_a_training_takes_no_more_of_the_disk_than_it_asked_for(
-    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def leave_of_a_kill(output: Path) -> None:
+    """A step and a best epoch half written, and the step before that was to go."""
+    best = output / loop.BEST
+    shutil.copyfile(best, checkpoints.unfinished(best))
+    (last,) = (output / loop.CHECKPOINTS).glob("step-*")
+    for name in (".step-3-epoch-1.tmp", "step-1-epoch-0"):
+        shutil.copytree(last, last.with_name(name))
+
+
+@pytest.mark.parametrize("was_killed", [False, True])
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, was_killed: bool
 ) -> None:
     keep_every_step(monkeypatch)
     asked_for: list[int] = []
+    file, job = gguf_file.read(tiny_gguf), training_job(tmp_path, tiny_gguf, ADDED, texts=harder_and_harder())
+    if was_killed:
+        with pytest.raises(Interrupted):
+            fine_tune(file, tokens, job, TrainingMethod.SFT, ADDED, stops_at(3))
+        leave_of_a_kill(tmp_path)
     taken: list[int] = []
     usual, sync = Checkpoints.bytes_at_once, checkpoints.sync
 
@@ -262,8 +278,7 @@ def test_a_training_takes_no_more_of_the_disk_than_it_asked_for(
 
     monkeypatch.setattr(Checkpoints, "bytes_at_once", heard)
     monkeypatch.setattr(checkpoints, "sync", looks)
-    job = training_job(tmp_path, tiny_gguf, ADDED, texts=harder_and_harder())
-    fine_tune(gguf_file.read(tiny_gguf), tokens, job, TrainingMethod.SFT, ADDED, unheard)
+    fine_tune(file, tokens, job, TrainingMethod.SFT, ADDED, unheard)
     headers = 10_000
     assert asked_for[0] < max(taken) < asked_for[0] + headers
     assert sum(one.stat().st_size for one in tmp_path.rglob("*.safetensors")) < asked_for[0]

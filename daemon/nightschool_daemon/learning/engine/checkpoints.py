@@ -78,9 +78,7 @@ class Checkpoints:
         _discard(place)
         whole.rename(place)
         sync(self.directory)
-        for other in self.directory.iterdir():
-            if other.is_dir() and other != place:
-                _discard(other)
+        self._discard_all_but(place)
 
     def bytes_at_once(self, parameters: Mapping[str, Tensor]) -> int:
         """What a training takes of the disk at its height: two steps, until the new one is whole, and the best epoch.
@@ -92,7 +90,10 @@ class Checkpoints:
         return 2 * (every + moments) + every
 
     def restore(self, parameters: Mapping[str, Tensor], optimizer: Adam) -> State | None:
-        """Go on from the newest whole step that was made from the same job; None: there is none."""
+        """Go on from the newest whole step that was made from the same job; None: there is none.
+
+        All others go, and what a kill left half written: beside them there is no room for two.
+        """
         from safetensors import SafetensorError
 
         for place in self._newest_first():
@@ -108,8 +109,15 @@ class Checkpoints:
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 logger.warning("The checkpoint %s is not whole, so it is left out: %s", place, error)
                 continue
+            self._discard_all_but(place)
             return state
+        self._discard_all_but(None)
         return None
+
+    def _discard_all_but(self, place: Path | None) -> None:
+        for other in self.directory.glob("*"):
+            if other.is_dir() and other != place:
+                _discard(other)
 
     def _newest_first(self) -> Iterator[Path]:
         found = [(match, place) for place in self.directory.glob("*") if (match := NAME.fullmatch(place.name))]
@@ -121,11 +129,16 @@ def save_tensors(values: Mapping[str, Tensor], file: Path) -> None:
     """Write tensors: whole and on the disk, or not there."""
     from safetensors.torch import save_file
 
-    temporary = file.with_name(f".{file.name}.tmp")
+    temporary = unfinished(file)
     save_file({name: one.detach().contiguous() for name, one in values.items()}, temporary)
     sync(temporary)
     temporary.replace(file)
     sync(file.parent)
+
+
+def unfinished(file: Path) -> Path:
+    """Where tensors are written before they are whole."""
+    return file.with_name(f".{file.name}.tmp")
 
 
 def load(file: Path) -> dict[str, Tensor]:

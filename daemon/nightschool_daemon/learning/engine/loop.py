@@ -22,7 +22,7 @@ from nightschool_daemon.jobs import StretchMark, Terminated, write_durably
 from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
 from nightschool_daemon.learning.engine.adam import Adam
-from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, load, put, save_tensors, sync
+from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, load, put, save_tensors, sync, unfinished
 from nightschool_daemon.learning.engine.curriculum import (
     Arrange,
     Curriculum,
@@ -554,6 +554,7 @@ class OnDisk:
         kept = (*(self._output / CHECKPOINTS).rglob("*.safetensors"), self._output / BEST)
         return sum(one.stat().st_size for one in kept if one.is_file())
 
+        unfinished(self._output / BEST).unlink(missing_ok=True)
     def restored(self, learner: Learner[S], optimizer: Adam) -> State:
         state = self._checkpoints.restore(learner.named(), optimizer) or State(base_loss=learner.loss_before())
         self._metrics = Metrics(self._output / "metrics.jsonl", state)
