@@ -500,10 +500,6 @@ class ConcludeResult:
     """The promoted version's tag, or the candidate's that waits for approval."""
 
 
-class Terminated(BaseException):
-    """SIGTERM came: a worker ends where it is."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class PluginAtFault:
     """The plugin that ended a step, in the content that the worker had loaded."""

@@ -1,14 +1,28 @@
-"""Work in a process of its own, which may be killed."""
+"""Work in a process of its own, which may be killed, and SIGTERM as a worker hears it."""
 
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from nightschool_daemon.learning.termination import heed
 
 FORK = multiprocessing.get_context("fork")
 Counts = Callable[[str, tuple[object, ...]], bool]
 """Whether an audit event and its arguments are one of those that are counted."""
+
+
+@contextmanager
+def heeding() -> Iterator[None]:
+    """Where SIGTERM is what it is to a worker."""
+    before = signal.getsignal(signal.SIGTERM)
+    heed()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def exit_code_of(work: Callable[[], object]) -> int | None:

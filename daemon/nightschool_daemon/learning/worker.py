@@ -22,7 +22,8 @@ from pathlib import Path
 from nightschool_daemon import codec
 from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks, KnownStrikes, PluginFailed
-from nightschool_daemon.jobs import NOTES, Job, PluginAtFault, Progress, RunDirectory, Step, Terminated, WorkerFailure
+from nightschool_daemon.jobs import NOTES, Job, PluginAtFault, Progress, RunDirectory, Step, WorkerFailure
+from nightschool_daemon.learning.termination import Terminated, heed
 from nightschool_daemon.ledger import FILE_NAME, Ledger
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_hookspecs.records import RunInfo
@@ -90,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args(arguments)
     die_with_parent(given.parent)
-    signal.signal(signal.SIGTERM, _terminate)
+    heed()
     os.environ.update(QUIET)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     run = RunDirectory(path=given.run)
@@ -148,10 +149,6 @@ def _function_of(step: Step | Job) -> Callable[[WorkerContext], None]:
     if not callable(function):
         raise TypeError(f"{STEPS[step]}.run is no function")
     return function  # type: ignore[no-any-return]  # the table above is the type's witness
-
-
-def _terminate(_signal: int, _frame: object) -> None:
-    raise Terminated
 
 
 def _leave_failure(directory: Path, error: Exception, context: WorkerContext | None) -> None:

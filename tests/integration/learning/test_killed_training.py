@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,18 +14,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, Terminated, TrajectoryPoint, read_lines
+from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import checkpoints, loop
 from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.checkpoints import MOMENTS, PARAMETERS, STATE, Checkpoints, State
-from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
+from nightschool_daemon.learning.engine.curriculum import Arrange, begun, nobody_arranges
 from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.loading import Tokens, load_tokens
+from nightschool_daemon.learning.termination import Terminated
 from nightschool_daemon.ollama.storage import sha256_of
-from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
+from nightschool_hookspecs.records import Hyperparameters, Stretch, TrainedForm, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
-from support.kills import exit_code_of, killed
+from support.kills import exit_code_of, heeding, killed
 from support.training_jobs import (
     Interrupted,
     harder_and_harder,
@@ -245,7 +246,6 @@ def test_a_training_that_the_disk_has_no_room_for_does_not_begin(
     assert trained(unheard).is_dir(), "what it kept gives way to what comes"
 
 
-def test_a_training_takes_no_more_of_the_disk_than_it_asked_for(
 def leave_of_a_kill(output: Path) -> None:
     """A step and a best epoch half written, and the step before that was to go."""
     best = output / loop.BEST
@@ -256,15 +256,16 @@ def leave_of_a_kill(output: Path) -> None:
 
 
 @pytest.mark.parametrize("was_killed", [False, True])
+def test_a_training_takes_no_more_of_the_disk_than_it_asked_for(
     tiny_gguf: Path, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, was_killed: bool
 ) -> None:
     keep_every_step(monkeypatch)
-    asked_for: list[int] = []
     file, job = gguf_file.read(tiny_gguf), training_job(tmp_path, tiny_gguf, ADDED, texts=harder_and_harder())
     if was_killed:
         with pytest.raises(Interrupted):
             fine_tune(file, tokens, job, TrainingMethod.SFT, ADDED, stops_at(3))
         leave_of_a_kill(tmp_path)
+    asked_for: list[int] = []
     taken: list[int] = []
     usual, sync = Checkpoints.bytes_at_once, checkpoints.sync
 
@@ -288,62 +289,104 @@ def leave_of_a_kill(output: Path) -> None:
 
 CUT = replace(SETTINGS, batch_size=2)
 """Six steps an epoch. None is so long that a checkpoint would be due within it."""
+BY_STAGES = staged(evaluations=2, fewest_steps=2)
+Comes = Callable[[int, pytest.MonkeyPatch], loop.Report]
+
+
+@pytest.fixture
+def _heeds_sigterm() -> Iterator[None]:
+    with heeding():
+        yield
+
+
+def sigterm_at(turn: int) -> Callable[[], None]:
+    """SIGTERM the so-manieth time that it is called."""
+    calls: list[int] = []
+
+    def comes() -> None:
+        calls.append(1)
+        if len(calls) == turn:
+            signal.raise_signal(signal.SIGTERM)
+
+    return comes
 
 
 def behind(step: int, patch: pytest.MonkeyPatch) -> loop.Report:
-    """SIGTERM when a step is told."""
+    """When a step is told."""
 
     def report(done: int, _total: int, _text: str) -> None:
         if done == step:
-            raise Terminated
+            signal.raise_signal(signal.SIGTERM)
 
     return report
 
 
 def among_the_gradients_of(step: int, patch: pytest.MonkeyPatch) -> loop.Report:
-    """SIGTERM when the way back of a step's only pass is made."""
-    passes: list[int] = []
-
-    def comes() -> None:
-        passes.append(1)
-        if len(passes) == step:
-            raise Terminated
-
-    patch.setattr(loop, "return_free_memory", comes)
+    """When the way back of a step's only pass is made."""
+    patch.setattr(loop, "return_free_memory", sigterm_at(step))
     return unheard
 
 
 def in_the_midst_of(step: int, patch: pytest.MonkeyPatch) -> loop.Report:
-    """SIGTERM when the parameters have moved, and nobody knows it yet."""
-    steps: list[int] = []
-    whole = Adam.step
+    """When the parameters have moved, and nobody knows it yet."""
+    whole, comes = Adam.step, sigterm_at(step)
 
-    def comes(optimizer: Adam, rate: float) -> None:
+    def moves(optimizer: Adam, rate: float) -> None:
         whole(optimizer, rate)
-        steps.append(1)
-        if len(steps) == step:
-            raise Terminated
+        comes()
 
-    patch.setattr(Adam, "step", comes)
+    patch.setattr(Adam, "step", moves)
     return unheard
 
 
+def as_the_best_is_kept_of(epoch: int, patch: pytest.MonkeyPatch) -> loop.Report:
+    """When an epoch is judged, and nothing of it is kept yet."""
+    whole, comes = loop.OnDisk.keep_best, sigterm_at(epoch)
+
+    def keeps(keeper: loop.OnDisk, learner: loop.Learner[loop.S]) -> None:
+        comes()
+        whole(keeper, learner)
+
+    patch.setattr(loop.OnDisk, "keep_best", keeps)
+    return unheard
+
+
+def as_begins(stretch: int, patch: pytest.MonkeyPatch) -> loop.Report:
+    """Between two stretches."""
+    comes = sigterm_at(stretch)
+
+    def begins(state: State, arranged: Stretch) -> State:
+        comes()
+        return begun(state, arranged)
+
+    patch.setattr(loop, "begun", begins)
+    return unheard
+
+
+@pytest.mark.usefixtures("_heeds_sigterm")
 @pytest.mark.parametrize(
-    ("comes", "at", "kept_step"),
+    ("settings", "arrange", "comes", "at", "kept_step"),
     [
-        (behind, 8, 8),
-        (among_the_gradients_of, 9, 8),
-        (in_the_midst_of, 9, 6),
-        (behind, 6, 6),
-        (among_the_gradients_of, 7, 6),
-        (among_the_gradients_of, 1, None),
+        (CUT, nobody_arranges, behind, 8, 8),
+        (CUT, nobody_arranges, among_the_gradients_of, 9, 8),
+        (CUT, nobody_arranges, in_the_midst_of, 9, 9),
+        (CUT, nobody_arranges, behind, 6, 6),
+        (CUT, nobody_arranges, as_the_best_is_kept_of, 1, 6),
+        (CUT, nobody_arranges, among_the_gradients_of, 7, 6),
+        (CUT, nobody_arranges, among_the_gradients_of, 1, None),
+        (STAGED, BY_STAGES, behind, 2, 2),
+        (STAGED, BY_STAGES, as_begins, 2, 2),
+        (STAGED, BY_STAGES, among_the_gradients_of, 3, 2),
+        (STAGED, BY_STAGES, as_the_best_is_kept_of, 2, 8),
     ],
 )
 def test_a_training_that_is_to_end_keeps_the_last_whole_step(
     tiny_gguf: Path,
     tokens: Tokens,
     tmp_path: Path,
-    comes: Callable[[int, pytest.MonkeyPatch], loop.Report],
+    settings: Hyperparameters,
+    arrange: Arrange,
+    comes: Comes,
     at: int,
     kept_step: int | None,
 ) -> None:
@@ -351,8 +394,8 @@ def test_a_training_that_is_to_end_keeps_the_last_whole_step(
     file = gguf_file.read(tiny_gguf)
 
     def trained(name: str, report: loop.Report) -> Path:
-        asked = training_job(tmp_path / name, tiny_gguf, CUT, texts=harder_and_harder())
-        return fine_tune(file, tokens, asked, TrainingMethod.SFT, CUT, report).adapter
+        asked = training_job(tmp_path / name, tiny_gguf, settings, texts=harder_and_harder())
+        return fine_tune(file, tokens, asked, TrainingMethod.SFT, settings, report, arrange=arrange).adapter
 
     whole = trained("whole", unheard)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Terminated):
@@ -362,7 +405,7 @@ def test_a_training_that_is_to_end_keeps_the_last_whole_step(
     steps: list[int] = []
     again = trained("cut", lambda done, _total, _text: steps.append(done))
     assert steps[1] == (kept_step or 0) + 1, "the first is the plan's"
-    for name in ("metrics.jsonl", TRAJECTORIES):
+    for name in ("metrics.jsonl", TRAJECTORIES, *([] if arrange is nobody_arranges else [STRETCHES])):
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
     for one in whole.glob("*.safetensors"):
         assert (again / one.name).read_bytes() == one.read_bytes()

@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from nightschool_daemon.jobs import StretchMark, Terminated, write_durably
+from nightschool_daemon.jobs import StretchMark, write_durably
 from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
 from nightschool_daemon.learning.engine.adam import Adam
@@ -39,6 +39,7 @@ from nightschool_daemon.learning.engine.layout import Layout
 from nightschool_daemon.learning.engine.machine import return_free_memory
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.trajectories import AnswerLoss, PassLoss, TrajectoryLog, told
+from nightschool_daemon.learning.termination import Terminated, uninterrupted
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
 
@@ -219,8 +220,7 @@ class Course(Generic[S]):
             goes_on=plan.goes_on,
         )
         self._clock = Clock(now)
-        self._is_ahead = False
-        """Whether the state is whole, and further than what is kept."""
+        self._kept_step = self._state.step
 
     def _begun(self, state: State) -> State:
         """With the loss of where it begins, which is known when it goes on."""
@@ -257,18 +257,17 @@ class Course(Generic[S]):
         torch.manual_seed(self._plan.seed * STEPS_A_SEED + state.step)
         with self._learner.learning():
             loss, answers = gradients_of(self._learner, batch)
-        # from here on parameters, state and what was told are of two steps
-        self._is_ahead = False
-        self._optimizer.step(rate)
-        self._state = replace(
-            state,
-            step=state.step + 1,
-            step_of_epoch=state.step_of_epoch + 1,
-            tokens=state.tokens + sum(map(len, batch)),
-        )
-        self._keeper.tell({"step": self._state.step, "loss": loss, "lr": rate})
-        self._keeper.tell_answers(answers, self._state)
-        self._is_ahead = True
+        # parameters, state and what is told are always of one step
+        with uninterrupted():
+            self._optimizer.step(rate)
+            self._state = replace(
+                state,
+                step=state.step + 1,
+                step_of_epoch=state.step_of_epoch + 1,
+                tokens=state.tokens + sum(map(len, batch)),
+            )
+            self._keeper.tell({"step": self._state.step, "loss": loss, "lr": rate})
+            self._keeper.tell_answers(answers, self._state)
         stage = f" ({state.stage})" if state.stage else ""
         epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}{stage}"
         self._report(self._state.step, self._steps, f"{epochs}, loss {loss:.3f}")
@@ -278,13 +277,13 @@ class Course(Generic[S]):
     def end_stretch(self) -> None:
         """Evaluate what was learned."""
         watched = watched_loss(self._learner)
-        if self._state.stage:
-            self._keeper.tell_stretch(self._curriculum.mark(self._state, watched))
         # an epoch that is through has to be judged before anything goes on from it
-        self._is_ahead = False
-        self._state = evaluated(self._state, watched)
-        if self._curriculum.is_through(self._state):
-            self._end_epoch(watched)
+        with uninterrupted():
+            if self._state.stage:
+                self._keeper.tell_stretch(self._curriculum.mark(self._state, watched))
+            self._state = evaluated(self._state, watched)
+            if self._curriculum.is_through(self._state):
+                self._end_epoch(watched)
 
     def _end_epoch(self, watched: float) -> None:
         """See whether it got better. None is judged before one has seen everything that there is to learn."""
@@ -304,8 +303,8 @@ class Course(Generic[S]):
         self._keep(self._curriculum.next_epoch(state))
 
     def break_off(self) -> None:
-        """Keep the last step, unless it is kept already, or the next one was half made."""
-        if self._is_ahead:
+        """Keep the last step, unless it is kept already."""
+        if self._state.step != self._kept_step:
             self._keep(self._state)
 
     def end(self) -> Outcome:
@@ -322,11 +321,11 @@ class Course(Generic[S]):
         )
 
     def _keep(self, state: State) -> None:
-        self._state = replace(state, seconds=state.seconds + self._clock.taken())
-        self._is_ahead = True
-        with self._clock.writing():
-            self._keeper.keep(self._learner, self._optimizer, self._state)
-        self._is_ahead = False
+        with uninterrupted():
+            self._state = replace(state, seconds=state.seconds + self._clock.taken())
+            with self._clock.writing():
+                self._keeper.keep(self._learner, self._optimizer, self._state)
+            self._kept_step = state.step
 
 
 def watched_loss(learner: Learner[S]) -> float:
@@ -554,8 +553,8 @@ class OnDisk:
         kept = (*(self._output / CHECKPOINTS).rglob("*.safetensors"), self._output / BEST)
         return sum(one.stat().st_size for one in kept if one.is_file())
 
-        unfinished(self._output / BEST).unlink(missing_ok=True)
     def restored(self, learner: Learner[S], optimizer: Adam) -> State:
+        unfinished(self._output / BEST).unlink(missing_ok=True)
         state = self._checkpoints.restore(learner.named(), optimizer) or State(base_loss=learner.loss_before())
         self._metrics = Metrics(self._output / "metrics.jsonl", state)
         self._log = StretchLog(self._output, state)
