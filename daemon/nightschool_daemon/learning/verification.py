@@ -68,9 +68,11 @@ MOST_NOISE = 0.5
 widen the bound that it is held to."""
 FLOOR = 0.02
 """Nats. Below it a disagreement says nothing: 16-bit rounding inside the engine moves probabilities as much."""
-ROUNDED_SHARE = 0.05
+ROUNDED_SHARE = 0.1
 """Of the change that we expect. The engine rounds activations to 8 bits, so that its error grows with what it computes:
-lessons that moved the median by 8.7 and 9.9 nats were served with a disagreement of 2.0 and 2.7 % of that."""
+lessons that moved the median by 8.7 and 9.9 nats were served with a disagreement of 2.0 and 2.7 % of that, LoRA of
+twelve commands on SmolLM2 that moved it by 3.1 and 3.3 nats with 6.6 and 5.6 %. Another network, or half of the lesson,
+is far above it."""
 LIVE_SHARE = 0.5
 """The engine must show at least this share of the change that we expect."""
 LOSS_TEXTS = 40
