@@ -22,7 +22,7 @@ def at_step(
 ) -> WorkerContext:
     """A later step of a run whose base is a file and that learns from texts. Nobody listens where Ollama should."""
     run = RunDirectory(path=directory / "run")
-    for one in (Step.PREPARE, Step.SPLIT, Step.SELECT, step):
+    for one in {Step.PREPARE, Step.SPLIT, Step.SELECT, step}:
         run.step(one).mkdir(parents=True)
     base = BaseSnapshot(
         name="tiny:1m",

@@ -72,6 +72,7 @@ from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read
 from nightschool_daemon.learning.split import side_of
 from nightschool_daemon.learning.starters import choose_starters
 from nightschool_daemon.learning.threads import limit_threads
+from nightschool_daemon.learning.trainable import require_trainable
 from nightschool_daemon.learning.workshop import DatasetError, Selection, TrainingSide, Workshop
 from nightschool_daemon.learning.worth import as_left_out, is_better_known, is_usable, objection_to
 from nightschool_daemon.ollama.http import OllamaHttp
@@ -149,6 +150,9 @@ def run(context: WorkContext) -> None:
     rows = regroup(tuple(read_lines(context.run.step(Step.PREPARE) / "events.jsonl", EventRow)), found.groups, sides)
     base = context.run.result(Step.PREPARE, PrepareResult).base
     file = open_base(base.gguf)
+    if context.info.recipe is Recipe.TRAINING:
+        # Ollama loads the base to render the prompts, and says less of what is wrong with it
+        require_trainable(file, context.settings.training.engine)
     is_computed = why_not_computed(context.settings, file) is None
     workshop = replace(_workshop(context, rows, found, base), ranks=is_computed)
     settings = context.settings.training

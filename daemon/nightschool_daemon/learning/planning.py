@@ -42,7 +42,8 @@ from nightschool_daemon.learning.split import (
     sides_of,
 )
 from nightschool_daemon.learning.threads import limit_threads
-from nightschool_daemon.learning.training import brought_to, route_of
+from nightschool_daemon.learning.trainable import route_of
+from nightschool_daemon.learning.training import brought_to
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.ollama.abilities import probe_abilities

@@ -5,23 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from nightschool_daemon.config import EngineChoice
 from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, Step
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.delivery import Expected, require_possible
-from nightschool_daemon.learning.engine.architecture import FAMILIES, is_known
 from nightschool_daemon.learning.engine.route import PackedTrials, neurons_of
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
 from nightschool_daemon.learning.engine.trying import Slices
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base, load_base, load_tokens
-from nightschool_daemon.learning.older_layout import is_other_network
 from nightschool_daemon.learning.peft_route import LoadedTrials, fine_tune
 from nightschool_daemon.learning.rows import rows_of, within
 from nightschool_daemon.learning.searching import SEARCH, searched, taken
 from nightschool_daemon.learning.threads import limit_threads
+from nightschool_daemon.learning.trainable import route_of
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.plans import Route
 from nightschool_hookspecs.records import (
@@ -105,34 +103,6 @@ class Engine:
         if self._base is None:
             self._base = load_base(job.base_gguf, job.base_digest, self._cache)
         return self._base
-
-
-def route_of(file: GgufFile, engine: EngineChoice, method: TrainingMethod, settings: Hyperparameters) -> Route:
-    """What trains this base. Raises `TrainingError` with what stands in the way, as far as the header tells."""
-    if file.number("expert_count"):
-        raise TrainingError(
-            f"Models with experts (MoE), as this {file.architecture}, cannot be trained. Choose a dense base, or add "
-            "this one to specialties.ignore."
-        )
-    if engine is EngineChoice.AUTO and is_known(file):
-        return Route.PACKED
-    if is_other_network(file):
-        raise TrainingError(
-            "This base has the keys of Ollama's own converter, which transformers reads otherwise than Ollama. Set "
-            'training.engine = "auto".'
-        )
-    knows = f'it knows {", ".join(FAMILIES)}, with training.engine = "auto"'
-    if settings.form is not TrainedForm.LORA:
-        raise TrainingError(
-            f"The form '{settings.form}' needs the packed engine, which does not train this base: {knows}. "
-            'Set form = "lora" in [plugins.tuning_fixed].'
-        )
-    if method is not TrainingMethod.SFT:
-        raise TrainingError(
-            f"The method '{method}' needs the packed engine, which does not train this base: {knows}. "
-            'Set training.method = "sft".'
-        )
-    return Route.TRANSFORMERS
 
 
 def brought_to(job: TrainingJob) -> Path | None:

@@ -41,6 +41,7 @@ from nightschool_hookspecs.records import (
 from support.fault_proxy import FaultProxy
 from support.night import import_tiny
 from support.ollama_server import OllamaServer
+from support.rewritten_gguf import rewritten
 from support.tiny_architectures import write_tiny_architecture
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -329,6 +330,13 @@ def test_models_with_experts_are_refused(desk: Desk, tmp_path: Path) -> None:
     assert (plan.route, plan.trainings) == (None, ())
     assert plan.problem is not None
     assert plan.problem.startswith("Models with experts (MoE), as this qwen3moe, cannot be trained.")
+
+
+def test_an_architecture_that_nothing_trains_is_refused(desk: Desk, tmp_path: Path) -> None:
+    plan = desk.plan(gguf=rewritten(desk.gguf, tmp_path / "foobar.gguf", keys={"general.architecture": "foobar"}))
+    assert (plan.route, plan.trainings, plan.deliveries) == (None, (), ())
+    assert plan.problem is not None
+    assert "trains a base of the architecture 'foobar'" in plan.problem
 
 
 def test_the_route_by_transformers_is_told_and_rough(desk: Desk) -> None:

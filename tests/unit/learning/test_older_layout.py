@@ -21,7 +21,7 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.older_layout import as_ollama_reads
-from nightschool_daemon.learning.training import route_of
+from nightschool_daemon.learning.trainable import route_of
 from nightschool_daemon.plans import Route
 from nightschool_hookspecs.records import Hyperparameters, ServerAbilities, TrainedForm, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
