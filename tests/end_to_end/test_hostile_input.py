@@ -12,6 +12,7 @@ import pytest
 
 from support.forged_tags import OFFSET, SHAPE, TYPE, forge, patched
 from support.malformed_gguf import ACCEPTED, UNKNOWN_TYPE
+from support.minilm_gguf import write_minilm_gguf
 from support.night import TINY, Night, greetings, import_tiny
 from support.ollama_server import OllamaServer
 from support.rewritten_gguf import rewritten
@@ -106,6 +107,35 @@ def test_metadata_that_lie_are_refused_before_anything_is_rendered(place: Place)
     lie = rewritten(place.gguf, place.night.directory.parent / "lie.gguf", keys={"llama.block_count": 2**31})
     found = place.refused(forge(place.server, "lie:1m", lie.read_bytes()))
     assert "claims 2147483648 layers and has tensors of 2, so it is damaged" in found
+
+
+UNTRAINED: Mapping[str, tuple[Mapping[str, int | str], str]] = {
+    "foobar": ({"general.architecture": "foobar"}, r"trains a base of the architecture 'foobar'.*Choose another base"),
+    "moe": ({"llama.expert_count": 4, "llama.expert_used_count": 2}, r"Models with experts \(MoE\), as this llama"),
+    "holes": ({}, r"The GGUF has no tensor blk\.1\.ffn_up\.weight\. Pull the base anew, or choose another"),
+}
+
+
+@pytest.mark.parametrize("which", UNTRAINED)
+def test_a_base_that_nothing_trains_is_refused_and_ollama_is_not_asked_to_load_it(place: Place, which: str) -> None:
+    keys, sentence = UNTRAINED[which]
+    tensors = {} if keys else {"blk.1.ffn_up.weight": None}
+    base = rewritten(place.gguf, place.night.directory.parent / f"{which}.gguf", keys=keys, tensors=tensors)
+    import_tiny(place.server, base, f"{which}:1m")
+    found = place.refused(f"{which}:1m")
+    assert re.search(sentence, found), found
+    assert "llama-server" not in found
+    planned = place.night.run("plan", f"{which}:1m")
+    assert planned.returncode == FAILED
+    assert re.search(sentence, planned.stderr), planned.stderr
+
+
+def test_a_model_of_embeddings_is_refused(place: Place) -> None:
+    import_tiny(place.server, write_minilm_gguf(place.night.directory.parent / "minilm.gguf"), "minilm:f16")
+    sentence = "minilm:f16 is a model of embeddings, so it cannot learn from feedback. Choose a base that answers."
+    assert place.refused("minilm:f16") == f"prepare: {sentence}"
+    planned = place.night.run("plan", "minilm:f16")
+    assert (planned.returncode, planned.stdout, planned.stderr) == (FAILED, "", f"{sentence}\n")
 
 
 @pytest.mark.parametrize(

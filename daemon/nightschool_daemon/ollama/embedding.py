@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import ModelMissing
-from nightschool_daemon.ollama.http import OllamaHttp, TagEntry
+from nightschool_daemon.ollama.http import EMBEDDING, OllamaHttp, TagEntry
 from nightschool_daemon.ollama.library import OllamaLibrary
-
-CAPABILITY = "embedding"
 
 
 class OllamaEmbedder:
@@ -47,7 +45,7 @@ def _named(http: OllamaHttp, wanted: str) -> TagEntry:
 
 def _first_able(http: OllamaHttp) -> TagEntry | None:
     local = sorted((one for one in http.tags() if not one.is_remote), key=lambda one: one.name)
-    return next((one for one in local if CAPABILITY in _capabilities(http, one)), None)
+    return next((one for one in local if EMBEDDING in _capabilities(http, one)), None)
 
 
 def _capabilities(http: OllamaHttp, entry: TagEntry) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ from nightschool_hookspecs.records import Message  # noqa: E402
 
 UPLOAD_CHUNK_BYTES = 1024 * 1024
 UNLOAD_WAIT_S = 60.0
+COMPLETION, EMBEDDING = "completion", "embedding"
+"""What Ollama says that a model can, of those that answer and those that put texts into numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,13 @@ class ShownModel:
     """Width of the residual stream."""
     attention_width: int
     """Width of all attention heads together, which is what the attention's output matrix takes in."""
+
+    def problem(self) -> str | None:
+        """Why it is no model that could learn to answer, or None where it is, or the server is too old to tell."""
+        if not self.capabilities or COMPLETION in self.capabilities:
+            return None
+        kind = "a model of embeddings" if EMBEDDING in self.capabilities else "no model that answers"
+        return f"{self.name} is {kind}, so it cannot learn from feedback. Choose a base that answers."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +298,7 @@ class OllamaHttp:
         if not isinstance(answer, dict):
             raise OllamaRefused(f"Ollama answered {path} with something else than an object.", status=200)
         if "error" in answer:
-            raise OllamaRefused(f"Ollama says: {answer['error']}", status=200)
+            raise OllamaRefused(f"Ollama says: {_one_line(answer['error'])}", status=200)
         return answer
 
     def _request(
@@ -353,7 +362,12 @@ def _refusal(status: int, text: str, body: Mapping[str, object] | None) -> Excep
 
 
 def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
+    """In one line. A runner that ends says its last line again."""
+    said: list[str] = []
+    for line in (" ".join(one.split()) for one in str(message).splitlines()):
+        if not any(line in earlier for earlier in said):
+            said.append(line)
+    return " ".join(said)
 
 
 def _largest(value: object) -> int:

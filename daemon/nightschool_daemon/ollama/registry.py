@@ -46,12 +46,11 @@ def compare(
 
 def _details(ollama: OllamaHttp, entry: TagEntry) -> InstalledModel:
     shown = ollama.show(entry.name)
-    generates = not shown.capabilities or "completion" in shown.capabilities
     return InstalledModel(
         name=entry.name,
         digest=entry.digest,
         weights_digest=shown.weights_digest,
         architecture=shown.architecture,
         capabilities=shown.capabilities,
-        trainable=bool(shown.weights_digest) and not entry.is_remote and generates,
+        trainable=bool(shown.weights_digest) and not entry.is_remote and shown.problem() is None,
     )

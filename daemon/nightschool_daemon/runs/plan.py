@@ -30,6 +30,8 @@ def plan(
     if (problem := names.base_problem(specialty.base)) is not None:
         raise RunRefused(problem)
     shown = ollama.show(tag)
+    if (problem := shown.problem()) is not None:
+        raise RunRefused(problem)
     request = PlanRequest(
         base=tag,
         weights_digest=shown.weights_digest,

@@ -106,6 +106,8 @@ def _pin_base(context: StepContext, tags: dict[str, TagEntry]) -> BaseSnapshot:
         )
     source = _pure_base(context, entry, tags)
     shown = _shown(context, source)
+    if (problem := shown.problem()) is not None:
+        raise StepFailed(problem)
     pin = names.pin_of(name, tags[source].digest)
     if source != pin and (pin not in tags or tags[pin].digest != tags[source].digest):
         context.ollama.copy(source, pin)

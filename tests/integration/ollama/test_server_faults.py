@@ -110,6 +110,14 @@ def test_an_error_line_after_a_200_is_final(proxy: FaultProxy, client: OllamaHtt
     assert caught.value.status == 200
 
 
+def test_what_a_runner_says_again_as_it_ends_is_said_once(proxy: FaultProxy, client: OllamaHttp) -> None:
+    reason = "error loading model: unknown model architecture: 'foobar'"
+    proxy.add("POST", "/api/chat", answers(500, {"error": f"the process ended: {reason}\n{reason}\nof  two\tlines"}))
+    with pytest.raises(OllamaRefused) as caught:
+        client.chat({"model": TAG, "messages": []})
+    assert str(caught.value) == f"Ollama says: the process ended: {reason} of two lines"
+
+
 def test_an_error_in_a_whole_answer_with_200_is_a_refusal(proxy: FaultProxy, client: OllamaHttp) -> None:
     proxy.add("POST", "/api/generate", answers(200, {"error": "an error was encountered"}))
     with pytest.raises(OllamaRefused, match="an error was encountered"):
