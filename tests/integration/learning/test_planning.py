@@ -21,7 +21,7 @@ from nightschool_daemon.config import (
 from nightschool_daemon.display import plan_rows
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow, Job, RunDirectory, Step
-from nightschool_daemon.learning import planning
+from nightschool_daemon.learning import gguf_file, planning
 from nightschool_daemon.learning.engine import memory
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.worker import WorkerContext
@@ -337,6 +337,18 @@ def test_an_architecture_that_nothing_trains_is_refused(desk: Desk, tmp_path: Pa
     assert (plan.route, plan.trainings, plan.deliveries) == (None, (), ())
     assert plan.problem is not None
     assert "trains a base of the architecture 'foobar'" in plan.problem
+
+
+def test_a_damaged_base_is_told_and_no_plugin_is_blamed(desk: Desk, tmp_path: Path) -> None:
+    content = bytearray(desk.gguf.read_bytes())
+    damaged = gguf_file.read(desk.gguf).tensors["blk.1.ffn_gate.weight"]
+    # scales of blocks, and numbers of floats, that are none
+    content[damaged.start : damaged.start + damaged.bytes] = b"\xff" * damaged.bytes
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(content)
+    plan = desk.plan(gguf=path)
+    assert plan.problem is not None
+    assert plan.problem.endswith("so the base is damaged. Remove the model and pull it again.")
 
 
 def test_the_route_by_transformers_is_told_and_rough(desk: Desk) -> None:

@@ -20,6 +20,7 @@ from nightschool_daemon.learning.engine.layout import lay_out
 from nightschool_daemon.learning.engine.loop import Plan, train
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
+from nightschool_daemon.learning.engine.route import make_form
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.tokenizer import LONGEST_TOKEN, build_tokenizer
@@ -217,6 +218,16 @@ def test_a_base_whose_weights_are_no_numbers_is_refused_as_damaged(tiny_gguf: Pa
     with pytest.raises(TrainingError, match="its weights are damaged"):
         train(network, form, examples, plan, lambda *_: None)
     assert not (tmp_path / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_neurons_are_not_added_to_weights_that_are_no_numbers(tiny_gguf: Path, tmp_path: Path, value: float) -> None:
+    """The plugin that asks for them is not to blame."""
+    damaged = np.full((FEED_FORWARD, WIDTH), value, np.float32)
+    file = gguf_file.read(rewritten(tiny_gguf, tmp_path / "nan.gguf", tensors={"blk.1.ffn_up.weight": damaged}))
+    settings = Hyperparameters(form=TrainedForm.NEURONS)
+    with pytest.raises(TrainingError, match=r"blk\.1\.ffn_up in .*nan\.gguf are no numbers, so the base is damaged\."):
+        make_form(Network(file, bench()), settings, seed=0)
 
 
 NUMBERS = (

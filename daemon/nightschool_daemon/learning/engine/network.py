@@ -18,6 +18,7 @@ from nightschool_daemon.learning.engine.layout import Branches, Layout, lay_out
 from nightschool_daemon.learning.engine.norm import rms_norm
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, Weights, product
 from nightschool_daemon.learning.gguf_file import EMBEDDING, GgufFile
+from nightschool_hookspecs.services import TrainingError
 
 SAMPLED_ROWS = 64
 
@@ -99,11 +100,17 @@ class Network:
         )
 
     def spread(self, name: str) -> float:
-        """Standard deviation of a matrix's weights, by a sample of its rows."""
+        """Standard deviation of a matrix's weights, by a sample of its rows. Raises `TrainingError`."""
         _, number, part = name.split(".")
         matrix = self.blocks[int(number)].matrices[part]
         rows = torch.linspace(0, matrix.shape[0] - 1, min(SAMPLED_ROWS, matrix.shape[0])).long()
-        return float(matrix.rows(rows).std())
+        found = float(matrix.rows(rows).std())
+        if not math.isfinite(found):
+            raise TrainingError(
+                f"The weights of {name} in {self.file.path} are no numbers, so the base is damaged. "
+                "Remove the model and pull it again."
+            )
+        return found
 
     def keep_unpacked(self, layers: int) -> None:
         """Keep the matrices of so many layers, from the last, as floats: none of them is de-quantised again.
