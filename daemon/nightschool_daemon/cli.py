@@ -425,8 +425,8 @@ def train(
     settings = dataclasses.replace(settings, training=training)
     if adapter is not None and adapter.exists():
         raise RunRefused(f"--adapter: {adapter} is there already. Choose another directory.")
-    if (problem := names.model_problem(name)) is not None:
-        raise RunRefused(f"--name: {problem}.")
+    _require_name("MODEL", model)
+    _require_name("--name", name)
     hooks = load_hooks(settings, None, safe_mode=False)
     feedback = _feedback_in(data, hooks)
     with run_listener() as listener, _ended_as("Ended: no model was made. Call it again to begin anew."):
@@ -455,6 +455,12 @@ def _ended_as(sentence: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise RunRefused(sentence) from None
+
+
+def _require_name(argument: str, name: str) -> None:
+    """Raise `RunRefused` where what was given as a model's name can be none."""
+    if (problem := names.model_problem(name)) is not None:
+        raise RunRefused(f"{argument}: {problem}.")
 
 
 def _loss_rows(made: TrainedAlone) -> Iterator[tuple[str, ...]]:
@@ -497,6 +503,7 @@ def plan(
 ) -> None:
     """Say what a training would take on this machine, and what a version would cost. Nothing is changed."""
     settings = _settings(context)
+    _require_name("MODEL", model)
     if method is not None:
         settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, method=method))
     events = None if data is None else _feedback_in(data, load_hooks(settings, None, safe_mode=False)).events

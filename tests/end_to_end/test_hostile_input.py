@@ -225,3 +225,15 @@ def test_a_pickle_that_is_called_an_adapter_is_refused_and_not_run(place: Place,
 @pytest.mark.parametrize("name", ["../../outside", "/etc/outside:1m", "a/../../b"])
 def test_a_name_that_leads_elsewhere_is_refused(place: Place, name: str) -> None:
     assert place.refused(name=name).startswith("--name: ")
+
+
+@pytest.mark.parametrize("name", ["", "../../etc", "bad name!"])
+def test_a_base_that_can_have_no_such_name_is_told_so_before_ollama_is_asked(place: Place, name: str) -> None:
+    sentence = f"MODEL: model {name!r} is no name that Ollama takes: write it as `ollama list` shows it."
+    assert place.refused(name) == sentence
+    planned = place.night.run("plan", name)
+    assert (planned.returncode, planned.stdout, planned.stderr) == (FAILED, "", f"{sentence}\n")
+
+
+def test_a_base_that_is_not_there_is_to_be_pulled_and_no_feedback_is_said_to_be_kept(place: Place) -> None:
+    assert place.refused("nosuch") == "nosuch:latest is not in Ollama. `ollama pull nosuch:latest` brings it."

@@ -74,10 +74,11 @@ def _why_not(shown: ShownModel, candidates: list[Path]) -> str:
                 f"{path} cannot be read: {closed} is closed to this user. Add the user to the group '{group}' "
                 f"(`sudo usermod -aG {group} $USER`, then log in again), or run as the user that runs Ollama."
             )
-    places = ", ".join(str(path.parent.parent) for path in candidates)
+    places = ", ".join(dict.fromkeys(str(path.parent.parent) for path in candidates))
     return (
-        f"The file of {shown.name} is not on this machine (looked in {places}). Where Ollama runs in a container, "
-        "mount its models directory read-only and set ollama.models_directory."
+        f"The file of {shown.name} is not on this machine (looked in {places}). Where it is gone from there, "
+        f"`ollama pull {shown.name}` brings it anew. Where Ollama runs in a container, mount its models directory "
+        "read-only and set ollama.models_directory."
     )
 
 

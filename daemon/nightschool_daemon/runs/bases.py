@@ -4,9 +4,15 @@ from datetime import datetime
 
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.ledger import Ledger, VersionState
-from nightschool_daemon.reasons import REBUILD, RETRAIN
+from nightschool_daemon.reasons import BY_HAND, REBUILD, RETRAIN
 from nightschool_daemon.runs.planner import Planner, due_key, problem_key
 from nightschool_hookspecs.records import BaseChange, InstalledModel
+
+
+def absent(base: str, reason: str) -> str:
+    """That Ollama does not have a base, in a sentence to whoever began a run for that reason."""
+    kept = "" if reason == BY_HAND else "; its feedback is kept"
+    return f"{base} is not in Ollama. `ollama pull {base}` brings it{kept}."
 
 
 def follow(

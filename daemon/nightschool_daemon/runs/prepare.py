@@ -23,6 +23,7 @@ from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import ShownModel, TagEntry
 from nightschool_daemon.runs import store, trajectories
+from nightschool_daemon.runs.bases import absent
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
 from nightschool_daemon.runs.examine import regression_key
@@ -100,10 +101,7 @@ def _pin_base(context: StepContext, tags: dict[str, TagEntry]) -> BaseSnapshot:
     name = context.info.specialty.base
     entry = tags.get(name)
     if entry is None:
-        raise StepFailed(
-            f"{name} is not in Ollama, so there is nothing to train. `ollama pull {name}` brings it back; "
-            "its feedback is kept."
-        )
+        raise StepFailed(absent(name, context.info.reason))
     source = _pure_base(context, entry, tags)
     shown = _shown(context, source)
     if (problem := shown.problem()) is not None:

@@ -98,7 +98,7 @@ class Runs:
 
     def start(self, specialty: Specialty, reason: str, now: datetime, recipe: Recipe = Recipe.TRAINING) -> str:
         """Write a run down and return its id. Raises `RunRefused`."""
-        if (problem := self.problem(specialty)) is not None:
+        if (problem := self.problem(specialty, reason)) is not None:
             raise RunRefused(problem)
         running = next((row for row in self.ledger.runs.unfinished() if row.specialty == specialty), None)
         if running is not None:
@@ -357,9 +357,12 @@ class Runs:
         """The same while Ollama cannot be asked: by the ledger alone, what serves is not known."""
         return tuple(self._state(one, None) for one in self.planner.specialties())
 
-    def problem(self, specialty: Specialty) -> str | None:
-        """Why nothing can be learned for a specialty at present, or None. Asks Ollama whether the base is there."""
-        return self._problem(specialty, {entry.name: entry.digest for entry in self.ollama.tags()})
+    def problem(self, specialty: Specialty, reason: str = "") -> str | None:
+        """Why nothing can be learned for a specialty at present, or None. Asks Ollama whether the base is there.
+
+        `reason`: of the run that is to begin, where that makes a difference.
+        """
+        return self._problem(specialty, {entry.name: entry.digest for entry in self.ollama.tags()}, reason)
 
     def look_at_registry(self, now: datetime) -> tuple[str, ...]:
         """Compare Ollama's models with what was seen last, and follow every change. Returns a sentence for each deed.
@@ -398,11 +401,11 @@ class Runs:
             problem=problem,
         )
 
-    def _problem(self, specialty: Specialty, digests: Mapping[str, str]) -> str | None:
+    def _problem(self, specialty: Specialty, digests: Mapping[str, str], reason: str = "") -> str | None:
         base = specialty.base
         known = self.ledger.facts.get(problem_key(base)) or names.base_problem(base)
         if known is None and base not in digests:
-            return f"{base} is not in Ollama. `ollama pull {base}` brings it; its feedback is kept."
+            return bases.absent(base, reason)
         return known or self._foreign_alias(specialty, digests)
 
     def _foreign_alias(self, specialty: Specialty, digests: Mapping[str, str]) -> str | None:

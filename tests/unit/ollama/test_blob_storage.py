@@ -81,6 +81,14 @@ def test_a_missing_file_names_the_places_and_the_container(tmp_path: Path) -> No
     assert str(tmp_path / "models") in str(caught.value)
 
 
+def test_a_file_that_is_gone_from_the_store_is_looked_for_once_and_can_be_pulled(tmp_path: Path) -> None:
+    own = placed(tmp_path / "models")
+    own.unlink()
+    with pytest.raises(BlobUnreadable, match=r"`ollama pull tiny:1m` brings it anew") as caught:
+        locate_blob(OllamaSettings(models_directory=tmp_path / "models"), replace(SHOWN, weights_path=own))
+    assert f"(looked in {tmp_path / 'models'})" in str(caught.value)
+
+
 @pytest.mark.parametrize("closed", ["models", "models/blobs", f"models/blobs/sha256-{DIGEST}"])
 def test_a_closed_part_of_the_path_is_named(open_directory: Path, closed: str) -> None:
     placed(open_directory / "models")
