@@ -38,3 +38,12 @@ class StateLock:
         """Give the lock back."""
         os.ftruncate(self.descriptor, 0)
         os.close(self.descriptor)
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether another process works on a state directory."""
+    try:
+        StateLock.take(directory).release()
+    except LockedError:
+        return True
+    return False

@@ -86,6 +86,8 @@ def train_alone(
     """
     ollama = OllamaHttp(settings.ollama)
     base, target = names.normalise(model), names.normalise(name)
+    for sentence in retention.sweep_trainings(settings.state_directory, ollama):
+        listener.note(target, sentence)
     before = {entry.name for entry in ollama.tags()}
     if target in before:
         raise RunRefused(

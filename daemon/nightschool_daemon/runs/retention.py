@@ -1,12 +1,12 @@
 """What stays in Ollama: the base's pin, the serving version and a few older ones for undo."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nightschool_daemon.config import Settings
 from nightschool_daemon.ledger import FILE_NAME, Ledger, VersionRow, VersionState
-from nightschool_daemon.locking import LockedError, StateLock
+from nightschool_daemon.locking import LockedError, StateLock, is_locked
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_hookspecs.records import RunEnd, Specialty
@@ -56,31 +56,65 @@ def sweep(ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
     return (*candidates, *_sweep_trials(ledger, ollama, tags), *_sweep_probes(ollama, tags))
 
 
-def sweep_trainings(state_directory: Path, ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
+def sweep_trainings(state_directory: Path, ollama: OllamaHttp) -> tuple[str, ...]:
     """Remove what a killed `nightschool train` left: candidate, pin, directory. Returns a sentence for each."""
+    directories = sorted(state_directory.glob(f"{MANUAL_PREFIX}*"))
     return tuple(
-        sentence
-        for directory in sorted(state_directory.glob(f"{MANUAL_PREFIX}*"))
-        for sentence in _sweep_training(directory, ledger, ollama)
+        f"What an interrupted `nightschool train` left in {directory} was removed."
+        for directory in directories
+        if _sweep_training(directory, ollama)
     )
 
 
-def _sweep_training(directory: Path, ledger: Ledger, ollama: OllamaHttp) -> list[str]:
+def _sweep_training(directory: Path, ollama: OllamaHttp) -> bool:
+    """Remove what a training left, unless it goes on, or another one needs the base's pin still."""
     try:
         lock = StateLock.take(directory)
     except LockedError:
-        return []
+        return False
     try:
-        if (directory / FILE_NAME).is_file():
-            own = Ledger.open(directory / FILE_NAME)
-            for version in own.versions.in_state(VersionState.CANDIDATE):
-                delete_if_ours(ollama, version)
-                _delete_unused_pins(ledger, ollama, version.specialty.base)
-            own.close()
+        bases = _remains(directory, ollama)
+        if bases & _bases_trained_beside(directory):
+            return False
+        _delete_pins_of(bases, directory.parent, ollama)
+        shutil.rmtree(directory)
     finally:
         lock.release()
-    shutil.rmtree(directory)
-    return [f"What an interrupted `nightschool train` left in {directory} was removed."]
+    return True
+
+
+def _remains(directory: Path, ollama: OllamaHttp) -> set[str]:
+    """Delete the candidates of a training that is over, and return the bases that it pinned."""
+    if not (directory / FILE_NAME).is_file():
+        return set()
+    own = Ledger.open(directory / FILE_NAME)
+    candidates = own.versions.in_state(VersionState.CANDIDATE)
+    bases = {one.specialty.base for one in candidates} | {one.specialty.base for one in own.runs.unfinished()}
+    own.close()
+    for version in candidates:
+        delete_if_ours(ollama, version)
+    return bases
+
+
+def _bases_trained_beside(directory: Path) -> set[str]:
+    """What other trainings by hand work on that hold their locks."""
+    found = set[str]()
+    for other in directory.parent.glob(f"{MANUAL_PREFIX}*/{FILE_NAME}"):
+        if other.parent != directory and is_locked(other.parent):
+            ledger = Ledger.open_read_only(other)
+            found |= {row.specialty.base for row in ledger.runs.unfinished()}
+            ledger.close()
+    return found
+
+
+def _delete_pins_of(bases: set[str], state_directory: Path, ollama: OllamaHttp) -> None:
+    """By the ledger of the state directory; where only trainings by hand were, there is none and nothing is needed."""
+    there = (state_directory / FILE_NAME).is_file()
+    ledger = Ledger.open_read_only(state_directory / FILE_NAME) if there else None
+    for base in bases:
+        _delete_unused_pins(ledger, ollama, base)
+    if ledger is not None:
+        ledger.close()
 
 
 def _sweep_candidates(ledger: Ledger, ollama: OllamaHttp) -> list[str]:
@@ -123,20 +157,27 @@ def delete_if_ours(ollama: OllamaHttp, version: VersionRow) -> None:
             ollama.delete(version.tag)
 
 
-def _delete_unused_pins(ledger: Ledger, ollama: OllamaHttp, base: str) -> None:
-    tags = {entry.name: entry for entry in ollama.tags()}
-    needed: set[str | None] = {
-        names.pin_of(base, version.base_tag_digest)
-        for version in ledger.versions.in_state(VersionState.PROMOTED)
-        if version.specialty.base == base
-    }
-    is_learning = any(row.specialty.base == base for row in ledger.runs.unfinished())
-    if base in tags and (needed or is_learning):
-        needed.add(names.pin_of(base, tags[base].digest))
-    for specialty in {version.specialty for version in ledger.versions.in_state(VersionState.PROMOTED)}:
-        last = ledger.moves.last_done(names.alias_of(specialty))
-        needed.update({last.from_tag, last.to_tag} if last is not None else ())
+def _delete_unused_pins(ledger: Ledger | None, ollama: OllamaHttp, base: str) -> None:
+    tags = {entry.name: entry.digest for entry in ollama.tags()}
+    needed = _needed_pins(ledger, base, tags) if ledger is not None else set()
     for name in tags:
         own = names.parse(name)
         if own is not None and own.kind is names.Kind.PIN and own.base == base and name not in needed:
             ollama.delete(name)
+
+
+def _needed_pins(ledger: Ledger, base: str, tags: Mapping[str, str]) -> set[str | None]:
+    """What versions in use or waiting were made from, what runs learn from, and where an alias was and is."""
+    promoted = ledger.versions.in_state(VersionState.PROMOTED)
+    needed: set[str | None] = {
+        names.pin_of(base, version.base_tag_digest)
+        for version in (*promoted, *ledger.versions.in_state(VersionState.CANDIDATE))
+        if version.specialty.base == base
+    }
+    is_learning = any(row.specialty.base == base for row in ledger.runs.unfinished())
+    if base in tags and (needed or is_learning):
+        needed.add(names.pin_of(base, tags[base]))
+    for specialty in {version.specialty for version in promoted}:
+        last = ledger.moves.last_done(names.alias_of(specialty))
+        needed.update({last.from_tag, last.to_tag} if last is not None else ())
+    return needed

@@ -193,7 +193,7 @@ class Runs:
         """
         self.shares.tell_the_proxy()
         sentences = self.mover.replay() + retention.sweep(self.ledger, self.ollama)
-        sentences += retention.sweep_trainings(self.settings.state_directory, self.ledger, self.ollama)
+        sentences += retention.sweep_trainings(self.settings.state_directory, self.ollama)
         return sentences + self._remove_stray_directories()
 
     def estimate(self, specialty: Specialty, now: datetime) -> Estimate:

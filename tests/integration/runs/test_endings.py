@@ -21,11 +21,12 @@ from nightschool_daemon.jobs import (
     Step,
 )
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionRow, VersionState
+from nightschool_daemon.locking import StateLock
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.proxy.routes import Route, RoutesFile
-from nightschool_daemon.reasons import ASKED, REBUILD, RETRAIN
+from nightschool_daemon.reasons import ASKED, BY_HAND, REBUILD, RETRAIN
 from nightschool_daemon.reporting.sheet import markdown_of
 from nightschool_daemon.runs import (
     RunRefused,
@@ -38,6 +39,7 @@ from nightschool_daemon.runs import (
     rebuild,
     retention,
 )
+from nightschool_daemon.runs.alone import MANUAL_TYPE, train_alone
 from nightschool_daemon.runs.conclude import Ending
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.listener import SilentListener
@@ -58,6 +60,7 @@ from nightschool_hookspecs.records import (
     ItemRole,
     Material,
     Outcome,
+    ParsedFeedback,
     RunEnd,
     Specialty,
     TrainingMethod,
@@ -71,6 +74,7 @@ from support.tiny_gguf import write_tiny_gguf
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 GREETING = Specialty(base=TINY, artifact_type="greeting")
 ALIAS = names.alias_of(GREETING)
+MANUAL = Specialty(base=TINY, artifact_type=MANUAL_TYPE)
 
 
 class Breakable(OllamaHttp):
@@ -859,11 +863,30 @@ def test_model_that_is_loaded_under_a_deleted_tag_does_not_stop_the_next_run(wor
     make_room(context)
 
 
+def left_by_a_training(world: World, name: str) -> Path:
+    """The directory of a training by hand that was killed while it learned: a run without a version, and a pin."""
+    directory = world.directory / f"{retention.MANUAL_PREFIX}{name}"
+    directory.mkdir()
+    own = Ledger.open(directory / FILE_NAME)
+    settings = replace(world.runs.settings, state=StateSettings(directory=directory))
+    runs = replace(world.runs, settings=settings, ledger=own)
+    context = runs.context_of(runs.start(MANUAL, BY_HAND, NOW), SilentListener())
+    context.directory.step(Step.PREPARE).mkdir()
+    prepare.perform(context)
+    own.close()
+    return directory
+
+
+def pins(world: World) -> list[str]:
+    """The pins that Ollama has."""
+    found = {name: names.parse(name) for name in world.server.tags()}
+    return [name for name, own in found.items() if own is not None and own.kind is names.Kind.PIN]
+
+
 def test_what_a_killed_training_by_hand_left_is_swept(world: World) -> None:
     left = world.directory / f"{retention.MANUAL_PREFIX}abc"
     left.mkdir()
-    manual = Specialty(base=TINY, artifact_type="manual")
-    tag = names.version_of(manual, 1)
+    tag = names.version_of(MANUAL, 1)
     world.create(tag, 0.9)
     digest = world.digest(TINY)
     assert digest is not None
@@ -873,7 +896,7 @@ def test_what_a_killed_training_by_hand_left_is_swept(world: World) -> None:
     with_ledger.versions.add(
         VersionRow(
             tag=tag,
-            specialty=manual,
+            specialty=MANUAL,
             number=1,
             run_id="r",
             form=None,
@@ -890,3 +913,58 @@ def test_what_a_killed_training_by_hand_left_is_swept(world: World) -> None:
     assert "interrupted `nightschool train`" in world.runs.recover(NOW)[0]
     assert set(world.server.tags()) == {TINY}
     assert not left.exists()
+
+
+def test_the_base_that_a_killed_training_pinned_is_given_free_though_there_is_no_version(world: World) -> None:
+    left = [left_by_a_training(world, name) for name in ("a", "b")]
+    assert len(pins(world)) == 1
+    assert len(world.runs.recover(NOW)) == 2
+    assert pins(world) == []
+    assert not any(one.exists() for one in left)
+
+
+def test_the_next_training_by_hand_sweeps_what_a_killed_one_left(world: World) -> None:
+    left = left_by_a_training(world, "a")
+    with pytest.raises(RunRefused, match="is in Ollama already"):
+        train_alone(
+            world.runs.settings,
+            hooks=world.runs.hooks,
+            model=TINY,
+            feedback=ParsedFeedback(),
+            name=TINY,
+            adapter=None,
+            listener=SilentListener(),
+            now=NOW,
+        )
+    assert pins(world) == []
+    assert not left.exists()
+
+
+def test_what_a_killed_training_left_waits_for_one_on_the_same_base_that_goes_on(world: World) -> None:
+    """It began when the pin was there, and will not remove it itself."""
+    going_on, left = (left_by_a_training(world, name) for name in ("a", "b"))
+    lock = StateLock.take(going_on)
+    assert world.runs.recover(NOW) == ()
+    assert len(pins(world)) == 1
+    assert left.exists()
+    lock.release()
+    assert len(world.runs.recover(NOW)) == 2
+    assert pins(world) == []
+
+
+@pytest.mark.parametrize("end", [RunEnd.WAITING, RunEnd.PROMOTED])
+def test_a_killed_training_takes_no_pin_from_a_version(world: World, end: RunEnd) -> None:
+    """Approved or undone, the alias may lead back to the base as it was pinned."""
+    world.end(world.begin(), end)
+    needed = pins(world)
+    left = left_by_a_training(world, "a")
+    world.runs.recover(NOW)
+    assert not left.exists()
+    assert pins(world) == needed != []
+
+
+def test_a_killed_training_takes_no_pin_from_a_run_under_way(world: World) -> None:
+    world.begin()
+    left_by_a_training(world, "a")
+    world.runs.recover(NOW)
+    assert len(pins(world)) == 1
