@@ -147,7 +147,9 @@ def _learned(context: StepContext) -> Iterator[Section]:
         sentences.append(f"{kept} and not learned from, so that what is learned by heart does not count.")
     export = context.result_if_done(Step.EXPORT, ExportResult)
     if export is not None and export.held_in is not None:
-        sentences.append(f"Of what was learned, {min(1.0, export.held_in.kept):.1%} is in the model that Ollama has.")
+        is_there = context.result(Step.CONCLUDE, ConcludeResult).version is not None
+        where = "is in the model that Ollama has" if is_there else "was in the new model, which was not kept"
+        sentences.append(f"Of what was learned, {min(1.0, export.held_in.kept):.1%} {where}.")
     yield Section(title="What was learned", sentences=tuple(sentences))
 
 

@@ -13,7 +13,9 @@ from nightschool_daemon.config import OllamaSettings, PromotionMode, PromotionSe
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
     ConcludeResult,
+    ExportResult,
     JudgeResult,
+    Losses,
     PrepareResult,
     Replayed,
     SelectResult,
@@ -51,6 +53,7 @@ from nightschool_hookspecs.records import (
     AliasMove,
     CountedItem,
     DeliveryForm,
+    DeliveryPlan,
     Event,
     Evidence,
     ExamItem,
@@ -62,6 +65,7 @@ from nightschool_hookspecs.records import (
     Outcome,
     ParsedFeedback,
     RunEnd,
+    ServerAbilities,
     Specialty,
     TrainingMethod,
     TrainingResult,
@@ -819,6 +823,30 @@ def test_the_report_says_what_was_learned_again(world: World) -> None:
         "were gone over again: 25% of all examples."
     ) in told
     assert "Replayed: 1 earlier correction and 1 answer of the base's own, 25.0% of all examples" in told
+
+
+@pytest.mark.parametrize(
+    ("end", "where"),
+    [
+        (RunEnd.PROMOTED, "is in the model that Ollama has"),
+        (RunEnd.WAITING, "is in the model that Ollama has"),
+        (RunEnd.NOT_ENOUGH, "was in the new model, which was not kept"),
+        (RunEnd.DISCARDED, "was in the new model, which was not kept"),
+    ],
+)
+def test_the_report_says_whether_what_was_learned_is_in_ollama(world: World, end: RunEnd, where: str) -> None:
+    context = world.begin()
+    judged(context, "dropdir/e0")
+    exported = ExportResult(
+        abilities=ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama"),
+        plan=DeliveryPlan(form=DeliveryForm.SPLIT, version_bytes=1, shared_bytes=0, reason="test"),
+        files=(),
+        touched=(),
+        held_in=Losses(base_loss=3.0, trained_loss=2.0, delivered_loss=2.1),
+    )
+    context.directory.finish(Step.EXPORT, exported)
+    world.end(context, end)
+    assert f"Of what was learned, 90.0% {where}." in markdown_of(sheet_of(context))
 
 
 def fresh(world: World) -> int:
