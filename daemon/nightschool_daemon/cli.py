@@ -442,7 +442,7 @@ def train(
         )
     _show_account(made.account, data)
     for curve in made.curves:
-        show_curve(f"loss by {curve.method.upper()}", curve.losses, curve.watched)
+        show_curve(f"loss by {curve.method.upper()}", curve.losses, curve.watched, is_held=curve.is_held)
     columns = ("", "base", "trained", "delivered", "kept")
     show_table("What is left of the lesson", columns, list(_loss_rows(made)))
     say(f"{made.name}: delivered as {made.export.plan.form.value}. Try it: `ollama run {made.name}`")

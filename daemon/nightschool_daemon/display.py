@@ -22,6 +22,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 PLOT_WIDTH, PLOT_HEIGHT = 100, 16
 """Letters and lines."""
+PLOT_TICKS = 5
+"""On the axis of steps, at most."""
 
 STEP_TEXTS: Mapping[Step, str] = {
     Step.PREPARE: "pin the base",
@@ -266,8 +268,10 @@ def answer_rows(found: Comparison, pair: AnswerPair) -> list[tuple[str, str]]:
     ]
 
 
-def show_curve(title: str, losses: Sequence[tuple[int, float]], watched: Sequence[tuple[int, float]]) -> None:
-    """A plot of losses over steps, in letters."""
+def show_curve(
+    title: str, losses: Sequence[tuple[int, float]], watched: Sequence[tuple[int, float]], *, is_held: bool
+) -> None:
+    """A plot of losses over steps, in letters. `is_held`: what is watched was kept apart from what is learned from."""
     import plotext
 
     plotext.clear_figure()
@@ -275,9 +279,19 @@ def show_curve(title: str, losses: Sequence[tuple[int, float]], watched: Sequenc
     plotext.plot_size(min(out.width, PLOT_WIDTH), PLOT_HEIGHT)
     plotext.title(title)
     plotext.xlabel("step")
-    plotext.plot(*zip(*losses, strict=True), label="of each batch")
-    plotext.scatter(*zip(*watched, strict=True), marker="x", label="of examples kept apart, after an epoch")
+    plotext.xticks(_ticks([step for step, _ in (*losses, *watched)]))
+    plotext.plot(*zip(*losses, strict=True))
+    plotext.scatter(*zip(*watched, strict=True), marker="x")
     out.print(Text(plotext.uncolorize(plotext.build()).rstrip()))
+    # plotext's own legend would lie over the first losses
+    say(f"Line: of each batch. x: of {'examples kept apart' if is_held else 'some of these examples'}, after an epoch.")
+
+
+def _ticks(steps: Sequence[int]) -> list[int]:
+    """Whole steps, about evenly from the first to the last."""
+    first, last = min(steps), max(steps)
+    count = min(PLOT_TICKS, last - first + 1)
+    return sorted({first + (last - first) * number // max(1, count - 1) for number in range(count)})
 
 
 def say(text: str) -> None:

@@ -54,6 +54,8 @@ class Curve:
     """Step, counted from 1, and the loss of its batch."""
     watched: tuple[tuple[int, float], ...]
     """Step at an epoch's end, and the loss on the watched slice."""
+    is_held: bool
+    """Whether that slice was kept out of the updates; else it is some of what was learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +222,7 @@ def _curve(method: TrainingMethod, file: Path) -> Curve:
         method=method,
         losses=tuple((one["step"], one["loss"]) for one in lines if "loss" in one),
         watched=tuple((one["step"], one["watched_loss"]) for one in lines if "watched_loss" in one),
+        is_held=any(one.get("held", False) for one in lines),
     )
 
 

@@ -19,6 +19,7 @@ from nightschool_daemon.learning.engine.loop import Objective, Outcome, Plan, tr
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.engine.scoring import answer_sums
+from nightschool_daemon.runs.alone import curves_of
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from support.tiny_gguf import write_tiny_gguf
 
@@ -143,6 +144,9 @@ def test_what_was_preferred_becomes_likelier_than_what_was_not(
     before = likelihoods(network, GOOD) - likelihoods(network, BAD)
     outcome = trained(network, adapter(network), plan(method, tmp_path), LESSONS[method])
     assert outcome.trained_loss < outcome.base_loss
+    (curve,) = curves_of(tmp_path, [method])
+    assert not curve.is_held, "of so few none is kept out of the updates"
+    assert [loss for _, loss in curve.watched] == list(outcome.watched)
     assert bool((likelihoods(network, GOOD) - likelihoods(network, BAD) > before + 1).all())
 
 
@@ -165,6 +169,7 @@ def test_the_epoch_that_serves_the_held_out_examples_best_is_kept(network: Netwo
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     watched = [one["watched_loss"] for one in lines if "watched_loss" in one]
     assert outcome.watched == tuple(watched)
+    assert curves_of(tmp_path, [TrainingMethod.SFT])[0].is_held
     assert len(watched) < longer.num_epochs, "it stops when it gets worse"
     split = divided(examples, asked.seed, longer)
     judged = watched[split.first_judged - 1 :]

@@ -290,13 +290,14 @@ class Course(Generic[S]):
         state = self._state
         is_judged = state.has_seen_all and state.epoch >= self._split.first_judged
         improved = watched < state.best_loss or not is_judged
-        self._keeper.tell({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched})
-        if improved or not self._split.held:
+        held = self._split.held
+        self._keeper.tell({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched, "held": held})
+        if improved or not held:
             self._keeper.keep_best(self._learner)
             state = replace(state, best_loss=watched)
         state = replace(
             state,
-            is_over=self._split.held and not improved,
+            is_over=held and not improved,
             watched=(*state.watched, watched),
             has_seen_all=state.has_seen_all or self._curriculum.has_seen_all(state),
         )
