@@ -832,6 +832,9 @@ class DeliveryTarget:
     """Size of the lesson as a LoRA adapter file; None: it is no LoRA."""
     needs_one_file: bool = False
     """Ollama cannot load this base in shards; `server.split` is false then."""
+    header_bytes: int = 0
+    """What the base's file has beside its tensors, mostly its tokenizer. A version has it anew, unless it is an
+    adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -731,6 +731,7 @@ def _sample_target(takes: bool) -> DeliveryTarget:
             ),
         ),
         adapter_bytes=4096,
+        header_bytes=8192,
     )
 
 

@@ -13,7 +13,7 @@ def nightschool_choose_delivery(target: DeliveryTarget) -> DeliveryPlan | None:
         return None
     return DeliveryPlan(
         form=DeliveryForm.FUSED,
-        version_bytes=sum(one.delivered_bytes for one in target.tensors),
+        version_bytes=target.header_bytes + sum(one.delivered_bytes for one in target.tensors),
         shared_bytes=0,
         reason="One file that every server takes, a whole model a version.",
     )

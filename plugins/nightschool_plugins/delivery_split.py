@@ -13,7 +13,7 @@ def nightschool_choose_delivery(target: DeliveryTarget) -> DeliveryPlan | None:
         return None
     return DeliveryPlan(
         form=DeliveryForm.SPLIT,
-        version_bytes=sum(one.delivered_bytes for one in target.tensors if one.touched),
+        version_bytes=target.header_bytes + sum(one.delivered_bytes for one in target.tensors if one.touched),
         shared_bytes=sum(one.bytes for one in target.tensors if not one.touched),
         reason="The server takes split files, so that versions share what no lesson touches.",
     )

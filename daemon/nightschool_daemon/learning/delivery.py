@@ -143,6 +143,7 @@ def _target(
         ),
         adapter_bytes=adapter_bytes,
         needs_one_file=whole,
+        header_bytes=file.header_bytes,
     )
 
 

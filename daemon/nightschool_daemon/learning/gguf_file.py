@@ -98,6 +98,11 @@ class GgufFile:
         """`general.architecture`."""
         return str(self.scalar("general.architecture"))
 
+    @property
+    def header_bytes(self) -> int:
+        """What is in the file beside its tensors: keys, the tokenizer among them, descriptions and padding."""
+        return len(self.content) - sum(one.bytes for one in self.tensors.values())
+
     def scalar(self, key: str) -> str | int | float | bool | None:
         """The value of a key, None where it is missing or an array."""
         field = self.fields.get(key)

@@ -27,6 +27,8 @@ SERVER = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False
 DELIVERY = DeliverySettings()
 RANK = 4
 ADDED = 64
+SECOND_HEAD = 8192
+"""Bytes that the second shard has for names and places of its tensors, so that the first has none for them."""
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def test_too_little_is_retried_with_more_bytes(tmp_path: Path, lesson: LowRankLe
     wide = attempts_of(context, lesson, [0.5] * (attempts - 1) + [0.99])
     assert wide.attempts == attempts > 2
     assert wide.plan.version_bytes > narrow.plan.version_bytes
-    assert wide.files[0].path.stat().st_size >= wide.plan.version_bytes
+    assert 0 <= wide.plan.version_bytes - wide.files[0].path.stat().st_size < SECOND_HEAD
     first, second, *_ = told(context)
     assert first.startswith("delivered as split: ")
     assert second.startswith("Written into the file, 50.0% of the lesson are left, and delivery.min_kept asks for 99%.")

@@ -1,6 +1,7 @@
 """What a version is expected to cost, against what lessons of that form then do cost."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from nightschool_daemon.learning.lesson import Lesson, LowRank, LowRankLesson, N
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.plans import cost_text, duration
 from nightschool_hookspecs.records import DeliveryTarget, Hyperparameters, ServerAbilities, TrainedForm
+from nightschool_plugins import delivery_fused, delivery_split
 from support.tiny_architectures import write_tiny_architecture
 
 SERVER = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama")
@@ -104,6 +106,37 @@ def test_a_version_with_added_neurons_is_as_large_as_was_expected(
     (written,) = write_fused(parcel_of(tmp_path, neurons(file)))
     expected = Expected(settings=Hyperparameters(form=TrainedForm.NEURONS), neurons=COUNT).version_bytes(file, form)
     assert written.bytes == expected > file.path.stat().st_size
+
+
+@pytest.mark.parametrize("lesson_of", [partial(low_rank, group=1), neurons], ids=["lora", "neurons"])
+def test_a_version_in_one_file_is_as_large_as_its_plan_says(
+    file: GgufFile, tmp_path: Path, lesson_of: Callable[[GgufFile], Lesson]
+) -> None:
+    """Its tokenizer counts too."""
+    lesson = lesson_of(file)
+    plan = delivery_fused.nightschool_choose_delivery(target=target_of(lesson, SERVER, USUAL))
+    (written,) = write_fused(parcel_of(tmp_path, lesson))
+    assert plan is not None
+    assert plan.version_bytes == written.bytes
+
+
+@pytest.mark.parametrize("lesson_of", [partial(low_rank, group=1), neurons], ids=["lora", "neurons"])
+def test_a_shard_of_a_versions_own_is_about_as_large_as_its_plan_says_and_no_larger(
+    file: GgufFile, tmp_path: Path, lesson_of: Callable[[GgufFile], Lesson]
+) -> None:
+    """Its tokenizer counts too; what names the tensors of the other shard stands in that one."""
+    lesson = lesson_of(file)
+    plan = delivery_split.nightschool_choose_delivery(target=target_of(lesson, SERVER, USUAL))
+    own, _ = write_split(parcel_of(tmp_path, lesson))
+    assert plan is not None
+    assert 0 <= plan.version_bytes - own.bytes < SECOND_HEAD
+
+
+def test_a_plan_expects_the_tokenizer_too(file: GgufFile) -> None:
+    expected = Expected(settings=Hyperparameters(form=TrainedForm.NEURONS), neurons=COUNT)
+    plan = delivery_fused.nightschool_choose_delivery(target=expected.target(file, SERVER, widest=False))
+    assert plan is not None
+    assert plan.version_bytes == expected.version_bytes(file, DeliveryChoice.FUSED)
 
 
 @pytest.mark.parametrize("write", [write_fused, write_split])
