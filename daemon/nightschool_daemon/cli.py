@@ -30,6 +30,7 @@ from nightschool_daemon.display import (
     say,
     show_curve,
     show_explanation,
+    show_records,
     show_table,
 )
 from nightschool_daemon.exits import Exit
@@ -721,14 +722,21 @@ def history(
     if as_json:
         _print_json(found)
         return
-    show_table("Runs", ("run", "specialty", "end", "why"), [_run_line(one) for one in found.runs])
-    show_table(
+    show_records("Runs", ("run", "specialty", "end", "why"), [_run_line(one) for one in found.runs])
+    show_records(
         "Versions",
-        ("version", "state", "form", "MB", "kept", "loss on held-out: base", "trained", "delivered"),
+        (
+            "version",
+            "state",
+            "form",
+            "MB",
+            "kept",
+            *(f"held-out loss: {one}" for one in ("base", "trained", "delivered")),
+        ),
         [_version_line(one) for one in found.versions],
     )
     columns = ("when", "alias", "kind", "from", "to", "state", "why")
-    show_table("Moves of aliases", columns, [_move_line(one) for one in found.moves])
+    show_records("Moves of aliases", columns, [_move_line(one) for one in found.moves])
 
 
 @app.command()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -154,10 +155,36 @@ def _worth(mark: EventMark | None) -> str:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table; its cells are text, never markup, and are folded where they are too long: names can be copied."""
+    out.print(_table(title, columns, rows))
+
+
+def show_records(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table; where words would be broken in it, as names are in a narrow terminal, a line for each cell instead."""
+    table = _table(title, columns, rows)
+    for column in table.columns:
+        # else the widest columns are made narrower first, which are those of names
+        column.no_wrap = all(len(str(cell).split()) < 2 for cell in (column.header, *column.cells))
+    if Measurement.get(out, out.options.update(width=sys.maxsize), table).minimum <= out.width:
+        out.print(table)
+        return
+    lines = _table(title, ("", ""), ())
+    lines.show_header = False
+    for row in rows:
+        for name, cell in zip(columns, row, strict=False):
+            lines.add_row(name, _cell(cell))
+        lines.add_section()
+    out.print(lines)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     table = Table(*(Column(one, overflow="fold") for one in columns), title=title or None, title_justify="left")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else clean(str(cell))) for cell in row))
-    out.print(table)
+        table.add_row(*map(_cell, row))
+    return table
+
+
+def _cell(value: object) -> Text:
+    return Text("" if value is None else clean(str(value)))
 
 
 FORMS: Mapping[TrainedForm, str] = {
