@@ -166,6 +166,22 @@ def test_who_began_a_training_by_hand_can_end_it_and_nothing_is_left(night: Nigh
     assert set(fresh_ollama.tags()) == before
 
 
+def test_what_a_killed_training_by_hand_left_goes_with_the_next(night: Night, fresh_ollama: OllamaServer) -> None:
+    before = set(fresh_ollama.tags())
+    data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
+    running = night.start("train", TINY, "--data", str(data), "--name", "polite")
+    wait_until(lambda: any(night.state.glob("train-*/runs/*/train/worker.log")), 60)
+    running.kill()
+    running.communicate(timeout=60)
+    (left,) = night.state.glob("train-*")
+    assert set(fresh_ollama.tags()) > before
+    done = night.run("train", TINY, "--data", str(data), "--name", "polite")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"What an interrupted `nightschool train` left in {left} was removed." in done.stderr
+    assert not list(night.state.glob("train-*"))
+    assert set(fresh_ollama.tags()) == before | {"polite:latest"}
+
+
 def test_what_was_trained_is_handed_over_though_no_model_comes_of_it(
     night: Night, fresh_ollama: OllamaServer, tmp_path: Path
 ) -> None:
