@@ -103,6 +103,7 @@ def train_alone(
         directory = Path(text)
         # whoever finds the directory without its lock knows that the training was killed: retention.sweep_trainings
         lock = StateLock.take(directory)
+        retention.note_pins(directory, before)
         # the caches stay where they are: only the ledger and the run are of the moment
         (directory / "cache").symlink_to(_cache(settings), target_is_directory=True)
         state = dataclasses.replace(settings.state, directory=directory)

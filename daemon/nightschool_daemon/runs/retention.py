@@ -1,7 +1,7 @@
 """What stays in Ollama: the base's pin, the serving version and a few older ones for undo."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nightschool_daemon.config import Settings
@@ -13,6 +13,8 @@ from nightschool_hookspecs.records import RunEnd, Specialty
 
 MANUAL_PREFIX = "train-"
 """How directories of trainings by hand begin, below the state directory."""
+PINS_BEFORE = "pins-before"
+"""In such a directory: the pins that were there when it began, one a line."""
 
 
 def discard(ledger: Ledger, ollama: OllamaHttp, version: VersionRow) -> bool:
@@ -76,7 +78,7 @@ def _sweep_training(directory: Path, ollama: OllamaHttp) -> bool:
         bases = _remains(directory, ollama)
         if bases & _bases_trained_beside(directory):
             return False
-        _delete_pins_of(bases, directory.parent, ollama)
+        _delete_pins_of(bases, directory, ollama)
         shutil.rmtree(directory)
     finally:
         lock.release()
@@ -107,12 +109,27 @@ def _bases_trained_beside(directory: Path) -> set[str]:
     return found
 
 
-def _delete_pins_of(bases: set[str], state_directory: Path, ollama: OllamaHttp) -> None:
-    """By the ledger of the state directory; where only trainings by hand were, there is none and nothing is needed."""
-    there = (state_directory / FILE_NAME).is_file()
-    ledger = Ledger.open_read_only(state_directory / FILE_NAME) if there else None
+def note_pins(directory: Path, tags: Iterable[str]) -> None:
+    """Write down in the directory of a training by hand which pins are there as it begins: they are others'."""
+    (directory / PINS_BEFORE).write_text("\n".join(sorted(filter(_is_pin, tags))), encoding="utf-8")
+
+
+def _is_pin(tag: str) -> bool:
+    parsed = names.parse(tag)
+    return parsed is not None and parsed.kind is names.Kind.PIN
+
+
+def _delete_pins_of(bases: set[str], directory: Path, ollama: OllamaHttp) -> None:
+    """Those that a training in this directory made, and that no run or version of the state directory needs."""
+    noted = directory / PINS_BEFORE
+    if not noted.is_file():
+        return
+    of_others = noted.read_text(encoding="utf-8").splitlines()
+    ledger_file = directory.parent / FILE_NAME
+    # where only trainings by hand were there is none
+    ledger = Ledger.open_read_only(ledger_file) if ledger_file.is_file() else None
     for base in bases:
-        _delete_unused_pins(ledger, ollama, base)
+        _delete_unused_pins(ledger, ollama, base, spared=of_others)
     if ledger is not None:
         ledger.close()
 
@@ -157,12 +174,13 @@ def delete_if_ours(ollama: OllamaHttp, version: VersionRow) -> None:
             ollama.delete(version.tag)
 
 
-def _delete_unused_pins(ledger: Ledger | None, ollama: OllamaHttp, base: str) -> None:
+def _delete_unused_pins(ledger: Ledger | None, ollama: OllamaHttp, base: str, *, spared: Collection[str] = ()) -> None:
     tags = {entry.name: entry.digest for entry in ollama.tags()}
     needed = _needed_pins(ledger, base, tags) if ledger is not None else set()
     for name in tags:
         own = names.parse(name)
-        if own is not None and own.kind is names.Kind.PIN and own.base == base and name not in needed:
+        is_ours = own is not None and own.kind is names.Kind.PIN and own.base == base
+        if is_ours and name not in needed and name not in spared:
             ollama.delete(name)
 
 

@@ -895,6 +895,7 @@ def left_by_a_training(world: World, name: str) -> Path:
     """The directory of a training by hand that was killed while it learned: a run without a version, and a pin."""
     directory = world.directory / f"{retention.MANUAL_PREFIX}{name}"
     directory.mkdir()
+    retention.note_pins(directory, world.server.tags())
     own = Ledger.open(directory / FILE_NAME)
     settings = replace(world.runs.settings, state=StateSettings(directory=directory))
     runs = replace(world.runs, settings=settings, ledger=own)
@@ -914,6 +915,7 @@ def pins(world: World) -> list[str]:
 def test_what_a_killed_training_by_hand_left_is_swept(world: World) -> None:
     left = world.directory / f"{retention.MANUAL_PREFIX}abc"
     left.mkdir()
+    retention.note_pins(left, world.server.tags())
     tag = names.version_of(MANUAL, 1)
     world.create(tag, 0.9)
     digest = world.digest(TINY)
@@ -949,6 +951,18 @@ def test_the_base_that_a_killed_training_pinned_is_given_free_though_there_is_no
     assert len(world.runs.recover(NOW)) == 2
     assert pins(world) == []
     assert not any(one.exists() for one in left)
+
+
+def test_a_killed_training_takes_no_pin_that_was_there_before_it(world: World) -> None:
+    """Another installation may have made it, on the same Ollama with a ledger of its own."""
+    digest = world.digest(TINY)
+    assert digest is not None
+    pin = names.pin_of(TINY, digest)
+    world.ollama.copy(TINY, pin)
+    left = left_by_a_training(world, "a")
+    world.runs.recover(NOW)
+    assert not left.exists()
+    assert pins(world) == [pin]
 
 
 def test_the_next_training_by_hand_sweeps_what_a_killed_one_left(world: World) -> None:
