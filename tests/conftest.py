@@ -1,5 +1,6 @@
 """Fixtures that need a real server, and property tests without a deadline: no test asserts a time."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from support.tiny_gguf import write_tiny_gguf
 CURRENT = "0.34.3"
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as in a shell's background, where whatever tests start would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+FILE_NAME = "lock"
+
 
 class LockedError(Exception):
     """Another process works on the state directory; the message names it."""
@@ -20,7 +22,7 @@ class StateLock:
     def take(cls, directory: Path) -> "StateLock":
         """Take the lock of a state directory. Raises `LockedError`."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = directory / "lock"
+        file = directory / FILE_NAME
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,7 +43,9 @@ class StateLock:
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether another process works on a state directory."""
+    """Whether another process works on a state directory; one that is not there is none's."""
+    if not (directory / FILE_NAME).is_file():
+        return False
     try:
         StateLock.take(directory).release()
     except LockedError:

@@ -198,6 +198,19 @@ def test_what_was_trained_is_handed_over_though_no_model_comes_of_it(
     assert "polite:latest" not in fresh_ollama.tags()
 
 
+def test_a_place_that_is_lost_meanwhile_costs_no_model(night: Night, fresh_ollama: OllamaServer, tmp_path: Path) -> None:
+    data = night.drop(greetings(8)).rename(night.directory / "data.jsonl")
+    adapter = tmp_path / "adapter"
+    running = night.start("train", TINY, "--data", str(data), "--name", "polite", "--adapter", str(adapter))
+    wait_until(adapter.is_dir, 60)
+    adapter.rmdir()
+    adapter.touch()
+    said, _ = running.communicate(timeout=300)
+    assert running.returncode == 1
+    assert "polite:latest is made. What was trained could not be copied" in " ".join(said.split())
+    assert "polite:latest" in fresh_ollama.tags()
+
+
 def test_a_place_that_cannot_be_made_is_told_before_anything_is_trained(
     night: Night, fresh_ollama: OllamaServer
 ) -> None:

@@ -27,12 +27,12 @@ from nightschool_daemon.runs.worker_process import run_worker
 OBSTINATE = f"""#!{sys.executable}
 import pathlib, signal, time
 here = pathlib.Path(__file__)
-signal.signal(signal.SIGTERM, lambda *_: here.with_name("asked").touch())
+signal.signal(signal.SIGTERM, lambda *_: here.with_name("asked").open("a").write("again\\n"))
 here.with_name("begun").touch()
 while True:
     time.sleep(600)
 """
-"""A worker that does not end when it is asked to."""
+"""A worker that does not end when it is asked to, but writes down how often it was."""
 
 
 class Notes(SilentListener):

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -99,11 +99,8 @@ def train_alone(
     settings.state_directory.mkdir(parents=True, exist_ok=True)
     if adapter is not None:
         _make(adapter)
-    with tempfile.TemporaryDirectory(prefix=retention.MANUAL_PREFIX, dir=settings.state_directory) as text:
-        directory = Path(text)
-        # whoever finds the directory without its lock knows that the training was killed: retention.sweep_trainings
-        lock = StateLock.take(directory)
-        retention.note_pins(directory, before)
+    with _directory(settings.state_directory) as directory:
+        retention.note_pins(directory, base, before)
         # the caches stay where they are: only the ledger and the run are of the moment
         (directory / "cache").symlink_to(_cache(settings), target_is_directory=True)
         state = dataclasses.replace(settings.state, directory=directory)
@@ -119,9 +116,25 @@ def train_alone(
                 with contextlib.suppress(OSError):
                     # where nothing was trained it is empty
                     adapter.rmdir()
-            if not _is_taught(settings, base):
-                _remove_pins(ollama, base, before)
-            lock.release()
+            with contextlib.suppress(LedgerError):
+                # a ledger that cannot be read may need any pin
+                retention.give_pins_free(directory, base, ollama)
+
+
+@contextlib.contextmanager
+def _directory(state_directory: Path) -> Iterator[Path]:
+    """A directory of the moment, locked until it is gone.
+
+    Whoever finds it without its lock knows that the training was killed: retention.sweep_trainings.
+    """
+    with (
+        contextlib.ExitStack() as held,
+        tempfile.TemporaryDirectory(prefix=retention.MANUAL_PREFIX, dir=state_directory) as text,
+    ):
+        directory = Path(text)
+        lock = StateLock.take(directory)
+        held.callback(lock.release)
+        yield directory
 
 
 def plan_alone(settings: Settings, *, model: str, events: Sequence[Event] | None, now: datetime) -> TrainingPlan:
@@ -178,15 +191,21 @@ def _learn(
     now: datetime,
 ) -> TrainedAlone:
     context = runs.context_of(runs.start(specialty, BY_HAND, now), listener)
+    problem = where = ""
     try:
-        ending = pipeline.learn_only(context)
-        handed_over = adapter is not None and _hand_over(context, adapter)
+        try:
+            ending = pipeline.learn_only(context)
+        finally:
+            if adapter is not None:
+                where, problem = _handed_over(context, adapter)
         if ending is not None:
-            raise RunRefused(f"{ending.reason} What was trained is in {adapter}." if handed_over else ending.reason)
+            raise RunRefused(f"{ending.reason}{where}{problem}")
         version = version_of_run(context)
         if version is None:
             raise RunRefused("The training left no version. Run it again.")
         runs.ollama.copy(version.tag, target)
+        if problem:
+            raise RunRefused(f"{target} is made.{problem}")
         trained = context.result(Step.TRAIN, TrainingResult)
         return TrainedAlone(
             name=target,
@@ -202,13 +221,16 @@ def _learn(
             retention.delete_if_ours(runs.ollama, version)
 
 
-def _hand_over(context: StepContext, adapter: Path) -> bool:
-    """Copy what was trained to its place. False: the training did not come to its end."""
+def _handed_over(context: StepContext, adapter: Path) -> tuple[str, str]:
+    """Copy what was trained to its place. Says where it is, or why it is not; neither where nothing was trained."""
     trained = context.result_if_done(Step.TRAIN, TrainingResult)
     if trained is None:
-        return False
-    shutil.copytree(trained.adapter, adapter, dirs_exist_ok=True)
-    return True
+        return "", ""
+    try:
+        shutil.copytree(trained.adapter, adapter, dirs_exist_ok=True)
+    except OSError as error:
+        return "", f" What was trained could not be copied to {adapter}: {error}."
+    return f" What was trained is in {adapter}.", ""
 
 
 def curves_of(directory: Path, methods: Sequence[TrainingMethod]) -> tuple[Curve, ...]:
@@ -225,25 +247,6 @@ def _curve(method: TrainingMethod, file: Path) -> Curve:
         watched=tuple((one["step"], one["watched_loss"]) for one in lines if "watched_loss" in one),
         is_held=any(one.get("held", False) for one in lines),
     )
-
-
-def _is_taught(settings: Settings, base: str) -> bool:
-    """Whether a run of the daemon's works on the same base, and needs its pin."""
-    try:
-        ledger = Ledger.open_read_only(settings.state_directory / FILE_NAME)
-    except LedgerError:
-        return False
-    found = any(row.specialty.base == base for row in ledger.runs.unfinished())
-    ledger.close()
-    return found
-
-
-def _remove_pins(ollama: OllamaHttp, base: str, before: set[str]) -> None:
-    for entry in ollama.tags():
-        parsed = names.parse(entry.name)
-        is_pin = parsed is not None and parsed.kind is names.Kind.PIN and parsed.base == base
-        if is_pin and entry.name not in before:
-            ollama.delete(entry.name)
 
 
 def _cache(settings: Settings) -> Path:

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nightschool_daemon.config import Settings
-from nightschool_daemon.ledger import FILE_NAME, Ledger, VersionRow, VersionState
+from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step
+from nightschool_daemon.ledger import FILE_NAME, Ledger, LedgerError, VersionRow, VersionState
 from nightschool_daemon.locking import LockedError, StateLock, is_locked
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
@@ -76,9 +77,8 @@ def _sweep_training(directory: Path, ollama: OllamaHttp) -> bool:
         return False
     try:
         bases = _remains(directory, ollama)
-        if bases & _bases_trained_beside(directory):
+        if any(not give_pins_free(directory, base, ollama) for base in bases):
             return False
-        _delete_pins_of(bases, directory, ollama)
         shutil.rmtree(directory)
     finally:
         lock.release()
@@ -98,40 +98,58 @@ def _remains(directory: Path, ollama: OllamaHttp) -> set[str]:
     return bases
 
 
-def _bases_trained_beside(directory: Path) -> set[str]:
-    """What other trainings by hand work on that hold their locks."""
-    found = set[str]()
-    for other in directory.parent.glob(f"{MANUAL_PREFIX}*/{FILE_NAME}"):
-        if other.parent != directory and is_locked(other.parent):
-            ledger = Ledger.open_read_only(other)
-            found |= {row.specialty.base for row in ledger.runs.unfinished()}
-            ledger.close()
+def note_pins(directory: Path, base: str, tags: Iterable[str]) -> None:
+    """Write down in the directory of a training by hand which pins of its base are others' as it begins.
+
+    What another training by hand made that goes on is no one's when both are over.
+    """
+    found = {tag for tag in tags if _is_pin_of(base, tag)}
+    for other in _trained_beside(directory, base):
+        found &= set(_noted(other))
+    (directory / PINS_BEFORE).write_text("\n".join(sorted(found)), encoding="utf-8")
+
+
+def give_pins_free(directory: Path, base: str, ollama: OllamaHttp) -> bool:
+    """Delete the pins of a base that a training in this directory made, and nobody else needs.
+
+    False: another training by hand works on the base, and gives them free when it ends.
+    """
+    if _trained_beside(directory, base):
+        return False
+    ledger_file = directory.parent / FILE_NAME
+    # where there were trainings by hand alone there is none
+    ledger = Ledger.open_read_only(ledger_file) if ledger_file.is_file() else None
+    _delete_unused_pins(ledger, ollama, base, spared=_noted(directory))
+    if ledger is not None:
+        ledger.close()
+    return True
+
+
+def _trained_beside(directory: Path, base: str) -> list[Path]:
+    """Directories of other trainings by hand on the base that go on."""
+    others = [one for one in directory.parent.glob(f"{MANUAL_PREFIX}*") if one != directory and is_locked(one)]
+    return [one for one in others if _learns_from(one, base)]
+
+
+def _learns_from(directory: Path, base: str) -> bool:
+    try:
+        ledger = Ledger.open_read_only(directory / FILE_NAME)
+    except LedgerError:
+        # it ended a moment ago, or has not begun
+        return False
+    found = any(row.specialty.base == base for row in ledger.runs.unfinished())
+    ledger.close()
     return found
 
 
-def note_pins(directory: Path, tags: Iterable[str]) -> None:
-    """Write down in the directory of a training by hand which pins are there as it begins: they are others'."""
-    (directory / PINS_BEFORE).write_text("\n".join(sorted(filter(_is_pin, tags))), encoding="utf-8")
-
-
-def _is_pin(tag: str) -> bool:
-    parsed = names.parse(tag)
-    return parsed is not None and parsed.kind is names.Kind.PIN
-
-
-def _delete_pins_of(bases: set[str], directory: Path, ollama: OllamaHttp) -> None:
-    """Those that a training in this directory made, and that no run or version of the state directory needs."""
+def _noted(directory: Path) -> list[str]:
     noted = directory / PINS_BEFORE
-    if not noted.is_file():
-        return
-    of_others = noted.read_text(encoding="utf-8").splitlines()
-    ledger_file = directory.parent / FILE_NAME
-    # where only trainings by hand were there is none
-    ledger = Ledger.open_read_only(ledger_file) if ledger_file.is_file() else None
-    for base in bases:
-        _delete_unused_pins(ledger, ollama, base, spared=of_others)
-    if ledger is not None:
-        ledger.close()
+    return noted.read_text(encoding="utf-8").splitlines() if noted.is_file() else []
+
+
+def _is_pin_of(base: str, tag: str) -> bool:
+    own = names.parse(tag)
+    return own is not None and own.kind is names.Kind.PIN and own.base == base
 
 
 def _sweep_candidates(ledger: Ledger, ollama: OllamaHttp) -> list[str]:
@@ -178,9 +196,7 @@ def _delete_unused_pins(ledger: Ledger | None, ollama: OllamaHttp, base: str, *,
     tags = {entry.name: entry.digest for entry in ollama.tags()}
     needed = _needed_pins(ledger, base, tags) if ledger is not None else set()
     for name in tags:
-        own = names.parse(name)
-        is_ours = own is not None and own.kind is names.Kind.PIN and own.base == base
-        if is_ours and name not in needed and name not in spared:
+        if _is_pin_of(base, name) and name not in needed and name not in spared:
             ollama.delete(name)
 
 
@@ -192,8 +208,12 @@ def _needed_pins(ledger: Ledger, base: str, tags: Mapping[str, str]) -> set[str 
         for version in (*promoted, *ledger.versions.in_state(VersionState.CANDIDATE))
         if version.specialty.base == base
     }
-    is_learning = any(row.specialty.base == base for row in ledger.runs.unfinished())
-    if base in tags and (needed or is_learning):
+    under_way = [RunDirectory(path=row.directory) for row in ledger.runs.unfinished() if row.specialty.base == base]
+    for run in under_way:
+        if run.is_done(Step.PREPARE):
+            prepared = run.result(Step.PREPARE, PrepareResult)
+            needed.update({prepared.base.pin, prepared.undo_tag})
+    if base in tags and (needed or under_way):
         needed.add(names.pin_of(base, tags[base]))
     for specialty in {version.specialty for version in promoted}:
         last = ledger.moves.last_done(names.alias_of(specialty))

@@ -22,6 +22,8 @@ POLL_S = 0.1
 GRACE_S = 120.0
 """How long a worker may take to end after SIGTERM: a training writes its last step, and at the end of an epoch the best
 one before, which of a large model takes most of a minute."""
+CLEARING_S = 5.0
+"""How long one may take that is not waited for: it may have a tag in Ollama by which it tries what the server takes."""
 WAITING = {"GOMP_SPINCOUNT": "2000"}
 """Threads of libgomp, torch's OpenMP on Linux, stay awake for tens of microseconds between two pieces of work, not for
 milliseconds. Where others compute on the same cores, as Ollama does, they would hold up the very thread that they wait
@@ -148,9 +150,14 @@ def _ask_to_end(
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a worker whose work is not wanted any more; what it made in Ollama it may take away before."""
     if process.poll() is None:
-        process.kill()
-        process.wait()
+        process.terminate()
+        try:
+            process.wait(CLEARING_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _report_progress(directory: Path, shown: str | None, report: Report) -> str | None:

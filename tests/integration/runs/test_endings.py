@@ -1,5 +1,6 @@
 """How runs end, on a real server: promoted, waiting, undone, overtaken; and what users do meanwhile."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -895,7 +896,7 @@ def left_by_a_training(world: World, name: str) -> Path:
     """The directory of a training by hand that was killed while it learned: a run without a version, and a pin."""
     directory = world.directory / f"{retention.MANUAL_PREFIX}{name}"
     directory.mkdir()
-    retention.note_pins(directory, world.server.tags())
+    retention.note_pins(directory, TINY, world.server.tags())
     own = Ledger.open(directory / FILE_NAME)
     settings = replace(world.runs.settings, state=StateSettings(directory=directory))
     runs = replace(world.runs, settings=settings, ledger=own)
@@ -915,7 +916,7 @@ def pins(world: World) -> list[str]:
 def test_what_a_killed_training_by_hand_left_is_swept(world: World) -> None:
     left = world.directory / f"{retention.MANUAL_PREFIX}abc"
     left.mkdir()
-    retention.note_pins(left, world.server.tags())
+    retention.note_pins(left, TINY, world.server.tags())
     tag = names.version_of(MANUAL, 1)
     world.create(tag, 0.9)
     digest = world.digest(TINY)
@@ -1006,7 +1007,24 @@ def test_a_killed_training_takes_no_pin_from_a_version(world: World, end: RunEnd
 
 
 def test_a_killed_training_takes_no_pin_from_a_run_under_way(world: World) -> None:
+    """Nor where the base is not there any more: what the run learns from is what it pinned."""
+    left = left_by_a_training(world, "a")
     world.begin()
-    left_by_a_training(world, "a")
+    world.ollama.delete(TINY)
     world.runs.recover(NOW)
+    assert not left.exists()
     assert len(pins(world)) == 1
+
+
+def test_of_two_trainings_side_by_side_the_last_one_gives_the_base_free(world: World) -> None:
+    first = left_by_a_training(world, "a")
+    locks = [StateLock.take(first)]
+    second = left_by_a_training(world, "b")
+    locks.append(StateLock.take(second))
+    assert not retention.give_pins_free(first, TINY, world.ollama)
+    assert len(pins(world)) == 1
+    shutil.rmtree(first)
+    locks[0].release()
+    assert retention.give_pins_free(second, TINY, world.ollama)
+    assert pins(world) == []
+    locks[1].release()

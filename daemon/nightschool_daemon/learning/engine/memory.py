@@ -301,13 +301,15 @@ def _extrapolated(size: int, found: int, larger: int, more: int, wanted: int) ->
 def available_bytes(network: Network) -> int:
     """What a training may take in all, this process as it is included.
 
-    The system counts pages of the base among what it has to give: they are not counted once more with the process.
+    The system counts pages of the base among what it has to give, a control group among what it uses: they are counted
+    once in either case.
     """
     if network.bench.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(network.bench.device)
         return int(free * FREE_SHARE) + int(torch.cuda.memory_allocated(network.bench.device))
-    free_bytes = int(min(free_memory(), _left_in_group(), _left_in_limit()) * FREE_SHARE)
-    return free_bytes + resident_bytes() - network.weights.resident_bytes()
+    pages = network.weights.resident_bytes()
+    free_bytes = min(free_memory(), _left_in_group() + pages, _left_in_limit())
+    return int(free_bytes * FREE_SHARE) + resident_bytes() - pages
 
 
 def free_memory() -> int:
