@@ -198,7 +198,9 @@ def test_what_was_trained_is_handed_over_though_no_model_comes_of_it(
     assert "polite:latest" not in fresh_ollama.tags()
 
 
-def test_a_place_that_is_lost_meanwhile_costs_no_model(night: Night, fresh_ollama: OllamaServer, tmp_path: Path) -> None:
+def test_a_place_that_is_lost_meanwhile_costs_no_model(
+    night: Night, fresh_ollama: OllamaServer, tmp_path: Path
+) -> None:
     data = night.drop(greetings(8)).rename(night.directory / "data.jsonl")
     adapter = tmp_path / "adapter"
     running = night.start("train", TINY, "--data", str(data), "--name", "polite", "--adapter", str(adapter))
