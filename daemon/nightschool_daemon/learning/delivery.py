@@ -99,16 +99,17 @@ class Expected:
     def version_bytes(self, file: GgufFile, form: DeliveryChoice) -> int:
         """Of all files of a version, in types that keep all but the smallest lesson; of an adapter where that is asked
         for."""
-        touched = self._touched(file)
         if form is DeliveryChoice.ADAPTER and not self.neurons:
-            return self._adapter_bytes(touched)
-        return file.path.stat().st_size + sum(self.bytes_of(one, widest=True) - one.bytes for one in touched)
+            return self.lora_parameters(file) * FLOAT
+        wider = sum(self.bytes_of(one, widest=True) - one.bytes for one in self._touched(file))
+        return file.path.stat().st_size + wider
 
     def _touched(self, file: GgufFile) -> list[Tensor]:
         return [one for one in file.tensors.values() if self.touches(one)]
 
-    def _adapter_bytes(self, touched: Sequence[Tensor]) -> int:
-        return sum(sum(one.shape) for one in touched) * self.settings.lora_r * FLOAT
+    def lora_parameters(self, file: GgufFile) -> int:
+        """Of LoRA on the tensors that it touches."""
+        return self.settings.lora_r * sum(sum(one.shape) for one in self._touched(file))
 
     def _widest(self, tensor: Tensor) -> Kind:
         if self.settings.form is TrainedForm.GROUPED and tensor.type in rounding.AFFINE:
@@ -117,9 +118,8 @@ class Expected:
 
     def target(self, file: GgufFile, abilities: ServerAbilities, *, widest: bool) -> DeliveryTarget:
         """What the delivery plugins decide on."""
-        touched = self._touched(file)
-        delivered = {one.name: self.bytes_of(one, widest=widest) for one in touched}
-        adapter_bytes = None if self.neurons else self._adapter_bytes(touched)
+        delivered = {one.name: self.bytes_of(one, widest=widest) for one in self._touched(file)}
+        adapter_bytes = None if self.neurons else self.lora_parameters(file) * FLOAT
         return _target(file, abilities, delivered, adapter_bytes)
 
 

@@ -306,8 +306,7 @@ class Rehearsal:
         self, job: TrainingJob, _method: TrainingMethod, settings: Hyperparameters, examples: list[Example]
     ) -> tuple[MemoryPlan, int]:
         self.expected = Expected(settings=settings)
-        touched = [one.shape for one in self.file.tensors.values() if self.expected.touches(one)]
-        trained = settings.lora_r * sum(map(sum, touched))
+        trained = self.expected.lora_parameters(self.file)
         decided = rough_plan(
             parameters=parameters_of(self.file),
             trained=trained,
