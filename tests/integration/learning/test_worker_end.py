@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 
@@ -18,12 +17,8 @@ import pytest
 from nightschool_daemon import codec
 from nightschool_daemon.config import DeliverySettings, Settings, StateSettings, TrainingSettings
 from nightschool_daemon.jobs import (
-    BaseSnapshot,
-    PrepareResult,
     Progress,
     RunDirectory,
-    SelectResult,
-    SplitResult,
     Step,
     WorkerFailure,
     write_durably,
@@ -34,8 +29,9 @@ from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.reasons import BY_HAND
 from nightschool_daemon.runs import worker_process
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted
-from nightschool_hookspecs.records import Hyperparameters, RunInfo, Specialty, TrainedForm, TrainingMethod
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from support import interrupted_workers
+from support.step_results import SELECTED, prepare_and_split, run_info
 from support.training_jobs import greetings, training_job
 
 WORKER = [sys.executable, "-m", "nightschool_daemon.learning", "split"]
@@ -112,38 +108,18 @@ def about_to_train(directory: Path, gguf: Path, *, min_free_gb: float = 0.1) -> 
     """A run with its steps before the training."""
     run = RunDirectory(path=directory)
     job = training_job(run.step(Step.SELECT), gguf, ONE_EPOCH, texts=greetings(160))
-    for step in (Step.PREPARE, Step.SPLIT, Step.TRAIN):
-        run.step(step).mkdir()
-    base = BaseSnapshot(
-        name="tiny:latest",
-        tag_digest="",
-        weights_digest=sha256_of(gguf),
-        architecture="llama",
-        capabilities=(),
-        pin="tiny:pin",
-        gguf=gguf,
-    )
-    run.finish(Step.PREPARE, PrepareResult(base=base, incumbent="", undo_tag="", undo_digest="", events=160))
-    run.finish(Step.SPLIT, SplitResult(choices=(), training_events=0, held_out_events=0))
-    selected = SelectResult(
+    prepare_and_split(run, gguf, sha256_of(gguf), events=160)
+    run.step(Step.TRAIN).mkdir()
+    selected = replace(
+        SELECTED,
         material=job.material,
-        variants=0,
         items=1,
-        guard_items=0,
         hyperparameters=ONE_EPOCH,
         closing="<|im_end|>",
         sources=dict.fromkeys(TrainingMethod, ()),
-        left_out=(),
     )
     run.finish(Step.SELECT, selected)
-    info = RunInfo(
-        id="run",
-        specialty=Specialty(base="tiny:latest", artifact_type="greeting"),
-        seed=7,
-        started_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
-        reason="test",
-        directory=directory,
-    )
+    info = replace(run_info(directory), seed=7)
     write_durably(run.info, codec.to_json(info))
     settings = Settings(
         state=StateSettings(directory=directory.parent / "state"),

@@ -48,11 +48,11 @@ from nightschool_hookspecs.records import (
     Sitting,
     Specialty,
     TrainingMethod,
-    TrainingResult,
     Verdict,
 )
 from nightschool_hookspecs.testing import sample_event
 from support.pages import elements, text_of
+from support.step_results import TRAINED
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 SHELL = Specialty(base="tiny:1b", artifact_type="shell")
@@ -278,17 +278,7 @@ def test_starter_examples_are_told_where_wanted_answers_were_learned(
     context = season.night()
     _choose(context.directory, starters=5)
     context.directory.begin(Step.TRAIN)
-    trained = TrainingResult(
-        adapter=context.directory.path,
-        methods=(method,),
-        steps=1,
-        tokens=1,
-        examples=1,
-        left_out=0,
-        base_loss=2.0,
-        trained_loss=1.0,
-        seconds=1.0,
-    )
+    trained = replace(TRAINED, adapter=context.directory.path, methods=(method,))
     context.directory.finish(Step.TRAIN, trained)
     report.perform(context)
     assert ("5 starter examples were learned beside it" in told(context)) == are_told
@@ -364,16 +354,8 @@ def test_pairs_that_the_model_in_use_was_asked_for_are_told_where_they_were_lear
         left_out=(),
     )
     context.directory.finish(Step.SELECT, selected)
-    trained = TrainingResult(
-        adapter=context.directory.step(Step.TRAIN),
-        methods=methods,
-        steps=1,
-        tokens=1,
-        examples=1,
-        left_out=0,
-        base_loss=1.0,
-        trained_loss=0.5,
-        seconds=1.0,
+    trained = replace(
+        TRAINED, adapter=context.directory.step(Step.TRAIN), methods=methods, base_loss=1.0, trained_loss=0.5
     )
     context.directory.finish(Step.TRAIN, trained)
     words = "70 pairs, of which 52 are among answers that the model in use was asked for"

@@ -25,15 +25,14 @@ from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed, TimeUp
 from nightschool_daemon.runs.listener import SilentListener
 from nightschool_hookspecs.records import (
-    Hyperparameters,
     Material,
     Side,
     Specialty,
-    TrainingMethod,
     TrainingResult,
 )
 from support.night import TINY, import_tiny
 from support.ollama_server import OllamaServer
+from support.step_results import SELECTED, TRAINED
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 GREETING = Specialty(base=TINY, artifact_type="greeting")
@@ -89,31 +88,12 @@ class Told(SilentListener):
 
 
 def selected(*, examples: int = 4, folded: int = 4) -> SelectResult:
-    return SelectResult(
-        material=Material(examples=examples, better_known=examples, pairs=0, liked=0, disliked=0),
-        variants=0,
-        items=0,
-        guard_items=0,
-        folded=folded,
-        hyperparameters=Hyperparameters(),
-        closing="",
-        sources={},
-        left_out=(),
-    )
+    material = Material(examples=examples, better_known=examples, pairs=0, liked=0, disliked=0)
+    return replace(SELECTED, material=material, folded=folded)
 
 
 def trained(adapter: Path, seconds: float) -> TrainingResult:
-    return TrainingResult(
-        adapter=adapter,
-        methods=(TrainingMethod.SFT,),
-        steps=1,
-        tokens=1,
-        examples=4,
-        left_out=0,
-        base_loss=1.0,
-        trained_loss=0.5,
-        seconds=seconds,
-    )
+    return replace(TRAINED, adapter=adapter, examples=4, base_loss=1.0, trained_loss=0.5, seconds=seconds)
 
 
 @pytest.fixture

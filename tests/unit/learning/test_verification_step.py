@@ -1,6 +1,7 @@
 """What the step `verify` tells where a network computes what is no number."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,11 @@ from nightschool_hookspecs.records import (
     DeliveryPlan,
     Hyperparameters,
     ServerAbilities,
-    TrainingMethod,
-    TrainingResult,
 )
 from nightschool_hookspecs.services import TrainingError
 from support.rewritten_gguf import rewritten
 from support.selected_runs import at_step
+from support.step_results import TRAINED
 from support.tiny_architectures import WIDTH, write_tiny_architecture
 from support.training_jobs import greetings
 
@@ -42,19 +42,7 @@ def about_to_verify(directory: Path, base: Path, delivered: Path) -> WorkerConte
     )
     for step in (Step.TRAIN, Step.EXPORT, Step.REGISTER):
         context.run.step(step).mkdir()
-    trained = TrainingResult(
-        adapter=adapter,
-        methods=(TrainingMethod.SFT,),
-        steps=1,
-        tokens=1,
-        examples=1,
-        left_out=0,
-        base_loss=2.0,
-        trained_loss=1.0,
-        seconds=1.0,
-        hyperparameters=Hyperparameters(),
-    )
-    context.run.finish(Step.TRAIN, trained)
+    context.run.finish(Step.TRAIN, replace(TRAINED, adapter=adapter, hyperparameters=Hyperparameters()))
     file = DeliveredFile(name="tiny.gguf", path=delivered, digest="", bytes=1)
     held_in = Losses(base_loss=2.0, trained_loss=1.0, delivered_loss=1.0)
     exported = ExportResult(abilities=SERVER, plan=PLAN, files=(file,), touched=(), held_in=held_in)

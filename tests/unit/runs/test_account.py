@@ -3,39 +3,23 @@
 from dataclasses import replace
 from pathlib import Path
 
-from nightschool_daemon.jobs import MARKS, EventMark, EventRow, LeftOut, RunDirectory, SelectResult, Step, write_lines
+from nightschool_daemon.jobs import MARKS, EventMark, EventRow, LeftOut, RunDirectory, Step, write_lines
 from nightschool_daemon.runs.account import APART, OTHER_KIND, REFUSED, REPLACED, WATCHED, account_of
 from nightschool_hookspecs.records import (
     Hyperparameters,
-    Material,
     ParsedFeedback,
     RefusedRecord,
     TrainingMethod,
     TrainingResult,
 )
 from nightschool_hookspecs.testing import sample_event
+from support.step_results import SELECTED, TRAINED
 
 LEARNED, WATCHED_ONE, LONG, THUMB, HELD, WEAK, BOTH = (f"dropdir/{number}" for number in range(7))
-TRAINED = TrainingResult(
-    adapter=Path("adapter"),
-    methods=(TrainingMethod.SFT,),
-    steps=1,
-    tokens=1,
-    examples=2,
-    left_out=1,
-    base_loss=2.0,
-    trained_loss=1.0,
-    seconds=1.0,
-    learned_events=(LEARNED, BOTH),
-    watched_events=(WATCHED_ONE,),
-)
-SELECTED = SelectResult(
-    material=Material(examples=3, better_known=3, pairs=1, liked=0, disliked=1),
-    variants=0,
-    items=1,
-    guard_items=0,
+LEARNED_FROM = replace(TRAINED, examples=2, left_out=1, learned_events=(LEARNED, BOTH), watched_events=(WATCHED_ONE,))
+CHOSEN = replace(
+    SELECTED,
     hyperparameters=Hyperparameters(max_length=77),
-    closing="",
     sources={
         TrainingMethod.SFT: (LEARNED, BOTH, WATCHED_ONE, LONG),
         TrainingMethod.KTO: (THUMB,),
@@ -45,7 +29,7 @@ SELECTED = SelectResult(
 )
 
 
-def trained(place: Path, result: TrainingResult = TRAINED) -> RunDirectory:
+def trained(place: Path, result: TrainingResult = LEARNED_FROM) -> RunDirectory:
     """A run that learned from some of seven events."""
     directory = RunDirectory(path=place)
     for step in (Step.PREPARE, Step.SELECT, Step.TRAIN):
@@ -59,7 +43,7 @@ def trained(place: Path, result: TrainingResult = TRAINED) -> RunDirectory:
     ]
     write_lines(directory.step(Step.PREPARE) / "events.jsonl", rows)
     write_lines(directory.step(Step.SELECT) / MARKS, marks)
-    directory.finish(Step.SELECT, SELECTED)
+    directory.finish(Step.SELECT, CHOSEN)
     directory.finish(Step.TRAIN, result)
     return directory
 
@@ -85,5 +69,5 @@ def test_every_record_is_accounted_for_once(tmp_path: Path) -> None:
 
 def test_a_trainer_that_does_not_tell_has_learned_all_that_it_was_given(tmp_path: Path) -> None:
     events = tuple(sample_event(f"{number}") for number in range(7))
-    silent = replace(TRAINED, learned_events=None, watched_events=())
+    silent = replace(LEARNED_FROM, learned_events=None, watched_events=())
     assert account_of(trained(tmp_path, silent), ParsedFeedback(events=events)).learned == 4

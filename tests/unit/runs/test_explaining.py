@@ -14,13 +14,13 @@ from nightschool_daemon.jobs import (
     LeftOut,
     NoiseRow,
     RunDirectory,
-    SelectResult,
     Step,
     write_lines,
 )
 from nightschool_daemon.ledger import Ledger, RunRow
-from nightschool_hookspecs.records import Hyperparameters, Material, NoiseFinding, Recipe, Side, Specialty
+from nightschool_hookspecs.records import NoiseFinding, Recipe, Side, Specialty
 from nightschool_hookspecs.testing import sample_event
+from support.step_results import SELECTED
 
 ROW = EventRow(event=sample_event(), group="g", side=None, trained_on=False, arrival=1)
 RUN = RunRow(
@@ -70,17 +70,7 @@ def test_why_it_looked_wrong_is_told(tmp_path: Path, ledger: Ledger, side: Side)
     directory.begin(Step.SELECT)
     key = ROW.event.key
     left_out = (LeftOut(event_id=key, reason="it did not fit"),) if side is Side.TRAINING else ()
-    selected = SelectResult(
-        material=Material(examples=0, better_known=0, pairs=0, liked=0, disliked=0),
-        variants=0,
-        items=0,
-        guard_items=0,
-        hyperparameters=Hyperparameters(),
-        closing="",
-        sources={},
-        left_out=left_out,
-    )
-    directory.finish(Step.SELECT, selected)
+    directory.finish(Step.SELECT, replace(SELECTED, left_out=left_out))
     doubt = NoiseRow(finding=NoiseFinding(event_id=key, factor=0.4, reason="others want more"), side=side)
     row = replace(RUN, directory=tmp_path)
     before = _night(ROW, row, ledger.exams)

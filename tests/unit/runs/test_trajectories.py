@@ -20,9 +20,10 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.ledger import RunRow
 from nightschool_daemon.runs.trajectories import known, trajectories_of
-from nightschool_hookspecs import Event, LossPoint, LossTrajectory, Specialty, TrainingMethod, TrainingResult
+from nightschool_hookspecs import Event, LossPoint, LossTrajectory, Specialty
 from nightschool_hookspecs.records import Recipe
 from nightschool_hookspecs.testing import sample_event, sample_trajectory
+from support.step_results import TRAINED
 
 EVENTS = {event.key: event for event in map(sample_event, "abc")}
 A, B, C = EVENTS
@@ -84,18 +85,7 @@ def run(
     write_lines(directory.step(Step.PREPARE) / TRAJECTORIES, before)
     write_lines(directory.step(Step.SELECT) / MARKS, marks)
     write_lines(directory.step(Step.TRAIN) / TRAJECTORIES, found)
-    result = TrainingResult(
-        adapter=place,
-        methods=(TrainingMethod.SFT,),
-        steps=1,
-        tokens=1,
-        examples=1,
-        left_out=0,
-        base_loss=1.0,
-        trained_loss=1.0,
-        seconds=1.0,
-        warm_start=warm_start,
-    )
+    result = replace(TRAINED, adapter=place, base_loss=1.0, warm_start=warm_start)
     directory.finish(Step.SPLIT, SplitResult(choices=(), training_events=1, held_out_events=0, groups=split or {}))
     if is_trained:
         directory.finish(Step.TRAIN, result)
