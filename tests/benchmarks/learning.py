@@ -7,11 +7,15 @@ configuration (`ablation.components`), learns from a pool (`ablation.pools`) as 
 test, `ablation.decisions` the rule that makes something a default, `ablation.claims` the ten claims.
 
 The most informative cells come first. Each is kept under `benchmarks/results/learning/` when it is finished, with a
-digest of what it was made of, and run again only where that is another: so the bench can be stopped at any time and
-goes on where it was. `--quick` is a small one within a quarter of an hour, with results of its own under `build/`.
+digest of the code it was made of, and not run again: so the bench can be stopped at any time and goes on where it was.
+The table tells of how many states of the code its cells are; `--fresh` runs those of another one again. `--quick` is a
+small one within a quarter of an hour, with results of its own under `build/`.
+`--only gemma-shell ...` runs the cells alone whose names begin with one of these, and what is decided is left to a call
+without it: so two calls can share the work, each on a core of its own (`taskset`).
 """
 
 import argparse
+import math
 import signal
 import sys
 import time
@@ -58,6 +62,8 @@ PAGE = ROOT / "docs" / "ablation.md"
 PLOT = ROOT / "docs" / "ablation.svg"
 CELL_LIMIT_S = 1500.0
 """After so long a cell is ended: its training may take `components.TRAINING_LIMIT_MINUTES`, and questions the rest."""
+QUICK_MINUTES = 13.0
+FIRST = ("rehearsal", "duplicates", "reward", "active", "curriculum", "negatives", "synonyms", "preferences", "plain")
 RESERVE = 1 / 12
 """Of the time, left to the pipeline that is decided, which is what the bench is for: half an hour of six hours."""
 
@@ -88,7 +94,7 @@ SHELL = Size(
 )  # fmt: skip
 DIAGRAMS = Size(
     pool=36, night=12, tokens=7300, batch=1,
-    held_out=20, asked=8, slipped=0, answer_tokens=200, said_tokens=320, general=34,
+    held_out=20, asked=16, slipped=0, answer_tokens=200, said_tokens=320, general=34,
 )  # fmt: skip
 TINY = Size(
     pool=60, night=24, tokens=3200, batch=4,
@@ -117,20 +123,26 @@ QUICK = Extent(
 def main() -> int:
     """Run what is missing, show what was found. Returns 1 where a row falls short, or something was not run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell after so long")
+    parser.add_argument("--minutes", type=float, help="begin no cell after so long; a small one: after 13")
     parser.add_argument("--quick", action="store_true", help="a small one, with results of its own")
+    parser.add_argument("--only", nargs="+", default=[], help="cells alone whose names begin with one of these")
     parser.add_argument("--list", action="store_true", help="name the cells that are missing, in their order")
-    parser.add_argument("--keep-old", action="store_true", help="let cells count that were made of other code")
+    parser.add_argument("--fresh", action="store_true", help="run cells again that were made of other code")
     given = parser.parse_args()
     # what is under way is ended and cleared away, as by an interrupt
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    extent = replace(QUICK if given.quick else FULL, code=None if given.keep_old else digest_of_code())
+    extent = replace(QUICK if given.quick else FULL, code=digest_of_code() if given.fresh else None)
+    minutes = given.minutes or (QUICK_MINUTES if given.quick else math.inf)
     if given.list:
         print(*(one.name for one in unfinished(every(extent), extent)), sep="\n")
         return 0
     if outdated := [one for one in unfinished(every(extent), extent) if file_of(extent.results, one.name).exists()]:
         print(f"made of other code or sizes, and run again: {', '.join(one.name for one in outdated)}", flush=True)
-    carry_out(extent, given.minutes)
+    if given.only:
+        share = [*cells(extent), *left_out(extent)]
+        carry_out_some([one for one in share if one.name.startswith(tuple(given.only))], extent, minutes)
+    else:
+        carry_out(extent, minutes)
     return show(extent, keeps=not given.quick)
 
 
@@ -139,17 +151,21 @@ def main() -> int:
 
 def cells(extent: Extent) -> Iterator[Cell]:
     """What decisions are made from, what the decided pipeline is held against, and what the claims need besides."""
-    first, *others = extent.models
-    yield from of_arms(extent, first, (BASE, RAW, ORACLE))
-    for model in others:
+    for model in extent.models:
         yield from of_arms(extent, model, (BASE, RAW))
-    for arm in map(alone, extent.components):
+    for arm in map(alone, sorted(extent.components, key=_turn)):
         yield from of_arms(extent, model_of(extent, arm), (arm,))
     fresh = replace(extent, seeds=extent.fresh_seeds)
     for model in extent.models:
         yield from of_arms(fresh, model, (BASE, RAW, ORACLE, pages.TODAY))
     for arm in claims.arms(extent.components):
         yield from of_arms(extent, model_of(extent, arm), (arm,))
+    yield from of_arms(extent, extent.models[0], (ORACLE,))
+
+
+def _turn(one: Component) -> int:
+    """First what is likely to decide something; the others in their order behind it."""
+    return FIRST.index(one.name) if one.name in FIRST else len(FIRST)
 
 
 def left_out(extent: Extent) -> Iterator[Cell]:
@@ -195,17 +211,21 @@ def found(extent: Extent) -> pages.Findings:
 
 
 def carry_out(extent: Extent, minutes: float) -> None:
-    """Run the cells that have no result yet. A server is started only for that."""
+    """Run the cells that have no result yet."""
     began = time.monotonic()
     # what failed is tried once more: without one block nothing is decided on a part
     for wanted, share in ((cells, 1 - RESERVE), (cells, 1 - RESERVE), (decided, 1.0), (left_out, 1.0)):
-        missing = unfinished(wanted(extent), extent)
-        if not missing:
-            continue
-        with serving(dict.fromkeys(cell.block.model for cell in missing)) as server:
-            started = {file_of(extent.results, one.name): partial(apart, one, extent, server) for one in missing}
-            left_minutes = share * minutes - (time.monotonic() - began) / 60
-            results.carry_out(started, left_minutes, briefly=True, is_finished=_never)
+        carry_out_some(wanted(extent), extent, share * minutes - (time.monotonic() - began) / 60)
+
+
+def carry_out_some(wanted: Iterable[Cell], extent: Extent, minutes: float) -> None:
+    """Run those of them that have no result yet. A server is started only for that."""
+    missing = unfinished(wanted, extent)
+    if not missing:
+        return
+    with serving(dict.fromkeys(cell.block.model for cell in missing)) as server:
+        started = {file_of(extent.results, one.name): partial(apart, one, extent, server) for one in missing}
+        results.carry_out(started, minutes, briefly=True, is_finished=_never)
 
 
 def unfinished(wanted: Iterable[Cell], extent: Extent) -> list[Cell]:

@@ -1,9 +1,10 @@
 """Equal tokens for every cell: what a night selected is cut, or in part repeated, until its epochs are so many tokens.
 
 Tokens are those that the training loop counts: of the prompts too, of variants and of what is replayed. A night trains
-for as many epochs as come nearest; what is then too much is dropped by chance, variants before what they are variants
-of, and what is too little comes twice. Where a curriculum decides what is seen, its plan is asked how many tokens that
-will be; losses decide of it, so that it can still differ by some hundredths.
+for as many epochs as come nearest, but no more than the raw pool's: from more on a loop keeps some examples aside and
+takes the best epoch, which is another training. What is then too much is dropped by chance, variants before what they
+are variants of, and what is too little comes twice. Where a curriculum decides what is seen, its plan is asked how many
+tokens that will be; losses decide of it, so that it can still differ by some hundredths.
 """
 
 import math
@@ -35,7 +36,8 @@ class Budget:
 
     tokens: int
     passes: int
-    """Epochs; 0: as many as come nearest to the tokens."""
+    """Epochs; 0: as many as come nearest to the tokens, `most_passes` at most."""
+    most_passes: int
     watches: bool
     """Whether the loop is to see epochs, of which it takes the best; else it sees one that is so many long."""
     seed: int
@@ -94,7 +96,8 @@ def _affordable(lengths: Sequence[int], budget: Budget) -> int:
 
 def fitted(lengths: Sequence[int], budget: Budget, spare: Set[int] = frozenset()) -> Fit:
     """Epochs and examples that come as near to the tokens as whole examples allow. `spare`: what is dropped first."""
-    epochs = budget.passes or max(1, math.floor(budget.tokens / sum(lengths) + 0.5))
+    nearest = max(1, math.floor(budget.tokens / sum(lengths) + 0.5))
+    epochs = budget.passes or min(budget.most_passes, nearest)
     chance = random.Random(f"{budget.seed}/budget")
     places = filled(lengths, budget.tokens / epochs, chance, spare)
     if budget.watches or not budget.passes:

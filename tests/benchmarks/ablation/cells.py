@@ -17,7 +17,7 @@ from statistics import pstdev
 
 from benchmarks import results
 from benchmarks.ablation import budgets
-from benchmarks.ablation.components import BASE, Arm, toml
+from benchmarks.ablation.components import BASE, PASSES, Arm, toml
 from benchmarks.ablation.measures import DIGITS, Bench, Said, Taken
 from benchmarks.ablation.pools import ARTIFACT_TYPES, Material, Row, Size, material_of
 from benchmarks.nightly import correction, noon
@@ -60,6 +60,8 @@ PACKAGES = tuple(
 )
 SHOWS = frozenset({"claims.py", "decisions.py", "effects.py", "pages.py", "records.py"})
 """Of the bench, what judges and shows the results: none is measured anew for another table."""
+SHAPES = ("tasks.py", "nightly.py")
+"""Beside them, what shapes a cell."""
 DAYS = 30
 """Over which the corrections came."""
 NOW = noon(DAYS + 1)
@@ -125,6 +127,7 @@ def digest_of_code() -> str:
     """Of the project and of the part of the bench that measures: what a result depends on besides its cell."""
     files = [file for package in PACKAGES for file in package.rglob("*") if file.is_file()]
     files += [file for file in Path(__file__).parent.glob("*.py") if file.name not in SHOWS]
+    files += [ROOT / "tests" / "benchmarks" / name for name in SHAPES]
     digest = hashlib.sha256()
     for file in sorted(file for file in files if file.parent.name != "__pycache__"):
         digest.update(f"{file.relative_to(ROOT)}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
@@ -329,6 +332,7 @@ class Watcher(SilentListener):
         budget = budgets.Budget(
             tokens=arm.tokens(self._size),
             passes=arm.passes,
+            most_passes=PASSES,
             watches=arm.watches,
             seed=self._cell.block.seed,
             fewest_pairs=arm.fewest_pairs,

@@ -61,6 +61,8 @@ class Component:
     """What has to differ from event to event for it to do anything (`cells.Result.spread`); empty: nothing has."""
     joins: bool = True
     """It is part of everything together."""
+    variant_of: str = ""
+    """The component that it is with another setting: one of them at most becomes a default. Empty: of none."""
     asks: bool = False
     """It puts questions to the base, and does nothing where that was never tuned to conversations."""
     tasks: tuple[str, ...] = TASKS
@@ -84,6 +86,8 @@ class Component:
 
 
 COMPONENTS: tuple[Component, ...] = (
+    # what weighs and chooses by default, which the raw pool does without
+    Component(name="plain", plugins=RAW_WITHOUT, chooses=True, signal="priorities", joins=False),
     Component(
         name="reward",
         plugins=("reward_enhanced", "difficulty_heuristic", "selection_priority"),
@@ -92,12 +96,7 @@ COMPONENTS: tuple[Component, ...] = (
     ),
     Component(name="active", plugins=("selection_active", "reward_plain"), chooses=True, signal="scores"),
     Component(name="duplicates", tables={"similarity": {"max_near_duplicates": 2}}),
-    Component(
-        name="noise",
-        plugins=("noise_agreement",),
-        why_not="it outvotes what two or three others contradict, and changes the weights of one or two examples of a "
-        "night here: `make bench-noise` tells how much it finds, and what right feedback loses by it",
-    ),
+    Component(name="noise", plugins=("noise_agreement",), signal="weights"),
     Component(name="negatives", plugins=("negatives_hard",), signal="weights"),
     Component(name="curriculum", plugins=("curriculum_staged",), signal="difficulties"),
     Component(name="letters", tables={"plugins.augmentation_letters": {"variants_per_example": 2}}),
@@ -134,6 +133,17 @@ COMPONENTS: tuple[Component, ...] = (
     ),
     Component(
         name="rehearsal", plugins=("replay_mixed",), tables={"plugins.replay_mixed": {"minutes": 2.0}}, asks=True
+    ),
+    *(
+        Component(
+            name=f"rehearsal-{share:.0%}".rstrip("%"),
+            plugins=("replay_mixed",),
+            tables={"plugins.replay_mixed": {"minutes": 2.0, "share": share}},
+            asks=True,
+            joins=False,
+            variant_of="rehearsal",
+        )
+        for share in (0.05, 0.25)
     ),
     Component(
         name="tuning",

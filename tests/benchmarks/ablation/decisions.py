@@ -13,8 +13,9 @@ and in either case
 
     it does not forget more: no more than a tenth above the raw pool, or not surely
 
-"Below" and "more" are tested as well, one-sided, with p <= 0.05 after Holm's rule. The p-values are those
-of `effects`. Where fewer than four blocks were run nothing is decided.
+"Below" and "more" are tested as well, one-sided, with p <= 0.05 each by itself: how many components there are must not
+make it harder to see that one does harm. The p-values are those of `effects`. Where fewer than four blocks were run
+nothing is decided.
 """
 
 import math
@@ -108,11 +109,11 @@ class _Tests:
                 **{(name, "forgotten"): contrast.p_below() for name, contrast in forgotten.items()},
             }
         )
-        self._worse = adjusted({key: contrast.p_below() for key, contrast in both.items()})
+        self._worse = {key: contrast.p_below() for key, contrast in both.items()}
         self._harmless = adjusted(
             {name: max(c.p_above(-MARGIN) for c in _both(one).values()) for name, one in evidence.items()}
         )
-        self._forgets = adjusted({name: contrast.p_above() for name, contrast in forgotten.items()})
+        self._forgets = {name: contrast.p_above() for name, contrast in forgotten.items()}
 
     def decided(self, name: str) -> Decision:
         """What becomes of a component."""

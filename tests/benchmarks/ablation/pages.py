@@ -1,6 +1,7 @@
 """What is shown: the rows of the bench, two tables for the documentation, and a plot."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -79,7 +80,11 @@ class Findings:
     @property
     def default(self) -> Arm:
         """The pipeline with all that is to be asked by default."""
-        return default([one for one in measured() if one.name in self.decisions and self.decisions[one.name].is_on])
+        on = [one for one in measured() if one.name in self.decisions and self.decisions[one.name].is_on]
+        best: dict[str, Component] = {}
+        for one in sorted(on, key=lambda one: self.decisions[one.name].p_better):
+            best.setdefault(one.variant_of or one.name, one)
+        return default([one for one in on if one in best.values()])
 
     @property
     def headline(self) -> Arm:
@@ -195,7 +200,16 @@ def arms_table(findings: Findings) -> str:
     tables = [_table_of(findings, model) for model in dict.fromkeys(block.model for block in findings.records.bases)]
     untested = ((one.name, _not_there(one.missing) or one.why_not) for one in COMPONENTS)
     told = (f"{name}: {why}" for name, why in untested if why)
-    return "\n\n".join([*tables, *filter(None, map(partial(_signal, findings.records), measured())), *told])
+    signals = filter(None, map(partial(_signal, findings.records), measured()))
+    return "\n\n".join([*tables, *signals, *told, _made_of(findings)])
+
+
+def _made_of(findings: Findings) -> str:
+    """Of how many states of the code the cells are."""
+    cells = [*findings.records.made(), *findings.fresh.made()]
+    counts = Counter(one.code for one in cells)
+    told = ", ".join(f"{number} of `{code}`" for code, number in counts.most_common())
+    return f"{len(cells)} cells, by the digest of the code that they were made of: {told}."
 
 
 def _signal(records: Records, one: Component) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.ablation.cells import BaseResult, Block, Result, kept
+from benchmarks.ablation.cells import BaseResult, Block, Made, Result, kept
 from benchmarks.ablation.components import BASE
 from benchmarks.ablation.effects import Figure, Parts, Statistic, figure
 from benchmarks.ablation.measures import Taken
@@ -47,6 +47,10 @@ class Records:
             bases={block: one for block, one in self.bases.items() if is_meant(block)},
             results={(arm, block): one for (arm, block), one in self.results.items() if is_meant(block)},
         )
+
+    def made(self) -> list[Made]:
+        """What each cell was made with."""
+        return [*(one.made for one in self.bases.values()), *(one.made for one in self.results.values())]
 
     def taken(self, arm: str, block: Block) -> Taken | None:
         """What was measured; None where it was not."""
