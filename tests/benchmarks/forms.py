@@ -8,6 +8,7 @@ Finished cells are kept under `benchmarks/results/forms/` and not run again, so 
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import resource
@@ -15,8 +16,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -121,6 +122,8 @@ class Result:
     peak_mb: float
     in_q8_0: float | None = None
     """Loss with every touched tensor in Q8_0, which keeps all of the lesson; for plain LoRA, the peer of the table."""
+    in_own_types: float | None = None
+    """Loss with every touched tensor in its own type again: what plain LoRA keeps where it may cost no bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +137,7 @@ class Summary:
     seeds: int
     delivered: float
     in_q8_0: float | None
+    in_own_types: float | None
     kept: float
     bytes: float
     """Of the touched tensors, over those of the base's."""
@@ -148,18 +152,27 @@ class InQ80(LowRankLesson):
         return rounding.Choice(kind=GGMLQuantizationType.Q8_0, noise=0.0, left=1.0)
 
 
+class InOwnTypes(LowRankLesson):
+    """A lesson that costs no bytes: every tensor is rounded back to the type that it has."""
+
+    def choice(self, name: str, demand: Demand) -> rounding.Choice:
+        return rounding.Choice(kind=self.file.tensors[name].type, noise=0.0, left=1.0)
+
+
 def main() -> int:
     """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; the next call goes on")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="these alone")
+    parser.add_argument("--tasks", nargs="+", choices=tasks.TASKS, default=list(tasks.TASKS), help="these alone")
+    parser.add_argument("--forms", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="these alone")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="cores to use")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     deadline = time.monotonic() + 60 * given.minutes
     RESULTS.mkdir(parents=True, exist_ok=True)
     WORK.mkdir(parents=True, exist_ok=True)
-    for cell in missing(given.models):
+    for cell in missing(given.models, given.tasks, given.forms):
         if time.monotonic() > deadline:
             break
         with tempfile.TemporaryDirectory(dir=WORK) as directory:
@@ -169,13 +182,12 @@ def main() -> int:
     return show()
 
 
-def missing(models: Sequence[str]) -> Iterator[Cell]:
-    """Cells that are still to be run, each when it is known to be needed."""
-    for model in models:
-        for task in tasks.TASKS:
-            for name in CONTENDERS:
-                best = yield from tuned(model, task, name)
-                yield from (one for one in seeds_of(best) if not one.file.exists())
+def missing(models: Sequence[str], of_tasks: Sequence[str], names: Sequence[str]) -> Iterator[Cell]:
+    """Cells that are still to be run, each when it is known to be needed: the best rate's, and the default's."""
+    for model, task, name in itertools.product(models, of_tasks, names):
+        best = yield from tuned(model, task, name)
+        wanted = [*seeds_of(best), *seeds_of(replace(best, rate=default_rate(model, name)))]
+        yield from (one for one in wanted if not one.file.exists())
 
 
 def tuned(model: str, task: str, contender: str) -> Generator[Cell, None, Cell]:
@@ -186,7 +198,7 @@ def tuned(model: str, task: str, contender: str) -> Generator[Cell, None, Cell]:
         yield best
     for factor in (2, 1 / 2):
         while True:
-            further = dataclasses.replace(best, rate=best.rate * factor)
+            further = replace(best, rate=best.rate * factor)
             if not further.file.exists():
                 yield further
             if read(further).delivered >= read(best).delivered:
@@ -195,26 +207,36 @@ def tuned(model: str, task: str, contender: str) -> Generator[Cell, None, Cell]:
     return best
 
 
-def best(model: str, task: str, contender: str, seed: int) -> Cell:
-    """The cell of the best learning rate that is known so far."""
+def best(
+    model: str, task: str, contender: str, seed: int, of: Callable[[Result], float] = lambda one: one.delivered
+) -> Cell:
+    """The cell of the learning rate that is best by a loss, of those that are known so far."""
     pattern = f"{model}-{task}-{contender}-*-{SEEDS[0]}.json"
     rates = {float(one.stem.split("-")[3]): one for one in RESULTS.glob(pattern)}
-    losses = {rate: Result(**json.loads(one.read_text(encoding="utf-8"))).delivered for rate, one in rates.items()}
+    losses = {rate: of(Result(**json.loads(one.read_text(encoding="utf-8")))) for rate, one in rates.items()}
     rate = min(losses, key=losses.__getitem__, default=CONTENDERS[contender].rate * STARTS[model])
     return Cell(model=model, task=task, contender=contender, rate=rate, seed=seed)
+
+
+def best_plain(model: str, task: str, seed: int) -> Cell:
+    """The best plain LoRA in Q8_0, by that very loss."""
+    return best(model, task, PLAIN, seed, of=lambda one: one.delivered if one.in_q8_0 is None else one.in_q8_0)
 
 
 def by_default(model: str, task: str, seed: int) -> Cell:
     """What is trained where nothing else is asked for."""
     contender = next(name for name, one in CONTENDERS.items() if one.form is TrainedForm.NEURONS)
-    file = gguf_file.read(fetched(model, MODELS[model]))
-    rate = defaults.rate_of(file, TrainedForm.NEURONS)
-    return Cell(model=model, task=task, contender=contender, rate=rate, seed=seed)
+    return Cell(model=model, task=task, contender=contender, rate=default_rate(model, contender), seed=seed)
+
+
+def default_rate(model: str, contender: str) -> float:
+    """The learning rate where none is asked for."""
+    return defaults.rate_of(gguf_file.read(fetched(model, MODELS[model])), CONTENDERS[contender].form)
 
 
 def seeds_of(cell: Cell) -> list[Cell]:
     """The same cell on every seed."""
-    return [dataclasses.replace(cell, seed=seed) for seed in SEEDS]
+    return [replace(cell, seed=seed) for seed in SEEDS]
 
 
 def read(cell: Cell) -> Result:
@@ -242,13 +264,15 @@ def run(cell: Cell, directory: Path) -> tuple[Result, ExportResult]:
     variants.use(Variant.DELIVERED, export)
     loss, general_delivered = variants.mean_loss(held_out), variants.mean_loss(general)
     touched_bytes = sum(one.bytes for one in gguf_file.read(export.files[0].path).tensors.values())
-    in_q8_0 = None
+    in_q8_0 = in_own_types = None
     if isinstance(lesson, LowRankLesson) and lesson.group == 1:
-        (directory / "q8_0").mkdir()
-        variants.use(
-            Variant.DELIVERED, written(InQ80(file, lesson.factors), directory / "q8_0", Demand(allowed_noise=0.0))
-        )
-        in_q8_0 = variants.mean_loss(held_out)
+        others: list[float] = []
+        for kind in (InQ80, InOwnTypes):
+            there = directory / kind.__name__
+            there.mkdir()
+            variants.use(Variant.DELIVERED, written(kind(file, lesson.factors), there, Demand(allowed_noise=0.0)))
+            others.append(variants.mean_loss(held_out))
+        in_q8_0, in_own_types = others
     result = Result(
         base=base,
         trained=trained_loss,
@@ -263,6 +287,7 @@ def run(cell: Cell, directory: Path) -> tuple[Result, ExportResult]:
         training_s=outcome.seconds,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         in_q8_0=in_q8_0,
+        in_own_types=in_own_types,
     )
     return result, export
 
@@ -372,17 +397,23 @@ def show() -> int:
         if (row := summary(model, task, contender)) is not None
     ]
     print(
-        f"{'model':9} {'task':9} {'form':13} {'rate':>6} {'n':>2} {'loss':>7} {'in Q8_0':>7} {'kept':>7} {'bytes':>6} "
-        f"{'forgets':>8}"
+        f"{'model':9} {'task':9} {'form':13} {'rate':>6} {'n':>2} {'loss':>7} {'in Q8_0':>7} {'in own':>7} {'kept':>7} "
+        f"{'bytes':>6} {'forgets':>8}"
     )
     for row in rows:
-        plain = f"{row.in_q8_0:7.3f}" if row.in_q8_0 is not None else " " * 7
+        plain = " ".join(("" if one is None else f"{one:.3f}").rjust(7) for one in (row.in_q8_0, row.in_own_types))
         text = f"{row.model:9} {row.task:9} {row.form:13} {row.rate:6g} {row.seeds:2} {row.delivered:7.3f} {plain}"
         print(f"{text} {row.kept:7.1%} {row.bytes:6.2f} {row.forgets:+8.3f}")
     results.write("forms", [dataclasses.asdict(one) for one in rows])
     if rows:
         draw(rows)
     return 0
+
+
+def median(values: Iterable[float | None]) -> float | None:
+    """Of those that there are; None where there is none."""
+    there = [one for one in values if one is not None]
+    return statistics.median(there) if there else None
 
 
 def draw(rows: Sequence[Summary]) -> None:
@@ -420,9 +451,8 @@ def summary(model: str, task: str, contender: str) -> Summary | None:
         rate=cell.rate,
         seeds=len(found),
         delivered=statistics.median(one.delivered for one in found),
-        in_q8_0=statistics.median(one.in_q8_0 for one in found if one.in_q8_0 is not None)
-        if contender == PLAIN
-        else None,
+        in_q8_0=median(one.in_q8_0 for one in found),
+        in_own_types=median(one.in_own_types for one in found),
         kept=statistics.median(one.kept for one in found),
         bytes=statistics.median(one.delivered_bytes / one.touched_bytes for one in found),
         forgets=statistics.median(one.general_delivered - one.general_base for one in found),

@@ -130,7 +130,7 @@ def lesson(model: str, seed: int) -> Figures:
         plain.mkdir()
         result, export = forms.run(forms.by_default(model, "shell", seed), ours)
         base_speed, speed = _decoding(model, export, directory / "ollama")
-        other, _ = forms.run(forms.best(model, "shell", forms.PLAIN, seed), plain)
+        other, _ = forms.run(forms.best_plain(model, "shell", seed), plain)
     if other.in_q8_0 is None:
         raise RuntimeError("plain LoRA was not measured in Q8_0")
     return {

@@ -59,7 +59,7 @@ MODELS = {
             "{{ .Content }}<end_of_turn>\n{{ end }}<start_of_turn>model\n"
         ),
         stop="<end_of_turn>",
-        turn=("<start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>"),
+        turn=("<start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n", "<eos>"),
         fetch=_fetch_gemma,
     ),
 }
