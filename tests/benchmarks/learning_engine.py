@@ -85,6 +85,15 @@ def training_rows(model: str) -> list[Measure]:
             has_peer=has_trl,
         ),
         Measure(
+            name=f"SFT tokens/s, no layer kept unpacked, {model}",
+            ours=("packed_sft_in_blocks", "tokens_s"),
+            peer=("trl_sft", "tokens_s"),
+            model=model,
+            goal=2.5,
+            more_is_better=True,
+            has_peer=has_trl,
+        ),
+        Measure(
             name=f"SFT tokens/s, TRL in 32-bit floats, {model}",
             ours=("packed_sft", "tokens_s"),
             peer=("trl_sft_in_32_bits", "tokens_s"),
@@ -204,6 +213,7 @@ TAKERS: Mapping[str, Callable[[str, int], Figures]] = {
     one.__name__: one
     for one in (
         packed_side.packed_sft,
+        packed_side.packed_sft_in_blocks,
         packed_side.packed_dpo,
         packed_side.packed_first_step,
         packed_side.packed_head,

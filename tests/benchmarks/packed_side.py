@@ -4,7 +4,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import forms, material, tasks
@@ -54,6 +54,12 @@ def packed_sft(model: str, _seed: int) -> Figures:
         "peak_mb": material.peak_mb(),
         "allowed_mb": allowed / 1e6,
     }
+
+
+def packed_sft_in_blocks(model: str, _seed: int) -> Figures:
+    """The same with every layer in its blocks to the end, as where there is no room to keep some of them unpacked."""
+    seconds, learned = _epoch(model, _wanted(material.rows_of(model)), TrainingMethod.SFT, keeps_unpacked=False)
+    return {"tokens_s": sum(map(len, learned)) / seconds}
 
 
 def packed_dpo(model: str, _seed: int) -> Figures:
@@ -183,13 +189,23 @@ class Trainer:
     examples: Sequence[Example]
 
     @classmethod
-    def of(cls, file: GgufFile, examples: Sequence[Example], method: TrainingMethod, directory: Path) -> "Trainer":
-        """Planned as a run's training is."""
+    def of(
+        cls,
+        file: GgufFile,
+        examples: Sequence[Example],
+        method: TrainingMethod,
+        directory: Path,
+        *,
+        keeps_unpacked: bool = True,
+    ) -> "Trainer":
+        """Planned as a run's training is. `keeps_unpacked`: as many layers as there is room for; else none."""
         network = Network(file, machine.bench())
         network.form = make_form(network, SETTINGS, 0)
         pads = network.pads(branching=method is TrainingMethod.DPO)
         todo = memory.Todo(examples=examples, method=method, settings=SETTINGS, seed=0, pads=pads)
         planned = memory.plan(network, network.form, todo)
+        if not keeps_unpacked:
+            planned = replace(planned, unpacked=0)
         memory.set_up(network, network.form, planned)
         plan = Plan(
             method=method,
@@ -213,11 +229,13 @@ class Trainer:
         self.optimizer.step(RATE)
 
 
-def _epoch(model: str, examples: Sequence[Example], method: TrainingMethod) -> tuple[float, list[Example]]:
+def _epoch(
+    model: str, examples: Sequence[Example], method: TrainingMethod, *, keeps_unpacked: bool = True
+) -> tuple[float, list[Example]]:
     """Seconds of all steps but the first, and the examples that they learned from."""
     file = gguf_file.read(forms.fetched(model, MODELS[model]))
     with tempfile.TemporaryDirectory() as directory:
-        trainer = Trainer.of(file, examples, method, Path(directory))
+        trainer = Trainer.of(file, examples, method, Path(directory), keeps_unpacked=keeps_unpacked)
         first, *others = trainer.steps()
         trainer.step(first)
         began = time.perf_counter()
