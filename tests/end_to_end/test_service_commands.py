@@ -5,10 +5,13 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from nightschool_daemon.config import OllamaSettings
+from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_hookspecs.records import RunEnd
 from support.night import TINY, TINY_ALIAS, TINY_SETTINGS, Night, greetings, import_tiny, wait_until
 from support.ollama_server import OllamaServer
@@ -180,6 +183,37 @@ def test_what_a_killed_training_by_hand_left_goes_with_the_next(night: Night, fr
     assert f"What an interrupted `nightschool train` left in {left} was removed." in done.stderr
     assert not list(night.state.glob("train-*"))
     assert set(fresh_ollama.tags()) == before | {"polite:latest"}
+
+
+def test_a_name_that_another_training_makes_is_refused_before_anything_is_trained(night: Night, tmp_path: Path) -> None:
+    data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
+    first = night.start("train", TINY, "--data", str(data), "--name", "polite")
+    wait_until(lambda: any(night.state.glob("train-*/runs/*/train/worker.log")), 60)
+    place = tmp_path / "adapter"
+    second = night.run("train", TINY, "--data", str(data), "--name", "Polite:latest", "--adapter", str(place))
+    assert second.returncode == 1
+    assert "Another `nightschool train` makes polite:latest at present." in second.stderr
+    assert not place.exists()
+    assert first.poll() is None
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+
+
+def test_a_model_that_came_under_the_name_meanwhile_stays_and_what_was_trained_is_called_otherwise(
+    night: Night, fresh_ollama: OllamaServer
+) -> None:
+    data = night.drop(greetings(8)).rename(night.directory / "data.jsonl")
+    running = night.start("train", TINY, "--data", str(data), "--name", "polite")
+    wait_until(lambda: any(night.state.glob("train-*/runs/*/train/worker.log")), 60)
+    with closing(OllamaHttp(OllamaSettings(host=fresh_ollama.url))) as ollama:
+        ollama.copy(TINY, "polite")
+    said, _ = running.communicate(timeout=300)
+    assert running.returncode == 1
+    told = "polite:latest-2 is made. polite:latest came into Ollama while it was trained, and was left as it is."
+    assert told in " ".join(said.split())
+    tags = fresh_ollama.tags()
+    assert set(tags) == {TINY, "polite:latest", "polite:latest-2"}
+    assert tags["polite:latest"] == tags[TINY] != tags["polite:latest-2"]
 
 
 def test_what_was_trained_is_handed_over_though_no_model_comes_of_it(

@@ -6,6 +6,7 @@ nights has no later here: all of the file is learned from, but for what losses a
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import shutil
 import sys
@@ -43,6 +44,8 @@ from nightschool_hookspecs.records import (
 )
 
 MANUAL_TYPE = "manual"
+NAME = "name"
+"""In the directory of a training: what its result is to be called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +100,10 @@ def train_alone(
         )
     specialty = Specialty(base=base, artifact_type=MANUAL_TYPE)
     settings.state_directory.mkdir(parents=True, exist_ok=True)
-    if adapter is not None:
-        _make(adapter)
     with _directory(settings.state_directory) as directory:
+        _claim(directory, target)
+        if adapter is not None:
+            _make(adapter)
         retention.note_pins(directory, base, before)
         # the caches stay where they are: only the ledger and the run are of the moment
         (directory / "cache").symlink_to(_cache(settings), target_is_directory=True)
@@ -135,6 +139,25 @@ def _directory(state_directory: Path) -> Iterator[Path]:
         lock = StateLock.take(directory)
         held.callback(lock.release)
         yield directory
+
+
+def _claim(directory: Path, target: str) -> None:
+    """Write down what a training in this locked directory makes. Raises `RunRefused` where another one makes it.
+
+    Of two that begin at the same time at least one sees what the other wrote.
+    """
+    (directory / NAME).write_text(target, encoding="utf-8")
+    if any(_made_in(other) == target for other in retention.trainings_beside(directory)):
+        raise RunRefused(
+            f"Another `nightschool train` makes {target} at present. Choose another --name, or wait for its end."
+        )
+
+
+def _made_in(directory: Path) -> str | None:
+    """What a training makes; None where it has not begun, or ended a moment ago."""
+    with contextlib.suppress(FileNotFoundError):
+        return (directory / NAME).read_text(encoding="utf-8")
+    return None
 
 
 def plan_alone(settings: Settings, *, model: str, events: Sequence[Event] | None, now: datetime) -> TrainingPlan:
@@ -203,9 +226,11 @@ def _learn(
         version = version_of_run(context)
         if version is None:
             raise RunRefused("The training left no version. Run it again.")
-        runs.ollama.copy(version.tag, target)
+        made = _named(runs.ollama, version.tag, target)
+        if made != target:
+            problem = f" {target} came into Ollama while it was trained, and was left as it is.{problem}"
         if problem:
-            raise RunRefused(f"{target} is made.{problem}")
+            raise RunRefused(f"{made} is made.{problem}")
         trained = context.result(Step.TRAIN, TrainingResult)
         return TrainedAlone(
             name=target,
@@ -219,6 +244,15 @@ def _learn(
         version = version_of_run(context)
         if version is not None:
             retention.delete_if_ours(runs.ollama, version)
+
+
+def _named(ollama: OllamaHttp, tag: str, target: str) -> str:
+    """Call a version as was asked for, or where that became somebody's name meanwhile, as much like it as is free."""
+    taken = {entry.name for entry in ollama.tags()}
+    names_like_it = itertools.chain([target], (f"{target}-{number}" for number in itertools.count(2)))
+    free = next(name for name in names_like_it if name not in taken)
+    ollama.copy(tag, free)
+    return free
 
 
 def _handed_over(context: StepContext, adapter: Path) -> tuple[str, str]:

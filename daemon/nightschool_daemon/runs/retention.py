@@ -125,10 +125,14 @@ def give_pins_free(directory: Path, base: str, ollama: OllamaHttp) -> bool:
     return True
 
 
+def trainings_beside(directory: Path) -> list[Path]:
+    """Directories of other trainings by hand that go on."""
+    return [one for one in directory.parent.glob(f"{MANUAL_PREFIX}*") if one != directory and is_locked(one)]
+
+
 def _trained_beside(directory: Path, base: str) -> list[Path]:
-    """Directories of other trainings by hand on the base that go on."""
-    others = [one for one in directory.parent.glob(f"{MANUAL_PREFIX}*") if one != directory and is_locked(one)]
-    return [one for one in others if _learns_from(one, base)]
+    """The same of those on the base."""
+    return [one for one in trainings_beside(directory) if _learns_from(one, base)]
 
 
 def _learns_from(directory: Path, base: str) -> bool:
