@@ -100,7 +100,10 @@ def test_a_base_that_was_damaged_under_its_name_is_refused(place: Place) -> None
     content = bytearray(blob.read_bytes())
     content[-1] ^= 1
     blob.write_bytes(content)
-    assert "is damaged: its content is not what its name says" in place.refused("rotten:1m")
+    sentence = f"{blob} is damaged: its content is not what its name says. Remove the model and pull it again."
+    assert place.refused("rotten:1m") == f"prepare: {sentence}"
+    planned = place.night.run("plan", "rotten:1m")
+    assert (planned.returncode, planned.stdout, planned.stderr) == (FAILED, "", f"{sentence}\n")
 
 
 def test_metadata_that_lie_are_refused_before_anything_is_rendered(place: Place) -> None:

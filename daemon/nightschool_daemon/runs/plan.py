@@ -25,17 +25,20 @@ def plan(
     """Say what a training of the specialty would take, on the base that `tag` holds. `feedback` None: by assumption.
 
     `reason`: of the run that is planned, where that makes a difference.
-    Raises `RunRefused` where nothing can be told, `OllamaError` where there is no such model.
+    The base's file is compared with its name, as a run does, which takes as long as to read it.
+    Raises `RunRefused` where nothing can be told, `OllamaError` where there is no such model, or it is damaged.
     """
     if (problem := names.base_problem(specialty.base)) is not None:
         raise RunRefused(problem)
     shown = ollama.show(tag)
     if (problem := shown.problem()) is not None:
         raise RunRefused(problem)
+    blob = storage.locate_blob(settings.ollama, shown)
+    storage.check_digest(blob, shown.weights_digest)
     request = PlanRequest(
         base=tag,
         weights_digest=shown.weights_digest,
-        gguf=storage.locate_blob(settings.ollama, shown),
+        gguf=blob,
         method=settings.training.method,
         system=shown.modelfile.system,
         loaded_bytes=sum(one.size for one in ollama.loaded()) if settings.training.unload_models else 0,
