@@ -100,7 +100,10 @@ def test_a_base_that_was_damaged_under_its_name_is_refused(place: Place) -> None
     content = bytearray(blob.read_bytes())
     content[-1] ^= 1
     blob.write_bytes(content)
-    sentence = f"{blob} is damaged: its content is not what its name says. Remove the model and pull it again."
+    sentence = (
+        f"{blob} is damaged: its content is not what its name says. Delete it and pull the model again: Ollama "
+        "downloads no file that it has."
+    )
     assert place.refused("rotten:1m") == f"prepare: {sentence}"
     planned = place.night.run("plan", "rotten:1m")
     assert (planned.returncode, planned.stdout, planned.stderr) == (FAILED, "", f"{sentence}\n")
@@ -240,3 +243,12 @@ def test_a_base_that_can_have_no_such_name_is_told_so_before_ollama_is_asked(pla
 
 def test_a_base_that_is_not_there_is_to_be_pulled_and_no_feedback_is_said_to_be_kept(place: Place) -> None:
     assert place.refused("nosuch") == "nosuch:latest is not in Ollama. `ollama pull nosuch:latest` brings it."
+
+
+@pytest.mark.parametrize("kind", ["base-0123456789ab", "greeting.v3"])
+def test_a_name_of_our_own_that_is_not_there_is_not_said_to_be_pulled(place: Place, kind: str) -> None:
+    name = f"llama3.2-nightschool:3b.{kind}"
+    assert place.refused(name) == (
+        f"{name} is not in Ollama, and cannot be pulled, as Night School made it of llama3.2:3b. Choose that one, or "
+        "another that `ollama list` shows."
+    )

@@ -155,6 +155,16 @@ def parse(name: str) -> OwnName | None:
     return None
 
 
+def anew(name: str) -> str:
+    """What brings the file of a tag anew, in a sentence."""
+    own = parse(name)
+    if own is None:
+        return f"`ollama pull {name}` brings it anew."
+    if own.kind in (Kind.PIN, Kind.SAVED):
+        return f"`ollama pull {own.base}` brings it anew."
+    return f"`ollama pull` cannot bring it anew, as Night School made it of {own.base}: choose that one."
+
+
 def _own(base: str, last: str, *, spare: int = 0) -> str:
     model, _, tag = normalise(base).rpartition(":")
     room = MAX_PART - spare - len(tag) - 1

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from nightschool_daemon.config import OllamaSettings
+from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import BlobUnreadable
 from nightschool_daemon.ollama.http import ShownModel
 
@@ -52,7 +53,8 @@ def check_digest(path: Path, digest: str) -> None:
     found = sha256_of(path)
     if found != digest:
         raise BlobUnreadable(
-            f"{path} is damaged: its content is not what its name says. Remove the model and pull it again."
+            f"{path} is damaged: its content is not what its name says. Delete it and pull the model again: Ollama "
+            "downloads no file that it has."
         )
 
 
@@ -77,8 +79,8 @@ def _why_not(shown: ShownModel, candidates: list[Path]) -> str:
     places = ", ".join(dict.fromkeys(str(path.parent.parent) for path in candidates))
     return (
         f"The file of {shown.name} is not on this machine (looked in {places}). Where it is gone from there, "
-        f"`ollama pull {shown.name}` brings it anew. Where Ollama runs in a container, mount its models directory "
-        "read-only and set ollama.models_directory."
+        f"{names.anew(shown.name)} Where Ollama runs in a container, mount its models directory read-only and set "
+        "ollama.models_directory."
     )
 
 

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.ledger import Ledger, VersionState
+from nightschool_daemon.ollama import names
 from nightschool_daemon.reasons import BY_HAND, REBUILD, RETRAIN
 from nightschool_daemon.runs.planner import Planner, due_key, problem_key
 from nightschool_hookspecs.records import BaseChange, InstalledModel
@@ -12,7 +13,21 @@ from nightschool_hookspecs.records import BaseChange, InstalledModel
 def absent(base: str, reason: str) -> str:
     """That Ollama does not have a base, in a sentence to whoever began a run for that reason."""
     kept = "" if reason == BY_HAND else "; its feedback is kept"
+    own = names.parse(base)
+    if own is not None:
+        return (
+            f"{base} is not in Ollama, and cannot be pulled, as Night School made it of {own.base}. Choose that one, "
+            f"or another that `ollama list` shows{kept}."
+        )
     return f"{base} is not in Ollama. `ollama pull {base}` brings it{kept}."
+
+
+def lost(base: str, version: str, pin: str) -> str:
+    """That a base is neither under its own name, where `replace_base` put a version, nor under that of its pin."""
+    return (
+        f"{base} holds {version}, and the base it was made from is gone ({pin}). `ollama pull {base}` brings the base "
+        "back."
+    )
 
 
 def follow(

@@ -10,7 +10,9 @@ from nightschool_daemon.ledger import Ledger
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import TrainingPlan
+from nightschool_daemon.reasons import ASKED
 from nightschool_daemon.runs.aside import Feedback
+from nightschool_daemon.runs.bases import absent, lost
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.plan import plan
 from nightschool_daemon.runs.prepare import serving_version
@@ -70,9 +72,19 @@ def estimate(
 
 
 def _pure_base(base: str, ledger: Ledger, held: Mapping[str, str]) -> str:
-    """The tag that holds the base itself, also where `replace_base` put a version of ours under its name."""
-    version = ledger.versions.by_digest(held.get(base, ""))
-    return base if version is None else names.pin_of(base, version.base_tag_digest)
+    """The tag that holds the base itself, also where `replace_base` put a version of ours under its name.
+
+    Raises `RunRefused` where it is gone.
+    """
+    if base not in held:
+        raise RunRefused(absent(base, ASKED))
+    version = ledger.versions.by_digest(held[base])
+    if version is None:
+        return base
+    pin = names.pin_of(base, version.base_tag_digest)
+    if pin not in held:
+        raise RunRefused(lost(base, version.tag, pin))
+    return pin
 
 
 def _problem(planned: TrainingPlan, settings: Settings) -> str | None:

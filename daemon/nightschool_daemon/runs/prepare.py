@@ -23,7 +23,7 @@ from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import ShownModel, TagEntry
 from nightschool_daemon.runs import store, trajectories
-from nightschool_daemon.runs.bases import absent
+from nightschool_daemon.runs.bases import absent, lost
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
 from nightschool_daemon.runs.examine import regression_key
@@ -130,7 +130,7 @@ def _shown(context: StepContext, source: str) -> ShownModel:
     try:
         return context.ollama.show(source)
     except OllamaRefused as error:
-        raise StepFailed(f"{source} cannot be used. {error}. `ollama pull {source}` brings it anew.") from error
+        raise StepFailed(f"{source} cannot be used. {error}. {names.anew(source)}") from error
 
 
 def _pure_base(context: StepContext, entry: TagEntry, tags: dict[str, TagEntry]) -> str:
@@ -140,10 +140,7 @@ def _pure_base(context: StepContext, entry: TagEntry, tags: dict[str, TagEntry])
         return entry.name
     pin = names.pin_of(entry.name, version.base_tag_digest)
     if pin not in tags:
-        raise StepFailed(
-            f"{entry.name} holds {version.tag}, and the base it was made from is gone ({pin}). "
-            f"`ollama pull {entry.name}` brings the base back."
-        )
+        raise StepFailed(lost(entry.name, version.tag, pin))
     return pin
 
 

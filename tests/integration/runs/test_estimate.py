@@ -10,14 +10,30 @@ from nightschool_daemon.config import OllamaSettings, PluginSettings, Settings, 
 from nightschool_daemon.ledger import IncomingEvent, Ledger, VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
+from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.estimate import estimate
 from nightschool_hookspecs.records import DeliveryForm, Event, FeedbackType, Specialty
+from support.memory_ollama import MemoryOllama
 from support.night import TINY, import_tiny
 from support.ollama_server import OllamaServer
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 GREETING = Specialty(base=TINY, artifact_type="greeting")
 LEARNED, FRESH = range(20), range(20, 50)
+VERSION = VersionRow(
+    tag=names.version_of(GREETING, 1),
+    specialty=GREETING,
+    number=1,
+    run_id="first",
+    form=DeliveryForm.FUSED,
+    tag_digest="",
+    weights_digest="",
+    base_tag_digest="",
+    base_weights_digest="",
+    state=VersionState.PROMOTED,
+    created_at=NOW,
+    files=(),
+)
 
 
 def correction(number: int) -> IncomingEvent:
@@ -47,19 +63,11 @@ def test_what_the_model_in_use_has_learned_is_learned_again(
         plugins=PluginSettings(enabled=("replay_mixed",)),
         plugin_tables={"replay_mixed": {"share": 0.2, "own_share": 0.0}},
     )
-    version = VersionRow(
-        tag=names.version_of(GREETING, 1),
-        specialty=GREETING,
-        number=1,
-        run_id="first",
-        form=DeliveryForm.FUSED,
-        tag_digest="",
+    version = replace(
+        VERSION,
         weights_digest=weights,
         base_tag_digest=fresh_ollama.tags()[TINY],
         base_weights_digest=weights,
-        state=VersionState.PROMOTED,
-        created_at=NOW,
-        files=(),
     )
     ollama, ledger = OllamaHttp(settings.ollama), Ledger.open(tmp_path / "ledger.sqlite3")
     ollama.create(CreateRequest(model=version.tag, files={"tiny.gguf": weights}, system="a version"))
@@ -73,3 +81,16 @@ def test_what_the_model_in_use_has_learned_is_learned_again(
     ollama.close()
     ledger.close()
     assert (planned.replayed > 0) is serves
+
+
+def test_a_replaced_base_whose_pin_is_gone_is_to_be_pulled_under_its_own_name(tmp_path: Path, tiny_gguf: Path) -> None:
+    ollama = MemoryOllama(tmp_path / "models", tiny_gguf, TINY)
+    settings = Settings(ollama=ollama.settings, state=StateSettings(directory=tmp_path / "state"))
+    ledger = Ledger.open(tmp_path / "ledger.sqlite3")
+    ledger.events.add([correction(number) for number in FRESH])
+    digest = ollama.tags()[0].digest
+    ledger.versions.add(replace(VERSION, tag_digest=digest, base_tag_digest="0123456789abcdef"))
+    told = rf"^{TINY} holds {VERSION.tag}, .* is gone .*base-0123456789ab\)\. `ollama pull {TINY}` brings the base back"
+    with pytest.raises(RunRefused, match=told):
+        estimate(GREETING, settings=settings, ledger=ledger, ollama=ollama, now=NOW)
+    ledger.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.config import OllamaSettings
+from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import BlobUnreadable
 from nightschool_daemon.ollama.http import ShownModel
 from nightschool_daemon.ollama.modelfile import Modelfile
@@ -89,6 +90,12 @@ def test_a_file_that_is_gone_from_the_store_is_looked_for_once_and_can_be_pulled
     assert f"(looked in {tmp_path / 'models'})" in str(caught.value)
 
 
+def test_the_file_of_a_pin_comes_with_its_base(tmp_path: Path) -> None:
+    pin = names.pin_of(SHOWN.name, DIGEST)
+    with pytest.raises(BlobUnreadable, match=r"`ollama pull tiny:1m` brings it anew"):
+        locate_blob(OllamaSettings(models_directory=tmp_path / "models"), replace(SHOWN, name=pin))
+
+
 @pytest.mark.parametrize("closed", ["models", "models/blobs", f"models/blobs/sha256-{DIGEST}"])
 def test_a_closed_part_of_the_path_is_named(open_directory: Path, closed: str) -> None:
     placed(open_directory / "models")
@@ -113,5 +120,5 @@ def test_a_damaged_file_is_told_from_a_whole_one(tmp_path: Path) -> None:
     assert sha256_of(file) == DIGEST
     check_digest(file, DIGEST)
     file.write_bytes(CONTENT[:-1] + b"X")
-    with pytest.raises(BlobUnreadable, match="pull it again"):
+    with pytest.raises(BlobUnreadable, match="Delete it and pull the model again"):
         check_digest(file, DIGEST)

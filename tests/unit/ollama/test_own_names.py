@@ -179,3 +179,19 @@ def test_what_ollama_would_not_take_is_no_model_and_is_shown_harmlessly(name: st
     problem = names.model_problem(name)
     assert problem is not None
     assert problem.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("llama3.2:3b", "`ollama pull llama3.2:3b` brings it anew."),
+        ("llama3.2-nightschool:3b.base-0123456789ab", "`ollama pull llama3.2:3b` brings it anew."),
+        ("llama3.2-nightschool:3b.saved-0123456789ab", "`ollama pull llama3.2:3b` brings it anew."),
+        (
+            "llama3.2-nightschool:3b.erd.v7",
+            "`ollama pull` cannot bring it anew, as Night School made it of llama3.2:3b: choose that one.",
+        ),
+    ],
+)
+def test_nobody_is_told_to_pull_what_night_school_named(name: str, told: str) -> None:
+    assert names.anew(name) == told
