@@ -48,6 +48,8 @@ def status_of(installation: Installation, daemon: str, now: datetime) -> Status:
             f"{unassigned} events name no model, and no base is configured for their type: "
             "set one in [specialties.default_base]."
         )
+    if (forgotten := installation.ledger.events.forgotten()) is not None:
+        problems.append(forgotten)
     bases = dict.fromkeys(one.base for one in installation.runs.planner.specialties())
     problems += filter(None, map(installation.runs.planner.replacement_problem, bases))
     problems += [

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.config import OllamaSettings
+from nightschool_daemon.jobs import Wording
+from nightschool_daemon.ledger import FILE_NAME, Ledger
 from nightschool_daemon.ollama.http import OllamaHttp
-from nightschool_hookspecs.records import RunEnd
+from nightschool_hookspecs.records import RunEnd, Specialty, TrainingMethod
 from support.night import TINY, TINY_ALIAS, TINY_SETTINGS, Night, greetings, import_tiny, wait_until
 from support.ollama_server import OllamaServer
 
@@ -93,6 +95,20 @@ def test_pause_and_resume_are_seen_in_status(night: Night, daemon: "subprocess.P
     resumed = night.json("status")
     assert isinstance(resumed, dict)
     assert resumed["paused"] is False
+
+
+def test_a_secret_that_is_lost_is_told_by_status_and_at_the_start_of_a_run(night: Night) -> None:
+    with closing(Ledger.open(night.state / FILE_NAME)) as ledger:
+        learned = Wording(event_id="dropdir/gone", group="g", text="greet guest 7", method=TrainingMethod.SFT)
+        ledger.events.remember(Specialty(base=TINY, artifact_type="greeting"), [learned], [], "v1")
+    told = f"{night.state / 'secret'} is gone, by which withdrawn prompts are known again (1 of them)"
+    assert told not in night.run("status").stdout
+    (night.state / "secret").unlink()
+    status = night.json("status")
+    assert isinstance(status, dict)
+    (problem,) = status["problems"]
+    assert problem.startswith(told)
+    assert told in night.learn().stderr
 
 
 def test_second_daemon_is_refused_and_told_of_the_first(night: Night, daemon: "subprocess.Popen[str]") -> None:

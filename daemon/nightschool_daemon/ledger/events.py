@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from nightschool_daemon.ledger.rows import (
     SpecialtyCount,
 )
 from nightschool_daemon.reporting.records import IncomingPrompts, Said
-from nightschool_daemon.secret import secret_of
+from nightschool_daemon.secret import FILE_NAME, secret_of
 from nightschool_daemon.wording import fingerprint_of, key_of
 from nightschool_hookspecs.records import (
     BatchStatistics,
@@ -32,6 +33,8 @@ from nightschool_hookspecs.records import (
     SideChoice,
     Specialty,
 )
+
+logger = logging.getLogger(__name__)
 
 POSITIVE = (FeedbackType.SUCCESS, FeedbackType.EXPLICIT_POSITIVE)
 """Everything else says that an answer was not good enough."""
@@ -99,15 +102,40 @@ class Events:
     def _fingerprint_of(self, text: str) -> str:
         return fingerprint_of(text, self._secret)
 
+    def forgotten(self) -> str | None:
+        """That withdrawn prompts are not known again, as their secret is gone, in a sentence; None: they are."""
+        count = self._lost()
+        if not count:
+            return None
+        return (
+            f"{self._directory / FILE_NAME} is gone, by which withdrawn prompts are known again ({count} of them): put "
+            "it back as it was kept with the ledger. Until then a prompt like one of them counts as new."
+        )
+
+    def _lost(self) -> int:
+        """Prompts of which nothing but a fingerprint is left, where there is no secret."""
+        if (self._directory / FILE_NAME).is_file():
+            return 0
+        rows = self._database.execute("SELECT count(DISTINCT prompt_key) FROM wordings WHERE fingerprint IS NOT NULL")
+        return int(rows[0][0])
+
     @cached_property
     def _secret(self) -> bytes:
         try:
-            return secret_of(self._directory)
+            lost, secret = self._lost(), secret_of(self._directory)
         except OSError as error:
             raise LedgerError(
                 f"the secret of {self._directory}, by which withdrawn prompts are known again, can neither be read nor "
                 f"made: {error}. See to the directory's permissions."
             ) from error
+        if lost:
+            logger.warning(
+                "%s was gone and is made anew, so what was withdrawn before is not known again (%d prompts): one like "
+                "it counts as new.",
+                self._directory / FILE_NAME,
+                lost,
+            )
+        return secret
 
     def of_specialty(
         self, specialty: Specialty, *, with_unassigned: bool, lineage: Sequence[str] = ()

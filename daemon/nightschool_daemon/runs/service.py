@@ -189,12 +189,14 @@ class Runs:
     def recover(self, now: datetime) -> tuple[str, ...]:
         """Repair what a crash left: finish recorded moves, remove stray tags and directories.
 
-        Called at start, before anything else, with the server reachable. Returns a sentence for each deed.
+        Called at start, before anything else, with the server reachable. Returns a sentence for each deed, and one for
+        what only a person can repair.
         """
         self.shares.tell_the_proxy()
         sentences = self.mover.replay() + retention.sweep(self.ledger, self.ollama)
         sentences += retention.sweep_trainings(self.settings.state_directory, self.ollama)
-        return sentences + self._remove_stray_directories()
+        forgotten = self.ledger.events.forgotten()
+        return sentences + self._remove_stray_directories() + (() if forgotten is None else (forgotten,))
 
     def estimate(self, specialty: Specialty, now: datetime) -> Estimate:
         """What a run would do, without doing any of it. Raises `RunRefused`."""

@@ -17,7 +17,7 @@ from nightschool_daemon.jobs import PromptRow, Wording
 from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError, RunRow, VersionRow, VersionState
 from nightschool_daemon.ledger.events import PROMPT_LETTERS
 from nightschool_daemon.reporting.records import IncomingPrompts, Said
-from nightschool_daemon.secret import secret_of
+from nightschool_daemon.secret import FILE_NAME, secret_of
 from nightschool_daemon.wording import fingerprint_of, key_of
 from nightschool_hookspecs import (
     Context,
@@ -354,6 +354,33 @@ def test_of_a_variant_of_what_was_withdrawn_a_fingerprint_stays(ledger: Ledger, 
         (None, fingerprint_of("show users", secret)),
         ("draw a cat", None),
     }
+
+
+def test_a_secret_that_is_lost_is_told_until_another_takes_its_place(
+    ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = tmp_path / FILE_NAME
+    assert ledger.events.forgotten() is None
+    add(ledger, event("1"))
+    placed(ledger)
+    ledger.events.remember(SHELL, [wording("show the files")], [event("1")], "shell.v1")
+    add(ledger, event("1", deleted=True))
+    assert ledger.events.forgotten() is None
+    secret.unlink()
+    told = ledger.events.forgotten()
+    assert told is not None
+    assert told.startswith(f"{secret} is gone, by which withdrawn prompts are known again (2 of them): put it back")
+    assert caplog.messages == []
+
+    later = Ledger.open(tmp_path / "ledger.sqlite3")
+    later.events.remember(SHELL, [wording("draw a cat", "h", "dropdir/9")], [event("1")], "shell.v1")
+    later.close()
+    assert secret.is_file()
+    assert ledger.events.forgotten() is None
+    (said,) = caplog.messages
+    assert said.startswith(
+        f"{secret} was gone and is made anew, so what was withdrawn before is not known again (2 prompt"
+    )
 
 
 def remembered(ledger: Ledger) -> list[tuple[str | None, str | None]]:
