@@ -48,4 +48,8 @@ def nightschool_train_adapter(job: TrainingJob, train: Train) -> TrainingResult 
 
     Called too where a training is only planned (`job.is_rehearsal`): `train` then trains nothing, and who
     does the work by themselves returns None.
+
+    Whoever trains, the base is one that the engine or transformers computes: by them what was learned is
+    measured, and what is served is compared with it. Every other base, so each with experts (MoE), is refused
+    before a plugin is asked.
     """

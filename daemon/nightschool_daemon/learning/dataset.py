@@ -615,7 +615,7 @@ def _taught(context: WorkContext, closing: str, dataset: Dataset, render: Render
     try:
         found = taught_closing(file, tokens, closing, shown, context.settings.exam.context_tokens)
     except TrainingError as error:
-        # the network of some bases cannot be computed here, and plugins may train them
+        # where examples are shown nobody has asked yet whether the network can be computed, and nobody needs to
         context.note(f"Answers end with {closing.strip()}, as in the template. {error}")
         return closing
     if found != closing:
