@@ -1,4 +1,4 @@
-"""How a worker hears that it is to end: by SIGTERM, between two things that belong together."""
+"""How a worker hears that it is to end: by SIGTERM, between two things that belong together, and not by Ctrl-C."""
 
 import contextlib
 import signal
@@ -12,6 +12,16 @@ class Terminated(BaseException):
 def heed() -> None:
     """Have SIGTERM raise `Terminated` from now on, in the main thread."""
     signal.signal(signal.SIGTERM, _terminate)
+
+
+def leave_ctrl_c_to_others() -> None:
+    """Have SIGINT do nothing here from now on, in the main thread, and whatever it does in programs that are started.
+
+    A worker begins with the signal blocked, which those would inherit; of a handler they are free.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def _started(directory: RunDirectory, step: Step | Job) -> "Iterator[subprocess.
 
 @contextlib.contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """Who is started in the block never gets SIGINT. A terminal sends it to all; this process ends its workers."""
+    """Who is started in the block gets SIGINT when it asks for it. A terminal sends it to all; we end our workers."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

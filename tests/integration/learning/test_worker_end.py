@@ -203,6 +203,27 @@ def test_ctrl_c_does_not_reach_a_worker_that_is_only_just_started(tmp_path: Path
     assert (tmp_path / Step.SPLIT / "failure.json").is_file()
 
 
+STARTS_A_PROGRAM = f"""#!{sys.executable}
+import subprocess, sys
+from nightschool_daemon.learning.worker import main
+main(sys.argv[3:])
+subprocess.run(["grep", "-E", "SigBlk|SigIgn", "/proc/self/status"])
+"""
+
+
+def test_what_a_worker_starts_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / Step.SPLIT).mkdir()
+    starting = tmp_path / "python"
+    starting.write_text(STARTS_A_PROGRAM)
+    starting.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(starting))
+    with worker_process._started(RunDirectory(path=tmp_path), Step.SPLIT) as worker:
+        assert worker.wait(60) == 0
+    told = dict(line.split(":") for line in (tmp_path / Step.SPLIT / "worker.log").read_text().splitlines())
+    assert set(told) == {"SigBlk", "SigIgn"}
+    assert not any(int(signals, 16) & 1 << signal.SIGINT - 1 for signals in told.values())
+
+
 def test_second_ctrl_c_ends_what_does_not_end_by_itself(tiny_gguf: Path, tmp_path: Path) -> None:
     run, executable = about_to_train(tmp_path / "run", tiny_gguf), interrupted_workers.obstinate(tmp_path / "worker")
     with interrupted_workers.begun(run, Step.TRAIN, executable) as watching:
