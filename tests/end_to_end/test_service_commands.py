@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.config import OllamaSettings
-from nightschool_daemon.jobs import Wording
+from nightschool_daemon.jobs import RunDirectory, Wording
 from nightschool_daemon.ledger import FILE_NAME, Ledger
+from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_hookspecs.records import RunEnd, Specialty, TrainingMethod
 from support.night import TINY, TINY_ALIAS, TINY_SETTINGS, Night, greetings, import_tiny, wait_until
@@ -213,6 +214,19 @@ def test_a_name_that_another_training_makes_is_refused_before_anything_is_traine
     assert first.poll() is None
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=60)
+
+
+def test_two_trainings_side_by_side_have_candidates_of_their_own(night: Night, fresh_ollama: OllamaServer) -> None:
+    """Neither may be given what the other made: both count their versions from one."""
+    data = night.drop(greetings(8)).rename(night.directory / "data.jsonl")
+    running = [night.start("train", TINY, "--data", str(data), "--name", name) for name in ("polite", "kind")]
+    wait_until(lambda: len(list(night.state.glob("train-*/runs/*/prepare/result.json"))) == 2, 60)
+    runs = [RunDirectory(path=one.parent).read_info() for one in night.state.glob("train-*/runs/*/run.json")]
+    assert len({names.version_of(one.specialty, 1) for one in runs}) == 2
+    for one in running:
+        said, _ = one.communicate(timeout=300)
+        assert one.returncode == 0, said
+    assert set(fresh_ollama.tags()) == {TINY, "polite:latest", "kind:latest"}
 
 
 def test_a_model_that_came_under_the_name_meanwhile_stays_and_what_was_trained_is_called_otherwise(

@@ -44,6 +44,7 @@ from nightschool_hookspecs.records import (
 )
 
 MANUAL_TYPE = "manual"
+"""Of a plan's events; those of a training have one of its own that begins so."""
 NAME = "name"
 """In the directory of a training: what its result is to be called."""
 
@@ -98,7 +99,6 @@ def train_alone(
         raise RunRefused(
             f"{target} is in Ollama already. Choose another --name, or remove it with `ollama rm {target}`."
         )
-    specialty = Specialty(base=base, artifact_type=MANUAL_TYPE)
     settings.state_directory.mkdir(parents=True, exist_ok=True)
     with _directory(settings.state_directory) as directory:
         _claim(directory, target)
@@ -110,8 +110,9 @@ def train_alone(
         state = dataclasses.replace(settings.state, directory=directory)
         own = dataclasses.replace(of_all(settings, feedback.events), state=state)
         ledger = Ledger.open(directory / FILE_NAME)
+        specialty = _specialty(base, directory)
         try:
-            ledger.events.add([_incoming(event, base, now) for event in feedback.events])
+            ledger.events.add([_incoming(event, specialty, now) for event in feedback.events])
             runs = Runs(settings=own, ledger=ledger, hooks=hooks, ollama=ollama, clock=lambda: now)
             return _learn(runs, specialty, target, feedback, adapter, listener, now)
         finally:
@@ -141,6 +142,11 @@ def _directory(state_directory: Path) -> Iterator[Path]:
         yield directory
 
 
+def _specialty(base: str, directory: Path) -> Specialty:
+    """Nobody else's: two trainings on one base would give their candidates the same tag, until both are in Ollama."""
+    return Specialty(base=base, artifact_type=f"{MANUAL_TYPE}-{directory.name.removeprefix(retention.MANUAL_PREFIX)}")
+
+
 def _claim(directory: Path, target: str) -> None:
     """Write down what a training in this locked directory makes. Raises `RunRefused` where another one makes it.
 
@@ -166,8 +172,8 @@ def plan_alone(settings: Settings, *, model: str, events: Sequence[Event] | None
     Raises `RunRefused` and `OllamaError`.
     """
     base = names.normalise(model)
-    feedback = None if events is None else Feedback(rows=_rows(events, base), store={})
     specialty = Specialty(base=base, artifact_type=MANUAL_TYPE)
+    feedback = None if events is None else Feedback(rows=_rows(events, specialty), store={})
     ollama = OllamaHttp(settings.ollama)
     try:
         return plan(of_all(settings, events or ()), ollama, specialty, base, feedback, now, BY_HAND)
@@ -187,9 +193,9 @@ def of_all(settings: Settings, events: Sequence[Event]) -> Settings:
     )
 
 
-def _rows(events: Sequence[Event], base: str) -> list[EventRow]:
+def _rows(events: Sequence[Event], specialty: Specialty) -> list[EventRow]:
     """Events as a new ledger would have them."""
-    typed = [_typed(event, base) for event in events]
+    typed = [_typed(event, specialty) for event in events]
     return [
         EventRow(event=event, group=group_of(event), side=None, trained_on=False, arrival=number)
         for number, event in enumerate(typed)
@@ -289,10 +295,10 @@ def _cache(settings: Settings) -> Path:
     return cache
 
 
-def _incoming(event: Event, base: str, now: datetime) -> IncomingEvent:
-    typed = _typed(event, base)
-    return IncomingEvent(event=typed, base=base, answered_by=None, group=group_of(typed), arrived_at=now)
+def _incoming(event: Event, specialty: Specialty, now: datetime) -> IncomingEvent:
+    typed = _typed(event, specialty)
+    return IncomingEvent(event=typed, base=specialty.base, answered_by=None, group=group_of(typed), arrived_at=now)
 
 
-def _typed(event: Event, base: str) -> Event:
-    return dataclasses.replace(event, artifact_type=MANUAL_TYPE, model=base)
+def _typed(event: Event, specialty: Specialty) -> Event:
+    return dataclasses.replace(event, artifact_type=specialty.artifact_type, model=specialty.base)
