@@ -9,6 +9,8 @@ BASE ?= smollm2
 SECONDS ?= 60
 # How many seasons to look for leaks in; the test suite has 6.
 SEASONS ?= 200
+# What is asked of a bench that takes hours.
+CALL = $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY)) $(if $(ANEW),--anew)
 SOURCES := hookspecs plugins daemon tests
 
 .PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy bench-tuning fuzz-gguf leaks clean
@@ -102,13 +104,15 @@ bench-validators: .venv/.ready
 bench-exams: ollama
 	nice -n 10 $(BIN)/python tests/benchmarks/exams.py
 
-# Corrections until something better is proven and in use. Hours; goes on where it was stopped.
+# Corrections until something better is proven and in use. Hours; goes on where it was stopped. MINUTES=180 begins nothing
+# after so long, ONLY="5- 10-" makes those whose names begin so, ANEW=1 makes those of other code again.
 bench-first-promotion: ollama
-	$(BIN)/python tests/benchmarks/first_promotion.py
+	$(BIN)/python tests/benchmarks/first_promotion.py $(CALL)
 
-# What wrong feedback and ten nights on other topics do to a model. Hours; goes on where it was stopped.
+# What wrong feedback and ten nights on other topics do to a model. Hours; goes on where it was stopped. MINUTES, ONLY and
+# ANEW as above.
 bench-seasons: ollama
-	$(BIN)/python tests/benchmarks/seasons.py
+	$(BIN)/python tests/benchmarks/seasons.py $(CALL)
 
 # What the proxy adds to a request, beside direct access.
 bench-proxy: .venv/.ready

@@ -6,11 +6,11 @@ ends with the first promotion, or after `MOST` corrections. What was promoted th
 corrected, against the base.
 
 Finished seasons are kept under `benchmarks/results/first_promotion/` and not run again, so the bench can be stopped at
-any time. `ours`: corrections until the first promotion, `peer`: those that are allowed.
+any time. Two calls share the work where each has some of the seasons and a core of its own:
+`taskset -c 0 make bench-first-promotion ONLY="5- 20-"`, `taskset -c 1 make bench-first-promotion ONLY="10- 40-"`.
+`ours`: corrections until the first promotion, `peer`: those that are allowed.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -22,8 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks import results, tasks  # noqa: E402 - found through the path above
-from benchmarks.nightly import compared, correction, day_and_night, installation, noon  # noqa: E402
+from benchmarks import calls, nightly, results, tasks  # noqa: E402 - found through the path above
+from benchmarks.nightly import Ended, compared, correction, day_and_night, installation, noon  # noqa: E402
+from nightschool_daemon import codec  # noqa: E402
 from nightschool_hookspecs.records import RunEnd, RunReport  # noqa: E402
 from support.base_models import MODELS  # noqa: E402
 from support.night import Night  # noqa: E402
@@ -32,10 +33,10 @@ RESULTS = ROOT / "benchmarks" / "results" / "first_promotion"
 BASE = "gemma"
 A_WEEK = (5, 10, 20, 40)
 SEEDS = (0, 1, 2)
-MOST = 60
+MOST = 40
 """Corrections after which a season ends without a promotion."""
 GOAL = 20
-HELD_OUT = 40
+HELD_OUT = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +56,13 @@ class Season:
 class Result:
     """What came of it."""
 
+    code: str
     corrections: int
     """That were there when the first version was promoted, or in all."""
     promoted: bool
     recipe: str
     """What was promoted: trained weights or shown examples. Empty: nothing was."""
     days: int
-    runs: int
     minutes: float
     """Of the machine, in all."""
     base_score: float | None
@@ -69,17 +70,19 @@ class Result:
     score: float | None
     interval: tuple[float, float] | None
     """95 % of the difference."""
-    ends: tuple[str, ...]
-    """How each run ended, and why."""
+    runs: tuple[Ended, ...]
 
 
 def main() -> int:
     """Run what is missing, print the table. Returns 1 where a row falls short."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; the next call goes on")
-    given = parser.parse_args()
-    results.carry_out({season.file: partial(run, season) for season in seasons()}, given.minutes)
+    call = calls.Call.given(__doc__, digest_of_code())
+    call.carry_out({season.file: partial(run, season, call.code) for season in seasons()})
     return show()
+
+
+def digest_of_code() -> str:
+    """Of all that a season depends on."""
+    return calls.digest_of([Path(__file__), Path(nightly.__file__), Path(tasks.__file__)])
 
 
 def seasons() -> Iterator[Season]:
@@ -87,52 +90,53 @@ def seasons() -> Iterator[Season]:
     return (Season(a_week=a_week, seed=seed) for seed in SEEDS for a_week in A_WEEK)
 
 
-def run(season: Season) -> Result:
-    """One season on a server of its own."""
+def run(season: Season, code: str) -> Result:
+    """One season on a server of its own. Raises `CellFailed`."""
     task = tasks.shell(season.seed, MOST, HELD_OUT)
     began = time.monotonic()
     with installation(BASE) as here:
         given, days, reports = nights(here, season, task.learned)
-        best = next((one for one in reports if one.end is RunEnd.PROMOTED), None)
+        best = next((one for _, one in reports if one.end is RunEnd.PROMOTED), None)
         found = None
         if best is not None and best.alias is not None:
             found = compared(here, MODELS[BASE].tag, best.alias, BASE, task.held_out)
     return Result(
+        code=code,
         corrections=given,
         promoted=best is not None,
         recipe=best.run.recipe.value if best is not None else "",
         days=days,
-        runs=len(reports),
         minutes=(time.monotonic() - began) / 60,
         base_score=found.first_marks.score if found else None,
         score=found.second_marks.score if found else None,
         interval=found.verdict.interval if found else None,
-        ends=tuple(f"{one.run.recipe.value}: {one.end.value}: {one.reason}" for one in reports),
+        runs=tuple(Ended.of(day, one) for day, one in reports),
     )
 
 
-def nights(here: Night, season: Season, pairs: Sequence[tasks.Pair]) -> tuple[int, int, list[RunReport]]:
-    """Day by day until something is promoted: corrections that came, days, and what the runs reported."""
-    reports: list[RunReport] = []
+def nights(here: Night, season: Season, pairs: Sequence[tasks.Pair]) -> tuple[int, int, list[tuple[int, RunReport]]]:
+    """Day by day until something is promoted: corrections that came, days, and reports, each with its day."""
+    reports: list[tuple[int, RunReport]] = []
     given = day = 0
-    while given < len(pairs) and not any(one.end is RunEnd.PROMOTED for one in reports):
+    while given < len(pairs) and not any(one.end is RunEnd.PROMOTED for _, one in reports):
         day += 1
         before, given = given, min(len(pairs), day * season.a_week // 7)
         new = [correction(f"c-{number}", BASE, pairs[number], noon(day)) for number in range(before, given)]
-        reports += day_and_night(here, day, new)
+        reports += [(day, one) for one in day_and_night(here, day, new)]
     return given, day, reports
 
 
 def show() -> int:
     """Print a row a pace, medians over the seeds that are there, and write the table."""
-    found = {one: Result(**json.loads(one.file.read_text(encoding="utf-8"))) for one in seasons() if one.file.exists()}
+    found = {one: codec.from_json(one.file.read_bytes(), Result) for one in seasons() if one.file.exists()}
     rows = [
         row
         for a_week in A_WEEK
         if (ended := [result for season, result in found.items() if season.a_week == a_week])
         for row in rows_of(a_week, ended)
     ]
-    told = results.presented("first-promotion", "Until something better is proven and in use", rows)
+    title = f"Until something better is proven and in use, of {calls.states(found.values())}"
+    told = results.presented("first-promotion", title, rows)
     return max(told, len(found) < len(A_WEEK) * len(SEEDS))
 
 

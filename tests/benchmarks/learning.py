@@ -8,7 +8,7 @@ test, `ablation.decisions` the rule that makes something a default, `ablation.cl
 
 The most informative cells come first. Each is kept under `benchmarks/results/learning/` when it is finished, with a
 digest of the code it was made of, and not run again: so the bench can be stopped at any time and goes on where it was.
-The table tells of how many states of the code its cells are; `--fresh` runs those of another one again. `--quick` is a
+The table tells of how many states of the code its cells are; `--anew` runs those of another one again. `--quick` is a
 small one within a quarter of an hour, with results of its own under `build/`.
 `--only gemma-shell ...` runs the cells alone whose names begin with one of these, and what is decided is left to a call
 without it: so two calls can share the work, each on a core of its own (`taskset`).
@@ -127,11 +127,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a small one, with results of its own")
     parser.add_argument("--only", nargs="+", default=[], help="cells alone whose names begin with one of these")
     parser.add_argument("--list", action="store_true", help="name the cells that are missing, in their order")
-    parser.add_argument("--fresh", action="store_true", help="run cells again that were made of other code")
+    parser.add_argument("--anew", action="store_true", help="run cells again that were made of other code")
     given = parser.parse_args()
     # what is under way is ended and cleared away, as by an interrupt
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    extent = replace(QUICK if given.quick else FULL, code=digest_of_code() if given.fresh else None)
+    extent = replace(QUICK if given.quick else FULL, code=digest_of_code() if given.anew else None)
     minutes = given.minutes or (QUICK_MINUTES if given.quick else math.inf)
     if given.list:
         print(*(one.name for one in unfinished(every(extent), extent)), sep="\n")

@@ -62,12 +62,14 @@ def import_tiny(server: OllamaServer, gguf: Path, name: str = TINY, *, system: s
     return digest
 
 
-def import_base(server: OllamaServer, base: BaseModel, gguf: Path) -> None:
-    """Give a server a real model, with its template and its stop word."""
+def import_base(server: OllamaServer, base: BaseModel, gguf: Path, *, threads: int | None = None) -> None:
+    """Give a server a real model, with its template and its stop word. `threads`: that it answers with."""
     ollama = OllamaHttp(OllamaSettings(host=server.url))
     digest = sha256_of(gguf)
     ollama.upload_blob(gguf, digest)
-    parameters = {"stop": [base.stop]}
+    parameters: dict[str, object] = {"stop": [base.stop]}
+    if threads is not None:
+        parameters["num_thread"] = threads
     ollama.create(
         CreateRequest(model=base.tag, files={"base.gguf": digest}, template=base.template, parameters=parameters)
     )

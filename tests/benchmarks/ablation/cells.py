@@ -6,7 +6,6 @@ exam. What is taken out of Ollama then, and how, is the run's own business.
 """
 
 import functools
-import hashlib
 import logging
 import resource
 import time
@@ -20,6 +19,7 @@ from benchmarks.ablation import budgets
 from benchmarks.ablation.components import BASE, PASSES, Arm, toml
 from benchmarks.ablation.measures import DIGITS, Bench, Said, Taken
 from benchmarks.ablation.pools import ARTIFACT_TYPES, Material, Row, Size, material_of
+from benchmarks.calls import digest_of
 from benchmarks.nightly import correction, noon
 from benchmarks.tasks import Pair
 from nightschool_daemon import codec, config
@@ -53,11 +53,6 @@ from support.base_models import MODELS
 from support.night import Night
 
 DROP_IN = Path(__file__).with_name("selection_random.py")
-ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = tuple(
-    ROOT / name
-    for name in ("hookspecs/nightschool_hookspecs", "plugins/nightschool_plugins", "daemon/nightschool_daemon")
-)
 SHOWS = frozenset({"claims.py", "decisions.py", "effects.py", "pages.py", "records.py"})
 """Of the bench, what judges and shows the results: none is measured anew for another table."""
 SHAPES = ("tasks.py", "nightly.py")
@@ -125,13 +120,8 @@ class Made:
 @functools.cache
 def digest_of_code() -> str:
     """Of the project and of the part of the bench that measures: what a result depends on besides its cell."""
-    files = [file for package in PACKAGES for file in package.rglob("*") if file.is_file()]
-    files += [file for file in Path(__file__).parent.glob("*.py") if file.name not in SHOWS]
-    files += [ROOT / "tests" / "benchmarks" / name for name in SHAPES]
-    digest = hashlib.sha256()
-    for file in sorted(file for file in files if file.parent.name != "__pycache__"):
-        digest.update(f"{file.relative_to(ROOT)}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:12]
+    own = [file for file in Path(__file__).parent.glob("*.py") if file.name not in SHOWS]
+    return digest_of([*own, *(Path(__file__).parents[1] / name for name in SHAPES)])
 
 
 @dataclass(frozen=True, kw_only=True)
