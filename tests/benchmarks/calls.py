@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -43,13 +44,13 @@ class Call:
 
     @classmethod
     def given(cls, description: str | None, code: str) -> "Call":
-        """What the command line asks for. Whoever ends the process has it clear away, as by an interrupt."""
+        """What the command line asks for."""
         parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after so long")
         parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="those whose names begin so")
         parser.add_argument("--anew", action="store_true", help="make those of other code again")
         found = parser.parse_args()
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        get_ready()
         return cls(minutes=found.minutes, only=tuple(found.only), anew=found.anew, code=code)
 
     def carry_out(self, wanted: "Mapping[Path, Callable[[], DataclassInstance]]") -> None:
@@ -60,6 +61,13 @@ class Call:
     def is_finished(self, file: Path) -> bool:
         """Whether a result counts. Its file holds `code`."""
         return file.exists() and (not self.anew or json.loads(file.read_bytes())["code"] == self.code)
+
+
+def get_ready() -> None:
+    """Have the process clear away when somebody ends it, as by an interrupt, and tell of no single request."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # a library of the embeddings has the root logger tell everything
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def digest_of(files: Iterable[Path]) -> str:

@@ -2,16 +2,22 @@
 
 Simulated: seasons between equal models in which every item is looked at; the share of real gains that is proven; the
 expected items against a permutation test whose number of items is fixed beforehand, at the same error rates.
-Real: forty exams of a small model against itself on a real Ollama, each on other prompts. Their answers are sampled,
-which differ more than the greedy answers of a night. They are kept in build/exams, so that a stopped bench goes on.
+Real: forty exams of a small model against itself on a real Ollama, held by the examiner of a night, with its drawing,
+its rounds, its three sittings and its scores. 600 prompts are twenty blocks of thirty without a prompt in common, and
+each block is sat twice, with fresh answers. Three things are not those of a night: answers are sampled, as greedy ones
+of one model to one prompt are the same; no guard is asked, which could only stop a promotion; and the judge is asked
+after every item. Answers are kept in build/exams, so that a stopped bench goes on.
+
+What is simulated takes some minutes, the 3600 real answers about an hour of one core.
 """
 
 import argparse
+import functools
+import itertools
 import math
-import random
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy
@@ -21,16 +27,23 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks import results, tasks  # noqa: E402 - found through the path above
-from nightschool_daemon import codec  # noqa: E402
-from nightschool_daemon.config import ExamSettings, OllamaSettings  # noqa: E402
-from nightschool_daemon.evaluation.examiner import score_answer  # noqa: E402
-from nightschool_daemon.evaluation.local_model import LocalModel  # noqa: E402
-from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings  # noqa: E402
+from benchmarks import calls, results, tasks  # noqa: E402 - found through the path above
+from benchmarks.forms import fetched  # noqa: E402
+from nightschool_daemon.config import (  # noqa: E402
+    EmbeddingSource,
+    ExamSettings,
+    OllamaSettings,
+    Settings,
+    SimilaritySettings,
+    StateSettings,
+)
+from nightschool_daemon.evaluation.embedding import open_embed  # noqa: E402
+from nightschool_daemon.evaluation.examiner import Sitters, choose_items, examine, rounds, score_answer  # noqa: E402
+from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options  # noqa: E402
+from nightschool_daemon.evaluation.similarity import CombinedMeasure  # noqa: E402
 from nightschool_daemon.hooks import Hooks  # noqa: E402
-from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp  # noqa: E402
+from nightschool_daemon.jobs import whole_lines  # noqa: E402
 from nightschool_daemon.ollama.library import OllamaLibrary, PinnedOptions  # noqa: E402
-from nightschool_daemon.ollama.storage import sha256_of  # noqa: E402
 from nightschool_hookspecs.records import (  # noqa: E402
     Exam,
     ExamAnswer,
@@ -43,7 +56,8 @@ from nightschool_hookspecs.records import (  # noqa: E402
     Specialty,
 )
 from nightschool_plugins.judge_paired import JudgePaired  # noqa: E402
-from support.base_models import CACHE, MODELS  # noqa: E402
+from support.base_models import MODELS  # noqa: E402
+from support.night import import_base  # noqa: E402
 from support.ollama_server import OllamaServer  # noqa: E402
 
 WORK = ROOT / "build" / "exams"
@@ -63,9 +77,11 @@ LOOKS = (10, 20, 40, 60, 120, 240)
 FLIPS = 2000
 HORIZON = 1200
 
-EXAMS = 40
+BLOCKS = 20
 EXAM_ITEMS = 30
-PROMPTS = 80
+EXAMS = 2 * BLOCKS
+SEEDS_AN_EXAM = 1000
+"""Far more than it has questions."""
 TEMPERATURE = 0.8
 ANSWER_TOKENS = 32
 
@@ -203,41 +219,83 @@ def permutation_p(gains: Gains) -> NDArray[numpy.float64]:
 
 def real_exams() -> tuple[results.Row, results.Row]:
     """Forty exams of one model, and what is worth knowing of its answers."""
-    answers = asked()
-    promoted, differing, deviations = 0, [], []
-    for number in range(EXAMS):
-        exam = drawn(answers, number)
+    promoted, differing, deviations, scores = 0, [], [], []
+    for exam in held():
         gains = numpy.array(gains_of(exam))
         differing.append(float((gains != 0).mean()))
         deviations.append(float(gains.std()))
+        scores += [one.score for one in exam.answers]
         looks = numpy.flatnonzero(JUDGE.log_e_path(gains) >= PROOF) + 1
         promoted += any(judged(exam, int(look)) is Outcome.PROVEN for look in looks)
     figures: results.Row = {
-        "prompts": PROMPTS,
+        "prompts": BLOCKS * EXAM_ITEMS,
         "items an exam": EXAM_ITEMS,
         "items that differ": round(float(numpy.mean(differing)), 3),
         "standard deviation of differences": round(float(numpy.mean(deviations)), 1),
-        "mean score": round(float(numpy.mean([one.score for one in answers.values()])), 1),
+        "mean score": round(float(numpy.mean(scores)), 1),
     }
     return row(f"A/A, {EXAMS} exams of {BASE.title}: promoted", promoted / EXAMS, DECEIVED_GOAL, 1.0), figures
 
 
-def drawn(answers: dict[tuple[str, Sitting], ExamAnswer], number: int) -> Exam:
-    """An exam on prompts of its own, in which chance decides which sitting is the candidate's."""
-    draw = random.Random(number)
-    items = tuple(draw.sample(questions(), EXAM_ITEMS))
-    roles = dict(zip(Sitting, draw.sample(list(Sitting), len(Sitting)), strict=True))
+def held() -> list[Exam]:
+    """The exams as the examiner holds them, asked where their answers are not in their files yet."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    if any(len(whole_lines(file_of(number), ExamAnswer)) < len(Sitting) * EXAM_ITEMS for number in range(EXAMS)):
+        with OllamaServer("0.34.3", directory=WORK / "ollama") as server:
+            # two threads wait for each other by spinning, which beside other work takes many times as long as one
+            import_base(server, BASE, fetched("smollm2", BASE), threads=1)
+            settings = OllamaSettings(host=server.url, models_directory=server.models_directory)
+            examiner = Examiner(OllamaLibrary(settings))
+            for number in range(EXAMS):
+                examiner.hold(number)
+                print(f"exam {number + 1} of {EXAMS}", flush=True)
+    return [exam_of(number, whole_lines(file_of(number), ExamAnswer)) for number in range(EXAMS)]
+
+
+def file_of(number: int) -> Path:
+    """Where the answers of an exam are kept."""
+    return WORK / f"exam-{number}.jsonl"
+
+
+class Examiner:
+    """Holds exams between a model and itself."""
+
+    def __init__(self, library: OllamaLibrary) -> None:
+        similarity = SimilaritySettings(embedding=EmbeddingSource.STATIC)
+        settings = Settings(state=StateSettings(directory=WORK / "state"), similarity=similarity)
+        self._hooks = Hooks.load(plugin_directory=None, tables={})
+        self._measure = CombinedMeasure(self._hooks, open_embed(settings))
+        self._judge = LocalModel(library, BASE.tag, ExamSettings())
+        self._library = library
+
+    def hold(self, number: int) -> None:
+        """Ask what is not answered yet, each time with chance of its own."""
+        seeds = itertools.count(number * SEEDS_AN_EXAM + len(whole_lines(file_of(number), ExamAnswer)))
+        examine(
+            rounds(items_of(number), ExamSettings().round_items),
+            Sitters(incumbent=BASE.tag, candidate=BASE.tag, candidate_digest=""),
+            ask=lambda name, messages: self._library.chat(name, messages, options(next(seeds))),
+            score=lambda item, text: score_answer(self._hooks, self._measure, self._judge, item, text),
+            file=file_of(number),
+            report=lambda _done, _total, _text: None,
+        )
+
+
+def exam_of(number: int, answers: tuple[ExamAnswer, ...]) -> Exam:
+    """An exam that was held."""
     return Exam(
         specialty=Specialty(base=BASE.tag, artifact_type="shell"),
         incumbent=BASE.tag,
         candidate=BASE.tag,
-        items=items,
-        answers=tuple(
-            codec.build(ExamAnswer, codec.to_plain(answers[item.id, sat]) | {"sitting": role.value})
-            for role, sat in roles.items()
-            for item in items
-        ),
+        items=items_of(number),
+        answers=answers,
     )
+
+
+def items_of(number: int) -> tuple[ExamItem, ...]:
+    """The block of an exam, in the order of its drawing: no two blocks share a prompt, and each is sat twice."""
+    block = number % BLOCKS
+    return choose_items(questions()[block * EXAM_ITEMS :][:EXAM_ITEMS], ExamSettings(), number)
 
 
 def gains_of(exam: Exam) -> list[float]:
@@ -250,19 +308,14 @@ def judged(exam: Exam, look: int) -> Outcome:
     """The verdict of someone who looks after so many items."""
     items = exam.items[:look]
     names = {item.id for item in items}
-    so_far = Exam(
-        specialty=exam.specialty,
-        incumbent=exam.incumbent,
-        candidate=exam.candidate,
-        items=items,
-        answers=tuple(one for one in exam.answers if one.item_id in names),
-    )
-    return JUDGE.nightschool_judge_exam(so_far, (), look).outcome
+    answers = tuple(one for one in exam.answers if one.item_id in names)
+    return JUDGE.nightschool_judge_exam(replace(exam, items=items, answers=answers), (), look).outcome
 
 
-def questions() -> list[ExamItem]:
+@functools.cache
+def questions() -> tuple[ExamItem, ...]:
     """Real descriptions of shell commands."""
-    return [
+    return tuple(
         ExamItem(
             id=str(number),
             event_id=str(number),
@@ -271,83 +324,14 @@ def questions() -> list[ExamItem]:
             messages=(Message(role=Role.USER, content=f"{one.prompt}\nAnswer with one shell command only."),),
             reference=one.answer,
         )
-        for number, one in enumerate(tasks.shell(0, 0, PROMPTS).held_out)
-    ]
-
-
-def asked() -> dict[tuple[str, Sitting], ExamAnswer]:
-    """Every prompt's answers in three sittings, asked where they are not in the file yet."""
-    WORK.mkdir(parents=True, exist_ok=True)
-    file = WORK / "answers.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    known = {(one.item_id, one.sitting): one for one in (codec.from_json(line, ExamAnswer) for line in lines)}
-    missing = [(sitting, item) for sitting in Sitting for item in questions() if (item.id, sitting) not in known]
-    if missing:
-        with OllamaServer("0.34.3", directory=WORK / "ollama") as server, file.open("a", encoding="utf-8") as stream:
-            settings = OllamaSettings(host=server.url, models_directory=server.models_directory)
-            import_model(settings)
-            for answer in sat(OllamaLibrary(settings), missing):
-                stream.write(codec.to_json(answer) + "\n")
-                stream.flush()
-                known[answer.item_id, answer.sitting] = answer
-    return known
-
-
-def sat(library: OllamaLibrary, missing: list[tuple[Sitting, ExamItem]]) -> Iterator[ExamAnswer]:
-    """Answers of the model, sampled with another seed in each sitting."""
-    hooks = Hooks.load(plugin_directory=None, tables={})
-    measure, judge = CombinedMeasure(hooks, no_embeddings), LocalModel(library, BASE.tag, ExamSettings())
-    for sitting, item in missing:
-        said = library.chat(BASE.tag, item.messages, options(1 + list(Sitting).index(sitting)))
-        found = score_answer(hooks, measure, judge, item, said.text)
-        yield ExamAnswer(
-            item_id=item.id,
-            sitting=sitting,
-            model=BASE.tag,
-            text=said.text,
-            score=found.score,
-            detail=found.detail,
-            failed=False,
-            latency_s=said.latency_s,
-            tokens=said.tokens,
-            done_reason=said.done_reason,
-        )
+        for number, one in enumerate(tasks.shell(0, 0, BLOCKS * EXAM_ITEMS).held_out)
+    )
 
 
 def options(seed: int) -> PinnedOptions:
     """Sampled answers, short ones."""
-    return PinnedOptions(
-        temperature=TEMPERATURE,
-        seed=seed,
-        top_k=40,
-        top_p=0.9,
-        min_p=0.0,
-        repeat_penalty=1.0,
-        repeat_last_n=64,
-        num_ctx=1024,
-        num_predict=ANSWER_TOKENS,
-    )
-
-
-def import_model(settings: OllamaSettings) -> None:
-    """Give the server the model, once."""
-    file = CACHE / "smollm2.gguf"
-    if not file.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        BASE.fetch(file)
-    ollama = OllamaHttp(settings)
-    digest = sha256_of(file)
-    ollama.upload_blob(file, digest)
-    ollama.create(
-        CreateRequest(
-            model=BASE.tag,
-            files={"base.gguf": digest},
-            template=BASE.template,
-            # two threads wait for each other by spinning, which beside other work takes many times as long as one
-            parameters={"stop": [BASE.stop], "num_thread": 1},
-        )
-    )
-    ollama.close()
+    exam = replace(ExamSettings(), temperature=TEMPERATURE, context_tokens=1024, max_answer_tokens=ANSWER_TOKENS)
+    return pinned_options(exam, seed)
 
 
 # --------------------------------------------------------------------------- the table
@@ -363,6 +347,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulated", action="store_true", help="leave the real model out")
     simulated = parser.parse_args().simulated
+    calls.get_ready()
     found = [row for scores in SCORES for row in power(scores)]
     rows = [seasons(scores) for scores in SCORES]
     points, right_or_wrong, ties = SCORES

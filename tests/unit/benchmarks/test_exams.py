@@ -1,0 +1,43 @@
+"""Exams of a model against itself: what is asked."""
+
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from benchmarks import exams
+from nightschool_daemon.jobs import whole_lines
+from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary, PinnedOptions
+from nightschool_hookspecs.records import ExamAnswer, Message, Sitting
+
+
+def test_no_two_blocks_share_a_prompt_and_each_is_sat_twice() -> None:
+    asked = [{item.messages[0].content for item in exams.items_of(number)} for number in range(exams.EXAMS)]
+    assert {len(one) for one in asked} == {exams.EXAM_ITEMS}
+    assert sum(bool(one & other) for one, other in combinations(asked, 2)) == exams.BLOCKS
+    assert asked[: exams.BLOCKS] == asked[exams.BLOCKS :]
+
+
+class FakeLibrary(OllamaLibrary):
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def chat(self, name: str, messages: tuple[Message, ...], options: PinnedOptions, **_: object) -> ChatAnswer:  # type: ignore[override]  # it is asked for no tools
+        self.seeds.append(options.seed)
+        return ChatAnswer(text="ls", latency_s=0.1, tokens=1, done_reason="stop")
+
+
+def test_a_killed_exam_goes_on_with_chance_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exams, "WORK", tmp_path)
+    monkeypatch.setattr(exams, "EXAM_ITEMS", 4)
+    library = FakeLibrary()
+    examiner = exams.Examiner(library)
+    examiner.hold(3)
+    file = exams.file_of(3)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    examiner.hold(3)
+    answers = whole_lines(file, ExamAnswer)
+    assert len({(one.sitting, one.item_id) for one in answers}) == len(answers) == 4 * len(Sitting)
+    assert sorted(set(library.seeds)) == list(range(3000, 3012))
+    assert exams.gains_of(exams.exam_of(3, answers)) == [0.0] * 4
