@@ -1,7 +1,8 @@
 """`make bench-proxy`: what the proxy adds to a request, beside direct access to the same fixed upstream.
 
 Peer: the same request straight to the upstream, which answers at once, in turn with ours. Times are those of the whole
-answer and, for a stream, of its first chunk.
+answer and, for a stream, of its first chunk. All requests count. What the proxy adds is the difference within a round;
+beside other work it says little of the proxy, so the bench wants a machine of its own for its two minutes.
 """
 
 import asyncio
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +29,7 @@ from support.ollama_server import free_port  # noqa: E402
 
 ROUNDS = 20
 REQUESTS = 300
-"""Of each kind in a round. For each side the round counts in which it was disturbed least, by the 99th percentile."""
+"""Of each kind and side in a round."""
 PAUSE_S = 0.002
 """Between requests, as in use: in a loop without pauses the system's scheduler would be measured."""
 GOAL_MS = 2.0
@@ -58,6 +60,14 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """Requests that were sent in turn, in milliseconds."""
+
+    ours: Sequence[float]
+    peer: Sequence[float]
 
 
 Ask = Callable[[http.client.HTTPConnection], float]
@@ -102,13 +112,11 @@ def shared(connection: http.client.HTTPConnection) -> float:
     return first
 
 
-def measure(ask: Ask, ours: int, peer: int) -> tuple[list[float], list[float]]:
-    """Times through the proxy and without it, in turn, each of its calmest round after one that warms up."""
+def measure(ask: Ask, ours: int, peer: int) -> list[Round]:
+    """Times through the proxy and without it, in turn, in rounds after one that warms up."""
     through, direct = (http.client.HTTPConnection("127.0.0.1", port) for port in (ours, peer))
     rounds = [[(paused(ask, through), paused(ask, direct)) for _ in range(REQUESTS)] for _ in range(ROUNDS + 1)][1:]
-    ours_ms = [[one for one, _ in pairs] for pairs in rounds]
-    peer_ms = [[other for _, other in pairs] for pairs in rounds]
-    return min(ours_ms, key=percentile_99), min(peer_ms, key=percentile_99)
+    return [Round(ours=[one for one, _ in pairs], peer=[other for _, other in pairs]) for pairs in rounds]
 
 
 def paused(ask: Ask, connection: http.client.HTTPConnection) -> float:
@@ -117,23 +125,26 @@ def paused(ask: Ask, connection: http.client.HTTPConnection) -> float:
     return ask(connection)
 
 
-def percentile_99(times: list[float]) -> float:
+def percentile_99(times: Sequence[float]) -> float:
     """The 99th percentile."""
     return statistics.quantiles(times, n=100)[98]
 
 
-def rows_of(name: str, times: tuple[list[float], list[float]]) -> list[results.Row]:
-    """Median and 99th percentile; the goal bounds what is added to the peer's."""
-    (median, high), (peer_median, peer_high) = ((statistics.median(one), percentile_99(one)) for one in times)
+def rows_of(name: str, rounds: Sequence[Round]) -> list[results.Row]:
+    """What all requests took, what the proxy adds, and what they took where the machine was calm.
+
+    Both sides are disturbed alike within a round, so that the goal is for what is added there.
+    """
+    ours, peer = ([ms for one in rounds for ms in one.ours], [ms for one in rounds for ms in one.peer])
+    highs = [(percentile_99(one.ours), percentile_99(one.peer)) for one in rounds]
+    added = statistics.median(high - peer_high for high, peer_high in highs)
+    calmest, peer_calmest = map(min, zip(*highs, strict=True))
+    told = f"{name}, p99 ms added (median of {len(rounds)} rounds)"
     return [
-        results.row(f"{name}, median ms", median, peer_median, None, holds=True),
-        results.row(
-            f"{name}, p99 ms (goal: peer + {GOAL_MS:g})",
-            high,
-            peer_high,
-            round(peer_high + GOAL_MS, 3),
-            holds=high < peer_high + GOAL_MS,
-        ),
+        results.row(f"{name}, median ms", statistics.median(ours), statistics.median(peer), None, holds=None),
+        results.row(f"{name}, p99 ms", percentile_99(ours), percentile_99(peer), None, holds=None),
+        results.row(told, added, 0.0, GOAL_MS, holds=added < GOAL_MS),
+        results.row(f"{name}, p99 ms, the calmest round of each", calmest, peer_calmest, None, holds=None),
     ]
 
 
@@ -172,7 +183,7 @@ def main() -> int:
         *rows_of("routed stream, first line", routed),
         results.row("resident MB", memory, 0.0, MEMORY_GOAL_MB, holds=memory < MEMORY_GOAL_MB),
     ]
-    title = f"The proxy, the calmest of {ROUNDS} rounds of {REQUESTS} requests"
+    title = f"The proxy, {ROUNDS} rounds of {REQUESTS} requests"
     return results.presented("proxy", title, rows)
 
 
