@@ -357,8 +357,11 @@ def main() -> int:
         real, figures = real_exams()
         rows.append(real)
         results.show("The answers of the model to itself", [figures])
+        told = f"The answers of {BASE.title} to itself:\n\n{results.as_markdown([figures])}"
+        results.fill("calibration", "`ours` is to be at most `goal` times `peer`", rows, below=told)
     results.show("Share of real gains that is proven by so many items", found)
     results.write("exams-power", found)
+    results.fill("power", f"Of {SIMULATIONS // 4} simulations each", found)
     return results.presented("exams", "Exams", rows)
 
 

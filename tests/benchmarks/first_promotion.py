@@ -136,6 +136,7 @@ def show() -> int:
         for row in rows_of(a_week, ended)
     ]
     title = f"Until something better is proven and in use, of {calls.states(found.values())}"
+    results.fill("first-promotion", title, rows)
     told = results.presented("first-promotion", title, rows)
     return max(told, len(found) < len(A_WEEK) * len(SEEDS))
 

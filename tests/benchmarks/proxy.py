@@ -184,6 +184,7 @@ def main() -> int:
         results.row("resident MB", memory, 0.0, MEMORY_GOAL_MB, holds=memory < MEMORY_GOAL_MB),
     ]
     title = f"The proxy, {ROUNDS} rounds of {REQUESTS} requests"
+    results.fill("proxy", title, rows)
     return results.presented("proxy", title, rows)
 
 

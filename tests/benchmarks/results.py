@@ -15,7 +15,10 @@ from nightschool_daemon.jobs import write_durably
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-BENCH = Path(__file__).resolve().parents[2] / "build" / "bench"
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / "build" / "bench"
+EXAMS_PAGE = ROOT / "docs" / "exams.md"
+"""What an exam is worth, by several benches."""
 WIDTH = 160
 
 Row = Mapping[str, object]
@@ -42,8 +45,22 @@ def show(title: str, rows: Sequence[Row]) -> None:
     """Print a table."""
     table = Table(*(rows[0] if rows else ()), title=title)
     for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*map(_shown, row.values()))
     Console(width=WIDTH).print(table)
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A table for a page; there is one row at least."""
+    lines = (map(_shown, row.values()) for row in rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (rows[0], ["---"] * len(rows[0]), *lines))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
 
 
 def write(name: str, rows: Sequence[Row]) -> None:
@@ -54,6 +71,12 @@ def write(name: str, rows: Sequence[Row]) -> None:
 
 class CellFailed(Exception):
     """A cell came to nothing; the message says why. It is tried again by the next call."""
+
+
+def fill(name: str, title: str, rows: Sequence[Row], *, below: str = "") -> None:
+    """Put a table into the page on exams, with what it is of above it. Without a row the page stays as it is."""
+    if rows:
+        put_into(EXAMS_PAGE, name, "\n\n".join(filter(None, (f"{title}:", as_markdown(rows), below))))
 
 
 def put_into(file: Path, name: str, text: str) -> None:

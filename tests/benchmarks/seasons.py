@@ -247,9 +247,11 @@ def show() -> int:
     """Print a season's rows, write the table, and draw."""
     found = {name: codec.from_json(file_of(name).read_bytes(), Result) for name in names() if file_of(name).exists()}
     rows = [row for name in found for row in rows_of(name, found)]
+    title = f"Seasons, of {calls.states(found.values())}"
     if found:
         draw(found)
-    told = results.presented("seasons", f"Seasons, of {calls.states(found.values())}", rows)
+        results.fill("seasons", title, rows, below=f"![what runs gained and what is in use scores]({PLOT.name})")
+    told = results.presented("seasons", title, rows)
     is_open = any(row["goal"] is not None and row["holds"] is None for row in rows)
     return max(told, is_open, len(found) < len(list(names())))
 

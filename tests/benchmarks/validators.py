@@ -226,6 +226,7 @@ def main() -> int:
 
         generate = LocalModel(OllamaLibrary(OllamaSettings()), given.judge, ExamSettings())
         rows += judge(generate, tuned[:: len(tuned) // given.judged], judged[:: len(judged) // given.judged])
+    results.fill("validators", f"On {len(judged)} answers", rows)
     return results.presented("validators", "Agreement with people", rows)
 
 

@@ -103,6 +103,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(seasons, "RESULTS", tmp_path)
     monkeypatch.setattr(seasons, "PLOT", tmp_path / "seasons.svg")
     monkeypatch.setattr("benchmarks.results.BENCH", tmp_path / "bench")
+    monkeypatch.setattr("benchmarks.results.EXAMS_PAGE", tmp_path / "exams.md")
+    (tmp_path / "exams.md").write_text("<!-- seasons -->\n<!-- /seasons -->\n", encoding="utf-8")
     return tmp_path
 
 
@@ -113,6 +115,7 @@ def test_the_bench_fails_where_a_goal_could_not_be_judged(place: Path, found: Re
         made = kept if name.startswith("forgetting") else found
         seasons.file_of(name).write_text(codec.to_json(made), encoding="utf-8")
     assert seasons.show() == code
+    assert "![" in (place / "exams.md").read_text(encoding="utf-8")
 
 
 def test_the_bench_fails_where_a_season_is_missing(place: Path) -> None:
