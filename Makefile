@@ -73,9 +73,9 @@ bench-learning-engine: ollama
 	$(BIN)/python tests/benchmarks/learning_engine.py
 
 # What each part of the pipeline is worth, by real trainings at equal tokens. Hours; goes on where it was stopped.
-# QUICK=1 is a small one within a quarter of an hour; MINUTES=360 begins nothing after so long.
+# QUICK=1 is a small one within a quarter of an hour; MINUTES=360 begins nothing after so long; ONLY and ANEW as below.
 bench-learning: ollama
-	$(BIN)/python tests/benchmarks/learning.py $(if $(QUICK),--quick) $(if $(MINUTES),--minutes $(MINUTES))
+	$(BIN)/python tests/benchmarks/learning.py $(if $(QUICK),--quick) $(CALL)
 
 # Coverage-guided fuzz of the GGUF reader; what drives it is installed beside.
 fuzz-gguf: .venv/.ready
