@@ -13,6 +13,9 @@ Three stages, cheap to dear:
 Texts before the index `since` are known to each other, those from there on are new: pairs are wanted of which at least
 one is new, or with `across` exactly one, as of two lists.
 
+Of prompts by one pattern nearly all are alike. So each stage gives a text with at most `WINDOW` others, the nearest
+ones: what it costs grows with the texts, not with their pairs, and a crowd still hangs together.
+
 Everything is deterministic: the hash functions are fixed, pairs come sorted.
 
 With a Jaccard similarity s of the character groups a pair is found with probability 1 - (1 - s^5)^36: 0.95 at 0.6,
@@ -23,7 +26,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from difflib import SequenceMatcher
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,20 +56,23 @@ MOST_COMPARED = 2_000_000_000
 """Pairs that are compared so, some two minutes of them: those of the shortest texts first."""
 SLIP = 0.6
 """Edit similarity from which a word is another one with a slip of the pen. Letters that change places are one edit."""
-MOST_FOUND = 2_000_000
-"""Pairs of few edits that are looked at further. Of prompts by one pattern nearly all pairs are."""
 TOO_MANY = (
     "%d of %d new short prompts, the longest ones, are too many to be compared letter by letter with all others: "
     "a near-duplicate with a slip of the pen in every other word may be missed"
 )
 WINDOW = 64
-"""Texts of one bucket that are paired with each other; of a larger bucket each with its next ones."""
+"""Texts of one bucket that are paired with each other; of a larger bucket each with its next ones.
+
+And others that a text is near to: of more the nearest.
+"""
 TEXTS_AT_ONCE = 16384
 """Texts that are sketched at once, to bound the memory."""
 TILE = 2048
 """Rows and columns of a block of cosines."""
 ROWS_AT_ONCE, COLUMNS_AT_ONCE = 512, 8192
 """Of a block of edit similarities."""
+PRINTS_AT_ONCE = 2048
+"""Fingerprints that are compared with all others at once, to bound the memory."""
 ROUNDING = 1e-6
 """By which a similarity that is just high enough may come out lower."""
 PRINT_ROWS = 3
@@ -88,11 +94,13 @@ def near_texts(texts: Sequence[str], *, since: int = 0, across: bool = False) ->
             found += [(low + since) * count + high + since for low, high in _in_band(keys[since:])]
     codes = np.unique(np.concatenate(found))
     pairs = np.stack(np.divmod(codes, max(count, 1)), axis=1)
-    return pairs[_agree(sketches, pairs)]
+    agreement = _agreement(sketches, pairs)
+    pairs, agreement = pairs[agreement >= LOWEST_AGREEMENT], agreement[agreement >= LOWEST_AGREEMENT]
+    return pairs[_nearest(pairs[:, 1], agreement)]
 
 
 def near_wordings(texts: Sequence[str], threshold: float, *, since: int = 0, across: bool = False) -> Pairs:
-    """Every pair of short texts whose edit similarity is at least `threshold`.
+    """Every pair of short texts whose edit similarity is at least `threshold`; of a crowd each text's nearest.
 
     Where they are too many to compare it says so, and those of the longest ones are missing.
     """
@@ -108,34 +116,34 @@ def near_wordings(texts: Sequence[str], threshold: float, *, since: int = 0, acr
         shorter = late[: 0 if across else start + len(rows)]
         columns = np.concatenate([_as_long(places, lengths, least, most) for places in (early, shorter)])
         compared += len(rows) * len(columns)
-        if compared > MOST_COMPARED or sum(map(len, found)) > MOST_FOUND:
+        if compared > MOST_COMPARED:
             logger.warning(TOO_MANY, len(late) - start, len(late))
             break
-        found += _few_edits(texts, rows, columns, threshold)
+        found.append(_few_edits(texts, rows, columns, threshold))
     return np.unique(np.concatenate(found), axis=0)
 
 
 def near_vectors(vectors: Vectors, threshold: float, *, since: int = 0, across: bool = False) -> Pairs:
-    """Every pair whose cosine is at least `threshold`."""
+    """Every pair whose cosine is at least `threshold`; of a crowd each vector with the nearest before it."""
     found = [NO_PAIRS]
-    for low, high, cosines in _tiles(vectors, since, across):
-        rows, columns = np.nonzero(cosines >= threshold)
-        pairs = np.stack([rows + low, columns + high], axis=1)
-        found.append(pairs[pairs[:, 0] < pairs[:, 1]])
+    for start in range(since, len(vectors), TILE):
+        later = range(start, min(start + TILE, len(vectors)))
+        found.append(_near_before(vectors, later, since if across else later.stop, threshold))
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
 def near_fingerprints(left: Sequence[str], right: Sequence[str]) -> Pairs:
-    """Every pair of fingerprints of near-duplicates, one from each list: indices in these, sorted."""
+    """Pairs of fingerprints of near-duplicates, one from each list: indices in these, sorted.
+
+    Every pair; of a crowd in the left list each of the right one with the nearest that it met.
+    """
     ours, theirs = _minima_table(left), _minima_table(right)
-    found = [np.empty(0, np.int64)]
-    for row in range(0, wording.MINIMA, PRINT_ROWS):
-        keys, others = (_packed(table[row : row + PRINT_ROWS]) for table in (ours, theirs))
-        found += [one * len(right) + other for one, other in _met(keys, others, most=len(left))]
-    codes = np.unique(np.concatenate(found))
-    pairs = np.stack(np.divmod(codes, max(len(right), 1)), axis=1)
-    return pairs[_prints_agree(ours, theirs, pairs)]
+    found = [NO_PAIRS]
+    for start in range(0, len(right), PRINTS_AT_ONCE):
+        found.append(_near_prints(ours, theirs[:, start : start + PRINTS_AT_ONCE]) + np.array([0, start]))
+    pairs = np.concatenate(found)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
 def keep_first(pairs: Pairs, count: int) -> NDArray[np.bool_]:
@@ -280,12 +288,12 @@ def _in_band(keys: NDArray[np.uint64]) -> Iterator[tuple[Places, Places]]:
         yield order[same], order[same + distance]
 
 
-def _met(keys: NDArray[np.uint64], others: NDArray[np.uint64], most: int = WINDOW) -> Iterator[tuple[Places, Places]]:
-    """Pairs of one key, one from each list: with each of the others at most so many, the first ones."""
+def _met(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> Iterator[tuple[Places, Places]]:
+    """Pairs of one key, one from each list: with each of the others at most `WINDOW`, the first ones."""
     order = np.argsort(keys, kind="stable")
     ordered, left = keys[order], np.arange(len(others))
     first = np.searchsorted(ordered, others)
-    for distance in range(min(most, len(keys))):
+    for distance in range(min(WINDOW, len(keys))):
         left = left[first[left] + distance < len(keys)]
         left = left[ordered[first[left] + distance] == others[left]]
         if not len(left):
@@ -293,12 +301,12 @@ def _met(keys: NDArray[np.uint64], others: NDArray[np.uint64], most: int = WINDO
         yield order[first[left] + distance], left
 
 
-def _agree(sketches: NDArray[np.uint32], pairs: Pairs) -> NDArray[np.bool_]:
-    """Which pairs have enough equal minima."""
+def _agreement(sketches: NDArray[np.uint32], pairs: Pairs) -> NDArray[np.float64]:
+    """The share of equal minima of each pair."""
     equal = np.zeros(len(pairs), np.int64)
     for row in sketches:
         equal += row[pairs[:, 0]] == row[pairs[:, 1]]
-    return equal >= LOWEST_AGREEMENT * len(sketches)
+    return equal / len(sketches)
 
 
 # --------------------------------------------------------------------------- edits
@@ -310,19 +318,23 @@ def _as_long(places: Places, lengths: Places, least: int, most: int) -> Places:
     return places[np.searchsorted(ordered, least) : np.searchsorted(ordered, most, side="right")]
 
 
-def _few_edits(texts: Sequence[str], rows: Places, columns: Places, threshold: float) -> Iterator[Pairs]:
-    """Pairs of a row and a column, lower index first."""
+def _few_edits(texts: Sequence[str], rows: Places, columns: Places, threshold: float) -> Pairs:
+    """Pairs of a row and a column, lower index first, of each row with its nearest."""
     from rapidfuzz.distance import Levenshtein
     from rapidfuzz.process import cdist
 
     left, lowest = [texts[place] for place in rows], threshold - ROUNDING
+    found, similarities = [NO_PAIRS], [np.empty(0, np.float32)]
     for start in range(0, len(columns), COLUMNS_AT_ONCE):
         some = columns[start : start + COLUMNS_AT_ONCE]
         right = [texts[place] for place in some]
         table = cdist(left, right, scorer=Levenshtein.normalized_similarity, score_cutoff=lowest, dtype=np.float32)
-        near, beside = np.nonzero(table >= np.float32(lowest))
-        pairs = np.sort(np.stack([rows[near], some[beside]], axis=1), axis=1)
-        yield pairs[pairs[:, 0] < pairs[:, 1]]
+        table[rows[:, None] == some] = -np.inf
+        near, beside = np.nonzero(_highest(table, lowest))
+        found.append(np.stack([rows[near], some[beside]], axis=1))
+        similarities.append(table[near, beside])
+    pairs = np.concatenate(found)
+    return np.sort(pairs[_nearest(pairs[:, 0], np.concatenate(similarities))], axis=1)
 
 
 # --------------------------------------------------------------------------- fingerprints
@@ -342,24 +354,63 @@ def _packed(rows: NDArray[np.uint16]) -> NDArray[np.uint64]:
     return keys
 
 
-def _prints_agree(ours: NDArray[np.uint16], theirs: NDArray[np.uint16], pairs: Pairs) -> NDArray[np.bool_]:
-    """Which pairs share enough minima; a place where neither has one does not count."""
+def _near_prints(ours: NDArray[np.uint16], theirs: NDArray[np.uint16]) -> Pairs:
+    """Pairs of columns that share enough minima, of each of `theirs` with its nearest."""
+    found, width = [np.empty(0, np.int64)], theirs.shape[1]
+    for row in range(0, wording.MINIMA, PRINT_ROWS):
+        keys, others = (_packed(table[row : row + PRINT_ROWS]) for table in (ours, theirs))
+        found += [one * width + other for one, other in _met(keys, others)]
+    pairs = np.stack(np.divmod(np.unique(np.concatenate(found)), width), axis=1)
+    surplus = _surplus(ours, theirs, pairs)
+    pairs, surplus = pairs[surplus >= 0], surplus[surplus >= 0]
+    return pairs[_nearest(pairs[:, 1], surplus)]
+
+
+def _surplus(ours: NDArray[np.uint16], theirs: NDArray[np.uint16], pairs: Pairs) -> NDArray[np.float64]:
+    """How many more minima than just enough each pair shares; a place where neither has one does not count."""
     equal, counted = np.zeros(len(pairs), np.int64), np.zeros(len(pairs), np.int64)
     for row, other_row in zip(ours, theirs, strict=True):
         one, other = row[pairs[:, 0]], other_row[pairs[:, 1]]
         there = (one != wording.NOTHING) | (other != wording.NOTHING)
         counted += there
         equal += there & (one == other)
-    return equal >= wording.NEAR * counted
+    return equal - wording.NEAR * counted
 
 
 # --------------------------------------------------------------------------- vectors
 
 
-def _tiles(vectors: Vectors, since: int, across: bool) -> Iterator[tuple[int, int, Vectors]]:
-    """Blocks of cosines that together hold each wanted pair: first row, first column, block."""
-    for high in range(since, len(vectors), TILE):
-        columns = vectors[high : high + TILE]
-        end = since if across else min(high + TILE, len(vectors))
-        for low in range(0, end, TILE):
-            yield low, high, vectors[low : min(low + TILE, end)] @ columns.T
+def _near_before(vectors: Vectors, later: range, end: int, threshold: float) -> Pairs:
+    """Pairs of one of some vectors and one that is before it and before `end`, of each with its nearest."""
+    found, cosines = [NO_PAIRS], [np.empty(0, np.float32)]
+    for low in range(0, end, TILE):
+        earlier = range(low, min(low + TILE, end))
+        tile = vectors[later.start : later.stop] @ vectors[earlier.start : earlier.stop].T
+        tile[np.array(later)[:, None] <= np.array(earlier)] = -np.inf
+        rows, columns = np.nonzero(_highest(tile, threshold))
+        found.append(np.stack([columns + low, rows + later.start], axis=1))
+        cosines.append(tile[rows, columns])
+    pairs = np.concatenate(found)
+    return pairs[_nearest(pairs[:, 1], np.concatenate(cosines))]
+
+
+# --------------------------------------------------------------------------- crowds
+
+
+def _highest(table: Vectors, lowest: float) -> NDArray[np.bool_]:
+    """Where a table is at least `lowest`; of a row with many such places, the `WINDOW` highest."""
+    enough = table >= np.float32(lowest)
+    crowded = np.flatnonzero(np.count_nonzero(enough, axis=1) > WINDOW)
+    if len(crowded):
+        highest = np.argpartition(table[crowded], -WINDOW, axis=1)[:, -WINDOW:]
+        enough[crowded] = False
+        enough[crowded[:, None], highest] = True
+    return enough
+
+
+def _nearest(owners: Places, likeness: NDArray[np.floating[Any]]) -> Places:
+    """Which pairs stay, sorted, where each owner keeps the `WINDOW` of the highest likeness."""
+    order = np.lexsort((-likeness, owners))
+    ordered = owners[order]
+    rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return np.sort(order[rank < WINDOW])

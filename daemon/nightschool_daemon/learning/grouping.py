@@ -189,23 +189,24 @@ class NearPrompts:
         return near_vectors(vectors, self._lowest, since=since, across=across)
 
     def _near_gone(self, prompts: Sequence[AnyPrompt], since: int, *, across: bool) -> Pairs:
-        """Pairs of which at least one is gone."""
+        """Pairs of which at least one is gone: of a crowd each new prompt with its nearest."""
         gone = [place for place, prompt in enumerate(prompts) if isinstance(prompt, Gone)]
+        texts = [place for place, prompt in enumerate(prompts[:since]) if isinstance(prompt, str)]
         known = bisect_left(gone, since)
         found = (
-            self._by_fingerprints(prompts, gone[:known], range(since, len(prompts))),
-            self._by_fingerprints(prompts, gone[known:], range(since if across else len(prompts))),
+            self._by_fingerprints(prompts, gone[:known] if across else gone, range(since, len(prompts))),
+            self._by_fingerprints(prompts, texts, gone[known:]),
         )
         pairs = np.sort(np.concatenate(found), axis=1)
         return pairs[pairs[:, 0] < pairs[:, 1]]
 
-    def _by_fingerprints(self, prompts: Sequence[AnyPrompt], gone: Sequence[int], others: Sequence[int]) -> Pairs:
-        """Pairs of one that is gone and another, by their places among all."""
-        if not gone:
+    def _by_fingerprints(self, prompts: Sequence[AnyPrompt], others: Sequence[int], new: Sequence[int]) -> Pairs:
+        """Pairs of a prompt that is new and another, by their places among all."""
+        if not others or not new:
             return NO_PAIRS
-        left, right = ([self._print_of(prompts[place]) for place in places] for places in (gone, others))
+        left, right = ([self._print_of(prompts[place]) for place in places] for places in (others, new))
         pairs = near_fingerprints(left, right)
-        return np.stack([np.array(gone, np.int64)[pairs[:, 0]], np.array(others, np.int64)[pairs[:, 1]]], axis=1)
+        return np.stack([np.array(others, np.int64)[pairs[:, 0]], np.array(new, np.int64)[pairs[:, 1]]], axis=1)
 
     def _print_of(self, prompt: AnyPrompt) -> str:
         return prompt.fingerprint if isinstance(prompt, Gone) else fingerprint_of(prompt, self._secret)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -162,10 +163,47 @@ def test_the_same_texts_give_the_same_pairs_whatever_the_size_of_a_block(monkeyp
     assert np.array_equal(near_texts(texts), first)
 
 
-def test_a_crowd_of_equal_texts_hangs_together_at_a_cost_that_is_linear() -> None:
-    pairs = near_texts(["count the lines of every file below here"] * 1000)
+def by_one_pattern(count: int) -> list[str]:
+    return [f"count the lines of every file below directory {number}" for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    "near",
+    [
+        lambda count: near_texts(["count the lines of every file below here"] * count),
+        lambda count: near_wordings(by_one_pattern(count), 0.85),
+        lambda count: near_vectors(np.ones((count, 1), np.float32), 0.85),
+    ],
+    ids=["texts", "wordings", "vectors"],
+)
+def test_a_crowd_hangs_together_at_a_cost_that_is_linear(near: Callable[[int], duplicates.Pairs]) -> None:
+    pairs = near(1000)
     assert len(pairs) < 1000 * duplicates.WINDOW
     assert set(range(1, 1000)) <= {int(high) for _, high in pairs}
+
+
+def test_a_crowd_of_fingerprints_hangs_together_at_a_cost_that_is_linear() -> None:
+    prints = [fingerprint_of(text, b"") for text in by_one_pattern(600)]
+    pairs = near_fingerprints(prints[:300], prints[300:])
+    assert len(pairs) <= 300 * duplicates.WINDOW
+    assert {int(high) for _, high in pairs} == set(range(300))
+
+
+def test_beside_a_crowd_every_short_text_is_compared(caplog: pytest.LogCaptureFixture) -> None:
+    longer = "and then tell me which of them has the greatest number of lines in it"
+    texts = [*by_one_pattern(2100), longer, typo(longer)]
+    assert (2100, 2101) in as_set(near_wordings(texts, 0.85))
+    assert not caplog.records
+
+
+def test_of_a_crowd_of_fingerprints_the_nearest_are_kept() -> None:
+    whole = "count the lines of every file below this directory, and tell me which has the most of them"
+    words = whole.split()
+    crowd = [" ".join([*words[:place], "xy", *words[place + 1 :]]) for place in range(len(words))]
+    left = [fingerprint_of(text, b"") for text in [*crowd * 5, whole]]
+    pairs = near_fingerprints(left, left[-1:])
+    assert len(pairs) == duplicates.WINDOW < len(left)
+    assert (len(left) - 1, 0) in as_set(pairs)
 
 
 @settings(deadline=None)
@@ -194,6 +232,18 @@ def test_vectors_give_every_pair_above_the_threshold(count: int, since: int, see
     assert {pair for pair, value in clear.items() if value >= threshold + 1e-6} <= as_set(pairs)
     assert as_set(pairs) <= {pair for pair, value in clear.items() if value >= threshold - 1e-6}
     assert pairs.tolist() == sorted(pairs.tolist())
+
+
+@pytest.mark.parametrize(("since", "across"), [(0, False), (150, False), (150, True)])
+def test_of_a_crowd_of_vectors_the_nearest_are_kept(since: int, across: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "TILE", 70)
+    vectors = np.random.default_rng(3).standard_normal((300, 8)).astype(np.float32) + np.float32(4)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = as_set(near_vectors(vectors, 0.5, since=since, across=across))
+    for text in range(since, 300):
+        cosines = vectors[: since if across else text] @ vectors[text]
+        nearest = np.argsort(-cosines, kind="stable")[: duplicates.WINDOW]
+        assert {low for low, high in found if high == text} == set(nearest.tolist())
 
 
 @settings(deadline=None)

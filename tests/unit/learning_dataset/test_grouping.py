@@ -20,6 +20,7 @@ from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddi
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.intake.assignment import group_of
 from nightschool_daemon.jobs import EventRow, PromptRow
+from nightschool_daemon.learning.duplicates import WINDOW
 from nightschool_daemon.learning.grouping import AnyPrompt, FindNear, Gone, NearPrompts, kept_aside, place, regroup
 from nightschool_daemon.learning.split import Choose, split
 from nightschool_daemon.ledger import IncomingEvent, Ledger
@@ -284,6 +285,16 @@ def test_across_are_the_pairs_of_one_from_each_list_also_of_what_is_gone(texts: 
         (low, high) for low, high in combinations(range(len(prompts)), 2) if near_by([prompts[low], prompts[high]], 1)
     ]
     assert alone == pairs
+
+
+def test_of_a_crowd_of_which_much_is_gone_every_new_prompt_is_near_what_is_known() -> None:
+    texts = [f"count the lines of every file below directory {number}" for number in range(300)]
+    folded: list[AnyPrompt] = [
+        text if place % 2 else Gone(fingerprint=fingerprint_of(text, SECRET)) for place, text in enumerate(texts)
+    ]
+    for pairs in (by_edits()(folded, 100), by_edits().across(folded, 100)):
+        assert {high for low, high in pairs if low < 100} == set(range(100, 300))
+        assert len(pairs) < 200 * 2 * WINDOW
 
 
 class Nights(RuleBasedStateMachine):
