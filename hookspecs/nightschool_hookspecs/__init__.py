@@ -102,6 +102,7 @@ from nightschool_hookspecs.records import (
     TrainingSoFar,
     TrainingText,
     TrainingTrial,
+    TrialEnd,
     TriedOut,
     Verdict,
 )
@@ -213,6 +214,7 @@ __all__ = [
     "TrainingSoFar",
     "TrainingText",
     "TrainingTrial",
+    "TrialEnd",
     "TriedOut",
     "TryOut",
     "Validate",

@@ -662,10 +662,24 @@ class TrainingTrial:
     """So many of its own it is asked for when it came to its end, and they are scored."""
 
 
+class TrialEnd(StrEnum):
+    """In which way a training ended that was tried out."""
+
+    COMPLETE = "complete"
+    """It came to its end, and so did the answers that it was asked for."""
+    STOPPED = "stopped"
+    """By the judge."""
+    LATE = "late"
+    """Its time was over before."""
+    UNFIT = "unfit"
+    """By these hyperparameters it cannot be trained here; others may do better."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TriedOut:
     """What came of a training that was tried out. Of it nothing is left but this."""
 
+    end: TrialEnd
     loss: float | None
     """At its end, on the examples kept apart, in nats an answer token; None where it did not come so far."""
     score: float | None = None
@@ -677,7 +691,7 @@ class TriedOut:
     """That went through the network to be measured."""
     seconds: float
     problem: str = ""
-    """A sentence where it could not go on: the loss became no number, memory was short. Others may do better."""
+    """A sentence where it could not go on: the loss became no number, memory was short, there was no time to answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

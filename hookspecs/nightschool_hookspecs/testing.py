@@ -90,6 +90,7 @@ from nightschool_hookspecs.records import (
     TrainingResult,
     TrainingSoFar,
     TrainingTrial,
+    TrialEnd,
     TriedOut,
 )
 from nightschool_hookspecs.services import Judge, OutOfTime
@@ -365,6 +366,7 @@ class FakeTryOut:
         reached = end if stopped is None else passed[stopped]
         loss = loss_at(end) if stopped is None else None
         found = TriedOut(
+            end=TrialEnd.COMPLETE if stopped is None else TrialEnd.STOPPED,
             loss=loss,
             score=None if loss is None or not trial.answers else 100 - 10 * loss,
             tokens=math.ceil(reached),

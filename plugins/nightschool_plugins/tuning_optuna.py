@@ -39,6 +39,7 @@ from nightschool_hookspecs import (
     TrainedForm,
     TrainingError,
     TrainingTrial,
+    TrialEnd,
     TriedOut,
     TryOut,
     hookimpl,
@@ -487,12 +488,13 @@ class Search:
     def _tell(self, trial: Trial, tried: TriedOut) -> None:
         from optuna.trial import TrialState
 
-        value = self._value(tried)
-        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
-        self._study.tell(trial, value, state=state)
+        if tried.end is TrialEnd.COMPLETE:
+            self._study.tell(trial, self._value(tried), state=TrialState.COMPLETE)
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED)
 
     def _value(self, tried: TriedOut) -> float | None:
-        """By which it is compared, less is better; None where it did not come so far."""
+        """By which a training is compared that came to its end, less is better."""
         if self._settings.objective is Objective.LOSS:
             return tried.loss
         return None if tried.score is None else 100 - tried.score
@@ -517,7 +519,7 @@ class Search:
 
     def _outcome(self) -> Outcome:
         results = [_result_of(one) for one in self._finished()]
-        known = [one if self._value(one) is not None else None for one in results[: len(self._known)]]
+        known = [one if one.end is TrialEnd.COMPLETE else None for one in results[: len(self._known)]]
         given, before = itertools.islice(itertools.chain(known, (None, None)), 2)
         best, is_settled = self._best(), self._is_settled(results)
         taken = self._taken(best) if is_settled else None
@@ -525,7 +527,7 @@ class Search:
             values=self._values(taken, is_settled=is_settled),
             is_settled=is_settled,
             trials=len(results),
-            stopped=sum(one.loss is None for one in results),
+            stopped=sum(one.end is not TrialEnd.COMPLETE for one in results),
             tokens=sum(one.tokens for one in results),
             measured_tokens=sum(one.measured_tokens for one in results),
             seconds=self._passed_s(),
@@ -537,7 +539,7 @@ class Search:
 
     def _is_settled(self, results: Sequence[TriedOut]) -> bool:
         """Whether all that is known came to its end, or could not be trained by."""
-        ended = [one for one in results[: len(self._known)] if self._value(one) is not None or _is_unfit(one)]
+        ended = [one for one in results[: len(self._known)] if one.end in (TrialEnd.COMPLETE, TrialEnd.UNFIT)]
         return len(ended) == len(self._known)
 
     def _taken(self, best: FrozenTrial | None) -> FrozenTrial | None:
@@ -560,11 +562,6 @@ class Search:
         return {} if taken is None or is_given else taken.user_attrs[VALUES]
 
 
-def _is_unfit(tried: TriedOut) -> bool:
-    """Whether it cannot be trained by; else it did not come to its end because of the judge, or of the time."""
-    return tried.loss is None and bool(tried.problem)
-
-
 def sampler_of(seed: int, number: int, random_trials: int) -> TPESampler:
     """What proposes a trial. Its chance follows from how many are finished: what a kill cut short is proposed again."""
     from optuna.samplers import TPESampler
@@ -574,7 +571,8 @@ def sampler_of(seed: int, number: int, random_trials: int) -> TPESampler:
 
 
 def _result_of(trial: FrozenTrial) -> TriedOut:
-    return TriedOut(**trial.user_attrs[RESULT])
+    found = trial.user_attrs[RESULT]
+    return TriedOut(**{**found, "end": TrialEnd(found["end"])})
 
 
 def _value_of(trial: FrozenTrial) -> float:

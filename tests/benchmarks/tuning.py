@@ -50,6 +50,7 @@ from nightschool_hookspecs import (  # noqa: E402
     Specialty,
     TrainedForm,
     TrainingTrial,
+    TrialEnd,
     TriedOut,
 )
 from nightschool_hookspecs.testing import FakeStore  # noqa: E402
@@ -325,6 +326,7 @@ class Counted:
         curve = self.trainer.carried(trial.hyperparameters, judge)
         curve = curve if trial.marks else replace(curve, marks=())
         found = TriedOut(
+            end=TrialEnd.STOPPED if curve.loss is None else TrialEnd.COMPLETE,
             loss=curve.loss,
             tokens=round(curve.epochs * self.trainer.epoch_tokens),
             measured_tokens=curve.measurements * self.trainer.measured_tokens,

@@ -46,6 +46,7 @@ from nightschool_hookspecs.records import (
     TrainingResult,
     TrainingText,
     TrainingTrial,
+    TrialEnd,
     TriedOut,
 )
 from nightschool_hookspecs.services import GenerationError, Judge, Store, TrainingError
@@ -65,7 +66,7 @@ RECORDS: Mapping[TrainingMethod, type[TrainingText | PairText | LabelledText]] =
     TrainingMethod.DPO: PairText,
     TrainingMethod.KTO: LabelledText,
 }
-TOO_LATE = "A training by these would take longer than training.time_limit_minutes."
+TOO_LONG = "A training by these would take longer than training.time_limit_minutes."
 RESERVE = 1.5
 """So many times what the training is expected to take is left to it."""
 ROOM_TO_END = 2
@@ -253,11 +254,11 @@ class TryingOut:
         longest = max(self._longest, trial.hyperparameters, key=self._training_s)
         seconds = min(trial.seconds, self._left_beside(longest))
         if seconds <= 0:
-            return TriedOut(loss=None, tokens=0, measured_tokens=0, seconds=0.0, problem=TOO_LATE)
+            return TriedOut(end=TrialEnd.UNFIT, loss=None, tokens=0, measured_tokens=0, seconds=0.0, problem=TOO_LONG)
         score = partial(self._examination.score, answers=trial.answers) if trial.answers else None
         bounded = replace(trial, seconds=seconds)
         found = self._trials.try_out(Watch(trial=bounded, judge=judge, report=report, score=score))
-        if found.loss is not None:
+        if found.end is TrialEnd.COMPLETE:
             self._longest = longest
         return found
 

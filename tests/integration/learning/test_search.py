@@ -75,6 +75,7 @@ from nightschool_hookspecs.records import (
     TrainingSoFar,
     TrainingText,
     TrainingTrial,
+    TrialEnd,
     TriedOut,
 )
 from nightschool_hookspecs.services import GenerationError, Judge, TrainingError, TryOut
@@ -450,7 +451,7 @@ class Timed(Trials[Any]):
 
     def try_out(self, watch: Watch) -> TriedOut:
         self.bounds.append(watch.trial.seconds)
-        return TriedOut(loss=1.0, tokens=1, measured_tokens=1, seconds=0.0)
+        return TriedOut(end=TrialEnd.COMPLETE, loss=1.0, tokens=1, measured_tokens=1, seconds=0.0)
 
 
 def timed(context: WorkerContext, method: MethodChoice = MethodChoice.SFT) -> tuple[TryingOut, Timed]:
@@ -487,7 +488,7 @@ def test_what_the_training_has_no_time_for_is_not_tried_out(tmp_path: Path, tiny
     """Nor does it take others their time."""
     night = Night(directory=tmp_path / "run", gguf=tiny_gguf).laid_out(lessons())
     try_out, trials = timed(night.context())
-    assert attempted(try_out, lora_r=64, num_epochs=10).loss is None
+    assert attempted(try_out, lora_r=64, num_epochs=10).end is TrialEnd.UNFIT
     assert not trials.bounds
     assert try_out.seconds_left() == pytest.approx(900 - 1.5 * 25)
 
@@ -551,7 +552,7 @@ def test_memory_that_became_short_takes_no_training_down(
     assert trials.epoch_seconds(GIVEN) > 0
     assert trials.try_out(watch()).loss == before.loss
     larger = trials.try_out(watch(replace(GIVEN, lora_r=8)))
-    assert (larger.loss, larger.problem) == (None, "Memory is short for so many parameters.")
+    assert (larger.end, larger.problem) == (TrialEnd.UNFIT, "Memory is short for so many parameters.")
 
 
 def test_where_nothing_can_be_tried_out_it_is_trained_all_the_same(tmp_path: Path, tiny_gguf: Path) -> None:
@@ -838,11 +839,11 @@ def test_a_judge_and_the_clock_end_a_training(tmp_path: Path, tiny_gguf: Path, t
     whole = trials.try_out(watch())
     assert whole.loss is not None
     epoch = sum(map(len, slices.learned))
-    assert (whole.tokens, whole.problem) == (2 * epoch, "")
+    assert (whole.end, whole.tokens) == (TrialEnd.COMPLETE, 2 * epoch)
     stopped = trials.try_out(watch(judge=lambda _epochs, _loss: False, marks=(1.0,)))
-    assert (stopped.loss, stopped.tokens, stopped.problem) == (None, epoch, "")
+    assert (stopped.end, stopped.loss, stopped.tokens) == (TrialEnd.STOPPED, None, epoch)
     late = trials.try_out(watch(seconds=0.0))
-    assert late.loss is None
+    assert (late.end, late.loss) == (TrialEnd.LATE, None)
     assert 0 < late.tokens < epoch
     assert trials.try_out(watch()).loss == whole.loss
 
@@ -852,9 +853,9 @@ def test_a_training_that_goes_astray_costs_no_other(tmp_path: Path, tiny_gguf: P
     trials = PackedTrials(gguf_file.read(tiny_gguf), job, GIVEN, slices, tmp_path)
     before = trials.try_out(watch())
     astray = trials.try_out(watch(replace(GIVEN, learning_rate=1e25)))
-    assert (astray.loss, astray.problem) == (None, "The loss became no number.")
+    assert (astray.end, astray.loss, astray.problem) == (TrialEnd.UNFIT, None, "The loss became no number.")
     wrong = trials.try_out(watch(replace(GIVEN, form=TrainedForm.NEURONS, neurons=7)))
-    assert wrong.loss is None
+    assert (wrong.end, wrong.loss) == (TrialEnd.UNFIT, None)
     assert "multiples" in wrong.problem
     assert trials.try_out(watch()).loss == before.loss
 
@@ -892,7 +893,7 @@ def test_answers_that_take_too_long_leave_the_loss(
 
     found = trials.try_out(replace(watch(seconds=100.0), score=score))
     assert found.loss is not None
-    assert (found.score, found.problem) == ((None, "The time was over before it had answered.") if late else (50.0, ""))
+    assert (found.end, found.score) == ((TrialEnd.LATE, None) if late else (TrialEnd.COMPLETE, 50.0))
 
 
 def test_it_ends_as_a_training_ends(tmp_path: Path, tiny_gguf: Path, tokens: Tokens) -> None:

@@ -14,6 +14,7 @@ from nightschool_hookspecs import (
     TrainingJob,
     TrainingMethod,
     TrainingTrial,
+    TrialEnd,
     TriedOut,
 )
 from nightschool_hookspecs.testing import (
@@ -88,7 +89,7 @@ def test_try_out_goes_as_far_as_its_judge_lets_it() -> None:
     try_out = FakeTryOut(lambda _hyperparameters, epochs: 10 - epochs, trainings=2)
     trial = TrainingTrial(hyperparameters=Hyperparameters(num_epochs=4), title="it", marks=(1.0, 2.0, 4.0), answers=1)
     assert try_out(trial, lambda _epochs, _loss: True) == TriedOut(
-        loss=6.0, score=40.0, tokens=4, measured_tokens=2, seconds=4.0
+        end=TrialEnd.COMPLETE, loss=6.0, score=40.0, tokens=4, measured_tokens=2, seconds=4.0
     )
     assert try_out.seconds_left() > 0
     heard: list[tuple[float, float]] = []
@@ -97,7 +98,7 @@ def test_try_out_goes_as_far_as_its_judge_lets_it() -> None:
         heard.append((epochs, loss))
         return epochs < 2
 
-    assert try_out(trial, judge) == TriedOut(loss=None, tokens=2, measured_tokens=2, seconds=2.0)
+    assert try_out(trial, judge) == TriedOut(end=TrialEnd.STOPPED, loss=None, tokens=2, measured_tokens=2, seconds=2.0)
     assert heard == [(1.0, 9.0), (2.0, 8.0)]
     assert try_out.seconds_left() == 0
     assert [one for one, _ in try_out.tried] == [trial, trial]

@@ -26,6 +26,7 @@ from nightschool_hookspecs import (
     TrainedForm,
     TrainingError,
     TrainingTrial,
+    TrialEnd,
     TriedOut,
 )
 from nightschool_hookspecs.testing import FakeStore, FakeTryOut
@@ -314,11 +315,11 @@ def test_a_loss_is_not_compared_with_scores(tmp_path: Path) -> None:
     class Silent(FakeTryOut):
         def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
             found = super().__call__(trial, judge)
-            return replace(found, score=None, problem="No time was left.") if len(self.tried) > 1 else found
+            return replace(found, end=TrialEnd.LATE, score=None) if len(self.tried) > 1 else found
 
     found = search(TuningOptuna(most_trials=6, objective=Objective.SCORE), task_in(tmp_path), Silent())
     assert found is not None
-    assert (found.hyperparameters, found.trials) == (LORA, 6)
+    assert (found.hyperparameters, found.trials, found.stopped) == (LORA, 6, 5)
 
 
 def test_answers_may_be_what_counts(tmp_path: Path) -> None:
@@ -343,7 +344,7 @@ def test_what_cannot_be_trained_is_passed_over(tmp_path: Path) -> None:
     class Diverging(FakeTryOut):
         def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
             if trial.hyperparameters.learning_rate > 2e-3:
-                return TriedOut(loss=None, tokens=1, measured_tokens=0, seconds=1.0, problem="no number")
+                return TriedOut(end=TrialEnd.UNFIT, loss=None, tokens=1, measured_tokens=0, seconds=1.0)
             return super().__call__(trial, judge)
 
     found = search(TuningOptuna(most_trials=20, learning_rate=(1e-4, 1e-1)), task_in(tmp_path), Diverging())
@@ -400,7 +401,7 @@ def test_a_clock_that_ends_what_is_known_settles_nothing(tmp_path: Path) -> None
     class Late(FakeTryOut):
         def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
             found = super().__call__(trial, judge)
-            return replace(found, loss=None) if len(self.tried) == 2 else found
+            return replace(found, end=TrialEnd.LATE, loss=None) if len(self.tried) == 2 else found
 
     store = found_before(lora_r=8)
     found = search(FEW, task_in(tmp_path), Late(), store)
@@ -426,7 +427,7 @@ def test_what_was_found_before_and_cannot_be_trained_by_any_more_is_given_up(tmp
     class Short(FakeTryOut):
         def __call__(self, trial: TrainingTrial, judge: Judge, /) -> TriedOut:
             found = super().__call__(trial, judge)
-            return replace(found, loss=None, problem="Memory is short.") if trial.hyperparameters.lora_r == 9 else found
+            return replace(found, end=TrialEnd.UNFIT, loss=None) if trial.hyperparameters.lora_r == 9 else found
 
     store = found_before(lora_r=9)
     found = search(replace(FEW, most_trials=2), task_in(tmp_path), Short(), store)
@@ -568,7 +569,14 @@ class Scripted(FakeTryOut):
         own = self.losses[len(self.came_to)]
         came_to = next((at for at, mark in enumerate(trial.marks) if not judge(mark, own[at])), 3)
         self.came_to.append(came_to)
-        return TriedOut(loss=own[2] if came_to == 3 else None, tokens=1, measured_tokens=1, seconds=0.0)
+        is_whole = came_to == 3
+        return TriedOut(
+            end=TrialEnd.COMPLETE if is_whole else TrialEnd.STOPPED,
+            loss=own[2] if is_whole else None,
+            tokens=1,
+            measured_tokens=1,
+            seconds=0.0,
+        )
 
 
 def by_optuna(losses: Sequence[Sequence[float]], reduction: int) -> list[int]:

@@ -21,7 +21,7 @@ from nightschool_daemon.learning.engine.checkpoints import State, put
 from nightschool_daemon.learning.engine.examples import Split, first_judged
 from nightschool_daemon.learning.engine.loop import Course, Diverged, Learner, Plan, Report, S, watched_loss
 from nightschool_daemon.learning.engine.trajectories import AnswerLoss, PassLoss
-from nightschool_hookspecs.records import Hyperparameters, TrainingTrial, TriedOut
+from nightschool_hookspecs.records import Hyperparameters, TrainingTrial, TrialEnd, TriedOut
 from nightschool_hookspecs.services import Judge, TrainingError
 
 Ids = tuple[int, ...]
@@ -90,7 +90,7 @@ class Trials(ABC, Generic[S]):
                 self._base_loss = attempt.base_loss
                 return attempt.outcome()
         except Unfit as error:
-            return TriedOut(loss=None, tokens=0, measured_tokens=0, seconds=0.0, problem=str(error))
+            return TriedOut(end=TrialEnd.UNFIT, loss=None, tokens=0, measured_tokens=0, seconds=0.0, problem=str(error))
 
 
 class Attempt(Generic[S]):
@@ -122,14 +122,17 @@ class Attempt(Generic[S]):
         loss = score = None
         problem = ""
         try:
-            if self._comes_to_its_end():
+            end = self._learn()
+            if end is TrialEnd.COMPLETE:
                 loss = self._course.end().trained_loss
                 if self._watch.score is not None:
                     score = self._watch.score(self._pupil.follow, self._is_late)
-                    problem = "" if score is not None else "The time was over before it had answered."
+                    if score is None:
+                        end, problem = TrialEnd.LATE, "The time was over before it had answered."
         except Diverged:
-            problem = "The loss became no number."
+            end, problem = TrialEnd.UNFIT, "The loss became no number."
         return TriedOut(
+            end=end,
             loss=loss,
             score=score,
             tokens=self._course.state.tokens,
@@ -138,24 +141,26 @@ class Attempt(Generic[S]):
             problem=problem,
         )
 
-    def _comes_to_its_end(self) -> bool:
+    def _learn(self) -> TrialEnd:
         while self._course.goes_on():
             for batch in self._course.batches_left():
                 self._course.learn(batch)
-                if not self._goes_on():
-                    return False
+                if (end := self._ended()) is not None:
+                    return end
             self._course.end_stretch()
-        return True
+        return TrialEnd.COMPLETE
 
-    def _goes_on(self) -> bool:
-        """Whether neither the judge nor the clock ends it here."""
+    def _ended(self) -> TrialEnd | None:
+        """In which way the clock or the judge ends it here, if one of them does."""
         step = self._course.state.step
         if step == self._course.steps:
-            return True
+            return None
         if self._is_late():
-            return False
+            return TrialEnd.LATE
         mark = self._marks.get(step)
-        return mark is None or self._watch.judge(mark, watched_loss(self._learner))
+        if mark is None or self._watch.judge(mark, watched_loss(self._learner)):
+            return None
+        return TrialEnd.STOPPED
 
     def _is_late(self) -> bool:
         return time.monotonic() - self._began > self._watch.trial.seconds
