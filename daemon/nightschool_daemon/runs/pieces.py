@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from nightschool_daemon.jobs import EventRow, RunDirectory, Step, read_lines
 from nightschool_daemon.reporting.sheet import Asked, Piece, Section, one_line
 from nightschool_daemon.reporting.words import PIECES
-from nightschool_daemon.runs.fates import Answered, Fates
+from nightschool_daemon.runs.fates import Fates
 from nightschool_hookspecs.records import Event, FeedbackType
 
 MOST_PIECES, MOST_LEFT_OUT = 50, 10
@@ -35,11 +35,8 @@ HOW_TO_READ = (
 )
 
 
-def pieces_section(directory: RunDirectory, answered: Iterable[Answered]) -> Iterator[Section]:
-    """The pieces that counted most, and the most valuable ones that were left out; none before anything was chosen."""
-    if not directory.is_done(Step.SELECT):
-        return
-    fates = Fates(directory, answered, is_over=True)
+def pieces_section(directory: RunDirectory, fates: Fates) -> Iterator[Section]:
+    """The pieces that counted most, and the most valuable ones that were left out."""
     learned, left_out = chosen_names(fates)
     if not (learned or left_out):
         return

@@ -83,9 +83,7 @@ def sheet_of(context: StepContext) -> Sheet:
             *_learned(context),
             *_shown(context),
             *_exam(context, verdict),
-            *noise_sections(context.directory),
-            *_left_out(context),
-            *pieces_section(context.directory, context.ledger.exams.answered_by_both(context.info.id)),
+            *_feedback(context),
             *_next(context),
         ),
         technical=tuple(one for one in technical if one is not None),
@@ -213,11 +211,19 @@ def _folds(context: StepContext) -> int:
     return crossfitted.folds if crossfitted is not None else 0
 
 
-def noise_sections(directory: RunDirectory) -> Iterator[Section]:
-    """The feedback that looks wrong, gravest first, and what to do about it; nothing where none does."""
-    if not directory.is_done(Step.SELECT):
+def _feedback(context: StepContext) -> Iterator[Section]:
+    """What became of it; nothing before anything was chosen."""
+    selected = context.result_if_done(Step.SELECT, SelectResult)
+    if selected is None:
         return
-    fates = Fates(directory, (), is_over=True)
+    fates = Fates(context.directory, context.ledger.exams.answered_by_both(context.info.id), is_over=True)
+    yield from noise_sections(context.directory, fates)
+    yield _left_out(selected, context.result_if_done(Step.TRAIN, TrainingResult))
+    yield from pieces_section(context.directory, fates)
+
+
+def noise_sections(directory: RunDirectory, fates: Fates) -> Iterator[Section]:
+    """The feedback that looks wrong, gravest first, and what to do about it; nothing where none does."""
     found = sorted(fates.noise, key=lambda key: fates.noise[key].finding.factor)
     if not found:
         return
@@ -235,14 +241,10 @@ def noise_sections(directory: RunDirectory) -> Iterator[Section]:
     )
 
 
-def _left_out(context: StepContext) -> Iterator[Section]:
-    selected = context.result_if_done(Step.SELECT, SelectResult)
-    if selected is None:
-        return
-    trained = context.result_if_done(Step.TRAIN, TrainingResult)
+def _left_out(selected: SelectResult, trained: TrainingResult | None) -> Section:
     learned = frozenset(selected.learned_from(trained) if trained is not None else ())
     reasons = Counter(one.reason for one in selected.left_out if one.event_id not in learned)
-    yield Section(
+    return Section(
         title=LEFT_OUT,
         sentences=() if reasons else ("Nothing was left out.",),
         points=tuple(f"{_count(count, 'piece')} of feedback: {reason}" for reason, count in reasons.most_common()),

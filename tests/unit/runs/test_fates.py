@@ -349,7 +349,7 @@ def section(path: Path, rows: Sequence[EventRow], weights: Sequence[float], answ
     )
     directory.begin(Step.PREPARE)
     write_lines(directory.step(Step.PREPARE) / "events.jsonl", rows)
-    (found,) = pieces_section(directory, answered)
+    (found,) = pieces_section(directory, Fates(directory, answered, is_over=True))
     return found
 
 
@@ -398,7 +398,7 @@ def test_a_piece_that_looks_wrong_says_why(tmp_path: Path) -> None:
     directory = RunDirectory(path=tmp_path)
     finding = NoiseFinding(event_id="dropdir/1", factor=0.4, reason="others want `more`", contradicts="dropdir/2")
     write_lines(directory.step(Step.SELECT) / FINDINGS, [NoiseRow(finding=finding, side=Side.TRAINING)])
-    (found,) = pieces_section(directory, ())
+    (found,) = pieces_section(directory, Fates(directory, (), is_over=True))
     assert [one.fate for one in found.pieces] == [
         "It was learned from: wanted answers. "
         "It looks wrong: others want 'more' (`dropdir/2`). It counts 40% of its weight.",
@@ -423,7 +423,6 @@ def test_where_there_are_too_many_pieces_it_is_said_which_are_told(tmp_path: Pat
     )
 
 
-def test_before_anything_was_chosen_there_is_nothing_to_tell(tmp_path: Path) -> None:
-    assert not list(pieces_section(RunDirectory(path=tmp_path), ()))
-    nothing = replace(SELECTED, sources={}, left_out=())
-    assert not list(pieces_section(left(tmp_path, nothing, trained=False), ()))
+def test_where_nothing_was_chosen_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    directory = left(tmp_path, replace(SELECTED, sources={}, left_out=()), trained=False)
+    assert not list(pieces_section(directory, Fates(directory, (), is_over=True)))

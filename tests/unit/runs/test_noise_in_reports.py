@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nightschool_daemon.jobs import FINDINGS, EventRow, NoiseRow, RunDirectory, SelectResult, Step, write_lines
+from nightschool_daemon.reporting.sheet import Section
+from nightschool_daemon.runs.fates import Fates
 from nightschool_daemon.runs.sheets import noise_sections
 from nightschool_hookspecs import NoiseFinding, Side
 from nightschool_hookspecs.records import Hyperparameters, Material, TrainingMethod
@@ -38,6 +40,11 @@ def run(place: Path, *findings: NoiseFinding, held_out: Sequence[str] = ()) -> R
     return directory
 
 
+def told(place: Path, *findings: NoiseFinding, held_out: Sequence[str] = ()) -> list[Section]:
+    directory = run(place, *findings, held_out=held_out)
+    return list(noise_sections(directory, Fates(directory, (), is_over=True)))
+
+
 def finding(number: int, factor: float, contradicts: str | None = "dropdir/8") -> NoiseFinding:
     return NoiseFinding(
         event_id=f"dropdir/{number}", factor=factor, reason="2 others want more", contradicts=contradicts
@@ -46,7 +53,7 @@ def finding(number: int, factor: float, contradicts: str | None = "dropdir/8") -
 
 def test_the_gravest_are_told_with_their_prompt_their_reason_and_what_it_means(tmp_path: Path) -> None:
     found = [finding(number, factor) for number, factor in enumerate((1.0, 0.4, 0.0, 0.6, 0.7, 0.8))]
-    (section,) = noise_sections(run(tmp_path, *found, held_out=["dropdir/3"]))
+    (section,) = told(tmp_path, *found, held_out=["dropdir/3"])
     assert section.title == "What looks wrong in your feedback"
     assert section.sentences[0] == "6 pieces of your feedback may be wrong or overtaken, of which these 5 look worst."
     assert "`nightschool explain EVENT`" in section.sentences[1]
@@ -62,11 +69,10 @@ def test_the_gravest_are_told_with_their_prompt_their_reason_and_what_it_means(t
 
 
 def test_what_is_only_shown_counts_as_ever(tmp_path: Path) -> None:
-    (section,) = noise_sections(run(tmp_path, finding(0, 1.0, None)))
+    (section,) = told(tmp_path, finding(0, 1.0, None))
     assert section.sentences[0] == "1 piece of your feedback may be wrong or overtaken."
     assert section.points == ("`dropdir/0` (`list '0' please`): 2 others want more. It counts as ever.",)
 
 
 def test_where_nothing_looks_wrong_nothing_is_said(tmp_path: Path) -> None:
-    assert list(noise_sections(run(tmp_path))) == []
-    assert list(noise_sections(RunDirectory(path=tmp_path / "earlier release"))) == []
+    assert told(tmp_path) == []
