@@ -170,14 +170,13 @@ def fine_tune(
 ) -> TrainingResult:
     """Train a LoRA adapter on all linear layers and save the best epoch's. Goes on from a checkpoint if one fits.
 
-    Raises `TrainingError`, before it trains where the file could not take what is learned.
+    The base's layout is known: see `require_known_layout`. Raises `TrainingError`.
     """
     require_no_start(job)
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
     require_equal_logits(base.model, rows[0])
     split = divided(rows, job.seed, settings)
     learner = learner_of(base, settings, job.seed, split.learned, split.watched)
-    require_same_weights(base, learner.model.targeted_module_names)
     outcome = teach(learner, split, plan_of(job, settings, arrange), report)
     save_adapter(learner.model, job.output / "adapter")
     return TrainingResult(
@@ -240,10 +239,9 @@ class LoadedTrials(Trials[Row]):
     def __init__(
         self, base: Base, job: TrainingJob, slices: Slices[Row], *, arrange: Arrange = nobody_arranges
     ) -> None:
-        """Raises `TrainingError` where a training must begin from an adapter, or a lesson would land in wrong rows."""
+        """The base's layout is known. Raises `TrainingError` where a training must begin from an adapter."""
         super().__init__(slices)
         require_no_start(job)
-        require_known_layout(base, job.hyperparameters)
         self._base, self._job, self._arrange = base, job, arrange
 
     def epoch_seconds(self, settings: Hyperparameters) -> float:

@@ -15,7 +15,7 @@ from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_pack
 from nightschool_daemon.learning.engine.trying import Slices
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base, load_base, load_tokens
-from nightschool_daemon.learning.peft_route import LoadedTrials, fine_tune
+from nightschool_daemon.learning.peft_route import LoadedTrials, fine_tune, require_known_layout
 from nightschool_daemon.learning.rows import rows_of, within
 from nightschool_daemon.learning.searching import SEARCH, searched, taken
 from nightschool_daemon.learning.threads import limit_threads
@@ -59,6 +59,7 @@ class Engine:
         self._context, self._file = context, file
         self._cache, self._arrange = context.settings.state_directory / "cache", context.hooks.arrange_stretch
         self._base: Base | None = None
+        self._known_layers: set[tuple[str, ...]] = set()
 
     def __call__(self, job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
         context, file = self._context, self._file
@@ -72,7 +73,7 @@ class Engine:
             return fine_tune_packed(
                 file, tokens, job, method, wanted, context.progress, note=context.note, arrange=self._arrange
             )
-        return fine_tune(self._loaded(job), job, wanted, context.progress, arrange=self._arrange)
+        return fine_tune(self._loaded(job, wanted), job, wanted, context.progress, arrange=self._arrange)
 
     def trials(self, job: TrainingJob, texts: Slices[TrainingText]) -> PackedTrials | LoadedTrials:
         """Where wanted answers are tried out. Raises `TrainingError`."""
@@ -90,7 +91,7 @@ class Engine:
             )
         if self._route(TrainingMethod.SFT, given) is Route.PACKED:
             return PackedTrials(self._file, job, given, slices, job.output / SEARCH, arrange=self._arrange)
-        return LoadedTrials(self._loaded(job), job, slices, arrange=self._arrange)
+        return LoadedTrials(self._loaded(job, given), job, slices, arrange=self._arrange)
 
     def _begin(self) -> None:
         limit_threads(self._context.settings.training.threads)
@@ -99,9 +100,13 @@ class Engine:
     def _route(self, method: TrainingMethod, settings: Hyperparameters) -> Route:
         return route_of(self._file, self._context.settings.training.engine, method, settings)
 
-    def _loaded(self, job: TrainingJob) -> Base:
+    def _loaded(self, job: TrainingJob, settings: Hyperparameters) -> Base:
+        """The base, once its weights were compared with those of the file in the layers that are trained."""
         if self._base is None:
             self._base = load_base(job.base_gguf, job.base_digest, self._cache)
+        if settings.lora_layers not in self._known_layers:
+            require_known_layout(self._base, settings)
+            self._known_layers.add(settings.lora_layers)
         return self._base
 
 

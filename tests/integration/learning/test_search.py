@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -40,7 +40,7 @@ from nightschool_daemon.jobs import (
     StoreWrite,
     read_lines,
 )
-from nightschool_daemon.learning import gguf_file, loading, searching, training
+from nightschool_daemon.learning import gguf_file, loading, peft_route, searching, training
 from nightschool_daemon.learning.engine import machine, memory, trying
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import Split, parted
@@ -50,7 +50,7 @@ from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.route import PackedTrials, example_of, fine_tune, formed
 from nightschool_daemon.learning.engine.scoring import likeliest
 from nightschool_daemon.learning.engine.trying import Follow, IsLate, Slices, Trials, Watch, answered
-from nightschool_daemon.learning.loading import Tokens, load_base, load_tokens
+from nightschool_daemon.learning.loading import Base, Tokens, load_base, load_tokens
 from nightschool_daemon.learning.peft_route import LoadedTrials
 from nightschool_daemon.learning.rows import FILES, Row, rows_of
 from nightschool_daemon.learning.searching import TryingOut
@@ -524,17 +524,31 @@ def test_a_wider_form_takes_longer(tmp_path: Path, tiny_gguf: Path, tokens: Toke
 # --------------------------------------------------------------------------- what stands in its way
 
 
-def test_in_rows_that_we_do_not_know_nothing_is_tried_out(
-    tmp_path: Path, tiny_gguf: Path, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+def test_in_rows_that_we_do_not_know_nothing_is_tried_out_nor_trained(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the model is left without an adapter."""
-    job = training_job(tmp_path, tiny_gguf, GIVEN)
-    base = load_base(tiny_gguf, job.base_digest, tmp_path)
-    before = list(base.model.state_dict())
+    heard: list[str] = []
+    night = Night(directory=tmp_path / "run", gguf=tiny_gguf, engine=EngineChoice.TRANSFORMERS).laid_out(lessons())
     monkeypatch.setattr(loading, "PERMUTED", frozenset())
     with pytest.raises(TrainingError, match=r"The layout of blk\.\d\.attn_\w\.weight .*'llama' is not known"):
-        LoadedTrials(base, job, slices_of(tokens))
-    assert list(base.model.state_dict()) == before
+        night.trained(heard.append)
+    assert set(heard) == {"load the base model"}
+
+
+def test_the_weights_of_a_base_are_compared_once_for_all_trainings(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night = Night(directory=tmp_path / "run", gguf=tiny_gguf, engine=EngineChoice.TRANSFORMERS).laid_out(lessons())
+    compared: list[str] = []
+
+    def compare(base: Base, modules: Iterable[str]) -> None:
+        names = list(modules)
+        compared.extend(names)
+        loading.require_same_weights(base, names)
+
+    monkeypatch.setattr(peft_route, "require_same_weights", compare)
+    assert night.trained().search is not None
+    assert len(compared) == len(set(compared)) > 0
 
 
 def test_memory_that_became_short_takes_no_training_down(

@@ -14,7 +14,7 @@ from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, Trajec
 from nightschool_daemon.learning import loading
 from nightschool_daemon.learning.engine.loop import Report
 from nightschool_daemon.learning.loading import Base, load_base
-from nightschool_daemon.learning.peft_route import fine_tune, mean_loss
+from nightschool_daemon.learning.peft_route import fine_tune, mean_loss, require_known_layout
 from nightschool_daemon.learning.rows import rows_of
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainingResult, TrainingText
@@ -121,12 +121,15 @@ def test_peft_loads_the_adapter_and_computes_the_same(load: Load, trained: tuple
     assert not torch.allclose(plain, logits(loaded, ids), atol=0.1)
 
 
-def test_a_layout_that_we_do_not_know_is_refused_before_anything_is_learned(
-    load: Load, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_layout_that_we_do_not_know_is_refused_and_the_model_is_left_without_an_adapter(
+    load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    base = load()
+    before = list(base.model.state_dict())
     monkeypatch.setattr(loading, "PERMUTED", frozenset())
     with pytest.raises(TrainingError, match=r"The layout of blk\.\d\.attn_\w\.weight .*'llama' is not known"):
-        fine_tuned(load(), tmp_path, tiny_gguf, greetings(), stops_at(1))
+        require_known_layout(base, SETTINGS)
+    assert list(base.model.state_dict()) == before
 
 
 def test_the_adapter_names_no_path_of_this_machine(trained: tuple[Base, TrainingResult, Path]) -> None:
