@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from benchmarks import results  # noqa: E402 - found through the path above
 from nightschool_daemon.evaluation.embedding import CachedEmbed, StaticEmbedder  # noqa: E402
 from nightschool_daemon.hooks import Hooks  # noqa: E402
-from nightschool_daemon.learning.duplicates import keep_first, near_texts, near_vectors, shingles  # noqa: E402
+from nightschool_daemon.learning.duplicates import Pairs, near_texts, near_vectors, shingles  # noqa: E402
 from nightschool_daemon.wording import fold  # noqa: E402
 from nightschool_hookspecs import Budget, Event, FeedbackType, Matrix, ScoredEvent  # noqa: E402
 from nightschool_plugins.selection_active import TEXTS_AT_ONCE, SelectionActive  # noqa: E402
@@ -162,6 +162,15 @@ def against_semhash(texts: list[str]) -> list[results.Row]:
         equal = differing == 0 if backend == "basic" else len(ours_kept) <= len(peer_kept)
         rows.append(row_of(measure, ours, peer, 1.4, equal=equal))
     return rows
+
+
+def keep_first(pairs: Pairs, count: int) -> NDArray[np.bool_]:
+    """Which of `count` texts stay where every one that has an earlier one that stays as its near-duplicate goes."""
+    kept = np.ones(count, np.bool_)
+    for of_first in np.split(pairs, np.flatnonzero(np.diff(pairs[:, 0])) + 1) if len(pairs) else []:
+        if kept[of_first[0, 0]]:
+            kept[of_first[:, 1]] = False
+    return kept
 
 
 def by_semhash(texts: list[str], vectors: NDArray[np.float32], backend: str) -> set[str]:

@@ -146,15 +146,6 @@ def near_fingerprints(left: Sequence[str], right: Sequence[str]) -> Pairs:
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def keep_first(pairs: Pairs, count: int) -> NDArray[np.bool_]:
-    """Which of `count` texts stay where every one that has an earlier one that stays as its near-duplicate goes."""
-    kept = np.ones(count, np.bool_)
-    for of_first in np.split(pairs, np.flatnonzero(np.diff(pairs[:, 0])) + 1) if len(pairs) else []:
-        if kept[of_first[0, 0]]:
-            kept[of_first[:, 1]] = False
-    return kept
-
-
 def confirmed(
     pairs: Pairs, texts: Sequence[str], measure: Callable[[list[str], list[str]], Matrix], lowest: float
 ) -> Pairs:

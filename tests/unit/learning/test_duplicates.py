@@ -14,7 +14,6 @@ from rapidfuzz.distance import Levenshtein
 from nightschool_daemon.learning import duplicates
 from nightschool_daemon.learning.duplicates import (
     confirmed,
-    keep_first,
     near_fingerprints,
     near_texts,
     near_vectors,
@@ -244,17 +243,6 @@ def test_of_a_crowd_of_vectors_the_nearest_are_kept(since: int, across: bool, mo
         cosines = vectors[: since if across else text] @ vectors[text]
         nearest = np.argsort(-cosines, kind="stable")[: duplicates.WINDOW]
         assert {low for low, high in found if high == text} == set(nearest.tolist())
-
-
-@settings(deadline=None)
-@given(st.integers(1, 12).flatmap(lambda count: st.tuples(st.just(count), st.sets(st.tuples(
-    st.integers(0, count - 1), st.integers(0, count - 1))))))  # fmt: skip
-def test_what_goes_has_an_earlier_one_that_stays(given_pairs: tuple[int, set[tuple[int, int]]]) -> None:
-    count, drawn = given_pairs
-    wanted = sorted((low, high) for low, high in drawn if low < high)
-    kept = keep_first(np.array(wanted, dtype=np.int64).reshape(-1, 2), count)
-    for text in range(count):
-        assert kept[text] == (not any(kept[low] for low, high in wanted if high == text))
 
 
 def test_the_metrics_see_candidates_only_and_the_order_of_two_texts_does_not_matter() -> None:
