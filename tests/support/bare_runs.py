@@ -64,10 +64,10 @@ from nightschool_hookspecs.records import (
     ServerAbilities,
     Sitting,
     Specialty,
-    TrainingResult,
     Verdict,
 )
 from support.memory_ollama import END, MemoryOllama
+from support.step_results import TRAINED
 
 START = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -258,20 +258,7 @@ def _train(context: StepContext, methods: tuple[TrainingMethod, ...]) -> None:
     adapter = context.directory.step(Step.TRAIN) / "adapter"
     adapter.mkdir(exist_ok=True)
     (adapter / "weights").write_text(context.info.id)
-    context.directory.finish(
-        Step.TRAIN,
-        TrainingResult(
-            adapter=adapter,
-            methods=methods,
-            steps=1,
-            tokens=1,
-            examples=1,
-            left_out=0,
-            base_loss=1.0,
-            trained_loss=0.5,
-            seconds=1.0,
-        ),
-    )
+    context.directory.finish(Step.TRAIN, replace(TRAINED, adapter=adapter, methods=methods))
 
 
 def _export(directory: RunDirectory) -> None:

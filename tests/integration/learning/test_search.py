@@ -34,7 +34,6 @@ from nightschool_daemon.jobs import (
     BaseSnapshot,
     PrepareResult,
     RunDirectory,
-    SelectResult,
     SplitResult,
     Step,
     StoreWrite,
@@ -80,6 +79,7 @@ from nightschool_hookspecs.records import (
 )
 from nightschool_hookspecs.services import GenerationError, Judge, TrainingError, TryOut
 from support.kills import exit_code_of
+from support.step_results import SELECTED
 from support.training_jobs import greetings, training_job, unheard
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -158,19 +158,15 @@ class Night:
         )
         self.run.finish(Step.PREPARE, prepared)
         self.run.finish(Step.SPLIT, SplitResult(choices=(), training_events=0, held_out_events=0))
-        selected = SelectResult(
+        selected = replace(
+            SELECTED,
             material=Material(
                 examples=len(texts), better_known=len(texts), pairs=80, liked=3, disliked=3, learnable=len(texts)
             ),
-            variants=0,
-            items=1,
-            guard_items=0,
             folded=self.folded,
             folded_pairs=self.folded_pairs,
             hyperparameters=self.given,
             closing=CLOSING,
-            sources=dict.fromkeys(TrainingMethod, ()),
-            left_out=(),
         )
         self.run.finish(Step.SELECT, selected)
         for name in FILES.values():

@@ -20,7 +20,6 @@ from nightschool_daemon.jobs import (
     JudgeResult,
     LeftOut,
     RunDirectory,
-    SelectResult,
     Step,
     write_lines,
 )
@@ -38,7 +37,6 @@ from nightschool_hookspecs.records import (
     ExamAnswer,
     ExamItem,
     FeedbackType,
-    Hyperparameters,
     ItemRole,
     Material,
     Message,
@@ -52,7 +50,7 @@ from nightschool_hookspecs.records import (
 )
 from nightschool_hookspecs.testing import sample_event
 from support.pages import elements, text_of
-from support.step_results import TRAINED
+from support.step_results import SELECTED, TRAINED
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 SHELL = Specialty(base="tiny:1b", artifact_type="shell")
@@ -294,13 +292,9 @@ def _choose(directory: RunDirectory, *, starters: int = 0) -> None:
     write_lines(directory.step(Step.PREPARE) / "events.jsonl", rows)
     mark = EventMark(event_id="dropdir/9", priority=2.0, reward=1.0, difficulty=0.5, weight=2.0)
     write_lines(directory.step(Step.SELECT) / MARKS, [mark])
-    selected = SelectResult(
-        material=Material(examples=1, better_known=1, pairs=0, liked=0, disliked=0),
-        variants=0,
+    selected = replace(
+        SELECTED,
         items=4,
-        guard_items=0,
-        hyperparameters=Hyperparameters(),
-        closing="",
         sources={TrainingMethod.SFT: ("dropdir/9",), TrainingMethod.DPO: (), TrainingMethod.KTO: ()},
         left_out=(LeftOut(event_id="dropdir/10", reason="it was withdrawn"),),
         starters=starters,
@@ -342,17 +336,8 @@ def test_pairs_that_the_model_in_use_was_asked_for_are_told_where_they_were_lear
     for step in (Step.PREPARE, Step.SELECT, Step.TRAIN):
         context.directory.step(step).mkdir()
     write_lines(context.directory.step(Step.PREPARE) / "events.jsonl", ())
-    selected = SelectResult(
-        material=Material(examples=20, better_known=20, pairs=70, liked=0, disliked=0),
-        variants=0,
-        items=4,
-        guard_items=0,
-        sampled=52,
-        hyperparameters=Hyperparameters(),
-        closing="",
-        sources=dict.fromkeys(TrainingMethod, ()),
-        left_out=(),
-    )
+    material = Material(examples=20, better_known=20, pairs=70, liked=0, disliked=0)
+    selected = replace(SELECTED, material=material, items=4, sampled=52)
     context.directory.finish(Step.SELECT, selected)
     trained = replace(
         TRAINED, adapter=context.directory.step(Step.TRAIN), methods=methods, base_loss=1.0, trained_loss=0.5

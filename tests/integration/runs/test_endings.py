@@ -60,9 +60,7 @@ from nightschool_hookspecs.records import (
     ExamItem,
     FeedbackType,
     GuardResult,
-    Hyperparameters,
     ItemRole,
-    Material,
     Outcome,
     ParsedFeedback,
     RunEnd,
@@ -74,6 +72,7 @@ from nightschool_hookspecs.records import (
 )
 from support.night import TINY, import_tiny
 from support.ollama_server import OllamaServer
+from support.step_results import SELECTED, TRAINED
 from support.tiny_gguf import write_tiny_gguf
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -763,33 +762,10 @@ def judged(
     )
     context.ledger.exams.store(context.info.id, [item_of(one) for one in shown], [])
     context.directory.finish(Step.JUDGE, JudgeResult(guards=guards, verdict=verdict))
-    context.directory.finish(
-        Step.SELECT,
-        SelectResult(
-            material=Material(examples=len(keys), better_known=0, pairs=0, liked=0, disliked=0),
-            variants=0,
-            items=0,
-            guard_items=0,
-            hyperparameters=Hyperparameters(),
-            closing="",
-            sources={TrainingMethod.SFT: keys},
-            left_out=(),
-        ),
-    )
-    context.directory.finish(
-        Step.TRAIN,
-        TrainingResult(
-            adapter=context.directory.step(Step.TRAIN) / "adapter",
-            methods=(TrainingMethod.SFT,),
-            steps=1,
-            tokens=1,
-            examples=len(keys),
-            left_out=0,
-            base_loss=2.0,
-            trained_loss=1.0,
-            seconds=1.0,
-        ),
-    )
+    material = replace(SELECTED.material, examples=len(keys))
+    context.directory.finish(Step.SELECT, replace(SELECTED, material=material, sources={TrainingMethod.SFT: keys}))
+    adapter = context.directory.step(Step.TRAIN) / "adapter"
+    context.directory.finish(Step.TRAIN, replace(TRAINED, adapter=adapter, examples=len(keys)))
 
 
 def test_what_was_too_long_is_not_learned_and_what_told_when_to_stop_is_kept_from_exams(world: World) -> None:

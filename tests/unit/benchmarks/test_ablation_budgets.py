@@ -1,6 +1,6 @@
 """Equal tokens for every cell."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from benchmarks.ablation.budgets import LARGEST_PAIRS, Budget, Count, Fit, apply, fitted
 from nightschool_daemon.jobs import RunDirectory, SelectResult, Step, read_lines, write_lines
-from nightschool_hookspecs.records import Hyperparameters, Material, PairText, TrainingMethod, TrainingText
+from nightschool_hookspecs.records import Hyperparameters, Material, PairText, TrainingText
+from support.step_results import SELECTED
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=60)
 
@@ -94,19 +95,8 @@ def run(tmp_path: Path) -> RunDirectory:
     write_lines(directory.step(Step.SELECT) / "examples.jsonl", texts)
     write_lines(directory.step(Step.SELECT) / "pairs.jsonl", pairs)
     material = Material(examples=20, better_known=20, pairs=20, liked=0, disliked=0)
-    directory.finish(
-        Step.SELECT,
-        SelectResult(
-            material=material,
-            variants=0,
-            items=0,
-            guard_items=0,
-            hyperparameters=Hyperparameters(num_epochs=3, learning_rate=0.5),
-            closing="",
-            sources=dict.fromkeys(TrainingMethod, ()),
-            left_out=(),
-        ),
-    )
+    hyperparameters = Hyperparameters(num_epochs=3, learning_rate=0.5)
+    directory.finish(Step.SELECT, replace(SELECTED, material=material, hyperparameters=hyperparameters))
     return directory
 
 
@@ -143,7 +133,7 @@ def test_pairs_that_are_learned_from_are_part_of_the_tokens(run: RunDirectory) -
 def test_sampled_pairs_come_before_corrections(run: RunDirectory) -> None:
     file = run.step(Step.SELECT) / "pairs.jsonl"
     corrections = list(read_lines(file, PairText))
-    write_lines(file, [*corrections, *(dataclasses.replace(one, margin=0.5) for one in corrections[:3])])
+    write_lines(file, [*corrections, *(replace(one, margin=0.5) for one in corrections[:3])])
     assert apply(run, budget(400, fewest_pairs=4), count_of(run)) == 3
     assert [one.margin for one in read_lines(file, PairText)][:4] == [0.5, 0.5, 0.5, 0.0]
 

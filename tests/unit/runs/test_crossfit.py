@@ -1,5 +1,6 @@
 """Cross-fitting: what each trial candidate learns and is asked, and how many the night has time for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,12 @@ from hypothesis import strategies as st
 
 from nightschool_daemon import codec
 from nightschool_daemon.config import ExamSettings
-from nightschool_daemon.jobs import ExamineResult, RunDirectory, SelectResult, SplitResult, Step
+from nightschool_daemon.jobs import ExamineResult, RunDirectory, SplitResult, Step
 from nightschool_daemon.runs.crossfit import affordable, caps_of_trial, halved, split_of_trial
 from nightschool_daemon.runs.errors import StepFailed
-from nightschool_hookspecs import ExamAnswer, ExamItem, Hyperparameters, ItemRole, PromptGroup, Side, Sitting
-from nightschool_hookspecs.records import Material
+from nightschool_hookspecs import ExamAnswer, ExamItem, ItemRole, PromptGroup, Side, Sitting
 from nightschool_plugins.evaluation_split import EvaluationSplit
+from support.step_results import SELECTED
 
 sided_groups = st.lists(
     st.builds(
@@ -79,22 +80,6 @@ def test_an_exam_that_the_night_has_no_time_for_is_refused_with_what_to_change()
         affordable(FOLDS, trained_s=600, left_s=300)
 
 
-def selected(*, items: int, folded: int, pairs: int, folded_pairs: int) -> SelectResult:
-    return SelectResult(
-        material=Material(examples=1, better_known=1, pairs=0, liked=0, disliked=0),
-        variants=0,
-        items=items,
-        guard_items=0,
-        folded=folded,
-        pairs=pairs,
-        folded_pairs=folded_pairs,
-        hyperparameters=Hyperparameters(),
-        closing="",
-        sources={},
-        left_out=(),
-    )
-
-
 counts = st.integers(0, 200)
 
 
@@ -103,7 +88,7 @@ def test_trial_candidates_share_the_caps_of_the_night_as_the_folds_share_what_co
     items: int, folded: int, pairs: int, folded_pairs: int, folds: int
 ) -> None:
     exam = ExamSettings()
-    found = selected(items=items, folded=folded, pairs=pairs, folded_pairs=folded_pairs)
+    found = replace(SELECTED, items=items, folded=folded, pairs=pairs, folded_pairs=folded_pairs)
     own = caps_of_trial(exam, found, folds)
     assert folds * own.max_items >= min(folded, exam.max_items * folded / max(1, folded + items))
     assert folds * own.max_pairs >= min(folded_pairs, exam.max_pairs * folded_pairs / max(1, folded_pairs + pairs))
@@ -112,7 +97,7 @@ def test_trial_candidates_share_the_caps_of_the_night_as_the_folds_share_what_co
 
 
 def test_a_fold_of_pairs_alone_has_an_exam_too() -> None:
-    own = caps_of_trial(ExamSettings(), selected(items=3, folded=0, pairs=0, folded_pairs=4), 4)
+    own = caps_of_trial(ExamSettings(), replace(SELECTED, items=3, folded_pairs=4), 4)
     assert own.max_items == 1
     assert own.max_pairs > 0
 

@@ -31,9 +31,7 @@ from nightschool_daemon.runs.sheets import _stages
 from nightschool_hookspecs.records import (
     ExamAnswer,
     ExamItem,
-    Hyperparameters,
     ItemRole,
-    Material,
     Message,
     NoiseFinding,
     Role,
@@ -43,14 +41,10 @@ from nightschool_hookspecs.records import (
     TrainingResult,
 )
 from nightschool_hookspecs.testing import sample_event
+from support.step_results import SELECTED, TRAINED
 
-SELECTED = SelectResult(
-    material=Material(examples=1, better_known=1, pairs=1, liked=0, disliked=0),
-    variants=0,
-    items=0,
-    guard_items=0,
-    hyperparameters=Hyperparameters(),
-    closing="",
+CHOSEN = replace(
+    SELECTED,
     sources={
         TrainingMethod.SFT: ("a/learned", "a/again"),
         TrainingMethod.DPO: ("a/learned", "a/paired"),
@@ -59,17 +53,7 @@ SELECTED = SelectResult(
     left_out=(LeftOut(event_id="a/left", reason="it was withdrawn"),),
     replayed=Replayed(events=("a/again",)),
 )
-TRAINED = TrainingResult(
-    adapter=Path("adapter"),
-    methods=(TrainingMethod.SFT, TrainingMethod.DPO),
-    steps=1,
-    tokens=1,
-    examples=1,
-    left_out=0,
-    base_loss=1.0,
-    trained_loss=0.5,
-    seconds=1.0,
-)
+LEARNED = replace(TRAINED, methods=(TrainingMethod.SFT, TrainingMethod.DPO))
 
 
 def mark(name: str, weight: float | None = None, priority: float = 0.0) -> EventMark:
@@ -78,11 +62,11 @@ def mark(name: str, weight: float | None = None, priority: float = 0.0) -> Event
 
 def left(
     path: Path,
-    selected: SelectResult = SELECTED,
+    selected: SelectResult = CHOSEN,
     *,
     trained: bool = True,
     marks: Sequence[EventMark] = (),
-    result: TrainingResult = TRAINED,
+    result: TrainingResult = LEARNED,
 ) -> RunDirectory:
     """The directory of a run that came so far."""
     directory = RunDirectory(path=path)
@@ -145,12 +129,12 @@ def test_what_a_run_made_of_an_event(tmp_path: Path, key: str, said: str | None)
     ],
 )
 def test_what_no_update_came_from_is_not_called_learned(tmp_path: Path, key: str, said: str) -> None:
-    result = replace(TRAINED, learned_events=("a/learned",), watched_events=("a/again",))
+    result = replace(LEARNED, learned_events=("a/learned",), watched_events=("a/again",))
     assert Fates(left(tmp_path, result=result), (), is_over=True).fate(key) == said
 
 
 def test_a_rebuild_has_learned_nothing_of_what_is_new(tmp_path: Path) -> None:
-    directory = left(tmp_path / "run", result=replace(TRAINED, learned_events=("a/again",)))
+    directory = left(tmp_path / "run", result=replace(LEARNED, learned_events=("a/again",)))
     (directory.step(Step.TRAIN) / REUSED).write_text(str(tmp_path / "first"))
     fates = Fates(directory, (), is_over=True)
     assert fates.fate("a/learned") == "It was left out: this run delivered again what was learned before."
@@ -192,13 +176,13 @@ PREFERRED = "2 others do. It counts as ever, as a preference has no weight."
 def test_how_much_is_left_is_told_of_what_was_learned_by(
     tmp_path: Path, methods: tuple[TrainingMethod, ...], said: Mapping[str, str]
 ) -> None:
-    directory = left(tmp_path, result=replace(TRAINED, methods=methods))
+    directory = left(tmp_path, result=replace(LEARNED, methods=methods))
     fates = doubting(directory, dict.fromkeys(said, 0.7))
     assert {key: fates.suspicion(key) for key in said} == said
 
 
 def test_how_much_counts_of_what_was_not_learned_is_not_told(tmp_path: Path) -> None:
-    told = replace(TRAINED, learned_events=("a/paired",), watched_events=("a/learned",))
+    told = replace(LEARNED, learned_events=("a/paired",), watched_events=("a/learned",))
     fates = doubting(left(tmp_path, result=told), {"a/learned": 0.7, "a/again": 0.7, "a/nowhere": 0.7})
     assert {fates.suspicion(key) for key in ("a/learned", "a/again", "a/nowhere")} == {NOTHING}
     # before it is trained, what was chosen counts
@@ -206,7 +190,7 @@ def test_how_much_counts_of_what_was_not_learned_is_not_told(tmp_path: Path) -> 
 
 
 def test_of_a_candidate_of_examples_it_is_told_what_is_shown_and_what_is_not(tmp_path: Path) -> None:
-    shown = replace(SELECTED, sources={}, left_out=(), shots=("a/shown",))
+    shown = replace(CHOSEN, sources={}, left_out=(), shots=("a/shown",))
     fates = Fates(left(tmp_path, shown, trained=False, marks=[mark("a/shown"), mark("a/rest")]), (), is_over=True)
     assert fates.fate("a/shown") == "It was shown to the model as an example."
     assert fates.fate("a/rest") == "It was left out: others are shown."
@@ -311,7 +295,7 @@ def chosen(tmp_path: Path, learned: int, others: int) -> tuple[Sequence[str], Se
     ]
     sources = {TrainingMethod.SFT: tuple(one.event_id for one in marks[:learned])}
     reasons = tuple(LeftOut(event_id=one.event_id, reason="it did not fit") for one in marks[learned:])
-    directory = left(tmp_path, replace(SELECTED, sources=sources, left_out=reasons), marks=marks)
+    directory = left(tmp_path, replace(CHOSEN, sources=sources, left_out=reasons), marks=marks)
     return chosen_names(Fates(directory, (), is_over=True))
 
 
@@ -340,7 +324,7 @@ def section(path: Path, rows: Sequence[EventRow], weights: Sequence[float], answ
     names = [row.event.key for row in rows]
     learned, others = names[: len(weights)], names[len(weights) :]
     selected = replace(
-        SELECTED,
+        CHOSEN,
         sources={TrainingMethod.SFT: tuple(learned)},
         left_out=tuple(LeftOut(event_id=name, reason="it was withdrawn") for name in others),
     )
@@ -424,5 +408,5 @@ def test_where_there_are_too_many_pieces_it_is_said_which_are_told(tmp_path: Pat
 
 
 def test_where_nothing_was_chosen_there_is_nothing_to_tell(tmp_path: Path) -> None:
-    directory = left(tmp_path, replace(SELECTED, sources={}, left_out=()), trained=False)
+    directory = left(tmp_path, replace(CHOSEN, sources={}, left_out=()), trained=False)
     assert not list(pieces_section(directory, Fates(directory, (), is_over=True)))

@@ -1,28 +1,24 @@
 """What the morning report says of feedback that looks wrong."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from nightschool_daemon.jobs import FINDINGS, EventRow, NoiseRow, RunDirectory, SelectResult, Step, write_lines
+from nightschool_daemon.jobs import FINDINGS, EventRow, NoiseRow, RunDirectory, Step, write_lines
 from nightschool_daemon.reporting.sheet import Section
 from nightschool_daemon.runs.fates import Fates
 from nightschool_daemon.runs.sheets import noise_sections
 from nightschool_hookspecs import NoiseFinding, Side
-from nightschool_hookspecs.records import Hyperparameters, Material, TrainingMethod
+from nightschool_hookspecs.records import TrainingMethod
 from nightschool_hookspecs.testing import sample_event
+from support.step_results import SELECTED
 
-SELECTED = SelectResult(
-    material=Material(examples=4, better_known=4, pairs=1, liked=0, disliked=0),
-    variants=0,
-    items=1,
-    guard_items=0,
-    hyperparameters=Hyperparameters(),
-    closing="",
+CHOSEN = replace(
+    SELECTED,
     sources={
         TrainingMethod.SFT: ("dropdir/0", "dropdir/1", "dropdir/4"),
         TrainingMethod.DPO: ("dropdir/0", "dropdir/4"),
     },
-    left_out=(),
 )
 
 
@@ -36,7 +32,7 @@ def run(place: Path, *findings: NoiseFinding, held_out: Sequence[str] = ()) -> R
     sides = {one.event_id: Side.HELD_OUT if one.event_id in held_out else Side.TRAINING for one in findings}
     doubts = [NoiseRow(finding=one, side=sides[one.event_id]) for one in findings]
     write_lines(directory.step(Step.SELECT) / FINDINGS, doubts)
-    directory.finish(Step.SELECT, SELECTED)
+    directory.finish(Step.SELECT, CHOSEN)
     return directory
 
 
