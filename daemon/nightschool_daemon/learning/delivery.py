@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from gguf import GGMLQuantizationType as Kind
 
 from nightschool_daemon.config import DeliveryChoice, DeliverySettings
-from nightschool_daemon.learning import rounding
+from nightschool_daemon.learning import adapter_file, rounding
 from nightschool_daemon.learning.gguf_file import GgufFile, Tensor
 from nightschool_daemon.learning.lesson import FEED_FORWARD, Lesson, LowRankLesson
 from nightschool_daemon.learning.older_layout import needs_one_file
@@ -23,7 +23,6 @@ from nightschool_hookspecs.records import (
     TrainedForm,
 )
 
-FLOAT = 4
 LINEAR = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 """A layer's matrix: its block and its part."""
 
@@ -63,7 +62,7 @@ def cost(plan: DeliveryPlan) -> str:
 def target_of(lesson: Lesson, abilities: ServerAbilities, demand: Demand) -> DeliveryTarget:
     """What the delivery plugins decide on."""
     delivered = {name: _delivered_bytes(lesson, name, demand) for name in lesson.touched}
-    adapter_bytes = lesson.adapter_bytes if isinstance(lesson, LowRankLesson) else None
+    adapter_bytes = adapter_file.bytes_of(lesson.file, lesson.ranks) if isinstance(lesson, LowRankLesson) else None
     return _target(lesson.file, abilities, delivered, adapter_bytes)
 
 
@@ -100,7 +99,7 @@ class Expected:
         """Of all files of a version, in types that keep all but the smallest lesson; of an adapter where that is asked
         for."""
         if form is DeliveryChoice.ADAPTER and not self.neurons:
-            return self.lora_parameters(file) * FLOAT
+            return self._adapter_bytes(file)
         wider = sum(self.bytes_of(one, widest=True) - one.bytes for one in self._touched(file))
         return file.path.stat().st_size + wider
 
@@ -111,6 +110,9 @@ class Expected:
         """Of LoRA on the tensors that it touches."""
         return self.settings.lora_r * sum(sum(one.shape) for one in self._touched(file))
 
+    def _adapter_bytes(self, file: GgufFile) -> int:
+        return adapter_file.bytes_of(file, {one.name: self.settings.lora_r for one in self._touched(file)})
+
     def _widest(self, tensor: Tensor) -> Kind:
         if self.settings.form is TrainedForm.GROUPED and tensor.type in rounding.AFFINE:
             return rounding.AFFINE[tensor.type]
@@ -119,7 +121,7 @@ class Expected:
     def target(self, file: GgufFile, abilities: ServerAbilities, *, widest: bool) -> DeliveryTarget:
         """What the delivery plugins decide on."""
         delivered = {one.name: self.bytes_of(one, widest=widest) for one in self._touched(file)}
-        adapter_bytes = None if self.neurons else self.lora_parameters(file) * FLOAT
+        adapter_bytes = None if self.neurons else self._adapter_bytes(file)
         return _target(file, abilities, delivered, adapter_bytes)
 
 

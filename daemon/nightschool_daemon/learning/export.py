@@ -12,7 +12,6 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from nightschool_daemon.jobs import (
@@ -22,7 +21,7 @@ from nightschool_daemon.jobs import (
     PrepareResult,
     Step,
 )
-from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning import adapter_file, gguf_file
 from nightschool_daemon.learning.delivery import Decision, ExportError, absent, chosen, target_of
 from nightschool_daemon.learning.gguf_file import Field, NewTensor
 from nightschool_daemon.learning.lesson import Lesson, read_lesson, require_low_rank
@@ -197,22 +196,17 @@ def _write_shared(parcel: Parcel) -> DeliveredFile:
 
 
 def write_adapter(parcel: Parcel) -> tuple[DeliveredFile, ...]:
-    """A LoRA adapter. It must not carry a chat template, or the server makes a template layer of it."""
+    """A LoRA adapter."""
     lesson = require_low_rank(parcel.lesson)
-    scales = {one.scale * one.down.shape[0] for one in lesson.factors.values()}
-    (alpha,) = scales
-    fields = [
-        lesson.file.fields["general.architecture"],
-        gguf_file.field("general.type", Value.STRING, "adapter"),
-        gguf_file.field("adapter.type", Value.STRING, "lora"),
-        gguf_file.field("adapter.lora.alpha", Value.FLOAT32, alpha),
-    ]
+    (alpha,) = {one.scale * one.down.shape[0] for one in lesson.factors.values()}
     tensors = [
-        NewTensor(name=f"{name}.{part}", shape=values.shape, type=GGMLQuantizationType.F32, data=_bytes_of(values))
+        tensor
         for name, one in lesson.factors.items()
-        for part, values in (("lora_a", one.down), ("lora_b", one.up))
+        for tensor in adapter_file.tensors_of(
+            lesson.file, name, one.down.shape[0], _bytes_of(one.down), _bytes_of(one.up)
+        )
     ]
-    return (_write(parcel, f"{parcel.name}.adapter.gguf", fields, tensors),)
+    return (_write(parcel, f"{parcel.name}.adapter.gguf", adapter_file.fields_of(lesson.file, alpha), tensors),)
 
 
 WRITERS: Mapping[DeliveryForm, Callable[[Parcel], tuple[DeliveredFile, ...]]] = {

@@ -184,6 +184,12 @@ def write(path: Path, fields: Iterable[Field], tensors: Sequence[NewTensor]) -> 
     return digest.hexdigest()
 
 
+def written_bytes(fields: Sequence[Field], tensors: Sequence[NewTensor]) -> int:
+    """How large a file is that is written of these, none of which is an alignment of its own."""
+    data = sum(_aligned(_bytes_of(one.shape, one.type), DEFAULT_ALIGNMENT) for one in tensors)
+    return sum(map(len, _header(fields, tensors, DEFAULT_ALIGNMENT))) + data
+
+
 def field(key: str, kind: gguf.GGUFValueType, value: str | int | float) -> Field:
     """Make a key-value pair."""
     if isinstance(value, str):

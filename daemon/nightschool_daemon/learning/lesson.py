@@ -104,9 +104,9 @@ class LowRankLesson(Lesson):
         return tuple(self.factors)
 
     @property
-    def adapter_bytes(self) -> int:
-        """Size as a LoRA adapter file of 32-bit floats."""
-        return sum(one.up.size + one.down.size for one in self.factors.values()) * 4
+    def ranks(self) -> Mapping[str, int]:
+        """Of the LoRA on each touched tensor."""
+        return {name: one.down.shape[0] for name, one in self.factors.items()}
 
     def tensor(self, name: str, demand: Demand) -> NewTensor:
         tensor = self.file.tensors[name]

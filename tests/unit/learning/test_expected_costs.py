@@ -11,7 +11,7 @@ from nightschool_daemon.config import DeliveryChoice
 from nightschool_daemon.jobs import DeliveredFile
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.delivery import Expected, target_of
-from nightschool_daemon.learning.export import Parcel, write_fused, write_split
+from nightschool_daemon.learning.export import Parcel, write_adapter, write_fused, write_split
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import Lesson, LowRank, LowRankLesson, NeuronLesson
 from nightschool_daemon.learning.rounding import Demand
@@ -148,9 +148,12 @@ def test_a_version_with_a_lora_is_no_larger_than_was_expected(
     assert written <= Expected(settings=LORA).version_bytes(file, DeliveryChoice.AUTO) + SECOND_HEAD
 
 
-def test_a_version_that_is_asked_for_as_an_adapter_is_that_alone(file: GgufFile) -> None:
-    paid = target_of(low_rank(file, group=1), SERVER, USUAL)
-    assert Expected(settings=LORA).version_bytes(file, DeliveryChoice.ADAPTER) == paid.adapter_bytes
+def test_an_adapter_is_as_large_as_was_expected_and_as_its_plan_says(file: GgufFile, tmp_path: Path) -> None:
+    """What names its tensors counts too."""
+    lesson = low_rank(file, group=1)
+    (written,) = write_adapter(parcel_of(tmp_path, lesson))
+    assert target_of(lesson, SERVER, USUAL).adapter_bytes == written.bytes
+    assert Expected(settings=LORA).version_bytes(file, DeliveryChoice.ADAPTER) == written.bytes
 
 
 def test_chosen_parts_and_upper_layers_alone_are_touched(file: GgufFile) -> None:

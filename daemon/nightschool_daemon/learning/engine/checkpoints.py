@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 PARAMETERS, MOMENTS, STATE = "form.safetensors", "optimizer.safetensors", "state.json"
 NAME = re.compile(r"step-(\d+)-epoch-(\d+)")
+DESCRIPTION_BYTES = 160
+"""Of a tensor in the head of a safetensors file, beside its name, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +87,9 @@ class Checkpoints:
 
         What it leaves at its end has the room of a step that is gone by then.
         """
-        every = sum(int(one.nbytes) for one in parameters.values())
-        moments = 2 * sum(int(one.nbytes) for one in parameters.values() if one.requires_grad)
+        sizes = {name: int(one.nbytes) + len(name) + DESCRIPTION_BYTES for name, one in parameters.items()}
+        every = sum(sizes.values())
+        moments = 2 * sum(sizes[name] for name, one in parameters.items() if one.requires_grad)
         return 2 * (every + moments) + every
 
     def restore(self, parameters: Mapping[str, Tensor], optimizer: Adam) -> State | None:
