@@ -59,15 +59,21 @@ def nightschool_register_settings() -> type[Killer]:
 '''
 
 
-def test_run_survives_a_kill_before_during_and_after_every_step(
-    tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path
-) -> None:
-    import_tiny(fresh_ollama, tiny_gguf)
-    night = Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
-    order = tmp_path / "order"
+def killable(place: Path, server: OllamaServer, gguf: Path) -> tuple[Night, Path]:
+    """A night with feedback, and the file that says where it is killed."""
+    import_tiny(server, gguf)
+    night = Night(place / "night", server.url, server.models_directory)
+    order = place / "order"
     night.add_plugin("killer", KILLER)
     night.configuration.write_text(night.configuration.read_text() + f'\n[plugins.killer]\norder = "{order}"\n')
     night.drop(greetings(60))
+    return night, order
+
+
+def test_run_survives_a_kill_before_during_and_after_every_step(
+    tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path
+) -> None:
+    night, order = killable(tmp_path, fresh_ollama, tiny_gguf)
     kills: list[str] = []
 
     for step in Step:
@@ -96,12 +102,7 @@ def test_run_survives_a_kill_before_during_and_after_every_step(
 def test_step_whose_files_were_damaged_is_taken_again(
     tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path
 ) -> None:
-    import_tiny(fresh_ollama, tiny_gguf)
-    night = Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
-    order = tmp_path / "order"
-    night.add_plugin("killer", KILLER)
-    night.configuration.write_text(night.configuration.read_text() + f'\n[plugins.killer]\norder = "{order}"\n')
-    night.drop(greetings(60))
+    night, order = killable(tmp_path, fresh_ollama, tiny_gguf)
     order.write_text(f"after {Step.SELECT.value}")
     assert night.learn().returncode == -signal.SIGKILL
     examples = night.run_directories()[0] / "select" / "examples.jsonl"

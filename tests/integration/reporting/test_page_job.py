@@ -23,7 +23,7 @@ from nightschool_daemon.jobs import (
     Step,
     write_lines,
 )
-from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, RunRow, VersionRow, VersionState
+from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionRow, VersionState
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.reasons import ASKED
 from nightschool_daemon.reporting.sheet import markdown_of
@@ -50,6 +50,7 @@ from nightschool_hookspecs.records import (
 )
 from nightschool_hookspecs.testing import sample_event
 from support.pages import elements, text_of
+from support.run_rows import RUN_ROW
 from support.step_results import SELECTED, TRAINED
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -126,17 +127,9 @@ class Season:
         return context
 
     def _begun(self, at: datetime) -> StepContext:
-        row = RunRow(
-            id=f"run-{self.nights}",
-            specialty=SHELL,
-            seed=7,
-            reason=ASKED,
-            started_at=at,
-            finished_at=None,
-            end=None,
-            outcome_reason="",
-            directory=self.settings.state_directory / f"run-{self.nights}",
-        )
+        name = f"run-{self.nights}"
+        place = self.settings.state_directory / name
+        row = replace(RUN_ROW, id=name, reason=ASKED, started_at=at, directory=place)
         row.directory.mkdir()
         self.ledger.runs.create(row)
         directory = RunDirectory(path=row.directory)

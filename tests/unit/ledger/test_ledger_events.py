@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nightschool_daemon import codec
 from nightschool_daemon.intake.assignment import group_of
 from nightschool_daemon.jobs import PromptRow, Wording
-from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError, RunRow, VersionRow, VersionState
+from nightschool_daemon.ledger import AddResult, IncomingEvent, Ledger, LedgerError, VersionRow, VersionState
 from nightschool_daemon.ledger.events import PROMPT_LETTERS
 from nightschool_daemon.reporting.records import IncomingPrompts, Said
 from nightschool_daemon.secret import FILE_NAME, secret_of
@@ -29,6 +29,7 @@ from nightschool_hookspecs import (
     Specialty,
     TrainingMethod,
 )
+from support.run_rows import RUN_ROW
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SHELL = Specialty(base="tiny:1b", artifact_type="shell")
@@ -61,20 +62,6 @@ def add(ledger: Ledger, *events: Event, base: str | None = SHELL.base) -> AddRes
 
 def ids(ledger: Ledger, specialty: Specialty = SHELL, *, with_unassigned: bool = False) -> list[str]:
     return [row.event.id for row in ledger.events.of_specialty(specialty, with_unassigned=with_unassigned)]
-
-
-def run_row(identifier: str) -> RunRow:
-    return RunRow(
-        id=identifier,
-        specialty=SHELL,
-        seed=1,
-        reason="",
-        started_at=NOW,
-        directory=Path("/runs"),
-        finished_at=None,
-        end=None,
-        outcome_reason="",
-    )
 
 
 def version_row(number: int, run_id: str) -> VersionRow:
@@ -302,7 +289,7 @@ def test_a_prompt_that_waited_for_a_side_leaves_nothing_behind(ledger: Ledger) -
 def test_a_prompt_that_a_run_froze_before_it_was_withdrawn_may_yet_get_a_side(ledger: Ledger) -> None:
     add(ledger, event("1"))
     (frozen,) = ledger.events.prompts("shell")
-    ledger.runs.create(run_row("r1"))
+    ledger.runs.create(replace(RUN_ROW, id="r1"))
     add(ledger, event("1", deleted=True))
     ledger.events.set_sides("shell", [SideChoice(key="g", side=Side.TRAINING)], {frozen.key: "g"})
     assert [(one.text, one.side) for one in ledger.events.prompts("shell")] == [(None, Side.TRAINING)]
@@ -489,7 +476,7 @@ def test_what_the_incumbent_inherited_is_told_from_what_other_versions_learned(l
     add(ledger, *events)
     incumbents = {1: "base", 2: "shell.v1", 3: "shell.v1", 4: "shell.v3"}
     for number, incumbent in incumbents.items():
-        ledger.runs.create(run_row(f"r{number}"))
+        ledger.runs.create(replace(RUN_ROW, id=f"r{number}"))
         ledger.versions.add(version_row(number, f"r{number}"))
         ledger.evidence.store(f"r{number}", SHELL, incumbent, log_e_value=0.0, asked=(), counted=())
         ledger.events.mark_trained(SHELL, f"r{number}", [events[number]], f"shell.v{number}")

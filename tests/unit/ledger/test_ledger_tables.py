@@ -41,6 +41,7 @@ from nightschool_hookspecs import (
     Specialty,
     Verdict,
 )
+from support.run_rows import RUN_ROW
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -56,17 +57,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def run_row(identifier: str, specialty: Specialty = SHELL, started_at: datetime = NOW) -> RunRow:
-    return RunRow(
-        id=identifier,
-        specialty=specialty,
-        seed=7,
-        reason="12 fresh events",
-        started_at=started_at,
-        finished_at=None,
-        end=None,
-        outcome_reason="",
-        directory=Path("/runs") / identifier,
-    )
+    directory = Path("/runs") / identifier
+    return replace(RUN_ROW, id=identifier, specialty=specialty, started_at=started_at, directory=directory)
 
 
 def version_row(number: int, digest: str = "d" * 64, state: VersionState = VersionState.CANDIDATE) -> VersionRow:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,24 +16,13 @@ from nightschool_daemon.jobs import (
     Step,
     write_lines,
 )
-from nightschool_daemon.ledger import Ledger, RunRow
-from nightschool_hookspecs.records import NoiseFinding, Recipe, Side, Specialty
+from nightschool_daemon.ledger import Ledger
+from nightschool_hookspecs.records import NoiseFinding, Side
 from nightschool_hookspecs.testing import sample_event
+from support.run_rows import RUN_ROW
 from support.step_results import SELECTED
 
 ROW = EventRow(event=sample_event(), group="g", side=None, trained_on=False, arrival=1)
-RUN = RunRow(
-    id="r",
-    specialty=Specialty(base="tiny:1b", artifact_type="shell"),
-    seed=1,
-    reason="test",
-    started_at=datetime(2026, 1, 2, tzinfo=UTC),
-    finished_at=None,
-    end=None,
-    outcome_reason="",
-    directory=Path("nowhere"),
-    recipe=Recipe.TRAINING,
-)
 
 
 @pytest.fixture
@@ -72,7 +60,7 @@ def test_why_it_looked_wrong_is_told(tmp_path: Path, ledger: Ledger, side: Side)
     left_out = (LeftOut(event_id=key, reason="it did not fit"),) if side is Side.TRAINING else ()
     directory.finish(Step.SELECT, replace(SELECTED, left_out=left_out))
     doubt = NoiseRow(finding=NoiseFinding(event_id=key, factor=0.4, reason="others want more"), side=side)
-    row = replace(RUN, directory=tmp_path)
+    row = replace(RUN_ROW, directory=tmp_path)
     before = _night(ROW, row, ledger.exams)
     write_lines(directory.step(Step.SELECT) / FINDINGS, [doubt])
     night = _night(ROW, row, ledger.exams)
@@ -97,6 +85,6 @@ def test_a_run_whose_files_cannot_be_read_hides_no_other(tmp_path: Path, ledger:
     directory.begin(Step.SELECT)
     directory.finish(Step.SELECT, None)
     (directory.step(Step.SELECT) / "result.json").write_text(broken, encoding="utf-8")
-    night = _night(ROW, replace(RUN, directory=tmp_path), ledger.exams)
+    night = _night(ROW, replace(RUN_ROW, directory=tmp_path), ledger.exams)
     assert night is not None
     assert night.fate == "The files of this run cannot be read."

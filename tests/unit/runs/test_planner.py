@@ -1,6 +1,7 @@
 """Which specialties are due, and whom a name means."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import pytest
 
 from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.ledger import IncomingEvent, Ledger, RunRow
+from nightschool_daemon.ledger import IncomingEvent, Ledger
 from nightschool_daemon.ollama import names
 from nightschool_daemon.reasons import FRESH_FEEDBACK, RETRAIN
 from nightschool_daemon.runs.planner import Planner, due_key, problem_key
 from nightschool_hookspecs import Event, FeedbackType, RunEnd, Specialty
+from support.run_rows import RUN_ROW
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 SHELL = Specialty(base="tiny:1b", artifact_type="shell")
@@ -54,17 +56,7 @@ def teach(ledger: Ledger, count: int, *, at: datetime = NOON, specialty: Special
 
 def run(ledger: Ledger, end: RunEnd, *, at: datetime, specialty: Specialty = SHELL) -> None:
     """A run that ended without having looked at its events."""
-    row = RunRow(
-        id=f"run-{at:%H%M}",
-        specialty=specialty,
-        seed=1,
-        reason=FRESH_FEEDBACK,
-        started_at=at,
-        finished_at=None,
-        end=None,
-        outcome_reason="",
-        directory=Path("/nowhere"),
-    )
+    row = replace(RUN_ROW, id=f"run-{at:%H%M}", specialty=specialty, reason=FRESH_FEEDBACK, started_at=at)
     ledger.runs.create(row)
     ledger.runs.finish(row.id, end, "so it ended", at + timedelta(minutes=1))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,9 +20,9 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.ledger import RunRow
 from nightschool_daemon.runs.trajectories import known, trajectories_of
-from nightschool_hookspecs import Event, LossPoint, LossTrajectory, Specialty
-from nightschool_hookspecs.records import Recipe
+from nightschool_hookspecs import Event, LossPoint, LossTrajectory
 from nightschool_hookspecs.testing import sample_event, sample_trajectory
+from support.run_rows import RUN_ROW
 from support.step_results import TRAINED
 
 EVENTS = {event.key: event for event in map(sample_event, "abc")}
@@ -89,18 +89,7 @@ def run(
     directory.finish(Step.SPLIT, SplitResult(choices=(), training_events=1, held_out_events=0, groups=split or {}))
     if is_trained:
         directory.finish(Step.TRAIN, result)
-    return RunRow(
-        id=name,
-        specialty=Specialty(base="tiny:1b", artifact_type="shell"),
-        seed=1,
-        reason="test",
-        started_at=datetime(2026, 1, 2, tzinfo=UTC),
-        finished_at=None,
-        end=None,
-        outcome_reason="",
-        directory=directory.path,
-        recipe=Recipe.TRAINING,
-    )
+    return replace(RUN_ROW, id=name, directory=directory.path)
 
 
 def test_the_losses_of_an_event_are_those_of_its_own_example_in_order(tmp_path: Path) -> None:
