@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nightschool_daemon.learning.engine.curriculum import Arrange, events_of, nobody_arranges
+from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
-from nightschool_daemon.learning.engine.loop import Plan, Report, teach
+from nightschool_daemon.learning.engine.loop import ADAPTER, Plan, Report, teach
 from nightschool_daemon.learning.engine.machine import return_free_memory
 from nightschool_daemon.learning.engine.methods import answer_sums
 from nightschool_daemon.learning.engine.peft_files import MODULES
@@ -177,23 +177,10 @@ def fine_tune(
     require_equal_logits(base.model, rows[0])
     split = divided(rows, job.seed, settings)
     learner = learner_of(base, settings, job.seed, split.learned, split.watched)
-    outcome = teach(learner, split, plan_of(job, settings, arrange), report)
-    save_adapter(learner.model, job.output / "adapter")
-    return TrainingResult(
-        adapter=job.output / "adapter",
-        methods=(TrainingMethod.SFT,),
-        steps=outcome.steps,
-        tokens=outcome.tokens,
-        examples=outcome.examples,
-        left_out=left_out,
-        base_loss=outcome.base_loss,
-        trained_loss=outcome.trained_loss,
-        seconds=outcome.seconds,
-        epoch_losses=outcome.watched,
-        learned_events=events_of(split.learned),
-        watched_events=events_of(split.watched) if split.held else (),
-        hyperparameters=settings,
-    )
+    plan = plan_of(job, settings, arrange)
+    outcome = teach(learner, split, plan, report)
+    save_adapter(learner.model, job.output / ADAPTER)
+    return outcome.result(plan, split, left_out=left_out)
 
 
 def require_no_start(job: TrainingJob) -> None:

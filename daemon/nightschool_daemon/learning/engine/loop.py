@@ -30,6 +30,7 @@ from nightschool_daemon.learning.engine.curriculum import (
     Teachable,
     begun,
     evaluated,
+    events_of,
     is_under_way,
     nobody_arranges,
 )
@@ -40,20 +41,22 @@ from nightschool_daemon.learning.engine.machine import return_free_memory
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.trajectories import AnswerLoss, PassLoss, TrajectoryLog, told
 from nightschool_daemon.learning.termination import Terminated, uninterrupted
-from nightschool_hookspecs.records import Hyperparameters, TrainingMethod
+from nightschool_hookspecs.records import Hyperparameters, TrainingMethod, TrainingResult
 from nightschool_hookspecs.services import TrainingError
 
 GRADIENT_NORM = 1.0
 FINAL_RATE = 0.1
 """The cosine ends at this share of the learning rate."""
 STEPS_A_SEED = 1_000_003
-CHECKPOINTS, BEST = "checkpoints", "best.safetensors"
+ADAPTER, CHECKPOINTS, BEST = "adapter", "checkpoints", "best.safetensors"
 """In a training's output."""
 CHECKPOINT_S, LEARNED_A_WRITE = 60.0, 20.0
 """A checkpoint is written when so many seconds have passed since the last one was whole, and so many times as long as
 that one took to write, which of a large model is most of a minute. One is written after each epoch in any case."""
 
 Report = Callable[[int, int, str], None]
+S = TypeVar("S", bound=Teachable)
+L_contra = TypeVar("L_contra", bound=Teachable, contravariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +95,23 @@ class Outcome:
     """The same after each epoch."""
     seconds: float
 
-
-S = TypeVar("S", bound=Teachable)
-L_contra = TypeVar("L_contra", bound=Teachable, contravariant=True)
+    def result(self, plan: Plan, split: Split[S], *, left_out: int) -> TrainingResult:
+        """What is told of a training whose adapter is saved. `left_out`: examples that were too long."""
+        return TrainingResult(
+            adapter=plan.output / ADAPTER,
+            methods=(plan.method,),
+            steps=self.steps,
+            tokens=self.tokens,
+            examples=self.examples,
+            left_out=left_out,
+            base_loss=self.base_loss,
+            trained_loss=self.trained_loss,
+            seconds=self.seconds,
+            epoch_losses=self.watched,
+            learned_events=events_of(split.learned),
+            watched_events=events_of(split.watched) if split.held else (),
+            hyperparameters=plan.hyperparameters,
+        )
 
 
 class Learner(Protocol[L_contra]):

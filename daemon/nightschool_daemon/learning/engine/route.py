@@ -16,10 +16,10 @@ from nightschool_daemon import codec
 from nightschool_daemon.jobs import read_lines, write_durably
 from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.architecture import read_architecture
-from nightschool_daemon.learning.engine.curriculum import Arrange, events_of, nobody_arranges
+from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import GROUP, Form, Linear, LowRank, Neurons
-from nightschool_daemon.learning.engine.loop import CHECKPOINTS, Objective, Plan, Report, train
+from nightschool_daemon.learning.engine.loop import ADAPTER, CHECKPOINTS, Objective, Plan, Report, train
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.peft_files import load_form, save_form
 from nightschool_daemon.learning.engine.scoring import likeliest
@@ -145,24 +145,9 @@ def fine_tune(
         spared_bytes=job.spared_bytes,
     )
     outcome = train(task.network, task.form, examples, plan, report, reference=task.start)
-    save_form(task.form, file, job.output / "adapter")
-    return TrainingResult(
-        adapter=job.output / "adapter",
-        methods=(method,),
-        steps=outcome.steps,
-        tokens=outcome.tokens,
-        examples=outcome.examples,
-        left_out=left_out,
-        base_loss=outcome.base_loss,
-        trained_loss=outcome.trained_loss,
-        seconds=outcome.seconds,
-        epoch_losses=outcome.watched,
-        warm_start=task.start is not None,
-        plan=decided.sentence(),
-        learned_events=events_of(task.todo.split.learned),
-        watched_events=events_of(task.todo.split.watched) if task.todo.split.held else (),
-        hyperparameters=settings,
-    )
+    save_form(task.form, file, job.output / ADAPTER)
+    result = outcome.result(plan, task.todo.split, left_out=left_out)
+    return replace(result, warm_start=task.start is not None, plan=decided.sentence())
 
 
 class PackedTrials(Trials[Example]):
