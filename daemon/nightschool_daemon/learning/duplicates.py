@@ -13,8 +13,9 @@ Three stages, cheap to dear:
 Texts before the index `since` are known to each other, those from there on are new: pairs are wanted of which at least
 one is new, or with `across` exactly one, as of two lists.
 
-Of prompts by one pattern nearly all are alike. So each stage gives a text with at most `WINDOW` others, the nearest
-ones: what it costs grows with the texts, not with their pairs, and a crowd still hangs together.
+Of prompts by one pattern nearly all are alike. So each stage gives a text with the `WINDOW` others that are nearest to
+it and the `FIRST` that it is near to at all: what it costs grows with the texts, not with their pairs, and a crowd of
+several patterns still hangs together, through those that came first.
 
 Everything is deterministic: the hash functions are fixed, pairs come sorted.
 
@@ -65,6 +66,8 @@ WINDOW = 64
 
 And others that a text is near to: of more the nearest.
 """
+FIRST = 8
+"""Of more, those with which it is paired too, however far they are among them."""
 TEXTS_AT_ONCE = 16384
 """Texts that are sketched at once, to bound the memory."""
 TILE = 2048
@@ -96,11 +99,11 @@ def near_texts(texts: Sequence[str], *, since: int = 0, across: bool = False) ->
     pairs = np.stack(np.divmod(codes, max(count, 1)), axis=1)
     agreement = _agreement(sketches, pairs)
     pairs, agreement = pairs[agreement >= LOWEST_AGREEMENT], agreement[agreement >= LOWEST_AGREEMENT]
-    return pairs[_nearest(pairs[:, 1], agreement)]
+    return pairs[_of_crowds(pairs[:, 1], pairs[:, 0], agreement)]
 
 
 def near_wordings(texts: Sequence[str], threshold: float, *, since: int = 0, across: bool = False) -> Pairs:
-    """Every pair of short texts whose edit similarity is at least `threshold`; of a crowd each text's nearest.
+    """Every pair of short texts whose edit similarity is at least `threshold`; of a crowd each with some.
 
     Where they are too many to compare it says so, and those of the longest ones are missing.
     """
@@ -124,7 +127,7 @@ def near_wordings(texts: Sequence[str], threshold: float, *, since: int = 0, acr
 
 
 def near_vectors(vectors: Vectors, threshold: float, *, since: int = 0, across: bool = False) -> Pairs:
-    """Every pair whose cosine is at least `threshold`; of a crowd each vector with the nearest before it."""
+    """Every pair whose cosine is at least `threshold`; of a crowd each vector with some before it."""
     found = [NO_PAIRS]
     for start in range(since, len(vectors), TILE):
         later = range(start, min(start + TILE, len(vectors)))
@@ -136,7 +139,7 @@ def near_vectors(vectors: Vectors, threshold: float, *, since: int = 0, across: 
 def near_fingerprints(left: Sequence[str], right: Sequence[str]) -> Pairs:
     """Pairs of fingerprints of near-duplicates, one from each list: indices in these, sorted.
 
-    Every pair; of a crowd in the left list each of the right one with the nearest that it met.
+    Every pair; of a crowd in the left list each of the right one with some.
     """
     ours, theirs = _minima_table(left), _minima_table(right)
     found = [NO_PAIRS]
@@ -310,22 +313,22 @@ def _as_long(places: Places, lengths: Places, least: int, most: int) -> Places:
 
 
 def _few_edits(texts: Sequence[str], rows: Places, columns: Places, threshold: float) -> Pairs:
-    """Pairs of a row and a column, lower index first, of each row with its nearest."""
+    """Pairs of a row and a column, lower index first; of a crowd of columns each row with some."""
     from rapidfuzz.distance import Levenshtein
     from rapidfuzz.process import cdist
 
-    left, lowest = [texts[place] for place in rows], threshold - ROUNDING
+    left, lowest, columns = [texts[place] for place in rows], threshold - ROUNDING, np.sort(columns)
     found, similarities = [NO_PAIRS], [np.empty(0, np.float32)]
     for start in range(0, len(columns), COLUMNS_AT_ONCE):
         some = columns[start : start + COLUMNS_AT_ONCE]
         right = [texts[place] for place in some]
         table = cdist(left, right, scorer=Levenshtein.normalized_similarity, score_cutoff=lowest, dtype=np.float32)
         table[rows[:, None] == some] = -np.inf
-        near, beside = np.nonzero(_highest(table, lowest))
+        near, beside = np.nonzero(_thinned(table, lowest))
         found.append(np.stack([rows[near], some[beside]], axis=1))
         similarities.append(table[near, beside])
     pairs = np.concatenate(found)
-    return np.sort(pairs[_nearest(pairs[:, 0], np.concatenate(similarities))], axis=1)
+    return np.sort(pairs[_of_crowds(pairs[:, 0], pairs[:, 1], np.concatenate(similarities))], axis=1)
 
 
 # --------------------------------------------------------------------------- fingerprints
@@ -346,7 +349,7 @@ def _packed(rows: NDArray[np.uint16]) -> NDArray[np.uint64]:
 
 
 def _near_prints(ours: NDArray[np.uint16], theirs: NDArray[np.uint16]) -> Pairs:
-    """Pairs of columns that share enough minima, of each of `theirs` with its nearest."""
+    """Pairs of columns that share enough minima; of a crowd in `ours` each of `theirs` with some."""
     found, width = [np.empty(0, np.int64)], theirs.shape[1]
     for row in range(0, wording.MINIMA, PRINT_ROWS):
         keys, others = (_packed(table[row : row + PRINT_ROWS]) for table in (ours, theirs))
@@ -354,7 +357,7 @@ def _near_prints(ours: NDArray[np.uint16], theirs: NDArray[np.uint16]) -> Pairs:
     pairs = np.stack(np.divmod(np.unique(np.concatenate(found)), width), axis=1)
     surplus = _surplus(ours, theirs, pairs)
     pairs, surplus = pairs[surplus >= 0], surplus[surplus >= 0]
-    return pairs[_nearest(pairs[:, 1], surplus)]
+    return pairs[_of_crowds(pairs[:, 1], pairs[:, 0], surplus)]
 
 
 def _surplus(ours: NDArray[np.uint16], theirs: NDArray[np.uint16], pairs: Pairs) -> NDArray[np.float64]:
@@ -372,36 +375,41 @@ def _surplus(ours: NDArray[np.uint16], theirs: NDArray[np.uint16], pairs: Pairs)
 
 
 def _near_before(vectors: Vectors, later: range, end: int, threshold: float) -> Pairs:
-    """Pairs of one of some vectors and one that is before it and before `end`, of each with its nearest."""
+    """Pairs of one of some vectors and one that is before it and before `end`; of a crowd each with some."""
     found, cosines = [NO_PAIRS], [np.empty(0, np.float32)]
     for low in range(0, end, TILE):
         earlier = range(low, min(low + TILE, end))
         tile = vectors[later.start : later.stop] @ vectors[earlier.start : earlier.stop].T
         tile[np.array(later)[:, None] <= np.array(earlier)] = -np.inf
-        rows, columns = np.nonzero(_highest(tile, threshold))
+        rows, columns = np.nonzero(_thinned(tile, threshold))
         found.append(np.stack([columns + low, rows + later.start], axis=1))
         cosines.append(tile[rows, columns])
     pairs = np.concatenate(found)
-    return pairs[_nearest(pairs[:, 1], np.concatenate(cosines))]
+    return pairs[_of_crowds(pairs[:, 1], pairs[:, 0], np.concatenate(cosines))]
 
 
 # --------------------------------------------------------------------------- crowds
 
 
-def _highest(table: Vectors, lowest: float) -> NDArray[np.bool_]:
-    """Where a table is at least `lowest`; of a row with many such places, the `WINDOW` highest."""
+def _thinned(table: Vectors, lowest: float) -> NDArray[np.bool_]:
+    """Where a table is at least `lowest`; of a row of many such places, the `WINDOW` highest and `FIRST` first ones."""
     enough = table >= np.float32(lowest)
     crowded = np.flatnonzero(np.count_nonzero(enough, axis=1) > WINDOW)
     if len(crowded):
         highest = np.argpartition(table[crowded], -WINDOW, axis=1)[:, -WINDOW:]
-        enough[crowded] = False
+        enough[crowded] &= np.cumsum(enough[crowded], axis=1) <= FIRST
         enough[crowded[:, None], highest] = True
     return enough
 
 
-def _nearest(owners: Places, likeness: NDArray[np.floating[Any]]) -> Places:
-    """Which pairs stay, sorted, where each owner keeps the `WINDOW` of the highest likeness."""
-    order = np.lexsort((-likeness, owners))
-    ordered = owners[order]
-    rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
-    return np.sort(order[rank < WINDOW])
+def _of_crowds(owners: Places, others: Places, likeness: NDArray[np.floating[Any]]) -> Places:
+    """Which pairs stay where each owner keeps the `WINDOW` of the highest likeness and the `FIRST` first others."""
+    nearest, first = (_ranks(owners, np.lexsort((values, owners))) for values in (-likeness, others))
+    return np.flatnonzero((nearest < WINDOW) | (first < FIRST))
+
+
+def _ranks(owners: Places, order: Places) -> Places:
+    """The place of each pair among those of its owner, in an order that is by owners first."""
+    ordered, ranks = owners[order], np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return ranks

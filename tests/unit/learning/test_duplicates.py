@@ -28,6 +28,9 @@ from support.fingerprints import are_near
 SAMPLE = Path(__file__).parents[2] / "data" / "nl2bash" / "sample.jsonl"
 
 
+MOST_OF_A_CROWD = duplicates.WINDOW + duplicates.FIRST
+
+
 def real_prompts() -> list[str]:
     """Descriptions of shell commands, once each."""
     lines = SAMPLE.read_text(encoding="utf-8").splitlines()
@@ -177,14 +180,14 @@ def by_one_pattern(count: int) -> list[str]:
 )
 def test_a_crowd_hangs_together_at_a_cost_that_is_linear(near: Callable[[int], duplicates.Pairs]) -> None:
     pairs = near(1000)
-    assert len(pairs) < 1000 * duplicates.WINDOW
+    assert len(pairs) < 1000 * MOST_OF_A_CROWD
     assert set(range(1, 1000)) <= {int(high) for _, high in pairs}
 
 
 def test_a_crowd_of_fingerprints_hangs_together_at_a_cost_that_is_linear() -> None:
     prints = [fingerprint_of(text, b"") for text in by_one_pattern(600)]
     pairs = near_fingerprints(prints[:300], prints[300:])
-    assert len(pairs) <= 300 * duplicates.WINDOW
+    assert len(pairs) <= 300 * MOST_OF_A_CROWD
     assert {int(high) for _, high in pairs} == set(range(300))
 
 
@@ -201,7 +204,7 @@ def test_of_a_crowd_of_fingerprints_the_nearest_are_kept() -> None:
     crowd = [" ".join([*words[:place], "xy", *words[place + 1 :]]) for place in range(len(words))]
     left = [fingerprint_of(text, b"") for text in [*crowd * 5, whole]]
     pairs = near_fingerprints(left, left[-1:])
-    assert len(pairs) == duplicates.WINDOW < len(left)
+    assert duplicates.WINDOW <= len(pairs) <= MOST_OF_A_CROWD < len(left)
     assert (len(left) - 1, 0) in as_set(pairs)
 
 
@@ -242,7 +245,36 @@ def test_of_a_crowd_of_vectors_the_nearest_are_kept(since: int, across: bool, mo
     for text in range(since, 300):
         cosines = vectors[: since if across else text] @ vectors[text]
         nearest = np.argsort(-cosines, kind="stable")[: duplicates.WINDOW]
-        assert {low for low, high in found if high == text} == set(nearest.tolist())
+        first = range(min(duplicates.FIRST, len(cosines)))
+        assert {low for low, high in found if high == text} == {*nearest.tolist(), *first}
+
+
+def two_kinds(count: int) -> list[str]:
+    """Each text has more than a crowd of others of its own kind that are nearer to it than any of the other kind."""
+    return [
+        f"please {verb} the lines of every file below the directory number {number} and send them to me"
+        for verb in ("count", "print")
+        for number in range(count)
+    ]
+
+
+def vectors_of_two_kinds(count: int) -> duplicates.Vectors:
+    vectors = np.zeros((2 * count, count + 2), np.float32)
+    vectors[:count, 0] = vectors[count:, 1] = 0.5
+    vectors[:, :2] += 1
+    vectors[np.arange(2 * count), 2 + np.arange(2 * count) % count] = 0.1
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    "near",
+    [lambda count: near_wordings(two_kinds(count), 0.85), lambda count: near_vectors(vectors_of_two_kinds(count), 0.9)],
+    ids=["wordings", "vectors"],
+)
+def test_a_crowd_of_two_kinds_hangs_together(near: Callable[[int], duplicates.Pairs]) -> None:
+    count = 2 * duplicates.WINDOW
+    tied = {high for low, high in as_set(near(count)) if low < count <= high}
+    assert tied == set(range(count, 2 * count))
 
 
 def test_the_metrics_see_candidates_only_and_the_order_of_two_texts_does_not_matter() -> None:

@@ -20,7 +20,7 @@ from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddi
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.intake.assignment import group_of
 from nightschool_daemon.jobs import EventRow, PromptRow
-from nightschool_daemon.learning.duplicates import WINDOW
+from nightschool_daemon.learning.duplicates import FIRST, WINDOW
 from nightschool_daemon.learning.grouping import AnyPrompt, FindNear, Gone, NearPrompts, kept_aside, place, regroup
 from nightschool_daemon.learning.split import Choose, split
 from nightschool_daemon.ledger import IncomingEvent, Ledger
@@ -294,7 +294,7 @@ def test_of_a_crowd_of_which_much_is_gone_every_new_prompt_is_near_what_is_known
     ]
     for pairs in (by_edits()(folded, 100), by_edits().across(folded, 100)):
         assert {high for low, high in pairs if low < 100} == set(range(100, 300))
-        assert len(pairs) < 200 * 2 * WINDOW
+        assert len(pairs) < 200 * 2 * (WINDOW + FIRST)
 
 
 class Nights(RuleBasedStateMachine):
