@@ -22,8 +22,8 @@ RATES = {TrainedForm.LORA: 2e-3, TrainedForm.GROUPED: 4e-3, TrainedForm.NEURONS:
 """Best on two tasks, or within a hundredth of the best (docs/learning.md)."""
 WIDTH = 576
 """Of the model on which these were found, SmolLM2 135M."""
-RATE_BEHIND_NORMS = 5e-4
-"""Of every form where a norm follows each block, as in Gemma: what the block adds does not grow with its weights."""
+RATES_BEHIND_NORMS = {TrainedForm.LORA: 1e-3, TrainedForm.GROUPED: 5e-4, TrainedForm.NEURONS: 5e-4}
+"""The same where a norm follows each block, as in Gemma: what the block adds does not grow with its weights."""
 WIDTH_BEHIND_NORMS = 640
 """Of Gemma 3 270M, on which that was found."""
 
@@ -88,5 +88,5 @@ def measured_rate(form: TrainedForm, width: int, *, behind_norms: bool) -> float
     A wider network learns at smaller steps, in inverse proportion (Yang et al., Tensor Programs V, 2022, table 3). That
     was not measured here beyond the two widths of docs/learning.md.
     """
-    rate, at = (RATE_BEHIND_NORMS, WIDTH_BEHIND_NORMS) if behind_norms else (RATES[form], WIDTH)
-    return rate * min(1.0, at / width)
+    rates, at = (RATES_BEHIND_NORMS, WIDTH_BEHIND_NORMS) if behind_norms else (RATES, WIDTH)
+    return rates[form] * min(1.0, at / width)

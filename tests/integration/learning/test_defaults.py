@@ -10,8 +10,8 @@ from nightschool_daemon.config import DeliveryChoice, DeliverySettings, EngineCh
 from nightschool_daemon.config import TrainingSettings as Training
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.defaults import (
-    RATE_BEHIND_NORMS,
     RATES,
+    RATES_BEHIND_NORMS,
     WIDTH,
     WIDTH_BEHIND_NORMS,
     measured_rate,
@@ -127,4 +127,6 @@ def test_rates_were_measured_on_both_models_and_tasks() -> None:
 
 def test_steps_are_smaller_where_norms_follow_the_blocks(tmp_path: Path) -> None:
     gemma = gguf_file.read(write_tiny_architecture(tmp_path / "gemma.gguf", "gemma3"))
-    assert settled(Hyperparameters(form=TrainedForm.LORA), gemma, NOWHERE, None).learning_rate == RATE_BEHIND_NORMS
+    for form in (TrainedForm.LORA, TrainedForm.NEURONS):
+        rate = settled(Hyperparameters(form=form), gemma, NOWHERE, None).learning_rate
+        assert rate == RATES_BEHIND_NORMS[form] < RATES[form]
