@@ -71,12 +71,6 @@ class Context:
     extra_json: str | None = None
     """Keys that the native format does not know, as canonical JSON: kept, never put into a prompt."""
 
-    @property
-    def characters(self) -> int:
-        """How much text it is that can stand in a prompt."""
-        texts = [message.content for message in self.messages] + [chunk.text for chunk in self.chunks]
-        return len(self.system or "") + sum(map(len, texts))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
@@ -152,10 +146,20 @@ class Event:
             return self.ai_output
         return None
 
+    def shows(self, chunk: Chunk) -> bool:
+        """Whether the application itself put a retrieved text into the conversation."""
+        return any(chunk.text.strip() in message.content for message in self.conversation)
+
+    @property
+    def context_characters(self) -> int:
+        """Length of what stands beside the prompt: system text, earlier turns, and retrieved texts, each once."""
+        before = sum(len(message.content) for message in self.conversation[:-1])
+        return before + sum(len(chunk.text) for chunk in self.context.chunks if not self.shows(chunk))
+
     @property
     def characters(self) -> int:
         """Length of all that a training reads of it: the prompt, what came before it and was retrieved, the target."""
-        return len(self.input_data) + self.context.characters + len(self.target or "")
+        return len(self.input_data) + self.context_characters + len(self.target or "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ class DifficultyHeuristic:
     def nightschool_score_difficulty(self, event: Event) -> float:
         artifact = self._by_type().get(event.artifact_type or "", self.other)
         given = min(1.0, len(event.input_data) / self.hard_input_characters)
-        before = min(1.0, event.context.characters / self.hard_context_characters)
+        before = min(1.0, event.context_characters / self.hard_context_characters)
         return min(1.0, self.artifact_weight * artifact + self.input_weight * given + self.context_weight * before)
 
     def _by_type(self) -> dict[str, float]:

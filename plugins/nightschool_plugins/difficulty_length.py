@@ -28,7 +28,7 @@ class DifficultyLength:
     @hookimpl
     def nightschool_score_difficulty(self, event: Event) -> float:
         given = min(1.0, len(event.input_data) / self.hard_input_characters)
-        before = min(1.0, event.context.characters / self.hard_context_characters)
+        before = min(1.0, event.context_characters / self.hard_context_characters)
         return min(1.0, self.input_weight * given + self.context_weight * before)
 
 

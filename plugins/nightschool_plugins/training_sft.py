@@ -64,10 +64,9 @@ class TrainingSft:
         return (*before, replace(prompt, content=self._prompt(event, chunks)))
 
     def _prompt(self, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> str:
-        """The prompt with the retrieved texts, unless the application put them into the messages itself."""
+        """The prompt with the retrieved texts, unless the application put them into the conversation itself."""
         prompt = event.event.input_data
-        known = prompt + "".join(message.content for message in event.event.context.messages)
-        new = [chunk for chunk in chunks if chunk.text not in known]
+        new = [chunk for chunk in chunks if not event.event.shows(chunk)]
         if not new:
             return prompt
         shown = "\n".join(

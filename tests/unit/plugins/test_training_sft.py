@@ -1,4 +1,4 @@
-"""What an example weighs."""
+"""What an example weighs, and what stands in its prompt."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 import pytest
 
 from nightschool_daemon.hooks import Hooks
-from nightschool_hookspecs import Event, FeedbackType, Metadata, Peers, ScoredEvent
+from nightschool_hookspecs import Chunk, Context, Event, FeedbackType, Message, Metadata, Peers, Role, ScoredEvent
 from nightschool_hookspecs.testing import sample_event
+from nightschool_plugins.training_sft import TrainingSft
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 CORRECTION = replace(sample_event(), corrected_output="better", feedback_type=FeedbackType.USER_CORRECTION)
@@ -44,3 +45,36 @@ def test_the_weight_that_a_source_gave_counts_once(event: Event, weight: float) 
 def test_what_is_worth_nothing_keeps_a_floor_that_its_source_may_lower(weight: float, expected: float) -> None:
     worthless = replace(BARELY_GOOD, validation_score=0.0, metadata=Metadata(weight=weight))
     assert weight_of(worthless) == pytest.approx(expected)
+
+
+# --------------------------------------------------------------------------- retrieved texts
+
+MANUAL = Chunk(text="ls lists files\n")
+GIVEN_BY_THE_APPLICATION = {
+    "system text": replace(CORRECTION, context=Context(system="Use: ls lists files", chunks=(MANUAL,))),
+    "earlier turn": replace(
+        CORRECTION, context=Context(messages=(Message(role=Role.USER, content="ls lists files"),), chunks=(MANUAL,))
+    ),
+    "prompt": replace(CORRECTION, input_data="ls lists files. Show all.", context=Context(chunks=(MANUAL,))),
+}
+
+
+def prompt_of(event: Event, **settings: object) -> str:
+    """The last message, with the texts that were retrieved for the event."""
+    scored = ScoredEvent(event=event, priority=1.0, reward=1.0, difficulty=0.5, group="g", trained_on=False)
+    example = TrainingSft(**settings).nightschool_build_example(scored, event.context.chunks)  # type: ignore[arg-type]
+    assert example is not None
+    return example.messages[-1].content
+
+
+@pytest.mark.parametrize("place", GIVEN_BY_THE_APPLICATION)
+def test_a_text_that_the_application_has_shown_is_not_shown_again(place: str) -> None:
+    event = GIVEN_BY_THE_APPLICATION[place]
+    assert prompt_of(event) == event.input_data
+
+
+@pytest.mark.parametrize("place", GIVEN_BY_THE_APPLICATION)
+def test_nor_does_its_length_count_again(place: str) -> None:
+    event = GIVEN_BY_THE_APPLICATION[place]
+    bare = replace(event, context=replace(event.context, chunks=()))
+    assert (event.characters, event.context_characters) == (bare.characters, bare.context_characters)
