@@ -15,7 +15,7 @@ like the question, by `measure`: what has nothing to do with either teaches noth
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nightschool_hookspecs import Chunk, Measure, Retrieve, TrainingExample, hookimpl
 from nightschool_hookspecs.variants import FUNCTION_WORDS, WORD
@@ -52,7 +52,8 @@ class AugmentationContext:
     def nightschool_vary_context(
         self, example: TrainingExample, retrieve: Retrieve, measure: Measure, seed: int
     ) -> tuple[Chunks, ...]:
-        if not _is_shown(example) or CITATION.search(example.target):
+        example = replace(example, chunks=_shown(example))
+        if not example.chunks or CITATION.search(example.target):
             return ()
         chance = random.Random(f"{seed}/{example.event_id}")  # noqa: S311 - a choice of texts, not a secret
         moves: list[Callable[[], Chunks | None]] = [
@@ -86,12 +87,12 @@ class AugmentationContext:
         return " ".join(words[place] for place in sorted(kept))
 
 
-def _is_shown(example: TrainingExample) -> bool:
-    """Whether the texts stand in the prompt because its builder put them around the question."""
-    shown = example.messages[-1].content if example.messages else ""
-    return bool(example.chunks) and all(
-        chunk.text in shown and chunk.text not in example.prompt for chunk in example.chunks
-    )
+def _shown(example: TrainingExample) -> Chunks:
+    """The texts that its builder put around the question: all, or what fits; none where the application put any."""
+    *before, last = [message.content for message in example.messages] or [""]
+    if any(chunk.text in text for chunk in example.chunks for text in (*before, example.prompt)):
+        return ()
+    return tuple(chunk for chunk in example.chunks if chunk.text in last)
 
 
 def _spare(example: TrainingExample) -> list[int]:

@@ -4,6 +4,8 @@ The target is the correction, else an answer that was liked. An example's weight
 weight is counted that its source gave it; at least `lowest_weight`, less where its source gave it less than 1.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nightschool_hookspecs import (
@@ -30,10 +32,15 @@ class TrainingSft:
     """How one retrieved text stands in the prompt; {number}, {text} and {source} are filled in."""
     context_template: str = "{chunks}\n\n{prompt}"
     """How the retrieved texts and the prompt stand together."""
+    max_context_characters: int = 4000
+    """Of the retrieved texts together; the best ones that fit are taken whole. An example that is longer than a
+    training takes is left out, question, answer and all."""
 
     def __post_init__(self) -> None:
         if not self.lowest_weight > 0:
             raise ValueError("lowest_weight must be above 0")
+        if self.max_context_characters < 0:
+            raise ValueError("max_context_characters must be 0 or more")
         if "{text}" not in self.chunk_template:
             raise ValueError("chunk_template must contain {text}")
         if "{chunks}" not in self.context_template or "{prompt}" not in self.context_template:
@@ -66,7 +73,7 @@ class TrainingSft:
     def _prompt(self, event: ScoredEvent, chunks: tuple[Chunk, ...]) -> str:
         """The prompt with the retrieved texts, unless the application put them into the conversation itself."""
         prompt = event.event.input_data
-        new = [chunk for chunk in chunks if not event.event.shows(chunk)]
+        new = self._fitting([chunk for chunk in chunks if not event.event.shows(chunk)])
         if not new:
             return prompt
         shown = "\n".join(
@@ -74,6 +81,21 @@ class TrainingSft:
             for number, chunk in enumerate(new, start=1)
         )
         return self.context_template.format(chunks=shown, prompt=prompt)
+
+    def _fitting(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """The best by score that fit, in the order in which they were retrieved; of equal ones the first."""
+        left = self.max_context_characters
+        taken: set[int] = set()
+        for place in sorted(range(len(chunks)), key=lambda place: -_score(chunks[place])):
+            if len(chunks[place].text) <= left:
+                taken.add(place)
+                left -= len(chunks[place].text)
+        return [chunk for place, chunk in enumerate(chunks) if place in taken]
+
+
+def _score(chunk: Chunk) -> float:
+    """One without a score comes behind those that have one."""
+    return -math.inf if chunk.score is None else chunk.score
 
 
 def _share(weight: float) -> float:

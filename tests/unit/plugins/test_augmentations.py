@@ -313,10 +313,18 @@ def test_texts_are_dropped_exchanged_and_reordered_but_for_what_the_answer_rests
         replace(retrieved(SPARE), messages=(Message(role=Role.USER, content="which tool prints them?"),)),
         retrieved(SPARE, question=f"{SPARE.text}: which tool prints them?"),
         replace(retrieved(SPARE), messages=()),
+        replace(
+            retrieved(SPARE), messages=(Message(role=Role.SYSTEM, content=SPARE.text), *retrieved(SPARE).messages)
+        ),
     ],
 )
 def test_what_cannot_be_varied_stays(untouched: TrainingExample) -> None:
     assert contexts(untouched) == set()
+
+
+def test_a_text_that_did_not_fit_is_left_where_it_is_and_the_others_are_varied() -> None:
+    full = retrieved(NEEDED, SPARE, target="ls with the option -a")
+    assert contexts(replace(full, chunks=(OTHER, *full.chunks))) == contexts(full) != set()
 
 
 def test_what_has_nothing_to_do_with_it_takes_no_place() -> None:

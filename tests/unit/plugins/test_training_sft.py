@@ -9,6 +9,7 @@ from nightschool_daemon.hooks import Hooks
 from nightschool_hookspecs import Chunk, Context, Event, FeedbackType, Message, Metadata, Peers, Role, ScoredEvent
 from nightschool_hookspecs.testing import sample_event
 from nightschool_plugins.training_sft import TrainingSft
+from nightschool_plugins.tuning_fixed import TuningFixed
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 CORRECTION = replace(sample_event(), corrected_output="better", feedback_type=FeedbackType.USER_CORRECTION)
@@ -78,3 +79,35 @@ def test_nor_does_its_length_count_again(place: str) -> None:
     event = GIVEN_BY_THE_APPLICATION[place]
     bare = replace(event, context=replace(event.context, chunks=()))
     assert (event.characters, event.context_characters) == (bare.characters, bare.context_characters)
+
+
+def with_texts(*texts: tuple[str, float | None]) -> Event:
+    return replace(CORRECTION, context=Context(chunks=tuple(Chunk(text=text, score=score) for text, score in texts)))
+
+
+@pytest.mark.parametrize(
+    ("texts", "kept"),
+    [
+        ([("aaaa", 0.1), ("bbbb", 0.9), ("cccc", 0.5)], "bbbb cccc"),
+        ([("aaaaaa", 0.9), ("bbbbbb", 0.5), ("cccc", 0.1)], "aaaaaa cccc"),
+        ([("aaaa", None), ("bbbb", None), ("cccc", 0.1)], "aaaa cccc"),
+        ([("aaaaa", 0.5), ("bbbbb", 0.5)], "aaaaa bbbbb"),
+        ([("aaaaaaaaaaa", 0.9)], ""),
+    ],
+)
+def test_the_best_texts_that_fit_stand_in_their_order(texts: list[tuple[str, float | None]], kept: str) -> None:
+    event = with_texts(*texts)
+    shown = prompt_of(event, chunk_template="{text}", context_template="{chunks} {prompt}", max_context_characters=10)
+    assert shown.replace("\n", " ") == f"{kept} {event.input_data}".strip()
+
+
+def test_an_example_with_many_texts_is_as_long_as_a_training_takes_by_default() -> None:
+    event = with_texts(*((f"{number} " + "word " * 200, number / 20) for number in range(20)))
+    most = TrainingSft().max_context_characters
+    assert len(prompt_of(event)) <= most + 100
+    assert most / 3 < TuningFixed().max_length
+
+
+def test_a_budget_below_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_context_characters must be 0 or more"):
+        TrainingSft(max_context_characters=-1)
