@@ -6,7 +6,7 @@ same defaults, and a test holds the two together. An unknown key is an error wit
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class Preset(StrEnum):
     MEASURED = "measured"
     """Those that a measurement says help, or are harmless at no cost."""
     ALL = "all"
-    """The optional ones too."""
+    """The optional ones too, and pairs of answers are learned from unless `training.method` says otherwise."""
 
 
 class DeliveryChoice(StrEnum):
@@ -442,7 +442,14 @@ def parse(text: str, file: Path | None) -> Settings:
         raise ConfigurationError(f"{where}: {error}{end} {hint}") from error
     _check_directories(settings, where)
     _check_schedule(settings.schedule, where)
-    return settings
+    return settings if "method" in tables.get("training", {}) else _with_method_of_preset(settings)
+
+
+def _with_method_of_preset(settings: Settings) -> Settings:
+    """With the method that a preset brings where none is set: pairs that optional plugins make would not be learned."""
+    if settings.plugins.preset is not Preset.ALL:
+        return settings
+    return replace(settings, training=replace(settings.training, method=MethodChoice.AUTO))
 
 
 def _check_directories(settings: Settings, where: str) -> None:

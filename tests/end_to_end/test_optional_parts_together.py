@@ -1,4 +1,4 @@
-"""A night of a young specialty with all that is learned beside and besides a lesson switched on at once."""
+"""A night of a young specialty with all that is optional switched on at once, by the preset alone."""
 
 from pathlib import Path
 
@@ -9,13 +9,11 @@ from nightschool_hookspecs.records import TrainingMethod, TrainingResult, Traini
 from support.night import TINY, TINY_SETTINGS, Night, import_tiny
 from support.ollama_server import OllamaServer
 
-PARTS = ("training_starters", "curriculum_staged", "replay_mixed", "preference_pairs", "noise_agreement")
 SETTINGS = (
     TINY_SETTINGS.replace("folds = 0\ngrown_events = 1\n", "folds = 2\n")
     .replace("context_tokens = 256", "context_tokens = 1024")
-    .replace("seed = 7\n", 'seed = 7\nmethod = "auto"\n')
     .replace("num_epochs = 8", "num_epochs = 3")
-    .replace("[plugins]\n", f"[plugins]\nenabled = {list(PARTS)}\n")
+    .replace("[plugins]\n", '[plugins]\npreset = "all"\n')
     + """
 [plugins.training_starters]
 until = 15

@@ -51,6 +51,20 @@ def test_wrong_configuration_names_its_path_and_the_way_out(text: str, path: str
 
 
 @pytest.mark.parametrize(
+    ("text", "method"),
+    [
+        ('[plugins]\npreset = "all"', "auto"),
+        ('[plugins]\npreset = "all"\n[training]\nmax_events = 9', "auto"),
+        ('[plugins]\npreset = "all"\n[training]\nmethod = "sft"', "sft"),
+        ('[plugins]\npreset = "measured"', "sft"),
+        ("", "sft"),
+    ],
+)
+def test_all_that_is_optional_learns_from_pairs_too_unless_the_method_is_set(text: str, method: str) -> None:
+    assert config.parse(text, None).training.method == method
+
+
+@pytest.mark.parametrize(
     ("cron", "named"),
     [
         ("0", "sun"),

@@ -313,9 +313,7 @@ def test_texts_are_dropped_exchanged_and_reordered_but_for_what_the_answer_rests
         replace(retrieved(SPARE), messages=(Message(role=Role.USER, content="which tool prints them?"),)),
         retrieved(SPARE, question=f"{SPARE.text}: which tool prints them?"),
         replace(retrieved(SPARE), messages=()),
-        replace(
-            retrieved(SPARE), messages=(Message(role=Role.SYSTEM, content=SPARE.text), *retrieved(SPARE).messages)
-        ),
+        replace(retrieved(SPARE), messages=(Message(role=Role.SYSTEM, content=SPARE.text), *retrieved(SPARE).messages)),
     ],
 )
 def test_what_cannot_be_varied_stays(untouched: TrainingExample) -> None:
