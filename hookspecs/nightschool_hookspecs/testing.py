@@ -555,8 +555,15 @@ def sample_arguments(directory: Path) -> dict[str, tuple[Mapping[str, object], .
         ),
         "nightschool_after_event_accepted": tuple({"event": event} for event in events),
         "nightschool_score_reward": tuple(
-            {"event": event, "difficulty": 0.5, "peers": Peers(count_of_type=5, mean_count=5.0), "now": SAMPLE_TIME}
+            {
+                "event": event,
+                "difficulty": 0.5,
+                "peers": Peers(count_of_type=5, mean_count=5.0),
+                "now": SAMPLE_TIME,
+                "correction_score": score,
+            }
             for event in events
+            for score in ((None, 0.0, 100.0) if event.is_correction else (None,))
         ),
         "nightschool_measure_similarity": (
             {"left": ("", "ls -a", "ls"), "right": ("", "ls -a"), "embed": FakeEmbed()},

@@ -20,7 +20,7 @@ class FeedbackWorth:
     validation_failure: float = -0.5
     explicit_negative: float = -1.0
     correction_score: float = 100.0
-    """0..100, what a corrected text counts as."""
+    """0..100, what a corrected text counts as in which no validator finds a fault."""
     minor_correction: float = 0.25
     """Factor on the weight of a minor correction."""
     largest_weight: float = 10.0
@@ -41,9 +41,15 @@ class FeedbackWorth:
             FeedbackType.EXPLICIT_NEGATIVE: self.explicit_negative,
         }
 
-    def score(self, event: Event) -> float | None:
-        """0..100, of the corrected text where there is one; None where it is not known."""
-        score = self.correction_score if event.is_correction else event.validation_score
+    def score(self, event: Event, correction_score: float | None) -> float | None:
+        """0..100, of the corrected text where there is one; None where it is not known.
+
+        `correction_score`: what a validator makes of that text; None: nobody has looked.
+        """
+        if event.is_correction:
+            found = 100.0 if correction_score is None else correction_score
+            return min(self.correction_score, _within(found, 0.0, 100.0))
+        score = event.validation_score
         return None if score is None or math.isnan(score) else _within(score, 0.0, 100.0)
 
     def weight(self, event: Event) -> float:

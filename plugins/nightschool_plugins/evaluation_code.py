@@ -26,6 +26,10 @@ LANGUAGES = frozenset({"python", "py", "python3", "py3"})
 START = re.compile(
     r"^(?:from\s+[\w.]+\s+import\b|import\s+\w|(?:async\s+)?def\s+\w+\s*\(|class\s+\w+|@\w)", re.MULTILINE
 )
+OTHER_LANGUAGE = re.compile(
+    r";[ \t]*$|(?:\)|=>|^[^\n:]*\bclass\b[^\n:]*)[ \t]*\{[ \t]*$|^import\b.*\bfrom[ \t]+[\"']", re.MULTILINE
+)
+"""Lines as no Python has them: one that ends in a semicolon, that opens a block in braces, that imports from a text."""
 
 RUNNER = r"""
 import ast, io, json, os, sys, types, unittest
@@ -132,7 +136,9 @@ class EvaluationCode:
         if item.reference is not None or item.tests is not None or item.artifact_type == "python":
             return True
         fenced = blocks(answer)
-        return any(one.language in LANGUAGES for one in fenced) or (not fenced and bool(START.search(answer)))
+        return any(one.language in LANGUAGES for one in fenced) or (
+            not fenced and bool(START.search(answer)) and not OTHER_LANGUAGE.search(answer)
+        )
 
     def _read(self, text: str) -> str | None:
         """The first Python that parses, without comments and layout; None where none does."""

@@ -12,9 +12,10 @@
 The priority is not clipped, or good events would all be worth the same. Inside one specialty the artifact type is a
 constant, so near-duplicates and difficulties are balanced too: easy cases are the ones that come too often.
 
-A correction counts as the correction, whatever the type of the event says: its score is that of the corrected text, and
-its bonus that of `user_correction`. It is minor, and weighs a quarter, where prose was changed in nothing but white
-space, case or closing punctuation. An event whose clock was wrong counts as fresh, since its age is not known.
+A correction counts as the correction, whatever the type of the event says: its score is that of the corrected text,
+which is 100 unless its validator finds a fault in it, and its bonus that of `user_correction`. It is minor, and weighs
+a quarter, where prose was changed in nothing but white space, case or closing punctuation. An event whose clock was
+wrong counts as fresh, since its age is not known.
 """
 
 import math
@@ -68,19 +69,21 @@ class RewardEnhanced(FeedbackWorth):
             raise ValueError("0 < lowest_balance <= 1 <= largest_balance is needed")
 
     @hookimpl
-    def nightschool_score_reward(self, event: Event, difficulty: float, peers: Peers, now: datetime) -> RewardScore:
+    def nightschool_score_reward(
+        self, event: Event, difficulty: float, peers: Peers, now: datetime, correction_score: float | None
+    ) -> RewardScore:
         difficulty = UNKNOWN_DIFFICULTY if math.isnan(difficulty) else min(1.0, max(0.0, difficulty))
         priority = (
             self.weight(event)
-            * (self._validation(event) + self.bonus(event))
+            * (self._validation(event, correction_score) + self.bonus(event))
             * self._decay(event, now)
             * (1 + self.difficulty_weight * difficulty)
             * self._balance(difficulty, peers)
         )
         return RewardScore(priority=priority, reward=min(1.0, max(-1.0, priority)))
 
-    def _validation(self, event: Event) -> float:
-        score = self.score(event)
+    def _validation(self, event: Event, correction_score: float | None) -> float:
+        score = self.score(event, correction_score)
         return 0.0 if score is None else math.tanh((score - self.middle_score) / self.score_scale)
 
     def _decay(self, event: Event, now: datetime) -> float:

@@ -164,8 +164,18 @@ class Hooks:
 
     # ----------------------------------------------------------------------- what to learn
 
-    def score_reward(self, *, event: Event, difficulty: float, peers: Peers, now: datetime) -> RewardScore:
-        answer = self._hook.nightschool_score_reward(event=event, difficulty=difficulty, peers=peers, now=now)
+    def score_reward(
+        self,
+        *,
+        event: Event,
+        difficulty: float,
+        peers: Peers,
+        now: datetime,
+        correction_score: float | None = None,
+    ) -> RewardScore:
+        answer = self._hook.nightschool_score_reward(
+            event=event, difficulty=difficulty, peers=peers, now=now, correction_score=correction_score
+        )
         return RewardScore(priority=0.0, reward=0.0) if answer is None else cast(RewardScore, answer)
 
     def measure_similarity(

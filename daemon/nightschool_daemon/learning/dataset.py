@@ -49,6 +49,7 @@ from nightschool_daemon.learning.apart import (
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.beside import interleaved
 from nightschool_daemon.learning.building import build_one, weighted
+from nightschool_daemon.learning.corrections import kept_scores
 from nightschool_daemon.learning.endings import taught_closing
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import NearPrompts, kept_aside, regroup
@@ -317,12 +318,19 @@ def _of_side(
 def _score(workshop: Workshop, wanted: Sequence[EventRow], rows: Sequence[EventRow]) -> tuple[ScoredEvent, ...]:
     difficulties = [workshop.hooks.score_difficulty(event=row.event) for row in wanted]
     peers = _peers(wanted, difficulties, rows)
-    return tuple(map(functools.partial(_scored, workshop), wanted, difficulties, peers))
+    corrections = workshop.score_corrections([row.event for row in wanted])
+    return tuple(map(functools.partial(_scored, workshop), wanted, difficulties, peers, corrections))
 
 
-def _scored(workshop: Workshop, row: EventRow, difficulty: float, peers: Peers) -> ScoredEvent:
+def _scored(
+    workshop: Workshop, row: EventRow, difficulty: float, peers: Peers, correction_score: float | None
+) -> ScoredEvent:
     reward = workshop.hooks.score_reward(
-        event=row.event, difficulty=difficulty, peers=peers, now=workshop.info.started_at
+        event=row.event,
+        difficulty=difficulty,
+        peers=peers,
+        now=workshop.info.started_at,
+        correction_score=correction_score,
     )
     if not math.isfinite(reward.priority):
         raise DatasetError(f"A plugin gave the event {row.event.key} a reward that is no finite number.")
@@ -519,13 +527,15 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], found: SplitResu
     embed = open_embed(context.settings)
     measure = CombinedMeasure(context.hooks, embed)
     library, exam = OllamaLibrary(context.settings.ollama), context.settings.exam
+    judge = LocalModel(library, exam.judge_model or base.pin, exam)
     return Workshop(
         hooks=context.hooks,
         info=context.info,
         measure=measure,
         sampling=open_sampling(context, measure),
         generate=LocalModel(library, base.pin, exam),
-        judge=LocalModel(library, exam.judge_model or base.pin, exam),
+        judge=judge,
+        score_corrections=kept_scores(context, measure, judge),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=JournalStore(snapshot, directory / "store.jsonl"),
         find_near=NearPrompts.of(measure, embed, context.settings).across,

@@ -17,6 +17,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
+from nightschool_daemon.learning.corrections import kept_scores
 from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset, events_of, material_of
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
@@ -173,6 +174,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         measure=measure,
         generate=_asks_nobody,
         judge=_asks_nobody,
+        score_corrections=kept_scores(context, measure, _asks_nobody),
         retrieve=ChunkSearch([chunk for event in training for chunk in event.context.chunks]),
         store=_store(context),
         find_near=NearPrompts.of(measure, no_embeddings, context.settings).across,

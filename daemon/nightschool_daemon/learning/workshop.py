@@ -7,6 +7,7 @@ from typing import TypeVar
 from nightschool_daemon.evaluation.similarity import no_embeddings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import LeftOut, PromptRow
+from nightschool_daemon.learning.corrections import ScoreCorrections, nobody_looks
 from nightschool_daemon.learning.grouping import FindNear
 from nightschool_daemon.learning.recall import nobody_answers
 from nightschool_daemon.learning.sampling import Sampling
@@ -37,6 +38,7 @@ class Workshop:
     store: Store
     find_near: FindNear
     """Tells what came too close to a prompt that is kept apart from it: pairs across, of such a prompt and a text."""
+    score_corrections: ScoreCorrections = nobody_looks
     embed: Embed = no_embeddings
     sampling: Sampling | None = None
     """None: the incumbent is asked for no answers."""

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nightschool_daemon.jobs import Step
+from nightschool_daemon import codec
+from nightschool_daemon.jobs import MARKS, EventMark, Step, read_lines
+from nightschool_daemon.learning.corrections import Kept
 from nightschool_daemon.reasons import ASKED
 from nightschool_daemon.wording import key_of
 from nightschool_hookspecs import Context, Event, FeedbackType, Message, Metadata, Outcome, Role, Side, Specialty
@@ -88,6 +91,18 @@ def side_of(house: BareRuns, number: int) -> tuple[str | None, Side | None]:
 
 STRANGERS = [f"{word} {other}" for word in ("paint", "sell", "repair", "borrow") for other in (
     "the green bicycle of my neighbour", "an unfinished wooden boat", "seven lamps without their cables")]  # fmt: skip
+
+
+def test_a_correction_that_does_not_parse_is_worth_less_and_what_was_said_of_it_is_kept(house: BareRuns) -> None:
+    correct(house, PROMPTS)
+    broken = house.ledger.events.get("dropdir/0")
+    assert broken is not None
+    house.take_in(replace(broken.event, corrected_output="ls -l '0"))
+    marks = read_lines(hold(house).run.directory / "select" / MARKS, EventMark)
+    worth = {one.event_id: one.priority for one in marks}
+    assert worth.pop("dropdir/0") < min(worth.values())
+    kept = codec.from_json((house.directory / "cache" / "corrections.json").read_bytes(), Kept)
+    assert sorted(kept.scores.values(), key=str) == [0.0, *[100.0] * (len(PROMPTS) - 1)]
 
 
 @pytest.mark.parametrize("outcome", [Outcome.PROVEN, Outcome.WORSE])

@@ -346,6 +346,27 @@ def test_other_code_is_not_taken_for_sql() -> None:
     assert EvaluationCode().nightschool_validate_answer(item("code_prototype", SQL), SQL, FakeMeasure()) is None
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'import React from "react"\nexport default () => null',
+        "import java.util.List;\n\npublic class Names {\n  List<String> all;\n}",
+        "class Names {\n  val all = listOf<String>()\n}",
+        "@Override\npublic int size() {\n  return 1\n}",
+        "def size(names: List[String]) = {\n  names.length\n}\nclass A(b: Int) {\n}",
+    ],
+)
+def test_without_a_reference_code_in_another_language_is_left_to_others(answer: str) -> None:
+    assert EvaluationCode().nightschool_validate_answer(item("code_prototype", None), answer, FakeMeasure()) is None
+
+
+@pytest.mark.parametrize("answer", ["def f(:\n  return {\n  }", "import os\nclass A\n  pass", "@cache\ndef f() -> int"])
+def test_without_a_reference_python_that_does_not_parse_scores_nothing(answer: str) -> None:
+    found = EvaluationCode().nightschool_validate_answer(item("code_prototype", None), answer, FakeMeasure())
+    assert found is not None
+    assert found.score == 0
+
+
 # --------------------------------------------------------------------------- documents
 
 

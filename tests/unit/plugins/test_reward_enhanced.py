@@ -59,8 +59,10 @@ def correction(score: float | None = None, *, age_s: float = 0.0) -> Event:
     return event(FeedbackType.USER_CORRECTION, score, "better", age_s=age_s)
 
 
-def reward(one: Event, difficulty: float = 0.0, peers: Peers = ALONE) -> RewardScore:
-    return RewardEnhanced().nightschool_score_reward(one, difficulty, peers, NOW)
+def reward(
+    one: Event, difficulty: float = 0.0, peers: Peers = ALONE, correction_score: float | None = None
+) -> RewardScore:
+    return RewardEnhanced().nightschool_score_reward(one, difficulty, peers, NOW, correction_score)
 
 
 def balance(peers: Peers, difficulty: float = 0.0) -> float:
@@ -260,6 +262,11 @@ def test_it_is_finite_for_any_input(
     assert -1 <= found.reward <= 1
 
 
+@pytest.mark.parametrize(("score", "priority"), [(None, 1.261594), (100.0, 1.261594), (50.0, 0.5), (0.0, -0.261594)])
+def test_a_correction_counts_as_its_validator_says(score: float | None, priority: float) -> None:
+    assert reward(correction(), correction_score=score).priority == pytest.approx(priority, abs=1e-6)
+
+
 # --------------------------------------------------------------------------- settings
 
 
@@ -268,7 +275,7 @@ def test_the_numbers_are_settings() -> None:
         success=1.0, middle_score=0.0, score_scale=100.0, daily_decay=1.0, difficulty_weight=0.0, largest_balance=1.0
     )
     found = plugin.nightschool_score_reward(
-        event(score=100, age_s=days(9)), 1.0, Peers(count_of_type=1, mean_count=9.0), NOW
+        event(score=100, age_s=days(9)), 1.0, Peers(count_of_type=1, mean_count=9.0), NOW, None
     )
     assert found.priority == pytest.approx(1.761594, abs=1e-6)
 

@@ -31,8 +31,8 @@ def event(kind: FeedbackType, score: float | None, corrected: str | None = None,
     )
 
 
-def reward(one: Event) -> RewardScore:
-    return RewardPlain().nightschool_score_reward(one, 0.5, PEERS, NOW)
+def reward(one: Event, correction_score: float | None = None) -> RewardScore:
+    return RewardPlain().nightschool_score_reward(one, 0.5, PEERS, NOW, correction_score)
 
 
 @given(types, st.one_of(st.none(), st.floats()), st.one_of(st.none(), st.text()), st.floats())
@@ -59,6 +59,20 @@ def test_seventy_one_and_eighty_nine_differ() -> None:
 def test_a_correction_counts_as_the_correction_whatever_its_type(kind: FeedbackType, score: float | None) -> None:
     plain = event(FeedbackType.USER_CORRECTION, None, "better")
     assert reward(event(kind, score, "better")) == reward(plain)
+
+
+def test_a_correction_counts_as_its_validator_says_and_whatever_else_does_not() -> None:
+    correction, success = event(FeedbackType.USER_CORRECTION, None, "better"), event(FeedbackType.SUCCESS, 80)
+    assert reward(correction, 0.0).priority < reward(correction, 50.0).priority < reward(correction, 100.0).priority
+    assert reward(correction, 100.0) == reward(correction)
+    assert reward(success, 0.0) == reward(success)
+
+
+def test_no_correction_counts_more_than_the_setting_says() -> None:
+    correction = event(FeedbackType.USER_CORRECTION, None, "better")
+    plugin = RewardPlain(correction_score=80.0)
+    found = [plugin.nightschool_score_reward(correction, 0.5, PEERS, NOW, one).priority for one in (60.0, 100.0, None)]
+    assert found[0] < found[1] == found[2] == pytest.approx(0.6 + 0.5)
 
 
 def test_a_correction_of_a_bad_answer_is_worth_more_than_a_mediocre_success() -> None:
