@@ -28,7 +28,8 @@ def nightschool_vary_context(
     """Put other retrieved texts around the question of a training example.
 
     Called once in a run, in the worker, for each selected example of the training side that has
-    `example.chunks`. Return the chunks of each variant, all of them and in order; they may be none. The
-    host has its prompt built by `nightschool_build_example`, keeps the answer, and adds it to the
-    variants of `nightschool_augment_examples`, under the same bound. None: no variants.
+    `example.chunks`. `retrieve` asks `nightschool_retrieve_context` for the event with another query. Return
+    the chunks of each variant, all of them and in order; they may be none. The host has its prompt built by
+    `nightschool_build_example`, keeps the answer, and adds it to the variants of
+    `nightschool_augment_examples`, under the same bound. None: no variants.
     """

@@ -8,7 +8,7 @@ letter, and so does what the answer rests on:
 
 and a needed text is neither dropped nor exchanged. An answer that names texts by their number (`[2]`) is left as it is,
 and so is a prompt into which the application itself put the texts. The query is the question without some of its words,
-by chance; it is put to the texts that the training side brought along. What takes another's place must be like it, or
+by chance; whoever fetches the texts of a prompt is asked it. What takes another's place must be like it, or
 like the question, by `measure`: what has nothing to do with either teaches nothing.
 """
 
@@ -34,7 +34,7 @@ class AugmentationContext:
     searched: int = 4
     """Texts that are looked for to exchange one. 0: none is exchanged."""
     query_share: float = 0.6
-    """Of the question's words, above 0 and at most 1, that a varied query has."""
+    """Of the question's words, above 0 and below 1, that a varied query has."""
     least_alike: float = 0.15
     """Similarity to the question or to the text whose place it takes, 0..1, that a text must have."""
 
@@ -43,8 +43,8 @@ class AugmentationContext:
             raise ValueError("variants_per_example must be 1 or 2")
         if self.searched < 0:
             raise ValueError("searched must be at least 0")
-        if not 0 < self.query_share <= 1:
-            raise ValueError("query_share must be above 0 and at most 1")
+        if not 0 < self.query_share < 1:
+            raise ValueError("query_share must be above 0 and below 1")
         if not 0 <= self.least_alike <= 1:
             raise ValueError("least_alike must be between 0 and 1")
 

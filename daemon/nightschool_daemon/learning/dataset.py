@@ -80,6 +80,8 @@ from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_hookspecs.records import (
     Budget,
+    Chunk,
+    Event,
     ExamItem,
     ItemRole,
     LabelledAnswer,
@@ -99,7 +101,7 @@ from nightschool_hookspecs.records import (
     TrainingMethod,
     TrainingText,
 )
-from nightschool_hookspecs.services import TrainingError
+from nightschool_hookspecs.services import Retrieve, TrainingError
 
 MOST_WEIGHED = 32
 """Answers that are rendered to find the token that ends them."""
@@ -491,12 +493,24 @@ def _still_valid(
 
 def _vary_context(workshop: Workshop, scored: ScoredEvent, example: TrainingExample) -> Iterator[TrainingExample]:
     offered = workshop.hooks.vary_context(
-        example=example, retrieve=workshop.retrieve, measure=workshop.measure, seed=workshop.info.seed
+        example=example,
+        retrieve=_search_of(workshop, scored.event),
+        measure=workshop.measure,
+        seed=workshop.info.seed,
     )
     for chunks in offered:
         built = workshop.hooks.build_example(event=scored, chunks=chunks)
         if built is not None and built.messages != example.messages:
             yield replace(example, messages=built.messages, chunks=chunks, parent=example.event_id)
+
+
+def _search_of(workshop: Workshop, event: Event) -> Retrieve:
+    """`Retrieve` by whoever fetches the texts of the event's prompt: a variant is to find what a question would."""
+
+    def search(query: str, *, limit: int) -> tuple[Chunk, ...]:
+        return workshop.hooks.retrieve_context(event=event, query=query, retrieve=workshop.retrieve)[:limit]
+
+    return search
 
 
 def _arrange(workshop: Workshop, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:

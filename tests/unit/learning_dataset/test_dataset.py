@@ -47,6 +47,7 @@ from nightschool_hookspecs import (
     PreferencePair,
     Recall,
     Replay,
+    Retrieve,
     Role,
     Sample,
     ScoredEvent,
@@ -1455,6 +1456,27 @@ def test_a_variant_with_other_chunks_is_built_as_its_original_was() -> None:
     assert original.messages[-1].content == "ls lists files\nwc counts lines\nwhich tool?"
     shown = (Message(role=Role.USER, content="wc counts lines\nls lists files\nwhich tool?"),)
     assert variant == replace(original, messages=shown, chunks=TEXTS[::-1], parent="dropdir/1")
+
+
+class Exchanges:
+    """The texts for what its search finds by another question."""
+
+    @hookimpl
+    def nightschool_vary_context(self, retrieve: Retrieve) -> tuple[tuple[Chunk, ...], ...]:
+        return (retrieve("another question", limit=1),)
+
+
+class Fetches:
+    """Texts of an index of its own."""
+
+    @hookimpl
+    def nightschool_retrieve_context(self, event: Event, query: str) -> tuple[Chunk, ...]:
+        return tuple(Chunk(text=f"{event.id}: {query}, {number}") for number in range(2))
+
+
+def test_who_fetches_texts_for_a_prompt_does_so_for_its_variants_too() -> None:
+    (variant,) = variants_of(build([asking("1", "which tool?")], [], Exchanges(), Fetches()))
+    assert variant.chunks == (Chunk(text="1: another question, 0"),)
 
 
 def test_an_example_says_what_was_asked_and_what_was_retrieved() -> None:

@@ -378,6 +378,7 @@ def test_no_word_of_the_answer_that_was_shown_is_lost(names: list[str], wanted: 
         ({"variants_per_example": 3}, "1 or 2"),
         ({"searched": -1}, "searched"),
         ({"query_share": 0}, "query_share"),
+        ({"query_share": 1}, "query_share"),
         ({"least_alike": 2}, "least_alike"),
     ],
 )

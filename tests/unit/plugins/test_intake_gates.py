@@ -1,11 +1,13 @@
 """Admission and classification: the quality gates, the artifact types."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from nightschool_hookspecs import Chunk, Context, Event, FeedbackType, Metadata
-from nightschool_plugins import context_event
+from nightschool_hookspecs.testing import FakeRetrieve
+from nightschool_plugins.context_event import ContextEvent
 from nightschool_plugins.intake_classify import nightschool_classify_event
 from nightschool_plugins.intake_quality import IntakeQuality
 
@@ -142,13 +144,23 @@ class NoRetrieval:
         raise AssertionError("the event's own chunks are enough")
 
 
-def test_the_chunks_of_an_event_go_into_its_prompt() -> None:
-    chunks = (Chunk(text="c"),)
-    one = Event(
-        id="1",
-        timestamp=NOW,
-        feedback_type=FeedbackType.SUCCESS,
-        input_data="q",
-        context=Context(chunks=chunks),
-    )
-    assert context_event.nightschool_retrieve_context(one, "q", NoRetrieval()) == chunks
+ASKING = Event(id="1", timestamp=NOW, feedback_type=FeedbackType.SUCCESS, input_data="which tool prints files")
+
+
+@pytest.mark.parametrize("chunks", [(Chunk(text="c"),), ()])
+def test_what_the_application_retrieved_goes_into_the_prompt_of_an_event_and_nothing_else(
+    chunks: tuple[Chunk, ...],
+) -> None:
+    one = replace(ASKING, context=Context(chunks=chunks))
+    assert ContextEvent().nightschool_retrieve_context(one, one.input_data, NoRetrieval()) == chunks
+
+
+def test_a_query_in_other_words_is_put_to_the_texts_of_all_events() -> None:
+    found = (Chunk(text="ls prints files"), Chunk(text="cal prints dates"))
+    plugin = ContextEvent(most_found=1)
+    assert plugin.nightschool_retrieve_context(ASKING, "tool files", FakeRetrieve(found)) == found[:1]
+
+
+def test_less_than_none_cannot_be_found() -> None:
+    with pytest.raises(ValueError, match="most_found must be 0 or more"):
+        ContextEvent(most_found=-1)
