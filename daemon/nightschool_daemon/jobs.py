@@ -216,6 +216,18 @@ class LeftOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Where the selection placed an event that a run learns from."""
+
+    place: int
+    """Counted from 1, the best first."""
+    of: int
+    """Events that there were to choose from."""
+    score: float | None
+    """By which it was placed; None where the plugin that chose does not tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EventMark:
     """A line of `select/marks.jsonl`: what an event that may be learned from was worth."""
 
@@ -227,6 +239,8 @@ class EventMark:
     """Of its example; None where none was made of it."""
     noise_factor: float = 1.0
     """What is in this weight because it looks wrong (`NoiseFinding.factor`)."""
+    choice: Choice | None = None
+    """None where it was not chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)

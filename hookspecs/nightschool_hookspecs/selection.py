@@ -28,12 +28,13 @@ def nightschool_find_noise(
 @hookspec(firstresult=True)
 def nightschool_select_events(
     events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...], budget: Budget, embed: Embed, seed: int
-) -> tuple[str, ...] | None:
+) -> tuple[str, ...] | tuple[tuple[str, float], ...] | None:
     """Choose the events of the training side that a run learns from.
 
     Called once in a run, in the worker, with everything accepted in the specialty that is on the
     training side and has something to learn. Return their `source/id` keys, best first, within
-    `budget`; the same for the same seed. `others` of the training side cannot be chosen and show where
+    `budget`, or (`source/id`, score) pairs, where people are to be told by which score each was placed; the
+    same for the same seed. `others` of the training side cannot be chosen and show where
     answers fail: disliked ones with nothing better beside them, and near-duplicates beyond those that a
     night learns from. None: no opinion; the first answer counts. Where all say None, nothing is selected
     and the run ends. Where a training is only planned, `embed` has no model.

@@ -113,14 +113,14 @@ class SelectionActive:
     @hookimpl
     def nightschool_select_events(
         self, events: tuple[ScoredEvent, ...], others: tuple[ScoredEvent, ...], budget: Budget, embed: Embed
-    ) -> tuple[str, ...]:
+    ) -> tuple[tuple[str, float], ...]:
         if not events:
             return ()
         # in a fixed order, so that of equal ones the first is the same whatever the order of arrival
         ordered, beside = (sorted(some, key=lambda one: one.event.key) for some in (events, others))
         candidates = self._candidates(ordered, beside, embed)
         tokens = [math.ceil(one.event.characters / self.characters_per_token) for one in ordered]
-        return tuple(ordered[place].event.key for place in _chosen(candidates, tokens, budget))
+        return tuple((ordered[place].event.key, score) for place, score in _chosen(candidates, tokens, budget))
 
     def _candidates(self, scored: Sequence[ScoredEvent], others: Sequence[ScoredEvent], embed: Embed) -> "_Candidates":
         events = [one.event for one in scored]
@@ -341,14 +341,15 @@ class _Candidates:
         self._heap = [(-bound, place) for place, bound in enumerate((base + weight).tolist())]
         heapq.heapify(self._heap)
 
-    def pop(self, chosen: Sequence[int], tokens: Sequence[int], tokens_left: int) -> int | None:
-        """Take out the best of those that fit; None where none is left. What does not fit now never will."""
+    def pop(self, chosen: Sequence[int], tokens: Sequence[int], tokens_left: int) -> tuple[int, float] | None:
+        """Take out the best of those that fit, and its score; None where none is left. What does not fit never will."""
         while self._heap:
             place = self._heap[0][1]
             if tokens[place] > tokens_left:
                 heapq.heappop(self._heap)
             elif self._compared[place] == len(chosen):
-                return heapq.heappop(self._heap)[1]
+                less, place = heapq.heappop(self._heap)
+                return place, -less
             else:
                 first = [heapq.heappop(self._heap)[1] for _ in range(min(BLOCK, len(self._heap)))]
                 self._compare([one for one in first if tokens[one] <= tokens_left], chosen)
@@ -370,17 +371,17 @@ class _Candidates:
             heapq.heappush(self._heap, (-score, place))
 
 
-def _chosen(candidates: _Candidates, tokens: Sequence[int], budget: Budget) -> list[int]:
-    """Places of events, best first."""
-    chosen: list[int] = []
+def _chosen(candidates: _Candidates, tokens: Sequence[int], budget: Budget) -> list[tuple[int, float]]:
+    """Places of events and their scores beside what was chosen before them, best first."""
+    places: list[int] = []
+    scores: list[float] = []
     tokens_left = budget.tokens
-    while len(chosen) < budget.events:
-        best = candidates.pop(chosen, tokens, tokens_left)
-        if best is None:
-            break
-        chosen.append(best)
-        tokens_left -= tokens[best]
-    return chosen
+    while len(places) < budget.events and (best := candidates.pop(places, tokens, tokens_left)) is not None:
+        place, score = best
+        places.append(place)
+        scores.append(score)
+        tokens_left -= tokens[place]
+    return list(zip(places, scores, strict=True))
 
 
 @hookimpl

@@ -24,13 +24,15 @@ class SelectionPriority:
             raise ValueError("characters_per_token must be above 0")
 
     @hookimpl
-    def nightschool_select_events(self, events: tuple[ScoredEvent, ...], budget: Budget) -> tuple[str, ...]:
-        chosen: list[str] = []
+    def nightschool_select_events(
+        self, events: tuple[ScoredEvent, ...], budget: Budget
+    ) -> tuple[tuple[str, float], ...]:
+        chosen: list[tuple[str, float]] = []
         tokens_left = budget.tokens
         for scored in sorted(events, key=lambda one: (-one.priority, one.event.key)):
             tokens = math.ceil(scored.event.characters / self.characters_per_token)
             if len(chosen) < budget.events and tokens <= tokens_left:
-                chosen.append(scored.event.key)
+                chosen.append((scored.event.key, scored.priority))
                 tokens_left -= tokens
         return tuple(chosen)
 

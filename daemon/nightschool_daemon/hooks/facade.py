@@ -207,11 +207,12 @@ class Hooks:
         budget: Budget,
         embed: Embed,
         seed: int,
-    ) -> tuple[str, ...]:
+    ) -> tuple[tuple[str, float | None], ...]:
         answer = self._hook.nightschool_select_events(
             events=events, others=others, budget=budget, embed=embed, seed=seed
         )
-        return cast(tuple[str, ...] | None, answer) or ()
+        chosen = cast(tuple[str | tuple[str, float], ...] | None, answer) or ()
+        return tuple((one, None) if isinstance(one, str) else one for one in chosen)
 
     def choose_shots(self, *, events: tuple[ScoredEvent, ...], budget: Budget, seed: int) -> tuple[str, ...]:
         answer = self._hook.nightschool_choose_shots(events=events, budget=budget, seed=seed)

@@ -23,6 +23,7 @@ from nightschool_daemon.jobs import (
     TRAJECTORIES,
     WORDINGS,
     BaseSnapshot,
+    Choice,
     EventMark,
     EventRow,
     LeftOut,
@@ -213,7 +214,7 @@ def build_dataset(
         sampled=sampled,
         labels=labels,
         left_out=(*(one for one in selection.left_out if one.event_id not in again), *side.left_out, *undecided),
-        marks=_marks(side.all, learned, side.noise),
+        marks=_marks(side.all, learned, side.noise, _choices(selection)),
         noise=(
             *(NoiseRow(finding=one, side=Side.TRAINING) for one in side.noise.values()),
             *(NoiseRow(finding=one, side=Side.HELD_OUT) for one in find_noise(workshop, held_out, ()).values()),
@@ -237,7 +238,7 @@ def build_shown(
         regression=regression_items(workshop, rows, side.believed, folded),
         shots=_choose_shots(workshop, side.believed, budget),
         left_out=side.left_out,
-        marks=_marks(side.all, (), side.noise),
+        marks=_marks(side.all, (), side.noise, {}),
     )
 
 
@@ -258,8 +259,16 @@ def exam_items(workshop: Workshop, held_out: Sequence[EventRow]) -> tuple[ExamIt
     return items_of(workshop, _score(workshop, held_out, held_out))
 
 
+def _choices(selection: Selection) -> Mapping[str, Choice]:
+    places = enumerate(zip(selection.events, selection.scores, strict=True), start=1)
+    return {one.event.key: Choice(place=place, of=selection.learnable, score=score) for place, (one, score) in places}
+
+
 def _marks(
-    training: Iterable[ScoredEvent], examples: Iterable[TrainingExample], noise: Mapping[str, NoiseFinding]
+    training: Iterable[ScoredEvent],
+    examples: Iterable[TrainingExample],
+    noise: Mapping[str, NoiseFinding],
+    choices: Mapping[str, Choice],
 ) -> tuple[EventMark, ...]:
     weights = {one.event_id: one.weight for one in examples if one.parent is None}
     return tuple(
@@ -270,6 +279,7 @@ def _marks(
             difficulty=one.difficulty,
             weight=weights.get(one.event.key),
             noise_factor=factor_of(noise, one.event.key),
+            choice=choices.get(one.event.key),
         )
         for one in training
     )
@@ -376,19 +386,22 @@ def _select(workshop: Workshop, side: TrainingSide, budget: Budget) -> Selection
     objections = {one.event.key: objection_to(one.event) or suspicion(side.noise, one.event.key) for one in events}
     objections |= _repetitions([one for one in events if objections[one.event.key] is None], workshop.most_alike)
     learnable = {one.event.key: one for one in events if objections[one.event.key] is None}
-    keys = workshop.hooks.select_events(
+    scored = workshop.hooks.select_events(
         events=tuple(learnable.values()),
         others=_others(side, learnable),
         budget=budget,
         embed=workshop.embed,
         seed=workshop.info.seed,
     )
-    unknown = [key for key in keys if key not in learnable]
+    unknown = [key for key, _ in scored if key not in learnable]
     if unknown:
         raise DatasetError(f"A plugin selected the event {unknown[0]}, which was not offered to it.")
-    chosen = dict.fromkeys(keys)
+    chosen: dict[str, float | None] = {}
+    for key, score in scored:
+        chosen.setdefault(key, score)
     return Selection(
         events=tuple(learnable[key] for key in chosen),
+        scores=tuple(chosen.values()),
         learnable=len(learnable),
         left_out=tuple(
             LeftOut(event_id=key, reason=objection or "it did not fit into this night's budget")

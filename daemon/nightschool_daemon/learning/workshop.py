@@ -75,6 +75,8 @@ class Selection:
     """What is learned from, best first, and what is not."""
 
     events: tuple[ScoredEvent, ...]
+    scores: tuple[float | None, ...]
+    """By which each was placed; None where the plugin that chose does not tell."""
     learnable: int
     """Events that there were to choose from."""
     left_out: tuple[LeftOut, ...]

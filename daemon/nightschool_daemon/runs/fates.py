@@ -73,7 +73,7 @@ class Fates:
         if key in self._shown:
             return "It was shown to the model as an example."
         if key in self._chosen:
-            return self._learned(key) + self._stage(key)
+            return self._learned(key) + self._stage(key) + self._choice(key)
         if key in self._reasons:
             return f"It was left out: {self._reasons[key]}."
         if key not in self.marks:
@@ -99,6 +99,14 @@ class Fates:
         """When a curriculum came to it, as a sentence behind another; empty where none did, or not yet."""
         first = self._first_seen.get(key) if self._trained is not None else None
         return "" if first is None else f" It was first seen in epoch {first.epoch}, in the stage `{first.stage}`."
+
+    def _choice(self, key: str) -> str:
+        """Where the selection had placed it, as a sentence behind others; empty for what was learned without one."""
+        choice = self.marks[key].choice if key in self.marks else None
+        if choice is None:
+            return ""
+        score = "" if choice.score is None else f", by a score of {choice.score:.2f}"
+        return f" The selection had it in place {choice.place:,} of {choice.of:,}{score}."
 
     @functools.cached_property
     def _first_seen(self) -> Mapping[str, StretchMark]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightschool_daemon.jobs import EventRow, PromptRow, Replayed
+from nightschool_daemon.jobs import Choice, EventRow, PromptRow, Replayed
 from nightschool_daemon.learning.dataset import (
     Dataset,
     Rendered,
@@ -1499,6 +1499,36 @@ def test_an_example_knows_how_the_models_own_answer_was_scored_and_is_no_harder_
     }
     assert len({*(one.difficulty for one in dataset.examples), *(one.difficulty for one in dataset.marks)}) == 1
     assert {one.score for one in variants_of(dataset)} == {12.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selects:
+    """What it is told to."""
+
+    answer: tuple[str, ...] | tuple[tuple[str, float], ...]
+
+    @hookimpl
+    def nightschool_select_events(self) -> tuple[str, ...] | tuple[tuple[str, float], ...]:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "scores"),
+    [
+        ((("dropdir/2", 0.9), ("dropdir/0", 0.5), ("dropdir/2", 0.1)), (0.9, 0.5)),
+        (("dropdir/2", "dropdir/0", "dropdir/2"), (None, None)),
+    ],
+)
+def test_of_what_is_chosen_its_place_is_known_and_the_score_where_the_plugin_tells_it(
+    answer: tuple[str, ...] | tuple[tuple[str, float], ...], scores: tuple[float | None, ...]
+) -> None:
+    dataset = build([row(str(number)) for number in range(3)], [], Selects(answer=answer))
+    first, second = (Choice(place=place, of=3, score=score) for place, score in enumerate(scores, start=1))
+    assert {one.event_id: one.choice for one in dataset.marks} == {
+        "dropdir/0": second,
+        "dropdir/1": None,
+        "dropdir/2": first,
+    }
 
 
 class SelectsAStranger:

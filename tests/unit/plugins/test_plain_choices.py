@@ -140,7 +140,10 @@ priorities = st.lists(st.floats(-3, 3), max_size=30)
 
 
 def select(events: list[ScoredEvent], budget: Budget) -> tuple[str, ...]:
-    return SelectionPriority().nightschool_select_events(tuple(events), budget)
+    chosen = SelectionPriority().nightschool_select_events(tuple(events), budget)
+    priorities = {one.event.key: one.priority for one in events}
+    assert all(score == priorities[key] for key, score in chosen)
+    return tuple(key for key, _ in chosen)
 
 
 @given(priorities)

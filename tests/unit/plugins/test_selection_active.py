@@ -72,8 +72,8 @@ def select(
     events: Sequence[ScoredEvent], budget: Budget = MANY, plugin: SelectionActive | None = None, by: Embed = embed
 ) -> list[str]:
     """The chosen ones by their id."""
-    keys = (plugin or SelectionActive()).nightschool_select_events(tuple(events), (), budget, by)
-    return [key.removeprefix("dropdir/") for key in keys]
+    chosen = (plugin or SelectionActive()).nightschool_select_events(tuple(events), (), budget, by)
+    return [key.removeprefix("dropdir/") for key, _ in chosen]
 
 
 # --------------------------------------------------------------------------- uncertainty
@@ -169,7 +169,7 @@ def test_failures_that_cannot_be_chosen_make_what_is_near_them_uncertain() -> No
     assert [share / 0.2 for share in base_of(events, NEAR)] == [0.0] * 3
     plugin = SelectionActive()
     chosen = plugin.nightschool_select_events(tuple(events), (*disliked, *liked), MANY, embed)
-    assert sorted(chosen) == ["dropdir/1", "dropdir/2", "dropdir/3"]
+    assert sorted(key for key, _ in chosen) == ["dropdir/1", "dropdir/2", "dropdir/3"]
 
 
 def test_an_event_without_neighbours_counts_itself() -> None:
@@ -253,6 +253,13 @@ def test_a_twin_of_what_is_selected_waits() -> None:
     events = [scored("best", 3.0), scored("twin", 2.0), scored("other", 1.0, "y", answer="y")]
     # base .3, .15 and 0 of quality; beside the best, the twin's diversity is 0 and the other's .7
     assert select(events) == ["best", "other", "twin"]
+
+
+def test_each_has_the_score_by_which_it_was_chosen_beside_those_before_it() -> None:
+    events = (scored("best", 3.0), scored("twin", 2.0), scored("other", 1.0, "y", answer="y"))
+    plugin = SelectionActive(uncertainty_weight=0.0)
+    chosen = plugin.nightschool_select_events(events, (), MANY, embed)
+    assert [score for _, score in chosen] == pytest.approx([0.3 + 0.3, 0.3 * 0.7, 0.15], abs=1e-3)
 
 
 def test_diversity_is_against_what_is_selected_not_against_what_was_seen() -> None:

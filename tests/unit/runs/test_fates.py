@@ -12,6 +12,7 @@ from nightschool_daemon.jobs import (
     FINDINGS,
     MARKS,
     STRETCHES,
+    Choice,
     EventMark,
     EventRow,
     LeftOut,
@@ -56,8 +57,8 @@ CHOSEN = replace(
 LEARNED = replace(TRAINED, methods=(TrainingMethod.SFT, TrainingMethod.DPO))
 
 
-def mark(name: str, weight: float | None = None, priority: float = 0.0) -> EventMark:
-    return EventMark(event_id=name, priority=priority, reward=priority, difficulty=0.5, weight=weight)
+def mark(name: str, weight: float | None = None, priority: float = 0.0, choice: Choice | None = None) -> EventMark:
+    return EventMark(event_id=name, priority=priority, reward=priority, difficulty=0.5, weight=weight, choice=choice)
 
 
 def left(
@@ -117,6 +118,20 @@ def question(
 def test_what_a_run_made_of_an_event(tmp_path: Path, key: str, said: str | None) -> None:
     directory = left(tmp_path, marks=[mark("a/learned", 1.0), mark("a/not built")])
     assert Fates(directory, (), is_over=True).fate(key) == said
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (0.814, "The selection had it in place 3 of 1,200, by a score of 0.81."),
+        (None, "The selection had it in place 3 of 1,200."),
+    ],
+)
+def test_it_is_told_why_an_event_was_chosen(tmp_path: Path, score: float | None, said: str) -> None:
+    chosen = mark("a/learned", 1.0, choice=Choice(place=3, of=1200, score=score))
+    fate = Fates(left(tmp_path, marks=[chosen, mark("a/again", 1.0)]), (), is_over=True).fate
+    assert fate("a/learned") == f"It was learned from: wanted answers, then better answers over worse ones. {said}"
+    assert fate("a/again") == "It was learned from again, so that it is not forgotten: wanted answers."
 
 
 @pytest.mark.parametrize(
