@@ -21,6 +21,7 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm
+from nightschool_plugins.tuning_fixed import TuningFixed
 from support.ollama_server import OllamaServer
 from support.tiny_architectures import write_tiny_architecture
 
@@ -123,6 +124,10 @@ def test_rates_were_measured_on_both_models_and_tasks() -> None:
     assert {(model, task) for model, task, _ in MEASURED} >= {("smollm2", task) for task in tasks.TASKS} | {
         ("gemma", "shell")
     }
+
+
+def test_a_step_is_of_as_many_examples_as_rates_were_measured_with() -> None:
+    assert TuningFixed().batch_size == forms.BATCH == 8
 
 
 def test_steps_are_smaller_where_norms_follow_the_blocks(tmp_path: Path) -> None:

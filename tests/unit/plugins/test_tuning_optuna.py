@@ -236,8 +236,9 @@ def test_marks_lie_where_those_are_that_are_tried_out(tmp_path: Path) -> None:
     assert try_out.tried[0][0].marks == pytest.approx((4 / 3,))
 
 
-def test_the_space_of_the_specification_is_the_default() -> None:
+def test_the_space_is_the_usual_one_but_for_rates_as_high_as_those_of_small_models() -> None:
     plugin = TuningOptuna()
+    assert plugin.learning_rate == (1e-6, 1e-2)
     assert (plugin.batch_size, plugin.num_epochs, plugin.warmup_ratio) == ((8, 64), (1, 10), (0.0, 0.2))
     assert (plugin.lora_r, plugin.lora_alpha, plugin.lora_dropout) == ((4, 64), (8, 128), (0.0, 0.2))
     assert (plugin.most_trials, plugin.fewest_examples, plugin.objective) == (50, 200, Objective.LOSS)
