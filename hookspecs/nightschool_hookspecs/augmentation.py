@@ -11,12 +11,12 @@ def nightschool_augment_examples(
 ) -> tuple[TrainingExample, ...] | None:
     """Make variants of training examples.
 
-    Called once in a run, in the worker, with the selected examples of the training side only. Return
-    the variants alone, best first, each with `parent` set to the `event_id` of its original. They are added
-    to the originals, of each plugin one in turn, at most three times as many in all. Refused is a variant
-    without a known parent, one that came too close to a prompt of the exam, and one whose answer a validator
-    scores 70 or less: by itself where it is its original's, else by that. A variant weighs what you say, at
-    most as much as its original. None: no variants.
+    Called once in a run, in the worker, with the selected examples of the training side only, those first near
+    which the model fails most (`hardness`). Return the variants alone, best first, each with `parent` set to the
+    `event_id` of its original. They are added to the originals, of each plugin one in turn, at most three times as
+    many in all. Refused is a variant without a known parent, one that came too close to a prompt of the exam, and
+    one whose answer a validator scores 70 or less: by itself where it is its original's, else by that. A variant
+    weighs what you say, at most as much as its original. None: no variants.
     `nightschool_hookspecs.variants` tells what a variant must keep of its original.
     """
 

@@ -366,6 +366,8 @@ class TrainingExample:
     """Set by the host: what was retrieved for it."""
     score: float | None = None
     """Set by the host: 0..100, of the answer that the model itself gave; None: it gave none, or none was scored."""
+    hardness: float = 1.0
+    """Set by the host: the factor by which it weighs more because the model fails near it; 1: it does not."""
     artifact_type: str = ""
     """Set by the host, as the two below: by what an answer to it is scored."""
     tests: str | None = None

@@ -218,11 +218,13 @@ class VariantSettings:
     ) -> tuple[TrainingExample, ...]:
         """The variants that keep the rules, in rounds: a second one of an example comes after the first of all.
 
-        Examples are taken in an order by `seed`, so that a budget does not always serve the same ones. All drafts are
+        Those come first at which the model fails (`hardness`). Of equally hard ones the order is by `seed`, so that a
+        budget does not always serve the same ones. All drafts are
         made before the first is measured: a model that generates and one that embeds may not fit into memory together.
         """
         asked = [(one, text) for one in examples if one.parent is None and (text := question_of(one)) is not None]
         random.Random(seed).shuffle(asked)  # noqa: S311 - a choice of examples, not a secret
+        asked.sort(key=lambda one: -one[0].hardness)
         asked = [one for one in asked if len(one[1]) <= self.longest_question]
         known = [[question] for _, question in asked]
         drafted: list[tuple[TrainingExample, str, str]] = []

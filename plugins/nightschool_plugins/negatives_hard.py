@@ -9,6 +9,8 @@ its first event by `source/id` stands for. The similarity is that of this prompt
 within the group, by all similarity plugins together for the 16 groups whose prompts are nearest by their vectors, and
 0 for the others and where it is below 0.5.
 
+Augmentations make variants first of what weighs more by it.
+
 Failures are those of the whole training side, also where nothing can be learned from them, as from an answer that was
 disliked by itself; so kin of the exam's own failures are found there alone. The vectors are those of the machine's
 embedding model; where there is none, this plugin has no opinion.

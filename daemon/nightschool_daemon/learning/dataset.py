@@ -441,7 +441,8 @@ def _build_examples(
         )
     )
     built = filter(None, (build_one(workshop, scored) for scored in events))
-    return tuple(weighted(one, factors.get(one.event_id, 1.0) * factor_of(side.noise, one.event_id)) for one in built)
+    harder = (replace(one, hardness=factors.get(one.event_id, 1.0)) for one in built)
+    return tuple(weighted(one, one.hardness * factor_of(side.noise, one.event_id)) for one in harder)
 
 
 def _variants(
@@ -449,15 +450,16 @@ def _variants(
 ) -> list[TrainingExample]:
     """Variants of known parents, each in the group of its parent and with its score.
 
-    Of each plugin one in turn, as room is scarce.
+    Those come first at which the model fails, and of each plugin one in turn, as room is scarce.
     """
     parents = {example.event_id: example for example in originals}
+    hard_first = tuple(sorted(originals, key=lambda one: -one.hardness))
     offered = workshop.hooks.augment_examples(
-        examples=originals, generate=workshop.generate, measure=workshop.measure, seed=workshop.info.seed
+        examples=hard_first, generate=workshop.generate, measure=workshop.measure, seed=workshop.info.seed
     )
     scored = {one.event.key: one for one in events}
     with_other_chunks = [
-        variant for one in originals if one.chunks for variant in _vary_context(workshop, scored[one.event_id], one)
+        variant for one in hard_first if one.chunks for variant in _vary_context(workshop, scored[one.event_id], one)
     ]
     return [
         _as_its_parent(variant, parents[variant.parent])
@@ -475,6 +477,7 @@ def _as_its_parent(variant: TrainingExample, parent: TrainingExample) -> Trainin
         group=parent.group,
         difficulty=parent.difficulty,
         score=parent.score,
+        hardness=parent.hardness,
         artifact_type=parent.artifact_type,
         tests=parent.tests,
         schema=parent.schema,

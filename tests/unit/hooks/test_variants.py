@@ -197,6 +197,17 @@ def test_the_second_variant_of_one_comes_after_the_first_of_all() -> None:
     assert len({one.parent for one in found[:3]}) == 3
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_those_come_first_at_which_the_model_fails(seed: int) -> None:
+    examples = [
+        replace(example("list all files here", number=number), hardness=hardness)
+        for number, hardness in enumerate([1.0, 1.0, 3.0, 1.0, 2.0])
+    ]
+    answers = [f"{verb} all files here" for verb in "abcde"]
+    settings = replace(ANY, variants_per_example=1)
+    assert [one.parent for one in settings.vary(examples, saying(*answers), FakeMeasure(), seed)][:2] == ["s/2", "s/4"]
+
+
 PLAIN = ("list", "show", "all", "files", "lines", "please", "which", "are", "here", "sorted")
 LITERAL = ("-a", "--all", "src/b.c", "42", "a_b", "getName", '"x"', "*.py", "web-1")
 QUESTIONS = st.lists(st.sampled_from(PLAIN) | st.sampled_from(LITERAL), min_size=1, max_size=12).map(" ".join)

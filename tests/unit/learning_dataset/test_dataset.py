@@ -981,6 +981,33 @@ def test_a_training_set_grows_to_three_times_its_size_at_most() -> None:
     assert len(build(rows, [], Augments(parent="dropdir/1", times=50)).examples) == 12
 
 
+class FailsAt:
+    """A model that fails most near one event."""
+
+    @hookimpl
+    def nightschool_select_negatives(self, events: tuple[ScoredEvent, ...]) -> tuple[tuple[str, float], ...]:
+        return tuple((one.event.key, 1.5 if one.event.id == "2" else 1.1) for one in events)
+
+
+class VariesEach:
+    """Says as many variants as may be of each example in turn."""
+
+    @hookimpl
+    def nightschool_augment_examples(self, examples: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
+        return tuple(replace(one, target=f"{number}", parent=one.event_id) for one in examples for number in range(8))
+
+
+def test_where_room_is_scarce_variants_are_made_of_what_the_model_fails_at() -> None:
+    dataset = build([row(str(number)) for number in range(4)], [], FailsAt(), VariesEach())
+    assert {one.event_id for one in variants_of(dataset)} == {"dropdir/2"}
+    assert {one.event_id: one.hardness for one in dataset.examples} == {
+        "dropdir/0": 1.1,
+        "dropdir/1": 1.1,
+        "dropdir/2": 1.5,
+        "dropdir/3": 1.1,
+    }
+
+
 @dataclass(frozen=True)
 class SaysAnew:
     """Asks each text in place of the first example's question. `forgets`: to say so in `prompt` too."""
