@@ -268,6 +268,8 @@ class StretchMark:
     """Behind it, of the same examples all along."""
     first_seen: tuple[str, ...]
     """`source/id` of the events that were learned from for the first time."""
+    reason: str = ""
+    """Why the training had come to this stage, as the plugin says; empty: it does not."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -805,6 +805,8 @@ class Stretch:
     """Of the examples, counted from 0, in the order in which they are learned from; one may come several times."""
     stage: str
     """A word for reports and for `nightschool explain`."""
+    reason: str = ""
+    """Why it has come to this stage, as a clause for reports: `the stage before was learned`; empty: none is told."""
 
 
 class DeliveryForm(StrEnum):

@@ -7,8 +7,9 @@
 A stage is learned when two evaluations in a row brought not one per cent less loss. When the last one is learned,
 epochs see everything; the last epoch of a training does in any case. So that few epochs are enough for all stages, the
 first is over at the evaluation behind a third of the time before that epoch, and the second behind two thirds, learned
-or not. Where there is but one epoch it sees every example once, the easy ones first. A training that goes on from what
-an earlier one learned begins in the last stage, for every training ends behind it.
+or not: each stage says which of both brought it. Where there is but one epoch it sees every example once, the easy ones
+first. A training that goes on from what an earlier one learned begins in the last stage, for every training ends behind
+it.
 
 An epoch has as many examples and batches as without a curriculum; how many tokens these are depends on what it sees. Of
 a stage those come first that were seen least. One that is too small for its part of the mix is filled from its
@@ -32,6 +33,9 @@ STAGES = ("easy", "medium", "hard")
 LAST = len(STAGES) - 1
 EVERYTHING, EVERYTHING_NAME = len(STAGES), "all"
 """What follows the last stage."""
+LEARNED, LATE = "the stage before was learned", "the time of the stage before was over"
+AT_THE_END = "the end of a training sees everything"
+"""Why a stage begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +86,17 @@ class CurriculumStaged:
         if of_stage is None:
             return None
         chance = random.Random(f"{seed}/{len(training.losses)}")  # noqa: S311 - an order, not a secret
-        stage = self._stage(count, training)
+        stage, reason = self._stage(count, training)
         if stage == EVERYTHING:
             whole = _everything(of_stage, self._is_first(training), chance)
             places = _spread([whole, chance.sample(beside, len(beside))], chance)
-            return Stretch(places=places, stage=EVERYTHING_NAME)
+            return Stretch(places=places, stage=EVERYTHING_NAME, reason=reason)
         length = self._length(count, training)
         along = _part(len(beside), count, count - training.left, length)
         counts = _counts(self._mixes()[stage], [len(places) for places in of_stage], length - along)
         parts = zip((*of_stage, beside), (*counts, along), strict=True)
         drawn = [_least_seen(places, examples, wanted, chance) for places, wanted in parts]
-        return Stretch(places=_spread(drawn, chance), stage=STAGES[stage])
+        return Stretch(places=_spread(drawn, chance), stage=STAGES[stage], reason=reason)
 
     def _of_stage(
         self, examples: Sequence[LearnedExample], lesson: Sequence[int], seed: int
@@ -131,26 +135,30 @@ class CurriculumStaged:
 
     # ------------------------------------------------------------------- how far the training is
 
-    def _stage(self, count: int, training: TrainingSoFar) -> int:
-        """The stage of what comes next. Within an epoch that did not begin with everything it is a stage yet."""
+    def _stage(self, count: int, training: TrainingSoFar) -> tuple[int, str]:
+        """The stage of what comes next, and why. Within an epoch that began with a stage it is not everything yet."""
         if training.epoch > training.epochs - self.whole_epochs:
-            return EVERYTHING
-        reached = self._reached(count, training)
-        return min(reached, EVERYTHING if training.left == count else LAST)
+            return EVERYTHING, AT_THE_END
+        reasons = self._reasons(count, training)
+        stage = min(len(reasons) - 1, EVERYTHING if training.left == count else LAST)
+        return stage, reasons[stage]
 
-    def _reached(self, count: int, training: TrainingSoFar) -> int:
-        """The stage that the losses, or the time, have brought the training to."""
+    def _reasons(self, count: int, training: TrainingSoFar) -> list[str]:
+        """Why each stage began, up to the one that the losses, or the time, have brought the training to."""
         stretches = self._stretches(count, training.batch_size) * (training.epochs - self.whole_epochs)
         before, *after = training.losses
-        stage, least, idle = LAST if training.goes_on else 0, before, 0
+        reasons = [""] * (LAST + 1 if training.goes_on else 1)
+        least, idle = before, 0
         for number, loss in enumerate(after, start=1):
             idle = 0 if loss <= (1 - self.least_gain) * least else idle + 1
             least = min(least, loss)
             is_learned = idle >= self.patience
+            stage = len(reasons) - 1
             is_late = stage < min(LAST, len(STAGES) * number // stretches)
             if stage < EVERYTHING and (is_learned or is_late):
-                stage, least, idle = stage + 1, loss, 0
-        return stage
+                reasons.append(LEARNED if is_learned else LATE)
+                least, idle = loss, 0
+        return reasons
 
     def _stretches(self, count: int, batch_size: int) -> int:
         """Of an epoch."""

@@ -358,14 +358,15 @@ def _search_figure(search: HyperparameterSearch) -> str:
 
 
 def _stages(stretches: Iterable[StretchMark]) -> Iterator[str]:
-    """Each stage of a curriculum, with what it saw for the first time and the loss behind it."""
+    """Each stage of a curriculum: why it began, what it saw for the first time, and the loss behind it."""
     for stage, marks in itertools.groupby(stretches, key=lambda one: one.stage):
         found = list(marks)
         first, last = found[0], found[-1]
         epochs = f"epoch {first.epoch}" if first.epoch == last.epoch else f"epochs {first.epoch} to {last.epoch}"
         new = sum(len(one.first_seen) for one in found)
+        reason = f" (as {first.reason})" if first.reason else ""
         yield (
-            f"`{stage}` in {epochs}, {sum(one.examples for one in found)} examples, new events: {new}, "
+            f"`{stage}`{reason} in {epochs}, {sum(one.examples for one in found)} examples, new events: {new}, "
             f"loss {last.watched_loss:.3f}"
         )
 

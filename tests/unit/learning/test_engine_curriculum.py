@@ -73,7 +73,7 @@ class Answering:
 
 def answering(*places: tuple[int, ...] | None) -> Answering:
     """Stretches of these places, then nothing."""
-    told = [None if one is None else Stretch(places=one, stage="told") for one in places]
+    told = [None if one is None else Stretch(places=one, stage="told", reason="so it was") for one in places]
     return Answering(stretches=itertools.chain(told, itertools.repeat(None)))
 
 
@@ -162,7 +162,14 @@ def test_a_stretch_is_remembered_by_its_events() -> None:
     state = evaluated(state, 1.5)
     second = way.mark(begun(state, way.next(state)), 1.25)
     assert first == StretchMark(
-        number=1, epoch=1, stage="told", examples=4, tokens=15, watched_loss=1.5, first_seen=("a/0", "a/1", "a/2")
+        number=1,
+        epoch=1,
+        stage="told",
+        reason="so it was",
+        examples=4,
+        tokens=15,
+        watched_loss=1.5,
+        first_seen=("a/0", "a/1", "a/2"),
     )
     assert (second.number, second.first_seen) == (2, ("a/3",))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nightschool_hookspecs import LearnedExample, Specialty, Stretch, TrainingMethod, TrainingSoFar
 from nightschool_hookspecs.testing import FakeStore
 from nightschool_plugins import curriculum_staged
-from nightschool_plugins.curriculum_staged import EVERYTHING_NAME, STAGES, CurriculumStaged
+from nightschool_plugins.curriculum_staged import AT_THE_END, EVERYTHING_NAME, LATE, LEARNED, STAGES, CurriculumStaged
 from nightschool_plugins.tuning_fixed import TuningFixed
 
 STAGED = CurriculumStaged()
@@ -233,6 +233,27 @@ def test_what_has_no_difficulty_of_its_own_is_left_to_chance(examples: list[Lear
 )
 def test_a_stage_is_learned_after_two_evaluations_in_a_row_without_gain(losses: tuple[float, ...], stage: str) -> None:
     assert arranged(in_thirds(60), losses=losses).stage == stage
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"losses": (1.0,)}, ""),
+        ({"losses": (1.0, 1.0, 1.0)}, LEARNED),
+        ({"losses": (1.0, 1.0, 1.0, 0.5, 0.2)}, LEARNED),
+        ({"losses": (1.0, 0.5, 0.2), "epochs": 3}, LATE),
+        ({"losses": (1.0, 0.5, 0.2, 0.1, 0.05), "epochs": 3, "epoch": 2}, LATE),
+        ({"losses": (1.0, 1.0, 1.0), "epochs": 3}, LEARNED),
+        ({"losses": (1.0,) * 7}, LEARNED),
+        ({"losses": (1.0,) * 7, "left": 40}, LEARNED),
+        ({"losses": (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01), "epochs": 3, "epoch": 3}, AT_THE_END),
+        ({"losses": (1.0, 0.5), "goes_on": True}, ""),
+    ],
+)
+def test_each_stage_says_whether_the_one_before_was_learned_or_its_time_was_over(
+    told: dict[str, Any], reason: str
+) -> None:
+    assert arranged(in_thirds(60), **told).reason == reason
 
 
 @pytest.mark.parametrize("count", [60, 600, 6000])

@@ -220,7 +220,7 @@ def test_what_was_chosen_is_not_called_learned_where_the_run_broke(tmp_path: Pat
     ]
 
 
-def stretch(number: int, epoch: int, stage: str, *first_seen: str) -> StretchMark:
+def stretch(number: int, epoch: int, stage: str, *first_seen: str, reason: str = "") -> StretchMark:
     return StretchMark(
         number=number,
         epoch=epoch,
@@ -229,6 +229,7 @@ def stretch(number: int, epoch: int, stage: str, *first_seen: str) -> StretchMar
         tokens=100,
         watched_loss=2.0 / number,
         first_seen=first_seen,
+        reason=reason,
     )
 
 
@@ -236,7 +237,7 @@ STRETCHES_OF_A_RUN = (
     stretch(1, 1, "easy", "a/easy"),
     stretch(2, 1, "easy"),
     stretch(3, 2, "easy", "a/late", "a/learned"),
-    stretch(4, 2, "hard", "a/hard"),
+    stretch(4, 2, "hard", "a/hard", reason="the stage before was learned"),
 )
 
 
@@ -252,7 +253,7 @@ def test_where_there_was_a_curriculum_its_stages_are_told(tmp_path: Path, place:
     assert fates.fate("a/paired") == "It was learned from: better answers over worse ones."
     assert list(_stages(directory.stretches())) == [
         "`easy` in epochs 1 to 2, 24 examples, new events: 3, loss 0.667",
-        "`hard` in epoch 2, 8 examples, new events: 1, loss 0.500",
+        "`hard` (as the stage before was learned) in epoch 2, 8 examples, new events: 1, loss 0.500",
     ]
 
 

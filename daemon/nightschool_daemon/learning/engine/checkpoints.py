@@ -52,6 +52,8 @@ class State:
     """So many of them were learned from before the loss was last taken."""
     stage: str = ""
     """Of what was arranged last; empty: nobody arranged it."""
+    reason: str = ""
+    """Why it has come to this stage; empty: nobody told."""
     losses: Sequence[float] = ()
     """The loss of what is watched after each stretch."""
     seen: Sequence[int] = ()

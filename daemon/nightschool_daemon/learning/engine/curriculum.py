@@ -128,6 +128,7 @@ class Curriculum(Generic[D]):
             number=len(state.losses) + 1,
             epoch=state.epoch + 1,
             stage=state.stage,
+            reason=state.reason,
             examples=len(stretch),
             tokens=sum(map(len, stretch)),
             watched_loss=loss,
@@ -163,7 +164,7 @@ class Curriculum(Generic[D]):
 
 def begun(state: State, stretch: Stretch) -> State:
     """The beginning of a stretch."""
-    return replace(state, places=(*state.places, *stretch.places), stage=stretch.stage)
+    return replace(state, places=(*state.places, *stretch.places), stage=stretch.stage, reason=stretch.reason)
 
 
 def evaluated(state: State, loss: float) -> State:
