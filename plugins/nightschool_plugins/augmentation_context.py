@@ -90,7 +90,7 @@ class AugmentationContext:
 def _shown(example: TrainingExample) -> Chunks:
     """The texts that its builder put around the question: all, or what fits; none where the application put any."""
     *before, last = [message.content for message in example.messages] or [""]
-    if any(chunk.text in text for chunk in example.chunks for text in (*before, example.prompt)):
+    if any(chunk.text.strip() in text for chunk in example.chunks for text in (*before, example.prompt)):
         return ()
     return tuple(chunk for chunk in example.chunks if chunk.text in last)
 

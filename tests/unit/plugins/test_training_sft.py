@@ -60,10 +60,10 @@ GIVEN_BY_THE_APPLICATION = {
 }
 
 
-def prompt_of(event: Event, **settings: object) -> str:
+def prompt_of(event: Event, plugin: TrainingSft | None = None) -> str:
     """The last message, with the texts that were retrieved for the event."""
     scored = ScoredEvent(event=event, priority=1.0, reward=1.0, difficulty=0.5, group="g", trained_on=False)
-    example = TrainingSft(**settings).nightschool_build_example(scored, event.context.chunks)  # type: ignore[arg-type]
+    example = (plugin or TrainingSft()).nightschool_build_example(scored, event.context.chunks)
     assert example is not None
     return example.messages[-1].content
 
@@ -97,8 +97,8 @@ def with_texts(*texts: tuple[str, float | None]) -> Event:
 )
 def test_the_best_texts_that_fit_stand_in_their_order(texts: list[tuple[str, float | None]], kept: str) -> None:
     event = with_texts(*texts)
-    shown = prompt_of(event, chunk_template="{text}", context_template="{chunks} {prompt}", max_context_characters=10)
-    assert shown.replace("\n", " ") == f"{kept} {event.input_data}".strip()
+    plain = TrainingSft(chunk_template="{text}", context_template="{chunks} {prompt}", max_context_characters=10)
+    assert prompt_of(event, plain).replace("\n", " ") == f"{kept} {event.input_data}".strip()
 
 
 def test_an_example_with_many_texts_is_as_long_as_a_training_takes_by_default() -> None:
