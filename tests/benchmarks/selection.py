@@ -209,7 +209,7 @@ def against_apricot(texts: list[str]) -> list[results.Row]:
     by_apricot(vectors)  # compiled by its first call
     ours, keys = taken(lambda: by_diversity.nightschool_select_events(events, (), budget, embed))
     peer, peer_places = taken(lambda: by_apricot(vectors))
-    places = [int(key.rpartition("/")[2]) for key in keys]
+    places = [int(key.rpartition("/")[2]) for key, _ in keys]
     alike, peer_alike = _crowding(vectors, places), _crowding(vectors, peer_places)
     print(f"{CHOSEN} of {CHOICES} prompts: cosine with the nearest other one {alike:.3f}, by apricot {peer_alike:.3f}")
     title = f"{CHOSEN} of {CHOICES} prompts"
