@@ -5,15 +5,18 @@
 
 p comes from the one-sided permutation test of (loss - 5), signs flipped (scipy). With fewer than 4 guard items
 nothing can be significant, and the guard is silent. A liked answer scores by how good an answer is beside it, a
-disliked one by how far an answer is from it.
+disliked one by how far an answer is from it. That disliked answers stay away makes up for no liked one that is lost,
+nor the other way round: all items together must hold, and each kind with enough items by itself.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightschool_hookspecs import Exam, GuardResult, ItemRole, Sitting, hookimpl
+from nightschool_hookspecs import Exam, ExamItem, GuardResult, ItemRole, Sitting, hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy
     from numpy.typing import NDArray
 
@@ -40,16 +43,27 @@ class GuardLiked:
 
     @hookimpl
     def nightschool_guard_promotion(self, exam: Exam, seed: int) -> GuardResult | None:
-        losses = _losses(exam)
-        if len(losses) < self.fewest_items:
+        import numpy
+
+        liked, disliked = _losses_by_kind(exam)
+        both = numpy.concatenate((liked, disliked))
+        if len(both) < self.fewest_items:
             return None
-        loss = float(losses.mean())
+        changes = (
+            f"by {-losses.mean():+.1f} points over {_count(len(losses), f'{kind} item')}"
+            for kind, losses in (("liked", liked), ("disliked", disliked))
+            if len(losses)
+        )
         return GuardResult(
             guard="liked",
-            held=loss <= self.margin or self._p_value(losses - self.margin, seed) > self.level,
-            reason=f"What was liked or disliked changed by {-loss:+.1f} points over {len(losses)} items; "
-            f"{self.margin:.1f} points less are tolerated.",
+            held=all(self._holds(one, seed) for one in (both, liked, disliked)),
+            reason=f"Scores changed {', and '.join(changes)}; {self.margin:.1f} points less are tolerated.",
         )
+
+    def _holds(self, losses: "Losses", seed: int) -> bool:
+        if len(losses) < self.fewest_items:
+            return True
+        return float(losses.mean()) <= self.margin or self._p_value(losses - self.margin, seed) > self.level
 
     def _p_value(self, excess: "Losses", seed: int) -> float:
         import numpy
@@ -73,7 +87,8 @@ def _mean(sample: "Losses", axis: int) -> "Losses":
     return numpy.asarray(sample.mean(axis=axis))
 
 
-def _losses(exam: Exam) -> "Losses":
+def _losses_by_kind(exam: Exam) -> "tuple[Losses, Losses]":
+    """Of what was liked, and of what was disliked."""
     import numpy
 
     scores = {
@@ -82,15 +97,24 @@ def _losses(exam: Exam) -> "Losses":
         if answer.sitting is Sitting.CANDIDATE or not answer.failed
     }
     sat = [
-        item.id
+        item
         for item in exam.items
         if item.role is ItemRole.GUARD and all((sitting, item.id) in scores for sitting in Sitting)
     ]
-    rows = (
-        (scores[Sitting.INCUMBENT, one] + scores[Sitting.INCUMBENT_AGAIN, one]) / 2 - scores[Sitting.CANDIDATE, one]
-        for one in sat
-    )
-    return numpy.fromiter(rows, dtype=numpy.float64)
+
+    def of(items: "Iterable[ExamItem]") -> "Losses":
+        rows = (
+            (scores[Sitting.INCUMBENT, one.id] + scores[Sitting.INCUMBENT_AGAIN, one.id]) / 2
+            - scores[Sitting.CANDIDATE, one.id]
+            for one in items
+        )
+        return numpy.fromiter(rows, dtype=numpy.float64)
+
+    return of(one for one in sat if one.disliked is None), of(one for one in sat if one.disliked is not None)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @hookimpl

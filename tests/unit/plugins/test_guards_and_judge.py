@@ -317,6 +317,30 @@ def test_clearly_worse_liked_answers_break_the_guard() -> None:
     assert broken >= 36
 
 
+def of_both_kinds(liked: tuple[float, float], disliked: tuple[float, float], each: int) -> Exam:
+    """So many items of each kind, with the incumbent's score and the candidate's."""
+    one = exam(*([was] * each + [been] * each for was, been in zip(liked, disliked, strict=True)), role=ItemRole.GUARD)
+    bad = (replace(item, disliked="an answer") for item in one.items[each:])
+    return replace(one, items=(*one.items[:each], *bad))
+
+
+def test_disliked_answers_that_stay_away_make_up_for_no_liked_one_that_is_lost_nor_the_other_way_round() -> None:
+    found = GuardLiked().nightschool_guard_promotion(of_both_kinds((100, 40), (20, 80), 10), 1)
+    assert found is not None
+    assert not found.held
+    assert found.reason == (
+        "Scores changed by -60.0 points over 10 liked items, and by +60.0 points over 10 disliked items; "
+        "5.0 points less are tolerated."
+    )
+    assert not held(GuardLiked().nightschool_guard_promotion(of_both_kinds((40, 100), (80, 20), 10), 1))
+    assert held(GuardLiked().nightschool_guard_promotion(of_both_kinds((70, 68), (70, 68), 10), 1))
+
+
+def test_too_few_of_each_kind_are_judged_together() -> None:
+    assert not held(GuardLiked().nightschool_guard_promotion(of_both_kinds((90, 50), (90, 50), 2), 1))
+    assert held(GuardLiked().nightschool_guard_promotion(of_both_kinds((90, 50), (50, 90), 2), 1))
+
+
 def test_what_was_learned_must_not_be_forgotten() -> None:
     guard, role = GuardRegression(), ItemRole.LEARNED
     known = [100.0] * 20
