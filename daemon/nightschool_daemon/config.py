@@ -259,7 +259,8 @@ class ExamSettings:
     repeat_last_n: int = 64
     verify_positions: int = 96
     guard_time_s: float = 1800.0
-    """What the guards of an exam may take together for questions of their own."""
+    """What the guards of an exam may take together for questions of their own.
+    Past it a candidate waits for approval."""
     judge_model: str = ""
     """Ollama name of the model that plugins may ask about answers. Empty: the base that learns."""
 

@@ -1081,7 +1081,10 @@ class GuardResult:
     reason: str
     """One sentence with the figures."""
     looked: bool = True
-    """False: it could not look, as where there was no time. Then it broke nothing, and vouches for nothing."""
+    """False: it could not look, as where there was no time. Then it broke nothing, and vouches for nothing: a candidate
+    that is good enough otherwise waits for approval."""
+    dispensable: bool = False
+    """The candidate does not wait for what could not be looked at, as where nobody could ever look."""
 
 
 class Outcome(StrEnum):

@@ -28,7 +28,7 @@ from nightschool_daemon.runs.errors import MoveFailed
 from nightschool_daemon.runs.moves import AliasMover, Destination
 from nightschool_daemon.runs.planner import Planner, due_key
 from nightschool_daemon.runs.register import version_of_run
-from nightschool_hookspecs.records import MoveKind, Outcome, Recipe, RunEnd, TrainingResult, Verdict
+from nightschool_hookspecs.records import GuardResult, MoveKind, Outcome, Recipe, RunEnd, TrainingResult, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,16 @@ def decide(verdict: Verdict, mode: PromotionMode, run_reason: str) -> Ending:
         return Ending(end=RunEnd.NOT_ENOUGH, reason=verdict.reason)
     if mode is PromotionMode.ASK:
         return Ending(end=RunEnd.WAITING, reason=verdict.reason)
+    if unseen := [one for one in verdict.guards if not one.looked and not one.dispensable]:
+        return Ending(end=RunEnd.WAITING, reason=f"{verdict.reason} {_unseen(unseen)}")
     return Ending(end=RunEnd.PROMOTED, reason=verdict.reason)
+
+
+def _unseen(guards: Sequence[GuardResult]) -> str:
+    """That nobody knows whether something got worse, and who is to decide."""
+    checks = "one check" if len(guards) == 1 else f"{len(guards)} checks"
+    reasons = " ".join(one.reason for one in guards)
+    return f"But it is not put into use by itself, as {checks} could not be made: `nightschool approve` does. {reasons}"
 
 
 def perform(context: StepContext, ending: Ending) -> None:

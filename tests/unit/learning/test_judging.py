@@ -25,6 +25,7 @@ from nightschool_hookspecs import (
     Verdict,
     hookimpl,
 )
+from nightschool_hookspecs.testing import sample_exam
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PUT_INTO_USE = (RunEnd.PROMOTED, RunEnd.WAITING)
@@ -134,6 +135,24 @@ def test_guards_ask_where_the_exam_alone_would_put_the_candidate_into_use(
     assert (decide(result.verdict, mode, reason).end in PUT_INTO_USE) is False
     assert (decide(replace(result.verdict, outcome=alone), mode, reason).end in PUT_INTO_USE) is may_ask
     assert [one.guard for one in result.guards] == (["watchful"] if may_ask else [])
+
+
+@pytest.mark.parametrize("mode", [PromotionMode.PROVEN, PromotionMode.PROVISIONAL])
+def test_a_candidate_that_a_guard_could_not_look_at_waits_for_approval(mode: PromotionMode) -> None:
+    seen = GuardResult(guard="liked", held=True, reason="Nothing was lost.")
+    unseen = GuardResult(guard="general", held=True, looked=False, reason="There was no time.")
+    proven = Judge(outcome=Outcome.PROVEN).nightschool_judge_exam(sample_exam(), (seen, unseen))
+    ending = decide(proven, mode, ASKED)
+    assert ending.end is RunEnd.WAITING
+    assert ending.reason == (
+        "told But it is not put into use by itself, as one check could not be made: `nightschool approve` does. "
+        "There was no time."
+    )
+    assert decide(replace(proven, guards=(seen,)), mode, ASKED).end is RunEnd.PROMOTED
+    never = replace(unseen, dispensable=True)
+    assert decide(replace(proven, guards=(seen, never)), mode, ASKED).end is RunEnd.PROMOTED
+    assert decide(replace(proven, outcome=Outcome.NOT_ENOUGH), mode, ASKED).end is RunEnd.NOT_ENOUGH
+    assert decide(replace(proven, outcome=Outcome.NOT_ENOUGH), mode, REBUILD).end is RunEnd.WAITING
 
 
 def test_an_exam_without_a_judge_says_so(tmp_path: Path) -> None:
