@@ -4,7 +4,8 @@ Each model is loaded with the exam's context, and the server says what it takes.
 
     broken   candidate > 1.25 x incumbent, and more than 512 MB above it
 
-Where the server does not tell, or the contexts differ, nothing is said: models that share their weights are one to it.
+Where the server does not tell, or the contexts differ, nothing can be compared, and the result says why: models that
+share their weights are one to it. No candidate waits for that, as nobody could look at another time either.
 """
 
 from dataclasses import dataclass
@@ -36,9 +37,12 @@ class GuardMemory:
         try:
             incumbent, candidate = models.memory(exam.incumbent), models.memory(exam.candidate)
         except OutOfTime as error:
-            return GuardResult(guard=GUARD, held=True, looked=False, reason=f"Memory was not compared: {error}")
-        if incumbent is None or candidate is None or incumbent.context_tokens != candidate.context_tokens:
-            return None
+            return _not_compared(str(error), dispensable=False)
+        if incumbent is None or candidate is None:
+            silent = exam.incumbent if incumbent is None else exam.candidate
+            return _not_compared(f"Ollama does not tell what {silent} takes.", dispensable=True)
+        if incumbent.context_tokens != candidate.context_tokens:
+            return _not_compared("the two were loaded with different contexts.", dispensable=True)
         factor = candidate.total_bytes / incumbent.total_bytes
         more_mb = (candidate.total_bytes - incumbent.total_bytes) / MB
         return GuardResult(
@@ -47,6 +51,11 @@ class GuardMemory:
             reason=f"The candidate takes {_told(candidate)} once it is loaded, the incumbent {_told(incumbent)}: "
             f"{factor:.2f} times as much.",
         )
+
+
+def _not_compared(why: str, *, dispensable: bool) -> GuardResult:
+    reason = f"Memory was not compared: {why}"
+    return GuardResult(guard=GUARD, held=True, looked=False, dispensable=dispensable, reason=reason)
 
 
 def _told(memory: ModelMemory) -> str:

@@ -318,10 +318,24 @@ def test_memory_breaks_by_factor_and_size_together() -> None:
     assert held(memory(takes(6.0), takes(4.0)))
 
 
-def test_missing_figures_and_other_contexts_break_nothing() -> None:
-    assert memory(None, takes(9.0)) is None
-    assert memory(takes(1.0), None) is None
-    assert memory(takes(1.0, 2048), takes(9.0, 4096)) is None
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (None, takes(9.0), "Ollama does not tell what old takes."),
+        (takes(1.0), None, "Ollama does not tell what new takes."),
+        (takes(1.0, 2048), takes(9.0, 4096), "the two were loaded with different contexts."),
+    ],
+)
+def test_missing_figures_and_other_contexts_break_nothing_and_are_told(
+    old: ModelMemory | None, new: ModelMemory | None, why: str
+) -> None:
+    result = memory(old, new)
+    assert result is not None
+    assert (result.held, result.looked, result.dispensable) == (True, False, True)
+    assert result.reason == f"Memory was not compared: {why}"
+
+
+def test_two_contexts_that_are_not_told_count_as_equal() -> None:
     assert not held(memory(takes(1.0, None), takes(9.0, None)))
 
 
