@@ -1070,6 +1070,13 @@ class Exam:
     """Specialties that may be judged in one night, this one among them."""
     to_come: int = 0
     """Items that count and were not asked yet, of those that may be asked tonight."""
+    base: str | None = None
+    """The base as it was before anything was learned; None where two models are compared by hand."""
+
+    @property
+    def base_apart(self) -> str | None:
+        """The base, where it is another model than the incumbent."""
+        return None if self.base == self.incumbent else self.base
 
 
 @dataclass(frozen=True, kw_only=True)

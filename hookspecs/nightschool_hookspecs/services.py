@@ -114,9 +114,12 @@ class Models(Protocol):
         temperature: float = 0.0,
         tools: Sequence[Tool] = (),
         think: bool = False,
+        kept: bool = False,
     ) -> ModelAnswer | None:
         """Return what the model says, or None where the server twice gave no whole answer or refused the question.
 
+        `kept`: what this very model said to the same question on an earlier night will do, and costs no time again; the
+        seed does not matter then, nor do the seconds that it took say anything of tonight.
         Raises `OutOfTime`, and `GenerationError` where the server stays away.
         """
         ...

@@ -189,6 +189,7 @@ class FakeModels:
         temperature: float = 0.0,
         tools: Sequence[Tool] = (),
         think: bool = False,
+        kept: bool = False,
     ) -> ModelAnswer | None:
         """Return what the function says."""
         if self._questions is not None and len(self.asked) >= self._questions:

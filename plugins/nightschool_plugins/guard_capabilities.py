@@ -1,17 +1,19 @@
-"""Guards that the candidate can do what the incumbent can: call tools, think, see.
+"""Guards that the candidate can do what the incumbent and the base can: call tools, think, see.
 
-What the tags list is compared first. Where the incumbent's lists tools or thinking, the same fixed prompts are put to
-both. A call is well-formed where it names a tool that was offered and gives every parameter a value of its type; a
-model thinks where both its thinking and its answer have words.
+What the tags list is compared first. Where one of theirs lists tools or thinking, the same fixed prompts are put to
+both, and to the candidate. A call is well-formed where it names a tool that was offered and gives every parameter a
+value of its type; a model thinks where both its thinking and its answer have words.
 
-    broken   a capability is missing from the candidate's tag, or the incumbent succeeds in more than half of the tries
-             and the candidate in none
+    broken   a capability is missing from the candidate's tag, or the better of the two succeeds in more than half of
+             the tries and the candidate in none of these
 
-A single call that went wrong, which happens to any small model, breaks nothing. The candidate is asked only where the
-incumbent succeeds, and no more once it succeeded.
+A single call that went wrong, which happens to any small model, breaks nothing; and as the base is asked every night,
+what goes wrong in one night more than in the one before does not add up to a model that never calls. What a model
+answered on an earlier night is not asked again. The candidate is asked only where the better one succeeds, and no more
+once it succeeded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -72,8 +74,11 @@ class GuardCapabilities:
     def nightschool_guard_promotion(self, exam: Exam, seed: int, models: Models | None) -> GuardResult | None:
         if models is None:
             return None
-        listed = models.capabilities(exam.incumbent)
-        missing = sorted(set(listed) - set(models.capabilities(exam.candidate)))
+        before = {"The incumbent": exam.incumbent}
+        if exam.base_apart is not None:
+            before["The base"] = exam.base_apart
+        listed = {one for name in before.values() for one in models.capabilities(name)}
+        missing = sorted(listed - set(models.capabilities(exam.candidate)))
         if missing:
             return _result(f"The candidate's tag no longer lists {' and '.join(missing)}.", held=False)
         tried = (
@@ -85,7 +90,7 @@ class GuardCapabilities:
             for capability, prompts, deed, attempt in tried:
                 if capability not in listed:
                     continue
-                held, sentence = _tries(exam, prompts, deed, attempt)
+                held, sentence = _tries(before, exam.candidate, prompts, deed, attempt)
                 if not held:
                     return _result(sentence, held=False)
                 told.append(sentence)
@@ -95,21 +100,28 @@ class GuardCapabilities:
         return _result(" ".join(told), held=True)
 
     def _calls(self, models: Models, seed: int, name: str, text: str) -> bool:
-        answer = models.ask(name, _question(text), max_tokens=self.tool_tokens, seed=seed, tools=TOOLS)
+        answer = models.ask(name, _question(text), max_tokens=self.tool_tokens, seed=seed, tools=TOOLS, kept=True)
         return answer is not None and any(is_well_formed(call) for call in answer.tool_calls)
 
     def _thinks(self, models: Models, seed: int, name: str, text: str) -> bool:
-        answer = models.ask(name, _question(text), max_tokens=self.thinking_tokens, seed=seed, think=True)
+        answer = models.ask(name, _question(text), max_tokens=self.thinking_tokens, seed=seed, think=True, kept=True)
         return answer is not None and has_thought(answer)
 
 
-def _tries(exam: Exam, prompts: tuple[str, ...], deed: str, attempt: Try) -> tuple[bool, str]:
-    """Whether the candidate still does what the incumbent does in most tries, and the sentence that says so."""
-    can = [text for text in prompts if attempt(exam.incumbent, text)]
-    seen = f"The incumbent {deed} in {len(can)} of {len(prompts)} tries"
+def _tries(
+    before: Mapping[str, str], candidate: str, prompts: tuple[str, ...], deed: str, attempt: Try
+) -> tuple[bool, str]:
+    """Whether the candidate still does what one before it does in most tries, and the sentence that says so.
+
+    `before`: the names of the models by the words for them; of equal ones the first counts.
+    """
+    able = {who: [text for text in prompts if attempt(name, text)] for who, name in before.items()}
+    better = max(able, key=lambda who: len(able[who]))
+    can = able[better]
+    seen = f"{better} {deed} in {len(can)} of {len(prompts)} tries"
     if 2 * len(can) <= len(prompts):
         return True, f"{seen}, too few to compare."
-    if any(attempt(exam.candidate, text) for text in can):
+    if any(attempt(candidate, text) for text in can):
         return True, f"{seen}, and the candidate at least once."
     return False, f"{seen}, the candidate in none of these."
 

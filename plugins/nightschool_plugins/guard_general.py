@@ -14,6 +14,11 @@ candidate alone can do,
     held     lost - gained <= 5 % of what the incumbent can do, or p > 0.05, of each kind of prompt by itself
 
 so that a small model, which fails at most of them, is held to what it can do, and a few slips break nothing.
+
+Slips of many nights would add up, each held beside the one before. So the candidate is compared with the base by the
+same rule, and where that does not hold it must have lost no more than it gained beside the incumbent: what went in
+earlier nights stops no candidate, but nothing further may go. What a model answered on an earlier night is not asked
+again.
 """
 
 import re
@@ -23,7 +28,7 @@ from importlib import resources
 
 from nightschool_hookspecs import Exam, GuardResult, Measure, Message, Models, OutOfTime, Role, hookimpl
 from nightschool_hookspecs.circling import says_something
-from nightschool_hookspecs.paired import compare_abilities
+from nightschool_hookspecs.paired import Losses, compare_abilities
 
 GUARD = "general"
 DRAWN_AT = 0.7
@@ -36,6 +41,21 @@ class Prompt:
 
     text: str
     answer: re.Pattern[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a model before the candidate answers, in the order of the prompts; None where it gave no whole answer."""
+
+    facts: list[str | None]
+    """To those with a checkable answer."""
+    prose: list[str | None]
+    drawn: list[str | None]
+    """To the same prompts as `prose`, at a temperature."""
+
+
+Pairs = list[tuple[bool, bool]]
+"""Whether the model before it, and whether the candidate, can do each prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +85,32 @@ class GuardGeneral:
             return None
         checkable, free = read_prompts()
         try:
-            known = self._asked(models, exam.incumbent, checkable, seed)
-            own = self._asked(models, exam.incumbent, free, seed)
-            drawn = self._asked(models, exam.incumbent, free, seed, temperature=DRAWN_AT)
+            # one model all its questions, then the other: memory may hold one
+            base = self._said(models, exam.base_apart, seed) if exam.base_apart else None
+            incumbent = self._said(models, exam.incumbent, seed)
             answered = self._asked(models, exam.candidate, checkable, seed)
             written = self._asked(models, exam.candidate, free, seed)
         except OutOfTime as error:
             return GuardResult(
                 guard=GUARD, held=True, looked=False, reason=f"General prompts were not compared: {error}"
             )
-        return self._judged(
-            _pairs(known, _matches(checkable, known), _matches(checkable, answered)),
-            _pairs(own, recognised(drawn, own, measure), recognised(written, own, measure)),
+
+        def beside(said: Said) -> tuple[Pairs, Pairs]:
+            return (
+                _pairs(said.facts, _matches(checkable, said.facts), _matches(checkable, answered)),
+                _pairs(
+                    said.prose, recognised(said.drawn, said.prose, measure), recognised(written, said.prose, measure)
+                ),
+            )
+
+        return self._judged(beside(incumbent), None if base is None else beside(base))
+
+    def _said(self, models: Models, name: str, seed: int) -> Said:
+        checkable, free = read_prompts()
+        return Said(
+            facts=self._asked(models, name, checkable, seed),
+            prose=self._asked(models, name, free, seed),
+            drawn=self._asked(models, name, free, seed, temperature=DRAWN_AT),
         )
 
     def _asked(
@@ -90,27 +124,45 @@ class GuardGeneral:
                 max_tokens=self.long_tokens if one.answer is None else self.short_tokens,
                 seed=seed,
                 temperature=temperature,
+                kept=True,
             )
             for one in prompts
         )
         return [None if answer is None else answer.text for answer in answers]
 
-    def _judged(self, *kinds: list[tuple[bool, bool]]) -> GuardResult | None:
+    def _judged(self, beside_incumbent: tuple[Pairs, ...], beside_base: tuple[Pairs, ...] | None) -> GuardResult | None:
         """Prose that is recognised by luck makes up for no fact that is lost: each kind is judged by itself."""
-        able = [sum(before for before, _ in pairs) for pairs in kinds]
-        if not any(able):
+        able = sum(before for pairs in beside_incumbent for before, _ in pairs)
+        if not able:
             return None
-        found = [
-            compare_abilities(pairs, tolerated=self.tolerated_share * count, level=self.level)
-            for pairs, count in zip(kinds, able, strict=True)
-        ]
+        tonight = self._compared(beside_incumbent)
+        since_base = tonight if beside_base is None else self._compared(beside_base)
+        reason = (
+            f"Of {able} general prompts that the incumbent can do, the candidate fails at "
+            f"{sum(one.lost for one in tonight)}; it can do {sum(one.gained for one in tonight)} that the incumbent "
+            "cannot."
+        )
+        if beside_base is not None:
+            reason += (
+                f" Beside the base it fails at {sum(one.lost for one in since_base)} more, and can do "
+                f"{sum(one.gained for one in since_base)} more."
+            )
         return GuardResult(
             guard=GUARD,
-            held=all(one.held for one in found),
-            reason=f"Of {sum(able)} general prompts that the incumbent can do, the candidate fails at "
-            f"{sum(one.lost for one in found)}; it can do {sum(one.gained for one in found)} that the incumbent "
-            "cannot.",
+            held=all(
+                now.held and (since.held or now.lost <= now.gained)
+                for now, since in zip(tonight, since_base, strict=True)
+            ),
+            reason=reason,
         )
+
+    def _compared(self, kinds: tuple[Pairs, ...]) -> list[Losses]:
+        return [
+            compare_abilities(
+                pairs, tolerated=self.tolerated_share * sum(before for before, _ in pairs), level=self.level
+            )
+            for pairs in kinds
+        ]
 
 
 def read_prompts() -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
@@ -146,7 +198,7 @@ def _matches(prompts: Sequence[Prompt], answers: Sequence[str | None]) -> list[b
     ]
 
 
-def _pairs(asked: Sequence[str | None], before: list[bool], after: list[bool]) -> list[tuple[bool, bool]]:
+def _pairs(asked: Sequence[str | None], before: list[bool], after: list[bool]) -> Pairs:
     """Whether each model can do each prompt. A server that failed the incumbent says nothing."""
     return [pair for answer, pair in zip(asked, zip(before, after, strict=True), strict=True) if answer is not None]
 

@@ -3,9 +3,12 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 from nightschool_daemon.config import Settings
+from nightschool_daemon.evaluation.earlier_answers import EarlierAnswers, Question
 from nightschool_daemon.evaluation.local_model import pinned_options
 from nightschool_daemon.evaluation.patience import patiently
 from nightschool_daemon.ollama import names
@@ -21,13 +24,24 @@ GREETING = (Message(role=Role.USER, content="Hello"),)
 """Asked to have a model loaded."""
 
 
-class ExamModels:
-    """`Models` of the local Ollama. Its time begins when it is made."""
+def answers_directory(settings: Settings) -> Path:
+    """Where answers to guards are kept over the nights."""
+    return settings.state_directory / "cache" / "guards"
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+
+class ExamModels:
+    """`Models` of the local Ollama. Its time begins when it is made. `earlier` None: no answer is kept."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        earlier: EarlierAnswers | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._library = OllamaLibrary(settings.ollama)
         self._http = OllamaHttp(settings.ollama)
         self._exam = settings.exam
+        self._earlier = earlier
         self._clock = clock
         self._deadline = clock() + settings.exam.guard_time_s
 
@@ -41,12 +55,29 @@ class ExamModels:
         temperature: float = 0.0,
         tools: Sequence[Tool] = (),
         think: bool = False,
+        kept: bool = False,
     ) -> ModelAnswer | None:
         """What the model says; None for no whole answer. Raises `OutOfTime` and `GenerationError`."""
+        options = replace(
+            pinned_options(self._exam, 0 if kept else seed), num_predict=max_tokens, temperature=temperature
+        )
+        question = Question(messages=tuple(messages), options=options, tools=tuple(tools), think=think)
+        digest = self._digests.get(names.normalise(model)) if kept else None
+        if self._earlier is None or digest is None:
+            return self._ask(model, question)
+        answer = self._earlier.find(digest, question)
+        if answer is None and (answer := self._ask(model, question)) is not None:
+            self._earlier.keep(digest, question, answer)
+        return answer
+
+    def _ask(self, model: str, question: Question) -> ModelAnswer | None:
         self._require_time()
-        options = replace(pinned_options(self._exam, seed), num_predict=max_tokens, temperature=temperature)
         try:
-            said = patiently(lambda: self._library.chat(model, messages, options, tools=tools, think=think))
+            said = patiently(
+                lambda: self._library.chat(
+                    model, question.messages, question.options, tools=question.tools, think=question.think
+                )
+            )
         except (OllamaInterrupted, OllamaRefused):
             return None
         except OllamaError as error:
@@ -71,6 +102,11 @@ class ExamModels:
         if own is None or own.size <= 0:
             return None
         return ModelMemory(total_bytes=own.size, gpu_bytes=own.size_vram, context_tokens=own.context_tokens)
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        """Of every tag, by its name."""
+        return {entry.name: entry.digest for entry in _told(self._http.tags)}
 
     def _require_time(self) -> None:
         if self._clock() >= self._deadline:

@@ -203,6 +203,7 @@ def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...]) -> Exam:
         ranked=context.run.ranked_pairs(),
         evidence=prepared.evidence,
         judged_together=prepared.judged_together,
+        base=prepared.base.pin,
     )
 
 

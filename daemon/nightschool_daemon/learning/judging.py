@@ -6,8 +6,9 @@ the exam alone would have the candidate put into use.
 
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.decision import is_good_enough
+from nightschool_daemon.evaluation.earlier_answers import EarlierAnswers
 from nightschool_daemon.evaluation.embedding import open_embed
-from nightschool_daemon.evaluation.exam_models import ExamModels
+from nightschool_daemon.evaluation.exam_models import ExamModels, answers_directory
 from nightschool_daemon.evaluation.examiner import exam_of
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.jobs import JudgeResult, Step
@@ -25,7 +26,7 @@ def run(context: WorkContext) -> None:
     measure = CombinedMeasure(context.hooks, open_embed(context.settings))
     mode = context.settings.promotion.promote
     is_wanted = is_good_enough(_verdict(context, exam).outcome, mode, context.info.reason)
-    models = ExamModels(context.settings) if is_wanted else None
+    models = ExamModels(context.settings, EarlierAnswers(answers_directory(context.settings))) if is_wanted else None
     context.run.finish(Step.JUDGE, judged(context, exam, measure=measure, models=models))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.config import ExamSettings, OllamaSettings, Settings
+from nightschool_daemon.evaluation.earlier_answers import EarlierAnswers
 from nightschool_daemon.evaluation.exam_models import ExamModels
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks
@@ -163,6 +164,18 @@ def test_a_question_that_is_refused_has_no_answer_and_a_missing_model_is_told(
     assert models.ask("tiny-guarded:1m", QUESTION, max_tokens=4, seed=1, tools=TOOLS) is None
     with pytest.raises(GenerationError, match="does not have"):
         models.ask("nobody:1m", QUESTION, max_tokens=4, seed=1)
+
+
+def test_what_may_be_kept_is_asked_of_a_model_once(ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path) -> None:
+    import_tiny(ollama, tiny_gguf, "tiny-kept:1m")
+    before = ExamModels(settings(ollama.url), EarlierAnswers(tmp_path))
+    said = before.ask("tiny-kept:1m", QUESTION, max_tokens=4, seed=1, temperature=0.7, kept=True)
+    assert said is not None
+
+    late = ExamModels(settings(ollama.url, guard_time_s=1.0), EarlierAnswers(tmp_path), clock=iter((0.0, 9.0)).__next__)
+    assert late.ask("tiny-kept:1m", QUESTION, max_tokens=4, seed=2, temperature=0.7, kept=True) == said
+    with pytest.raises(OutOfTime):
+        late.ask("tiny-kept:1m", QUESTION, max_tokens=5, seed=1, temperature=0.7, kept=True)
 
 
 def test_time_is_shared_and_runs_out(ollama: OllamaServer, tiny_gguf: Path) -> None:

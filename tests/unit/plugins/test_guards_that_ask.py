@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -25,7 +26,7 @@ from nightschool_plugins.guard_general import GuardGeneral, read_prompts, recogn
 from nightschool_plugins.guard_latency import GuardLatency
 from nightschool_plugins.guard_memory import GuardMemory
 
-OLD, NEW = "old", "new"
+BASE, OLD, NEW = "base", "old", "new"
 CALL = ModelAnswer(text="", tool_calls=(ToolCall(name="get_weather", arguments={"city": "Paris"}),))
 THOUGHT = ModelAnswer(text="Yes.", thinking="Let me see.")
 TALK = ModelAnswer(text="I would look out of the window.")
@@ -128,6 +129,30 @@ def test_an_incumbent_that_fails_in_half_of_the_tries_asks_nothing_of_the_candid
     result, models = capabilities(lambda one: TALK if one.text in CALLING[:2] or one.think else CALL)
     assert held(result)
     assert {one.model for one in models.asked} == {OLD}
+
+
+def after_nights(answer: Callable[[Asked], ModelAnswer | None]) -> GuardResult | None:
+    models = FakeModels(answer, capabilities=EVERYTHING | {BASE: EVERYTHING[OLD]})
+    return GuardCapabilities().nightschool_guard_promotion(replace(exam(), base=BASE), 1, models)
+
+
+def test_what_the_base_does_is_asked_of_the_candidate_though_the_incumbent_hardly_does_it_any_more() -> None:
+    def eroded(one: Asked) -> ModelAnswer:
+        calls = {BASE: CALLING, OLD: CALLING[:1], NEW: ()}[one.model]
+        return THOUGHT if one.think else CALL if one.text in calls else TALK
+
+    result = after_nights(eroded)
+    assert not held(result)
+    assert result is not None
+    assert result.reason == "The base gave a well-formed tool call in 4 of 4 tries, the candidate in none of these."
+    assert held(after_nights(lambda one: able(one) if one.model == NEW else eroded(one)))
+
+
+def test_what_the_tag_of_the_base_lists_must_not_go_either() -> None:
+    models = FakeModels(able, capabilities=EVERYTHING | {BASE: ("completion", "vision")})
+    result = GuardCapabilities().nightschool_guard_promotion(replace(exam(), base=BASE), 1, models)
+    assert result is not None
+    assert result.reason == "The candidate's tag no longer lists vision."
 
 
 def test_what_the_tag_does_not_list_is_not_tried() -> None:
@@ -233,6 +258,38 @@ def test_a_few_slips_break_nothing() -> None:
     assert held(general(lambda one: TALK if one.model == NEW and one.text in slips else knowing(one)))
     slips = {one.text for one in CHECKABLE[:5]}
     assert not held(general(lambda one: TALK if one.model == NEW and one.text in slips else knowing(one)))
+
+
+def after_nights_of_slips(forgot: Mapping[str, int]) -> GuardResult | None:
+    """What is found where each model forgot so many facts, the first of all."""
+
+    def answer(one: Asked) -> ModelAnswer:
+        return TALK if one.text in [fact.text for fact in CHECKABLE[: forgot[one.model]]] else knowing(one)
+
+    return GuardGeneral().nightschool_guard_promotion(replace(exam(), base=BASE), 1, FakeMeasure(), FakeModels(answer))
+
+
+def test_slips_of_several_nights_do_not_add_up() -> None:
+    assert held(after_nights_of_slips({BASE: 0, OLD: 0, NEW: 4}))
+    result = after_nights_of_slips({BASE: 0, OLD: 4, NEW: 8})
+    assert not held(result)
+    assert result is not None
+    assert result.reason == (
+        "Of 30 general prompts that the incumbent can do, the candidate fails at 4; it can do 0 that the incumbent "
+        "cannot. Beside the base it fails at 8 more, and can do 0 more."
+    )
+
+
+def test_what_went_in_earlier_nights_stops_no_candidate_that_loses_nothing_further() -> None:
+    assert held(after_nights_of_slips({BASE: 0, OLD: 8, NEW: 8}))
+    assert held(after_nights_of_slips({BASE: 0, OLD: 8, NEW: 7}))
+    assert not held(after_nights_of_slips({BASE: 0, OLD: 8, NEW: 9}))
+
+
+def test_a_base_that_is_the_incumbent_is_not_asked_twice() -> None:
+    models = FakeModels(knowing)
+    GuardGeneral().nightschool_guard_promotion(replace(exam(), base=OLD), 1, FakeMeasure(), models)
+    assert len(models.asked) == 78
 
 
 def test_a_small_model_is_held_to_what_it_can_do() -> None:
