@@ -23,6 +23,7 @@ from nightschool_hookspecs.records import (
     Evidence,
     ExamAnswer,
     ExamItem,
+    FirstScore,
     GuardResult,
     Hyperparameters,
     Material,
@@ -184,6 +185,8 @@ class PrepareResult:
     """Specialties that may be judged in one night."""
     asks_all_learned: bool = False
     """Every correction that was learned before is asked, not a sample."""
+    first_scores: tuple[FirstScore, ...] = ()
+    """Of corrections that versions in the incumbent's line were asked."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1029,6 +1029,17 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FirstScore:
+    """How the first version in the incumbent's line that was asked a correction, after it was learned, did at it."""
+
+    event_id: str
+    reference: str | None
+    """The wanted answer of then: of another one the score says nothing."""
+    score: float
+    """0..100."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RankedPair:
     """A better and a worse answer to a held-out prompt, and how much likelier each model finds the better one.
 
@@ -1072,6 +1083,8 @@ class Exam:
     """Items that count and were not asked yet, of those that may be asked tonight."""
     base: str | None = None
     """The base as it was before anything was learned; None where two models are compared by hand."""
+    first_scores: tuple[FirstScore, ...] = ()
+    """Of corrections that were learned before and are asked; of those that were never asked before none."""
 
     @property
     def base_apart(self) -> str | None:

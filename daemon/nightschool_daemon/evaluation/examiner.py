@@ -194,16 +194,19 @@ def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...]) -> Exam:
     """Put items and answers together; items that were not asked are not part of it."""
     asked = {answer.item_id for answer in answers}
     prepared = context.run.result(Step.PREPARE, PrepareResult)
+    items = tuple(item for item in context.run.exam_items() if item.id in asked)
+    learned = {(item.event_id, item.reference) for item in items if item.role is ItemRole.LEARNED}
     return Exam(
         specialty=context.info.specialty,
         incumbent=prepared.incumbent,
         candidate=context.run.result(Step.REGISTER, RegisterResult).tag,
-        items=tuple(item for item in context.run.exam_items() if item.id in asked),
+        items=items,
         answers=answers,
         ranked=context.run.ranked_pairs(),
         evidence=prepared.evidence,
         judged_together=prepared.judged_together,
         base=prepared.base.pin,
+        first_scores=tuple(one for one in prepared.first_scores if (one.event_id, one.reference) in learned),
     )
 
 

@@ -1,5 +1,6 @@
 """Exam items, answers and verdicts of runs."""
 
+import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -8,7 +9,16 @@ from nightschool_daemon import codec
 from nightschool_daemon.ledger.database import Database
 from nightschool_daemon.ledger.rows import WAS_IN_USE, MoveState
 from nightschool_daemon.reporting.records import ExamMarks, NightExam
-from nightschool_hookspecs.records import ExamAnswer, ExamItem, MoveKind, Sitting, Specialty, Verdict
+from nightschool_hookspecs.records import (
+    ExamAnswer,
+    ExamItem,
+    FirstScore,
+    ItemRole,
+    MoveKind,
+    Sitting,
+    Specialty,
+    Verdict,
+)
 
 
 class Exams:
@@ -55,6 +65,36 @@ class Exams:
             (item, before[item.id], after[item.id])
             for item in self.items(run_id)
             if item.id in before and item.id in after
+        )
+
+    def first_scores(self, lineage: Sequence[str]) -> tuple[FirstScore, ...]:
+        """How the versions of a line, by their tags, did at what each had learned, where it was asked first."""
+        rows = self._database.execute(
+            """
+            WITH line (tag) AS (SELECT value FROM json_each(?)), asked AS (
+                SELECT run_id, item_id, json_extract(body, '$.event_id') AS event_id,
+                       json_extract(body, '$.reference') AS reference, json_extract(body, '$.role') AS role
+                FROM exam_items)
+            SELECT i.event_id, i.reference, a.score
+            FROM exam_answers a JOIN asked i USING (run_id, item_id) JOIN runs r ON r.id = a.run_id
+            LEFT JOIN evidence e USING (run_id) LEFT JOIN versions v ON v.run_id = a.run_id
+            WHERE NOT json_extract(a.body, '$.failed') AND (
+                (a.sitting = ? AND i.role = ? AND e.incumbent IN line)
+                OR (a.sitting = ? AND i.role IN (?, ?) AND v.tag IN line))
+            ORDER BY r.started_at, r.rowid, a.position
+            """,
+            (
+                json.dumps(lineage),
+                *(Sitting.INCUMBENT.value, ItemRole.LEARNED.value),
+                *(Sitting.CANDIDATE.value, ItemRole.LEARNED.value, ItemRole.LESSON.value),
+            ),
+        )
+        found: dict[tuple[str, str | None], float] = {}
+        for row in rows:
+            found.setdefault((row["event_id"], row["reference"]), row["score"])
+        return tuple(
+            FirstScore(event_id=event_id, reference=reference, score=score)
+            for (event_id, reference), score in found.items()
         )
 
     def store_verdict(self, run_id: str, verdict: Verdict) -> None:

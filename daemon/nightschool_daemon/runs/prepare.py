@@ -58,6 +58,7 @@ def perform(context: StepContext) -> None:
             evidence=context.ledger.evidence.so_far(specialty, incumbent.examined, context.info.recipe),
             judged_together=_judged_together(context),
             asks_all_learned=_asks_all_learned(context),
+            first_scores=context.ledger.exams.first_scores(lineage),
         ),
     )
 

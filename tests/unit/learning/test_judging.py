@@ -7,15 +7,26 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.config import PromotionMode, PromotionSettings, Settings, StateSettings
+from nightschool_daemon.evaluation.examiner import exam_of
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import BaseSnapshot, JudgeResult, PrepareResult, RegisterResult, RunDirectory, Step
+from nightschool_daemon.jobs import (
+    BaseSnapshot,
+    JudgeResult,
+    PrepareResult,
+    RegisterResult,
+    RunDirectory,
+    Step,
+    write_lines,
+)
 from nightschool_daemon.learning import judging
 from nightschool_daemon.learning.judging import JudgingError
 from nightschool_daemon.reasons import ASKED, REBUILD
 from nightschool_daemon.runs.conclude import decide
 from nightschool_hookspecs import (
     Exam,
+    FirstScore,
     GuardResult,
+    ItemRole,
     Measure,
     Models,
     Outcome,
@@ -135,6 +146,25 @@ def test_guards_ask_where_the_exam_alone_would_put_the_candidate_into_use(
     assert (decide(result.verdict, mode, reason).end in PUT_INTO_USE) is False
     assert (decide(replace(result.verdict, outcome=alone), mode, reason).end in PUT_INTO_USE) is may_ask
     assert [one.guard for one in result.guards] == (["watchful"] if may_ask else [])
+
+
+def test_of_first_scores_those_of_the_same_wanted_answers_are_part_of_the_exam(tmp_path: Path) -> None:
+    context = night(tmp_path)
+    items = [
+        replace(item, role=role)
+        for item, role in zip(
+            sample_exam().items, (ItemRole.LEARNED, ItemRole.LEARNED, ItemRole.GAIN, ItemRole.LEARNED), strict=False
+        )
+    ]
+    scores = tuple(FirstScore(event_id=one.event_id, reference=one.reference, score=80.0) for one in items)
+    changed = replace(scores[1], reference="another one")
+    prepared = context.run.result(Step.PREPARE, PrepareResult)
+    context.run.finish(Step.PREPARE, replace(prepared, first_scores=(scores[0], changed, *scores[2:])))
+    write_lines(context.run.step(Step.SELECT) / "regression.jsonl", items)
+    asked = {item.id for item in items[:3]}
+    exam = exam_of(context, tuple(one for one in sample_exam().answers if one.item_id in asked))
+    assert exam.first_scores == scores[:1]
+    assert (exam.base, exam.base_apart) == ("b:1", None)
 
 
 @pytest.mark.parametrize("mode", [PromotionMode.PROVEN, PromotionMode.PROVISIONAL])

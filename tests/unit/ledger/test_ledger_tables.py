@@ -451,3 +451,64 @@ def test_marks_are_kept_and_may_be_worked_out_anew(ledger: Ledger) -> None:
     ledger.exams.store_marks([replace(first, candidate_reward=0.5)])
     (found,) = ledger.exams.of_specialty(SHELL, 1)
     assert found.marks == replace(first, candidate_reward=0.5)
+
+
+# --------------------------------------------------------------------------- what was learned
+
+
+def learned(event_id: str, reference: str, role: ItemRole = ItemRole.LEARNED) -> ExamItem:
+    return ExamItem(
+        id=f"{role}/{event_id}/{reference}",
+        event_id=event_id,
+        artifact_type="shell",
+        role=role,
+        messages=(),
+        reference=reference,
+    )
+
+
+def answered(item: ExamItem, sitting: Sitting, score: float, *, failed: bool = False) -> ExamAnswer:
+    return ExamAnswer(
+        item_id=item.id,
+        sitting=sitting,
+        model="m",
+        text="",
+        score=score,
+        detail="",
+        failed=failed,
+        latency_s=1.0,
+        tokens=1,
+        done_reason="stop",
+    )
+
+
+def examined(ledger: Ledger, number: int, incumbent: str, *answers: tuple[ExamItem, float, float]) -> str:
+    """A night's exam, each item with the incumbent's score and the candidate's. Returns the candidate's tag."""
+    row = run_row(f"r{number}", started_at=NOW + timedelta(days=number))
+    ledger.runs.create(row)
+    version = replace(version_row(number), run_id=row.id)
+    ledger.versions.add(version)
+    ledger.evidence.store(row.id, SHELL, incumbent, log_e_value=0.0, asked=(), counted=())
+    sat = [answered(item, Sitting.INCUMBENT, before) for item, before, _ in answers]
+    sat += [answered(item, Sitting.CANDIDATE, after) for item, _, after in answers]
+    ledger.exams.store(row.id, [item for item, _, _ in answers], sat)
+    return version.tag
+
+
+def test_the_first_score_is_that_of_the_first_version_in_the_line_that_had_learned_a_correction(ledger: Ledger) -> None:
+    a, b, lesson = learned("a", "ls"), learned("b", "cd"), learned("a", "ls", ItemRole.LESSON)
+    first = examined(ledger, 1, "base", (lesson, 5.0, 90.0))
+    beside = examined(ledger, 2, first, (a, 80.0, 70.0), (b, 60.0, 50.0))
+    second = examined(ledger, 3, first, (a, 30.0, 20.0), (b, 31.0, 21.0), (learned("a", "ls -l"), 11.0, 12.0))
+    found = {(one.event_id, one.reference): one.score for one in ledger.exams.first_scores((second, first))}
+    # what the base could do before the lesson says nothing, nor does a candidate that was not taken
+    assert found == {("a", "ls"): 90.0, ("b", "cd"): 60.0, ("a", "ls -l"): 11.0}
+    assert {one.event_id: one.score for one in ledger.exams.first_scores((beside,))} == {"a": 70.0, "b": 50.0}
+    assert ledger.exams.first_scores(()) == ()
+
+
+def test_what_a_server_failed_is_no_first_score(ledger: Ledger) -> None:
+    version = examined(ledger, 1, "base")
+    item = learned("a", "ls")
+    ledger.exams.store("r1", [item], [answered(item, Sitting.CANDIDATE, 0.0, failed=True)])
+    assert ledger.exams.first_scores((version,)) == ()

@@ -14,6 +14,7 @@ from nightschool_hookspecs import (
     Exam,
     ExamAnswer,
     ExamItem,
+    FirstScore,
     GuardResult,
     ItemRole,
     Outcome,
@@ -350,6 +351,54 @@ def test_what_was_learned_must_not_be_forgotten() -> None:
     regained = exam([*[100.0] * 16, *[0.0] * 4], [*[0.0] * 4, *[100.0] * 16], role=role)
     assert held(guard.nightschool_guard_promotion(regained))
     assert guard.nightschool_guard_promotion(exam(known, [0.0] * 20)) is None
+
+
+def after_nights(first: int, incumbent: int, candidate: int) -> GuardResult | None:
+    """Of 20 corrections each forgot so many, the same ones and more; when they were first asked, the first did."""
+    asked = exam(
+        *([*[0.0] * count, *[100.0] * (20 - count)] for count in (incumbent, candidate)), role=ItemRole.LEARNED
+    )
+    scores = tuple(
+        FirstScore(event_id=item.event_id, reference=None, score=0.0 if number < first else 100.0)
+        for number, item in enumerate(asked.items)
+    )
+    return GuardRegression().nightschool_guard_promotion(replace(asked, first_scores=scores))
+
+
+def test_slips_of_several_nights_do_not_add_up() -> None:
+    assert held(after_nights(0, 0, 3))
+    found = after_nights(0, 3, 6)
+    assert found is not None
+    assert not found.held
+    assert found.reason == (
+        "Of 20 corrections that were learned before, 3 were forgotten and 0 regained. "
+        "Of 20 that were asked before, 6 were forgotten and 0 regained since the first time."
+    )
+
+
+def test_what_went_in_earlier_nights_stops_no_candidate_that_forgets_nothing_further() -> None:
+    assert held(after_nights(0, 8, 8))
+    assert held(after_nights(0, 8, 7))
+    assert not held(after_nights(0, 8, 9))
+    assert held(after_nights(8, 8, 9))
+
+
+@pytest.mark.parametrize(("corrections", "by_chance"), [(20, 0.1), (20, 0.2), (100, 0.1), (100, 0.2)])
+def test_equal_models_seldom_seem_to_have_forgotten(corrections: int, by_chance: float) -> None:
+    """Some corrections are known surely, and each of the others in every other answer."""
+    chance, exams, broken = numpy.random.default_rng(corrections), 300, 0
+    for _ in range(exams):
+        undecided = chance.random(corrections) < by_chance
+        first, incumbent, candidate = (
+            numpy.where(undecided & (chance.random(corrections) < 0.5), 0.0, 100.0) for _ in range(3)
+        )
+        asked = exam(list(incumbent), list(candidate), role=ItemRole.LEARNED)
+        scores = tuple(
+            FirstScore(event_id=item.event_id, reference=None, score=float(score))
+            for item, score in zip(asked.items, first, strict=True)
+        )
+        broken += not held(GuardRegression().nightschool_guard_promotion(replace(asked, first_scores=scores)))
+    assert broken <= stats.binom.ppf(0.999, exams, 0.07)
 
 
 def test_what_is_learned_tonight_makes_up_for_nothing_that_was_forgotten() -> None:
