@@ -63,6 +63,12 @@ HELD_OUT_PAIRS = "held_out_pairs.jsonl"
 """Of step `select` (PreferencePair)."""
 RANKED = "ranked.jsonl"
 """The same of step `rank` (RankedPair)."""
+PROMOTED_ITEMS = "promoted_items.jsonl"
+PROMOTED_ANSWERS = "promoted_answers.jsonl"
+PROMOTED_PAIRS = "promoted_pairs.jsonl"
+"""Of step `prepare` (ExamItem, ExamAnswer, RankedPair): what counted in the exam that let the incumbent in unproven."""
+PREDECESSOR_ANSWERS = "predecessor.jsonl"
+"""Of step `examine` (ExamAnswer): what stood there before that incumbent."""
 TRIALS = "[0-9][0-9]"
 """How the directories of trial candidates are called, within that of the step `crossfit`."""
 PASSING = frozenset({"worker.log", "progress.json", "failure.json", "checkpoints", NOTES})
@@ -163,6 +169,17 @@ class Wording:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unproven:
+    """What a version that was put into use unproven is compared with anew. Files of its exam stand beside it."""
+
+    predecessor: str
+    """Tag that the alias held before, and goes back to."""
+    evidence: Evidence
+    """What was known before that exam."""
+    judged_together: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepareResult:
     """`prepare`: the base is pinned, the specialty's events are frozen."""
 
@@ -187,6 +204,8 @@ class PrepareResult:
     """Every correction that was learned before is asked, not a sample."""
     first_scores: tuple[FirstScore, ...] = ()
     """Of corrections that versions in the incumbent's line were asked."""
+    unproven: Unproven | None = None
+    """Where the incumbent was put into use unproven."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -506,6 +525,9 @@ class JudgeResult:
 
     guards: tuple[GuardResult, ...]
     verdict: Verdict
+    of_incumbent: Verdict | None = None
+    """What its own exam and this one say together of a version in use that was put there unproven; None: it was not, or
+    nothing new was asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -517,6 +539,8 @@ class ConcludeResult:
     alias: str | None
     version: str | None
     """The promoted version's tag, or the candidate's that waits for approval."""
+    in_use_again: str | None = None
+    """What the alias was moved back to, where the version in use was taken back."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,15 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from nightschool_daemon import codec
 from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
-from nightschool_daemon.evaluation.patience import patiently
+from nightschool_daemon.evaluation.predecessor import ask_predecessor
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
+from nightschool_daemon.evaluation.sitting import Ask, Score, sit
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
     ExamineResult,
@@ -33,9 +33,8 @@ from nightschool_daemon.jobs import (
     whole_lines,
     write_durably,
 )
-from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused
-from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary
-from nightschool_hookspecs.records import AnswerScore, Exam, ExamAnswer, ExamItem, ItemRole, Message, Sitting
+from nightschool_daemon.ollama.library import OllamaLibrary
+from nightschool_hookspecs.records import AnswerScore, Exam, ExamAnswer, ExamItem, ItemRole, Sitting
 from nightschool_hookspecs.services import Generate, Measure
 
 
@@ -43,13 +42,6 @@ class ExamError(Exception):
     """The exam cannot be held; the message says what to do next."""
 
 
-class Ask(Protocol):
-    """Asks a model by its name. Raises `OllamaInterrupted`, `OllamaRefused` and `OllamaUnreachable`."""
-
-    def __call__(self, name: str, messages: tuple[Message, ...]) -> ChatAnswer: ...
-
-
-Score = Callable[[ExamItem, str], AnswerScore]
 Decided = Callable[[tuple[ExamAnswer, ...]], bool]
 Report = Callable[[int, int, str], None]
 
@@ -99,13 +91,23 @@ def run(context: WorkContext) -> None:
         later = counted - sum(item.role is ItemRole.GAIN for item in so_far.items)
         return is_decided(context, replace(so_far, to_come=max(later, to_come(items, answers))))
 
+    def score(item: ExamItem, text: str) -> AnswerScore:
+        return score_answer(context.hooks, measure, judge, item, text)
+
     answers = hold(
         context,
         items,
         sitters,
-        score=lambda item, text: score_answer(context.hooks, measure, judge, item, text),
+        score=score,
         decided=enough,
         file=directory / "answers.jsonl",
+    )
+    library, options = OllamaLibrary(context.settings.ollama), pinned_options(exam, context.info.seed)
+    ask_predecessor(
+        context,
+        exam_of(context, (*before, *answers)),
+        ask=lambda name, messages: library.chat(name, messages, options),
+        score=score,
     )
     context.run.finish(
         Step.EXAMINE,
@@ -167,7 +169,7 @@ def examine(
                     continue
                 if (sitting, item.id) not in answered:
                     report(done, total, f"{model}: question {done + 1} of at most {total}")
-                    answer = _sit(item, sitting, model, ask=ask, score=score, pause=pause)
+                    answer = sit(item, sitting, model, ask=ask, score=score, pause=pause)
                     append_line(file, answer)
                     answers.append(answer)
                 done += 1
@@ -253,46 +255,6 @@ def score_answer(hooks: Hooks, measure: Measure, judge: Generate, item: ExamItem
             "plugins.disabled, or add a plugin for this type."
         )
     return score
-
-
-def _sit(
-    item: ExamItem,
-    sitting: Sitting,
-    model: str,
-    *,
-    ask: Ask,
-    score: Score,
-    pause: Callable[[float], None],
-) -> ExamAnswer:
-    try:
-        said = patiently(lambda: ask(model, item.messages), pause)
-    except (OllamaInterrupted, OllamaRefused) as error:
-        return ExamAnswer(
-            item_id=item.id,
-            sitting=sitting,
-            model=model,
-            text="",
-            score=0.0,
-            detail=str(error),
-            failed=True,
-            latency_s=0.0,
-            tokens=0,
-            done_reason=None,
-        )
-    found = score(item, said.text)
-    return ExamAnswer(
-        item_id=item.id,
-        sitting=sitting,
-        model=model,
-        text=said.text,
-        score=found.score,
-        detail=found.detail,
-        failed=False,
-        latency_s=said.latency_s,
-        tokens=said.tokens,
-        done_reason=said.done_reason,
-        generation_s=said.generation_s,
-    )
 
 
 def _require_an_incumbent(answers: tuple[ExamAnswer, ...]) -> None:

@@ -4,12 +4,15 @@ The judge is asked first without guards: those that put questions to the models 
 the exam alone would have the candidate put into use.
 """
 
+from dataclasses import replace
+
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.decision import is_good_enough
 from nightschool_daemon.evaluation.earlier_answers import EarlierAnswers
 from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.exam_models import ExamModels, answers_directory
 from nightschool_daemon.evaluation.examiner import exam_of
+from nightschool_daemon.evaluation.predecessor import judge_unproven
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.jobs import JudgeResult, Step
 from nightschool_hookspecs.records import Exam, GuardResult, Verdict
@@ -26,8 +29,10 @@ def run(context: WorkContext) -> None:
     measure = CombinedMeasure(context.hooks, open_embed(context.settings))
     mode = context.settings.promotion.promote
     is_wanted = is_good_enough(_verdict(context, exam).outcome, mode, context.info.reason)
+    of_incumbent = judge_unproven(context, exam)
     models = ExamModels(context.settings, EarlierAnswers(answers_directory(context.settings))) if is_wanted else None
-    context.run.finish(Step.JUDGE, judged(context, exam, measure=measure, models=models))
+    result = judged(context, exam, measure=measure, models=models)
+    context.run.finish(Step.JUDGE, replace(result, of_incumbent=of_incumbent))
 
 
 def judged(context: WorkContext, exam: Exam, *, measure: Measure, models: Models | None = None) -> JudgeResult:

@@ -152,6 +152,16 @@ def verdict_sentences(verdict: Verdict, folds: int = 0) -> tuple[str, ...]:
     return tuple(sentences)
 
 
+def unproven_in_words(version: str, found: Verdict) -> str:
+    """What the exams of two nights say of a version in use that was put there unproven."""
+    met = f"{version} was put into use unproven; its next exam compared it with what stood there before again:"
+    if found.outcome is Outcome.PROVEN:
+        return f"{met} by now it is proven."
+    if found.outcome is Outcome.PROVISIONAL:
+        return f"{met} it still looks better, and the next exam looks again."
+    return f"{met} what it seemed to be better by is not borne out."
+
+
 # --------------------------------------------------------------------------- track record
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nightschool_daemon.config import PromotionMode
 from nightschool_daemon.evaluation.decision import is_good_enough
@@ -22,9 +22,9 @@ from nightschool_daemon.ledger import VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import ModelMissing, OllamaInterrupted, OllamaRefused
 from nightschool_daemon.reasons import REBUILD, RETRAIN
-from nightschool_daemon.runs import crossfit, prepare, rebuild, retention
+from nightschool_daemon.runs import crossfit, prepare, rebuild, retention, unproven
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.errors import MoveFailed
+from nightschool_daemon.runs.errors import MoveFailed, UndoRefused
 from nightschool_daemon.runs.moves import AliasMover, Destination
 from nightschool_daemon.runs.planner import Planner, due_key
 from nightschool_daemon.runs.register import version_of_run
@@ -37,10 +37,30 @@ class Ending:
 
     end: RunEnd
     reason: str
+    takes_back: str | None = None
+    """Why the version in use goes, which was put there unproven."""
 
 
-def decide(verdict: Verdict, mode: PromotionMode, run_reason: str) -> Ending:
-    """Turn a verdict into the run's end."""
+def decide(verdict: Verdict, mode: PromotionMode, run_reason: str, of_incumbent: Verdict | None = None) -> Ending:
+    """Turn a verdict into the run's end; `of_incumbent` as in `JudgeResult`.
+
+    A version in use that was put there unproven goes where by now it would not have been. A candidate that is proven
+    takes its place, unless that is surely worse than what stood there before: the candidate may be, too.
+    """
+    ending = _of_candidate(verdict, mode, run_reason)
+    if of_incumbent is None or of_incumbent.outcome in (Outcome.PROVEN, Outcome.PROVISIONAL):
+        return ending
+    is_wanted = ending.end is RunEnd.PROMOTED
+    if is_wanted and verdict.outcome is Outcome.PROVEN and of_incumbent.outcome is not Outcome.WORSE:
+        return ending
+    return Ending(
+        end=RunEnd.NOT_ENOUGH if is_wanted else ending.end,
+        reason=f"{verdict.reason} But what it was compared with is taken back." if is_wanted else ending.reason,
+        takes_back=f"it was put into use unproven, and its next exam does not bear it out. {of_incumbent.reason}",
+    )
+
+
+def _of_candidate(verdict: Verdict, mode: PromotionMode, run_reason: str) -> Ending:
     if verdict.outcome is Outcome.WORSE:
         return Ending(end=RunEnd.DISCARDED, reason=verdict.reason)
     if not is_good_enough(verdict.outcome, mode, run_reason):
@@ -63,6 +83,11 @@ def perform(context: StepContext, ending: Ending) -> None:
     """Promote or discard as `ending` says, and clear away what only the run needed."""
     version = version_of_run(context)
     _remember_what_was_learned(context, version)
+    in_use_again = None
+    if ending.takes_back is not None:
+        ending, in_use_again = _taken_back(context, ending, ending.takes_back)
+    elif _is_borne_out(context):
+        unproven.bear_out(context)
     if version is not None:
         ending = _settle(context, version, ending)
     for sentence in crossfit.clear(context):
@@ -77,8 +102,24 @@ def perform(context: StepContext, ending: Ending) -> None:
             reason=ending.reason,
             alias=names.alias_of(context.info.specialty) if ending.end is RunEnd.PROMOTED else None,
             version=version.tag if version is not None and kept else None,
+            in_use_again=in_use_again,
         ),
     )
+
+
+def _taken_back(context: StepContext, ending: Ending, why: str) -> tuple[Ending, str | None]:
+    """Take the version in use back. Returns what is in use again, with the reason; None: it stays, and why."""
+    incumbent = context.result(Step.PREPARE, PrepareResult).incumbent
+    try:
+        tag = unproven.take_back(context, why)
+    except UndoRefused as refusal:
+        return replace(ending, reason=f"{ending.reason} {incumbent} was to be taken back, but {refusal}"), None
+    return replace(ending, reason=f"{ending.reason} {incumbent} was taken back and {tag} is in use again: {why}"), tag
+
+
+def _is_borne_out(context: StepContext) -> bool:
+    judged = context.result_if_done(Step.JUDGE, JudgeResult)
+    return judged is not None and judged.of_incumbent is not None and judged.of_incumbent.outcome is Outcome.PROVEN
 
 
 def _settle(context: StepContext, version: VersionRow, ending: Ending) -> Ending:
@@ -103,6 +144,7 @@ def _promoted_or_waiting(context: StepContext, version: VersionRow, ending: Endi
     origin = Destination(tag=prepared.undo_tag, digest=prepared.undo_digest)
     try:
         notes = promote(context, version, ending.reason, origin)
+        unproven.note_promotion(context, version.tag, verdict_of(context))
     except MoveFailed as error:
         alias = names.alias_of(context.info.specialty)
         return Ending(

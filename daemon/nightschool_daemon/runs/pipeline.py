@@ -101,8 +101,8 @@ def _work(context: StepContext) -> Ending:
     early = _take_all(context, WORK_OF[context.info.recipe], examined=True)
     if early is not None:
         return early
-    verdict = context.result(Step.JUDGE, JudgeResult).verdict
-    return decide(verdict, context.settings.promotion.promote, context.info.reason)
+    judged = context.result(Step.JUDGE, JudgeResult)
+    return decide(judged.verdict, context.settings.promotion.promote, context.info.reason, judged.of_incumbent)
 
 
 def _take_all(context: StepContext, steps: tuple[Step, ...], *, examined: bool) -> Ending | None:

@@ -22,7 +22,7 @@ from nightschool_daemon.ledger import Ledger, VersionRow
 from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import ShownModel, TagEntry
-from nightschool_daemon.runs import store, trajectories
+from nightschool_daemon.runs import store, trajectories, unproven
 from nightschool_daemon.runs.bases import absent, lost
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
@@ -59,6 +59,7 @@ def perform(context: StepContext) -> None:
             judged_together=_judged_together(context),
             asks_all_learned=_asks_all_learned(context),
             first_scores=context.ledger.exams.first_scores(lineage),
+            unproven=unproven.freeze(context, incumbent.examined),
         ),
     )
 

@@ -282,36 +282,9 @@ class Runs:
         return self._take_back(present, MoveKind.ROLL_BACK, reason)
 
     def _take_back(self, promotion: MoveRow, kind: MoveKind, reason: str | None) -> AliasMove:
-        beside, problem = self._base_moved_with(promotion)
-        # what is found by the alias goes first: killed in between, the same undo goes on from here
-        if beside is not None:
-            try:
-                undoing.undo(self.mover, beside, kind=kind, reason=reason)
-            except UndoRefused as refusal:
-                # it is the alias that got worse: the name beside it does not keep it back
-                problem = str(refusal)
-        moved = undoing.undo(self.mover, promotion, kind=kind, reason=reason)
+        moved = undoing.take_back(self.mover, promotion, kind=kind, reason=reason)
         self.shares.end(promotion.alias)
-        return moved if problem is None else replace(moved, reason=f"{moved.reason}. {problem}")
-
-    def _base_moved_with(self, promotion: MoveRow) -> tuple[MoveRow | None, str | None]:
-        """The move of the user's own tag by the same run, or why it is not undone."""
-        own = names.parse(promotion.alias)
-        if own is None or promotion.run_id is None:
-            return None, None
-        of_base = next((row for row in self.ledger.moves.of_run(promotion.run_id) if row.alias == own.base), None)
-        if of_base is None or self._is_taken_back(of_base):
-            return None, None
-        try:
-            beside = undoing.promotion_to_undo(self.mover, own.base)
-        except UndoRefused as refusal:
-            return None, str(refusal)
-        return (beside, None) if beside.run_id == promotion.run_id else (None, None)
-
-    def _is_taken_back(self, promotion: MoveRow) -> bool:
-        """Whether the last move of an alias took this very promotion back."""
-        last = self.ledger.moves.last_done(promotion.alias)
-        return last is not None and last.kind.is_back and last.from_digest == promotion.to_digest
+        return moved
 
     def approve(self, text: str, now: datetime, *, reason: str = "approved") -> AliasMove:
         """Promote the candidate that waits for approval. Raises `UndoRefused` where none waits."""

@@ -10,6 +10,7 @@ from nightschool_daemon.jobs import (
     ConcludeResult,
     CrossfitResult,
     ExportResult,
+    JudgeResult,
     Losses,
     PrepareResult,
     RunDirectory,
@@ -31,6 +32,7 @@ from nightschool_daemon.reporting.words import (
     points_in_words,
     replayed_in_words,
     starters_in_words,
+    unproven_in_words,
     verdict_sentences,
 )
 from nightschool_daemon.runs.conclude import verdict_of
@@ -75,7 +77,7 @@ def sheet_of(context: StepContext) -> Sheet:
         _delivery_figures(context),
     )
     return Sheet(
-        headline=HEADLINES[concluded.end],
+        headline=HEADLINES[RunEnd.ROLLED_BACK if concluded.in_use_again else concluded.end],
         subject=f"{context.info.specialty}, run {context.info.id}",
         at=context.info.started_at,
         summary=tuple(_summary(verdict, concluded)),
@@ -189,7 +191,7 @@ def _asked_of_both(context: StepContext) -> list[tuple[ExamItem, ExamAnswer, Exa
 
 def _exam(context: StepContext, verdict: Verdict | None) -> Iterator[Section]:
     if verdict is not None:
-        sentences = (*verdict_sentences(verdict, _folds(context)), *_ranked(context))
+        sentences = (*verdict_sentences(verdict, _folds(context)), *_ranked(context), *_of_incumbent(context))
         yield Section(title=EXAM, sentences=sentences)
 
 
@@ -203,6 +205,12 @@ def _ranked(context: StepContext) -> Iterator[str]:
             "Nobody was asked about pairs: it was computed which answer is the likelier one. Of "
             f"{len(pairs)} the model in use finds the better answer likelier in {before}, {new} in {after}."
         )
+
+
+def _of_incumbent(context: StepContext) -> Iterator[str]:
+    found = context.result(Step.JUDGE, JudgeResult).of_incumbent
+    if found is not None:
+        yield unproven_in_words(context.result(Step.PREPARE, PrepareResult).incumbent, found)
 
 
 def _folds(context: StepContext) -> int:
@@ -271,6 +279,8 @@ def _next(context: StepContext) -> Iterator[Section]:
                 f"Put it into use: `nightschool approve {alias}`",
             ),
         )
+    elif concluded.in_use_again is not None:
+        yield Section(title="What to do", sentences=(f"Nothing: {alias} answers as {concluded.in_use_again} again.",))
     elif concluded.end is not RunEnd.ROLLED_BACK:
         yield Section(
             title="What to do", sentences=("Nothing needs to be undone: what was in use before the night still is.",)

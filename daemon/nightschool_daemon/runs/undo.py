@@ -1,6 +1,9 @@
 """Puts an alias back to what it held before its last promotion."""
 
+from dataclasses import replace
+
 from nightschool_daemon.ledger import MoveRow
+from nightschool_daemon.ollama import names
 from nightschool_daemon.runs.errors import MoveFailed, UndoRefused
 from nightschool_daemon.runs.moves import AliasMover, Destination
 from nightschool_hookspecs.records import AliasMove, MoveKind
@@ -49,6 +52,41 @@ def undo(
         )
     except MoveFailed as error:
         raise UndoRefused(str(error)) from error
+
+
+def take_back(mover: AliasMover, promotion: MoveRow, *, kind: MoveKind, reason: str | None) -> AliasMove:
+    """Put an alias back by one promotion, and with it the user's own tag. Raises `UndoRefused`."""
+    beside, problem = _base_moved_with(mover, promotion)
+    # what is found by the alias goes first: killed in between, the same undo goes on from here
+    if beside is not None:
+        try:
+            undo(mover, beside, kind=kind, reason=reason)
+        except UndoRefused as refusal:
+            # it is the alias that got worse: the name beside it does not keep it back
+            problem = str(refusal)
+    moved = undo(mover, promotion, kind=kind, reason=reason)
+    return moved if problem is None else replace(moved, reason=f"{moved.reason}. {problem}")
+
+
+def _base_moved_with(mover: AliasMover, promotion: MoveRow) -> tuple[MoveRow | None, str | None]:
+    """The move of the user's own tag by the same run, or why it is not undone."""
+    own = names.parse(promotion.alias)
+    if own is None or promotion.run_id is None:
+        return None, None
+    of_base = next((row for row in mover.ledger.moves.of_run(promotion.run_id) if row.alias == own.base), None)
+    if of_base is None or _is_taken_back(mover, of_base):
+        return None, None
+    try:
+        beside = promotion_to_undo(mover, own.base)
+    except UndoRefused as refusal:
+        return None, str(refusal)
+    return (beside, None) if beside.run_id == promotion.run_id else (None, None)
+
+
+def _is_taken_back(mover: AliasMover, promotion: MoveRow) -> bool:
+    """Whether the last move of an alias took this very promotion back."""
+    last = mover.ledger.moves.last_done(promotion.alias)
+    return last is not None and last.kind.is_back and last.from_digest == promotion.to_digest
 
 
 def _promotion_to(mover: AliasMover, alias: str, present: str | None) -> MoveRow | None:

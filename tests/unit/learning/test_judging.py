@@ -148,6 +148,28 @@ def test_guards_ask_where_the_exam_alone_would_put_the_candidate_into_use(
     assert [one.guard for one in result.guards] == (["watchful"] if may_ask else [])
 
 
+@pytest.mark.parametrize(
+    ("candidate", "of_incumbent", "end", "goes"),
+    [
+        (Outcome.NOT_ENOUGH, Outcome.NOT_ENOUGH, RunEnd.NOT_ENOUGH, True),
+        (Outcome.WORSE, Outcome.WORSE, RunEnd.DISCARDED, True),
+        (Outcome.NOT_ENOUGH, Outcome.PROVISIONAL, RunEnd.NOT_ENOUGH, False),
+        (Outcome.NOT_ENOUGH, Outcome.PROVEN, RunEnd.NOT_ENOUGH, False),
+        # what is better than something that is no better than what it replaced need not be better than that
+        (Outcome.PROVISIONAL, Outcome.NOT_ENOUGH, RunEnd.NOT_ENOUGH, True),
+        (Outcome.PROVISIONAL, Outcome.PROVISIONAL, RunEnd.PROMOTED, False),
+        (Outcome.PROVEN, Outcome.NOT_ENOUGH, RunEnd.PROMOTED, False),
+        (Outcome.PROVEN, Outcome.WORSE, RunEnd.NOT_ENOUGH, True),
+    ],
+)
+def test_what_was_put_into_use_unproven_goes_where_it_would_not_be_by_now(
+    candidate: Outcome, of_incumbent: Outcome, end: RunEnd, *, goes: bool
+) -> None:
+    found, other = (Judge(outcome=one).nightschool_judge_exam(sample_exam(), ()) for one in (candidate, of_incumbent))
+    ending = decide(found, PromotionMode.PROVISIONAL, ASKED, other)
+    assert (ending.end, ending.takes_back is not None) == (end, goes)
+
+
 def test_of_first_scores_those_of_the_same_wanted_answers_are_part_of_the_exam(tmp_path: Path) -> None:
     context = night(tmp_path)
     items = [

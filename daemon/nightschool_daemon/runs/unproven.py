@@ -1,0 +1,92 @@
+"""Versions that were put into use unproven: the next exam of their specialty bears them out or takes them back."""
+
+from nightschool_daemon.jobs import (
+    PROMOTED_ANSWERS,
+    PROMOTED_ITEMS,
+    PROMOTED_PAIRS,
+    PrepareResult,
+    RunDirectory,
+    Step,
+    Unproven,
+    write_lines,
+)
+from nightschool_daemon.ledger import MoveRow
+from nightschool_daemon.ollama import names
+from nightschool_daemon.reasons import REBUILD
+from nightschool_daemon.runs import undo
+from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.errors import UndoRefused
+from nightschool_daemon.runs.moves import AliasMover
+from nightschool_daemon.runs.probation import Probation
+from nightschool_hookspecs.records import ItemRole, MoveKind, Outcome, Specialty, Verdict
+
+
+def unproven_key(specialty: Specialty) -> str:
+    """The fact that says which version of a specialty was put into use unproven, and was not borne out since."""
+    return f"unproven:{specialty.base}/{specialty.artifact_type}"
+
+
+def note_promotion(context: StepContext, tag: str, verdict: Verdict | None) -> None:
+    """Remember how sure it was. A rebuild was not put into use for what an exam said."""
+    facts, key = context.ledger.facts, unproven_key(context.info.specialty)
+    if verdict is not None and verdict.outcome is Outcome.PROVISIONAL and context.info.reason != REBUILD:
+        facts.put(key, tag)
+    else:
+        facts.delete(key)
+
+
+def freeze(context: StepContext, incumbent: str) -> Unproven | None:
+    """What the exam needs of the one by which the incumbent was promoted. None: it was proven, or cannot go back."""
+    specialty, ledger = context.info.specialty, context.ledger
+    promotion, version = _promotion_to(context, incumbent), ledger.versions.get(incumbent)
+    run = ledger.runs.get(version.run_id) if version is not None else None
+    if ledger.facts.get(unproven_key(specialty)) != incumbent or promotion is None or run is None:
+        return None
+    tag = promotion.from_tag
+    if tag is None or _mover(context).digest_of(tag) != promotion.from_digest:
+        return None
+    directory = RunDirectory(path=run.directory)
+    if not directory.is_done(Step.PREPARE):
+        return None
+    prepared = directory.result(Step.PREPARE, PrepareResult)
+    items = [item for item in ledger.exams.items(run.id) if item.role is ItemRole.GAIN]
+    asked = {item.id for item in items}
+    place = context.directory.step(Step.PREPARE)
+    write_lines(place / PROMOTED_ITEMS, items)
+    write_lines(place / PROMOTED_ANSWERS, [one for one in ledger.exams.answers(run.id) if one.item_id in asked])
+    write_lines(place / PROMOTED_PAIRS, directory.ranked_pairs())
+    return Unproven(predecessor=tag, evidence=prepared.evidence, judged_together=prepared.judged_together)
+
+
+def bear_out(context: StepContext) -> None:
+    """The version in use is proven by now."""
+    context.ledger.facts.delete(unproven_key(context.info.specialty))
+
+
+def take_back(context: StepContext, reason: str) -> str:
+    """Move the alias back to what it held before, and return the tag of that. Raises `UndoRefused`.
+
+    Done again, it changes nothing.
+    """
+    alias, incumbent = names.alias_of(context.info.specialty), context.result(Step.PREPARE, PrepareResult).incumbent
+    last = context.ledger.moves.last_done(alias)
+    if last is None or last.kind is not MoveKind.ROLL_BACK or last.from_tag != incumbent:
+        if _promotion_to(context, incumbent) is None:
+            raise UndoRefused(f"{alias} was moved since, so it stays as it is.")
+        mover = _mover(context)
+        undo.take_back(mover, undo.promotion_to_undo(mover, alias), kind=MoveKind.ROLL_BACK, reason=reason)
+        last = context.ledger.moves.last_done(alias)
+    context.ledger.facts.delete(unproven_key(context.info.specialty))
+    probation = Probation(settings=context.settings, ledger=context.ledger, hooks=context.hooks)
+    probation.settle_the_run(context.info.specialty, context.clock())
+    return last.to_tag if last is not None and last.to_tag is not None else alias
+
+
+def _promotion_to(context: StepContext, tag: str) -> MoveRow | None:
+    """The move that brought the alias to a version, where it was its last."""
+    last = context.ledger.moves.last_done(names.alias_of(context.info.specialty))
+    return last if last is not None and last.kind is MoveKind.PROMOTE and last.to_tag == tag else None
+
+
+def _mover(context: StepContext) -> AliasMover:
+    return AliasMover(ledger=context.ledger, ollama=context.ollama, hooks=context.hooks, clock=context.clock)
