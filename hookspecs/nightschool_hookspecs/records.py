@@ -1125,7 +1125,7 @@ class Verdict:
     candidate_mean: float
     gain: float
     interval: tuple[float, float]
-    """95 % bootstrap interval of the mean gain."""
+    """95 % interval of the mean gain, which holds however early the exam ended."""
     p_value: float
     """One-sided: how often equal models would show this gain or more."""
     noise: float

@@ -144,6 +144,11 @@ def verdict_sentences(verdict: Verdict, folds: int = 0) -> tuple[str, ...]:
     if unseen := [one for one in verdict.guards if not one.looked]:
         reasons = " ".join(one.reason for one in unseen)
         sentences.append(f"{_count(len(unseen), 'check')} could not be made. {reasons}")
+    if verdict.outcome is Outcome.PROVEN:
+        sentences.append(
+            "An exam ends as soon as this is proven, so the gain is likely somewhat smaller than it looks; the bounds "
+            "that are given allow for it."
+        )
     if verdict.items_needed is not None:
         sentences.append(
             f"For a gain like this it takes about {verdict.items_needed} more new questions to tell. "

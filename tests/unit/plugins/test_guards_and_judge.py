@@ -182,8 +182,35 @@ def test_the_test_agrees_with_an_exact_count_of_all_signs() -> None:
 
 
 def test_an_odd_one_out_has_a_finite_interval() -> None:
-    verdict = judge(exam([50] * 12, [50] * 11 + [90]))
-    assert all(map(math.isfinite, verdict.interval))
+    low, high = judge(exam([50] * 12, [50] * 11 + [90])).interval
+    assert -100 < low < 40 / 12 < high < 100
+
+
+@pytest.mark.parametrize("gain", [6.0, 10.0])
+def test_the_interval_holds_a_small_gain_also_where_the_exam_ended_as_it_was_proven(gain: float) -> None:
+    one, chance, proven, held_in = JudgePaired(), numpy.random.default_rng(4), 0, 0
+    for _ in range(600):
+        gains = chance.normal(gain, 25, 60)
+        ended = next((end for end in range(6, 61) if one.log_e_value(gains[:end]) >= math.log(40)), None)
+        if ended is not None:
+            low, high = one.interval(gains[:ended])
+            assert 0 <= low < gains[:ended].mean() < high
+            proven += 1
+            held_in += low <= gain <= high
+    assert proven > 100
+    assert held_in >= 0.9 * proven
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=30))
+def test_the_interval_has_the_mean_and_what_the_bets_do_not_refute(gains: list[float]) -> None:
+    one, difference = JudgePaired(), numpy.array(gains)
+    low, high = one.interval(difference)
+    assert -100 <= low <= difference.mean() + 1e-9
+    assert difference.mean() - 1e-9 <= high <= 100
+    assert low == -100 or one.log_e_value(difference - low + 0.01) >= math.log(40)
+    assert high == 100 or one.log_e_value(high - difference + 0.01) >= math.log(40)
+    mirrored = one.interval(-difference)
+    assert mirrored == pytest.approx((-high, -low), abs=0.01)
 
 
 @settings(max_examples=25)
