@@ -240,6 +240,8 @@ class ExamSettings:
     max_guard_items: int = 20
     max_regression_items: int = 20
     """Corrections that were learned before; all of them are asked where the last time is `regression_days` ago."""
+    regression_items_to_promote: int = 100
+    """So many of them are asked of a candidate that would come into use."""
     max_lesson_items: int = 20
     """Corrections of tonight's lesson, where trial candidates prove it: whether the candidate itself is sound."""
     max_pairs: int = 40
@@ -273,6 +275,7 @@ class ExamSettings:
             0,
             "max_guard_items",
             "max_regression_items",
+            "regression_items_to_promote",
             "max_lesson_items",
             "max_pairs",
             "regression_days",

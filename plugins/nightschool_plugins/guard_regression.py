@@ -14,12 +14,12 @@ incumbent: what went in earlier nights stops no candidate, but nothing further m
 
 Of equal models that know nine in ten corrections surely and each other one by chance, 1 in 800 is turned down where 20
 corrections are asked and 1 in 70 where 100 are; with four in five, 1 in 65 and 1 in 15 (by simulation, as what
-follows). Where each candidate had forgotten another 15 % of 100 corrections, of which 20 are asked a night and all once
-a week, 65 would hold after ten nights; beside the incumbent alone it would be 31.
+follows). Where each candidate had forgotten another 5 % of 100 corrections, and all are asked of what would come into
+use, 93 would hold after ten nights. Beside the incumbent alone it would be 80, and 63 where 20 are asked a night and
+all once a week. Where each had forgotten 15 % it would be 98, in place of 31.
 
-The same is asked of tonight's lesson by itself,
-where the candidate is asked it: the incumbent never learned it, so that what the candidate can do of it makes up for
-nothing that was forgotten.
+The same is asked of tonight's lesson by itself, where the candidate is asked it: the incumbent never learned it, so
+that what the candidate can do of it makes up for nothing that was forgotten.
 """
 
 from collections.abc import Mapping

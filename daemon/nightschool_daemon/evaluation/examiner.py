@@ -17,6 +17,7 @@ from pathlib import Path
 from nightschool_daemon import codec
 from nightschool_daemon.config import ExamSettings
 from nightschool_daemon.evaluation.context import WorkContext
+from nightschool_daemon.evaluation.decision import is_good_enough
 from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
 from nightschool_daemon.evaluation.predecessor import ask_predecessor
@@ -94,14 +95,11 @@ def run(context: WorkContext) -> None:
     def score(item: ExamItem, text: str) -> AnswerScore:
         return score_answer(context.hooks, measure, judge, item, text)
 
-    answers = hold(
-        context,
-        items,
-        sitters,
-        score=score,
-        decided=enough,
-        file=directory / "answers.jsonl",
-    )
+    file = directory / "answers.jsonl"
+    answers = hold(context, items, sitters, score=score, decided=enough, file=file)
+    if _is_wanted(context, exam_of(context, (*before, *answers))):
+        items = (*items, *_more_of_what_was_learned(context, exam, items))
+        answers = hold(context, items, sitters, score=score, decided=enough, file=file)
     library, options = OllamaLibrary(context.settings.ollama), pinned_options(exam, context.info.seed)
     ask_predecessor(
         context,
@@ -210,6 +208,22 @@ def exam_of(context: WorkContext, answers: tuple[ExamAnswer, ...]) -> Exam:
         base=prepared.base.pin,
         first_scores=tuple(one for one in prepared.first_scores if (one.event_id, one.reference) in learned),
     )
+
+
+def _is_wanted(context: WorkContext, exam: Exam) -> bool:
+    """Whether the candidate comes into use unless a guard stops it."""
+    verdict = context.hooks.judge_exam(exam=exam, guards=(), seed=context.info.seed)
+    mode = context.settings.promotion.promote
+    return verdict is not None and is_good_enough(verdict.outcome, mode, context.info.reason)
+
+
+def _more_of_what_was_learned(
+    context: WorkContext, exam: ExamSettings, items: tuple[ExamItem, ...]
+) -> tuple[ExamItem, ...]:
+    """What a sample of a night would not show: of a few, slips and what is forgotten for good look alike."""
+    most = max(exam.max_regression_items, exam.regression_items_to_promote)
+    chosen = choose_items(context.run.own_items(), replace(exam, max_regression_items=most), context.info.seed)
+    return tuple(one for one in chosen if one.role is ItemRole.LEARNED and one not in items)
 
 
 def to_come(items: Iterable[ExamItem], answers: Iterable[ExamAnswer]) -> int:

@@ -2,14 +2,22 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from nightschool_daemon import codec
-from nightschool_daemon.config import ExamSettings, OllamaSettings, Settings, StateSettings
+from nightschool_daemon.config import (
+    EmbeddingSource,
+    ExamSettings,
+    OllamaSettings,
+    Settings,
+    SimilaritySettings,
+    StateSettings,
+)
 from nightschool_daemon.evaluation import examiner
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
@@ -24,6 +32,7 @@ from nightschool_daemon.jobs import (
     SelectResult,
     SplitResult,
     Step,
+    write_lines,
 )
 from nightschool_daemon.learning import dataset, judging, split
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
@@ -31,9 +40,12 @@ from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs import (
     Chunk,
     Event,
+    Exam,
     ExamAnswer,
     ExamItem,
     FeedbackType,
+    GuardResult,
+    ItemRole,
     Message,
     Outcome,
     Role,
@@ -43,8 +55,10 @@ from nightschool_hookspecs import (
     Specialty,
     TrainingExample,
     TrainingText,
+    Verdict,
     hookimpl,
 )
+from nightschool_plugins.judge_paired import JudgePaired
 from support.ollama_server import OllamaServer
 from support.tiny_gguf import write_ending_gguf
 
@@ -175,6 +189,43 @@ def _prepare(run: RunDirectory, digest: str, gguf: Path, answer: str | None) -> 
 
 def lines(night: Night, step: Step, name: str) -> list[str]:
     return (night.run.step(step) / name).read_text(encoding="utf-8").splitlines()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finds:
+    """A judge that finds what it is told to."""
+
+    outcome: Outcome
+
+    @hookimpl(tryfirst=True)
+    def nightschool_judge_exam(self, exam: Exam, guards: tuple[GuardResult, ...], seed: int) -> Verdict:
+        found = JudgePaired().nightschool_judge_exam(exam, guards, seed)
+        return replace(found, outcome=self.outcome, decided=True)
+
+
+@pytest.mark.parametrize(("outcome", "asked"), [(Outcome.PROVEN, 5), (Outcome.PROVISIONAL, 2)])
+def test_more_of_what_was_learned_is_asked_of_a_candidate_that_would_come_into_use(
+    night: Night, outcome: Outcome, asked: int
+) -> None:
+    night.hooks.manager.register(Finds(outcome=outcome), name="finds")
+    exam = replace(night.settings.exam, max_regression_items=2, regression_items_to_promote=5)
+    similarity = SimilaritySettings(embedding=EmbeddingSource.NONE)
+    night = replace(night, settings=replace(night.settings, exam=exam, similarity=similarity))
+    night.run.finish(Step.SPLIT, SplitResult(choices=(), training_events=0, held_out_events=1))
+    counts = ExamItem(
+        id="counts",
+        event_id="counts",
+        artifact_type="shell",
+        role=ItemRole.GAIN,
+        messages=(Message(role=Role.USER, content="list files"),),
+        reference="ls",
+    )
+    learned = [replace(counts, id=f"learned/{number}", role=ItemRole.LEARNED) for number in range(9)]
+    write_lines(night.run.step(Step.SELECT) / "items.jsonl", [counts])
+    write_lines(night.run.step(Step.SELECT) / "regression.jsonl", learned)
+    examiner.run(night)
+    answers = [one for one in night.run.exam_answers() if one.item_id.startswith("learned/")]
+    assert Counter(one.sitting for one in answers) == {Sitting.INCUMBENT: asked, Sitting.CANDIDATE: asked}
 
 
 def test_the_same_model_twice_is_not_promoted(night: Night) -> None:
