@@ -912,7 +912,7 @@ def _show_status(found: Status) -> None:
             str(one.specialty),
             _serving(one),
             f"{one.fresh} of {one.total}",
-            "due" if one.batch_size else "collects",
+            "due" if one.batch_size or one.wants_examples else "collects",
             one.last_run.end.value if one.last_run and one.last_run.end else "-",
             one.alias if one.alias_exists else f"{one.alias} (after the first promotion)",
         )

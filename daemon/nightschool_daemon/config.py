@@ -187,8 +187,8 @@ class TrainingSettings:
     start_from: Path | None = None
     """A PEFT adapter that a specialty's first training begins from."""
     examples_from: int = 5
-    """From so many corrections on, until a version was promoted, the base with a few of them as example messages sits
-    an exam too; 0: never."""
+    """From so many corrected prompts on, and as many as an exam needs, until a version was promoted, the base with a
+    few of the corrections as example messages sits an exam too; 0: never."""
     max_shots: int = 8
     """Corrections that such a candidate shows."""
     max_shot_tokens: int = 1024

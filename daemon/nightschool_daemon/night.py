@@ -9,7 +9,7 @@ from nightschool_daemon.ledger import LedgerError
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.reasons import ASKED, FIRST_CORRECTIONS
 from nightschool_daemon.runs import RunListener, RunRefused
-from nightschool_daemon.runs.planner import due_key
+from nightschool_daemon.runs.planner import Due, due_key
 from nightschool_hookspecs.records import Recipe, RunReport, Specialty
 
 logger = logging.getLogger(__name__)
@@ -89,9 +89,21 @@ def _begun(
 
     While it is so young, a candidate of examples sits its exam before anything is trained. Raises `RunRefused`.
     """
-    if installation.runs.wants_examples(specialty):
-        yield installation.runs.start(specialty, FIRST_CORRECTIONS, clock(), Recipe.EXAMPLES)
+    if installation.runs.planner.wants_examples(specialty):
+        yield _begun_with_examples(installation, specialty, clock)
     yield installation.runs.start(specialty, reason, clock())
+
+
+def _begun_with_examples(installation: Installation, specialty: Specialty, clock: Callable[[], datetime]) -> str:
+    return installation.runs.start(specialty, FIRST_CORRECTIONS, clock(), Recipe.EXAMPLES)
+
+
+def _due_now(installation: Installation, due: Due, clock: Callable[[], datetime]) -> Iterator[str]:
+    """The runs of a night's specialty, each started when the one before it is over. Raises `RunRefused`."""
+    if due.recipe is Recipe.EXAMPLES:
+        yield _begun_with_examples(installation, due.specialty, clock)
+    else:
+        yield from _begun(installation, due.specialty, due.reason, clock)
 
 
 def run_if_fresh(
@@ -119,7 +131,7 @@ def run_due(
         if not may_go_on():
             break
         try:
-            for run in _begun(installation, due.specialty, due.reason, clock):
+            for run in _due_now(installation, due, clock):
                 if (report := _carried_out(installation, run, listener)) is not None:
                     reports.append(report)
         except RunRefused as refusal:

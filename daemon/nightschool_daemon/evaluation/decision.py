@@ -1,6 +1,6 @@
-"""What a verdict is enough for, by one rule for whoever asks: the guards before they ask, the run at its end."""
+"""What an exam and its verdict are enough for, by one rule for whoever asks."""
 
-from nightschool_daemon.config import PromotionMode
+from nightschool_daemon.config import PromotionMode, Settings
 from nightschool_daemon.reasons import REBUILD
 from nightschool_hookspecs.records import Outcome
 
@@ -15,3 +15,8 @@ def is_good_enough(outcome: Outcome, mode: PromotionMode, run_reason: str) -> bo
         or (outcome is Outcome.PROVISIONAL and mode is PromotionMode.PROVISIONAL)
         or (outcome is not Outcome.WORSE and run_reason == REBUILD)
     )
+
+
+def items_needed(settings: Settings) -> int:
+    """How many prompts an exam needs to be worth its while."""
+    return 1 if settings.promotion.promote is PromotionMode.PROVISIONAL else max(1, settings.exam.min_items)

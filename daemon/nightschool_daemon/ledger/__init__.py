@@ -8,6 +8,7 @@ from nightschool_daemon.ledger.evidence import EvidenceBook
 from nightschool_daemon.ledger.exams import Exams
 from nightschool_daemon.ledger.keeping import Bases, Facts, Plugins
 from nightschool_daemon.ledger.rows import (
+    WAS_IN_USE,
     AddResult,
     Agreement,
     AnsweredRow,
@@ -65,6 +66,7 @@ __all__ = [
     "FILE_NAME",
     "POOLED_TYPE",
     "POSITIVE",
+    "WAS_IN_USE",
     "AddResult",
     "Agreement",
     "AnsweredRow",

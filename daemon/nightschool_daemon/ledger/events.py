@@ -338,11 +338,19 @@ class Events:
         )[0]
         return datetime.fromisoformat(row["newest"]) if row["newest"] is not None else None
 
-    def corrections(self, specialty: Specialty, *, with_unassigned: bool) -> int:
-        """How many answers were corrected, each content once."""
+    def corrected(self, specialty: Specialty, *, since: datetime | None = None) -> int:
+        """How many different prompts have an answer that was corrected, and how many of them came after a time.
+
+        Events that name no model count.
+        """
         rows = self._database.execute(
-            f"SELECT count(DISTINCT e.content_digest) AS n FROM events e WHERE {_OF_SPECIALTY} AND e.is_correction",
-            _scope(specialty, with_unassigned),
+            f"""
+            SELECT count(*) AS n FROM (
+                SELECT min(e.arrived_at) AS first FROM events e WHERE {_OF_SPECIALTY} AND e.is_correction
+                GROUP BY e.group_key
+            ) WHERE first > ?
+            """,
+            (*_scope(specialty, True), since.isoformat() if since is not None else ""),
         )
         return int(rows[0]["n"])
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from nightschool_daemon.config import PromotionMode, Settings
+from nightschool_daemon.config import Settings
+from nightschool_daemon.evaluation.decision import items_needed
 from nightschool_daemon.jobs import RunDirectory, SelectResult, Step
 from nightschool_daemon.ledger import Ledger
 from nightschool_daemon.ollama import names
@@ -39,11 +40,6 @@ class Estimate:
     work_bytes: int
     """Disk in the state directory while the run goes on, at most."""
     plan: TrainingPlan
-
-
-def items_needed(settings: Settings) -> int:
-    """How many held-out prompts an exam needs to be worth a training."""
-    return 1 if settings.promotion.promote is PromotionMode.PROVISIONAL else max(1, settings.exam.min_items)
 
 
 def estimate(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from nightschool_daemon import codec
+from nightschool_daemon.evaluation.decision import items_needed
 from nightschool_daemon.hooks import PluginFailed
 from nightschool_daemon.jobs import (
     JudgeResult,
@@ -31,7 +32,6 @@ from nightschool_daemon.runs import conclude, crossfit, examine, prepare, rank, 
 from nightschool_daemon.runs.conclude import Ending, decide
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
-from nightschool_daemon.runs.estimate import items_needed
 from nightschool_daemon.runs.worker_process import run_worker
 from nightschool_hookspecs.records import Recipe, RunEnd, RunReport
 

@@ -1,13 +1,14 @@
 """Which specialties there are, which are due, and what stands in the way of the others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from nightschool_daemon.config import Settings, SpecialtyMode
+from nightschool_daemon.evaluation.decision import items_needed
 from nightschool_daemon.hooks import Hooks, PluginFailed
-from nightschool_daemon.ledger import POOLED_TYPE, KeptLesson, Ledger, RunRow
+from nightschool_daemon.ledger import POOLED_TYPE, WAS_IN_USE, KeptLesson, Ledger, RunRow
 from nightschool_daemon.ollama import names
-from nightschool_daemon.reasons import FRESH_FEEDBACK
+from nightschool_daemon.reasons import FIRST_CORRECTIONS, FRESH_FEEDBACK
 from nightschool_hookspecs.records import BatchStatistics, Recipe, RunEnd, Specialty
 
 
@@ -19,6 +20,8 @@ class Due:
     reason: str
     batch_size: int
     statistics: BatchStatistics
+    recipe: Recipe = Recipe.TRAINING
+    """Examples: a candidate of them alone is due, and no training yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,9 @@ class SpecialtyState:
     fresh: int
     total: int
     batch_size: int
-    """0: not due yet."""
+    """0: no training is due yet."""
+    wants_examples: bool
+    """An exam of the base with a few corrections as example messages is due."""
     last_run: RunRow | None
     problem: str | None
     """One sentence: why nothing is learned at present."""
@@ -98,7 +103,10 @@ class Planner:
         return self.ledger.events.statistics(specialty, with_unassigned=True)
 
     def due(self, now: datetime) -> tuple[Due, ...]:
-        """Specialties to run now: those whose base changed, then those with the most fresh feedback."""
+        """Specialties to run now: those whose base changed, then those with the most fresh feedback.
+
+        Last those that have enough for a candidate of examples alone.
+        """
         found = []
         for specialty in self.specialties():
             if self.ledger.facts.get(problem_key(specialty.base)) is not None:
@@ -110,16 +118,45 @@ class Planner:
             except PluginFailed:
                 # the host has logged it and counted its strike; the other specialties learn meanwhile
                 continue
+            due = Due(specialty=specialty, reason=asked or FRESH_FEEDBACK, batch_size=size, statistics=statistics)
             if asked is not None or (size > 0 and not self._was_too_little(specialty)):
-                reason = asked or FRESH_FEEDBACK
-                found.append(Due(specialty=specialty, reason=reason, batch_size=size, statistics=statistics))
-        return tuple(sorted(found, key=lambda one: (one.reason == FRESH_FEEDBACK, -one.statistics.available)))
+                found.append(due)
+            elif self.wants_examples(specialty):
+                found.append(replace(due, reason=FIRST_CORRECTIONS, recipe=Recipe.EXAMPLES))
+        return tuple(sorted(found, key=_urgency))
+
+    def wants_examples(self, specialty: Specialty) -> bool:
+        """Whether a candidate of examples is worth an exam.
+
+        As many prompts were corrected as an exam needs to prove anything, no version ever was in use, and since the
+        last such exam there came what it missed.
+        """
+        first, needed = self.settings.training.examples_from, items_needed(self.settings)
+        was_in_use = any(one.state in WAS_IN_USE for one in self.ledger.versions.of_specialty(specialty))
+        if not first or was_in_use:
+            return False
+        last = next(iter(self.ledger.runs.latest(1, specialty, Recipe.EXAMPLES)), None)
+        if last is None or last.end in (RunEnd.FAILED, RunEnd.CANCELLED):
+            return self.ledger.events.corrected(specialty) >= max(first, needed)
+        return self.ledger.events.corrected(specialty, since=last.started_at) >= self._missed(last, needed)
+
+    def _missed(self, run: RunRow, needed: int) -> int:
+        """How many new corrections make another exam worth it: what the verdict missed, at most a whole exam's."""
+        verdict = self.ledger.exams.verdict(run.id)
+        if verdict is None:
+            # it ended before anybody was asked, which costs nothing
+            return 1
+        return min(needed, verdict.items_needed or needed)
 
     def _was_too_little(self, specialty: Specialty) -> bool:
         """Whether a run found too little in the feedback, and nothing came since: another would find the same."""
         last = next(iter(self.ledger.runs.latest(1, specialty, Recipe.TRAINING)), None)
         newest = self.ledger.events.last_arrival(specialty, with_unassigned=True)
         return last is not None and last.end is RunEnd.NOT_ENOUGH and newest is not None and newest <= last.started_at
+
+
+def _urgency(due: Due) -> tuple[bool, bool, int]:
+    return due.recipe is Recipe.EXAMPLES, due.reason == FRESH_FEEDBACK, -due.statistics.available
 
 
 def due_key(specialty: Specialty) -> str:

@@ -88,14 +88,6 @@ class Runs:
         """The specialty that a person means by an alias, `base/type` or a base."""
         return self.planner.find(text)
 
-    def wants_examples(self, specialty: Specialty) -> bool:
-        """Whether a candidate of examples is worth an exam: some corrections are there, and no version ever was."""
-        enough = self.settings.training.examples_from
-        states = {one.state for one in self.ledger.versions.of_specialty(specialty)}
-        if not enough or states & {VersionState.PROMOTED, VersionState.RETIRED}:
-            return False
-        return self.ledger.events.corrections(specialty, with_unassigned=True) >= enough
-
     def start(self, specialty: Specialty, reason: str, now: datetime, recipe: Recipe = Recipe.TRAINING) -> str:
         """Write a run down and return its id. Raises `RunRefused`."""
         if (problem := self.problem(specialty, reason)) is not None:
@@ -372,6 +364,7 @@ class Runs:
             fresh=statistics.available,
             total=statistics.total_seen,
             batch_size=batch_size,
+            wants_examples=self.planner.wants_examples(specialty),
             last_run=last[0] if last else None,
             problem=problem,
         )

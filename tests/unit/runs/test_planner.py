@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from nightschool_daemon.config import Settings
+from nightschool_daemon.config import PromotionMode, PromotionSettings, Settings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.ledger import IncomingEvent, Ledger
+from nightschool_daemon.ledger import IncomingEvent, Ledger, VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.reasons import FRESH_FEEDBACK, RETRAIN
 from nightschool_daemon.runs.planner import Planner, due_key, problem_key
-from nightschool_hookspecs import Event, FeedbackType, RunEnd, Specialty
+from nightschool_hookspecs import Event, FeedbackType, Outcome, RunEnd, Specialty, Verdict
+from nightschool_hookspecs.records import Recipe
+from nightschool_hookspecs.testing import sample_event
 from support.run_rows import RUN_ROW
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -54,15 +56,27 @@ def teach(ledger: Ledger, count: int, *, at: datetime = NOON, specialty: Special
     )
 
 
-def run(ledger: Ledger, end: RunEnd, *, at: datetime, specialty: Specialty = SHELL) -> None:
-    """A run that ended without having looked at its events."""
-    row = replace(RUN_ROW, id=f"run-{at:%H%M}", specialty=specialty, reason=FRESH_FEEDBACK, started_at=at)
+def run(
+    ledger: Ledger,
+    end: RunEnd,
+    *,
+    at: datetime,
+    specialty: Specialty = SHELL,
+    recipe: Recipe = Recipe.TRAINING,
+    verdict: Verdict | None = None,
+) -> None:
+    """A run that ended without having looked at its events, or with a verdict."""
+    row = replace(
+        RUN_ROW, id=f"run-{at:%H%M}", specialty=specialty, reason=FRESH_FEEDBACK, started_at=at, recipe=recipe
+    )
     ledger.runs.create(row)
+    if verdict is not None:
+        ledger.exams.store_verdict(row.id, verdict)
     ledger.runs.finish(row.id, end, "so it ended", at + timedelta(minutes=1))
 
 
-def due(planner: Planner) -> list[Specialty]:
-    return [one.specialty for one in planner.due(NOON + timedelta(days=1))]
+def due(planner: Planner, recipe: Recipe = Recipe.TRAINING) -> list[Specialty]:
+    return [one.specialty for one in planner.due(NOON + timedelta(days=1)) if one.recipe is recipe]
 
 
 def test_too_little_feedback_is_not_due(planner: Planner, ledger: Ledger) -> None:
@@ -99,6 +113,120 @@ def test_base_that_is_gone_learns_nothing(planner: Planner, ledger: Ledger) -> N
     teach(ledger, 20)
     ledger.facts.put(problem_key(SHELL.base), "it was removed")
     assert due(planner) == []
+
+
+def shown_to_be_open(items_needed: int | None) -> Verdict:
+    """A verdict that is not enough to tell, with the prompts that it missed."""
+    return Verdict(
+        outcome=Outcome.NOT_ENOUGH,
+        incumbent_mean=50.0,
+        candidate_mean=50.0,
+        gain=0.0,
+        interval=(0.0, 0.0),
+        p_value=1.0,
+        noise=0.0,
+        items=6,
+        items_needed=items_needed,
+        guards=(),
+        reason="",
+    )
+
+
+def test_examples_are_due_as_soon_as_their_exam_can_prove_something(planner: Planner, ledger: Ledger) -> None:
+    teach(ledger, 5)
+    assert due(planner, Recipe.EXAMPLES) == []
+    teach(ledger, 1, first=5)
+    assert due(planner, Recipe.EXAMPLES) == [SHELL]
+    assert due(planner) == []
+
+
+def test_five_corrections_are_enough_where_nothing_has_to_be_proven(ledger: Ledger) -> None:
+    lenient = Settings(promotion=PromotionSettings(promote=PromotionMode.PROVISIONAL))
+    planner = Planner(settings=lenient, ledger=ledger, hooks=Hooks.load(plugin_directory=None, tables={}))
+    teach(ledger, 4)
+    assert due(planner, Recipe.EXAMPLES) == []
+    teach(ledger, 1, first=4)
+    assert due(planner, Recipe.EXAMPLES) == [SHELL]
+
+
+def test_a_prompt_that_was_corrected_twice_is_one_question(planner: Planner, ledger: Ledger) -> None:
+    teach(ledger, 5)
+    teach(ledger, 5, specialty=Specialty(base=SHELL.base, artifact_type="erd"))
+    ledger.events.add(
+        [
+            IncomingEvent(
+                event=replace(sample_event(f"again-{number}"), artifact_type="shell", corrected_output=f"c {number}"),
+                base=SHELL.base,
+                answered_by=None,
+                group="prompt 0",
+                arrived_at=NOON,
+            )
+            for number in range(3)
+        ]
+    )
+    assert due(planner, Recipe.EXAMPLES) == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "missed"),
+    [
+        (shown_to_be_open(2), 2),
+        # it looked no better, or would take many nights: as many as a whole exam
+        (shown_to_be_open(None), 6),
+        (shown_to_be_open(40), 6),
+        # nobody was asked
+        (None, 1),
+    ],
+)
+def test_examples_are_tried_again_when_as_much_came_as_the_last_exam_missed(
+    planner: Planner, ledger: Ledger, verdict: Verdict | None, missed: int
+) -> None:
+    teach(ledger, 6)
+    run(ledger, RunEnd.NOT_ENOUGH, at=NOON + timedelta(hours=1), recipe=Recipe.EXAMPLES, verdict=verdict)
+    # a prompt that is corrected again asks nothing new
+    teach(ledger, 6, at=NOON + timedelta(hours=2))
+    teach(ledger, missed - 1, at=NOON + timedelta(hours=2), first=6)
+    assert due(planner, Recipe.EXAMPLES) == []
+    teach(ledger, 1, at=NOON + timedelta(hours=3), first=5 + missed)
+    assert SHELL in due(planner, Recipe.EXAMPLES) + due(planner)
+    assert planner.wants_examples(SHELL)
+
+
+@pytest.mark.parametrize("end", [RunEnd.FAILED, RunEnd.CANCELLED])
+def test_examples_that_came_to_no_end_are_tried_again(planner: Planner, ledger: Ledger, end: RunEnd) -> None:
+    teach(ledger, 6)
+    run(ledger, end, at=NOON + timedelta(hours=1), recipe=Recipe.EXAMPLES)
+    assert due(planner, Recipe.EXAMPLES) == [SHELL]
+
+
+def test_where_a_version_was_in_use_no_examples_are_tried(planner: Planner, ledger: Ledger) -> None:
+    teach(ledger, 6)
+    run(ledger, RunEnd.PROMOTED, at=NOON + timedelta(hours=1))
+    ledger.versions.add(
+        VersionRow(
+            tag=names.version_of(SHELL, 1),
+            specialty=SHELL,
+            number=1,
+            run_id="run-1300",
+            form=None,
+            tag_digest="",
+            weights_digest="",
+            base_tag_digest="",
+            base_weights_digest="",
+            state=VersionState.PROMOTED,
+            created_at=NOON,
+            files=(),
+        )
+    )
+    teach(ledger, 6, at=NOON + timedelta(hours=2), first=6)
+    assert due(planner, Recipe.EXAMPLES) == []
+
+
+def test_trainings_come_before_examples(planner: Planner, ledger: Ledger) -> None:
+    other = Specialty(base="tiny:1b", artifact_type="erd")
+    teach(ledger, 6, specialty=other)
+    teach(ledger, 12)
+    assert [one.specialty for one in planner.due(NOON)] == [SHELL, other]
 
 
 LONG = Specialty(base="m:" + "t" * 50, artifact_type="a-type-that-has-to-be-cut")
