@@ -931,6 +931,8 @@ class AnswerScore:
     validator: str
     detail: str = ""
     """What was found wrong, in words; empty where nothing was."""
+    is_relative: bool = False
+    """It says how the answer stands to the one that it was compared with: half is as good."""
 
 
 class Sitting(StrEnum):

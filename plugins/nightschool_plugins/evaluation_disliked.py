@@ -2,8 +2,8 @@
 
 score = 100 * (1 - combined similarity to the disliked answer)
 
-Asked before the validators, which look for what a good answer must have. It shows that a bad answer came back, never
-that a better one was found: such items guard.
+Asked before the validators, which look for what a good answer must have, and after a model that judges, where one is
+switched on. It shows that a bad answer came back, never that a better one was found: such items guard.
 """
 
 from nightschool_hookspecs import AnswerScore, ExamItem, Measure, hookimpl

@@ -1,9 +1,12 @@
-"""Has a local model judge an answer against the reference. Off by default.
+"""Has a local model judge an answer against the reference, or against the answer that was disliked. Off by default.
 
-The model is `exam.judge_model`. It is asked twice which of two answers does what was asked, the reference and the
+The model is `exam.judge_model`. It is asked twice which of two answers does what was asked, the known and the
 given one, the second time with their places swapped, and may only name one of them or call both equally good. Each
-question gives 0 (the reference is better), 1 (both) or 2 points (the given one); `calibration` tells what a sum
+question gives 0 (the known one is better), 1 (both) or 2 points (the given one); `calibration` tells what a sum
 of 0 to 4 points is worth, fitted to people's verdicts (`make bench-validators JUDGE=...` prints a table for a model).
+
+Where only a bad answer is known it is asked before `evaluation_disliked`, which sees how far an answer is from that
+one, not whether it is any better. The bad answer itself is left to that.
 
 The texts are data: control words of chat templates are taken out of them, and so is every sentence or comment that
 speaks of scores, judges or instructions, unless the prompt or the reference does so too. What remains of an attempt
@@ -63,20 +66,33 @@ class EvaluationJudge:
 
     @hookimpl
     def nightschool_validate_answer(self, item: ExamItem, answer: str, generate: Generate) -> AnswerScore | None:
-        asked = not self.artifact_types or item.artifact_type in self.artifact_types
-        if not (self.enabled and asked and item.reference is not None):
+        if item.reference is None or not self._is_asked(item):
             return None
         if _plain(answer) == _plain(item.reference):
             return _score(100.0, "")
+        return self._judged(item, answer, generate)
+
+    @hookimpl(specname="nightschool_validate_answer", tryfirst=True)
+    def nightschool_validate_beside_disliked(
+        self, item: ExamItem, answer: str, generate: Generate
+    ) -> AnswerScore | None:
+        if item.disliked is None or not self._is_asked(item) or _plain(answer) == _plain(item.disliked):
+            return None
+        return self._judged(item, answer, generate)
+
+    def _is_asked(self, item: ExamItem) -> bool:
+        return self.enabled and (not self.artifact_types or item.artifact_type in self.artifact_types)
+
+    def _judged(self, item: ExamItem, answer: str, generate: Generate) -> AnswerScore:
         points = self.points(item, answer, generate)
         return _score(self.calibration[points], f"{points} of 4 points by the judge")
 
     def points(self, item: ExamItem, answer: str, generate: Generate) -> int:
-        """How an answer stands to the reference, 0 (worse) to 4 (better), 2 for equally good."""
+        """How an answer stands to the known one, 0 (worse) to 4 (better), 2 for equally good."""
         task = item.messages[-1].content if item.messages else ""
-        reference = item.reference or ""
-        known = f"{task}\n{reference}"
-        texts = [_clip(one, self.longest_text) for one in (task, reference, as_data(answer, known))]
+        known = item.reference if item.reference is not None else item.disliked or ""
+        said = as_data(answer, f"{task}\n{known}")
+        texts = [_clip(one, self.longest_text) for one in (task, known, said)]
         if not texts[2].strip():
             return 0
         return self._ask(generate, texts[0], texts[1], texts[2], "B") + self._ask(
@@ -114,7 +130,7 @@ def _clip(text: str, limit: int) -> str:
 
 
 def _score(score: float, detail: str) -> AnswerScore:
-    return AnswerScore(score=score, validator="judge", detail=detail)
+    return AnswerScore(score=score, validator="judge", detail=detail, is_relative=True)
 
 
 @hookimpl

@@ -1,11 +1,13 @@
 """The judge: its places are swapped, and what an answer says to it does not move it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
+from nightschool_daemon.hooks import Hooks
 from nightschool_hookspecs import ExamItem, ItemRole, Message, Role
-from nightschool_hookspecs.testing import FakeGenerate
+from nightschool_hookspecs.testing import FakeGenerate, FakeMeasure
 from nightschool_plugins.evaluation_judge import EvaluationJudge, as_data
 
 JUDGE = EvaluationJudge(enabled=True)
@@ -96,6 +98,32 @@ def test_it_is_off_by_default_and_needs_a_reference() -> None:
     assert JUDGE.nightschool_validate_answer(item(None), "ls", FakeGenerate()) is None
     other = EvaluationJudge(enabled=True, artifact_types=("erd",))
     assert other.nightschool_validate_answer(item(), "ls", FakeGenerate()) is None
+
+
+@pytest.mark.parametrize(
+    ("replies", "expected"), [(("B", "A"), 100), (("A", "B"), 0), (("A", "A"), 50), (("B", "C"), 75)]
+)
+def test_an_answer_is_held_against_one_that_was_disliked(replies: Sequence[str], expected: float) -> None:
+    hooks = Hooks.load(plugin_directory=None, tables={"evaluation_judge": {"enabled": True}})
+    disliked = replace(item(None), disliked="rm -r /")
+    asked = FakeGenerate(replies)
+    found = hooks.validate_answer(item=disliked, answer="ls -l", measure=FakeMeasure(), generate=asked)
+    assert found is not None
+    assert (found.validator, found.score, found.is_relative) == ("judge", expected, True)
+    first, second = (messages[-1].content for messages in asked.asked)
+    assert first.index("rm -r /") < first.index("ls -l")
+    assert second.index("ls -l") < second.index("rm -r /")
+
+
+def test_the_disliked_answer_itself_needs_no_judge_nor_does_anybody_ask_one_that_is_off() -> None:
+    disliked = replace(item(None), disliked="rm -r /")
+    for enabled, answer in ((True, "rm  -r /"), (False, "ls")):
+        hooks = Hooks.load(plugin_directory=None, tables={"evaluation_judge": {"enabled": enabled}})
+        asked = FakeGenerate([])
+        found = hooks.validate_answer(item=disliked, answer=answer, measure=FakeMeasure(), generate=asked)
+        assert found is not None
+        assert found.validator == "disliked"
+        assert asked.asked == []
 
 
 def test_the_calibration_is_used_and_checked() -> None:
