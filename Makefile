@@ -13,7 +13,7 @@ SEASONS ?= 200
 CALL = $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY)) $(if $(ANEW),--anew)
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy bench-tuning fuzz-gguf leaks clean
+.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy bench-undo bench-tuning fuzz-gguf leaks clean
 
 environment: .venv/.ready
 
@@ -117,6 +117,10 @@ bench-seasons: ollama
 # What the proxy adds to a request, beside direct access.
 bench-proxy: .venv/.ready
 	$(BIN)/python tests/benchmarks/proxy.py
+
+# What an undo takes of our own, beside Ollama's calls.
+bench-undo: ollama
+	$(BIN)/python tests/benchmarks/undo.py
 
 # Tokens of a search for hyperparameters, against Optuna's TPE without pruning; goes on where it was stopped. QUICK=1: minutes.
 bench-tuning: .venv/.ready

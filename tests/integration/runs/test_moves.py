@@ -126,6 +126,18 @@ def test_undo_does_not_wait_for_a_request_that_is_being_answered(mover: AliasMov
     assert not first["done"]
     assert answered[-1]["done"]
     assert "error" not in answered[-1]
+    assert said(fresh_ollama, ALIAS) == said(fresh_ollama, FIRST) != said(fresh_ollama, SECOND)
+
+
+def said(server: OllamaServer, model: str) -> str:
+    """What a model says to one prompt, always the same."""
+    body = {
+        "model": model,
+        "prompt": "greet the guest",
+        "stream": False,
+        "options": {"num_predict": 12, "num_ctx": 2048, "stop": [], "temperature": 0, "seed": 1},
+    }
+    return str(httpx.post(f"{server.url}/api/generate", json=body, timeout=120).json()["response"])
 
 
 def manifest(server: OllamaServer, tag: str) -> bytes:
