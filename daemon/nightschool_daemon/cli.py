@@ -17,10 +17,13 @@ import typer
 from rich.markdown import Markdown
 
 from nightschool_daemon import __version__, codec, config, doctor, night, units
+from nightschool_daemon.comparisons import Asked
 from nightschool_daemon.config import ConfigurationError, Settings
 from nightschool_daemon.control import ControlClient, ControlError
 from nightschool_daemon.display import (
     answer_rows,
+    comparison_notes,
+    comparison_result,
     comparison_rows,
     complain,
     job_bar,
@@ -59,12 +62,12 @@ from nightschool_daemon.runs import (
 )
 from nightschool_daemon.runs.account import Account
 from nightschool_daemon.runs.alone import TrainedAlone, plan_alone, train_alone
-from nightschool_daemon.runs.comparing import Pairing, compare, pair_by_file, pair_up
-from nightschool_daemon.runs.feedback_file import read_file
+from nightschool_daemon.runs.comparing import Pairing, compare, pair_by_file
+from nightschool_daemon.runs.feedback_file import read_file, read_prompts
 from nightschool_daemon.runs.tracks import material_by_name, track
 from nightschool_daemon.starter import starter_configuration
 from nightschool_daemon.status import PAUSED, Status, status_of
-from nightschool_daemon.views import History, Page, history_of, page_of
+from nightschool_daemon.views import History, Page, history_of, page_of, pairing_of
 from nightschool_hookspecs.records import (
     AliasMove,
     MethodChoice,
@@ -524,15 +527,21 @@ def exam(
     context: typer.Context,
     first: Annotated[str | None, typer.Argument(help="A model, as Ollama calls it; with one alone, its base.")] = None,
     second: Annotated[str | None, typer.Argument(help="The model that may be better.")] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", help="The specialty whose prompts are asked, where none of both names it.")
+    ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="A file of feedback events, whose prompts are asked.", exists=True, dir_okay=False),
+        typer.Option(
+            "--data", help="A file of feedback events or of prompts, to be asked.", exists=True, dir_okay=False
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two models on prompts that an alias holds out, or on those of a file. Nothing is changed.
 
-    With one name its base is compared with it; with none, the base with the only alias.
+    With one name its base is compared with it; with none, the base with the only alias. While little is held out, what
+    neither of them has learned is asked. Prompts without feedback are answered side by side.
     """
     settings = _settings(context)
     if data is None:
@@ -540,25 +549,38 @@ def exam(
             settings,
             Pairing,
             "pairing",
-            lambda one: pair_up(one.runs.planner, one.ledger, first, second),
+            lambda one: pairing_of(one, first, second, on),
             first=first,
             second=second,
+            on=on,
         )
     elif first is None or second is None:
         raise RunRefused("--data: name the two models that are to be compared on it.")
     else:
-        feedback = _feedback_in(data, load_hooks(settings, None, safe_mode=False))
-        pairing = pair_by_file(feedback.events, first, second)
+        pairing = _pairing_on(data, load_hooks(settings, None, safe_mode=False), first, second)
     with job_bar("examine") as report, _ended_as("Ended."):
         found = compare(settings, pairing, report, now())
     if as_json:
         _print_json(found)
         return
+    for sentence in comparison_notes(found):
+        say(sentence)
     columns = (f"{found.asked} of {found.prompts} prompts", found.first, found.second)
     show_table("", columns, comparison_rows(found))
-    for pair in found.furthest_apart:
+    for pair in found.answers:
         show_table(pair.prompt, ("", "answer"), answer_rows(found, pair))
-    say(f"{found.second} takes the candidate's part. {found.verdict.reason}")
+    say(comparison_result(found))
+
+
+def _pairing_on(data: Path, hooks: Hooks, first: str, second: str) -> Pairing:
+    """Two models on a file of feedback, or of prompts alone. Raises `RunRefused` for what is neither."""
+    try:
+        events, what = _feedback_in(data, hooks).events, Asked.FEEDBACK
+    except RunRefused:
+        events, what = read_prompts(data), Asked.PROMPTS
+        if not events:
+            raise
+    return pair_by_file(events, what, first, second)
 
 
 @app.command()

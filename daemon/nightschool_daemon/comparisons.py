@@ -1,8 +1,24 @@
 """What a worker is asked and answers when two models are compared, outside of any run."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from nightschool_hookspecs.records import Verdict
+
+
+class Asked(StrEnum):
+    """What two models are asked."""
+
+    HELD_OUT = "held_out"
+    """What a specialty holds out for exams."""
+    UNLEARNED = "unlearned"
+    """What neither has learned of a specialty that holds out too little yet."""
+    ALL = "all"
+    """All of such a specialty, of which neither ever learned."""
+    FEEDBACK = "feedback"
+    """The feedback of a file."""
+    PROMPTS = "prompts"
+    """The prompts of a file, of which nothing says what a good answer is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,6 +27,8 @@ class Contestant:
 
     name: str
     digest: str
+    base: str
+    """The tag of what it was made from, the model itself where it is no version of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +37,7 @@ class ComparisonRequest:
 
     first: Contestant
     second: Contestant
+    what: Asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +65,10 @@ class AnswerPair:
     prompt: str
     wanted: str | None
     first: str
-    first_score: float
+    first_score: float | None
+    """None: nothing scored it."""
     second: str
-    second_score: float
+    second_score: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +77,20 @@ class Comparison:
 
     first: str
     second: str
+    what: Asked
     prompts: int
-    """That could have been asked and count."""
+    """That could have been asked."""
     asked: int
-    """Of them; fewer where it was decided earlier."""
+    """Of them; fewer where it was decided earlier. Where some count and others only guard, of those that count."""
+    pairs: int
+    """Of a better and a worse answer that were ranked; they count too."""
     first_marks: Marks
     second_marks: Marks
-    verdict: Verdict
-    """`second` takes the part of the candidate."""
-    furthest_apart: tuple[AnswerPair, ...]
-    """The prompts on which their scores differ most, largest difference first."""
+    verdict: Verdict | None
+    """`second` takes the part of the candidate. None: nothing says which answers are better."""
+    is_relative: bool
+    """The scores say how an answer stands to the other model's, as a model that judges told."""
+    not_ranked: str
+    """Why pairs of answers were left out; empty where none was."""
+    answers: tuple[AnswerPair, ...]
+    """The prompts on which their scores differ most, largest difference first; without scores all, in order."""

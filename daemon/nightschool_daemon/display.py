@@ -10,13 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column, Table
 from rich.text import Text
 
-from nightschool_daemon.comparisons import AnswerPair, Comparison
+from nightschool_daemon.comparisons import AnswerPair, Asked, Comparison
 from nightschool_daemon.explaining import Explanation
 from nightschool_daemon.jobs import EventMark, Step
 from nightschool_daemon.plans import PlannedTraining, Route, TrainingPlan, duration
 from nightschool_daemon.reporting.sheet import clean, one_line
 from nightschool_daemon.reporting.words import guard_word
-from nightschool_hookspecs.records import TrainedForm
+from nightschool_hookspecs.records import TrainedForm, Verdict
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -269,20 +269,50 @@ def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
     ]
 
 
+WHAT_WAS_ASKED: Mapping[Asked, str] = {
+    Asked.UNLEARNED: "Too little is held out for exams yet: what neither model has learned is asked.",
+    Asked.ALL: "Too little is held out for exams yet, and neither model has learned any of it: all feedback is asked.",
+}
+
+
+def comparison_notes(found: Comparison) -> list[str]:
+    """What is to be known of a comparison beforehand."""
+    return [one for one in (WHAT_WAS_ASKED.get(found.what, ""), found.not_ranked) if one]
+
+
 def comparison_rows(found: Comparison) -> list[tuple[str, str, str]]:
     """How two models did, as rows of a table."""
-    verdict, first, second = found.verdict, found.first_marks, found.second_marks
-    low, high = verdict.interval
+    first, second = found.first_marks, found.second_marks
+    scored = found.verdict is not None and found.asked > 0
+    score = "score beside the other (0 to 100)" if found.is_relative else "score (0 to 100)"
     return [
-        ("score (0 to 100)", f"{first.score:.1f}", f"{second.score:.1f}"),
-        ("answers above 70", f"{first.success_rate:.0%}", f"{second.success_rate:.0%}"),
+        *([(score, f"{first.score:.1f}", f"{second.score:.1f}")] if scored else []),
+        *([("answers above 70", f"{first.success_rate:.0%}", f"{second.success_rate:.0%}")] if scored else []),
         ("failed", str(first.failed), str(second.failed)),
         ("seconds, median", f"{first.latency_median_s:.2f}", f"{second.latency_median_s:.2f}"),
         ("seconds, 95 % below", f"{first.latency_p95_s:.2f}", f"{second.latency_p95_s:.2f}"),
         ("tokens a second", f"{first.tokens_per_s:.1f}", f"{second.tokens_per_s:.1f}"),
+        *([("pairs of answers ranked", "", str(found.pairs))] if found.pairs else []),
+        *(_verdict_rows(found.verdict) if found.verdict is not None else []),
+    ]
+
+
+def _verdict_rows(verdict: Verdict) -> list[tuple[str, str, str]]:
+    low, high = verdict.interval
+    return [
         ("gain", "", f"{verdict.gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"),
         *((one.guard, "", f"{guard_word(one)}. {one.reason}") for one in verdict.guards),
     ]
+
+
+def comparison_result(found: Comparison) -> str:
+    """What a comparison came to."""
+    if found.verdict is None:
+        return (
+            "There is no verdict: nothing says which answers are better. Corrections, demonstrations, preferences and "
+            "two answers to one prompt do, and so does a model that judges ([plugins.evaluation_judge])."
+        )
+    return f"{found.second} takes the candidate's part. {found.verdict.reason}"
 
 
 def answer_rows(found: Comparison, pair: AnswerPair) -> list[tuple[str, str]]:
@@ -290,9 +320,13 @@ def answer_rows(found: Comparison, pair: AnswerPair) -> list[tuple[str, str]]:
     wanted = [("wanted", pair.wanted)] if pair.wanted is not None else []
     return [
         *wanted,
-        (f"{found.first} ({pair.first_score:.0f})", pair.first),
-        (f"{found.second} ({pair.second_score:.0f})", pair.second),
+        (_scored(found.first, pair.first_score), pair.first),
+        (_scored(found.second, pair.second_score), pair.second),
     ]
+
+
+def _scored(name: str, score: float | None) -> str:
+    return name if score is None else f"{name} ({score:.0f})"
 
 
 def show_curve(

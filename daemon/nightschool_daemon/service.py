@@ -32,11 +32,10 @@ from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, RemoteHos
 from nightschool_daemon.proxy.keeper import ProxyKeeper
 from nightschool_daemon.reporting.records import TrackMaterial
 from nightschool_daemon.runs import MoveFailed, RunInterrupted, RunRefused, ShareRefused, UndoRefused
-from nightschool_daemon.runs.comparing import Pairing, pair_up
 from nightschool_daemon.runs.tracks import material_by_name
 from nightschool_daemon.scheduling import trigger_of
 from nightschool_daemon.status import PAUSED, status_of
-from nightschool_daemon.views import history_of, page_of
+from nightschool_daemon.views import history_of, page_of, pairing_of
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.background import BackgroundScheduler
@@ -364,7 +363,9 @@ class Service:
             "status": lambda: codec.to_plain(status_of(self._installation, "running", now())),
             "report": lambda: codec.to_plain(page_of(self._installation, request.get("run"))),
             "history": lambda: codec.to_plain(history_of(self._installation, int(request.get("limit", HISTORY_LINES)))),
-            "pairing": lambda: codec.to_plain(self._pairing(request.get("first"), request.get("second"))),
+            "pairing": lambda: codec.to_plain(
+                pairing_of(self._installation, request.get("first"), request.get("second"), request.get("on"))
+            ),
             "explain": lambda: codec.to_plain(explanation_of(self._installation, text_in(request, "name"))),
             "track": lambda: codec.to_plain(self._track(text_in(request, "name"))),
             "plugins": lambda: codec.to_plain(self._installation.hooks.status()),
@@ -394,9 +395,6 @@ class Service:
             raise ControlError(str(error)) from error
         except RunInterrupted as error:
             raise ControlError("The daemon stops. The run goes on when it is started again.") from error
-
-    def _pairing(self, first: str | None, second: str | None) -> Pairing:
-        return pair_up(self._installation.runs.planner, self._installation.ledger, first, second)
 
     def _track(self, name: str) -> TrackMaterial:
         return material_by_name(self._installation.runs.planner, self._installation.ledger, name)

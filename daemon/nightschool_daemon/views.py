@@ -7,6 +7,7 @@ from nightschool_daemon.ledger import MoveRow, RunRow, VersionRow
 from nightschool_daemon.reporting.sheet import Section, Sheet, markdown_of
 from nightschool_daemon.runs import RunRefused
 from nightschool_daemon.runs import report as reports
+from nightschool_daemon.runs.comparing import Matching, Pairing
 from nightschool_daemon.runs.sheets import HEADLINES
 from nightschool_hookspecs.records import RunEnd, RunReport
 
@@ -78,6 +79,13 @@ def _page_of_broken(installation: Installation, row: RunRow, end: RunEnd) -> Pag
         summary=(row.outcome_reason,),
     )
     return Page(report=report, sheet=sheet)
+
+
+def pairing_of(installation: Installation, first: str | None, second: str | None, on: str | None) -> Pairing:
+    """Who is compared on a specialty, and what they are asked. Raises `RunRefused`, `OllamaError`."""
+    digests = {entry.name: entry.digest for entry in installation.ollama.tags()}
+    matching = Matching(planner=installation.runs.planner, ledger=installation.ledger, digests=digests)
+    return matching.pair_up(first, second, on)
 
 
 def history_of(installation: Installation, limit: int) -> History:

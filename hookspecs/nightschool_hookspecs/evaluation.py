@@ -52,6 +52,8 @@ def nightschool_validate_answer(
     these by `nightschool_hookspecs.confined` alone, which runs nothing where it cannot lock its child down.
     None: not an artifact type of yours; the first answer counts. Where all say None, the run fails.
     Let a `GenerationError` of `generate` pass: while the dataset is built, nobody has looked at the answer then.
+    A score that says how the answer stands to the reference, as one of two, `is_relative`: where two models are
+    compared by hand on prompts alone, the answer of one is the reference of the other's.
     """
 
 

@@ -109,7 +109,7 @@ def run(season: Season, code: str) -> Result:
         minutes=(time.monotonic() - began) / 60,
         base_score=found.first_marks.score if found else None,
         score=found.second_marks.score if found else None,
-        interval=found.verdict.interval if found else None,
+        interval=found.verdict.interval if found and found.verdict else None,
         runs=tuple(Ended.of(day, one) for day, one in reports),
     )
 

@@ -1,12 +1,12 @@
 """`nightschool exam` on a real Ollama: two models, the prompts of an alias or of a file, and nothing that changes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from support.night import TINY, TINY_ALIAS, Night, greetings, import_tiny
+from support.night import TINY, TINY_ALIAS, Night, greetings, import_tiny, thumbs
 from support.ollama_server import OllamaServer
 
 
@@ -31,7 +31,7 @@ def test_the_base_is_compared_with_the_only_alias(night: Night, named: tuple[str
     assert found["verdict"]["outcome"] == "proven"
     assert found["second_marks"]["score"] > found["first_marks"]["score"] + 30
     assert found["asked"] <= found["prompts"]
-    assert found["furthest_apart"][0]["wanted"] == "hello"
+    assert found["answers"][0]["wanted"] == "hello"
 
 
 def test_the_parts_may_be_turned_round_and_are_told_in_words(night: Night) -> None:
@@ -74,14 +74,99 @@ def test_what_cannot_be_compared_is_told(night: Night, arguments: tuple[str, ...
     assert "Traceback" not in done.stderr
 
 
-def test_a_file_needs_two_models_and_prompts_with_better_answers(night: Night, tmp_path: Path) -> None:
-    file = tmp_path / "liked.jsonl"
-    liked = [{**one, "feedback_type": "success"} for one in greetings(3)]
-    for one in liked:
-        del one["corrected_output"]
-    file.write_text("".join(json.dumps(one) + "\n" for one in liked))
-    alone = night.run("exam", TINY, "--data", str(file))
+def test_a_file_needs_two_models(night: Night, tmp_path: Path) -> None:
+    alone = night.run("exam", TINY, "--data", str(written(tmp_path / "prompts.jsonl", greetings(3))))
     assert "name the two models" in alone.stderr
-    both = night.run("exam", TINY, TINY_ALIAS, "--data", str(file))
-    assert both.returncode == 1
-    assert "None of the prompts says what a better answer is" in both.stderr
+
+
+def written(file: Path, events: Sequence[Mapping[str, object]]) -> Path:
+    file.write_text("".join(json.dumps(one) + "\n" for one in events))
+    return file
+
+
+PLAIN = {
+    "prompts.txt": "greet guest 700\n\ngreet guest 701\n",
+    "prompts.jsonl": '"greet guest 700"\n{"prompt": "greet guest 701", "system": "Be brief."}\n',
+    "prompts.json": '["greet guest 700", "greet guest 701"]',
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_prompts_alone_are_answered_side_by_side(night: Night, tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text(PLAIN[name])
+    found = night.json("exam", TINY, f"{TINY_ALIAS}.v1", "--data", str(file))
+    assert isinstance(found, dict)
+    assert found["verdict"] is None
+    assert [one["prompt"] for one in found["answers"]] == ["greet guest 700", "greet guest 701"]
+    assert [one["second"] for one in found["answers"]] == ["hello", "hello"]
+    assert {one["first_score"] for one in found["answers"]} == {None}
+
+
+def test_liked_answers_alone_give_no_verdict_which_is_told(night: Night, tmp_path: Path) -> None:
+    liked = [{**one, "feedback_type": "success", "corrected_output": None} for one in greetings(3)]
+    done = night.run("exam", TINY, TINY_ALIAS, "--data", str(written(tmp_path / "liked.jsonl", liked)))
+    assert done.returncode == 0, done.stderr
+    assert "There is no verdict" in done.stdout
+    assert "hello" in done.stdout
+    assert "score" not in done.stdout
+
+
+def test_feedback_with_a_slip_is_not_taken_for_prompts(night: Night, tmp_path: Path) -> None:
+    slip = [{**one, "feedback_type": "user_corection"} for one in greetings(2)]
+    done = night.run("exam", TINY, TINY_ALIAS, "--data", str(written(tmp_path / "slip.jsonl", slip)))
+    assert done.returncode == 1
+    assert "user_corection" in done.stderr
+
+
+PREFERS_HELLO = """
+from nightschool_hookspecs import AnswerScore, hookimpl
+
+
+@hookimpl(tryfirst=True)
+def nightschool_validate_answer(item, answer):
+    better = (answer.strip() == "hello") - (item.reference.strip() == "hello")
+    return AnswerScore(score=50.0 + 50.0 * better, validator="polite", is_relative=True)
+"""
+
+
+def test_who_compares_answers_has_a_verdict_on_prompts_alone(night: Night, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("".join(f"greet guest {number}\n" for number in range(700, 708)))
+    night.add_plugin("polite", PREFERS_HELLO)
+    try:
+        found = night.json("exam", TINY, f"{TINY_ALIAS}.v1", "--data", str(file))
+    finally:
+        (night.plugins / "polite.py").unlink()
+    assert isinstance(found, dict)
+    assert found["verdict"]["outcome"] == "proven"
+    assert (found["first_marks"]["score"], found["second_marks"]["score"]) == (0.0, 100.0)
+
+
+def test_two_models_are_compared_on_a_specialty_that_is_young_and_names_neither(
+    tmp_path: Path, tiny_gguf: Path, fresh_ollama: OllamaServer
+) -> None:
+    for name in (TINY, "one:1m"):
+        import_tiny(fresh_ollama, tiny_gguf, name)
+    import_tiny(fresh_ollama, tiny_gguf, "other:1m", system="Speak like a pirate.")
+    young = Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
+    young.drop(greetings(7))
+    young.run("status")
+    nobody = young.run("exam", "one:1m", "other:1m")
+    assert "no specialty has that name" in nobody.stderr
+    found = young.json("exam", "one:1m", "other:1m", "--on", TINY_ALIAS)
+    assert isinstance(found, dict)
+    assert (found["what"], found["prompts"]) == ("all", 7)
+    assert "all feedback is asked" in young.run("exam", "one:1m", "other:1m", "--on", TINY_ALIAS).stdout
+
+
+def test_thumbs_alone_are_ranked(tmp_path: Path, tiny_gguf: Path, fresh_ollama: OllamaServer) -> None:
+    import_tiny(fresh_ollama, tiny_gguf, TINY)
+    import_tiny(fresh_ollama, tiny_gguf, "other:1m", system="Speak like a pirate.")
+    young = Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
+    file = written(tmp_path / "thumbs.jsonl", thumbs(8))
+    found = young.json("exam", TINY, "other:1m", "--data", str(file))
+    assert isinstance(found, dict)
+    assert found["pairs"] == 8
+    assert found["verdict"]["items"] == 8
+    assert found["not_ranked"] == ""

@@ -54,14 +54,13 @@ class Sitters:
     incumbent: str
     candidate: str
     candidate_digest: str
+    once: bool = False
+    """The incumbent does not sit again: nothing is measured of which there could be noise."""
 
     def blocks(self) -> tuple[tuple[Sitting, str], ...]:
         """Sittings in order, each with the name of its model."""
-        return (
-            (Sitting.INCUMBENT, self.incumbent),
-            (Sitting.CANDIDATE, self.candidate),
-            (Sitting.INCUMBENT_AGAIN, self.incumbent),
-        )
+        both = ((Sitting.INCUMBENT, self.incumbent), (Sitting.CANDIDATE, self.candidate))
+        return both if self.once else (*both, (Sitting.INCUMBENT_AGAIN, self.incumbent))
 
 
 def run(context: WorkContext) -> None:
@@ -158,7 +157,7 @@ def examine(
     """Ask what is not answered in `file` yet, until it is decided, and return all answers in the order of asking."""
     answers = list(whole_lines(file, ExamAnswer))
     answered = {(answer.sitting, answer.item_id) for answer in answers}
-    total = sum(sits(item, sitting) for of_round in in_rounds for item in of_round for sitting in Sitting)
+    total = sum(sits(item, one) for of_round in in_rounds for item in of_round for one, _ in sitters.blocks())
     done = 0
     for of_round in in_rounds:
         for sitting, model in sitters.blocks():

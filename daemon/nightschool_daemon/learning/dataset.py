@@ -254,9 +254,13 @@ def _training_side(workshop: Workshop, training: tuple[ScoredEvent, ...], aside:
     )
 
 
-def exam_items(workshop: Workshop, held_out: Sequence[EventRow]) -> tuple[ExamItem, ...]:
-    """What an exam asks of events that nothing is learned from."""
-    return items_of(workshop, _score(workshop, held_out, held_out))
+def questions_of(
+    workshop: Workshop, held_out: Sequence[EventRow]
+) -> tuple[tuple[ExamItem, ...], tuple[PreferencePair, ...]]:
+    """What an exam asks of events that nothing is learned from, and the pairs of answers that it has ranked."""
+    scored = _score(workshop, held_out, held_out)
+    items = items_of(workshop, scored)
+    return items, ranked_pairs(workshop, scored, items)
 
 
 def _choices(selection: Selection) -> Mapping[str, Choice]:

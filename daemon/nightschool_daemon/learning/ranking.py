@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nightschool_daemon.jobs import (
@@ -62,7 +63,7 @@ def run(context: WorkerContext) -> None:
     ranked = []
     if taken:
         try:
-            ranked = rank(context, taken)
+            ranked = rank(context, taken, partial(of_run, context))
         except TrainingError as error:
             context.note(f"{len(taken)} held-out pairs of answers were not ranked. {error}")
     write_lines(context.run.step(Step.RANK) / RANKED, ranked)
@@ -75,7 +76,9 @@ def chosen(pairs: Sequence[PreferencePair], most: int, seed: int, used: frozense
     return sorted(shuffled, key=lambda one: one.key in used)[:most]
 
 
-def rank(context: WorkerContext, pairs: Sequence[PreferencePair]) -> list[RankedPair]:
+def rank(
+    context: WorkerContext, pairs: Sequence[PreferencePair], sitters_of: Callable[[OllamaHttp], tuple[Sitter, Sitter]]
+) -> list[RankedPair]:
     """Rank pairs by incumbent and candidate; those that do not fit into the context of one are left out.
 
     Raises `TrainingError` where a model cannot be computed, and `OllamaError`.
@@ -83,7 +86,7 @@ def rank(context: WorkerContext, pairs: Sequence[PreferencePair]) -> list[Ranked
     limit_threads(context.settings.training.threads)
     http = OllamaHttp(context.settings.ollama)
     try:
-        sitters = sitters_of(context, http)
+        sitters = sitters_of(http)
         asked = [[one.example(http, pair) for pair in pairs] for one in sitters]
         fitting = [at for at in range(len(pairs)) if all(of_one[at] is not None for of_one in asked)]
         margins = [
@@ -98,8 +101,8 @@ def rank(context: WorkerContext, pairs: Sequence[PreferencePair]) -> list[Ranked
     ]
 
 
-def sitters_of(context: WorkerContext, http: OllamaHttp) -> tuple[Sitter, Sitter]:
-    """Incumbent and candidate. Raises `TrainingError`."""
+def of_run(context: WorkerContext, http: OllamaHttp) -> tuple[Sitter, Sitter]:
+    """Incumbent and candidate of a run. Raises `TrainingError`."""
     prepared = context.run.result(Step.PREPARE, PrepareResult)
     if prepared.incumbent_base is None:
         raise TrainingError(f"The base that {prepared.incumbent} was made from is gone.")

@@ -415,6 +415,15 @@ class Events:
                 [(specialty.base, specialty.artifact_type, group, version_tag) for group in groups],
             )
 
+    def known_groups(self, specialty: Specialty, lineage: Sequence[str]) -> frozenset[str]:
+        """The groups of prompts that versions of a specialty have learned, whatever became of their feedback."""
+        rows = self._database.execute(
+            "SELECT group_key FROM known_groups WHERE base = ? AND artifact_type = ? "
+            "AND version_tag IN (SELECT value FROM json_each(?))",
+            (specialty.base, specialty.artifact_type, json.dumps(lineage)),
+        )
+        return frozenset(row["group_key"] for row in rows)
+
     def remember(
         self, specialty: Specialty, wordings: Sequence[Wording], seen: Sequence[Event], version_tag: str
     ) -> None:

@@ -1,10 +1,10 @@
 """Two models compared by hand: they sit the exam that a night's candidate sits, and nothing is changed by it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from nightschool_daemon.comparisons import Comparison, ComparisonRequest, Contestant
+from nightschool_daemon.comparisons import Asked, Comparison, ComparisonRequest, Contestant
 from nightschool_daemon.config import Settings
 from nightschool_daemon.jobs import EventRow, Job
 from nightschool_daemon.ledger import Ledger
@@ -14,6 +14,7 @@ from nightschool_daemon.runs.aside import Feedback, desk
 from nightschool_daemon.runs.errors import RunRefused, StepFailed
 from nightschool_daemon.runs.planner import Planner
 from nightschool_daemon.runs.worker_process import Report, run_job
+from nightschool_daemon.wording import key_of
 from nightschool_hookspecs.records import Event, Side, Specialty
 
 
@@ -24,65 +25,109 @@ class Pairing:
     first: str
     second: str
     specialty: Specialty
+    what: Asked
     rows: tuple[EventRow, ...]
-    """Those held out are asked; texts that belong to the others may stand in the prompts."""
+    """Those held out are asked; texts that belong to the others may stand in the prompts, and what was trained on keeps
+    its near-duplicates from being asked."""
+    bases: Mapping[str, str]
+    """Tags of what versions of ours among both were made from, by their names."""
 
 
-def pair_up(planner: Planner, ledger: Ledger, first: str | None, second: str | None) -> Pairing:
-    """Two models on the held-out prompts of the specialty that one of them names.
+@dataclass(frozen=True, kw_only=True)
+class Matching:
+    """Finds out who is compared, and what they are asked."""
 
-    With one name the base is compared with it, with the base's own name or none with the alias. Raises `RunRefused`
-    where no specialty is meant, or nothing of it is held out.
-    """
-    specialty = _specialty_of(planner, [one for one in (first, second) if one is not None])
-    alias = names.alias_of(specialty)
+    planner: Planner
+    ledger: Ledger
+    digests: Mapping[str, str]
+    """Of Ollama's tags."""
 
-    def model(name: str) -> str:
-        # a specialty may be named by what is no model
-        return alias if planner.find(name) == specialty and names.model_problem(name) is not None else name
+    def pair_up(self, first: str | None, second: str | None, on: str | None) -> Pairing:
+        """Two models on the prompts of a specialty: the one that `on` names, else the one that one of them names.
 
-    rows = ledger.events.of_specialty(specialty, with_unassigned=True)
-    if not any(row.side is Side.HELD_OUT for row in rows):
-        raise RunRefused(
-            f"Nothing of {specialty} is held out for exams yet: a run does that, once there is more feedback. Name a "
-            "file of prompts with --data."
+        With one name the base is compared with it, with the base's own name or none with the alias. Raises `RunRefused`
+        where no specialty is meant, or one of both has learned all that there is of it.
+        """
+        specialty = self._specialty_of([on] if on is not None else [one for one in (first, second) if one is not None])
+        if second is None:
+            named = first if first is not None and names.normalise(first) != specialty.base else None
+            first, second = specialty.base, named or names.alias_of(specialty)
+        both = tuple(self._model(one or specialty.base, specialty) for one in (first, second))
+        what, rows = self._asked(specialty, [self._version_of(one) for one in both])
+        made_from = {one: self.ledger.versions.get(self._version_of(one) or "") for one in both}
+        return Pairing(
+            first=both[0],
+            second=both[1],
+            specialty=specialty,
+            what=what,
+            rows=rows,
+            bases={
+                name: names.pin_of(version.specialty.base, version.base_tag_digest)
+                for name, version in made_from.items()
+                if version is not None
+            },
         )
-    if second is None:
-        named = first if first is not None and names.normalise(first) != specialty.base else alias
-        first, second = specialty.base, named
-    return Pairing(
-        first=model(first or specialty.base),
-        second=model(second),
-        specialty=specialty,
-        rows=tuple(row for row in rows if row.side is Side.HELD_OUT or row.event.context.chunks),
-    )
+
+    def _model(self, name: str, specialty: Specialty) -> str:
+        """A specialty may be named by what is no model."""
+        is_one = self.planner.find(name) == specialty and names.model_problem(name) is not None
+        return names.alias_of(specialty) if is_one else name
+
+    def _version_of(self, name: str) -> str | None:
+        """The tag of the version that a model is; None: it is none of ours, and has learned nothing here."""
+        version = self.ledger.versions.by_digest(self.digests.get(names.normalise(name), ""))
+        return version.tag if version is not None else None
+
+    def _asked(self, specialty: Specialty, versions: Sequence[str | None]) -> tuple[Asked, tuple[EventRow, ...]]:
+        lineage = [tag for one in versions if one is not None for tag in self.ledger.versions.lineage(one)]
+        rows = self.ledger.events.of_specialty(specialty, with_unassigned=True, lineage=lineage)
+        held = {row.group for row in rows if row.side is Side.HELD_OUT}
+        if len(held) >= self.planner.settings.exam.min_items:
+            return Asked.HELD_OUT, tuple(row for row in rows if row.side is Side.HELD_OUT or row.event.context.chunks)
+        known = self.ledger.events.known_groups(specialty, lineage) | {row.group for row in rows if row.inherited}
+        placed = tuple(_placed(row, learned=row.group in known) for row in rows)
+        if not any(row.side is Side.HELD_OUT for row in placed):
+            raise RunRefused(
+                f"All feedback of {specialty} was learned by one of the two, and nothing is held out for exams yet. "
+                "Name a file of prompts with --data."
+            )
+        return Asked.UNLEARNED if known else Asked.ALL, placed
+
+    def _specialty_of(self, given: Sequence[str]) -> Specialty:
+        known = self.planner.specialties()
+        found = next(filter(None, map(self.planner.find, given)), None)
+        if found is None and not given and len(known) == 1:
+            return known[0]
+        if found is None:
+            why = (
+                f"{' and '.join(given)}: no specialty has that name" if given else f"There are {len(known)} specialties"
+            )
+            raise RunRefused(
+                f"{why}. Name an alias, or a specialty with --on (`nightschool status` lists both), or a file of "
+                "prompts with --data."
+            )
+        return found
 
 
-def _specialty_of(planner: Planner, given: Sequence[str]) -> Specialty:
-    known = planner.specialties()
-    found = next(filter(None, map(planner.find, given)), None)
-    if found is None and not given and len(known) == 1:
-        return known[0]
-    if found is None:
-        why = f"{' and '.join(given)}: no specialty has that name" if given else f"There are {len(known)} specialties"
-        raise RunRefused(
-            f"{why}. Name an alias, whose held-out prompts are asked (`nightschool status` lists them), or a file of "
-            "prompts with --data."
-        )
-    return found
+def _placed(row: EventRow, *, learned: bool) -> EventRow:
+    """Asked, unless it was learned or lies between what was."""
+    side = Side.TRAINING if learned or row.group is None else Side.HELD_OUT
+    return replace(row, side=side, trained_on=learned)
 
 
-def pair_by_file(events: Sequence[Event], first: str, second: str) -> Pairing:
+def pair_by_file(events: Sequence[Event], what: Asked, first: str, second: str) -> Pairing:
     """Two models on the prompts of a file."""
     base = names.normalise(first)
     return Pairing(
         first=first,
         second=second,
         specialty=Specialty(base=base, artifact_type=events[0].artifact_type or "other"),
+        what=what,
         rows=tuple(
-            EventRow(event=event, group=event.key, side=Side.HELD_OUT, trained_on=False, arrival=number)
+            EventRow(event=event, group=key_of(event.input_data), side=Side.HELD_OUT, trained_on=False, arrival=number)
             for number, event in enumerate(events)
         ),
+        bases={},
     )
 
 
@@ -93,7 +138,11 @@ def compare(settings: Settings, pairing: Pairing, report: Report, now: datetime)
         digests = {entry.name: entry.digest for entry in ollama.tags()}
     finally:
         ollama.close()
-    request = ComparisonRequest(first=_contestant(pairing.first, digests), second=_contestant(pairing.second, digests))
+    request = ComparisonRequest(
+        first=_contestant(pairing.first, pairing, digests),
+        second=_contestant(pairing.second, pairing, digests),
+        what=pairing.what,
+    )
     if request.first.digest == request.second.digest:
         raise RunRefused(f"{request.first.name} and {request.second.name} are the same model.")
     feedback = Feedback(rows=pairing.rows)
@@ -105,8 +154,8 @@ def compare(settings: Settings, pairing: Pairing, report: Report, now: datetime)
         return directory.result(Job.COMPARE, Comparison)
 
 
-def _contestant(name: str, digests: dict[str, str]) -> Contestant:
+def _contestant(name: str, pairing: Pairing, digests: Mapping[str, str]) -> Contestant:
     full = names.normalise(name)
     if full not in digests:
         raise RunRefused(f"{full} is not in Ollama. `ollama list` shows what is.")
-    return Contestant(name=full, digest=digests[full])
+    return Contestant(name=full, digest=digests[full], base=pairing.bases.get(name, full))

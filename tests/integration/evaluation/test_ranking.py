@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
-from nightschool_hookspecs import Message, PreferencePair, Role, RunInfo, Specialty
+from nightschool_hookspecs import Message, PreferencePair, RankedPair, Role, RunInfo, Specialty
 from support.ollama_server import OllamaServer
 from support.tiny_gguf import TURN, write_ending_gguf
 
@@ -129,9 +130,13 @@ def pair(better: str, worse: str, group: str = "g") -> PreferencePair:
 PAIRS = (pair("ob", "oa", "b is better"), pair("oa", "ob", "a is better"))
 
 
+def ranked(context: Quiet, pairs: Sequence[PreferencePair]) -> list[RankedPair]:
+    return rank(context, pairs, partial(ranking.of_run, context))
+
+
 def signs(context: Quiet, pairs: Sequence[PreferencePair]) -> dict[str, tuple[bool, bool]]:
     """Whether incumbent and candidate rank each pair right."""
-    return {one.key: (one.incumbent > 0, one.candidate > 0) for one in rank(context, pairs)}
+    return {one.key: (one.incumbent > 0, one.candidate > 0) for one in ranked(context, pairs)}
 
 
 def test_each_model_ranks_by_its_own_weights(between: Callable[..., Quiet]) -> None:
@@ -153,7 +158,7 @@ def test_pairs_that_do_not_fit_behind_the_prompt_of_either_are_left_out(between:
     long = pair("ob" * 50, "oa" * 50, "long")
     assert set(signs(between(BASE, BASE), [*PAIRS, long])) == {"b is better", "a is better", "long"}
     assert set(signs(between(BASE, SHOWN), [*PAIRS, long])) == {"b is better", "a is better"}
-    assert rank(between(BASE, SHOWN), [long]) == []
+    assert ranked(between(BASE, SHOWN), [long]) == []
 
 
 def test_a_killed_step_goes_on_where_it_stopped(between: Callable[..., Quiet], monkeypatch: pytest.MonkeyPatch) -> None:
