@@ -93,6 +93,15 @@ def run_confined(source: str, *, payload: str = "", limits: Limits | None = None
     return Confined(output=text, problem=problem)
 
 
+def why_unavailable() -> str | None:
+    """Why this machine cannot lock a child down; None where it can. Starts one to see."""
+    try:
+        run_confined("")
+    except ConfinementUnavailable as error:
+        return str(error)
+    return None
+
+
 def _require_machine() -> None:
     if sys.platform != "linux" or platform.machine() != "x86_64" or sys.maxsize < 2**32:
         raise ConfinementUnavailable(f"code is run on Linux on x86-64 only, this is {platform.platform()}")

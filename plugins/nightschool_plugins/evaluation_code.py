@@ -9,7 +9,8 @@ comments and its layout. Tests are the item's own Python text: `assert` and expr
 `test_...` without parameters, `unittest` cases. They see the names of the answer, and can import it as `answer`.
 
 Nothing of an answer is run outside `nightschool_hookspecs.confined`. Where that cannot lock its child down the
-tests are not run, the score is that of an item without tests, and its detail says so.
+tests are not run. Then the score is that of an item with a reference alone, and its detail says so; without a reference
+there is none, as code that parses may be wrong.
 """
 
 import ast
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 from nightschool_hookspecs import AnswerScore, ExamItem, Measure, hookimpl
 from nightschool_hookspecs.artifacts import blocks, candidates, without_thinking
-from nightschool_hookspecs.confined import ConfinementUnavailable, Limits, run_confined
+from nightschool_hookspecs.confined import ConfinementUnavailable, Limits, run_confined, why_unavailable
 
 LANGUAGES = frozenset({"python", "py", "python3", "py3"})
 START = re.compile(
@@ -120,16 +121,28 @@ class EvaluationCode:
             return None
         given = self._read(answer)
         if given is None:
-            return _score(0.0, "there is no Python in the answer that parses")
+            # an item is scored whatever the answer, or never: what fails here and passes nowhere would only be lost
+            return None if self._is_untestable(item) else _score(0.0, "there is no Python in the answer that parses")
         if reference is not None and given == reference:
             return _score(100.0, "")
-        detail = ""
-        if item.tests is not None and self.run_tests:
+        if item.tests is None:
+            return self._compare(given, reference, measure, "")
+        return self._tested(given, item.tests, reference, measure)
+
+    def _tested(self, given: str, tests: str, reference: str | None, measure: Measure) -> AnswerScore | None:
+        why = "run_tests is off"
+        if self.run_tests:
             try:
-                return self._test(given, item.tests)
+                return self._test(given, tests)
             except ConfinementUnavailable as error:
-                detail = f"the tests were not run: {error}"
-        return self._compare(given, reference, measure, detail)
+                why = str(error)
+        return None if reference is None else self._compare(given, reference, measure, f"the tests were not run: {why}")
+
+    def _is_untestable(self, item: ExamItem) -> bool:
+        """Whether all that could score it are tests that are not run."""
+        if item.tests is None or item.reference is not None:
+            return False
+        return not self.run_tests or why_unavailable() is not None
 
     def _is_python(self, item: ExamItem, answer: str) -> bool:
         """Whether the answer must be Python: the item says so, or else the answer itself."""

@@ -4,7 +4,7 @@ score = 100 * combined similarity of all metrics at hand
 
 It serves every artifact type that has no validator of its own, so it is asked last. White space
 around the texts does not count, nor does a fence around the whole answer where the reference has
-none. Without a reference an answer is only asked to be there.
+none. Without a reference an answer is only asked to be there; where it should be tested, nothing is said of it.
 """
 
 import re
@@ -23,7 +23,9 @@ class EvaluationText:
     """0..100; below it the report says that the answer differs."""
 
     @hookimpl(trylast=True)
-    def nightschool_validate_answer(self, item: ExamItem, answer: str, measure: Measure) -> AnswerScore:
+    def nightschool_validate_answer(self, item: ExamItem, answer: str, measure: Measure) -> AnswerScore | None:
+        if item.reference is None and item.tests is not None:
+            return None
         if item.reference is None:
             there = bool(answer.strip())
             return self._score(100.0 if there else 0.0, "" if there else "the answer is empty")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from nightschool_daemon.hooks import Hooks
 from nightschool_hookspecs import AnswerScore, ExamItem, ItemRole
-from nightschool_hookspecs.confined import ConfinementUnavailable, Limits, run_confined
-from nightschool_hookspecs.testing import FakeMeasure
+from nightschool_hookspecs.confined import ConfinementUnavailable, Limits, run_confined, why_unavailable
+from nightschool_hookspecs.testing import FakeGenerate, FakeMeasure
 from nightschool_plugins.evaluation_code import EvaluationCode
 
 TESTS = """
@@ -26,11 +27,15 @@ RIGHT, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a
 SHORT = Limits(seconds=1)
 
 
-def score(answer: str, *, reference: str | None = None, tests: str | None = TESTS) -> AnswerScore:
-    item = ExamItem(
+def program(reference: str | None = None, tests: str = TESTS) -> ExamItem:
+    return ExamItem(
         id="i", event_id="i", artifact_type="code_prototype", role=ItemRole.GAIN, messages=(),
         reference=reference, tests=tests,
     )  # fmt: skip
+
+
+def score(answer: str, *, reference: str | None = None, tests: str = TESTS) -> AnswerScore:
+    item = program(reference, tests)
     found = EvaluationCode(test_seconds=1).nightschool_validate_answer(item, answer, FakeMeasure())
     assert found is not None
     return found
@@ -121,11 +126,23 @@ def test_where_the_child_cannot_be_locked_the_tests_are_not_run(monkeypatch: pyt
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     with pytest.raises(ConfinementUnavailable):
         run_confined("print('ran')")
-    assert score(WRONG).score == 100
-    assert "were not run" in score(WRONG).detail
+    assert why_unavailable() is not None
     found = score(WRONG, reference=RIGHT)
     assert found.score < 100
     assert "were not run" in found.detail
+
+
+@pytest.mark.parametrize("answer", [RIGHT, WRONG, "def add(a, b) return"])
+def test_what_only_tests_could_score_has_no_score_where_they_are_not_run(
+    monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    hooks = Hooks.load(plugin_directory=None, tables={})
+    asked = program()
+    assert hooks.validate_answer(item=asked, answer=answer, measure=FakeMeasure(), generate=FakeGenerate()) is not None
+    off = Hooks.load(plugin_directory=None, tables={"evaluation_code": {"run_tests": False}})
+    assert off.validate_answer(item=asked, answer=answer, measure=FakeMeasure(), generate=FakeGenerate()) is None
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert hooks.validate_answer(item=asked, answer=answer, measure=FakeMeasure(), generate=FakeGenerate()) is None
 
 
 def test_it_is_locked_without_namespaces_too() -> None:

@@ -137,7 +137,9 @@ def test_any_answer_gets_a_score_in_range(answer: str, reference: str) -> None:
 
 
 def text(answer: str, reference: str | None) -> float:
-    return EvaluationText().nightschool_validate_answer(item(reference, "other"), answer, measure).score
+    found = EvaluationText().nightschool_validate_answer(item(reference, "other"), answer, measure)
+    assert found is not None
+    return found.score
 
 
 @pytest.mark.parametrize("answer", ["a\nb", " a\nb\n", "a  \nb", "```\na\nb\n```", "```python\na\nb\n```"])
