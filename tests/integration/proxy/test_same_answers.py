@@ -163,6 +163,7 @@ OPENAI_CALLS: dict[str, Call] = {
     "model": lambda url: compatible(url).models.retrieve(TINY_ALIAS),
     "unknown model": lambda url: failure(lambda: compatible(url).models.retrieve("nobody:1b")),
 }
+ROUTE = Route(alias=TINY_ALIAS, incumbent=f"{TINY_ALIAS}.v1", candidate=CANDIDATE, share=1.0)
 CALLS = {f"ollama: {name}": call for name, call in OLLAMA_CALLS.items()} | {
     f"openai: {name}": call for name, call in OPENAI_CALLS.items()
 }
@@ -206,20 +207,23 @@ def test_call_gives_the_same_through_the_proxy(
 ) -> None:
     running, proxy = server
     call = CALLS[name]
-    route = Route(alias=TINY_ALIAS, incumbent=f"{TINY_ALIAS}.v1", candidate=CANDIDATE, share=1.0)
-    proxy.share(*([route] if is_shared else []))
+    proxy.share(*([ROUTE] if is_shared else []))
     # asked once before, so that both find the same state: the model loaded, the prompt in its cache
     call(running.url)
     direct, through = told(call(running.url)), told(call(proxy.url))
     assert direct == through
 
 
+@pytest.mark.parametrize("is_shared", [False, True], ids=["alias", "candidate"])
 @pytest.mark.parametrize("call", [cancelled, cancelled_compatible], ids=["ollama", "openai"])
-def test_a_stream_that_is_cancelled_begins_the_same(call: Call, tiny_gguf: Path, tmp_path: Path) -> None:
+def test_a_stream_that_is_cancelled_begins_the_same(
+    call: Call, tiny_gguf: Path, tmp_path: Path, *, is_shared: bool
+) -> None:
     """Each from a server of its own: llama-server may hang for good after a client went (llama.cpp, issue 27604)."""
     for number in (1, 2):
         (tmp_path / str(number)).mkdir()
     with serving(tmp_path / "1", tiny_gguf) as (running, _):
         direct = told(call(running.url))
     with serving(tmp_path / "2", tiny_gguf) as (_, proxy):
+        proxy.share(*([ROUTE] if is_shared else []))
         assert told(call(proxy.url)) == direct
