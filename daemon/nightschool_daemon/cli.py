@@ -753,6 +753,7 @@ def history(
             "form",
             "MB",
             "kept",
+            "watched loss (epoch)",
             *(f"held-out loss: {one}" for one in ("base", "trained", "delivered")),
         ),
         [_version_line(one) for one in found.versions],
@@ -971,6 +972,7 @@ def _version_line(row: VersionRow) -> tuple[str, ...]:
         row.form.value if row.form is not None else "-",
         f"{row.files[0].bytes / 1e6:.1f}" if row.files else "-",
         held_in.share() if held_in is not None else "-",
+        str(row.lesson.watched or "-"),
         *(f"{one:.3f}" for one in losses),
     )
 

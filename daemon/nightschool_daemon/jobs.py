@@ -439,6 +439,36 @@ class Losses:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What told when a training was to stop, and which epoch was taken of it."""
+
+    loss: float
+    """Of what was taken: nats per answer token for wanted answers, else the loss of the last method."""
+    epoch: int
+    """Counted from 1."""
+    epochs: int
+    """Gone through in all."""
+    is_apart: bool
+    """Taken on examples that were kept aside from what was learned, so that it chose the epoch; else it is the last."""
+
+    @classmethod
+    def of(cls, trained: TrainingResult | None) -> "Watched | None":
+        """Of a training; None where nothing was trained, or the trainer tells no losses of epochs."""
+        if trained is None or trained.taken_epoch is None:
+            return None
+        return cls(
+            loss=trained.trained_loss,
+            epoch=trained.taken_epoch,
+            epochs=len(trained.epoch_losses),
+            is_apart=bool(trained.watched_events),
+        )
+
+    def __str__(self) -> str:
+        where = "" if self.is_apart else ", on what was learned"
+        return f"{self.loss:.3f} ({self.epoch} of {self.epochs}{where})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportResult:
     """`export`: the lesson as GGUF files, the one that identifies the version first."""
 

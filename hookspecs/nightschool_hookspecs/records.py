@@ -757,6 +757,12 @@ class TrainingResult:
     search: HyperparameterSearch | None = None
     """Set by the host: how these were found; None where nobody searched for them."""
 
+    @property
+    def taken_epoch(self) -> int | None:
+        """The epoch that was taken, counted from 1; None: the trainer does not tell, or took none of them."""
+        last = max((at for at, loss in enumerate(self.epoch_losses, start=1) if loss == self.trained_loss), default=0)
+        return last or None
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedExample:

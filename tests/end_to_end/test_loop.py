@@ -15,6 +15,7 @@ from nightschool_daemon.jobs import (
     SelectResult,
     Step,
     VerifyResult,
+    Watched,
     read_lines,
 )
 from nightschool_daemon.ledger import VersionState
@@ -223,7 +224,14 @@ def test_costs_are_told_before_they_are_paid_and_what_is_kept_stands_in_report_a
     assert (version.lesson.held_in, version.lesson.held_out) == (export.held_in, verified.held_out)
     assert version.lesson.served is not None
     assert version.lesson.served.disagreement == verified.disagreement
-    assert version.tag in night.run("history").stdout
+    watched = Watched.of(directory.result(Step.TRAIN, TrainingResult))
+    assert watched is not None
+    assert version.lesson.watched == watched
+    history = night.run("history").stdout
+    assert version.tag in history
+    assert str(watched) in history
+    assert str(watched) in night.run("history", "--track", version.tag).stdout
+    assert f"the one that was taken: {watched.loss:.3f}, of epoch {watched.epoch}" in report
     status = night.json("status")
     assert isinstance(status, dict)
     assert export.held_in is not None

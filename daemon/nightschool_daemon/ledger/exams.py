@@ -7,7 +7,7 @@ from datetime import datetime
 
 from nightschool_daemon import codec
 from nightschool_daemon.ledger.database import Database
-from nightschool_daemon.ledger.rows import WAS_IN_USE, MoveState
+from nightschool_daemon.ledger.rows import WAS_IN_USE, KeptLesson, MoveState
 from nightschool_daemon.reporting.records import ExamMarks, NightExam
 from nightschool_hookspecs.records import (
     ExamAnswer,
@@ -118,7 +118,7 @@ class Exams:
         """The newest exams of a specialty that were judged, oldest first."""
         rows = self._database.execute(
             """
-            SELECT r.id, r.started_at, e.incumbent, n.tag, n.state, v.body AS verdict, m.body AS marks,
+            SELECT r.id, r.started_at, e.incumbent, n.tag, n.state, n.lesson, v.body AS verdict, m.body AS marks,
                    EXISTS (SELECT 1 FROM moves o WHERE o.from_tag = n.tag AND o.kind IN (?, ?) AND o.state = ?)
                    AS taken_back
             FROM verdicts v JOIN runs r ON r.id = v.run_id LEFT JOIN evidence e ON e.run_id = r.id
@@ -147,4 +147,5 @@ def _night(row: sqlite3.Row) -> NightExam:
         gain=verdict.gain,
         interval=verdict.interval,
         marks=codec.from_json(row["marks"], ExamMarks) if row["marks"] is not None else None,
+        watched=codec.from_json(row["lesson"], KeptLesson).watched if row["lesson"] is not None else None,
     )

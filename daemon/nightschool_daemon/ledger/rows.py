@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from nightschool_daemon.jobs import Losses, Step
+from nightschool_daemon.jobs import Losses, Step, Watched
 from nightschool_hookspecs.records import DeliveryForm, Event, FeedbackType, MoveKind, Recipe, RunEnd, Specialty
 
 
@@ -147,6 +147,8 @@ class KeptLesson:
     held_out: Losses | None = None
     """On references of held-out prompts."""
     served: Agreement | None = None
+    watched: Watched | None = None
+    """What told when its training was to stop."""
 
     def sentence(self) -> str:
         """`99.8 % kept, held-out loss 3.210 to 2.104`; empty where nothing was measured."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from nightschool_daemon.comparisons import Marks
+from nightschool_daemon.jobs import Watched
 from nightschool_daemon.reporting.sheet import Sheet
 from nightschool_hookspecs.records import ExamAnswer, ExamItem, Peers, Specialty
 
@@ -44,6 +45,8 @@ class NightExam:
     """95 % interval of the gain."""
     marks: ExamMarks | None = None
     """None: not worked out yet."""
+    watched: Watched | None = None
+    """What told when the candidate's training was to stop; None: nothing was trained, or it is not told."""
 
 
 @dataclass(frozen=True, kw_only=True)

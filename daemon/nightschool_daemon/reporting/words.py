@@ -19,7 +19,7 @@ CERTAIN = 0.01
 
 TRACK_COLUMNS = (
     *("night", "version", "in use", "gain", "level", "score", "above 70", "reward"),
-    *("s mean / median / 95 %", "tokens/s"),
+    *("s mean / median / 95 %", "tokens/s", "watched loss (epoch)"),
 )
 
 LEARNED_BY = {
@@ -241,8 +241,9 @@ def _track_row(track: TrackRecord, number: int) -> tuple[str, ...]:
         f"{exam.gain:+.1f} ({low:+.1f} to {high:+.1f})",
         f"{level.points:.1f}",
     )
+    watched = str(exam.watched or "-")
     if exam.marks is None:
-        return (*row, *["-"] * (len(TRACK_COLUMNS) - len(row)))
+        return (*row, *["-"] * (len(TRACK_COLUMNS) - len(row) - 1), watched)
     marks, reward = exam.marks.candidate, exam.marks.candidate_reward
     return (
         *row,
@@ -251,6 +252,7 @@ def _track_row(track: TrackRecord, number: int) -> tuple[str, ...]:
         "-" if reward is None else f"{reward:+.2f}",
         f"{marks.latency_mean_s:.2f} / {marks.latency_median_s:.2f} / {marks.latency_p95_s:.2f}",
         f"{marks.tokens_per_s:.1f}",
+        watched,
     )
 
 

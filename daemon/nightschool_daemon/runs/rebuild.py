@@ -39,6 +39,7 @@ def train_or_reuse(context: StepContext) -> None:
             base_loss=earlier.base_loss,
             trained_loss=earlier.trained_loss,
             seconds=0.0,
+            epoch_losses=earlier.epoch_losses,
             learned_events=earlier.learned_events,
             watched_events=earlier.watched_events,
             hyperparameters=earlier.hyperparameters,

@@ -1,12 +1,12 @@
 """Step `register`: the candidate becomes a tag in Ollama, under a version number that is never used again."""
 
-from nightschool_daemon.jobs import ExportResult, PrepareResult, RegisterResult, Step, VerifyResult, read_lines
+from nightschool_daemon.jobs import ExportResult, PrepareResult, RegisterResult, Step, VerifyResult, Watched, read_lines
 from nightschool_daemon.ledger import Agreement, DeliveredFileRow, KeptLesson, VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.publish import Publication, PublishedTag, publish, publish_messages
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
-from nightschool_hookspecs.records import Message, Specialty
+from nightschool_hookspecs.records import Message, Specialty, TrainingResult
 
 
 def perform(context: StepContext) -> None:
@@ -77,8 +77,13 @@ def accept_verified(context: StepContext) -> None:
         served=Agreement(
             disagreement=verified.disagreement, noise=verified.noise, live=verified.live, pairs=verified.pairs
         ),
+        watched=_watched(context),
     )
     context.ledger.versions.set_lesson(context.result(Step.REGISTER, RegisterResult).tag, lesson)
+
+
+def _watched(context: StepContext) -> Watched | None:
+    return Watched.of(context.result_if_done(Step.TRAIN, TrainingResult))
 
 
 def version_of_run(context: StepContext) -> VersionRow | None:
@@ -110,7 +115,7 @@ def reserve(context: StepContext, prepared: PrepareResult, export: ExportResult 
             DeliveredFileRow(name=file.name, path=file.path, digest=file.digest, bytes=file.bytes)
             for file in (() if export is None else export.files)
         ),
-        lesson=KeptLesson(held_in=None if export is None else export.held_in),
+        lesson=KeptLesson(held_in=None if export is None else export.held_in, watched=_watched(context)),
     )
     context.ledger.versions.add(version)
     return version

@@ -350,7 +350,8 @@ def _training_figures(context: StepContext) -> Section | None:
             )
         if trained.epoch_losses:
             losses = ", ".join(f"{one:.3f}" for one in trained.epoch_losses)
-            points.append(f"Loss after each epoch: {losses}; the one that was taken: {trained.trained_loss:.3f}")
+            epoch = f", of epoch {trained.taken_epoch}" if trained.taken_epoch is not None else ""
+            points.append(f"Loss after each epoch: {losses}; the one that was taken: {trained.trained_loss:.3f}{epoch}")
         stretches = context.directory.stretches()
         if stretches:
             points.append(f"Curriculum: {'; '.join(_stages(stretches))}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.comparisons import Marks
-from nightschool_daemon.jobs import Losses, Step
+from nightschool_daemon.jobs import Losses, Step, Watched
 from nightschool_daemon.ledger import (
     Agreement,
     DeliveredFileRow,
@@ -99,6 +99,7 @@ LESSON = KeptLesson(
     held_in=Losses(base_loss=3.0, trained_loss=1.0, delivered_loss=1.1),
     held_out=Losses(base_loss=3.5, trained_loss=2.0, delivered_loss=2.0),
     served=Agreement(disagreement=0.01, noise=0.02, live=0.5, pairs=700),
+    watched=Watched(loss=0.25, epoch=3, epochs=5, is_apart=True),
 )
 
 
@@ -430,6 +431,9 @@ def test_an_exam_knows_what_became_of_its_version(ledger: Ledger) -> None:
     ledger.moves.done(identifier, LATER)
     found = ledger.exams.of_specialty(SHELL, 10)
     assert [one.version for one in found] == [version_row(number).tag for number in (1, 2, 3)]
+    assert {one.watched for one in found} == {None}
+    ledger.versions.set_lesson(version_row(2).tag, LESSON)
+    assert [one.watched for one in ledger.exams.of_specialty(SHELL, 10)] == [None, LESSON.watched, None]
     assert [one.promoted for one in found] == [True, True, False]
     assert [one.taken_back for one in found] == [False, True, False]
 

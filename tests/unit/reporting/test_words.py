@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nightschool_daemon.jobs import Watched
 from nightschool_daemon.reporting.records import Drift, Level, TrackedExam, TrackRecord, Trend
 from nightschool_daemon.reporting.sheet import Picture, Section, clean, markdown_of, one_line
 from nightschool_daemon.reporting.words import (
@@ -114,6 +115,21 @@ def test_changes_are_told_where_they_are_certain_alone() -> None:
     assert "`a 'b'\N{REPLACEMENT CHARACTER}[2J`" in drift_in_words(DRIFT)
     assert "same kind" in drift_in_words(replace(DRIFT, p_value=0.04))
     assert "too few prompts" in drift_in_words(None)
+
+
+def test_the_record_tells_what_each_training_was_stopped_by() -> None:
+    watched = Watched(loss=0.4125, epoch=3, epochs=5, is_apart=True)
+    exams = tuple(
+        TrackedExam(exam=one, level=Level(points=60.0, low=55.0, high=65.0), incumbent_level=50.0)
+        for one in (
+            replace(night(1, 10.0), watched=watched),
+            replace(night(2, 1.0), watched=replace(watched, epoch=5, is_apart=False)),
+            night(3, 1.0),
+        )
+    )
+    table = track_table(TrackRecord(base_level=50.0, exams=exams, best="v1", trend=None, drift=None))
+    assert TRACK_COLUMNS[-1] == "watched loss (epoch)"
+    assert [row[-1] for row in table.rows] == ["0.412 (3 of 5)", "0.412 (5 of 5, on what was learned)", "-"]
 
 
 def test_the_record_is_a_table_with_a_row_a_night() -> None:
