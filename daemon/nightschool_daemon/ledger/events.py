@@ -256,27 +256,29 @@ class Events:
         """
         rows = self._database.execute(
             f"""
-            SELECT e.key, e.base, e.answered_by, e.group_key, e.arrived_at,
-                   json_extract(e.body, '$.timestamp') AS at, json_extract(e.body, '$.feedback_type') AS feedback_type,
-                   json_extract(e.body, '$.source') AS source, json_extract(e.body, '$.metadata.clock_flag') AS flagged
-            FROM events e
+            SELECT {_ANSWERED} FROM events e
             WHERE {_OF_SPECIALTY} AND e.arrived_at >= ? AND {_JUDGES_AN_ANSWER}
             ORDER BY e.arrival
             """,
             (*_scope(specialty, False), since.isoformat()),
         )
-        return tuple(
-            AnsweredRow(
-                key=row["key"],
-                at=datetime.fromisoformat(row["arrived_at"] if row["flagged"] else row["at"]),
-                base=row["base"],
-                answered_by=row["answered_by"],
-                feedback_type=FeedbackType(row["feedback_type"]),
-                source=row["source"],
-                group=row["group_key"],
-            )
-            for row in rows
+        return tuple(map(_answered, rows))
+
+    def corrected_answers(self, specialty: Specialty, limit: int) -> tuple[tuple[AnsweredRow, Event], ...]:
+        """The newest corrections of answers of which it is told who gave them, newest first, with their events.
+
+        Of one prompt and name the last.
+        """
+        rows = self._database.execute(
+            f"""
+            SELECT max(e.arrival), e.body, {_ANSWERED} FROM events e
+            WHERE {_OF_SPECIALTY} AND e.is_correction AND {_JUDGES_AN_ANSWER}
+              AND json_extract(e.body, '$.model') IS NOT NULL AND json_extract(e.body, '$.ai_output') IS NOT NULL
+            GROUP BY e.group_key, e.answered_by ORDER BY 1 DESC LIMIT ?
+            """,
+            (*_scope(specialty, False), limit),
         )
+        return tuple((_answered(row), codec.from_json(row["body"], Event)) for row in rows)
 
     def said(self, specialty: Specialty, limit: int) -> tuple[Said, ...]:
         """The newest that was said of answers in use, oldest first: of one prompt, version and source the last word."""
@@ -503,6 +505,10 @@ class Events:
 _JUDGES_AN_ANSWER = " AND ".join(
     f"NOT coalesce(json_extract(e.body, '$.metadata.{one}'), 0)" for one in ("weak", "demonstration", "preference")
 )
+_ANSWERED = """
+e.key, e.base, e.answered_by, e.group_key, e.arrived_at, json_extract(e.body, '$.timestamp') AS at,
+json_extract(e.body, '$.feedback_type') AS feedback_type, json_extract(e.body, '$.source') AS source,
+json_extract(e.body, '$.metadata.clock_flag') AS flagged"""
 _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _OF_SPECIALTY = "e.retracted = 0 AND (? OR e.artifact_type = ?) AND (e.base = ? OR (? AND e.base IS NULL))"
 
@@ -529,6 +535,18 @@ WHERE k.base = ? AND k.artifact_type = ? AND k.group_key = {_GROUP}
 def _scope(specialty: Specialty, with_unassigned: bool) -> tuple[object, ...]:
     """Values for `_OF_SPECIALTY`."""
     return (specialty.artifact_type == POOLED_TYPE, specialty.artifact_type, specialty.base, with_unassigned)
+
+
+def _answered(row: sqlite3.Row) -> AnsweredRow:
+    return AnsweredRow(
+        key=row["key"],
+        at=datetime.fromisoformat(row["arrived_at"] if row["flagged"] else row["at"]),
+        base=row["base"],
+        answered_by=row["answered_by"],
+        feedback_type=FeedbackType(row["feedback_type"]),
+        source=row["source"],
+        group=row["group_key"],
+    )
 
 
 def _prompt(row: sqlite3.Row) -> PromptRow:

@@ -6,22 +6,25 @@ import logging
 import math
 import sqlite3
 import statistics
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from nightschool_daemon import codec
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import EmbeddingError, open_embed
 from nightschool_daemon.evaluation.marks import GOOD_SCORE, marks_of
-from nightschool_daemon.evaluation.similarity import no_embeddings
+from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks, PluginFailed
 from nightschool_daemon.jobs import Job, write_durably
 from nightschool_daemon.ollama.errors import OllamaError
 from nightschool_daemon.reporting import plots
 from nightschool_daemon.reporting.page import html_of
 from nightschool_daemon.reporting.records import (
+    CorrectedAnswer,
     ExamMarks,
     ExamPaper,
+    InUse,
     PageRequest,
     PageResult,
     TrackMaterial,
@@ -37,13 +40,17 @@ from nightschool_hookspecs.records import (
     ExamItem,
     FeedbackType,
     ItemRole,
+    Message,
     Role,
     Sitting,
 )
+from nightschool_hookspecs.services import GenerationError, Measure
 
 logger = logging.getLogger(__name__)
 
 FILE = "report.html"
+SCORING_S = 20.0
+"""For answers in use: tests that came with feedback may take seconds each."""
 
 
 def run(context: WorkContext) -> None:
@@ -64,11 +71,44 @@ def run(context: WorkContext) -> None:
 def _tracked(context: WorkContext, material: TrackMaterial) -> TrackRecord:
     """The track record; without drift where no embedding can be had."""
     seed = context.info.seed
+    in_use = in_use_of(material.corrected, context.hooks)
     try:
-        return track_of(material, open_embed(context.settings), seed)
+        track = track_of(material, open_embed(context.settings), seed)
     except (EmbeddingError, OllamaError, OSError, sqlite3.Error) as error:
         logger.warning("Whether prompts changed is not told: %s", error)
-        return track_of(material, no_embeddings, seed)
+        track = track_of(material, no_embeddings, seed)
+    return replace(track, in_use=in_use)
+
+
+# --------------------------------------------------------------------------- answers in use
+
+
+def in_use_of(corrected: Iterable[CorrectedAnswer], hooks: Hooks) -> tuple[InUse, ...]:
+    """How far answers were from their corrections, by version; what there is no time for, and nobody scores, is not."""
+    measure, deadline = CombinedMeasure(hooks, no_embeddings), time.monotonic() + SCORING_S
+    scores: dict[str, list[float]] = {}
+    for one in corrected:
+        if time.monotonic() > deadline:
+            break
+        score = _score(one, hooks, measure)
+        if score is not None:
+            scores.setdefault(one.version, []).append(score)
+    return tuple(
+        InUse(version=version, answers=len(found), score=statistics.fmean(found)) for version, found in scores.items()
+    )
+
+
+def _score(one: CorrectedAnswer, hooks: Hooks, measure: Measure) -> float | None:
+    try:
+        found = hooks.validate_answer(item=one.item, answer=one.text, measure=measure, generate=_asks_nobody)
+    except (GenerationError, PluginFailed):
+        return None
+    return found.score if found is not None else None
+
+
+def _asks_nobody(messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
+    """`Generate` where a page is made."""
+    raise GenerationError("No model is asked for a page.")
 
 
 # --------------------------------------------------------------------------- marks

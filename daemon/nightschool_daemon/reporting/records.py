@@ -78,6 +78,17 @@ class IncomingPrompts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CorrectedAnswer:
+    """An answer in use that was corrected: an exam that a version sat before anything was learned from it."""
+
+    version: str
+    """Who gave it: a version's tag, or the base."""
+    item: ExamItem
+    """The prompt, with the correction as reference."""
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackMaterial:
     """What a track record is made of."""
 
@@ -87,6 +98,8 @@ class TrackMaterial:
     said: tuple[Said, ...]
     """Oldest first; each prompt, version and source is heard once."""
     prompts: IncomingPrompts
+    corrected: tuple[CorrectedAnswer, ...] = ()
+    """Newest first."""
 
 
 # --------------------------------------------------------------------------- what was found
@@ -141,6 +154,17 @@ class Drift:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InUse:
+    """How far a version's answers in use were from their corrections."""
+
+    version: str
+    answers: int
+    """That were corrected, of different prompts; those that nobody corrected are not known here."""
+    score: float
+    """Mean, 0..100, each answer beside its correction."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackRecord:
     """The history of a specialty over its exams."""
 
@@ -154,6 +178,8 @@ class TrackRecord:
     """None: too little feedback in use."""
     drift: Drift | None
     """None: too few prompts, or no embedding model."""
+    in_use: tuple[InUse, ...] = ()
+    """By version, whose last correction is the newest first."""
 
 
 # --------------------------------------------------------------------------- the job

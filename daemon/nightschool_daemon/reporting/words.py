@@ -1,8 +1,8 @@
 """Figures in plain words, for people who are no engineers of machine learning."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
-from nightschool_daemon.reporting.records import Drift, TrackRecord, Trend
+from nightschool_daemon.reporting.records import Drift, InUse, TrackRecord, Trend
 from nightschool_daemon.reporting.sheet import Section, Table, one_line
 from nightschool_hookspecs.records import GuardResult, NoiseFinding, Outcome, Side, TrainingMethod, Verdict
 
@@ -27,6 +27,9 @@ LEARNED_BY = {
     TrainingMethod.DPO: "better answers over worse ones",
     TrainingMethod.KTO: "answers that were liked or disliked",
 }
+
+VERSIONS_IN_USE = 3
+"""So many are told in words."""
 
 BEYOND = " All gains since the base are added up; where what is wanted has changed meanwhile, they pass 100."
 
@@ -182,6 +185,8 @@ def _nights(track: TrackRecord) -> Iterator[str]:
             f"So far {_count(len(track.exams), 'new version')} sat an exam, and {promoted} "
             f"{'was' if promoted == 1 else 'were'} put into use. {_best(track)}"
         )
+    if track.in_use:
+        yield in_use_in_words(track.in_use)
     yield trend_in_words(track.trend)
     yield drift_in_words(track.drift)
 
@@ -194,6 +199,14 @@ def _best(track: TrackRecord) -> str:
         f"The best is {best.exam.version} with {best.level.points:.0f} points, where the base has "
         f"{track.base_level:.0f}.{BEYOND if best.level.points > 100 else ''}"
     )
+
+
+def in_use_in_words(found: Sequence[InUse]) -> str:
+    """How far answers in use were from what was wanted, of the versions that answered last."""
+    told = ", ".join(
+        f"{one.version} {one.score:.0f} points ({_count(one.answers, 'answer')})" for one in found[:VERSIONS_IN_USE]
+    )
+    return f"What was corrected in use came, beside its corrections, to: {told}."
 
 
 def trend_in_words(trend: Trend | None) -> str:

@@ -1,23 +1,27 @@
 """The track record of a specialty: what the ledger knows of its past, and the worker that makes figures of it."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import datetime
 
 from nightschool_daemon.config import Settings
 from nightschool_daemon.jobs import Job
 from nightschool_daemon.ledger import Ledger
-from nightschool_daemon.reporting.records import PageRequest, PageResult, TrackMaterial, TrackRecord
+from nightschool_daemon.reporting.records import CorrectedAnswer, PageRequest, PageResult, TrackMaterial, TrackRecord
 from nightschool_daemon.runs.aside import desk
 from nightschool_daemon.runs.errors import RunRefused, StepFailed
+from nightschool_daemon.runs.live import Holders
 from nightschool_daemon.runs.planner import Planner
 from nightschool_daemon.runs.worker_process import run_job
-from nightschool_hookspecs.records import Peers, Specialty
+from nightschool_hookspecs.records import Event, ExamItem, ItemRole, Peers, Specialty
 
 EXAMS = 500
 ANSWERS = 1000
 """Newest verdicts on answers in use."""
 PROMPTS = 200
 """On each side of the comparison."""
+CORRECTIONS = 200
+"""Newest corrected answers in use."""
 TIME_LIMIT_S = 120.0
 """Of the worker; it takes seconds, and a service that is to stop waits for it."""
 
@@ -29,6 +33,28 @@ def material_of(ledger: Ledger, specialty: Specialty) -> TrackMaterial:
         exams=ledger.exams.of_specialty(specialty, EXAMS),
         said=ledger.events.said(specialty, ANSWERS),
         prompts=ledger.events.incoming_prompts(specialty, PROMPTS),
+        corrected=tuple(_corrected(ledger, specialty)),
+    )
+
+
+def _corrected(ledger: Ledger, specialty: Specialty) -> Iterator[CorrectedAnswer]:
+    holders = Holders(ledger=ledger)
+    for row, event in ledger.events.corrected_answers(specialty, CORRECTIONS):
+        version = holders.answered(row)
+        if version is not None and event.ai_output is not None:
+            yield CorrectedAnswer(version=version, item=_as_item(event, specialty), text=event.ai_output)
+
+
+def _as_item(event: Event, specialty: Specialty) -> ExamItem:
+    return ExamItem(
+        id=event.key,
+        event_id=event.key,
+        artifact_type=event.artifact_type or specialty.artifact_type,
+        role=ItemRole.GAIN,
+        messages=event.conversation,
+        reference=event.corrected_output,
+        tests=event.metadata.tests,
+        schema=event.metadata.schema,
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool_daemon.jobs import Watched
-from nightschool_daemon.reporting.records import Drift, Level, TrackedExam, TrackRecord, Trend
+from nightschool_daemon.reporting.records import Drift, InUse, Level, TrackedExam, TrackRecord, Trend
 from nightschool_daemon.reporting.sheet import Picture, Section, clean, markdown_of, one_line
 from nightschool_daemon.reporting.words import (
     TRACK_COLUMNS,
@@ -115,6 +115,16 @@ def test_changes_are_told_where_they_are_certain_alone() -> None:
     assert "`a 'b'\N{REPLACEMENT CHARACTER}[2J`" in drift_in_words(DRIFT)
     assert "same kind" in drift_in_words(replace(DRIFT, p_value=0.04))
     assert "too few prompts" in drift_in_words(None)
+
+
+def test_the_record_tells_what_was_corrected_in_use() -> None:
+    in_use = tuple(InUse(version=f"v{number}", answers=number, score=10.0 * number) for number in (4, 3, 2, 1))
+    track = TrackRecord(base_level=None, exams=(), best=None, trend=None, drift=None, in_use=in_use)
+    (told, *_) = nights_section(track).sentences
+    assert told == (
+        "What was corrected in use came, beside its corrections, to: v4 40 points (4 answers), "
+        "v3 30 points (3 answers), v2 20 points (2 answers)."
+    )
 
 
 def test_the_record_tells_what_each_training_was_stopped_by() -> None:

@@ -10,6 +10,7 @@ import pytest
 from nightschool_daemon.intake.assignment import assign, group_of
 from nightschool_daemon.ledger import AnsweredRow, IncomingEvent, Ledger, MoveRow, MoveState
 from nightschool_daemon.runs.live import Holders, answers_of, plain
+from nightschool_daemon.runs.tracks import material_of
 from nightschool_hookspecs.records import FeedbackType, Metadata, MoveKind, Specialty
 from nightschool_hookspecs.testing import sample_event
 
@@ -96,3 +97,36 @@ def test_ledger_tells_what_was_said_and_leaves_out_what_says_nothing_of_an_answe
     assert [(one.key, one.at) for one in found] == [("dropdir/1", NOON), ("dropdir/5", NOON + HOUR)]
     assert ledger.events.answered(SPECIALTY, NOON + 2 * HOUR) == ()
     assert len(ledger.events.answered(Specialty(base=BASE, artifact_type="all"), NOON)) == 3
+
+
+def test_a_correction_is_an_exam_of_the_version_that_it_corrects(ledger: Ledger) -> None:
+    corrected = replace(sample_event("1", input_data="list"), model=ALIAS, timestamp=NOON + 1.5 * HOUR)
+    events = [
+        corrected,
+        # the last word on a prompt and a name
+        replace(corrected, id="2", timestamp=NOON + 3 * HOUR, corrected_output="ls -A"),
+        replace(corrected, id="3", model=BASE, corrected_output="ls -1"),
+        # nobody knows whose answer it is, it was no answer, or it was not corrected
+        replace(corrected, id="4", model=None, input_data="other"),
+        replace(corrected, id="5", input_data="other", ai_output=None),
+        replace(corrected, id="6", input_data="another", metadata=Metadata(demonstration=True)),
+        replace(corrected, id="7", input_data="liked", feedback_type=FeedbackType.SUCCESS, corrected_output=None),
+    ]
+    for one in events:
+        assigned = assign(one, {})
+        ledger.events.add(
+            [
+                IncomingEvent(
+                    event=one,
+                    base=assigned.base,
+                    answered_by=assigned.answered_by,
+                    group=group_of(one),
+                    arrived_at=one.timestamp,
+                )
+            ]
+        )
+    found = material_of(ledger, SPECIALTY).corrected
+    assert [(one.version, one.item.id, one.item.reference, one.text) for one in found] == [
+        (BASE, "dropdir/3", "ls -1", "ls"),
+        (FIRST, "dropdir/2", "ls -A", "ls"),
+    ]
