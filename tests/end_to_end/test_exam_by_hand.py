@@ -103,6 +103,14 @@ def test_prompts_alone_are_answered_side_by_side(night: Night, tmp_path: Path, n
     assert {one["first_score"] for one in found["answers"]} == {None}
 
 
+def test_thumbs_of_a_file_are_ranked_by_a_version_too(night: Night, tmp_path: Path) -> None:
+    file = written(tmp_path / "thumbs.jsonl", thumbs(8, first=900))
+    found = night.json("exam", TINY, f"{TINY_ALIAS}.v1", "--data", str(file))
+    assert isinstance(found, dict)
+    assert (found["pairs"], found["not_ranked"]) == (8, "")
+    assert found["verdict"]["gain"] > 30
+
+
 def test_liked_answers_alone_give_no_verdict_which_is_told(night: Night, tmp_path: Path) -> None:
     liked = [{**one, "feedback_type": "success", "corrected_output": None} for one in greetings(3)]
     done = night.run("exam", TINY, TINY_ALIAS, "--data", str(written(tmp_path / "liked.jsonl", liked)))

@@ -97,8 +97,10 @@ class Bench:
             return tuple(map(_prompt_alone, asked[: exam.max_items])), ()
         known = [row for row in rows if row.side is not Side.HELD_OUT]
         workshop = self._workshop(known)
-        learned = [fold(row.event.input_data) for row in known if row.trained_on]
-        items, pairs = questions_of(workshop, unlike(asked, learned, workshop.find_near))
+        if self.request.what is Asked.UNLEARNED:
+            learned = [fold(row.event.input_data) for row in known if row.trained_on]
+            asked = unlike(asked, learned, workshop.find_near)
+        items, pairs = questions_of(workshop, asked)
         return choose_items(items, exam, self.context.info.seed), pairs
 
     def _workshop(self, known: Sequence[EventRow]) -> Workshop:

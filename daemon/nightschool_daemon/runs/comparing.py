@@ -158,4 +158,15 @@ def _contestant(name: str, pairing: Pairing, digests: Mapping[str, str]) -> Cont
     full = names.normalise(name)
     if full not in digests:
         raise RunRefused(f"{full} is not in Ollama. `ollama list` shows what is.")
-    return Contestant(name=full, digest=digests[full], base=pairing.bases.get(name, full))
+    base = pairing.bases.get(name) or made_from(full, digests)
+    return Contestant(name=full, digest=digests[full], base=base)
+
+
+def made_from(name: str, digests: Mapping[str, str]) -> str:
+    """The pin of the base of a version or an alias of ours, where there is one alone; else the model itself."""
+    own = names.parse(name)
+    if own is None or own.kind not in (names.Kind.ALIAS, names.Kind.VERSION):
+        return name
+    parsed = {tag: names.parse(tag) for tag in digests}
+    pins = [tag for tag, one in parsed.items() if one == names.OwnName(kind=names.Kind.PIN, base=own.base)]
+    return pins[0] if len(pins) == 1 else name

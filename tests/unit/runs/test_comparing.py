@@ -14,7 +14,7 @@ from nightschool_daemon.jobs import EventRow
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, RunRow, VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.runs import RunRefused
-from nightschool_daemon.runs.comparing import Matching, Pairing
+from nightschool_daemon.runs.comparing import Matching, Pairing, made_from
 from nightschool_daemon.runs.planner import Planner
 from nightschool_hookspecs.records import Event, FeedbackType, Side, SideChoice, Specialty
 
@@ -161,3 +161,10 @@ def test_a_specialty_may_be_named_where_none_of_both_names_it(ledger: Ledger) ->
 def test_a_version_is_ranked_by_the_base_that_it_was_made_from(ledger: Ledger) -> None:
     teach(ledger, 0, 3)
     assert paired(ledger, SHELL.base, ALIAS).bases == {ALIAS: names.pin_of(SHELL.base, "b" * 64)}
+
+
+def test_who_is_on_a_file_is_ranked_by_the_only_pin_of_its_base() -> None:
+    pin, later = names.pin_of(SHELL.base, "b" * 64), names.pin_of(SHELL.base, "c" * 64)
+    tags = {**DIGESTS, pin: "base", names.pin_of("other:1b", "d" * 64): "other"}
+    assert [made_from(one, tags) for one in (ALIAS, VERSION, SHELL.base, pin)] == [pin, pin, SHELL.base, pin]
+    assert made_from(VERSION, {**tags, later: "later"}) == VERSION
