@@ -22,7 +22,7 @@ RATES = {TrainedForm.LORA: 2e-3, TrainedForm.GROUPED: 4e-3, TrainedForm.NEURONS:
 """Best on two tasks, or within a hundredth of the best (docs/learning.md)."""
 WIDTH = 576
 """Of the model on which these were found, SmolLM2 135M."""
-RATES_BEHIND_NORMS = {TrainedForm.LORA: 1e-3, TrainedForm.GROUPED: 5e-4, TrainedForm.NEURONS: 5e-4}
+RATES_BEHIND_NORMS = {TrainedForm.LORA: 1e-3, TrainedForm.GROUPED: 1e-3, TrainedForm.NEURONS: 5e-4}
 """The same where a norm follows each block, as in Gemma: what the block adds does not grow with its weights."""
 WIDTH_BEHIND_NORMS = 640
 """Of Gemma 3 270M, on which that was found."""
