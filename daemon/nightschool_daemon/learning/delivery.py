@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Kind
 from nightschool_daemon.config import DeliveryChoice, DeliverySettings
 from nightschool_daemon.learning import adapter_file, rounding
 from nightschool_daemon.learning.gguf_file import GgufFile, Tensor
-from nightschool_daemon.learning.lesson import FEED_FORWARD, Lesson, LowRankLesson
+from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, is_widened, widened
 from nightschool_daemon.learning.older_layout import needs_one_file
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.plans import cost_text
@@ -78,21 +78,18 @@ class Expected:
 
     def touches(self, tensor: Tensor) -> bool:
         """Whether it will change a tensor."""
+        if self.neurons:
+            return is_widened(tensor.name)
         match = LINEAR.fullmatch(tensor.name)
         if match is None or len(tensor.shape) != 2:
             return False
         block, part = match.groups()
-        if self.neurons:
-            return part in FEED_FORWARD
         return int(block) >= self.trained_from and part in (self.settings.lora_layers or (part,))
 
     def bytes_of(self, tensor: Tensor, *, widest: bool) -> int:
         """Of a touched tensor with the lesson in it: in its own type, or in one that keeps all but the smallest."""
-        rows, columns = tensor.shape
         if self.neurons:
-            is_down = tensor.name.endswith("ffn_down.weight")
-            shape = (rows, columns + self.neurons) if is_down else (rows + self.neurons, columns)
-            return rounding.size_of(shape, tensor.type)
+            return rounding.size_of(widened(tensor, self.neurons), tensor.type)
         return max(tensor.bytes, rounding.size_of(tensor.shape, self._widest(tensor))) if widest else tensor.bytes
 
     def version_bytes(self, file: GgufFile, form: DeliveryChoice) -> int:

@@ -7,6 +7,7 @@ A lesson is read from the directory that a training left: PEFT's files for LoRA,
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
 from nightschool_daemon.learning import gguf_file, rounding
-from nightschool_daemon.learning.gguf_file import Field, GgufFile, NewTensor
+from nightschool_daemon.learning.gguf_file import Field, GgufFile, NewTensor, Tensor
 from nightschool_daemon.learning.loading import tensor_of, to_file_layout
 from nightschool_daemon.learning.rounding import Choice, Demand
 from nightschool_hookspecs.services import TrainingError
@@ -33,6 +35,8 @@ PREFIX = "base_model.model."
 DESCRIPTION = "nightschool.json"
 NEURONS = "neurons.safetensors"
 FEED_FORWARD = ("ffn_gate", "ffn_up", "ffn_down")
+WIDENED = re.compile(r"blk\.\d+\.(ffn_(gate|up|down)\.weight|ffn_(gate|up)\.bias)")
+"""What becomes larger by added neurons: the bias of `ffn_down` stays as long as it was."""
 
 
 class Lesson(ABC):
@@ -144,7 +148,10 @@ class LowRankLesson(Lesson):
 
 
 class NeuronLesson(Lesson):
-    """Added feed-forward units: rows below gate and up, columns beside down. The base's blocks stay as they are."""
+    """Added feed-forward units: rows below gate and up, columns beside down. The base's blocks stay as they are.
+
+    Where gate and up have biases, those of the new units are 0.
+    """
 
     def __init__(self, file: GgufFile, parameters: Mapping[str, Weights]) -> None:
         """`blk.0.ffn_gate` -> shape (count, width), and so on; down's shape is (width, count)."""
@@ -154,11 +161,13 @@ class NeuronLesson(Lesson):
 
     @property
     def touched(self) -> tuple[str, ...]:
-        return tuple(name for name in self.file.tensors if name.removesuffix(".weight") in self.parameters)
+        return tuple(name for name in self.file.tensors if is_widened(name))
 
     def choice(self, name: str, demand: Demand) -> Choice:
         tensor = self.file.tensors[name]
-        columns = self._shape(name)[1]
+        if _is_bias(name):
+            return Choice(kind=tensor.type, noise=0.0, left=1.0)
+        columns = widened(tensor, self.count)[-1]
         if name not in self._choices:
             added = self._added(name)
             sample = added[rounding.sampled(added.shape[0])]
@@ -169,19 +178,23 @@ class NeuronLesson(Lesson):
         tensor, kind = self.file.tensors[name], self.choice(name, demand).kind
 
         def data() -> bytes:
-            is_own = kind is tensor.type
-            old = self.file.rows_of_blocks(name) if is_own else rounding.rounded(self.file.dequantized(name), kind)
             new = rounding.rounded(self._added(name), kind)
-            return np.concatenate((old, new), axis=1 if _is_down(name) else 0).tobytes()
+            return np.concatenate((self._old(name, kind), new), axis=1 if _is_down(name) else 0).tobytes()
 
-        return NewTensor(name=name, shape=self._shape(name), type=kind, data=data)
+        return NewTensor(name=name, shape=widened(tensor, self.count), type=kind, data=data)
+
+    def _old(self, name: str, kind: Kind) -> NDArray[np.uint8]:
+        """What there is, in a type: shape (rows, bytes a row). A bias has a number a row."""
+        tensor = self.file.tensors[name]
+        rows = tensor.shape[0]
+        if kind is tensor.type:
+            return self.file.rows_of_blocks(name).reshape(rows, -1)
+        return rounding.rounded(self.file.dequantized(name).reshape(rows, -1), kind)
 
     def _added(self, name: str) -> Weights:
+        if _is_bias(name):
+            return np.zeros((self.count, 1), np.float32)
         return self.parameters[name.removesuffix(".weight")]
-
-    def _shape(self, name: str) -> tuple[int, int]:
-        rows, columns = self.file.tensors[name].shape
-        return (rows, columns + self.count) if _is_down(name) else (rows + self.count, columns)
 
     def fields(self) -> list[Field]:
         key = f"{self.file.architecture}.feed_forward_length"
@@ -204,8 +217,23 @@ class NeuronLesson(Lesson):
         return form.on(device)
 
 
+def is_widened(name: str) -> bool:
+    """Whether added neurons make a tensor larger."""
+    return WIDENED.fullmatch(name) is not None
+
+
+def widened(tensor: Tensor, count: int) -> tuple[int, ...]:
+    """The shape of a tensor that is widened by so many neurons."""
+    rows, *columns = tensor.shape
+    return (rows, columns[0] + count) if _is_down(tensor.name) else (rows + count, *columns)
+
+
 def _is_down(name: str) -> bool:
     return name.endswith("ffn_down.weight")
+
+
+def _is_bias(name: str) -> bool:
+    return name.endswith(".bias")
 
 
 def block_of_neurons(file: GgufFile) -> int:

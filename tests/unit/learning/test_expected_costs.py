@@ -32,10 +32,10 @@ SECOND_HEAD = 8192
 """Bytes that a second shard has for names and places of its tensors."""
 
 
-@pytest.fixture(scope="module", params=["Q4_K", "Q8_0", "F16"])
+@pytest.fixture(scope="module", params=[("Q4_K", ""), ("Q8_0", ""), ("F16", ""), ("Q8_0", "bias")])
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GgufFile:
-    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-    return gguf_file.read(write_tiny_architecture(path, "llama", kind=request.param))
+    path, (kind, variant) = tmp_path_factory.mktemp("tiny") / "tiny.gguf", request.param
+    return gguf_file.read(write_tiny_architecture(path, "llama", kind=kind, variant=variant))
 
 
 def low_rank(file: GgufFile, *, group: int, scale: float = 0.005) -> LowRankLesson:
