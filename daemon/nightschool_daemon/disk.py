@@ -1,5 +1,9 @@
-"""What a run takes of the disks that it writes to."""
+"""The disks that a run writes to: what it takes of them, and when what was written is on them."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -10,3 +14,27 @@ def delivered_bytes(place: Path, run: Path, base: Path, version_bytes: int) -> i
     """
     device = place.stat().st_dev
     return version_bytes * sum(one.stat().st_dev == device for one in (run, base.parent))
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a directory's list of files is on the disk: what relies on it must not get there before."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def whole_directory(directory: Path) -> Iterator[Path]:
+    """Where a directory's files are written: it gets its name, in place of an earlier one, with all on the disk."""
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    for file in temporary.iterdir():
+        sync(file)
+    sync(temporary)
+    shutil.rmtree(directory, ignore_errors=True)
+    temporary.rename(directory)
+    sync(directory.parent)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nightschool_daemon import codec
+from nightschool_daemon.disk import sync
 from nightschool_hookspecs.records import (
     DeliveryPlan,
     Event,
@@ -773,8 +774,4 @@ def write_durably(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync(path.parent)

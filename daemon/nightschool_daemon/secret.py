@@ -6,6 +6,8 @@ import secrets
 import tempfile
 from pathlib import Path
 
+from nightschool_daemon.disk import sync
+
 FILE_NAME = "secret"
 BYTES = 32
 
@@ -24,7 +26,7 @@ def secret_of(directory: Path) -> bytes:
             os.fsync(fresh.fileno())
             with contextlib.suppress(FileExistsError):
                 os.link(fresh.name, file)
-        _sync(directory)
+        sync(directory)
     return _whole(file)
 
 
@@ -41,11 +43,3 @@ def _whole(file: Path) -> bytes:
             f"{file} has {len(found)} bytes in place of {BYTES}. Put the one back that was kept with the ledger"
         )
     return found
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

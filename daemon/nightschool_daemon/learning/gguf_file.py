@@ -18,6 +18,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from nightschool_daemon.disk import sync
+
 MAGIC = b"GGUF"
 VERSION = 3
 READABLE_VERSIONS = (2, 3)
@@ -163,7 +165,7 @@ def read(path: Path) -> GgufFile:
 
 
 def write(path: Path, fields: Iterable[Field], tensors: Sequence[NewTensor]) -> str:
-    """Write a file tensor by tensor and return its SHA-256, hex. Nothing stands under `path` until it is whole."""
+    """Write a file tensor by tensor and return its SHA-256, hex: whole and on the disk, or not there."""
     temporary = path.with_name(f".{path.name}.tmp")
     digest = hashlib.sha256()
     fields = list(fields)
@@ -181,6 +183,7 @@ def write(path: Path, fields: Iterable[Field], tensors: Sequence[NewTensor]) -> 
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
+    sync(path.parent)
     return digest.hexdigest()
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nightschool_daemon.disk import whole_directory
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
 from nightschool_daemon.learning.engine.loop import ADAPTER, Plan, Report, teach
@@ -304,11 +304,8 @@ def _module(layer: str) -> str:
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:
-    """Save in PEFT's own form: whole, or not there."""
-    temporary = directory.with_name(".adapter.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Save in PEFT's own form: whole and on the disk, or not there."""
     # the base is a blob in Ollama's store: a path to it would mislead whoever loads the adapter elsewhere
     model.peft_config["default"].base_model_name_or_path = ""
-    model.save_pretrained(str(temporary), safe_serialization=True)
-    shutil.rmtree(directory, ignore_errors=True)
-    temporary.rename(directory)
+    with whole_directory(directory) as place:
+        model.save_pretrained(str(place), safe_serialization=True)

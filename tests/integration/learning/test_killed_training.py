@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nightschool_daemon.disk import sync
 from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import checkpoints, loop
@@ -272,7 +273,7 @@ def test_a_training_takes_no_more_of_the_disk_than_it_asked_for(
         leave_of_a_kill(tmp_path)
     asked_for: list[int] = []
     taken: list[int] = []
-    usual, sync = Checkpoints.bytes_at_once, checkpoints.sync
+    usual = Checkpoints.bytes_at_once
 
     def heard(one: Checkpoints, parameters: Mapping[str, Tensor]) -> int:
         asked_for.append(usual(one, parameters))

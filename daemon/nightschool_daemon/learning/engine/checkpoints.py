@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nightschool_daemon.disk import sync
 from nightschool_daemon.jobs import write_durably
 from nightschool_daemon.learning.engine.adam import Adam
 
@@ -167,12 +167,3 @@ def _discard(place: Path) -> None:
     """Remove a checkpoint. Its state goes first, for without it the rest is none."""
     (place / STATE).unlink(missing_ok=True)
     shutil.rmtree(place, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or a directory's list of files is on the disk: what relies on it must not get there before."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

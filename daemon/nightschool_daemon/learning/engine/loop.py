@@ -18,11 +18,12 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from nightschool_daemon.disk import sync
 from nightschool_daemon.jobs import StretchMark, write_durably
 from nightschool_daemon.learning.base_file import ADVICE
 from nightschool_daemon.learning.engine import methods
 from nightschool_daemon.learning.engine.adam import Adam
-from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, load, put, save_tensors, sync, unfinished
+from nightschool_daemon.learning.engine.checkpoints import Checkpoints, State, load, put, save_tensors, unfinished
 from nightschool_daemon.learning.engine.curriculum import (
     Arrange,
     Curriculum,

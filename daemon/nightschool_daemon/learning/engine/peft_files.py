@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from nightschool_daemon.disk import whole_directory
 from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
 from nightschool_daemon.learning.gguf_file import GgufFile, shown
 from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS, PREFIX, require_plain
@@ -45,7 +45,7 @@ def module_of(file: GgufFile, tensor: str) -> str:
 
 
 def save_form(form: Form, file: GgufFile, directory: Path) -> None:
-    """Write what was trained: whole, or not there."""
+    """Write what was trained: whole and on the disk, or not there."""
     if isinstance(form, LowRank):
         save_peft(form, file, directory)
     elif isinstance(form, Neurons):
@@ -82,22 +82,16 @@ def save_neurons(form: Neurons, directory: Path) -> None:
     """Write `neurons.safetensors`, named and laid out as the tensors of the GGUF that they extend."""
     from safetensors.torch import save_file
 
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({name: one.detach().cpu().contiguous() for name, one in form.parameters.items()}, temporary / NEURONS)
-    (temporary / DESCRIPTION).write_text(json.dumps({"form": "neurons", "count": form.count}), encoding="utf-8")
-    shutil.rmtree(directory, ignore_errors=True)
-    temporary.rename(directory)
+    weights = {name: one.detach().cpu().contiguous() for name, one in form.parameters.items()}
+    with whole_directory(directory) as place:
+        save_file(weights, place / NEURONS)
+        (place / DESCRIPTION).write_text(json.dumps({"form": "neurons", "count": form.count}), encoding="utf-8")
 
 
 def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
-    """Write `adapter_config.json` and `adapter_model.safetensors`: whole, or not there."""
+    """Write `adapter_config.json` and `adapter_model.safetensors`: whole and on the disk, or not there."""
     from safetensors.torch import save_file
 
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     weights = {}
     targets = set()
     for name, down, up in form.low_rank():
@@ -106,7 +100,6 @@ def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
         weights[f"{PREFIX}{module}.lora_A.weight"] = down.cpu().contiguous()
         rows = from_file_layout(file, f"{name}.weight", up.cpu().numpy())
         weights[f"{PREFIX}{module}.lora_B.weight"] = torch.from_numpy(rows.copy())
-    save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
     configuration = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -119,11 +112,11 @@ def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
         "inference_mode": True,
         "target_modules": sorted(targets),
     }
-    (temporary / CONFIGURATION).write_text(json.dumps(configuration, indent=2), encoding="utf-8")
     description = {"form": "grouped_lora" if form.group > 1 else "lora", "group": form.group}
-    (temporary / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
-    shutil.rmtree(directory, ignore_errors=True)
-    temporary.rename(directory)
+    with whole_directory(directory) as place:
+        save_file(weights, place / WEIGHTS, metadata={"format": "pt"})
+        (place / CONFIGURATION).write_text(json.dumps(configuration, indent=2), encoding="utf-8")
+        (place / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
 
 
 def load_peft(form: LowRank, file: GgufFile, directory: Path) -> None:

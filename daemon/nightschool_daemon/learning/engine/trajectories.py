@@ -15,8 +15,9 @@ from typing import Protocol
 from torch import Tensor
 
 from nightschool_daemon import codec
+from nightschool_daemon.disk import sync
 from nightschool_daemon.jobs import TRAJECTORIES, TrajectoryPoint, remembered_lines, write_lines
-from nightschool_daemon.learning.engine.checkpoints import State, sync
+from nightschool_daemon.learning.engine.checkpoints import State
 
 
 class Told(Protocol):
