@@ -87,9 +87,14 @@ class Tokens:
 
 
 def load_base(path: Path, digest: str, cache: Path) -> Base:
-    """Load the model in 32-bit floats and its tokenizer. Raises `TrainingError` where transformers cannot."""
+    """Load the model in 32-bit floats, on a GPU where there is one, and its tokenizer.
+
+    Raises `TrainingError` where transformers cannot.
+    """
     import torch
     from transformers import AutoModelForCausalLM
+
+    from nightschool_daemon.learning.engine import machine
 
     file = open_base(path)
     directory = _linked(path, digest, cache)
@@ -103,6 +108,8 @@ def load_base(path: Path, digest: str, cache: Path) -> Base:
             "Choose another base, or add its name to specialties.ignore."
         ) from error
     model.config.use_cache = False
+    # torch's stubs have the method take a whole model only
+    cast("torch.nn.Module", model).to(machine.device())
     return Base(file=file, model=model, tokens=load_tokens(file, digest, cache))
 
 
@@ -185,7 +192,7 @@ def require_same_weights(base: Base, modules: Iterable[str]) -> None:
     for module in modules:
         name = tensor_of(base.file, module)
         ours = from_file_layout(base.file, name, base.file.dequantized(name))
-        theirs = base.model.get_submodule(module).get_parameter("weight").detach().numpy()
+        theirs = base.model.get_submodule(module).get_parameter("weight").detach().cpu().numpy()
         if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-5):
             raise TrainingError(
                 f"The layout of {name} in files of the architecture '{base.file.architecture}' is not known, so a "

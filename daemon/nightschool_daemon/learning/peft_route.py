@@ -66,11 +66,13 @@ def answer_losses(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
     import torch
 
     ids, labels = padded(rows)
-    hidden = model.get_decoder()(input_ids=ids).last_hidden_state
-    at = labels[:, 1:] != IGNORED
-    logits = head(model, hidden[:, :-1][at])
-    losses = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][at], reduction="none")
-    return answer_sums(losses, at.nonzero()[:, 0], len(rows))
+    hidden = model.get_decoder()(input_ids=ids.to(model.device)).last_hidden_state
+    of_row, before = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    targets = labels[of_row, before + 1].to(model.device)
+    of_row, before = of_row.to(model.device), before.to(model.device)
+    logits = head(model, hidden[of_row, before])
+    losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    return answer_sums(losses, of_row, len(rows))
 
 
 def head(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
@@ -87,7 +89,7 @@ def require_equal_logits(model: PreTrainedModel, row: Row) -> None:
     """Raise where decoder and head alone are not what the whole model computes, as with scaled logits."""
     import torch
 
-    ids, _ = padded([row])
+    ids = padded([row])[0].to(model.device)
     with torch.no_grad():
         whole = model(input_ids=ids).logits[0, -1].float()
         parts = head(model, model.get_decoder()(input_ids=ids).last_hidden_state[0, -1:])[0].float()
@@ -137,9 +139,10 @@ class AdapterLearner:
         whole = self.weight * _answer_tokens(batch)
         for part in passes(batch, TOKENS_A_PASS):
             losses = answer_losses(self.network, part)
+            weights = torch.tensor([row.weight for row in part], device=losses.device)
+            lengths = torch.tensor([len(row.completion) for row in part])
             yield PassLoss(
-                total=(losses * torch.tensor([row.weight for row in part])).sum() / whole,
-                answers=told(part, (losses.detach() / torch.tensor([len(row.completion) for row in part])).tolist()),
+                total=(losses * weights).sum() / whole, answers=told(part, (losses.detach().cpu() / lengths).tolist())
             )
 
     @contextmanager
@@ -257,8 +260,9 @@ class LoadedTrials(Trials[Row]):
     def _behind(self, ids: tuple[int, ...]) -> int:
         import torch
 
-        hidden = self._base.model.get_decoder()(input_ids=torch.tensor([ids])).last_hidden_state[0, -1:]
-        return int(head(self._base.model, hidden).argmax())
+        model = self._base.model
+        hidden = model.get_decoder()(input_ids=torch.tensor([ids], device=model.device)).last_hidden_state[0, -1:]
+        return int(head(model, hidden).argmax())
 
 
 def rough_seconds(file: GgufFile, tokens: int) -> float:

@@ -176,8 +176,8 @@ class LoadedVariants(Variants):
             for text, places in zip(texts, ends, strict=True):
                 ids, _ = padded([Row(prompt=tuple(text), completion=(), weight=1.0)])
                 behind = torch.tensor([end - 1 for end in places])
-                hidden = model.get_decoder()(input_ids=ids).last_hidden_state[0, behind]
-                found.append(torch.log_softmax(head(model, hidden).float(), dim=-1).numpy())
+                hidden = model.get_decoder()(input_ids=ids.to(model.device)).last_hidden_state[0, behind]
+                found.append(torch.log_softmax(head(model, hidden).float(), dim=-1).cpu().numpy())
         return np.concatenate(found)
 
     def answer_sums(self, rows: Sequence[Row]) -> Logprobs:
