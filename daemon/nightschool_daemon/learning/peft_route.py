@@ -6,9 +6,10 @@ own loop. Losses are in nats per answer token.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 TOKENS_A_PASS = 1024
 """Padded tokens of one forward pass; a batch is cut into as many passes as it needs."""
@@ -169,13 +172,20 @@ def fine_tune(
     settings: Hyperparameters,
     report: Report,
     *,
+    note: Callable[[str], None] = logger.info,
     arrange: Arrange = nobody_arranges,
 ) -> TrainingResult:
     """Train a LoRA adapter on all linear layers and save the best epoch's. Goes on from a checkpoint if one fits.
 
-    The base's layout is known: see `require_known_layout`. Raises `TrainingError`.
+    The base's layout is known: see `require_known_layout`. `note` hears where what was learned earlier is not begun
+    from. Raises `TrainingError`.
     """
     require_no_start(job)
+    if job.warm_start is not None:
+        note(
+            "The training begins from the base, not from what the model in use has learned: only the packed engine "
+            "goes on from that, and it does not train this base here."
+        )
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
     require_equal_logits(base.model, rows[0])
     split = divided(rows, job.seed, settings)

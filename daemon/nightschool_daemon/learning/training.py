@@ -73,7 +73,8 @@ class Engine:
             return fine_tune_packed(
                 file, tokens, job, method, wanted, context.progress, note=context.note, arrange=self._arrange
             )
-        return fine_tune(self._loaded(job, wanted), job, wanted, context.progress, arrange=self._arrange)
+        base = self._loaded(job, wanted)
+        return fine_tune(base, job, wanted, context.progress, note=context.note, arrange=self._arrange)
 
     def trials(self, job: TrainingJob, texts: Slices[TrainingText]) -> PackedTrials | LoadedTrials:
         """Where wanted answers are tried out. Raises `TrainingError`."""

@@ -232,6 +232,21 @@ def test_chosen_layers_alone_are_trained(load: Load, tiny_gguf: Path, tmp_path: 
         fine_tune(load(), asked, replace(settings, lora_layers=("q_proj",)), unheard)
 
 
+def test_a_training_that_does_not_go_on_from_the_last_one_says_so(
+    load: Load, trained: tuple[Base, TrainingResult, Path], tiny_gguf: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    job = training_job(tmp_path, tiny_gguf, SETTINGS, texts=greetings())
+    fine_tune(load(), job, SETTINGS, unheard, note=told.append)
+    assert not told
+    job = replace(job, warm_start=trained[1].adapter)
+    assert not fine_tune(load(), job, SETTINGS, unheard, note=told.append).warm_start
+    (sentence,) = told
+    assert sentence.startswith("The training begins from the base, not from what the model in use has learned")
+    with pytest.raises(TrainingError, match="Take start_from out"):
+        fine_tune(load(), replace(job, requires_start=True), SETTINGS, unheard)
+
+
 def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         fine_tuned(load(), tmp_path, tiny_gguf, greetings(11), stops_at(4))
