@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightschool_daemon.disk import whole_directory
+from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
 from nightschool_daemon.learning.engine.loop import ADAPTER, Plan, Report, teach
-from nightschool_daemon.learning.engine.machine import return_free_memory
 from nightschool_daemon.learning.engine.methods import answer_sums
 from nightschool_daemon.learning.engine.peft_files import MODULES
 from nightschool_daemon.learning.engine.trajectories import PassLoss, told
-from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials
+from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials, Unfit
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base, require_same_weights
 from nightschool_daemon.learning.rows import Row, read_rows, signature
@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOADED_BYTES = 4
+"""A weight in 32-bit floats."""
 TOKENS_A_PASS = 1024
 """Padded tokens of one forward pass; a batch is cut into as many passes as it needs."""
+PROBED_TOKENS = (64, 128)
+"""Examples of so many show what those of any length keep."""
 IGNORED = -100
 FLOPS_PER_CORE = 1.6e10
 """32-bit operations that one core of an ordinary machine sustains in training: a rule of thumb."""
@@ -117,6 +121,65 @@ def _answer_tokens(rows: Sequence[Row]) -> int:
     return sum(len(row.completion) for row in rows)
 
 
+# --------------------------------------------------------------------------- memory
+
+
+def loaded_bytes(file: GgufFile) -> int:
+    """Of a base's weights, as transformers has them."""
+    return parameters_of(file) * LOADED_BYTES
+
+
+def require_loadable(file: GgufFile) -> None:
+    """Raise `TrainingError`, before a base is loaded, where its weights alone are more than there is memory for."""
+    device = machine.device()
+    require_memory(memory.taken_bytes(device) + loaded_bytes(file), memory.allowed_bytes(device))
+
+
+def require_memory(needed: int, available: int) -> None:
+    """Raise `TrainingError` where a base needs more than can be had, in bytes."""
+    if needed > available:
+        raise TrainingError(
+            f"Through transformers this base needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB "
+            "can be had. Choose a smaller base, or one of an architecture that the packed engine trains."
+        )
+
+
+def require_room(learner: AdapterLearner, rows: Sequence[Row], settings: Hyperparameters) -> None:
+    """Raise `TrainingError` where the widest pass may keep more for the way back than there is memory for.
+
+    That is counted, not guessed: two short examples go forth, and what they keep is extrapolated.
+    """
+    longest = max(rows, key=len)
+    tokens = max(len(longest), min(TOKENS_A_PASS, settings.batch_size * len(longest)))
+    with learner.learning():
+        kept = [_moving_bytes(learner.network, _of_length(longest, size)) for size in PROBED_TOKENS]
+    machine.return_free_memory()
+    (size, larger), (found, more), device = PROBED_TOKENS, kept, learner.network.device
+    states = memory.FLOAT * memory.STATES * sum(one.numel() for one in learner.named().values())
+    needed = memory.taken_bytes(device) + states + memory.extrapolated(size, found, larger, more, tokens)
+    available = memory.allowed_bytes(device)
+    if needed > available:
+        what = "An example" if tokens == len(longest) else "A pass"
+        raise TrainingError(
+            f"{what} of {tokens} tokens through transformers needs about {needed / 1e9:.1f} GB of memory, and "
+            f"{available / 1e9:.1f} GB can be had. Lower max_length or batch_size in [plugins.tuning_fixed], close "
+            "what uses memory, or choose a smaller base."
+        )
+
+
+def _moving_bytes(model: PreTrainedModel, row: Row) -> int:
+    """What a pass keeps, and at its height the gradients of what is largest in it, before an operation and behind."""
+    own = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers())}
+    saved = memory.saved_by(lambda: answer_losses(model, [row]), own)
+    return sum(saved) + 2 * max(saved)
+
+
+def _of_length(row: Row, tokens: int) -> Row:
+    """One of so many tokens, with as large an answer in proportion."""
+    answer = min(tokens - 1, max(1, tokens * len(row.completion) // len(row)))
+    return Row(prompt=(0,) * (tokens - answer), completion=(0,) * answer, weight=1.0)
+
+
 # --------------------------------------------------------------------------- the training
 
 
@@ -178,7 +241,7 @@ def fine_tune(
     """Train a LoRA adapter on all linear layers and save the best epoch's. Goes on from a checkpoint if one fits.
 
     The base's layout is known: see `require_known_layout`. `note` hears where what was learned earlier is not begun
-    from. Raises `TrainingError`.
+    from. Raises `TrainingError`, before it trains where memory is short.
     """
     require_no_start(job)
     if job.warm_start is not None:
@@ -190,6 +253,7 @@ def fine_tune(
     require_equal_logits(base.model, rows[0])
     split = divided(rows, job.seed, settings)
     learner = learner_of(base, settings, job.seed, split.learned, split.watched)
+    require_room(learner, rows, settings)
     plan = plan_of(job, settings, arrange)
     outcome = teach(learner, split, plan, report)
     save_adapter(learner.model, job.output / ADAPTER)
@@ -255,10 +319,11 @@ class LoadedTrials(Trials[Row]):
         learner = learner_of(self._base, settings, self._job.seed, self.slices.learned, self.slices.measured)
         plan = plan_of(self._job, settings, self._arrange)
         try:
+            _require_fit(learner, self.slices.learned, settings)
             yield Pupil(learner=learner, plan=plan, follow=self._likeliest)
         finally:
             learner.model.unload()
-            return_free_memory()
+            machine.return_free_memory()
 
     def _likeliest(self, texts: Sequence[tuple[int, ...]]) -> list[int]:
         import torch
@@ -283,6 +348,13 @@ def rough_seconds(file: GgufFile, tokens: int) -> float:
 def parameters_of(file: GgufFile) -> int:
     """How many weights a base has."""
     return sum(math.prod(one.shape) for one in file.tensors.values())
+
+
+def _require_fit(learner: AdapterLearner, rows: Sequence[Row], settings: Hyperparameters) -> None:
+    try:
+        require_room(learner, rows, settings)
+    except TrainingError as error:
+        raise Unfit(str(error)) from error
 
 
 def with_adapter(model: PreTrainedModel, settings: Hyperparameters) -> PeftModel:

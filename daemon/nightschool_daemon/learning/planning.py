@@ -21,7 +21,7 @@ from nightschool_daemon.learning.corrections import kept_scores
 from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset, events_of, material_of
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
-from nightschool_daemon.learning.engine import memory
+from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.examples import Answer, Example, divided
 from nightschool_daemon.learning.engine.forms import Neurons
 from nightschool_daemon.learning.engine.route import read_examples, ready
@@ -29,7 +29,13 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.items import gains
 from nightschool_daemon.learning.loading import load_tokens
-from nightschool_daemon.learning.peft_route import parameters_of, rough_seconds
+from nightschool_daemon.learning.peft_route import (
+    TOKENS_A_PASS,
+    loaded_bytes,
+    parameters_of,
+    require_memory,
+    rough_seconds,
+)
 from nightschool_daemon.learning.searching import foreseen, taken, untrained
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
@@ -68,11 +74,8 @@ from nightschool_hookspecs.services import GenerationError, TrainingError
 ASSUMED_EXAMPLES, ASSUMED_TOKENS = 100, 128
 """What is planned for where no data are given; a third of an example is its answer."""
 CLOSING = "<|im_end|>"
-LOADED_BYTES = 4
-"""A weight in transformers' 32-bit floats."""
 REST_BYTES = 2_000_000_000
 """Libraries and activations of that route: a rule of thumb."""
-TOKENS_A_PASS_OF_TRANSFORMERS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,30 +313,24 @@ class Rehearsal:
         self.expected = Expected(settings=settings)
         trained = self.expected.lora_parameters(self.file)
         decided = rough_plan(
-            parameters=parameters_of(self.file),
+            self.file,
             trained=trained,
-            layers=self.file.number("block_count") or 0,
             seconds=rough_seconds(
                 self.file, settings.num_epochs * sum(map(len, divided(examples, job.seed, settings).learned))
             ),
         )
-        if decided.peak_bytes > decided.available_bytes:
-            raise TrainingError(
-                f"Through transformers this base needs about {decided.peak_bytes / 1e9:.1f} GB of memory, and "
-                f"{decided.available_bytes / 1e9:.1f} GB can be had. Choose a smaller base, or one of an architecture "
-                "that the packed engine trains."
-            )
+        require_memory(decided.peak_bytes, decided.available_bytes)
         return decided, trained
 
 
-def rough_plan(*, parameters: int, trained: int, layers: int, seconds: float) -> MemoryPlan:
-    """What a training through transformers takes, by rules of thumb."""
+def rough_plan(file: GgufFile, *, trained: int, seconds: float) -> MemoryPlan:
+    """What a training of so many parameters through transformers takes, by rules of thumb."""
     return MemoryPlan(
-        tokens_a_pass=TOKENS_A_PASS_OF_TRANSFORMERS,
+        tokens_a_pass=TOKENS_A_PASS,
         checkpointed=0,
-        layers=layers,
-        peak_bytes=parameters * LOADED_BYTES + trained * memory.STATE_OF_ONE + REST_BYTES,
-        available_bytes=int(memory.free_memory() * memory.FREE_SHARE) + memory.resident_bytes(),
+        layers=file.number("block_count") or 0,
+        peak_bytes=loaded_bytes(file) + trained * memory.STATE_OF_ONE + REST_BYTES,
+        available_bytes=memory.allowed_bytes(machine.device()),
         seconds=seconds,
         is_rough=True,
     )

@@ -362,9 +362,11 @@ def test_the_route_by_transformers_is_told_and_rough(desk: Desk) -> None:
     assert plan.delivery is not None
 
 
-def test_that_route_says_when_its_weights_do_not_fit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", ["free_memory", "_left_in_group", "_left_in_limit"])
+def test_that_route_says_when_its_weights_do_not_fit(desk: Desk, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """The machine's memory, `MemoryMax=` or `ulimit -v` is short."""
     desk.settings = replace(desk.settings, training=TrainingSettings(threads=1, engine=EngineChoice.TRANSFORMERS))
-    monkeypatch.setattr(memory, "free_memory", lambda: 0)
+    monkeypatch.setattr(memory, limit, lambda: 0)
     # what the process itself holds counts as had, and after other tests it holds much
     monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
     plan = desk.plan()

@@ -12,10 +12,18 @@ from safetensors.torch import load_file
 
 from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import loading
+from nightschool_daemon.learning.engine import memory
 from nightschool_daemon.learning.engine.loop import Report
 from nightschool_daemon.learning.loading import Base, load_base
-from nightschool_daemon.learning.peft_route import fine_tune, mean_loss, require_known_layout
-from nightschool_daemon.learning.rows import rows_of
+from nightschool_daemon.learning.peft_route import (
+    _moving_bytes,
+    _of_length,
+    fine_tune,
+    learner_of,
+    mean_loss,
+    require_known_layout,
+)
+from nightschool_daemon.learning.rows import Row, rows_of
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainingResult, TrainingText
 from nightschool_hookspecs.services import TrainingError
@@ -245,6 +253,33 @@ def test_a_training_that_does_not_go_on_from_the_last_one_says_so(
     assert sentence.startswith("The training begins from the base, not from what the model in use has learned")
     with pytest.raises(TrainingError, match="Take start_from out"):
         fine_tune(load(), replace(job, requires_start=True), SETTINGS, unheard)
+
+
+def test_a_row_longer_than_memory_is_refused_before_anything_is_learned(
+    load: Load, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, max_length=4000, batch_size=1)
+    short = training_job(tmp_path / "short", tiny_gguf, settings, texts=greetings(3))
+    long = TrainingText(event_id="long", prompt="a" * 3000, completion="b")
+    too_long = training_job(tmp_path / "long", tiny_gguf, settings, texts=[*greetings(3), long])
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 10**9)
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**8)
+    assert fine_tune(load(), short, settings, unheard).steps == 9
+    with pytest.raises(TrainingError, match=r"An example of 3002 tokens .* needs about .* Lower max_length"):
+        fine_tune(load(), too_long, settings, stops_at(0))
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**6)
+    with pytest.raises(TrainingError, match=r"A pass of \d+ tokens"):
+        fine_tune(load(), short, replace(settings, batch_size=8), stops_at(0))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_what_a_long_pass_keeps_follows_from_short_ones(load: Load, dropout: float) -> None:
+    base = load()
+    row = Row(prompt=(1,) * 20, completion=(2,) * 10, weight=1.0)
+    learner = learner_of(base, replace(SETTINGS, lora_dropout=dropout), 0, [row], [row])
+    with learner.learning():
+        half, whole, told = (_moving_bytes(base.model, _of_length(row, size)) for size in (64, 128, 400))
+    assert memory.extrapolated(64, half, 128, whole, 400) == pytest.approx(told, rel=0.05)
 
 
 def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from typing import NoReturn
 
 import pytest
 
-from nightschool_daemon.config import DeliveryChoice, DeliverySettings
+from nightschool_daemon.config import DeliveryChoice, DeliverySettings, EngineChoice
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.learning import gguf_file, training
 from nightschool_daemon.learning.delivery import Expected, ExportError
+from nightschool_daemon.learning.engine import memory
 from nightschool_daemon.learning.engine.route import neurons_of
 from nightschool_daemon.learning.training import Engine, make_job
 from nightschool_daemon.learning.worker import WorkerContext
@@ -19,6 +20,7 @@ from nightschool_hookspecs.records import (
     TrainingJob,
     TrainingMethod,
 )
+from nightschool_hookspecs.services import TrainingError
 from support.older_layouts import write_layouts
 from support.selected_runs import at_step
 from support.tiny_architectures import write_tiny_architecture
@@ -67,3 +69,15 @@ def test_a_training_leaves_room_for_a_version_that_is_larger_than_its_base(
     assert version > base.stat().st_size
     context = at_step(Step.TRAIN, tmp_path, base, DeliverySettings(min_free_gb=0.5))
     assert begun(context, settings, monkeypatch).spared_bytes == 2 * version + 500_000_000
+
+
+def test_a_base_that_is_larger_than_memory_is_not_loaded_by_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = at_step(Step.TRAIN, tmp_path, write_tiny_architecture(tmp_path / "tiny.gguf", "llama"))
+    ours = replace(context.settings, training=replace(context.settings.training, engine=EngineChoice.TRANSFORMERS))
+    context, job = replace(context, settings=ours), make_job(context)
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**6)
+    monkeypatch.setattr(training, "load_base", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(TrainingError, match=r"Through transformers this base needs about .* Choose a smaller base"):
+        Engine(context, gguf_file.read(job.base_gguf))(job, method=TrainingMethod.SFT, hyperparameters=LORA)

@@ -286,30 +286,39 @@ def probed(network: Network, form: Form, examples: Sequence[Example]) -> Probe:
     half, whole = (_probe(network, form, [_shortened(longest, size)]) for size in (PROBED_TOKENS // 2, PROBED_TOKENS))
     return Probe(
         tokens=tokens,
-        kept_bytes=_extrapolated(half.tokens, half.kept_bytes, whole.tokens, whole.kept_bytes, tokens),
-        shared_bytes=_extrapolated(half.tokens, half.shared_bytes, whole.tokens, whole.shared_bytes, tokens),
+        kept_bytes=extrapolated(half.tokens, half.kept_bytes, whole.tokens, whole.kept_bytes, tokens),
+        shared_bytes=extrapolated(half.tokens, half.shared_bytes, whole.tokens, whole.shared_bytes, tokens),
     )
 
 
-def _extrapolated(size: int, found: int, larger: int, more: int, wanted: int) -> int:
-    """What grows with the tokens, and with their square where masks are made."""
+def extrapolated(size: int, found: int, larger: int, more: int, wanted: int) -> int:
+    """What grows with the tokens, and with their square where masks are made, by what two sizes came to."""
     square = max(0.0, (more / larger - found / size) / (larger - size))
     linear = more / larger - square * larger
     return int(linear * wanted + square * wanted**2)
 
 
 def available_bytes(network: Network) -> int:
-    """What a training may take in all, this process as it is included.
+    """What a training beside this network may take in all, what the process holds already included."""
+    return allowed_bytes(network.bench.device, network.weights.resident_bytes())
 
-    The system counts pages of the base among what it has to give, a control group among what it uses: they are counted
-    once in either case.
+
+def allowed_bytes(device: torch.device, pages: int = 0) -> int:
+    """The same on any device, a GPU's own memory or the machine's; `pages`: bytes of a mapped base in memory.
+
+    The system counts these among what it has to give, a control group among what it uses: they are counted once in
+    either case.
     """
-    if network.bench.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(network.bench.device)
-        return int(free * FREE_SHARE) + int(torch.cuda.memory_allocated(network.bench.device))
-    pages = network.weights.resident_bytes()
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * FREE_SHARE) + taken_bytes(device)
     free_bytes = min(free_memory(), _left_in_group() + pages, _left_in_limit())
-    return int(free_bytes * FREE_SHARE) + resident_bytes() - pages
+    return int(free_bytes * FREE_SHARE) + taken_bytes(device) - pages
+
+
+def taken_bytes(device: torch.device) -> int:
+    """What this process holds of it."""
+    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else resident_bytes()
 
 
 def free_memory() -> int:
@@ -414,17 +423,22 @@ def _kinds(network: Network) -> dict[bool, Block]:
 def _kept_bytes(network: Network, block: Block, layout: Layout, reaches: Reaches, shared: Collection[int]) -> int:
     x = _states(network, layout)
     others = {one.untyped_storage().data_ptr() for one in _weights(network, block)}.union(shared)
-    kept: dict[int, int] = {}
+    return sum(saved_by(lambda: network.layer(block, x, layout, reaches), others))
+
+
+def saved_by(forward: Callable[[], object], others: Collection[int]) -> list[int]:
+    """Bytes of each tensor that a pass saves for the way back, but for those whose memory begins at one of `others`."""
+    found: dict[int, int] = {}
 
     def note(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()
         if storage.data_ptr() not in others:
-            kept[storage.data_ptr()] = storage.nbytes()
+            found[storage.data_ptr()] = storage.nbytes()
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
-        network.layer(block, x, layout, reaches)
-    return sum(kept.values())
+        forward()
+    return list(found.values())
 
 
 def _states(network: Network, layout: Layout) -> Tensor:
@@ -452,7 +466,7 @@ def _fixed_bytes(network: Network, form: Form, cut: Cut, held: int) -> int:
     states = int(trained) * FLOAT * STATES
     kept = sum(_unpacked_bytes(network, one) for one in network.blocks[len(network.blocks) - cut.unpacked :])
     if network.bench.device.type == "cuda":
-        return int(torch.cuda.memory_allocated(network.bench.device)) + states + kept + FIXED_BYTES
+        return taken_bytes(network.bench.device) + states + kept + FIXED_BYTES
     return held + network.weights.bytes + states + kept + FIXED_BYTES
 
 
