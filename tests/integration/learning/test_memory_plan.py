@@ -1,5 +1,6 @@
 """What the planner decides, on a tiny network."""
 
+import math
 import mmap
 import resource
 import weakref
@@ -299,6 +300,37 @@ def test_a_limit_on_the_address_space_is_kept_to(network: Network) -> None:
         assert memory.available_bytes(network) <= 10**9
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "left"),
+    [
+        ("0::/a/b\n", {"a/b/memory.max": "9000", "a/b/memory.current": "2000"}, 7000),
+        ("0::/a/b\n", {"a/memory.high": "5000", "a/memory.current": "6000", "a/b/memory.max": "max"}, 0),
+        (
+            "9:name=systemd:/\n4:cpu,memory:/a/b\n0::/\n",
+            {"memory/a/b/memory.limit_in_bytes": "9000", "memory/a/b/memory.usage_in_bytes": "1000"},
+            8000,
+        ),
+        (
+            "4:memory:/not/mounted:here\n",
+            {"memory/memory.limit_in_bytes": "9000", "memory/memory.usage_in_bytes": "1000"},
+            8000,
+        ),
+        ("3:cpuset:/a\n", {"cpuset/a/memory.limit_in_bytes": "9000"}, math.inf),
+    ],
+    ids=["version 2", "a group above", "version 1", "the root of a container", "none"],
+)
+def test_what_control_groups_leave_is_kept_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str], left: float
+) -> None:
+    (tmp_path / "own").write_text(groups)
+    for name, content in files.items():
+        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / name).write_text(f"{content}\n")
+    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "cgroup")
+    assert memory._left_in_group() == left
 
 
 def test_what_is_kept_grows_with_the_tokens(network: Network, form: Form) -> None:

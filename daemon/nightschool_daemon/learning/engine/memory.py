@@ -57,6 +57,11 @@ FIXED_BYTES = 20_000_000
 """Buffers of the libraries that appear with the first whole pass."""
 FEWEST_TRIES, MOST_TRIES, TRIED_S = 3, 5, 1.0
 """So often a probe is made, beyond the fewest for so long: of three, one may have met page faults or others' work."""
+OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+"""To which control groups this process belongs, and where they are."""
+LIMITS = {"memory.max": "memory.current", "memory.high": "memory.current"}
+LIMITS_OF_VERSION_1 = {"memory.limit_in_bytes": "memory.usage_in_bytes"}
+"""Files of a control group, each with that which says how much of it is used."""
 PROBED_ROWS = (16, 128)
 """Predictions by which the head is timed."""
 
@@ -349,15 +354,20 @@ def _of_proc(file: str, key: str) -> int:
 
 
 def _left_in_group() -> float:
-    """What the control group of this process leaves it: systemd's `MemoryMax=` and `MemoryHigh=`."""
+    """What the control groups of this process leave it: systemd's `MemoryMax=` and `MemoryHigh=`."""
     left = float("inf")
-    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-        if not line.startswith("0::"):
+    for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, limits = GROUPS, LIMITS
+        elif "memory" in controllers.split(","):
+            # version 1, in which each controller has its own groups
+            root, limits = GROUPS / "memory", LIMITS_OF_VERSION_1
+        else:
             continue
-        group = Path("/sys/fs/cgroup") / line.removeprefix("0::").lstrip("/")
+        group = root / path.lstrip("/")
         for place in (group, *group.parents):
-            for name in ("memory.max", "memory.high"):
-                left = min(left, _left(place / name, place / "memory.current"))
+            left = min(left, *(_left(place / limit, place / used) for limit, used in limits.items()))
     return left
 
 
