@@ -18,10 +18,8 @@ GAIN = 1.3
 
 
 def device() -> torch.device:
-    """CUDA or ROCm, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+    """A GPU by CUDA or ROCm, which torch calls CUDA too, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @functools.cache

@@ -28,7 +28,7 @@ def table(rope: Rope, positions: Tensor, factors: Tensor | None) -> tuple[Tensor
         scale *= _yarn_magnitude(rope)
     else:
         frequencies = frequencies / rope.factor
-    # on the CPU: Apple's MPS has no 64-bit floats
+    # on the CPU: GPUs are slow with 64-bit floats
     angles = positions.cpu().double()[:, None] * frequencies
     device = positions.device
     return (angles.cos() * scale).float().to(device), (angles.sin() * scale).float().to(device)
