@@ -86,10 +86,10 @@ class Expected:
         block, part = match.groups()
         return int(block) >= self.trained_from and part in (self.settings.lora_layers or (part,))
 
-    def bytes_of(self, tensor: Tensor, *, widest: bool) -> int:
+    def bytes_of(self, file: GgufFile, tensor: Tensor, *, widest: bool) -> int:
         """Of a touched tensor with the lesson in it: in its own type, or in one that keeps all but the smallest."""
         if self.neurons:
-            return rounding.size_of(widened(tensor, self.neurons), tensor.type)
+            return rounding.size_of(widened(file, tensor.name, self.neurons), tensor.type)
         return max(tensor.bytes, rounding.size_of(tensor.shape, self._widest(tensor))) if widest else tensor.bytes
 
     def version_bytes(self, file: GgufFile, form: DeliveryChoice) -> int:
@@ -97,7 +97,7 @@ class Expected:
         for."""
         if form is DeliveryChoice.ADAPTER and not self.neurons:
             return self._adapter_bytes(file)
-        wider = sum(self.bytes_of(one, widest=True) - one.bytes for one in self._touched(file))
+        wider = sum(self.bytes_of(file, one, widest=True) - one.bytes for one in self._touched(file))
         return file.path.stat().st_size + wider
 
     def _touched(self, file: GgufFile) -> list[Tensor]:
@@ -117,7 +117,7 @@ class Expected:
 
     def target(self, file: GgufFile, abilities: ServerAbilities, *, widest: bool) -> DeliveryTarget:
         """What the delivery plugins decide on."""
-        delivered = {one.name: self.bytes_of(one, widest=widest) for one in self._touched(file)}
+        delivered = {one.name: self.bytes_of(file, one, widest=widest) for one in self._touched(file)}
         adapter_bytes = None if self.neurons else self._adapter_bytes(file)
         return _target(file, abilities, delivered, adapter_bytes)
 

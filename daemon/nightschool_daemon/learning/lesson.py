@@ -19,7 +19,8 @@ from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
 from nightschool_daemon.learning import gguf_file, rounding
-from nightschool_daemon.learning.gguf_file import Field, GgufFile, NewTensor, Tensor
+from nightschool_daemon.learning.engine.architecture import is_fused
+from nightschool_daemon.learning.gguf_file import Field, GgufFile, NewTensor
 from nightschool_daemon.learning.loading import tensor_of, to_file_layout
 from nightschool_daemon.learning.rounding import Choice, Demand
 from nightschool_hookspecs.services import TrainingError
@@ -150,7 +151,8 @@ class LowRankLesson(Lesson):
 class NeuronLesson(Lesson):
     """Added feed-forward units: rows below gate and up, columns beside down. The base's blocks stay as they are.
 
-    Where gate and up have biases, those of the new units are 0.
+    Where one tensor holds gate and up, each half gets its rows at its own end. Where they have biases, those of new
+    units are 0.
     """
 
     def __init__(self, file: GgufFile, parameters: Mapping[str, Weights]) -> None:
@@ -167,21 +169,23 @@ class NeuronLesson(Lesson):
         tensor = self.file.tensors[name]
         if _is_bias(name):
             return Choice(kind=tensor.type, noise=0.0, left=1.0)
-        columns = widened(tensor, self.count)[-1]
+        columns = widened(self.file, name, self.count)[-1]
         if name not in self._choices:
-            added = self._added(name)
+            added = np.concatenate(self._added(name))
             sample = added[rounding.sampled(added.shape[0])]
             self._choices[name] = rounding.choices_beside(sample, tensor.type, columns)
         return rounding.narrowest(self._choices[name], columns, demand)
 
     def tensor(self, name: str, demand: Demand) -> NewTensor:
-        tensor, kind = self.file.tensors[name], self.choice(name, demand).kind
+        kind = self.choice(name, demand).kind
 
         def data() -> bytes:
-            new = rounding.rounded(self._added(name), kind)
-            return np.concatenate((self._old(name, kind), new), axis=1 if _is_down(name) else 0).tobytes()
+            added = self._added(name)
+            pairs = zip(np.split(self._old(name, kind), len(added)), added, strict=True)
+            parts = [part for old, new in pairs for part in (old, rounding.rounded(new, kind))]
+            return np.concatenate(parts, axis=1 if _is_down(name) else 0).tobytes()
 
-        return NewTensor(name=name, shape=widened(tensor, self.count), type=kind, data=data)
+        return NewTensor(name=name, shape=widened(self.file, name, self.count), type=kind, data=data)
 
     def _old(self, name: str, kind: Kind) -> NDArray[np.uint8]:
         """What there is, in a type: shape (rows, bytes a row). A bias has a number a row."""
@@ -191,10 +195,13 @@ class NeuronLesson(Lesson):
             return self.file.rows_of_blocks(name).reshape(rows, -1)
         return rounding.rounded(self.file.dequantized(name).reshape(rows, -1), kind)
 
-    def _added(self, name: str) -> Weights:
+    def _added(self, name: str) -> list[Weights]:
+        """What is new: in one part, or behind each half of a tensor that holds two matrices."""
+        stem = name.rpartition(".")[0]
+        stems = [stem.replace("ffn_up", "ffn_gate"), stem] if _holds_gate(self.file, name) else [stem]
         if _is_bias(name):
-            return np.zeros((self.count, 1), np.float32)
-        return self.parameters[name.removesuffix(".weight")]
+            return [np.zeros((self.count, 1), np.float32) for _ in stems]
+        return [self.parameters[one] for one in stems]
 
     def fields(self) -> list[Field]:
         key = f"{self.file.architecture}.feed_forward_length"
@@ -222,10 +229,16 @@ def is_widened(name: str) -> bool:
     return WIDENED.fullmatch(name) is not None
 
 
-def widened(tensor: Tensor, count: int) -> tuple[int, ...]:
+def widened(file: GgufFile, name: str, count: int) -> tuple[int, ...]:
     """The shape of a tensor that is widened by so many neurons."""
-    rows, *columns = tensor.shape
-    return (rows, columns[0] + count) if _is_down(tensor.name) else (rows + count, *columns)
+    rows, *columns = file.tensors[name].shape
+    if _is_down(name):
+        return (rows, columns[0] + count)
+    return (rows + count * (2 if _holds_gate(file, name) else 1), *columns)
+
+
+def _holds_gate(file: GgufFile, name: str) -> bool:
+    return ".ffn_up." in name and is_fused(file)
 
 
 def _is_down(name: str) -> bool:
@@ -242,15 +255,16 @@ def block_of_neurons(file: GgufFile) -> int:
     Raises `TrainingError` where the feed-forward blocks cannot be widened.
     """
     blocks = [1]
+    parts = FEED_FORWARD[1:] if is_fused(file) else FEED_FORWARD
     for layer in range(file.number("block_count") or 0):
-        missing = [part for part in FEED_FORWARD if f"blk.{layer}.{part}.weight" not in file.tensors]
+        missing = [part for part in parts if f"blk.{layer}.{part}.weight" not in file.tensors]
         if missing:
             raise TrainingError(f"This base has no blk.{layer}.{missing[0]}.weight, so no neurons can be added to it.")
-        kinds = [file.tensors[f"blk.{layer}.{part}.weight"].type for part in FEED_FORWARD]
+        kinds = [file.tensors[f"blk.{layer}.{part}.weight"].type for part in parts]
         unwritable = [kind.name for kind in kinds if not rounding.can_write(kind)]
         if unwritable:
             raise TrainingError(f"Weights cannot be rounded to {unwritable[0]} here: pip install libggml-python.")
-        blocks.append(rounding.block_of(kinds[2]))
+        blocks.append(rounding.block_of(kinds[-1]))
     return max(blocks)
 
 

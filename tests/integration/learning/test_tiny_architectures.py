@@ -7,11 +7,15 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import torch
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.architecture import is_known, read_architecture
+from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.ollama.library import NextToken
 from nightschool_hookspecs.services import TrainingError
+from support.deliveries import delivered, with_neurons
 from support.engine_logprobs import (
     EXACT,
     ROUNDED,
@@ -57,6 +61,18 @@ def test_a_list_of_the_layers_that_are_local_anyway_changes_nothing(
     found = engine_logprobs(ollama, listed, TEXTS)
     assert distance(engine_logprobs(ollama, plain, TEXTS), found) < EXACT
     assert disagreement(listed, found) < EXACT
+
+
+@pytest.mark.parametrize(("architecture", "variant"), [("llama", "bias"), ("phi3", "")])
+def test_engine_serves_added_neurons(ollama: OllamaServer, tmp_path: Path, architecture: str, variant: str) -> None:
+    """Biases are as many as neurons, and where one tensor holds gate and up each half has its own."""
+    base = write_tiny_architecture(tmp_path / f"{architecture}-base.gguf", architecture, kind="F32", variant=variant)
+    network = Network(gguf_file.read(base), Bench(device=torch.device("cpu"), dtype=torch.float32, threads=1))
+    lesson = with_neurons(network, 32, tmp_path / "adapter")
+    file = delivered(lesson, tmp_path).path.rename(tmp_path / f"{architecture}-wider.gguf")
+    found = engine_logprobs(ollama, file, TEXTS)
+    assert distance(engine_logprobs(ollama, base, TEXTS), found) > CLEARLY
+    assert disagreement(file, found) < EXACT
 
 
 @pytest.mark.parametrize("kind", KINDS)

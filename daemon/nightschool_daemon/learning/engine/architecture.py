@@ -141,6 +141,12 @@ def is_known(file: GgufFile) -> bool:
     return file.architecture in FAMILIES and not file.number("expert_count") and not is_split(file)
 
 
+def is_fused(file: GgufFile) -> bool:
+    """Whether one tensor holds q, k and v, and `ffn_up` the gate above its own rows."""
+    family = FAMILIES.get(file.architecture)
+    return family is not None and family.fused
+
+
 def read_architecture(file: GgufFile) -> Architecture:
     """Read the shape of a network. Raises `TrainingError` with what stands in the way."""
     _refuse_unknown(file)

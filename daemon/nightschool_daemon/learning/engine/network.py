@@ -101,8 +101,7 @@ class Network:
 
     def spread(self, name: str) -> float:
         """Standard deviation of a matrix's weights, by a sample of its rows. Raises `TrainingError`."""
-        _, number, part = name.split(".")
-        matrix = self.blocks[int(number)].matrices[part]
+        matrix = self._matrix(name)
         rows = torch.linspace(0, matrix.shape[0] - 1, min(SAMPLED_ROWS, matrix.shape[0])).long()
         found = float(matrix.rows(rows).std())
         if not math.isfinite(found):
@@ -111,6 +110,15 @@ class Network:
                 "Remove the model and pull it again."
             )
         return found
+
+    def _matrix(self, name: str) -> PackedMatrix:
+        """`blk.0.ffn_gate`, which may be the upper half of another's tensor."""
+        _, number, part = name.split(".")
+        matrices, units = self.blocks[int(number)].matrices, self.architecture.feed_forward
+        if self.architecture.family.fused and part in ("ffn_gate", "ffn_up"):
+            start = units if part == "ffn_up" else 0
+            return matrices["ffn_up"].slice(start, start + units)
+        return matrices[part]
 
     def keep_unpacked(self, layers: int) -> None:
         """Keep the matrices of so many layers, from the last, as floats: none of them is de-quantised again.
