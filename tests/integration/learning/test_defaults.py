@@ -24,6 +24,7 @@ from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm
 from nightschool_plugins.tuning_fixed import TuningFixed
 from support.ollama_server import OllamaServer
+from support.rewritten_gguf import rewritten
 from support.tiny_architectures import write_tiny_architecture
 
 OPEN = Hyperparameters()
@@ -81,10 +82,14 @@ def test_as_many_neurons_are_trained_as_what_was_brought_has(file: GgufFile, tmp
     assert settled(replace(OPEN, neurons=32), file, NOWHERE, tmp_path).neurons == 32
 
 
-def test_lora_is_trained_beside_a_base_whose_gate_is_part_of_another_tensor(tmp_path: Path) -> None:
+def test_lora_is_trained_beside_a_base_without_a_gate(file: GgufFile, tmp_path: Path) -> None:
+    """A gate that is part of another tensor is one."""
     phi3 = gguf_file.read(write_tiny_architecture(tmp_path / "phi3.gguf", "phi3"))
+    with pytest.raises(OllamaUnreachable):
+        settled(OPEN, phi3, NOWHERE, None)
+    path = rewritten(file.path, tmp_path / "tiny.gguf", tensors={"blk.0.ffn_gate.weight": None})
     told: list[str] = []
-    assert settled(OPEN, phi3, NOWHERE, None, told.append).form is TrainedForm.LORA
+    assert settled(OPEN, gguf_file.read(path), NOWHERE, None, told.append).form is TrainedForm.LORA
     assert told == [
         "LoRA is trained, not added neurons: This base has no blk.0.ffn_gate.weight, so no neurons can be added to it."
     ]
