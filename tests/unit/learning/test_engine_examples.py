@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from nightschool_daemon.learning.engine.examples import WATCHED_FROM, Answer, Example, batches, divided, order_of
 from nightschool_daemon.learning.engine.loop import FINAL_RATE, schedule
 from nightschool_hookspecs.records import Hyperparameters
+from nightschool_hookspecs.testing import SAMPLE_SPECIALTY, FakeStore
+from nightschool_plugins.tuning_fixed import TuningFixed
 
 COUNTS, SEEDS = st.integers(1, 120), st.integers(0, 2**31)
 
@@ -55,6 +57,23 @@ def test_what_belongs_together_is_watched_or_learned_from_together(groups: list[
 )
 def test_no_epoch_is_judged_before_the_third_nor_before_thirty_steps(count: int, size: int, epoch: int) -> None:
     assert divided(numbered(count), 0, Hyperparameters(num_epochs=3, batch_size=size)).first_judged == epoch
+
+
+@pytest.mark.parametrize(("count", "epochs"), [(240, 4), (73, 4), (72, 5), (56, 6), (40, 7), (39, None)])
+def test_from_so_many_epochs_on_some_examples_are_kept_aside(count: int, epochs: int | None) -> None:
+    """As config.toml says of `num_epochs`."""
+    found = (
+        number
+        for number in range(1, 20)
+        if divided(numbered(count), 0, Hyperparameters(num_epochs=number, batch_size=8)).held
+    )
+    assert next(found, None) == epochs
+
+
+@given(count=st.integers(1, 400))
+def test_with_the_default_number_of_epochs_nothing_is_kept_aside(count: int) -> None:
+    usual = TuningFixed().nightschool_suggest_hyperparameters(SAMPLE_SPECIALTY, count, FakeStore(), 0)
+    assert not divided(numbered(count), 0, usual).held
 
 
 @given(count=COUNTS, size=st.integers(1, 50), epoch=st.integers(0, 3), seed=SEEDS)
