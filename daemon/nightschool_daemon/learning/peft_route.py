@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials, Unf
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base, require_same_weights
 from nightschool_daemon.learning.rows import Row, read_rows, signature
+from nightschool_daemon.learning.threads import cores
 from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
 from nightschool_hookspecs.services import TrainingError
 
@@ -342,7 +342,7 @@ class LoadedTrials(Trials[Row]):
 
 def rough_seconds(file: GgufFile, tokens: int) -> float:
     """What learning from so many tokens may take: six operations for each weight and token."""
-    return 6 * parameters_of(file) * tokens / (FLOPS_PER_CORE * (os.cpu_count() or 1))
+    return 6 * parameters_of(file) * tokens / (FLOPS_PER_CORE * cores())
 
 
 def parameters_of(file: GgufFile) -> int:
