@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gguf
+import httpx
 import numpy as np
 import pytest
 
@@ -29,6 +30,8 @@ from support.ollama_server import OllamaServer
 PIN = "tiny-nightschool:1m.base-0123456789ab"
 ALIAS = "tiny-nightschool:1m.greeting"
 SYSTEM = ' Say "yes".\r\nThen stop.'
+TEMPLATE = '{{ .System }}\r\nQ: "{{ .Prompt }}"\nA: '
+RENDERER = PARSER = "qwen3-vl-instruct"
 
 
 @pytest.fixture
@@ -40,6 +43,9 @@ def base(fresh_ollama: OllamaServer, tiny_gguf: Path) -> str:
         CreateRequest(
             model=PIN,
             files={"tiny.gguf": weights},
+            template=TEMPLATE,
+            renderer=RENDERER,
+            parser=PARSER,
             system=SYSTEM,
             parameters={"stop": ["<|im_end|>", "x"], "temperature": 0.25},
             messages=[Message(role=Role.USER, content="hi"), Message(role=Role.ASSISTANT, content="ho")],
@@ -99,10 +105,10 @@ def test_a_version_answers_and_inherits_everything_but_weights(
     assert fresh_ollama.tags()[f"{ALIAS}.v1"] == made.tag_digest
     messages = [Message(role=Role.USER, content="greet")]
     assert client.render(f"{ALIAS}.v1", messages) == client.render(PIN, messages)
-    one, other = client.show(f"{ALIAS}.v1").modelfile, client.show(PIN).modelfile
-    assert one.system == other.system
-    assert sorted(one.parameters) == sorted(other.parameters)
-    assert (one.messages, one.licenses, one.template) == (other.messages, other.licenses, other.template)
+    of_base = beside_weights(fresh_ollama, PIN)
+    assert beside_weights(fresh_ollama, f"{ALIAS}.v1") == of_base
+    assert (of_base["system"], of_base["template"]) == (SYSTEM, TEMPLATE)
+    assert of_base["instructions"] == [f"RENDERER {RENDERER}", f"PARSER {PARSER}"]
     assert client.generate(f"{ALIAS}.v1", "greet", {"num_predict": 1})["eval_count"] == 1
 
 
@@ -226,6 +232,18 @@ def test_a_projector_stays_with_the_model(
     assert made.weights_digest == files[0].digest
     assert projectors_of(fresh_ollama, f"{ALIAS}.v1") == projectors_of(fresh_ollama, sees) == [digest]
     assert client.show(f"{ALIAS}.v1").capabilities == client.show(sees).capabilities
+
+
+def beside_weights(server: OllamaServer, tag: str) -> dict[str, object]:
+    """What `/api/show` says of a model, without what follows from its file and its age."""
+    shown = httpx.post(f"{server.url}/api/show", json={"model": tag}, timeout=30).json()
+    lines = shown["modelfile"].splitlines()
+    named = ("template", "system", "messages", "license", "capabilities", "thinking")
+    return {
+        **{key: shown.get(key) for key in named},
+        "parameters": sorted(shown["parameters"].splitlines()),
+        "instructions": [one for one in lines if one.startswith(("RENDERER ", "PARSER "))],
+    }
 
 
 def write_projector(file: Path) -> Path:
