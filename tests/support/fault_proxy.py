@@ -147,6 +147,17 @@ def first(act: Callable[[], None]) -> Behaviour:
     return behaviour
 
 
+def then(act: Callable[[], None]) -> Behaviour:
+    """Something happens between what the server does and its answer."""
+
+    def behaviour(_request: Request, forward: Forward) -> Reply:
+        reply = forward()
+        act()
+        return reply
+
+    return behaviour
+
+
 # --------------------------------------------------------------------------- mechanics
 
 

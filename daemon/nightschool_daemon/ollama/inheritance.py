@@ -5,14 +5,14 @@ read (a container, another user's directory), the Modelfile that the server prin
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nightschool_daemon.ollama.http import ShownModel
+from nightschool_daemon.ollama.storage import blob_of, layers_of
 from nightschool_hookspecs.records import Message, Role
 
-MEDIA_TYPE = "application/vnd.ollama.image."
 LISTS = frozenset({"stop"})
 """Parameters that may come several times."""
 
@@ -34,32 +34,14 @@ class Inheritance:
 
 def inheritance_of(shown: ShownModel, models_directory: Path | None) -> Inheritance:
     """Read it from the layers on disk, else from the Modelfile."""
-    manifest = _manifest(shown.name, models_directory) if models_directory is not None else None
-    if manifest is None or models_directory is None:
+    digests = layers_of(shown.name, models_directory) if models_directory is not None else None
+    if digests is None or models_directory is None:
         return _from_modelfile(shown)
-    return _from_layers(manifest, models_directory / "blobs", shown)
+    layers = {kind: [blob_of(models_directory, one) for one in ones] for kind, ones in digests.items()}
+    return _from_layers(layers, shown)
 
 
-def _manifest(name: str, models_directory: Path) -> dict[str, list[dict[str, str]]] | None:
-    model, _, tag = name.rpartition(":")
-    namespace = model if "/" in model else f"library/{model}"
-    manifests = models_directory / "manifests"
-    # a name may begin with its registry, hf.co/user/model, or leave it out
-    found = sorted({*manifests.glob(f"*/{namespace}/{tag}"), *manifests.glob(f"{model}/{tag}")})
-    if len(found) != 1:
-        return None
-    try:
-        manifest = json.loads(found[0].read_bytes())
-    except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) else None
-
-
-def _from_layers(manifest: dict[str, list[dict[str, str]]], blobs: Path, shown: ShownModel) -> Inheritance:
-    layers: dict[str, list[Path]] = {}
-    for layer in manifest.get("layers", []):
-        kind = layer["mediaType"].removeprefix(MEDIA_TYPE)
-        layers.setdefault(kind, []).append(blobs / layer["digest"].replace(":", "-"))
+def _from_layers(layers: Mapping[str, Sequence[Path]], shown: ShownModel) -> Inheritance:
     if not all(
         path.is_file() for kind in ("template", "system", "params", "messages") for path in layers.get(kind, [])
     ):
@@ -79,7 +61,7 @@ def _from_layers(manifest: dict[str, list[dict[str, str]]], blobs: Path, shown: 
     )
 
 
-def _text(layers: dict[str, list[Path]], kind: str) -> str | None:
+def _text(layers: Mapping[str, Sequence[Path]], kind: str) -> str | None:
     # as bytes: reading as text would turn a template's "\r\n" into "\n"
     return layers[kind][-1].read_bytes().decode() if kind in layers else None
 

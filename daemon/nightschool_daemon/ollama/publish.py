@@ -10,8 +10,9 @@ from pathlib import Path
 
 from nightschool_daemon.jobs import DeliveredFile
 from nightschool_daemon.ollama.errors import ModelMissing, OllamaRefused, PublicationFailed
-from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
+from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp, ShownModel
 from nightschool_daemon.ollama.inheritance import Inheritance, inheritance_of
+from nightschool_daemon.ollama.storage import layers_of
 from nightschool_hookspecs.records import DeliveryForm, Message
 
 SPLIT_REQUIRES = "0.34.1"
@@ -30,7 +31,9 @@ class Publication:
     base_tag: str
     """The tag whose template, parameters and so on it inherits: the pinned base."""
     models_directory: Path | None
-    """Where the base's layers can be read."""
+    """Where the base's layers can be read, and those of the tag that is made."""
+    may_be_rewritten: bool = False
+    """Whether the server stores a single file as it likes, as those of 0.30 to 0.34.0 do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ def publish(
             lost = [file for file in publication.files if not ollama.has_blob(file.digest)]
             if not lost or attempt == ATTEMPTS:
                 raise
-    return _read_back(ollama, publication)
+    return _read_back(ollama, publication, request)
 
 
 def publish_messages(
@@ -119,8 +122,8 @@ def _shifted(on_progress: Callable[[int], None] | None, before: int) -> Callable
     return None if on_progress is None else lambda sent: on_progress(before + sent)
 
 
-def _read_back(ollama: OllamaHttp, publication: Publication) -> PublishedTag:
-    """Compare the tag with what was sent. Servers of 0.30 to 0.34.0 rewrite a single file: its new digest is noted."""
+def _read_back(ollama: OllamaHttp, publication: Publication, request: CreateRequest) -> PublishedTag:
+    """Compare the tag with what was sent. Where the server rewrote the file, its new digest is noted."""
     entry = next((one for one in ollama.tags() if one.name == publication.tag), None)
     if entry is None:
         raise PublicationFailed(
@@ -128,10 +131,20 @@ def _read_back(ollama: OllamaHttp, publication: Publication) -> PublishedTag:
             "run again."
         )
     shown = ollama.show(publication.tag)
-    sent = publication.files[0].digest
     if publication.form is DeliveryForm.ADAPTER:
-        if sent not in shown.modelfile.adapter_digests:
+        if publication.files[0].digest not in shown.modelfile.adapter_digests:
             raise PublicationFailed(f"{publication.tag} was created without its adapter. Update Ollama and run again.")
-    elif publication.form is DeliveryForm.SPLIT and shown.weights_digest != sent:
+    elif not publication.may_be_rewritten and not _holds(publication, request, shown):
         raise PublicationFailed(f"{publication.tag} does not hold the weights that were sent. Run again.")
     return PublishedTag(tag_digest=entry.digest, weights_digest=shown.weights_digest)
+
+
+def _holds(publication: Publication, request: CreateRequest, shown: ShownModel) -> bool:
+    """Whether a tag has every file that was sent; of those the server itself shows the first alone."""
+    if shown.weights_digest != publication.files[0].digest:
+        return False
+    directory = publication.models_directory
+    layers = layers_of(publication.tag, directory) if directory is not None else None
+    if layers is None:
+        return True
+    return sorted([*layers.get("model", ()), *layers.get("projector", ())]) == sorted(request.files.values())

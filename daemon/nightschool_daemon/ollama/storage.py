@@ -1,7 +1,8 @@
-"""Finds a model's file on this machine. No endpoint returns a blob's content, so it must be read from disk."""
+"""Finds a model's files on this machine. No endpoint returns a blob's content, so it must be read from disk."""
 
 import grp
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import BlobUnreadable
 from nightschool_daemon.ollama.http import ShownModel
 
+MEDIA_TYPE = "application/vnd.ollama.image."
 HASH_CHUNK_BYTES = 4 * 1024 * 1024
 USUAL_PLACES = ("/usr/share/ollama/.ollama/models", "/var/lib/ollama/.ollama/models", "/var/lib/ollama/models")
 
@@ -28,7 +30,7 @@ def locate_adapter(settings: OllamaSettings, shown: ShownModel, digest: str) -> 
 
 
 def _places(settings: OllamaSettings, digest: str) -> list[Path]:
-    return [directory / "blobs" / f"sha256-{digest}" for directory in models_directories(settings)]
+    return [blob_of(directory, digest) for directory in models_directories(settings)]
 
 
 def _readable(shown: ShownModel, candidates: list[Path]) -> Path:
@@ -46,6 +48,38 @@ def models_directories(settings: OllamaSettings) -> tuple[Path, ...]:
     if given := os.environ.get("OLLAMA_MODELS"):
         found.insert(0, Path(given))
     return tuple(found)
+
+
+def layers_of(name: str, models_directory: Path) -> dict[str, list[str]] | None:
+    """SHA-256 of a tag's layers, hex, by their kind: "model", "template". None where its manifest cannot be read."""
+    manifest = _manifest(name, models_directory)
+    if manifest is None:
+        return None
+    layers: dict[str, list[str]] = {}
+    for layer in manifest.get("layers", []):
+        kind = layer["mediaType"].removeprefix(MEDIA_TYPE)
+        layers.setdefault(kind, []).append(layer["digest"].removeprefix("sha256:"))
+    return layers
+
+
+def _manifest(name: str, models_directory: Path) -> dict[str, list[dict[str, str]]] | None:
+    model, _, tag = name.rpartition(":")
+    namespace = model if "/" in model else f"library/{model}"
+    manifests = models_directory / "manifests"
+    # a name may begin with its registry, hf.co/user/model, or leave it out
+    found = sorted({*manifests.glob(f"*/{namespace}/{tag}"), *manifests.glob(f"{model}/{tag}")})
+    if len(found) != 1:
+        return None
+    try:
+        manifest = json.loads(found[0].read_bytes())
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def blob_of(models_directory: Path, digest: str) -> Path:
+    """Where a server keeps a blob, whether or not it is there."""
+    return models_directory / "blobs" / f"sha256-{digest}"
 
 
 def check_digest(path: Path, digest: str) -> None:

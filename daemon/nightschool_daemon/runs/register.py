@@ -56,6 +56,8 @@ def _with_lesson(context: StepContext, prepared: PrepareResult, export: ExportRe
             files=export.files,
             base_tag=prepared.base.pin,
             models_directory=prepared.base.gguf.parent.parent,
+            # who takes shards stores every file as it is sent
+            may_be_rewritten=not export.abilities.split,
         ),
         on_progress=lambda done: context.listener.progress(
             context.info.id, Step.REGISTER, done, total, f"upload {tag}"

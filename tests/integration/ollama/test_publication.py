@@ -1,7 +1,7 @@
 """From files to tags on the real server: whole, the same when repeated, sharing what can be shared."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from nightschool_daemon.ollama.publish import Publication, publish
 from nightschool_daemon.ollama.registry import compare, read_registry
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import BaseChange, DeliveryForm, Message, Role
-from support.fault_proxy import FaultProxy, answers, first
+from support.fault_proxy import FaultProxy, answers, first, then
 from support.night import import_tiny
 from support.ollama_server import OllamaServer
+from support.tiny_gguf import write_tiny_gguf
 
 PIN = "tiny-nightschool:1m.base-0123456789ab"
 ALIAS = "tiny-nightschool:1m.greeting"
@@ -187,6 +188,37 @@ def test_a_success_without_a_tag_is_no_success(
         publish(client, publication(files, 1, DeliveryForm.SPLIT, fresh_ollama.models_directory))
 
 
+@pytest.mark.parametrize("write", [write_split, write_fused])
+def test_a_tag_that_holds_the_last_file_of_another_base_is_told(
+    proxy: FaultProxy,
+    client: OllamaHttp,
+    fresh_ollama: OllamaServer,
+    tiny_gguf: Path,
+    tmp_path: Path,
+    write: Callable[[Parcel], tuple[DeliveredFile, ...]],
+) -> None:
+    files = write(parcel(tiny_gguf, tmp_path / "export", 1))
+    *_, other = write(parcel(write_tiny_gguf(tmp_path / "other.gguf", seed=1), tmp_path / "other", 1))
+    client.upload_blob(other.path, other.digest)
+    manifest = manifest_of(fresh_ollama, f"{ALIAS}.v1")
+    proxy.add("POST", "/api/create", then(lambda: replace_text(manifest, files[-1].digest, other.digest)))
+    form = DeliveryForm.SPLIT if write is write_split else DeliveryForm.FUSED
+    wanted = publication(files, 1, form, fresh_ollama.models_directory)
+    with pytest.raises(PublicationFailed, match="does not hold the weights that were sent"):
+        publish(client, wanted)
+    assert publish(client, wanted).weights_digest == files[0].digest
+
+
+def test_a_single_file_that_the_server_may_rewrite_is_noted_as_it_is_then(
+    proxy: FaultProxy, client: OllamaHttp, fresh_ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path, base: str
+) -> None:
+    files = write_fused(parcel(tiny_gguf, tmp_path / "export", 1))
+    manifest = manifest_of(fresh_ollama, f"{ALIAS}.v1")
+    proxy.add("POST", "/api/create", then(lambda: replace_text(manifest, files[0].digest, base)))
+    wanted = publication(files, 1, DeliveryForm.FUSED, fresh_ollama.models_directory)
+    assert publish(client, replace(wanted, may_be_rewritten=True)).weights_digest == base
+
+
 def test_the_probe_leaves_nothing_behind(client: OllamaHttp, fresh_ollama: OllamaServer, tmp_path: Path) -> None:
     tags, blobs = fresh_ollama.tags(), fresh_ollama.blobs()
     abilities = probe_abilities(client, PIN, "llama", tmp_path / "probe")
@@ -261,7 +293,14 @@ def write_projector(file: Path) -> Path:
 
 def projectors_of(server: OllamaServer, tag: str) -> list[str]:
     """SHA-256 of the projector layers in a tag's manifest, hex."""
-    name, version = tag.split(":")
-    manifest = server.models_directory / "manifests" / "registry.ollama.ai" / "library" / name / version
-    layers = json.loads(manifest.read_bytes())["layers"]
+    layers = json.loads(manifest_of(server, tag).read_bytes())["layers"]
     return [one["digest"].removeprefix("sha256:") for one in layers if one["mediaType"].endswith("projector")]
+
+
+def manifest_of(server: OllamaServer, tag: str) -> Path:
+    name, version = tag.split(":")
+    return server.models_directory / "manifests" / "registry.ollama.ai" / "library" / name / version
+
+
+def replace_text(file: Path, old: str, new: str) -> None:
+    file.write_text(file.read_text().replace(old, new))

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.ollama.http import ShownModel
-from nightschool_daemon.ollama.inheritance import MEDIA_TYPE, Inheritance, inheritance_of
+from nightschool_daemon.ollama.inheritance import Inheritance, inheritance_of
 from nightschool_daemon.ollama.modelfile import Modelfile
+from nightschool_daemon.ollama.storage import MEDIA_TYPE
 from nightschool_hookspecs.records import Message, Role
 
 PROJECTOR = "2" * 64
