@@ -47,6 +47,7 @@ from nightschool_daemon.locking import LockedError
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.address import base_url
 from nightschool_daemon.ollama.errors import InvalidHost, OllamaError, OllamaUnreachable, RemoteHostRefused
+from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.reporting.page import html_of
 from nightschool_daemon.reporting.records import TrackMaterial
 from nightschool_daemon.reporting.words import nights_section, track_table
@@ -61,7 +62,7 @@ from nightschool_daemon.runs import (
     UndoRefused,
 )
 from nightschool_daemon.runs.account import Account
-from nightschool_daemon.runs.alone import TrainedAlone, plan_alone, train_alone
+from nightschool_daemon.runs.alone import Order, TrainedAlone, plan_alone, train_alone
 from nightschool_daemon.runs.comparing import Pairing, compare, pair_by_file
 from nightschool_daemon.runs.feedback_file import read_file, read_prompts
 from nightschool_daemon.runs.tracks import material_by_name, track
@@ -420,6 +421,9 @@ def train(
     adapter: Annotated[
         Path | None, typer.Option("--adapter", help="Where to put what was trained: for LoRA, a PEFT adapter.")
     ] = None,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Begin anew, though an interrupted training by the same call could go on.")
+    ] = False,
 ) -> None:
     """Train by hand: one file in, one model out. No exam, no alias."""
     settings = _settings(context)
@@ -427,23 +431,22 @@ def train(
         settings.training, method=method, start_from=None if start_from is None else start_from.absolute()
     )
     settings = dataclasses.replace(settings, training=training)
-    if adapter is not None and adapter.exists():
+    if adapter is not None and _holds_something(adapter):
         raise RunRefused(f"--adapter: {adapter} is there already. Choose another directory.")
     _require_name("MODEL", model)
     _require_name("--name", name)
     hooks = load_hooks(settings, None, safe_mode=False)
-    feedback = _feedback_in(data, hooks)
-    with run_listener() as listener, _ended_as("Ended: no model was made. Call it again to begin anew."):
-        made = train_alone(
-            settings,
-            hooks=hooks,
-            model=model,
-            feedback=feedback,
-            name=name,
-            adapter=adapter,
-            listener=listener,
-            now=now(),
-        )
+    order = Order(
+        model=model,
+        feedback=_feedback_in(data, hooks),
+        data_digest=sha256_of(data),
+        name=name,
+        adapter=adapter,
+        anew=anew,
+    )
+    ended = "Ended: no model was made. Call it again to go on from the last step that was kept; --anew begins anew."
+    with run_listener() as listener, _ended_as(ended):
+        made = train_alone(settings, order, hooks=hooks, listener=listener, now=now())
     _show_account(made.account, data)
     for curve in made.curves:
         show_curve(f"loss by {curve.method.upper()}", curve.losses, curve.watched, is_held=curve.is_held)
@@ -459,6 +462,11 @@ def _ended_as(sentence: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise RunRefused(sentence) from None
+
+
+def _holds_something(path: Path) -> bool:
+    """An empty directory is what a call that was killed left."""
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
 def _require_name(argument: str, name: str) -> None:

@@ -172,32 +172,43 @@ def test_training_by_hand_learns_all_that_a_night_would_not_and_says_what_it_lef
     assert "on 11 held-out references" in done.stdout
 
 
-def test_who_began_a_training_by_hand_can_end_it_and_nothing_is_left(night: Night, fresh_ollama: OllamaServer) -> None:
+def test_who_began_a_training_by_hand_can_end_it_and_the_same_call_goes_on(
+    night: Night, fresh_ollama: OllamaServer
+) -> None:
     before = set(fresh_ollama.tags())
     data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
     running = night.start("train", TINY, "--data", str(data), "--name", "polite")
-    wait_until(lambda: any(night.state.glob("train-*/runs/*/train/worker.log")), 60)
+    wait_until(lambda: any(one.stat().st_size for one in night.state.glob("train-*/runs/*/train/metrics.jsonl")), 180)
     running.send_signal(signal.SIGINT)
     said, _ = running.communicate(timeout=60)
     assert running.returncode == 1
     assert "no model was made" in said
-    assert "goes on" not in said
-    assert not list(night.state.glob("train-*"))
-    assert set(fresh_ollama.tags()) == before
-
-
-def test_what_a_killed_training_by_hand_left_goes_with_the_next(night: Night, fresh_ollama: OllamaServer) -> None:
-    before = set(fresh_ollama.tags())
-    data = night.drop(greetings(40)).rename(night.directory / "data.jsonl")
-    running = night.start("train", TINY, "--data", str(data), "--name", "polite")
-    wait_until(lambda: any(night.state.glob("train-*/runs/*/train/worker.log")), 60)
-    running.kill()
-    running.communicate(timeout=60)
+    assert "Call it again to go on" in said
     (left,) = night.state.glob("train-*")
-    assert set(fresh_ollama.tags()) > before
+    assert list(left.glob("runs/*/train/checkpoints/step-*"))
+    assert set(fresh_ollama.tags()) == before
     done = night.run("train", TINY, "--data", str(data), "--name", "polite")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"What an interrupted `nightschool train` left in {left} was removed." in done.stderr
+    assert f"It goes on with what was left in {left}" in done.stderr
+    assert not list(night.state.glob("train-*"))
+    assert set(fresh_ollama.tags()) == before | {"polite:latest"}
+
+
+def test_of_a_training_by_hand_that_was_killed_nothing_is_left_where_another_begins_anew(
+    night: Night, fresh_ollama: OllamaServer, tmp_path: Path
+) -> None:
+    before = set(fresh_ollama.tags())
+    data = night.drop(greetings(8)).rename(night.directory / "data.jsonl")
+    call = ("train", TINY, "--data", str(data), "--name", "polite", "--adapter", str(tmp_path / "adapter"))
+    running = night.start(*call)
+    wait_until(lambda: any(night.state.glob("train-*/runs/*/train/checkpoints/step-*")), 180)
+    running.kill()
+    running.communicate(timeout=60)
+    assert len(list(night.state.glob("train-*"))) == 1
+    assert set(fresh_ollama.tags()) > before
+    done = night.run(*call, "--anew")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "It goes on" not in done.stderr
     assert not list(night.state.glob("train-*"))
     assert set(fresh_ollama.tags()) == before | {"polite:latest"}
 

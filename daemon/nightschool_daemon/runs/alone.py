@@ -1,7 +1,8 @@
 """Training by hand: a file of feedback in, a model under a name of the user's choice out. No ledger, no exam.
 
-It takes the same steps as a run, in a state directory of its own that is gone afterwards. What a night leaves for later
-nights has no later here: all of the file is learned from, but for what losses are taken on, for as long as it takes.
+It takes the same steps as a run, in a state directory of its own that is gone when it ended well; else the same call
+goes on there. What a night leaves for later nights has no later here: all of the file is learned from, but for what
+losses are taken on, for as long as it takes.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,14 +20,14 @@ from pathlib import Path
 from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.intake.assignment import group_of
-from nightschool_daemon.jobs import EventRow, ExportResult, Step, VerifyResult
+from nightschool_daemon.jobs import EventRow, ExportResult, PrepareResult, Step, VerifyResult
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, LedgerError
 from nightschool_daemon.locking import StateLock
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import TrainingPlan
 from nightschool_daemon.reasons import BY_HAND
-from nightschool_daemon.runs import pipeline, retention
+from nightschool_daemon.runs import going_on, pipeline, retention
 from nightschool_daemon.runs.account import Account, account_of
 from nightschool_daemon.runs.aside import Feedback
 from nightschool_daemon.runs.context import StepContext
@@ -75,71 +76,121 @@ class TrainedAlone:
     verified: VerifyResult
 
 
-def train_alone(
-    settings: Settings,
-    *,
-    hooks: Hooks,
-    model: str,
-    feedback: ParsedFeedback,
-    name: str,
-    adapter: Path | None,
-    listener: RunListener,
-    now: datetime,
-) -> TrainedAlone:
-    """Train `model` on a file and register the result as `name`; what was trained goes to the new directory `adapter`.
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a person wants trained by hand."""
 
-    It is there as soon as it is trained, whatever becomes of the model. Raises `RunRefused` and `OllamaError`.
+    model: str
+    feedback: ParsedFeedback
+    data_digest: str
+    """SHA-256, hex, of the file that it was read from."""
+    name: str
+    """Of the result."""
+    adapter: Path | None = None
+    """Where to put what was trained: a new directory."""
+    anew: bool = False
+    """Remove what an interrupted training of the same left, in place of going on with it."""
+
+
+def train_alone(
+    settings: Settings, order: Order, *, hooks: Hooks, listener: RunListener, now: datetime
+) -> TrainedAlone:
+    """Train a model on a file and register the result. What was trained is handed over whatever becomes of the model.
+
+    Goes on with what was left of a training on the same base and data by the same settings, if it was interrupted.
+    Raises `RunRefused` and `OllamaError`.
     """
     ollama = OllamaHttp(settings.ollama)
-    base, target = names.normalise(model), names.normalise(name)
-    for sentence in retention.sweep_trainings(settings.state_directory, ollama):
+    base, target = names.normalise(order.model), names.normalise(order.name)
+    for sentence in retention.sweep_trainings(settings.state_directory, ollama, now):
         listener.note(target, sentence)
-    before = {entry.name for entry in ollama.tags()}
+    before = {entry.name: entry.digest for entry in ollama.tags()}
     if target in before:
         raise RunRefused(
             f"{target} is in Ollama already. Choose another --name, or remove it with `ollama rm {target}`."
         )
     settings.state_directory.mkdir(parents=True, exist_ok=True)
-    with _directory(settings.state_directory) as directory:
+    made_of = going_on.made_of(settings, before.get(base, ""), order.data_digest)
+    with _directory(settings.state_directory, made_of, anew=order.anew) as directory:
         _claim(directory, target)
-        if adapter is not None:
-            _make(adapter)
+        if going_on.can_go_on(directory):
+            listener.note(target, f"It goes on with what was left in {directory}; --anew begins anew.")
+        if order.adapter is not None:
+            _make(order.adapter)
         retention.note_pins(directory, base, before)
-        # the caches stay where they are: only the ledger and the run are of the moment
-        (directory / "cache").symlink_to(_cache(settings), target_is_directory=True)
         state = dataclasses.replace(settings.state, directory=directory)
-        own = dataclasses.replace(of_all(settings, feedback.events), state=state)
+        own = dataclasses.replace(of_all(settings, order.feedback.events), state=state)
         ledger = Ledger.open(directory / FILE_NAME)
         specialty = _specialty(base, directory)
         try:
-            ledger.events.add([_incoming(event, specialty, now) for event in feedback.events])
             runs = Runs(settings=own, ledger=ledger, hooks=hooks, ollama=ollama, clock=lambda: now)
-            return _learn(runs, specialty, target, feedback, adapter, listener, now)
+            begun = next(iter(runs.unfinished()), None) or _begin(runs, specialty, order.feedback, now)
+            context = runs.context_of(begun, listener)
+            _pin_again(context, before)
+            made, problem = _learn(context, target, order)
         finally:
             ledger.close()
-            if adapter is not None:
+            if order.adapter is not None:
                 with contextlib.suppress(OSError):
                     # where nothing was trained it is empty
-                    adapter.rmdir()
+                    order.adapter.rmdir()
             with contextlib.suppress(LedgerError):
                 # a ledger that cannot be read may need any pin
                 retention.give_pins_free(directory, base, ollama)
+    if problem:
+        raise RunRefused(f"{made.name} is made.{problem}")
+    return made
 
 
 @contextlib.contextmanager
-def _directory(state_directory: Path) -> Iterator[Path]:
-    """A directory of the moment, locked until it is gone.
+def _directory(state_directory: Path, made_of: str, *, anew: bool) -> Iterator[Path]:
+    """Where a training works, locked as long: what one that was made of the same left, else a new one.
 
-    Whoever finds it without its lock knows that the training was killed: retention.sweep_trainings.
+    It is gone when the training ended well. Whoever finds one without its lock knows that it did not:
+    retention.sweep_trainings.
     """
-    with (
-        contextlib.ExitStack() as held,
-        tempfile.TemporaryDirectory(prefix=retention.MANUAL_PREFIX, dir=state_directory) as text,
-    ):
-        directory = Path(text)
-        lock = StateLock.take(directory)
-        held.callback(lock.release)
+    directory, lock = _left(state_directory, made_of, anew=anew) or _new(state_directory, made_of)
+    try:
         yield directory
+    except BaseException:
+        going_on.leave(directory)
+        raise
+    else:
+        shutil.rmtree(directory)
+    finally:
+        lock.release()
+
+
+def _left(state_directory: Path, made_of: str, *, anew: bool) -> tuple[Path, StateLock] | None:
+    """What a training that was made of the same left; where it is to begin anew nothing of it stays."""
+    while found := going_on.taken_up(sorted(state_directory.glob(f"{retention.MANUAL_PREFIX}*")), made_of):
+        if not anew:
+            return found
+        directory, lock = found
+        shutil.rmtree(directory)
+        lock.release()
+    return None
+
+
+def _new(state_directory: Path, made_of: str) -> tuple[Path, StateLock]:
+    directory = Path(tempfile.mkdtemp(prefix=retention.MANUAL_PREFIX, dir=state_directory))
+    lock = StateLock.take(directory)
+    (directory / going_on.MADE_OF).write_text(made_of, encoding="utf-8")
+    # the caches stay where they are: only the ledger and the run are this training's
+    (directory / "cache").symlink_to(_cache(state_directory), target_is_directory=True)
+    return directory, lock
+
+
+def _begin(runs: Runs, specialty: Specialty, feedback: ParsedFeedback, now: datetime) -> str:
+    runs.ledger.events.add([_incoming(event, specialty, now) for event in feedback.events])
+    return runs.start(specialty, BY_HAND, now)
+
+
+def _pin_again(context: StepContext, tags: Collection[str]) -> None:
+    """What goes on finds its base under the pin that was given free when it was interrupted."""
+    prepared = context.result_if_done(Step.PREPARE, PrepareResult)
+    if prepared is not None and prepared.base.pin not in tags:
+        context.ollama.copy(prepared.base.name, prepared.base.pin)
 
 
 def _specialty(base: str, directory: Path) -> Specialty:
@@ -205,51 +256,42 @@ def _rows(events: Sequence[Event], specialty: Specialty) -> list[EventRow]:
 def _make(adapter: Path) -> None:
     """Before hours of training, not behind them."""
     try:
-        adapter.mkdir(parents=True)
+        adapter.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunRefused(f"--adapter: {adapter} cannot be made: {error.strerror}. Choose another directory.") from error
 
 
-def _learn(
-    runs: Runs,
-    specialty: Specialty,
-    target: str,
-    feedback: ParsedFeedback,
-    adapter: Path | None,
-    listener: RunListener,
-    now: datetime,
-) -> TrainedAlone:
-    context = runs.context_of(runs.start(specialty, BY_HAND, now), listener)
+def _learn(context: StepContext, target: str, order: Order) -> tuple[TrainedAlone, str]:
+    """What was made, and what went wrong though it was made."""
     problem = where = ""
     try:
         try:
             ending = pipeline.learn_only(context)
         finally:
-            if adapter is not None:
-                where, problem = _handed_over(context, adapter)
+            if order.adapter is not None:
+                where, problem = _handed_over(context, order.adapter)
         if ending is not None:
             raise RunRefused(f"{ending.reason}{where}{problem}")
         version = version_of_run(context)
         if version is None:
             raise RunRefused("The training left no version. Run it again.")
-        made = _named(runs.ollama, version.tag, target)
+        made = _named(context.ollama, version.tag, target)
         if made != target:
             problem = f" {target} came into Ollama while it was trained, and was left as it is.{problem}"
-        if problem:
-            raise RunRefused(f"{made} is made.{problem}")
         trained = context.result(Step.TRAIN, TrainingResult)
-        return TrainedAlone(
-            name=target,
-            account=account_of(context.directory, feedback),
+        result = TrainedAlone(
+            name=made,
+            account=account_of(context.directory, order.feedback),
             trained=trained,
             curves=curves_of(context.directory.step(Step.TRAIN), trained.methods),
             export=context.result(Step.EXPORT, ExportResult),
             verified=context.result(Step.VERIFY, VerifyResult),
         )
+        return result, problem
     finally:
         version = version_of_run(context)
         if version is not None:
-            retention.delete_if_ours(runs.ollama, version)
+            retention.delete_if_ours(context.ollama, version)
 
 
 def _named(ollama: OllamaHttp, tag: str, target: str) -> str:
@@ -289,8 +331,8 @@ def _curve(method: TrainingMethod, file: Path) -> Curve:
     )
 
 
-def _cache(settings: Settings) -> Path:
-    cache = settings.state_directory / "cache"
+def _cache(state_directory: Path) -> Path:
+    cache = state_directory / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     return cache
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from nightschool_daemon.config import Settings
@@ -10,12 +11,14 @@ from nightschool_daemon.ledger import FILE_NAME, Ledger, LedgerError, VersionRow
 from nightschool_daemon.locking import LockedError, StateLock, is_locked
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.runs import going_on
 from nightschool_hookspecs.records import RunEnd, Specialty
 
 MANUAL_PREFIX = "train-"
 """How directories of trainings by hand begin, below the state directory."""
 PINS_BEFORE = "pins-before"
-"""In such a directory: the pins that were there when it began, one a line."""
+"""In such a directory, as long as a training of its has anything in Ollama: the pins that were there before, one a
+line."""
 
 
 def discard(ledger: Ledger, ollama: OllamaHttp, version: VersionRow) -> bool:
@@ -59,18 +62,22 @@ def sweep(ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
     return (*candidates, *_sweep_trials(ledger, ollama, tags), *_sweep_probes(ollama, tags))
 
 
-def sweep_trainings(state_directory: Path, ollama: OllamaHttp) -> tuple[str, ...]:
-    """Remove what a killed `nightschool train` left: candidate, pin, directory. Returns a sentence for each."""
-    directories = sorted(state_directory.glob(f"{MANUAL_PREFIX}*"))
+def sweep_trainings(state_directory: Path, ollama: OllamaHttp, now: datetime) -> tuple[str, ...]:
+    """Remove what an interrupted `nightschool train` left: candidate, pin, and its directory, unless it can go on.
+
+    Of those that can some are kept, for some days. Returns a sentence for each directory that is gone.
+    """
+    left = [one for one in sorted(state_directory.glob(f"{MANUAL_PREFIX}*")) if not is_locked(one)]
+    kept = going_on.worth_keeping(left, now)
     return tuple(
         f"What an interrupted `nightschool train` left in {directory} was removed."
-        for directory in directories
-        if _sweep_training(directory, ollama)
+        for directory in left
+        if _sweep_training(directory, ollama, is_kept=directory in kept)
     )
 
 
-def _sweep_training(directory: Path, ollama: OllamaHttp) -> bool:
-    """Remove what a training left, unless it goes on, or another one needs the base's pin still."""
+def _sweep_training(directory: Path, ollama: OllamaHttp, *, is_kept: bool) -> bool:
+    """Remove what a training left, unless it goes on, or another one needs the base's pin still. Whether it is gone."""
     try:
         lock = StateLock.take(directory)
     except LockedError:
@@ -79,15 +86,18 @@ def _sweep_training(directory: Path, ollama: OllamaHttp) -> bool:
         bases = _remains(directory, ollama)
         if any(not give_pins_free(directory, base, ollama) for base in bases):
             return False
-        shutil.rmtree(directory)
+        if is_kept:
+            going_on.shed(directory)
+        else:
+            shutil.rmtree(directory)
     finally:
         lock.release()
-    return True
+    return not is_kept
 
 
 def _remains(directory: Path, ollama: OllamaHttp) -> set[str]:
     """Delete the candidates of a training that is over, and return the bases that it pinned."""
-    if not (directory / FILE_NAME).is_file():
+    if not ((directory / PINS_BEFORE).is_file() and (directory / FILE_NAME).is_file()):
         return set()
     own = Ledger.open(directory / FILE_NAME)
     candidates = own.versions.in_state(VersionState.CANDIDATE)
@@ -122,6 +132,7 @@ def give_pins_free(directory: Path, base: str, ollama: OllamaHttp) -> bool:
     _delete_unused_pins(ledger, ollama, base, spared=_noted(directory))
     if ledger is not None:
         ledger.close()
+    (directory / PINS_BEFORE).unlink(missing_ok=True)
     return True
 
 

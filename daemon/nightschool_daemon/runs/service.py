@@ -186,7 +186,7 @@ class Runs:
         """
         self.shares.tell_the_proxy()
         sentences = self.mover.replay() + retention.sweep(self.ledger, self.ollama)
-        sentences += retention.sweep_trainings(self.settings.state_directory, self.ollama)
+        sentences += retention.sweep_trainings(self.settings.state_directory, self.ollama, now)
         forgotten = self.ledger.events.forgotten()
         return sentences + self._remove_stray_directories() + (() if forgotten is None else (forgotten,))
 

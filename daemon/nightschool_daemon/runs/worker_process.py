@@ -14,7 +14,6 @@ from nightschool_daemon import codec
 from nightschool_daemon.jobs import NOTES, Job, Progress, RunDirectory, Step, WorkerFailure
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.plans import duration
-from nightschool_daemon.reasons import is_by_hand
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunInterrupted, StepFailed, TimeUp
 
@@ -59,9 +58,7 @@ def run_worker(context: StepContext, step: Step, *, limit_s: float | None = None
         try:
             _watch(process, context, step, limit_s)
         except (RunInterrupted, KeyboardInterrupt) as asked:
-            # nothing of a training by hand is there the next time
-            if not is_by_hand(context.info):
-                _ask_to_end(process, context, step, asked)
+            _ask_to_end(process, context, step, asked)
             raise
     _require_result(process, context.directory, step)
 

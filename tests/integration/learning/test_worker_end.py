@@ -249,7 +249,7 @@ def sets_when(event: Event, is_so: Callable[[], bool]) -> None:
     [
         ("interrupted", "test", RunInterrupted, 2),
         ("cancelled", "test", RunCancelled, 1),
-        ("interrupted", BY_HAND, RunInterrupted, 1),
+        ("interrupted", BY_HAND, RunInterrupted, 2),
     ],
 )
 def test_only_what_goes_on_later_may_keep_something_before_it_ends(

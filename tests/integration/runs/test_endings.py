@@ -38,11 +38,12 @@ from nightschool_daemon.runs import (
     UndoRefused,
     conclude,
     examine,
+    going_on,
     prepare,
     rebuild,
     retention,
 )
-from nightschool_daemon.runs.alone import MANUAL_TYPE, train_alone
+from nightschool_daemon.runs.alone import MANUAL_TYPE, Order, train_alone
 from nightschool_daemon.runs.conclude import Ending
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.listener import SilentListener
@@ -947,11 +948,8 @@ def test_the_next_training_by_hand_sweeps_what_a_killed_one_left(world: World) -
     with pytest.raises(RunRefused, match="is in Ollama already"):
         train_alone(
             world.runs.settings,
+            Order(model=TINY, feedback=ParsedFeedback(), data_digest="", name=TINY),
             hooks=world.runs.hooks,
-            model=TINY,
-            feedback=ParsedFeedback(),
-            name=TINY,
-            adapter=None,
             listener=SilentListener(),
             now=NOW,
         )
@@ -969,6 +967,26 @@ def test_what_a_killed_training_left_waits_for_one_on_the_same_base_that_goes_on
     lock.release()
     assert len(world.runs.recover(NOW)) == 2
     assert pins(world) == []
+
+
+def test_what_a_killed_training_can_go_on_with_stays_and_nothing_of_it_in_ollama(world: World) -> None:
+    """Nor is a pin taken that another installation made when its own was gone."""
+    left = left_by_a_training(world, "a")
+    (left / going_on.MADE_OF).write_text("all of it")
+    (run,) = left.glob("runs/*")
+    for step in (Step.TRAIN, Step.EXPORT):
+        (run / step).mkdir()
+    (run / Step.TRAIN / "best.safetensors").touch()
+    (pin,) = pins(world)
+    assert world.runs.recover(datetime.now(UTC)) == ()
+    assert pins(world) == []
+    assert (run / Step.TRAIN).is_dir()
+    assert not (run / Step.EXPORT).exists()
+    world.ollama.copy(TINY, pin)
+    assert world.runs.recover(datetime.now(UTC)) == ()
+    assert len(world.runs.recover(datetime.now(UTC) + going_on.KEPT_FOR)) == 1
+    assert not left.exists()
+    assert pins(world) == [pin]
 
 
 @pytest.mark.parametrize("end", [RunEnd.WAITING, RunEnd.PROMOTED])

@@ -1,0 +1,92 @@
+"""What a training by hand leaves that ended before its time: the same call goes on with it.
+
+It lies in the training's own directory, without what is as large as the base or in Ollama. Of such directories a few
+are kept, for some days.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from nightschool_daemon import __version__, codec
+from nightschool_daemon.config import Settings
+from nightschool_daemon.jobs import RunDirectory, Step, VerifyResult
+from nightschool_daemon.locking import LockedError, StateLock, is_locked
+
+MADE_OF = "made-of"
+"""In such a directory: base, data and settings in a digest."""
+KEPT, KEPT_FOR = 3, timedelta(days=7)
+"""So many are kept, each for so long after something was last written there."""
+LEARNED = ("**/*.safetensors", "search/*")
+"""In the directory of the step `train`: what was learned so far, and what a search for hyperparameters tried out."""
+AGAIN = (Step.EXPORT, Step.REGISTER, Step.VERIFY)
+"""Steps that are taken again: their files are as large as the base, and what they had in Ollama is gone."""
+
+
+def made_of(settings: Settings, base_digest: str, data_digest: str) -> str:
+    """SHA-256, hex, over all that two trainings must have in common for one to go on with what the other left."""
+    parts = [__version__, base_digest, data_digest, codec.to_json(settings)]
+    brought = settings.training.start_from
+    if brought is not None and brought.expanduser().is_dir():
+        files = [(one.name, one.stat()) for one in sorted(brought.expanduser().iterdir()) if one.is_file()]
+        parts += [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def taken_up(directories: Iterable[Path], wanted: str) -> tuple[Path, StateLock] | None:
+    """A directory that is made of the same and can be gone on with, and its lock. None: there is none."""
+    for directory in directories:
+        if is_locked(directory) or not can_go_on(directory):
+            continue
+        try:
+            lock = StateLock.take(directory)
+        except LockedError:
+            continue
+        # it may have been removed before it was locked
+        if can_go_on(directory) and (directory / MADE_OF).read_text(encoding="utf-8") == wanted:
+            return directory, lock
+        lock.release()
+    return None
+
+
+def can_go_on(directory: Path) -> bool:
+    """Whether something was learned there of which it was not found that it cannot be served as it was trained."""
+    return (directory / MADE_OF).is_file() and any(map(_is_open, _runs_in(directory)))
+
+
+def _is_open(run: RunDirectory) -> bool:
+    learned = any(True for pattern in LEARNED for _ in run.step(Step.TRAIN).glob(pattern))
+    return learned and not (run.is_done(Step.VERIFY) and not run.result(Step.VERIFY, VerifyResult).passed)
+
+
+def leave(directory: Path) -> None:
+    """Keep what can be gone on with, and nothing else."""
+    if can_go_on(directory):
+        shed(directory)
+    else:
+        shutil.rmtree(directory)
+
+
+def shed(directory: Path) -> None:
+    """Remove what is made again from what was trained."""
+    for run in _runs_in(directory):
+        for step in AGAIN:
+            shutil.rmtree(run.step(step), ignore_errors=True)
+
+
+def worth_keeping(directories: Iterable[Path], now: datetime) -> Collection[Path]:
+    """Those of the directories that can be gone on with, as far as they are neither too old nor too many."""
+    oldest = (now - KEPT_FOR).timestamp()
+    young = [(last, one) for one in directories if can_go_on(one) and (last := _last_written(one)) > oldest]
+    return {one for _, one in sorted(young, reverse=True)[:KEPT]}
+
+
+def _last_written(directory: Path) -> float:
+    return max(one.stat().st_mtime for one in directory.glob("runs/*/*"))
+
+
+def _runs_in(directory: Path) -> list[RunDirectory]:
+    """The one run, if it began."""
+    return [RunDirectory(path=one) for one in directory.glob("runs/*")]

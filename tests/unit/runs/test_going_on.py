@@ -1,0 +1,111 @@
+"""Which of the directories that interrupted trainings by hand left can be gone on with, and which are kept."""
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from nightschool_daemon.config import Settings, TrainingSettings
+from nightschool_daemon.jobs import Losses, RunDirectory, Step, VerifyResult
+from nightschool_daemon.locking import StateLock
+from nightschool_daemon.runs import going_on
+
+NOW = datetime(2026, 1, 20, tzinfo=UTC)
+VERIFIED = VerifyResult(
+    positions=96,
+    pairs=900,
+    live=1.0,
+    expected=1.0,
+    noise=0.1,
+    disagreement=0.1,
+    held_out=Losses(base_loss=3.0, trained_loss=2.0, delivered_loss=2.0),
+    held_out_texts=0,
+    prompts_equal=True,
+    passed=True,
+    reason="",
+)
+
+
+def left(directory: Path, *, made_of: str = "this", age: timedelta = timedelta()) -> Path:
+    """What a training left in whose midst it was killed."""
+    train = directory / "runs" / "one" / Step.TRAIN
+    checkpoint = train / "checkpoints" / "step-3-epoch-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "form.safetensors").touch()
+    (directory / going_on.MADE_OF).write_text(made_of)
+    os.utime(train, 2 * ((NOW - age).timestamp(),))
+    return directory
+
+
+def verified(directory: Path, result: VerifyResult) -> None:
+    run = RunDirectory(path=directory / "runs" / "one")
+    run.step(Step.VERIFY).mkdir()
+    run.finish(Step.VERIFY, result)
+
+
+def test_of_all_that_was_left_the_same_is_taken_up_and_is_locked_then(tmp_path: Path) -> None:
+    others = [left(tmp_path / "a", made_of="that"), tmp_path / "b", left(tmp_path / "c"), left(tmp_path / "d")]
+    going_on_now = StateLock.take(others[2])
+    found = going_on.taken_up(others, "this")
+    assert found is not None
+    directory, lock = found
+    assert directory == others[3]
+    assert going_on.taken_up(others, "this") is None
+    lock.release()
+    going_on_now.release()
+
+
+def test_what_learned_nothing_yet_cannot_be_gone_on_with_and_does_not_stay(tmp_path: Path) -> None:
+    """Else trainings that are refused as they begin would take the place of hours of work."""
+    directory = left(tmp_path / "a")
+    (file,) = directory.rglob("*.safetensors")
+    file.unlink()
+    assert going_on.taken_up([directory], "this") is None
+    going_on.leave(directory)
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_served_model_that_is_not_the_trained_one_is_the_last_word(tmp_path: Path, *, passed: bool) -> None:
+    """One that is only had no time to get its name."""
+    directory = left(tmp_path / "a")
+    verified(directory, replace(VERIFIED, passed=passed))
+    assert going_on.can_go_on(directory) is passed
+    going_on.leave(directory)
+    assert directory.exists() is passed
+
+
+def test_what_is_made_again_from_what_was_trained_does_not_stay(tmp_path: Path) -> None:
+    directory = left(tmp_path / "a")
+    run = directory / "runs" / "one"
+    for step in (Step.SELECT, Step.EXPORT, Step.REGISTER, Step.VERIFY):
+        (run / step).mkdir()
+    going_on.leave(directory)
+    assert sorted(one.name for one in run.iterdir()) == [Step.SELECT, Step.TRAIN]
+
+
+def test_a_few_are_kept_for_some_days(tmp_path: Path) -> None:
+    hours = (30, 1, 20, 10, 2)
+    found = {count: left(tmp_path / f"{count}", age=timedelta(hours=count)) for count in hours}
+    old = left(tmp_path / "old", age=going_on.KEPT_FOR)
+    assert going_on.worth_keeping([*found.values(), old], NOW) == {found[1], found[2], found[10]}
+    assert going_on.worth_keeping([old, found[30]], NOW) == {found[30]}
+
+
+def test_a_training_is_made_of_base_data_settings_and_what_it_begins_from(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(b"1")
+    settings = Settings(training=TrainingSettings(start_from=adapter))
+    first = going_on.made_of(settings, "base", "data")
+    assert going_on.made_of(settings, "base", "data") == first
+    others = [
+        going_on.made_of(settings, "other", "data"),
+        going_on.made_of(settings, "base", "other"),
+        going_on.made_of(replace(settings, training=replace(settings.training, seed=1)), "base", "data"),
+    ]
+    weights.write_bytes(b"12")
+    assert len({first, *others, going_on.made_of(settings, "base", "data")}) == 5
