@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -25,11 +26,19 @@ from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.learning.termination import Terminated
 from nightschool_daemon.ollama.storage import sha256_of
-from nightschool_hookspecs.records import Hyperparameters, Stretch, TrainedForm, TrainingMethod
+from nightschool_hookspecs.records import (
+    Hyperparameters,
+    LabelledText,
+    PairText,
+    Stretch,
+    TrainedForm,
+    TrainingMethod,
+)
 from nightschool_hookspecs.services import TrainingError
 from support.kills import exit_code_of, heeding, killed
 from support.training_jobs import (
     Interrupted,
+    greetings,
     harder_and_harder,
     keep_every_step,
     staged,
@@ -42,7 +51,10 @@ SETTINGS = Hyperparameters(
 )
 SHORT, STAGED = SETTINGS, replace(SETTINGS, batch_size=3, num_epochs=3)
 DISK = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
+AWAY = "go away<|im_end|>"
 Made = tuple[dict[str, Tensor], Adam]
+Trained = Callable[[Path, loop.Report], Path]
+"""Train in a directory, and return that of what was trained."""
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +168,31 @@ def tokens(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokens:
     return load_tokens(gguf_file.read(tiny_gguf), sha256_of(tiny_gguf), cache)
 
 
+def dies_at(step: int) -> loop.Report:
+    def report(done: int, _total: int, _text: str) -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return report
+
+
+def require_equal_when_killed(trained: Trained, directory: Path, steps: int) -> None:
+    """Have a training end by itself, and the same killed behind each of its steps before it ends as well."""
+    whole = trained(directory / "whole", unheard)
+    for step in range(1, steps + 1):
+        assert exit_code_of(partial(trained, directory / "cut", dies_at(step))) == -signal.SIGKILL
+    again = trained(directory / "cut", unheard)
+    assert (directory / "cut" / "metrics.jsonl").read_text() == (directory / "whole" / "metrics.jsonl").read_text()
+    files = list(whole.glob("*.safetensors"))
+    assert files
+    assert all((again / one.name).read_bytes() == one.read_bytes() for one in files)
+
+
+def steps_of(directory: Path) -> list[int]:
+    """Of the lines of a training: one a step, and one an epoch."""
+    return [json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize(
     ("settings", "arrange", "lines", "stages"),
     [
@@ -186,20 +223,8 @@ def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
         asked = training_job(directory, tiny_gguf, settings, texts=harder_and_harder())
         return fine_tune(file, tokens, asked, TrainingMethod.SFT, settings, report, arrange=arrange).adapter
 
-    def dies_at(step: int) -> loop.Report:
-        def report(done: int, _total: int, _text: str) -> None:
-            if done == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        return report
-
-    whole = trained(tmp_path / "whole", unheard)
-    for step in range(1, lines[-1] + 1):
-        assert exit_code_of(partial(trained, tmp_path / "cut", dies_at(step))) == -signal.SIGKILL
-    again = trained(tmp_path / "cut", unheard)
-    metrics = [(one / "metrics.jsonl").read_text() for one in (tmp_path / "whole", tmp_path / "cut")]
-    assert [json.loads(line)["step"] for line in metrics[0].splitlines()] == lines
-    assert metrics[1] == metrics[0]
+    require_equal_when_killed(trained, tmp_path, lines[-1])
+    assert steps_of(tmp_path / "whole") == lines
     for directory in (tmp_path / "whole", tmp_path / "cut"):
         file_of_stages = directory / STRETCHES
         marks = list(read_lines(file_of_stages, StretchMark)) if file_of_stages.exists() else []
@@ -211,8 +236,52 @@ def test_a_training_that_is_killed_at_every_step_ends_as_the_uninterrupted_one(
     assert [one.step for one in points] == sorted(settings.batch_size * list(range(1, lines[-1] + 1)))
     assert {one.stretch for one in points} == set(range(1, (len(stages) or settings.num_epochs) + 1))
     assert (tmp_path / "cut" / TRAJECTORIES).read_text() == (tmp_path / "whole" / TRAJECTORIES).read_text()
-    for one in whole.glob("*.safetensors"):
-        assert (again / one.name).read_bytes() == one.read_bytes()
+
+
+MATERIAL: Mapping[TrainingMethod, dict[str, Any]] = {
+    TrainingMethod.SFT: {"texts": greetings()},
+    TrainingMethod.DPO: {
+        "pairs": [
+            PairText(event_id=one.event_id, prompt=one.prompt, chosen=one.completion, rejected=AWAY, margin=0.1)
+            for one in greetings()
+        ]
+    },
+    TrainingMethod.KTO: {
+        "labels": [
+            LabelledText(event_id=one.event_id, prompt=one.prompt, completion=text, liked=text is one.completion)
+            for one in greetings(6)
+            for text in (one.completion, AWAY)
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "method"),
+    [
+        (TrainedForm.NEURONS, TrainingMethod.SFT),
+        (TrainedForm.GROUPED, TrainingMethod.SFT),
+        (TrainedForm.NEURONS, TrainingMethod.DPO),
+        (TrainedForm.LORA, TrainingMethod.KTO),
+    ],
+)
+def test_every_form_and_method_goes_on_after_a_kill_at_every_step_as_if_nothing_had_been(
+    tiny_gguf: Path,
+    tokens: Tokens,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: TrainedForm,
+    method: TrainingMethod,
+) -> None:
+    keep_every_step(monkeypatch)
+    file, settings = gguf_file.read(tiny_gguf), replace(SETTINGS, form=form)
+
+    def trained(directory: Path, report: loop.Report) -> Path:
+        asked = training_job(directory, tiny_gguf, settings, **MATERIAL[method])
+        return fine_tune(file, tokens, asked, method, settings, report).adapter
+
+    require_equal_when_killed(trained, tmp_path, 4)
+    assert steps_of(tmp_path / "whole") == [1, 2, 2, 3, 4, 4]
 
 
 # --------------------------------------------------------------------------- its room on the disk
