@@ -29,7 +29,12 @@ from support.ollama_server import OllamaServer
 from support.rewritten_gguf import rewritten
 from support.tiny_architectures import DEFAULTS, KINDS, ORIGINAL_CONTEXT, VARIANTS, write_tiny_architecture
 
-SERVED_KINDS = ("Q2_K", "Q4_K", "Q5_0", "Q8_0", "IQ4_XS")
+NOT_TRAINED = "qwen3moe"
+SERVED = [
+    *(("llama", kind) for kind in ("Q2_K", "Q5_0", "Q8_0")),
+    *((architecture, kind) for architecture in DEFAULTS if architecture != NOT_TRAINED for kind in ("Q4_K", "IQ4_XS")),
+]
+"""Architectures, and in which types of weights each is served."""
 CLEARLY = 0.5
 """Difference of two logarithms that no rounding explains: with F32 weights that is below 0.02."""
 
@@ -85,9 +90,11 @@ def test_every_type_of_weights_reads_back(tmp_path: Path, kind: str) -> None:
         assert np.corrcoef(values.ravel(), read.ravel())[0, 1] > 0.93, one.name
 
 
-@pytest.mark.parametrize("kind", SERVED_KINDS)
-def test_engine_serves_types_of_weights(ollama: OllamaServer, tmp_path: Path, kind: str) -> None:
-    file = write_tiny_architecture(tmp_path / f"llama-{kind}.gguf", "llama", kind=kind)
+@pytest.mark.parametrize(("architecture", "kind"), SERVED)
+def test_engine_computes_every_architecture_in_types_of_weights_as_we_do(
+    ollama: OllamaServer, tmp_path: Path, architecture: str, kind: str
+) -> None:
+    file = write_tiny_architecture(tmp_path / f"{architecture}-{kind}.gguf", architecture, kind=kind)
     found = engine_logprobs(ollama, file, TEXTS)
     require_sound(found)
     differing = differences(file, TEXTS, found)
@@ -95,9 +102,8 @@ def test_engine_serves_types_of_weights(ollama: OllamaServer, tmp_path: Path, ki
     assert sum(differing) / len(differing) < ROUNDED_ON_AVERAGE
 
 
-@pytest.mark.parametrize("architecture", ["qwen3moe"])
-def test_what_the_engine_cannot_train_is_refused_with_a_sentence(tmp_path: Path, architecture: str) -> None:
-    file = gguf_file.read(write_tiny_architecture(tmp_path / "moe.gguf", architecture, kind="F32"))
+def test_what_the_engine_cannot_train_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    file = gguf_file.read(write_tiny_architecture(tmp_path / "moe.gguf", NOT_TRAINED, kind="F32"))
     assert not is_known(file)
     with pytest.raises(TrainingError, match="does not know the architecture 'qwen3moe'"):
         read_architecture(file)
