@@ -1,28 +1,34 @@
 """The tiny architectures in transformers, with the settings that its own reader of GGUF files leaves out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedModel
+from transformers import (
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+)
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.forms import LowRank
 from nightschool_daemon.learning.engine.peft_files import module_of, save_peft
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.loading import load_base
+from nightschool_daemon.learning.loading import from_file_layout, load_base
 from nightschool_daemon.ollama.storage import sha256_of
 
-PHI3_NAMES = {"token_embd": "model.embed_tokens", "output": "lm_head", "output_norm": "model.norm"}
-PHI3_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+NAMES = {"token_embd": "model.embed_tokens", "output": "lm_head", "output_norm": "model.norm"}
+NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 
 
 def in_transformers(path: Path, cache: Path) -> PreTrainedModel:
     """The default of a tiny architecture as a plain model in 32-bit floats, which may be trained."""
     file = gguf_file.read(path)
-    model = _phi3(file) if file.architecture == "phi3" else _read(path, file, cache)
+    model = BUILT[file.architecture](file) if file.architecture in BUILT else _read(path, file, cache)
     model.eval()
     return model
 
@@ -90,19 +96,78 @@ def _phi3(file: GgufFile) -> PreTrainedModel:
         eos_token_id=2,
         tie_word_embeddings=False,
     )
-    model = Phi3ForCausalLM(settings)
-    weights = {name: torch.from_numpy(file.dequantized(name).copy()) for name in file.tensors}
-    model.load_state_dict(
-        {f"{_phi3_module(file, name.removesuffix('.weight'))}.weight": one for name, one in weights.items()}
+    return _with_weights(Phi3ForCausalLM(settings), _weights(file))
+
+
+def _mistral3(file: GgufFile) -> PreTrainedModel:
+    """As it is published: within a model that sees. transformers reads no such file."""
+    settings = Mistral3Config(
+        text_config={
+            "model_type": "ministral3",
+            "vocab_size": file.tensors["token_embd.weight"].shape[0],
+            "hidden_size": _number(file, "embedding_length"),
+            "intermediate_size": _number(file, "feed_forward_length"),
+            "num_hidden_layers": _number(file, "block_count"),
+            "num_attention_heads": _number(file, "attention.head_count"),
+            "num_key_value_heads": _number(file, "attention.head_count_kv"),
+            "head_dim": _number(file, "attention.key_length"),
+            "rms_norm_eps": _float(file, "attention.layer_norm_rms_epsilon"),
+            "max_position_embeddings": _number(file, "context_length"),
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": _float(file, "rope.freq_base"),
+                "factor": _float(file, "rope.scaling.factor"),
+                "original_max_position_embeddings": _number(file, "rope.scaling.original_context_length"),
+                "beta_fast": _float(file, "rope.scaling.yarn_beta_fast"),
+                "beta_slow": _float(file, "rope.scaling.yarn_beta_slow"),
+                "mscale": 1.0,
+                "mscale_all_dim": _float(file, "rope.scaling.yarn_log_multiplier"),
+                "llama_4_scaling_beta": _float(file, "attention.temperature_scale"),
+            },
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "head_dim": 16,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        tie_word_embeddings=True,
     )
+    text = {name.replace("model.", "model.language_model.", 1): one for name, one in _weights(file).items()}
+    model = Mistral3ForConditionalGeneration(settings)
+    return _with_weights(model, {**model.state_dict(), **text, "lm_head.weight": text[EMBEDDING]})
+
+
+EMBEDDING = "model.language_model.embed_tokens.weight"
+BUILT: Mapping[str, Callable[[GgufFile], PreTrainedModel]] = {"phi3": _phi3, "mistral3": _mistral3}
+"""Architectures that transformers does not read, or not with the tiny vocabulary."""
+
+
+def _with_weights(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> PreTrainedModel:
+    model.load_state_dict(dict(weights))
     return model
 
 
-def _phi3_module(file: GgufFile, tensor: str) -> str:
-    if tensor in PHI3_NAMES:
-        return PHI3_NAMES[tensor]
+def _weights(file: GgufFile) -> dict[str, Tensor]:
+    """A file's weights by the names, and in the layout, of a text model in transformers."""
+    return {
+        f"{_module(file, name.removesuffix('.weight'))}.weight": torch.from_numpy(
+            from_file_layout(file, name, file.dequantized(name)).copy()
+        )
+        for name in file.tensors
+    }
+
+
+def _module(file: GgufFile, tensor: str) -> str:
+    if tensor in NAMES:
+        return NAMES[tensor]
     _, layer, part = tensor.split(".")
-    return f"model.layers.{layer}.{PHI3_NORMS[part]}" if part in PHI3_NORMS else module_of(file, tensor)
+    return f"model.layers.{layer}.{NORMS[part]}" if part in NORMS else module_of(file, tensor)
 
 
 def _number(file: GgufFile, key: str) -> int:

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 Weights = NDArray[np.float32]
 
 PREFIX = "base_model.model."
+TEXT_MODEL = "model.language_model."
+"""How names in a text model begin within one that sees pictures; in a text model by itself with `model.`."""
+OLDER_TEXT_MODEL = "language_model.model."
+"""The same before transformers 4.52."""
 DESCRIPTION = "nightschool.json"
 NEURONS = "neurons.safetensors"
 FEED_FORWARD = ("ffn_gate", "ffn_up", "ffn_down")
@@ -300,7 +304,7 @@ def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRank]:
             continue
         if not key.endswith(".lora_A.weight"):
             raise TrainingError(f"The adapter holds {key}, which is no plain LoRA, so it cannot be delivered.")
-        module = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+        module = by_itself(key).removeprefix(PREFIX).removesuffix(".lora_A.weight")
         up = weights[key.replace(".lora_A.", ".lora_B.")].astype(np.float32)
         if not up.any() or not down.any():
             continue
@@ -309,6 +313,14 @@ def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRank]:
             module=module, down=down.astype(np.float32), up=to_file_layout(file, name, up), scale=scale
         )
     return lesson
+
+
+def by_itself(key: str) -> str:
+    """A key of an adapter's as it is where the text model is no part of another."""
+    for begin in (TEXT_MODEL, OLDER_TEXT_MODEL):
+        if key.startswith(f"{PREFIX}{begin}"):
+            return f"{PREFIX}model.{key.removeprefix(f'{PREFIX}{begin}')}"
+    return key
 
 
 SPECIAL = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern")

@@ -55,7 +55,7 @@ SETTINGS = Hyperparameters(
     form=TrainedForm.LORA, learning_rate=0.005, batch_size=4, num_epochs=3, lora_r=4, lora_alpha=8, max_length=64
 )
 CPU = torch.device("cpu")
-IN_TRANSFORMERS = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
+IN_TRANSFORMERS = ("llama", "mistral3", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
 """The architectures that transformers has too. It does not read mistral3 from a GGUF."""
 
 
@@ -650,6 +650,7 @@ def test_peft_loads_the_adapter_and_computes_the_same(
     ours = network.logits(layout, places)
     loaded = PeftModel.from_pretrained(in_transformers(gguf, cache), result.adapter)
     loaded.eval()
+    assert sum(".lora_A." in name for name, _ in loaded.named_parameters()) == len(network.linears())
     with torch.no_grad():
         theirs = loaded(input_ids=torch.tensor([ids])).logits[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-3)

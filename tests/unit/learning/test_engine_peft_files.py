@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,9 @@ from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.engine.peft_files import load_form, save_form
+from nightschool_daemon.learning.lesson import PREFIX, read_lesson
 from nightschool_hookspecs.services import TrainingError
+from support.rewritten_gguf import rewritten
 from support.tiny_architectures import write_tiny_architecture
 
 CPU = torch.device("cpu")
@@ -65,6 +68,36 @@ def test_a_low_rank_form_comes_back(network: Open, tmp_path: Path, architecture:
     save_form(form, opened.file, tmp_path / "adapter")
     load_form(other, opened.file, tmp_path / "adapter")
     assert_equal(form, other)
+
+
+@pytest.mark.parametrize("begin", ["model.", "model.language_model.", "language_model.model."])
+@pytest.mark.parametrize("architecture", ["gemma3", "mistral3"])
+def test_an_adapter_of_a_text_model_by_itself_and_of_one_that_sees_means_the_same(
+    network: Open, tmp_path: Path, architecture: str, begin: str
+) -> None:
+    """The last was how transformers named it before 4.52."""
+    opened = network(architecture)
+    form, other = (low_rank(opened, seed=seed) for seed in (0, 1))
+    save_form(form, opened.file, tmp_path)
+    written = load_file(tmp_path / WEIGHTS)
+    save_file(
+        {f"{PREFIX}{begin}{key[key.index('layers.') :]}": one for key, one in written.items()}, tmp_path / WEIGHTS
+    )
+    load_form(other, opened.file, tmp_path)
+    assert_equal(form, other)
+    assert len(read_lesson(tmp_path, opened.file).touched) == len(opened.linears())
+
+
+@pytest.mark.parametrize("sees", [False, True])
+def test_an_adapter_has_the_names_of_the_model_that_its_base_is_published_in(
+    network: Open, tmp_path: Path, *, sees: bool
+) -> None:
+    opened = network("gemma3")
+    tensors = {"v.patch_embd.weight": np.zeros((4, 4), np.float32)} if sees else {}
+    file = gguf_file.read(rewritten(opened.file.path, tmp_path / "base.gguf", tensors=tensors))
+    save_form(low_rank(opened), file, tmp_path / "adapter")
+    begin = f"{PREFIX}model.language_model.layers." if sees else f"{PREFIX}model.layers."
+    assert all(key.startswith(begin) for key in load_file(tmp_path / "adapter" / WEIGHTS))
 
 
 def test_neurons_come_back(network: Open, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from nightschool_daemon.disk import whole_directory
 from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
 from nightschool_daemon.learning.gguf_file import GgufFile, shown
-from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS, PREFIX, require_plain
+from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS, PREFIX, TEXT_MODEL, by_itself, require_plain
 from nightschool_daemon.learning.loading import from_file_layout, to_file_layout
 from nightschool_hookspecs.services import TrainingError
 
@@ -35,6 +36,10 @@ LARGEST_HEADER_BYTES = 10 << 20
 """Of safetensors; an adapter of a hundred layers has a tenth of a megabyte."""
 FUSED_UP = "mlp.gate_up_proj"
 """`ffn_up` where it holds the gate too (phi3)."""
+SEEING = frozenset({"mistral3"})
+"""Architectures whose models are published within one that sees pictures, whatever is in the file."""
+PICTURES = "v."
+"""How names of tensors begin that see."""
 
 
 def module_of(file: GgufFile, tensor: str) -> str:
@@ -42,6 +47,20 @@ def module_of(file: GgufFile, tensor: str) -> str:
     _, layer, part = tensor.split(".")
     fused = part == "ffn_up" and f"blk.{layer}.ffn_gate.weight" not in file.tensors
     return f"model.layers.{layer}.{FUSED_UP if fused else MODULES[part]}"
+
+
+def published_name(file: GgufFile, module: str) -> str:
+    """A module as the published model has it, where PEFT looks for it: it leaves out what has another name."""
+    sees = file.architecture in SEEING or any(name.startswith(PICTURES) for name in file.tensors)
+    return f"{TEXT_MODEL}{module.removeprefix('model.')}" if sees else module
+
+
+def _targets(modules: Collection[str]) -> list[str] | str:
+    """What PEFT finds modules by: their last names, or an expression where what sees has modules of the same names."""
+    last = sorted({one.rsplit(".", 1)[-1] for one in modules})
+    if any(one.startswith(TEXT_MODEL) for one in modules):
+        return rf"{re.escape(TEXT_MODEL)}layers\.\d+\.\w+\.({'|'.join(last)})"
+    return last
 
 
 def save_form(form: Form, file: GgufFile, directory: Path) -> None:
@@ -92,11 +111,10 @@ def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`: whole and on the disk, or not there."""
     from safetensors.torch import save_file
 
-    weights = {}
-    targets = set()
+    weights, modules = {}, set()
     for name, down, up in form.low_rank():
-        module = module_of(file, name)
-        targets.add(module.rsplit(".", 1)[-1])
+        module = published_name(file, module_of(file, name))
+        modules.add(module)
         weights[f"{PREFIX}{module}.lora_A.weight"] = down.cpu().contiguous()
         rows = from_file_layout(file, f"{name}.weight", up.cpu().numpy())
         weights[f"{PREFIX}{module}.lora_B.weight"] = torch.from_numpy(rows.copy())
@@ -110,7 +128,7 @@ def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "target_modules": sorted(targets),
+        "target_modules": _targets(modules),
     }
     description = {"form": "grouped_lora" if form.group > 1 else "lora", "group": form.group}
     with whole_directory(directory) as place:
@@ -132,7 +150,7 @@ def load_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
     alpha = configuration.get("lora_alpha")
     if not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise TrainingError(f"{directory / CONFIGURATION} is no PEFT adapter's: lora_alpha is no number.")
-    weights = _read_weights(directory / WEIGHTS)
+    weights = {by_itself(key): one for key, one in _read_weights(directory / WEIGHTS).items()}
     if rank > form.rank or group % form.group:
         raise TrainingError(
             f"The earlier adapter has rank {rank} over groups of {group}, and one of rank {form.rank} over groups of "
