@@ -56,7 +56,8 @@ Values = Mapping[str, float]
 
 KEY = "tuning_optuna"
 """In the store."""
-JOURNAL, STUDY = "journal.log", "search"
+JOURNAL, STUDY = "journal.log", "search 2"
+"""The study has another number where its results have another form: an earlier one that is under way begins anew."""
 VALUES, RESULT = "values", "result"
 """What the journal keeps of a trial besides: what was tried out, and what came of it."""
 PASSED = "seconds"

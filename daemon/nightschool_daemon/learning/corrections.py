@@ -46,8 +46,8 @@ class Kept:
 
     validators: str
     """Digest of those that looked."""
-    scores: Mapping[str, float | None]
-    """By the digest of what was looked at. None: it is of no type that they know."""
+    scores: Mapping[str, float]
+    """By the digest of what was looked at."""
 
 
 class KeptScores:
@@ -75,14 +75,17 @@ class KeptScores:
             for digest, item, answer in zip(digests, items, answers, strict=True)
             if digest is not None and item is not None and digest not in self._known
         }
-        for number, (digest, (item, answer)) in enumerate(new.items()):
-            if number % TOLD_EVERY == 0:
-                self._progress(number, len(new), "see whether corrections are sound")
-            with contextlib.suppress(GenerationError):
-                found = self._validate(item, answer)
-                self._known[digest] = None if found is None else found.score
-        if new:
-            self._write()
+        try:
+            for number, (digest, (item, answer)) in enumerate(new.items()):
+                if number % TOLD_EVERY == 0:
+                    self._progress(number, len(new), "see whether corrections are sound")
+                with contextlib.suppress(GenerationError):
+                    found = self._validate(item, answer)
+                    self._known[digest] = None if found is None else found.score
+        finally:
+            # also when one of them breaks a validator: the others need not be looked at again
+            if new:
+                self._write()
         return [None if digest is None else self._known.get(digest) for digest in digests]
 
     def _item(self, event: Event) -> ExamItem:
@@ -107,8 +110,10 @@ class KeptScores:
         return dict(kept.scores) if kept.validators == self._validators else {}
 
     def _write(self) -> None:
+        """Write down what got a score: a validator that could say nothing today may do so on another machine or day."""
+        scores = {digest: score for digest, score in self._known.items() if score is not None}
         self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_durably(self._file, codec.to_json(Kept(validators=self._validators, scores=self._known)))
+        write_durably(self._file, codec.to_json(Kept(validators=self._validators, scores=scores)))
 
 
 def kept_scores(context: WorkContext, measure: Measure, judge: Generate) -> KeptScores:

@@ -308,6 +308,24 @@ def test_a_limit_on_the_address_space_is_kept_to(network: Network) -> None:
         ("0::/a/b\n", {"a/b/memory.max": "9000", "a/b/memory.current": "2000"}, 7000),
         ("0::/a/b\n", {"a/memory.high": "5000", "a/memory.current": "6000", "a/b/memory.max": "max"}, 0),
         (
+            "0::/a\n",
+            {
+                "a/memory.max": "9000",
+                "a/memory.current": "8000",
+                "a/memory.stat": "anon 1000\nfile 7000\ninactive_file 6500",
+            },
+            7500,
+        ),
+        (
+            "4:memory:/a\n",
+            {
+                "memory/a/memory.limit_in_bytes": "9000",
+                "memory/a/memory.usage_in_bytes": "8000",
+                "memory/a/memory.stat": "inactive_file 10\ntotal_inactive_file 3000",
+            },
+            4000,
+        ),
+        (
             "9:name=systemd:/\n4:cpu,memory:/a/b\n0::/\n",
             {"memory/a/b/memory.limit_in_bytes": "9000", "memory/a/b/memory.usage_in_bytes": "1000"},
             8000,
@@ -319,7 +337,15 @@ def test_a_limit_on_the_address_space_is_kept_to(network: Network) -> None:
         ),
         ("3:cpuset:/a\n", {"cpuset/a/memory.limit_in_bytes": "9000"}, math.inf),
     ],
-    ids=["version 2", "a group above", "version 1", "the root of a container", "none"],
+    ids=[
+        "version 2",
+        "a group above",
+        "files that were read",
+        "files that were read, version 1",
+        "version 1",
+        "the root of a container",
+        "none",
+    ],
 )
 def test_what_control_groups_leave_is_kept_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str], left: float

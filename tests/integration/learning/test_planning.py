@@ -366,7 +366,7 @@ def test_the_route_by_transformers_is_told_and_rough(desk: Desk) -> None:
 def test_that_route_says_when_its_weights_do_not_fit(desk: Desk, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """The machine's memory, `MemoryMax=` or `ulimit -v` is short."""
     desk.settings = replace(desk.settings, training=TrainingSettings(threads=1, engine=EngineChoice.TRANSFORMERS))
-    monkeypatch.setattr(memory, limit, lambda: 0)
+    monkeypatch.setattr(memory, limit, lambda *_: 0)
     # what the process itself holds counts as had, and after other tests it holds much
     monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
     plan = desk.plan()

@@ -78,7 +78,17 @@ def test_each_is_looked_at_once_whatever_the_nights(night: Callable[..., KeptSco
     another = replace(CORRECTION, input_data="another question")
     after = night(second)([another, unknown, CORRECTION])
     assert (before, after) == ([0.0, None, 0.0], [0.0, None, 0.0])
-    assert (len(first.shown), len(second.shown)) == (2, 1)
+    # what nobody could tell anything of may be told by another machine
+    assert (len(first.shown), len(second.shown)) == (2, 2)
+
+
+def test_what_was_looked_at_before_a_validator_broke_stays(night: Callable[..., KeptScores]) -> None:
+    breaks = replace(CORRECTION, corrected_output="something that breaks it")
+    with pytest.raises(ZeroDivisionError):
+        night(Validator(scores={"def f(:": 0.0, "something that breaks it": ZeroDivisionError()}))([CORRECTION, breaks])
+    validator = Validator()
+    assert night(validator)([CORRECTION]) == [0.0]
+    assert not validator.shown
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from nightschool_hookspecs import (
     TriedOut,
 )
 from nightschool_hookspecs.testing import FakeStore, FakeTryOut
-from nightschool_plugins.tuning_optuna import JOURNAL, KEY, Objective, Outcome, Search, Space, TuningOptuna
+from nightschool_plugins.tuning_optuna import JOURNAL, KEY, STUDY, Objective, Outcome, Search, Space, TuningOptuna
 from support.kills import exit_code_of, killed
 
 LORA = Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-3, batch_size=8)
@@ -635,7 +635,7 @@ def test_a_search_that_is_killed_again_and_again_ends_as_the_uninterrupted_one(t
         kills += 1
     assert kills >= 5
     assert told(carried_out(tmp_path / "cut")) == whole
-    study = optuna.load_study(study_name="search", storage=storage_of(tmp_path / "cut"))
+    study = optuna.load_study(study_name=STUDY, storage=storage_of(tmp_path / "cut"))
     states = [one.state.name for one in study.get_trials()]
     # each kill costs the training under way, which has failed and is tried out again
     assert sum(state in ("COMPLETE", "PRUNED") for state in states) == 8

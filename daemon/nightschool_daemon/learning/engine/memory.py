@@ -62,6 +62,8 @@ OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 LIMITS = {"memory.max": "memory.current", "memory.high": "memory.current"}
 LIMITS_OF_VERSION_1 = {"memory.limit_in_bytes": "memory.usage_in_bytes"}
 """Files of a control group, each with that which says how much of it is used."""
+UNUSED_CACHE = frozenset({"inactive_file", "total_inactive_file"})
+"""In a group's `memory.stat`, of version 2 and 1: pages of files that count as used, and are given up at once."""
 PROBED_ROWS = (16, 128)
 """Predictions by which the head is timed."""
 
@@ -317,7 +319,7 @@ def allowed_bytes(device: torch.device, pages: int = 0) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * FREE_SHARE) + taken_bytes(device)
-    free_bytes = min(free_memory(), _left_in_group() + pages, _left_in_limit())
+    free_bytes = min(free_memory(), _left_in_group(pages), _left_in_limit())
     return int(free_bytes * FREE_SHARE) + taken_bytes(device) - pages
 
 
@@ -353,8 +355,11 @@ def _of_proc(file: str, key: str) -> int:
     raise OSError(f"{file} does not tell {key}")
 
 
-def _left_in_group() -> float:
-    """What the control groups of this process leave it: systemd's `MemoryMax=` and `MemoryHigh=`."""
+def _left_in_group(pages: int = 0) -> float:
+    """What the control groups of this process leave it: systemd's `MemoryMax=` and `MemoryHigh=`.
+
+    Pages of files are among what a group uses: the base's own, and what is left of files that were written or hashed.
+    """
     left = float("inf")
     for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -367,8 +372,17 @@ def _left_in_group() -> float:
             continue
         group = root / path.lstrip("/")
         for place in (group, *group.parents):
-            left = min(left, *(_left(place / limit, place / used) for limit, used in limits.items()))
+            spare = max(pages, _unused_cache(place))
+            left = min(left, *(_left(place / limit, place / used, spare) for limit, used in limits.items()))
     return left
+
+
+def _unused_cache(group: Path) -> int:
+    try:
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return max((int(value) for key, value in map(str.split, lines) if key in UNUSED_CACHE), default=0)
 
 
 def _left_in_limit() -> float:
@@ -377,10 +391,10 @@ def _left_in_limit() -> float:
     return float("inf") if limit == resource.RLIM_INFINITY else max(0, limit - _of_proc("/proc/self/status", "VmSize"))
 
 
-def _left(limit: Path, used: Path) -> float:
+def _left(limit: Path, used: Path, spare: int) -> float:
     try:
         text = limit.read_text(encoding="ascii").strip()
-        return float("inf") if text == "max" else max(0, int(text) - int(used.read_text(encoding="ascii")))
+        return float("inf") if text == "max" else max(0, int(text) - int(used.read_text(encoding="ascii")) + spare)
     except OSError:
         return float("inf")
 
