@@ -18,6 +18,7 @@ from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import UndoRefused
 from nightschool_daemon.runs.moves import AliasMover
 from nightschool_daemon.runs.probation import Probation
+from nightschool_daemon.runs.shares import Shares
 from nightschool_hookspecs.records import ItemRole, MoveKind, Outcome, Specialty, Verdict
 
 
@@ -66,7 +67,7 @@ def bear_out(context: StepContext) -> None:
 def take_back(context: StepContext, reason: str) -> str:
     """Move the alias back to what it held before, and return the tag of that. Raises `UndoRefused`.
 
-    Done again, it changes nothing.
+    A share of its use ends. Done again, it changes nothing.
     """
     alias, incumbent = names.alias_of(context.info.specialty), context.result(Step.PREPARE, PrepareResult).incumbent
     last = context.ledger.moves.last_done(alias)
@@ -77,6 +78,7 @@ def take_back(context: StepContext, reason: str) -> str:
         undo.take_back(mover, undo.promotion_to_undo(mover, alias), kind=MoveKind.ROLL_BACK, reason=reason)
         last = context.ledger.moves.last_done(alias)
     context.ledger.facts.delete(unproven_key(context.info.specialty))
+    _shares(context).end(alias)
     probation = Probation(settings=context.settings, ledger=context.ledger, hooks=context.hooks)
     probation.settle_the_run(context.info.specialty, context.clock())
     return last.to_tag if last is not None and last.to_tag is not None else alias
@@ -90,3 +92,12 @@ def _promotion_to(context: StepContext, tag: str) -> MoveRow | None:
 
 def _mover(context: StepContext) -> AliasMover:
     return AliasMover(ledger=context.ledger, ollama=context.ollama, hooks=context.hooks, clock=context.clock)
+
+
+def _shares(context: StepContext) -> Shares:
+    return Shares(
+        settings=context.settings,
+        ledger=context.ledger,
+        hooks=context.hooks,
+        digests=lambda: {entry.name: entry.digest for entry in context.ollama.tags()},
+    )

@@ -16,6 +16,7 @@ from nightschool_daemon.jobs import PREDECESSOR_ANSWERS, ExamineResult, PrepareR
 from nightschool_daemon.learning import judging
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.library import ChatAnswer
+from nightschool_daemon.proxy.routes import RoutesFile
 from nightschool_daemon.reasons import ASKED
 from nightschool_daemon.reporting.sheet import markdown_of
 from nightschool_daemon.runs.context import StepContext
@@ -217,6 +218,18 @@ def test_an_exam_that_asks_nothing_new_takes_nothing_back(house: ExaminedRuns) -
     hold(house)
     assert holds(house) == f"digest of {FIRST}"
     assert house.ledger.facts.get(unproven_key(SHELL)) == FIRST
+
+
+def test_a_share_of_its_use_ends_with_what_is_taken_back(house: ExaminedRuns) -> None:
+    put_there_unproven(house)
+    house.runs.share(ALIAS, 0.3, house.now)
+    assert RoutesFile(house.directory).current().routes
+    house.ability, house.candidate = {FIRST: 20.0}, 20.0
+    correct(house, 5, 6)
+    hold(house)
+    assert holds(house) == f"digest of {BASE}"
+    assert house.runs.shares.all() == ()
+    assert RoutesFile(house.directory).current().routes == ()
 
 
 @pytest.mark.parametrize("step", [Step.EXAMINE, Step.JUDGE])
