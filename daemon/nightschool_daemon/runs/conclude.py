@@ -45,17 +45,19 @@ def decide(verdict: Verdict, mode: PromotionMode, run_reason: str, of_incumbent:
     """Turn a verdict into the run's end; `of_incumbent` as in `JudgeResult`.
 
     A version in use that was put there unproven goes where by now it would not have been. A candidate that is proven
-    takes its place, unless that is surely worse than what stood there before: the candidate may be, too.
+    takes its place, unless that is surely worse than what stood there before: the candidate may be, too. Then it does
+    not wait for approval either.
     """
     ending = _of_candidate(verdict, mode, run_reason)
     if of_incumbent is None or of_incumbent.outcome in (Outcome.PROVEN, Outcome.PROVISIONAL):
         return ending
-    is_wanted = ending.end is RunEnd.PROMOTED
-    if is_wanted and verdict.outcome is Outcome.PROVEN and of_incumbent.outcome is not Outcome.WORSE:
+    stands = verdict.outcome is Outcome.PROVEN and of_incumbent.outcome is not Outcome.WORSE
+    if stands and ending.end is RunEnd.PROMOTED:
         return ending
+    falls = not stands and ending.end in (RunEnd.PROMOTED, RunEnd.WAITING)
     return Ending(
-        end=RunEnd.NOT_ENOUGH if is_wanted else ending.end,
-        reason=f"{verdict.reason} But what it was compared with is taken back." if is_wanted else ending.reason,
+        end=RunEnd.NOT_ENOUGH if falls else ending.end,
+        reason=f"{verdict.reason} But what it was compared with is taken back." if falls else ending.reason,
         takes_back=f"it was put into use unproven, and its next exam does not bear it out. {of_incumbent.reason}",
     )
 

@@ -170,6 +170,26 @@ def test_what_was_put_into_use_unproven_goes_where_it_would_not_be_by_now(
     assert (ending.end, ending.takes_back is not None) == (end, goes)
 
 
+@pytest.mark.parametrize(
+    ("candidate", "of_incumbent", "end", "goes"),
+    [
+        (Outcome.PROVISIONAL, Outcome.NOT_ENOUGH, RunEnd.NOT_ENOUGH, True),
+        (Outcome.PROVISIONAL, Outcome.PROVISIONAL, RunEnd.WAITING, False),
+        # proven against what was no worse than its predecessor, but not in its place yet
+        (Outcome.PROVEN, Outcome.NOT_ENOUGH, RunEnd.WAITING, True),
+        (Outcome.PROVEN, Outcome.WORSE, RunEnd.NOT_ENOUGH, True),
+    ],
+)
+def test_no_candidate_waits_that_may_be_worse_than_what_comes_back_into_use(
+    candidate: Outcome, of_incumbent: Outcome, end: RunEnd, *, goes: bool
+) -> None:
+    unseen = GuardResult(guard="general", held=True, looked=False, reason="There was no time.")
+    found = Judge(outcome=candidate).nightschool_judge_exam(sample_exam(), (unseen,))
+    other = Judge(outcome=of_incumbent).nightschool_judge_exam(sample_exam(), ())
+    ending = decide(found, PromotionMode.PROVISIONAL, ASKED, other)
+    assert (ending.end, ending.takes_back is not None) == (end, goes)
+
+
 def test_of_first_scores_those_of_the_same_wanted_answers_are_part_of_the_exam(tmp_path: Path) -> None:
     context = night(tmp_path)
     items = [
