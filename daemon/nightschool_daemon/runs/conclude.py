@@ -146,7 +146,6 @@ def _promoted_or_waiting(context: StepContext, version: VersionRow, ending: Endi
     origin = Destination(tag=prepared.undo_tag, digest=prepared.undo_digest)
     try:
         notes = promote(context, version, ending.reason, origin)
-        unproven.note_promotion(context, version.tag, verdict_of(context))
     except MoveFailed as error:
         alias = names.alias_of(context.info.specialty)
         return Ending(
@@ -171,6 +170,7 @@ def promote(context: StepContext, version: VersionRow, reason: str, origin: Dest
         reason=reason,
         run_id=context.info.id,
     )
+    unproven.note_promotion(context, version.tag, verdict_of(context))
     context.ledger.versions.set_state(version.tag, VersionState.PROMOTED)
     context.ledger.evidence.settle(context.info.specialty)
     if not context.settings.promotion.replace_base:

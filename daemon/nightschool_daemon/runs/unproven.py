@@ -19,29 +19,33 @@ from nightschool_daemon.runs.errors import UndoRefused
 from nightschool_daemon.runs.moves import AliasMover
 from nightschool_daemon.runs.probation import Probation
 from nightschool_daemon.runs.shares import Shares
-from nightschool_hookspecs.records import ItemRole, MoveKind, Outcome, Specialty, Verdict
+from nightschool_hookspecs.records import ItemRole, MoveKind, Outcome, Verdict
 
 
-def unproven_key(specialty: Specialty) -> str:
-    """The fact that says which version of a specialty was put into use unproven, and was not borne out since."""
-    return f"unproven:{specialty.base}/{specialty.artifact_type}"
+def unproven_key(tag: str) -> str:
+    """The fact that says that a version was put into use unproven, and was neither borne out since nor taken back.
+
+    It outlives what comes into use after it: that may be taken back, too.
+    """
+    return f"unproven:{tag}"
 
 
 def note_promotion(context: StepContext, tag: str, verdict: Verdict | None) -> None:
     """Remember how sure it was. A rebuild was not put into use for what an exam said."""
-    facts, key = context.ledger.facts, unproven_key(context.info.specialty)
     if verdict is not None and verdict.outcome is Outcome.PROVISIONAL and context.info.reason != REBUILD:
-        facts.put(key, tag)
-    else:
-        facts.delete(key)
+        context.ledger.facts.put(unproven_key(tag), context.info.id)
 
 
 def freeze(context: StepContext, incumbent: str) -> Unproven | None:
-    """What the exam needs of the one by which the incumbent was promoted. None: it was proven, or cannot go back."""
-    specialty, ledger = context.info.specialty, context.ledger
+    """What the exam needs of the one by which the incumbent was promoted. None: it was proven, or cannot go back.
+
+    A rebuild needs its incumbent, which it makes anew: it does not ask about that.
+    """
+    ledger = context.ledger
     promotion, version = _promotion_to(context, incumbent), ledger.versions.get(incumbent)
     run = ledger.runs.get(version.run_id) if version is not None else None
-    if ledger.facts.get(unproven_key(specialty)) != incumbent or promotion is None or run is None:
+    is_proven = ledger.facts.get(unproven_key(incumbent)) is None
+    if is_proven or context.info.reason == REBUILD or promotion is None or run is None:
         return None
     tag = promotion.from_tag
     if tag is None or _mover(context).digest_of(tag) != promotion.from_digest:
@@ -61,7 +65,7 @@ def freeze(context: StepContext, incumbent: str) -> Unproven | None:
 
 def bear_out(context: StepContext) -> None:
     """The version in use is proven by now."""
-    context.ledger.facts.delete(unproven_key(context.info.specialty))
+    context.ledger.facts.delete(unproven_key(context.result(Step.PREPARE, PrepareResult).incumbent))
 
 
 def take_back(context: StepContext, reason: str) -> str:
@@ -72,12 +76,12 @@ def take_back(context: StepContext, reason: str) -> str:
     alias, incumbent = names.alias_of(context.info.specialty), context.result(Step.PREPARE, PrepareResult).incumbent
     last = context.ledger.moves.last_done(alias)
     if last is None or last.kind is not MoveKind.ROLL_BACK or last.from_tag != incumbent:
-        if _promotion_to(context, incumbent) is None:
+        if last is None or last.to_tag != incumbent:
             raise UndoRefused(f"{alias} was moved since, so it stays as it is.")
         mover = _mover(context)
         undo.take_back(mover, undo.promotion_to_undo(mover, alias), kind=MoveKind.ROLL_BACK, reason=reason)
         last = context.ledger.moves.last_done(alias)
-    context.ledger.facts.delete(unproven_key(context.info.specialty))
+    context.ledger.facts.delete(unproven_key(incumbent))
     _shares(context).end(alias)
     probation = Probation(settings=context.settings, ledger=context.ledger, hooks=context.hooks)
     probation.settle_the_run(context.info.specialty, context.clock())
@@ -85,9 +89,10 @@ def take_back(context: StepContext, reason: str) -> str:
 
 
 def _promotion_to(context: StepContext, tag: str) -> MoveRow | None:
-    """The move that brought the alias to a version, where it was its last."""
-    last = context.ledger.moves.last_done(names.alias_of(context.info.specialty))
-    return last if last is not None and last.kind is MoveKind.PROMOTE and last.to_tag == tag else None
+    """The last promotion that brought the alias to a version."""
+    moves = context.ledger.moves.history(names.alias_of(context.info.specialty), undo.HISTORY)
+    promotions = (one for one in moves if one.kind is MoveKind.PROMOTE and one.done_at is not None)
+    return next((one for one in promotions if one.to_tag == tag), None)
 
 
 def _mover(context: StepContext) -> AliasMover:

@@ -17,7 +17,7 @@ from nightschool_daemon.learning import judging
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.library import ChatAnswer
 from nightschool_daemon.proxy.routes import RoutesFile
-from nightschool_daemon.reasons import ASKED
+from nightschool_daemon.reasons import ASKED, REBUILD
 from nightschool_daemon.reporting.sheet import markdown_of
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunInterrupted
@@ -25,7 +25,18 @@ from nightschool_daemon.runs.listener import SilentListener
 from nightschool_daemon.runs.probation import Probation
 from nightschool_daemon.runs.sheets import sheet_of
 from nightschool_daemon.runs.unproven import unproven_key
-from nightschool_hookspecs import AnswerScore, Event, ExamItem, FeedbackType, Message, Outcome, Sitting, Specialty
+from nightschool_hookspecs import (
+    AnswerScore,
+    Event,
+    ExamItem,
+    FeedbackType,
+    GuardResult,
+    Message,
+    Outcome,
+    Sitting,
+    Specialty,
+    hookimpl,
+)
 from nightschool_hookspecs.records import MoveKind, Recipe, RunEnd, RunReport
 from nightschool_hookspecs.testing import FakeGenerate
 from support.bare_runs import PLUGINS, START, TABLES, BareRuns, Plot, QuietWorker
@@ -33,7 +44,7 @@ from support.bare_runs import PLUGINS, START, TABLES, BareRuns, Plot, QuietWorke
 BASE = "tiny:1b"
 SHELL = Specialty(base=BASE, artifact_type="shell")
 ALIAS = names.alias_of(SHELL)
-FIRST = f"{ALIAS}.v1"
+FIRST, SECOND = f"{ALIAS}.v1", f"{ALIAS}.v2"
 THINGS = (
     "invoices", "bakers", "letters", "menus", "meetings", "cats", "bicycles", "boats", "lamps", "gardens", "violins",
     "maps", "rivers", "candles",
@@ -142,7 +153,7 @@ def put_there_unproven(house: ExaminedRuns) -> None:
     assert (report.end, report.version) == (RunEnd.PROMOTED, FIRST), report.reason
     assert report.verdict is not None
     assert (report.verdict.outcome, report.verdict.items) == (Outcome.PROVISIONAL, 5)
-    assert house.ledger.facts.get(unproven_key(SHELL)) == FIRST
+    assert house.ledger.facts.get(unproven_key(FIRST))
 
 
 def test_the_next_exam_takes_back_what_does_not_look_better_any_more(house: ExaminedRuns) -> None:
@@ -162,7 +173,7 @@ def test_the_next_exam_takes_back_what_does_not_look_better_any_more(house: Exam
     assert (moved.kind, moved.from_tag) == (MoveKind.ROLL_BACK, FIRST)
     ends = [row.end for row in house.ledger.runs.latest(2, SHELL)]
     assert ends == [RunEnd.NOT_ENOUGH, RunEnd.ROLLED_BACK]
-    assert house.ledger.facts.get(unproven_key(SHELL)) is None
+    assert house.ledger.facts.get(unproven_key(FIRST)) is None
 
 
 def test_the_report_says_what_was_taken_back(house: ExaminedRuns) -> None:
@@ -183,7 +194,7 @@ def test_the_next_exam_bears_out_what_is_better(house: ExaminedRuns) -> None:
     report = hold(house)
     assert report.end is RunEnd.NOT_ENOUGH
     assert holds(house) == f"digest of {FIRST}"
-    assert house.ledger.facts.get(unproven_key(SHELL)) is None
+    assert house.ledger.facts.get(unproven_key(FIRST)) is None
     # then its predecessor sits no exam any more
     correct(house, 11, 2)
     assert not (hold(house).run.directory / "examine" / PREDECESSOR_ANSWERS).exists()
@@ -195,7 +206,7 @@ def test_what_still_looks_better_is_looked_at_again(house: ExaminedRuns) -> None
     correct(house, 5, 1)
     hold(house)
     assert holds(house) == f"digest of {FIRST}"
-    assert house.ledger.facts.get(unproven_key(SHELL)) == FIRST
+    assert house.ledger.facts.get(unproven_key(FIRST))
     house.ability, house.candidate = {FIRST: 20.0}, 20.0
     correct(house, 6, 6)
     hold(house)
@@ -207,9 +218,9 @@ def test_a_candidate_that_is_proven_takes_the_place_of_what_does_not_look_better
     house.ability, house.candidate = {FIRST: 20.0}, 60.0
     correct(house, 5, 8)
     report = hold(house)
-    assert (report.end, report.version) == (RunEnd.PROMOTED, f"{ALIAS}.v2")
-    assert holds(house) == f"digest of {ALIAS}.v2"
-    assert house.ledger.facts.get(unproven_key(SHELL)) is None
+    assert (report.end, report.version) == (RunEnd.PROMOTED, SECOND)
+    assert holds(house) == f"digest of {SECOND}"
+    assert house.ledger.facts.get(unproven_key(SECOND)) is None
 
 
 def test_an_exam_that_asks_nothing_new_takes_nothing_back(house: ExaminedRuns) -> None:
@@ -217,7 +228,7 @@ def test_an_exam_that_asks_nothing_new_takes_nothing_back(house: ExaminedRuns) -
     house.ability = {FIRST: 0.0}
     hold(house)
     assert holds(house) == f"digest of {FIRST}"
-    assert house.ledger.facts.get(unproven_key(SHELL)) == FIRST
+    assert house.ledger.facts.get(unproven_key(FIRST))
 
 
 def test_a_share_of_its_use_ends_with_what_is_taken_back(house: ExaminedRuns) -> None:
@@ -230,6 +241,74 @@ def test_a_share_of_its_use_ends_with_what_is_taken_back(house: ExaminedRuns) ->
     assert holds(house) == f"digest of {BASE}"
     assert house.runs.shares.all() == ()
     assert RoutesFile(house.directory).current().routes == ()
+
+
+def put_another_there_unproven(house: ExaminedRuns) -> None:
+    """The second version: better still at other questions. The first still looks better than the base."""
+    house.ability, house.candidate = {FIRST: 52.0}, 62.0
+    correct(house, 5, 5)
+    report = hold(house)
+    assert (report.end, report.version) == (RunEnd.PROMOTED, SECOND), report.reason
+    assert report.verdict is not None
+    assert report.verdict.outcome is Outcome.PROVISIONAL
+
+
+def by_an_exam(house: ExaminedRuns) -> None:
+    house.ability, house.candidate = {FIRST: 52.0, SECOND: 20.0}, 20.0
+    correct(house, 10, 2)
+    hold(house)
+
+
+def by_hand(house: ExaminedRuns) -> None:
+    house.runs.undo(ALIAS, house.now)
+
+
+@pytest.mark.parametrize("goes", [by_an_exam, by_hand])
+def test_what_is_in_use_again_was_not_borne_out_either(
+    house: ExaminedRuns, goes: Callable[[ExaminedRuns], None]
+) -> None:
+    put_there_unproven(house)
+    put_another_there_unproven(house)
+    goes(house)
+    assert holds(house) == f"digest of {FIRST}"
+    house.ability, house.candidate = {FIRST: 0.0}, 0.0
+    correct(house, 12, 2)
+    assert f"{FIRST} was taken back" in hold(house).reason
+    assert holds(house) == f"digest of {BASE}"
+
+
+def test_a_rebuild_takes_nothing_back_and_forgets_nothing(house: ExaminedRuns) -> None:
+    put_there_unproven(house)
+    house.ability, house.candidate = {FIRST: 0.0}, 0.0
+    correct(house, 5, 6)
+    report = house.hold(SHELL, REBUILD, Recipe.TRAINING, Plot())
+    assert "was taken back" not in report.reason
+    house.runs.undo(ALIAS, house.now)
+    assert holds(house) == f"digest of {FIRST}"
+    assert f"{FIRST} was taken back" in hold(house).reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoTime:
+    """A guard that could not look."""
+
+    @hookimpl
+    def nightschool_guard_promotion(self) -> GuardResult:
+        return GuardResult(guard="general", held=True, looked=False, reason="There was no time.")
+
+
+def test_what_waited_and_was_approved_is_no_more_proven(house: ExaminedRuns) -> None:
+    guard = NoTime()
+    house.hooks.manager.register(guard, name="no_time")
+    correct(house, 0, 5)
+    assert hold(house).end is RunEnd.WAITING
+    house.hooks.manager.unregister(guard)
+    house.runs.approve(ALIAS, house.now)
+    assert holds(house) == f"digest of {FIRST}"
+    house.ability, house.candidate = {FIRST: 20.0}, 20.0
+    correct(house, 5, 6)
+    assert f"{FIRST} was taken back" in hold(house).reason
+    assert holds(house) == f"digest of {BASE}"
 
 
 @pytest.mark.parametrize("step", [Step.EXAMINE, Step.JUDGE])
@@ -269,4 +348,13 @@ def test_what_was_moved_by_hand_meanwhile_stays(house: ExaminedRuns) -> None:
     house.meanwhile = lambda: house.ollama.copy(BASE, ALIAS)
     report = hold(house)
     assert f"{FIRST} was to be taken back, but" in report.reason
-    assert house.ledger.facts.get(unproven_key(SHELL)) == FIRST
+    assert house.ledger.facts.get(unproven_key(FIRST))
+
+
+def test_what_was_undone_meanwhile_is_not_taken_back_further(house: ExaminedRuns) -> None:
+    put_there_unproven(house)
+    put_another_there_unproven(house)
+    house.meanwhile = lambda: by_hand(house)
+    by_an_exam(house)
+    assert holds(house) == f"digest of {FIRST}"
+    assert house.ledger.facts.get(unproven_key(FIRST))
