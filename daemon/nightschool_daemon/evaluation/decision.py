@@ -1,8 +1,10 @@
 """What an exam and its verdict are enough for, by one rule for whoever asks."""
 
+from collections.abc import Sequence
+
 from nightschool_daemon.config import PromotionMode, Settings
 from nightschool_daemon.reasons import REBUILD
-from nightschool_hookspecs.records import Outcome
+from nightschool_hookspecs.records import GuardResult, Outcome
 
 
 def is_good_enough(outcome: Outcome, mode: PromotionMode, run_reason: str) -> bool:
@@ -15,6 +17,11 @@ def is_good_enough(outcome: Outcome, mode: PromotionMode, run_reason: str) -> bo
         or (outcome is Outcome.PROVISIONAL and mode is PromotionMode.PROVISIONAL)
         or (outcome is not Outcome.WORSE and run_reason == REBUILD)
     )
+
+
+def unseen(guards: Sequence[GuardResult]) -> tuple[GuardResult, ...]:
+    """Those that could not look at what a candidate has to wait for."""
+    return tuple(one for one in guards if not one.looked and not one.dispensable)
 
 
 def items_needed(settings: Settings) -> int:

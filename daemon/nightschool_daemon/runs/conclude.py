@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nightschool_daemon.config import PromotionMode
-from nightschool_daemon.evaluation.decision import is_good_enough
+from nightschool_daemon.evaluation.decision import is_good_enough, unseen
 from nightschool_daemon.jobs import (
     WORDINGS,
     ConcludeResult,
@@ -69,8 +69,8 @@ def _of_candidate(verdict: Verdict, mode: PromotionMode, run_reason: str) -> End
         return Ending(end=RunEnd.NOT_ENOUGH, reason=verdict.reason)
     if mode is PromotionMode.ASK:
         return Ending(end=RunEnd.WAITING, reason=verdict.reason)
-    if unseen := [one for one in verdict.guards if not one.looked and not one.dispensable]:
-        return Ending(end=RunEnd.WAITING, reason=f"{verdict.reason} {_unseen(unseen)}")
+    if missing := unseen(verdict.guards):
+        return Ending(end=RunEnd.WAITING, reason=f"{verdict.reason} {_unseen(missing)}")
     return Ending(end=RunEnd.PROMOTED, reason=verdict.reason)
 
 

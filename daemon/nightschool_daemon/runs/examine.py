@@ -1,5 +1,6 @@
 """Steps `examine` and `judge`: items, answers and the verdict go into the ledger."""
 
+from nightschool_daemon.evaluation.decision import unseen
 from nightschool_daemon.jobs import JudgeResult, PrepareResult, Step
 from nightschool_daemon.runs.context import StepContext
 from nightschool_hookspecs.records import ItemRole, Specialty
@@ -23,16 +24,18 @@ def regression_key(specialty: Specialty) -> str:
 def accept_verdict(context: StepContext) -> None:
     """Store the verdict, and what the exam adds to the evidence of the nights to come.
 
-    What a candidate gained that a guard turned down speaks for no later one: that would be promoted on the strength of
-    answers for which this one could not be. Then it is as if nothing had been asked. What such a candidate lost counts
-    as ever: evidence that is dropped only where it is unwelcome would prove anything in the end.
+    What a candidate gained that a guard turned down, or could not look at, speaks for no later one: that would be
+    promoted on the strength of answers for which this one could not be. Then it is as if nothing had been asked. What
+    such a candidate lost counts as ever: evidence that is dropped only where it is unwelcome would prove anything in
+    the end.
     """
     run_id, verdict = context.info.id, context.result(Step.JUDGE, JudgeResult).verdict
     asked = [item.key for item in context.ledger.exams.items(run_id) if item.role is ItemRole.GAIN]
     ranked = [pair.key for pair in context.directory.ranked_pairs()]
     prepared = context.result(Step.PREPARE, PrepareResult)
     before = prepared.evidence.log_e_value
-    is_dropped = verdict.log_e_value > before and any(not guard.held for guard in verdict.guards)
+    is_kept_back = any(not guard.held for guard in verdict.guards) or bool(unseen(verdict.guards))
+    is_dropped = verdict.log_e_value > before and is_kept_back
     context.ledger.exams.store_verdict(run_id, verdict)
     context.ledger.evidence.store(
         run_id,

@@ -251,6 +251,21 @@ def test_what_a_candidate_gained_that_a_guard_turned_down_speaks_for_no_later_on
     )
 
 
+@pytest.mark.parametrize(("dispensable", "is_known"), [(False, False), (True, True)])
+def test_what_a_candidate_gained_that_waits_for_a_guard_speaks_for_no_later_one(
+    world: World, *, dispensable: bool, is_known: bool
+) -> None:
+    teach(world, 3)
+    first = world.begin()
+    unseen = GuardResult(guard="general", held=True, looked=False, dispensable=dispensable, reason="There was no time.")
+    shown = (CountedItem(key="a", gain=20.0),)
+    judged(first, shown=shown, guards=(unseen,), log_e_value=3.0)
+    examine.accept_verdict(first)
+    world.end(first, RunEnd.WAITING)
+    known = world.begin().result(Step.PREPARE, PrepareResult).evidence
+    assert known == (Evidence(log_e_value=3.0, counted=shown, used=("a",)) if is_known else Evidence())
+
+
 def test_all_that_was_learned_is_asked_once_a_week(world: World) -> None:
     def all_asked(begun: datetime) -> bool:
         context = world.begin()
