@@ -5,7 +5,7 @@ predecessor is asked the same. Then the judge sees both exams as one, in which t
 all that is known now it is proven, still looks better, or would not have been promoted.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,19 +30,22 @@ def ask_predecessor(context: WorkContext, exam: Exam, *, ask: Ask, score: Score)
     unproven = context.run.result(Step.PREPARE, PrepareResult).unproven
     if unproven is None or context.run.is_trial:
         return
-    file = _answers_file(context)
-    answered = {one.item_id for one in whole_lines(file, ExamAnswer)}
+    predecessor, file = unproven.predecessor, _answers_file(context)
+    answered = {one.item_id for one in _answers(context, predecessor)}
     fresh = _fresh(context, exam)
     for number, item in enumerate(fresh):
         if item.id not in answered:
-            context.progress(number, len(fresh), f"{unproven.predecessor}: question {number + 1} of {len(fresh)}")
-            append_line(file, sit(item, Sitting.INCUMBENT, unproven.predecessor, ask=ask, score=score))
+            context.progress(number, len(fresh), f"{predecessor}: question {number + 1} of {len(fresh)}")
+            append_line(file, sit(item, Sitting.INCUMBENT, predecessor, ask=ask, score=score))
 
 
 def judge_unproven(context: WorkContext, exam: Exam) -> Verdict | None:
     """What both exams say of a version in use that was put there unproven. None: nothing new, or it was proven."""
     prepared = context.run.result(Step.PREPARE, PrepareResult)
-    if prepared.unproven is None or not (again := _answered(context, exam)):
+    if prepared.unproven is None:
+        return None
+    answers = _answers(context, prepared.unproven.predecessor)
+    if not (again := _answered(context, exam, answers)):
         return None
     directory = context.run.step(Step.PREPARE)
     both = Exam(
@@ -50,7 +53,7 @@ def judge_unproven(context: WorkContext, exam: Exam) -> Verdict | None:
         incumbent=prepared.unproven.predecessor,
         candidate=exam.incumbent,
         items=(*read_lines(directory / PROMOTED_ITEMS, ExamItem), *again),
-        answers=(*read_lines(directory / PROMOTED_ANSWERS, ExamAnswer), *_beside_predecessor(context, exam, again)),
+        answers=(*read_lines(directory / PROMOTED_ANSWERS, ExamAnswer), *_beside_predecessor(exam, again, answers)),
         ranked=tuple(read_lines(directory / PROMOTED_PAIRS, RankedPair)),
         evidence=prepared.unproven.evidence,
         judged_together=prepared.unproven.judged_together,
@@ -67,16 +70,16 @@ def _fresh(context: WorkContext, exam: Exam) -> tuple[ExamItem, ...]:
     )
 
 
-def _answered(context: WorkContext, exam: Exam) -> tuple[ExamItem, ...]:
+def _answered(context: WorkContext, exam: Exam, answers: Sequence[ExamAnswer]) -> tuple[ExamItem, ...]:
     """Of these what the predecessor was asked."""
-    asked = {one.item_id for one in whole_lines(_answers_file(context), ExamAnswer)}
+    asked = {one.item_id for one in answers}
     return tuple(item for item in _fresh(context, exam) if item.id in asked)
 
 
-def _beside_predecessor(context: WorkContext, exam: Exam, items: Iterable[ExamItem]) -> tuple[ExamAnswer, ...]:
+def _beside_predecessor(exam: Exam, items: Iterable[ExamItem], answers: Sequence[ExamAnswer]) -> tuple[ExamAnswer, ...]:
     """The version in use as the candidate. Its predecessor sits once: its second sitting is its first."""
     ids = {item.id for item in items}
-    before = [one for one in whole_lines(_answers_file(context), ExamAnswer) if one.item_id in ids]
+    before = [one for one in answers if one.item_id in ids]
     return (
         *before,
         *(replace(one, sitting=Sitting.INCUMBENT_AGAIN) for one in before),
@@ -86,6 +89,11 @@ def _beside_predecessor(context: WorkContext, exam: Exam, items: Iterable[ExamIt
             if one.sitting is Sitting.INCUMBENT and one.item_id in ids
         ),
     )
+
+
+def _answers(context: WorkContext, predecessor: str) -> tuple[ExamAnswer, ...]:
+    """What this predecessor answered: where the run was prepared again meanwhile, there may be another's."""
+    return tuple(one for one in whole_lines(_answers_file(context), ExamAnswer) if one.model == predecessor)
 
 
 def _answers_file(context: WorkContext) -> Path:

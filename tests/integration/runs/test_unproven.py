@@ -65,6 +65,8 @@ class ExaminedRuns(BareRuns):
     candidate: float = 60.0
     meanwhile: Callable[[], None] = _nothing
     """What happens before the verdict."""
+    asked_before: str | None = None
+    """What an exam that was begun earlier in the night took for the predecessor."""
 
     def _work(self, context: StepContext, step: Step, *, limit_s: float | None = None) -> None:
         if step not in (Step.EXAMINE, Step.JUDGE):
@@ -91,6 +93,10 @@ class ExaminedRuns(BareRuns):
             for item in worker.run.own_items()
         ]
         write_lines(worker.run.step(step) / "answers.jsonl", answers)
+        if self.asked_before is not None:
+            earlier = partial(sit, model=self.asked_before, ask=_says_its_name, score=partial(self._score, scores))
+            left = [earlier(item, Sitting.INCUMBENT) for item in worker.run.exam_items()]
+            write_lines(worker.run.step(step) / PREDECESSOR_ANSWERS, left)
         exam = exam_of(worker, (*worker.run.trial_answers(), *answers))
         ask_predecessor(worker, exam, ask=_says_its_name, score=partial(self._score, scores))
         worker.run.finish(step, ExamineResult(answers=len(answers), failed=0, seconds=0.0))
@@ -358,3 +364,11 @@ def test_what_was_undone_meanwhile_is_not_taken_back_further(house: ExaminedRuns
     by_an_exam(house)
     assert holds(house) == f"digest of {FIRST}"
     assert house.ledger.facts.get(unproven_key(FIRST))
+
+
+def test_answers_of_another_model_are_not_the_predecessors(house: ExaminedRuns) -> None:
+    put_there_unproven(house)
+    house.ability, house.candidate = {FIRST: 20.0, "another": 0.0}, 20.0
+    house.asked_before = "another"
+    correct(house, 5, 6)
+    assert f"{FIRST} was taken back" in hold(house).reason
