@@ -131,22 +131,23 @@ class Planner:
         As many prompts were corrected as an exam needs to prove anything, no version ever was in use, and since the
         last such exam there came what it missed.
         """
-        first, needed = self.settings.training.examples_from, items_needed(self.settings)
+        first = self.settings.training.examples_from
+        enough = max(first, items_needed(self.settings))
         was_in_use = any(one.state in WAS_IN_USE for one in self.ledger.versions.of_specialty(specialty))
         if not first or was_in_use:
             return False
         last = next(iter(self.ledger.runs.latest(1, specialty, Recipe.EXAMPLES)), None)
         if last is None or last.end in (RunEnd.FAILED, RunEnd.CANCELLED):
-            return self.ledger.events.corrected(specialty) >= max(first, needed)
-        return self.ledger.events.corrected(specialty, since=last.started_at) >= self._missed(last, needed)
+            return self.ledger.events.corrected(specialty) >= enough
+        return self.ledger.events.corrected(specialty, since=last.started_at) >= self._missed(last, enough)
 
-    def _missed(self, run: RunRow, needed: int) -> int:
-        """How many new corrections make another exam worth it: what the verdict missed, at most a whole exam's."""
+    def _missed(self, run: RunRow, most: int) -> int:
+        """How many new corrections make another exam worth it: what the verdict missed, at most as for the first."""
         verdict = self.ledger.exams.verdict(run.id)
         if verdict is None:
             # it ended before anybody was asked, which costs nothing
             return 1
-        return min(needed, verdict.items_needed or needed)
+        return min(most, verdict.items_needed or most)
 
     def _was_too_little(self, specialty: Specialty) -> bool:
         """Whether a run found too little in the feedback, and nothing came since: another would find the same."""

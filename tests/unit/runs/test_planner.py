@@ -192,6 +192,21 @@ def test_examples_are_tried_again_when_as_much_came_as_the_last_exam_missed(
     assert planner.wants_examples(SHELL)
 
 
+@pytest.mark.parametrize(("items_needed", "missed"), [(2, 2), (None, 5), (40, 5)])
+def test_where_nothing_has_to_be_proven_examples_are_tried_again_as_seldom(
+    ledger: Ledger, items_needed: int | None, missed: int
+) -> None:
+    lenient = Settings(promotion=PromotionSettings(promote=PromotionMode.PROVISIONAL))
+    planner = Planner(settings=lenient, ledger=ledger, hooks=Hooks.load(plugin_directory=None, tables={}))
+    teach(ledger, 5)
+    verdict = shown_to_be_open(items_needed)
+    run(ledger, RunEnd.NOT_ENOUGH, at=NOON + timedelta(hours=1), recipe=Recipe.EXAMPLES, verdict=verdict)
+    teach(ledger, missed - 1, at=NOON + timedelta(hours=2), first=5)
+    assert not planner.wants_examples(SHELL)
+    teach(ledger, 1, at=NOON + timedelta(hours=3), first=4 + missed)
+    assert planner.wants_examples(SHELL)
+
+
 @pytest.mark.parametrize("end", [RunEnd.FAILED, RunEnd.CANCELLED])
 def test_examples_that_came_to_no_end_are_tried_again(planner: Planner, ledger: Ledger, end: RunEnd) -> None:
     teach(ledger, 6)
