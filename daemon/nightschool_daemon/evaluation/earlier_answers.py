@@ -25,6 +25,8 @@ class Question:
     options: PinnedOptions
     tools: tuple[Tool, ...]
     think: bool
+    server: str
+    """The version of Ollama: another one may read the same answer otherwise, or compute it otherwise."""
 
     @property
     def digest(self) -> str:

@@ -61,7 +61,9 @@ class ExamModels:
         options = replace(
             pinned_options(self._exam, 0 if kept else seed), num_predict=max_tokens, temperature=temperature
         )
-        question = Question(messages=tuple(messages), options=options, tools=tuple(tools), think=think)
+        question = Question(
+            messages=tuple(messages), options=options, tools=tuple(tools), think=think, server=self._server
+        )
         digest = self._digests.get(names.normalise(model)) if kept else None
         if self._earlier is None or digest is None:
             return self._ask(model, question)
@@ -107,6 +109,10 @@ class ExamModels:
     def _digests(self) -> dict[str, str]:
         """Of every tag, by its name."""
         return {entry.name: entry.digest for entry in _told(self._http.tags)}
+
+    @cached_property
+    def _server(self) -> str:
+        return _told(self._http.version)
 
     def _require_time(self) -> None:
         if self._clock() >= self._deadline:

@@ -18,6 +18,7 @@ from nightschool_hookspecs import (
     GenerationError,
     GuardResult,
     Message,
+    ModelAnswer,
     ModelMemory,
     OutOfTime,
     Role,
@@ -176,6 +177,23 @@ def test_what_may_be_kept_is_asked_of_a_model_once(ollama: OllamaServer, tiny_gg
     assert late.ask("tiny-kept:1m", QUESTION, max_tokens=4, seed=2, temperature=0.7, kept=True) == said
     with pytest.raises(OutOfTime):
         late.ask("tiny-kept:1m", QUESTION, max_tokens=5, seed=1, temperature=0.7, kept=True)
+
+
+def test_what_another_version_of_the_server_answered_is_asked_again(
+    ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    import_tiny(ollama, tiny_gguf, "tiny-kept:1m")
+
+    def asked(models: ExamModels) -> ModelAnswer | None:
+        return models.ask("tiny-kept:1m", QUESTION, max_tokens=4, seed=1, kept=True)
+
+    assert asked(ExamModels(settings(ollama.url), EarlierAnswers(tmp_path))) is not None
+    with FaultProxy(ollama.url) as proxy:
+        proxy.add("GET", "/api/version", answers(200, {"version": "99.0.0"}))
+        earlier = EarlierAnswers(tmp_path)
+        updated = ExamModels(settings(proxy.url, guard_time_s=1.0), earlier, clock=iter((0.0, 9.0)).__next__)
+        with pytest.raises(OutOfTime):
+            asked(updated)
 
 
 def test_time_is_shared_and_runs_out(ollama: OllamaServer, tiny_gguf: Path) -> None:

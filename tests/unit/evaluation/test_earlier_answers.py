@@ -17,6 +17,7 @@ ASKED = Question(
     options=pinned_options(ExamSettings(), 0),
     tools=(TOOL,),
     think=False,
+    server="0.34.3",
 )
 SAID = ModelAnswer(
     text="", tool_calls=(ToolCall(name="get_weather", arguments={"city": "Paris", "days": 2}),), tokens=9
@@ -28,7 +29,12 @@ def test_an_answer_is_found_again_by_its_model_and_the_whole_question(tmp_path: 
     earlier = EarlierAnswers(tmp_path / "guards")
     assert earlier.find("a", ASKED) == SAID
     assert earlier.find("b", ASKED) is None
-    for other in (replace(ASKED, think=True), replace(ASKED, tools=()), replace(ASKED, messages=())):
+    for other in (
+        replace(ASKED, think=True),
+        replace(ASKED, tools=()),
+        replace(ASKED, messages=()),
+        replace(ASKED, server="0.35.0"),
+    ):
         assert earlier.find("a", other) is None
     assert earlier.find("a", replace(ASKED, options=replace(ASKED.options, temperature=0.7))) is None
 
