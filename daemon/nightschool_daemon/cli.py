@@ -346,7 +346,8 @@ def _run_here(settings: Settings, text: str | None) -> tuple[RunReport, ...]:
             if finished:
                 return finished
             raise
-        return (*finished, *(report for one in wanted for report in night.run_now(installation, one, listener, now())))
+        run = night.run_now if text is not None else night.run_if_fresh
+        return (*finished, *(report for one in wanted for report in run(installation, one, listener, now())))
 
 
 def _run_by_daemon(client: ControlClient, text: str | None) -> tuple[RunReport, ...]:

@@ -36,7 +36,7 @@ def _carried_out(installation: Installation, run_id: str, listener: RunListener)
 
 
 def asked_for(installation: Installation, text: str | None) -> tuple[Specialty, ...]:
-    """The specialties that `run --now` means: the named one, else every one with fresh feedback.
+    """The specialties that `run --now` means: the named one, else every one with fresh feedback or due examples.
 
     Raises `RunRefused` for a name that nobody knows and where no base can learn, `NothingToLearn` where nothing is
     fresh.
@@ -48,11 +48,7 @@ def asked_for(installation: Installation, text: str | None) -> tuple[Specialty, 
             known = ", ".join(f"{one.base}/{one.artifact_type}" for one in planner.specialties()) or "none yet"
             raise RunRefused(f"No specialty is called {text}. There is feedback for: {known}.")
         return (found,)
-    fresh = tuple(
-        one
-        for one in planner.specialties()
-        if planner.statistics(one).available or installation.ledger.facts.get(due_key(one)) is not None
-    )
+    fresh = tuple(one for one in planner.specialties() if _is_fresh(installation, one) or planner.wants_examples(one))
     if not fresh:
         raise NothingToLearn(
             f"There is no fresh feedback to learn from. Drop some into {installation.settings.feedback_directory}."
@@ -65,6 +61,12 @@ def asked_for(installation: Installation, text: str | None) -> tuple[Specialty, 
     for problem in told:
         logger.warning("%s", problem)
     return ready
+
+
+def _is_fresh(installation: Installation, specialty: Specialty) -> bool:
+    """Whether there is something to train for."""
+    is_asked = installation.ledger.facts.get(due_key(specialty)) is not None
+    return is_asked or installation.runs.planner.statistics(specialty).available > 0
 
 
 def require_known(installation: Installation, text: str | None) -> None:
@@ -109,11 +111,15 @@ def _due_now(installation: Installation, due: Due, clock: Callable[[], datetime]
 def run_if_fresh(
     installation: Installation, specialty: Specialty, listener: RunListener, now: datetime
 ) -> tuple[RunReport, ...]:
-    """The same, unless a run in between has used the feedback up: none."""
-    fresh = installation.runs.planner.statistics(specialty).available
-    if not fresh and installation.ledger.facts.get(due_key(specialty)) is None:
+    """The same, as far as there is something for it: a run in between may have used the feedback up.
+
+    Where that was tried in a training already, and as examples it was not, examples alone are tried.
+    """
+    if _is_fresh(installation, specialty):
+        return run_now(installation, specialty, listener, now)
+    if not installation.runs.planner.wants_examples(specialty):
         return ()
-    return run_now(installation, specialty, listener, now)
+    return (installation.runs.execute(_begun_with_examples(installation, specialty, lambda: now), listener),)
 
 
 def run_due(

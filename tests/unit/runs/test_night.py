@@ -13,11 +13,12 @@ from nightschool_daemon.installation import Installation
 from nightschool_daemon.intake import Intake
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger
 from nightschool_daemon.runs import Runs, SilentListener
-from nightschool_hookspecs.records import Event, FeedbackType, Recipe
+from nightschool_hookspecs.records import Event, FeedbackType, Recipe, Specialty
 from support.memory_ollama import MemoryOllama
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 BASE = "tiny:1b"
+SHELL = Specialty(base=BASE, artifact_type="shell")
 
 
 @pytest.fixture
@@ -73,3 +74,14 @@ def test_a_night_tries_examples_before_there_is_enough_to_train(
     correct(installation.ledger, corrections)
     reports = night.run_due(installation, SilentListener(), clock=lambda: NOON, may_go_on=lambda: True)
     assert [one.run.recipe for one in reports] == recipes
+
+
+def test_what_status_says_is_due_can_be_asked_for_though_a_training_has_used_it(installation: Installation) -> None:
+    ledger = installation.ledger
+    correct(ledger, 6)
+    rows = ledger.events.of_specialty(SHELL, with_unassigned=True)
+    ledger.events.mark_batched(SHELL, "earlier", [one.event for one in rows])
+    assert [one.wants_examples for one in installation.runs.specialties()] == [True]
+    assert night.asked_for(installation, None) == (SHELL,)
+    reports = night.run_if_fresh(installation, SHELL, SilentListener(), NOON)
+    assert [one.run.recipe for one in reports] == [Recipe.EXAMPLES]
