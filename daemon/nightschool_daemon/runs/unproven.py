@@ -19,7 +19,7 @@ from nightschool_daemon.runs.errors import UndoRefused
 from nightschool_daemon.runs.moves import AliasMover
 from nightschool_daemon.runs.probation import Probation
 from nightschool_daemon.runs.shares import Shares
-from nightschool_hookspecs.records import ItemRole, MoveKind, Outcome, Verdict
+from nightschool_hookspecs.records import Evidence, ItemRole, MoveKind, Outcome, Verdict
 
 
 def unproven_key(tag: str) -> str:
@@ -54,13 +54,16 @@ def freeze(context: StepContext, incumbent: str) -> Unproven | None:
     if not directory.is_done(Step.PREPARE):
         return None
     prepared = directory.result(Step.PREPARE, PrepareResult)
-    items = [item for item in ledger.exams.items(run.id) if item.role is ItemRole.GAIN]
+    # it may have waited until the alias held something else, of which its exam says nothing
+    is_of_predecessor = prepared.undo_digest == promotion.from_digest
+    items = [one for one in ledger.exams.items(run.id) if one.role is ItemRole.GAIN] if is_of_predecessor else []
     asked = {item.id for item in items}
     place = context.directory.step(Step.PREPARE)
     write_lines(place / PROMOTED_ITEMS, items)
     write_lines(place / PROMOTED_ANSWERS, [one for one in ledger.exams.answers(run.id) if one.item_id in asked])
-    write_lines(place / PROMOTED_PAIRS, directory.ranked_pairs())
-    return Unproven(predecessor=tag, evidence=prepared.evidence, judged_together=prepared.judged_together)
+    write_lines(place / PROMOTED_PAIRS, directory.ranked_pairs() if is_of_predecessor else ())
+    evidence = prepared.evidence if is_of_predecessor else Evidence()
+    return Unproven(predecessor=tag, evidence=evidence, judged_together=prepared.judged_together)
 
 
 def bear_out(context: StepContext) -> None:

@@ -317,6 +317,24 @@ def test_what_waited_and_was_approved_is_no_more_proven(house: ExaminedRuns) -> 
     assert holds(house) == f"digest of {BASE}"
 
 
+def test_the_exam_of_what_waited_says_nothing_of_what_it_was_not_compared_with(house: ExaminedRuns) -> None:
+    put_there_unproven(house)
+    guard = NoTime()
+    house.hooks.manager.register(guard, name="no_time")
+    house.ability, house.candidate = {FIRST: 52.0}, 62.0
+    correct(house, 5, 5)
+    assert hold(house).end is RunEnd.WAITING
+    house.hooks.manager.unregister(guard)
+    house.runs.undo(ALIAS, house.now)
+    house.runs.approve(ALIAS, house.now)
+    assert holds(house) == f"digest of {SECOND}"
+    # ten points better than the first version at five questions, a little worse than the base at two
+    house.ability, house.candidate = {SECOND: 49.0}, 49.0
+    correct(house, 10, 2)
+    assert f"{SECOND} was taken back" in hold(house).reason
+    assert holds(house) == f"digest of {BASE}"
+
+
 @pytest.mark.parametrize("step", [Step.EXAMINE, Step.JUDGE])
 def test_a_night_that_is_killed_comes_to_the_same(house: ExaminedRuns, step: Step) -> None:
     put_there_unproven(house)
