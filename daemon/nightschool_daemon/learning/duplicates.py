@@ -15,7 +15,9 @@ one is new, or with `across` exactly one, as of two lists.
 
 Of prompts by one pattern nearly all are alike. So each stage gives a text with the `WINDOW` others that are nearest to
 it and the `FIRST` that it is near to at all: what it costs grows with the texts, not with their pairs, and a crowd of
-several patterns still hangs together, through those that came first.
+several patterns still hangs together, through those that came first. So many are given of each sort, lest one that is
+near be lost behind a crowd of nearer ones that are none: of texts that are known and of new ones, of texts with the
+same digits and with others, and of those that differ by slips of the pen.
 
 Everything is deterministic: the hash functions are fixed, pairs come sorted.
 
@@ -66,6 +68,8 @@ WINDOW = 64
 
 And others that a text is near to: of more the nearest.
 """
+SLIPS = 512
+"""Texts with the same digits, the nearest ones, that are looked at for whether they differ by slips alone."""
 FIRST = 8
 """Of more, those with which it is paired too, however far they are among them."""
 TEXTS_AT_ONCE = 16384
@@ -88,10 +92,9 @@ EMPTY = np.uint32(0xFFFFFFFF)
 
 def near_texts(texts: Sequence[str], *, since: int = 0, across: bool = False) -> Pairs:
     """Pairs of texts that probably share most of their wording."""
-    count, sketches = len(texts), sketch(texts)
+    count, sketches, digits = len(texts), sketch(texts), digits_of(texts)
     found = [np.empty(0, np.int64)]
-    for band in range(BANDS):
-        keys = _band_keys(sketches, band)
+    for keys in _all_keys(sketches, digits):
         found += [low * count + high + since for low, high in _met(keys[:since], keys[since:])]
         if not across:
             found += [(low + since) * count + high + since for low, high in _in_band(keys[since:])]
@@ -99,7 +102,8 @@ def near_texts(texts: Sequence[str], *, since: int = 0, across: bool = False) ->
     pairs = np.stack(np.divmod(codes, max(count, 1)), axis=1)
     agreement = _agreement(sketches, pairs)
     pairs, agreement = pairs[agreement >= LOWEST_AGREEMENT], agreement[agreement >= LOWEST_AGREEMENT]
-    return pairs[_of_crowds(pairs[:, 1], pairs[:, 0], agreement)]
+    sorts = _have_same(digits, pairs) + 2 * (pairs[:, 0] < since)
+    return pairs[_of_crowds(pairs[:, 1], pairs[:, 0], agreement, sorts)]
 
 
 def near_wordings(texts: Sequence[str], threshold: float, *, since: int = 0, across: bool = False) -> Pairs:
@@ -111,27 +115,34 @@ def near_wordings(texts: Sequence[str], threshold: float, *, since: int = 0, acr
     by_length = np.argsort(lengths, kind="stable")
     short = by_length[lengths[by_length] <= SHORT]
     early, late = short[short < since], short[short >= since]
-    found, compared = [NO_PAIRS], 0
+    digits, found, compared = digits_of(texts), [NO_PAIRS], 0
     for start in range(0, len(late), ROWS_AT_ONCE):
         rows = late[start : start + ROWS_AT_ONCE]
         least, most = math.floor(lengths[rows[0]] * threshold), math.ceil(lengths[rows[-1]] / threshold)
         # of two new texts the longer one is the row
         shorter = late[: 0 if across else start + len(rows)]
-        columns = np.concatenate([_as_long(places, lengths, least, most) for places in (early, shorter)])
-        compared += len(rows) * len(columns)
+        known, new = (_as_long(places, lengths, least, most) for places in (early, shorter))
+        compared += len(rows) * (len(known) + len(new))
         if compared > MOST_COMPARED:
             logger.warning(TOO_MANY, len(late) - start, len(late))
             break
-        found.append(_few_edits(texts, rows, columns, threshold))
+        found += [_few_edits(texts, digits, rows, columns, threshold) for columns in (known, new)]
     return np.unique(np.concatenate(found), axis=0)
 
 
-def near_vectors(vectors: Vectors, threshold: float, *, since: int = 0, across: bool = False) -> Pairs:
-    """Every pair whose cosine is at least `threshold`; of a crowd each vector with some before it."""
+def near_vectors(
+    vectors: Vectors, threshold: float, *, digits: Places | None = None, since: int = 0, across: bool = False
+) -> Pairs:
+    """Every pair whose cosine is at least `threshold`; of a crowd each vector with some before it.
+
+    `digits` are those of their texts, as `digits_of` tells them; None: all have the same.
+    """
+    digits = np.zeros(len(vectors), np.int64) if digits is None else digits
     found = [NO_PAIRS]
     for start in range(since, len(vectors), TILE):
         later = range(start, min(start + TILE, len(vectors)))
-        found.append(_near_before(vectors, later, since if across else later.stop, threshold))
+        for earlier in (range(since), range(since, since if across else later.stop)):
+            found.append(_near_before(vectors, digits, later, earlier, threshold))
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
@@ -147,6 +158,13 @@ def near_fingerprints(left: Sequence[str], right: Sequence[str]) -> Pairs:
         found.append(_near_prints(ours, theirs[:, start : start + PRINTS_AT_ONCE]) + np.array([0, start]))
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+def digits_of(texts: Sequence[str]) -> Places:
+    """A number a text, equal where the digits of two texts are, in their order."""
+    numbers: dict[str, int] = {}
+    found = (numbers.setdefault("".join(filter(str.isdigit, text)), len(numbers)) for text in texts)
+    return np.fromiter(found, np.int64, len(texts))
 
 
 def confirmed(
@@ -183,22 +201,29 @@ def _alike_by_edits(pairs: Pairs, texts: Sequence[str], lowest: float) -> NDArra
 
 def _are_slips(pairs: Pairs, texts: Sequence[str]) -> NDArray[np.bool_]:
     """Of which pairs every word can be told from the other text, and all digits are the same."""
-    digits = {place: "".join(filter(str.isdigit, texts[place])) for place in np.unique(pairs).tolist()}
-
-    def are_one(low: int, high: int) -> bool:
-        return digits[low] == digits[high] and _is_slip(texts[low].split(), texts[high].split())
-
-    found = (are_one(low, high) for low, high in pairs.tolist())
-    return np.fromiter(found, np.bool_, len(pairs))
+    places, where = np.unique(pairs, return_inverse=True)
+    found, where = np.zeros(len(pairs), np.bool_), where.reshape(pairs.shape)
+    own = [texts[int(place)] for place in places]
+    same, words = _have_same(digits_of(own), where), [text.split() for text in own]
+    found[same] = [_is_slip(words[low], words[high]) for low, high in where[same].tolist()]
+    return found
 
 
 def _is_slip(left: Sequence[str], right: Sequence[str]) -> bool:
     from rapidfuzz.distance import OSA
 
+    left, right = _without_common_start(left, right)
+    left, right = (one[::-1] for one in _without_common_start(left[::-1], right[::-1]))
     changed = (one for one in SequenceMatcher(None, left, right, autojunk=False).get_opcodes() if one[0] != "equal")
     # a space too many or too few is a slip
     parts = (("".join(left[begin:end]), "".join(right[start:stop])) for _, begin, end, start, stop in changed)
     return all(OSA.normalized_similarity(one, other) >= SLIP for one, other in parts)
+
+
+def _without_common_start(left: Sequence[str], right: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    common = next((place for place, pair in enumerate(zip(left, right, strict=False)) if pair[0] != pair[1]), None)
+    common = min(len(left), len(right)) if common is None else common
+    return left[common:], right[common:]
 
 
 # --------------------------------------------------------------------------- sketch
@@ -271,6 +296,15 @@ def _band_keys(sketches: NDArray[np.uint32], band: int) -> NDArray[np.uint64]:
     return keys
 
 
+def _all_keys(sketches: NDArray[np.uint32], digits: Places) -> Iterator[NDArray[np.uint64]]:
+    """The keys of each band, and those of each two that have the same digits too."""
+    apart = _mixed(digits.astype(np.uint64) + np.uint64(1))
+    for band in range(BANDS):
+        keys = _band_keys(sketches, band)
+        yield keys
+        yield _mixed(keys ^ apart)
+
+
 def _in_band(keys: NDArray[np.uint64]) -> Iterator[tuple[Places, Places]]:
     """Pairs of texts of one key, lower index first."""
     order = np.argsort(keys, kind="stable")
@@ -312,7 +346,7 @@ def _as_long(places: Places, lengths: Places, least: int, most: int) -> Places:
     return places[np.searchsorted(ordered, least) : np.searchsorted(ordered, most, side="right")]
 
 
-def _few_edits(texts: Sequence[str], rows: Places, columns: Places, threshold: float) -> Pairs:
+def _few_edits(texts: Sequence[str], digits: Places, rows: Places, columns: Places, threshold: float) -> Pairs:
     """Pairs of a row and a column, lower index first; of a crowd of columns each row with some."""
     from rapidfuzz.distance import Levenshtein
     from rapidfuzz.process import cdist
@@ -324,11 +358,15 @@ def _few_edits(texts: Sequence[str], rows: Places, columns: Places, threshold: f
         right = [texts[place] for place in some]
         table = cdist(left, right, scorer=Levenshtein.normalized_similarity, score_cutoff=lowest, dtype=np.float32)
         table[rows[:, None] == some] = -np.inf
-        near, beside = np.nonzero(_thinned(table, lowest))
+        enough, same = table >= np.float32(lowest), digits[rows][:, None] == digits[some]
+        near, beside = np.nonzero(_thinned(table, enough & ~same) | _thinned(table, enough & same, SLIPS))
         found.append(np.stack([rows[near], some[beside]], axis=1))
         similarities.append(table[near, beside])
-    pairs = np.concatenate(found)
-    return np.sort(pairs[_of_crowds(pairs[:, 0], pairs[:, 1], np.concatenate(similarities))], axis=1)
+    pairs, likeness = np.concatenate(found), np.concatenate(similarities)
+    wide = _of_crowds(pairs[:, 0], pairs[:, 1], likeness, _have_same(digits, pairs), SLIPS)
+    pairs, likeness = pairs[wide], likeness[wide]
+    sorts = _have_same(digits, pairs) + 2 * _are_slips(pairs, texts)
+    return np.sort(pairs[_of_crowds(pairs[:, 0], pairs[:, 1], likeness, sorts)], axis=1)
 
 
 # --------------------------------------------------------------------------- fingerprints
@@ -357,7 +395,7 @@ def _near_prints(ours: NDArray[np.uint16], theirs: NDArray[np.uint16]) -> Pairs:
     pairs = np.stack(np.divmod(np.unique(np.concatenate(found)), width), axis=1)
     surplus = _surplus(ours, theirs, pairs)
     pairs, surplus = pairs[surplus >= 0], surplus[surplus >= 0]
-    return pairs[_of_crowds(pairs[:, 1], pairs[:, 0], surplus)]
+    return pairs[_of_crowds(pairs[:, 1], pairs[:, 0], surplus, np.zeros(len(pairs), np.int64))]
 
 
 def _surplus(ours: NDArray[np.uint16], theirs: NDArray[np.uint16], pairs: Pairs) -> NDArray[np.float64]:
@@ -374,38 +412,53 @@ def _surplus(ours: NDArray[np.uint16], theirs: NDArray[np.uint16], pairs: Pairs)
 # --------------------------------------------------------------------------- vectors
 
 
-def _near_before(vectors: Vectors, later: range, end: int, threshold: float) -> Pairs:
-    """Pairs of one of some vectors and one that is before it and before `end`; of a crowd each with some."""
+def _near_before(vectors: Vectors, digits: Places, later: range, earlier: range, threshold: float) -> Pairs:
+    """Pairs of one of some vectors and one of others that is before it; of a crowd each with some."""
     found, cosines = [NO_PAIRS], [np.empty(0, np.float32)]
-    for low in range(0, end, TILE):
-        earlier = range(low, min(low + TILE, end))
-        tile = vectors[later.start : later.stop] @ vectors[earlier.start : earlier.stop].T
-        tile[np.array(later)[:, None] <= np.array(earlier)] = -np.inf
-        rows, columns = np.nonzero(_thinned(tile, threshold))
+    for low in range(earlier.start, earlier.stop, TILE):
+        some = range(low, min(low + TILE, earlier.stop))
+        tile = vectors[later.start : later.stop] @ vectors[some.start : some.stop].T
+        tile[np.array(later)[:, None] <= np.array(some)] = -np.inf
+        enough = tile >= np.float32(threshold)
+        same = digits[later.start : later.stop, None] == digits[some.start : some.stop]
+        rows, columns = np.nonzero(_thinned(tile, enough & same) | _thinned(tile, enough & ~same))
         found.append(np.stack([columns + low, rows + later.start], axis=1))
         cosines.append(tile[rows, columns])
     pairs = np.concatenate(found)
-    return pairs[_of_crowds(pairs[:, 1], pairs[:, 0], np.concatenate(cosines))]
+    return pairs[_of_crowds(pairs[:, 1], pairs[:, 0], np.concatenate(cosines), _have_same(digits, pairs))]
 
 
 # --------------------------------------------------------------------------- crowds
 
 
-def _thinned(table: Vectors, lowest: float) -> NDArray[np.bool_]:
-    """Where a table is at least `lowest`; of a row of many such places, the `WINDOW` highest and `FIRST` first ones."""
-    enough = table >= np.float32(lowest)
-    crowded = np.flatnonzero(np.count_nonzero(enough, axis=1) > WINDOW)
+def _have_same(digits: Places, pairs: Pairs) -> NDArray[np.bool_]:
+    """Of which pairs both texts have the same digits."""
+    return np.asarray(digits[pairs[:, 0]] == digits[pairs[:, 1]])
+
+
+def _thinned(table: Vectors, enough: NDArray[np.bool_], window: int = WINDOW) -> NDArray[np.bool_]:
+    """The places of a table that are `enough`; of a row of many, the `window` highest and `FIRST` first ones."""
+    kept = enough.copy()
+    crowded = np.flatnonzero(np.count_nonzero(enough, axis=1) > window)
     if len(crowded):
-        highest = np.argpartition(table[crowded], -WINDOW, axis=1)[:, -WINDOW:]
-        enough[crowded] &= np.cumsum(enough[crowded], axis=1) <= FIRST
-        enough[crowded[:, None], highest] = True
-    return enough
+        values = np.where(enough[crowded], table[crowded], -np.inf)
+        highest = np.argpartition(values, -window, axis=1)[:, -window:]
+        kept[crowded] &= np.cumsum(enough[crowded], axis=1) <= FIRST
+        kept[crowded[:, None], highest] = True
+    return kept
 
 
-def _of_crowds(owners: Places, others: Places, likeness: NDArray[np.floating[Any]]) -> Places:
-    """Which pairs stay where each owner keeps the `WINDOW` of the highest likeness and the `FIRST` first others."""
-    nearest, first = (_ranks(owners, np.lexsort((values, owners))) for values in (-likeness, others))
-    return np.flatnonzero((nearest < WINDOW) | (first < FIRST))
+def _of_crowds(
+    owners: Places,
+    others: Places,
+    likeness: NDArray[np.floating[Any]],
+    sorts: NDArray[np.int64] | NDArray[np.bool_],
+    window: int = WINDOW,
+) -> Places:
+    """Which pairs stay where each owner keeps of each sort the `window` of the highest likeness and `FIRST` others."""
+    each = owners * (1 + sorts.max(initial=0)) + sorts
+    nearest, first = (_ranks(each, np.lexsort((values, each))) for values in (-likeness, others))
+    return np.flatnonzero((nearest < window) | (first < FIRST))
 
 
 def _ranks(owners: Places, order: Places) -> Places:

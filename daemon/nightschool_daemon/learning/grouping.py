@@ -24,6 +24,7 @@ from nightschool_daemon.learning.duplicates import (
     NO_PAIRS,
     Pairs,
     confirmed,
+    digits_of,
     near_fingerprints,
     near_texts,
     near_vectors,
@@ -57,15 +58,28 @@ def place(prompts: Sequence[PromptRow], find_near: FindNear) -> dict[str, str | 
     """The group of every prompt that has none yet, by its key. None: it is close to both sides, and goes to neither."""
     settled = [prompt for prompt in prompts if prompt.side is not None and prompt.group is not None]
     fresh = [prompt for prompt in prompts if not prompt.placed]
-    neighbours: dict[int, list[int]] = {}
-    for low, high in find_near([prompt_of(one) for one in (*settled, *fresh)], len(settled)):
-        neighbours.setdefault(high, []).append(low)
+    neighbours = _neighbours(settled, fresh, find_near)
     groups = _Groups()
     for prompt in settled:
         groups.add_settled(prompt)
     for number, prompt in enumerate(fresh, start=len(settled)):
         groups.add(prompt, sorted(neighbours.get(number, ())))
     return groups.found()
+
+
+def _neighbours(settled: Sequence[PromptRow], fresh: Sequence[PromptRow], find_near: FindNear) -> dict[int, set[int]]:
+    """What each fresh prompt is near to of those before it, by their places among all.
+
+    What is held out is looked for by itself too: behind a crowd that is learned from it might not be found.
+    """
+    found: dict[int, set[int]] = {}
+    held_out = [number for number, prompt in enumerate(settled) if prompt.side is Side.HELD_OUT]
+    for known in ([*range(len(settled))], *([held_out] if 0 < len(held_out) < len(settled) else ())):
+        places = [*known, *range(len(settled), len(settled) + len(fresh))]
+        prompts = [prompt_of(one) for one in (*(settled[number] for number in known), *fresh)]
+        for low, high in find_near(prompts, len(known)):
+            found.setdefault(places[high], set()).add(places[low])
+    return found
 
 
 def prompt_of(row: PromptRow) -> AnyPrompt:
@@ -186,7 +200,7 @@ class NearPrompts:
         if found is None:
             return NO_PAIRS
         vectors = np.frombuffer(found.values, dtype=np.float32).reshape(found.rows, found.columns)
-        return near_vectors(vectors, self._lowest, since=since, across=across)
+        return near_vectors(vectors, self._lowest, digits=digits_of(texts), since=since, across=across)
 
     def _near_gone(self, prompts: Sequence[AnyPrompt], since: int, *, across: bool) -> Pairs:
         """Pairs of which at least one is gone: of a crowd each new prompt with its nearest."""

@@ -1,5 +1,6 @@
 """The search for near-duplicates: complete on what is alike, blind to the order, exact for vectors."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -243,10 +244,42 @@ def test_of_a_crowd_of_vectors_the_nearest_are_kept(since: int, across: bool, mo
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     found = as_set(near_vectors(vectors, 0.5, since=since, across=across))
     for text in range(since, 300):
-        cosines = vectors[: since if across else text] @ vectors[text]
-        nearest = np.argsort(-cosines, kind="stable")[: duplicates.WINDOW]
-        first = range(min(duplicates.FIRST, len(cosines)))
-        assert {low for low, high in found if high == text} == {*nearest.tolist(), *first}
+        wanted = set[int]()
+        for sort in (range(since), range(since, since if across else text)):
+            cosines = vectors[sort.start : sort.stop] @ vectors[text]
+            nearest = np.argsort(-cosines, kind="stable")[: duplicates.WINDOW] + sort.start
+            wanted |= {*nearest.tolist(), *sort[: duplicates.FIRST]}
+        assert {low for low, high in found if high == text} == wanted
+
+
+def test_the_near_one_with_the_same_digits_is_found_behind_a_crowd_with_others() -> None:
+    """Of long texts by the sketch, of short ones by their edits, of vectors whatever their cosines."""
+    long = "please count all the lines of every single file below the directory {} and send them to me, " * 3
+    texts = [long.format(*3 * [number]) for number in (*range(100, 300), 77)]
+    near = long.replace("please", "plaese").replace("count", "cuont").replace("single", "snigle").format(77, 77, 77)
+    assert (200, 201) in as_set(near_texts([*texts, near], since=201, across=True))
+    short = [f"what is {number} percent of 640 euros" for number in range(100, 300)]
+    asked = ["wat is 37 percnt of 640 euro", "what is 37 percent of 640 euros"]
+    assert (200, 201) in as_set(near_wordings([*short, *asked], 0.85, since=201, across=True))
+    vectors = np.array([[1, 0]] * 200 + [[0.9, np.sqrt(0.19)], [1, 0]], np.float32)
+    digits = np.array([0] * 200 + [1, 1])
+    assert (200, 201) in as_set(near_vectors(vectors, 0.85, digits=digits, since=201))
+
+
+def test_a_slip_of_the_pen_is_found_behind_a_crowd_with_the_same_digits() -> None:
+    names = ("".join(letters) for letters in itertools.product("bcdf", "ghjk", "mnpq", "rstv"))
+    texts = [*(f"show the sizes of all files in {name}" for name in names), "shwo teh sizse of all fiels in /etc"]
+    asked = "show the sizes of all files in /etc"
+    pairs = near_wordings([*texts, asked], 0.7, since=len(texts), across=True)
+    assert len(texts) > 3 * duplicates.WINDOW
+    assert (len(texts) - 1, len(texts)) in as_set(pairs)
+    assert len(pairs) <= 1 + MOST_OF_A_CROWD
+
+
+def test_a_known_text_is_found_behind_a_crowd_of_new_ones() -> None:
+    crowd = by_one_pattern(200)
+    texts = [*crowd[:20], "count the lines of every fiel below drectory 7", *crowd[20:]]
+    assert (20, 150) in as_set(near_wordings(texts, 0.85, since=21))
 
 
 def two_kinds(count: int) -> list[str]:

@@ -297,6 +297,32 @@ def test_of_a_crowd_of_which_much_is_gone_every_new_prompt_is_near_what_is_known
         assert len(pairs) < 200 * 2 * (WINDOW + FIRST)
 
 
+CROWDS = [
+    ("what is {} percent of 640 euros", "wat is 37 percnt of 640 euro"),
+    ("convert {} degrees celsius to fahrenheit, please", "conver 37 degres celsius to farenheit please"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "held_out"), CROWDS)
+def test_what_is_held_out_is_found_behind_a_crowd_that_is_learned_from(pattern: str, held_out: str) -> None:
+    measure = CombinedMeasure(Hooks.load(plugin_directory=None, tables={}), no_embeddings)
+    near_by = NearPrompts(measure, no_embeddings, 0.85, SECRET)
+    crowd = [prompt(pattern.format(number), pattern, Side.TRAINING) for number in range(100, 189)]
+    asked = prompt(pattern.format(37))
+    assert place([*crowd, prompt(held_out, "held out", Side.HELD_OUT), asked], near_by)[asked.key] in ("held out", None)
+    texts = [one.key for one in crowd]
+    assert (len(texts), len(texts) + 1) in near_by.across([*texts, held_out, asked.key], len(texts) + 1)
+
+
+def test_what_is_held_out_is_looked_for_by_itself() -> None:
+    """Whoever looks names the nearest alone."""
+
+    def nearest(prompts: Sequence[AnyPrompt], since: int) -> Iterable[tuple[int, int]]:
+        return [(0, high) for high in range(since, len(prompts))]
+
+    assert place([*SIDED, prompt("bridge")], nearest) == {"bridge": None}
+
+
 class Nights(RuleBasedStateMachine):
     """Prompts come to two bases, nights are held, and whoever chooses sides chooses at random."""
 
