@@ -83,12 +83,12 @@ def _sweep_training(directory: Path, ollama: OllamaHttp, *, is_kept: bool) -> bo
     except LockedError:
         return False
     try:
+        # first: a step that made what is in Ollama is not to count as done without it
+        going_on.shed(directory)
         bases = _remains(directory, ollama)
         if any(not give_pins_free(directory, base, ollama) for base in bases):
             return False
-        if is_kept:
-            going_on.shed(directory)
-        else:
+        if not is_kept:
             shutil.rmtree(directory)
     finally:
         lock.release()
