@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from nightschool_daemon import __version__, codec
+from nightschool_daemon.codec import CodecError
 from nightschool_daemon.config import Settings
 from nightschool_daemon.jobs import RunDirectory, Step, VerifyResult
 from nightschool_daemon.locking import LockedError, StateLock, is_locked
@@ -58,7 +59,11 @@ def can_go_on(directory: Path) -> bool:
 
 def _is_open(run: RunDirectory) -> bool:
     learned = any(True for pattern in LEARNED for _ in run.step(Step.TRAIN).glob(pattern))
-    return learned and not (run.is_done(Step.VERIFY) and not run.result(Step.VERIFY, VerifyResult).passed)
+    try:
+        return learned and not (run.is_done(Step.VERIFY) and not run.result(Step.VERIFY, VerifyResult).passed)
+    except CodecError:
+        # torn by the disk, or of another release
+        return False
 
 
 def leave(directory: Path) -> None:

@@ -1,6 +1,7 @@
 """What stays in Ollama: the base's pin, the serving version and a few older ones for undo."""
 
 import shutil
+import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -65,34 +66,42 @@ def sweep(ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
 def sweep_trainings(state_directory: Path, ollama: OllamaHttp, now: datetime) -> tuple[str, ...]:
     """Remove what an interrupted `nightschool train` left: candidate, pin, and its directory, unless it can go on.
 
-    Of those that can some are kept, for some days. Returns a sentence for each directory that is gone.
+    Of those that can some are kept, for some days. Returns a sentence for each directory that is gone, or unreadable.
     """
     left = [one for one in sorted(state_directory.glob(f"{MANUAL_PREFIX}*")) if not is_locked(one)]
     kept = going_on.worth_keeping(left, now)
-    return tuple(
-        f"What an interrupted `nightschool train` left in {directory} was removed."
-        for directory in left
-        if _sweep_training(directory, ollama, is_kept=directory in kept)
-    )
+    swept = (_sweep_training(directory, ollama, is_kept=directory in kept) for directory in left)
+    return tuple(sentence for sentence in swept if sentence)
 
 
-def _sweep_training(directory: Path, ollama: OllamaHttp, *, is_kept: bool) -> bool:
-    """Remove what a training left, unless it goes on, or another one needs the base's pin still. Whether it is gone."""
+def _sweep_training(directory: Path, ollama: OllamaHttp, *, is_kept: bool) -> str:
+    """Remove what a training left, unless it goes on, or another one needs the base's pin still.
+
+    Says so where its directory is gone, or cannot be read.
+    """
+    sentence = f"What an interrupted `nightschool train` left in {directory} was removed."
     try:
         lock = StateLock.take(directory)
     except LockedError:
-        return False
+        return ""
     try:
         # first: a step that made what is in Ollama is not to count as done without it
         going_on.shed(directory)
-        bases = _remains(directory, ollama)
+        try:
+            bases = _remains(directory, ollama)
+        except (LedgerError, sqlite3.Error) as error:
+            if isinstance(error.__cause__ or error, sqlite3.OperationalError):
+                # the disk is full, or away: that is no reason to lose what was learned
+                return f"What an interrupted `nightschool train` left in {directory} cannot be read at present: {error}"
+            bases, is_kept = set[str](), False
+            sentence += f" What it had in Ollama is not known, and stays there: {error}"
         if any(not give_pins_free(directory, base, ollama) for base in bases):
-            return False
+            return ""
         if not is_kept:
             shutil.rmtree(directory)
     finally:
         lock.release()
-    return not is_kept
+    return "" if is_kept else sentence
 
 
 def _remains(directory: Path, ollama: OllamaHttp) -> set[str]:

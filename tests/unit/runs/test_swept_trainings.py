@@ -1,5 +1,6 @@
 """What is removed of trainings by hand that were killed, and what of it goes on."""
 
+import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.jobs import Step
-from nightschool_daemon.ledger import FILE_NAME, Ledger, VersionRow, VersionState
+from nightschool_daemon.ledger import FILE_NAME, Ledger, LedgerError, VersionRow, VersionState
 from nightschool_daemon.locking import StateLock
 from nightschool_daemon.runs import going_on, retention
 from support.memory_ollama import MemoryOllama
@@ -73,3 +74,43 @@ def test_whose_candidate_is_gone_registers_it_again_though_another_training_need
     assert {one.name for one in ollama.tags()} == {BASE}
     assert [one.name for one in (directory / "runs" / "r").iterdir()] == [Step.TRAIN]
     assert going_on.can_go_on(directory)
+
+
+def test_a_ledger_that_cannot_be_opened_keeps_nobody_from_the_others(tmp_path: Path, ollama: MemoryOllama) -> None:
+    """Nor one that is damaged farther behind."""
+    state = tmp_path / "state"
+    directory, second, damaged = killed(state, ollama), begun(state / "train-b"), begun(state / "train-c")
+    (directory / FILE_NAME).write_bytes(b"no ledger" * 1000)
+    with (damaged / FILE_NAME).open("r+b") as stream:
+        stream.seek(4096)
+        stream.write(b"x" * 10**6)
+    told = retention.sweep_trainings(state, ollama, NOW)
+    assert [one for one in (directory, second, damaged) if one.exists()] == []
+    assert len(told) == 3
+    assert "What it had in Ollama is not known, and stays there" in told[0]
+
+
+def test_a_ledger_that_cannot_be_read_at_present_is_no_reason_to_lose_what_was_learned(
+    tmp_path: Path, ollama: MemoryOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state"
+    directory = killed(state, ollama)
+
+    def full(_path: Path) -> Ledger:
+        raise LedgerError("it cannot be opened") from sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Ledger, "open", full)
+    (told,) = retention.sweep_trainings(state, ollama, NOW)
+    assert "cannot be read at present" in told
+    assert going_on.can_go_on(directory)
+
+
+def test_what_another_release_found_of_its_model_is_no_reason_to_stop(tmp_path: Path, ollama: MemoryOllama) -> None:
+    state = tmp_path / "state"
+    directory = killed(state, ollama)
+    verify = directory / "runs" / "r" / Step.VERIFY
+    verify.mkdir()
+    (verify / "result.json").write_text('{"passed": "so it was called once"}')
+    assert not going_on.can_go_on(directory)
+    assert len(retention.sweep_trainings(state, ollama, NOW)) == 1
+    assert not directory.exists()
