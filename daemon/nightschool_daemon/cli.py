@@ -432,8 +432,6 @@ def train(
         settings.training, method=method, start_from=None if start_from is None else start_from.absolute()
     )
     settings = dataclasses.replace(settings, training=training)
-    if adapter is not None and _holds_something(adapter):
-        raise RunRefused(f"--adapter: {adapter} is there already. Choose another directory.")
     _require_name("MODEL", model)
     _require_name("--name", name)
     hooks = load_hooks(settings, None, safe_mode=False)
@@ -463,11 +461,6 @@ def _ended_as(sentence: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise RunRefused(sentence) from None
-
-
-def _holds_something(path: Path) -> bool:
-    """An empty directory is what a call that was killed left."""
-    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
 def _require_name(argument: str, name: str) -> None:

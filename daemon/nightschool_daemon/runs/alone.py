@@ -7,6 +7,7 @@ losses are taken on, for as long as it takes.
 
 import contextlib
 import dataclasses
+import filecmp
 import itertools
 import json
 import shutil
@@ -17,10 +18,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from nightschool_daemon import codec
 from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.intake.assignment import group_of
-from nightschool_daemon.jobs import EventRow, ExportResult, PrepareResult, Step, VerifyResult
+from nightschool_daemon.jobs import (
+    EventRow,
+    ExportResult,
+    PrepareResult,
+    RunDirectory,
+    Step,
+    VerifyResult,
+    write_durably,
+)
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, LedgerError
 from nightschool_daemon.locking import StateLock
 from nightschool_daemon.ollama import names
@@ -97,7 +107,8 @@ def train_alone(
 ) -> TrainedAlone:
     """Train a model on a file and register the result. What was trained is handed over whatever becomes of the model.
 
-    Goes on with what was left of a training on the same base and data by the same settings, if it was interrupted.
+    Goes on with what was left of a training on the same base and data, if it was interrupted. What of the settings acts
+    behind a training alone may be set otherwise then.
     Raises `RunRefused` and `OllamaError`.
     """
     ollama = OllamaHttp(settings.ollama)
@@ -109,6 +120,9 @@ def train_alone(
         raise RunRefused(
             f"{target} is in Ollama already. Choose another --name, or remove it with `ollama rm {target}`."
         )
+    if order.adapter is not None and order.anew:
+        # before what was left is removed
+        _require_free(order.adapter, None)
     settings.state_directory.mkdir(parents=True, exist_ok=True)
     made_of = going_on.made_of(settings, before.get(base, ""), order.data_digest)
     with _directory(settings.state_directory, made_of, anew=order.anew) as directory:
@@ -116,6 +130,7 @@ def train_alone(
         if going_on.can_go_on(directory):
             listener.note(target, f"It goes on with what was left in {directory}; --anew begins anew.")
         if order.adapter is not None:
+            _require_free(order.adapter, going_on.trained_in(directory))
             _make(order.adapter)
         retention.note_pins(directory, base, before)
         state = dataclasses.replace(settings.state, directory=directory)
@@ -124,7 +139,7 @@ def train_alone(
         specialty = _specialty(base, directory)
         try:
             runs = Runs(settings=own, ledger=ledger, hooks=hooks, ollama=ollama, clock=lambda: now)
-            begun = next(iter(runs.unfinished()), None) or _begin(runs, specialty, order.feedback, now)
+            begun = _gone_on_with(runs) or _begin(runs, specialty, order.feedback, now)
             context = runs.context_of(begun, listener)
             _pin_again(context, before)
             made, problem = _learn(context, target, order)
@@ -184,6 +199,15 @@ def _new(state_directory: Path, made_of: str) -> tuple[Path, StateLock]:
 def _begin(runs: Runs, specialty: Specialty, feedback: ParsedFeedback, now: datetime) -> str:
     runs.ledger.events.add([_incoming(event, specialty, now) for event in feedback.events])
     return runs.start(specialty, BY_HAND, now)
+
+
+def _gone_on_with(runs: Runs) -> str | None:
+    """The run that was left, by the settings of now: of those that act behind the training some may be others."""
+    begun = next(iter(runs.unfinished()), None)
+    row = runs.ledger.runs.get(begun) if begun is not None else None
+    if row is not None:
+        write_durably(RunDirectory(path=row.directory).settings, codec.to_json(runs.settings))
+    return begun
 
 
 def _pin_again(context: StepContext, tags: Collection[str]) -> None:
@@ -251,6 +275,19 @@ def _rows(events: Sequence[Event], specialty: Specialty) -> list[EventRow]:
         EventRow(event=event, group=group_of(event), side=None, trained_on=False, arrival=number)
         for number, event in enumerate(typed)
     ]
+
+
+def _require_free(adapter: Path, trained: Path | None) -> None:
+    """Raise `RunRefused` where something is there but what was trained, as it was handed over before."""
+    is_empty = not adapter.exists() or (adapter.is_dir() and not any(adapter.iterdir()))
+    if not (is_empty or (trained is not None and adapter.is_dir() and _is_copy(adapter, trained))):
+        raise RunRefused(f"--adapter: {adapter} is there already. Choose another directory.")
+
+
+def _is_copy(directory: Path, original: Path) -> bool:
+    """Whether all that a directory holds is in the original too."""
+    names_there = [one.name for one in directory.iterdir()]
+    return filecmp.cmpfiles(directory, original, names_there, shallow=False)[0] == names_there
 
 
 def _make(adapter: Path) -> None:

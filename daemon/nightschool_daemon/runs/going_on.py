@@ -12,28 +12,46 @@ from pathlib import Path
 
 from nightschool_daemon import __version__, codec
 from nightschool_daemon.codec import CodecError
-from nightschool_daemon.config import Settings
+from nightschool_daemon.config import DeliverySettings, OllamaSettings, Settings
 from nightschool_daemon.jobs import RunDirectory, Step, VerifyResult
 from nightschool_daemon.locking import LockedError, StateLock, is_locked
+from nightschool_hookspecs.records import TrainingResult
 
 MADE_OF = "made-of"
-"""In such a directory: base, data and settings in a digest."""
+"""In such a directory: base, data and what decides of the settings, in a digest."""
 KEPT, KEPT_FOR = 3, timedelta(days=7)
 """So many are kept, each for so long after something was last written there."""
 LEARNED = ("**/*.safetensors", "search/*")
 """In the directory of the step `train`: what was learned so far, and what a search for hyperparameters tried out."""
+BEHIND = ("notify_", "guard_")
+"""How names of plugins begin that no training asks."""
 AGAIN = (Step.EXPORT, Step.REGISTER, Step.VERIFY)
 """Steps that are taken again: their files are as large as the base, and what they had in Ollama is gone."""
 
 
 def made_of(settings: Settings, base_digest: str, data_digest: str) -> str:
     """SHA-256, hex, over all that two trainings must have in common for one to go on with what the other left."""
-    parts = [__version__, base_digest, data_digest, codec.to_json(settings)]
+    parts = [__version__, base_digest, data_digest, codec.to_json(_deciding(settings))]
     brought = settings.training.start_from
     if brought is not None and brought.expanduser().is_dir():
         files = [(one.name, one.stat()) for one in sorted(brought.expanduser().iterdir()) if one.is_file()]
         parts += [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _deciding(settings: Settings) -> Settings:
+    """What decides how a training goes: what acts around it or behind it, as a limit of deliveries, may be another."""
+    tables = settings.plugin_tables.items()
+    return Settings(
+        ollama=OllamaSettings(models_directory=settings.ollama.models_directory),
+        similarity=settings.similarity,
+        training=settings.training,
+        delivery=DeliverySettings(form=settings.delivery.form),
+        exam=settings.exam,
+        plugins=settings.plugins,
+        plugin_tables={name: table for name, table in tables if not name.startswith(BEHIND)},
+        file=settings.file,
+    )
 
 
 def taken_up(directories: Iterable[Path], wanted: str) -> tuple[Path, StateLock] | None:
@@ -55,6 +73,12 @@ def taken_up(directories: Iterable[Path], wanted: str) -> tuple[Path, StateLock]
 def can_go_on(directory: Path) -> bool:
     """Whether something was learned there of which it was not found that it cannot be served as it was trained."""
     return (directory / MADE_OF).is_file() and any(map(_is_open, _runs_in(directory)))
+
+
+def trained_in(directory: Path) -> Path | None:
+    """What was trained there; None where the training is not done."""
+    done = (run for run in _runs_in(directory) if run.is_done(Step.TRAIN))
+    return next((run.result(Step.TRAIN, TrainingResult).adapter for run in done), None)
 
 
 def _is_open(run: RunDirectory) -> bool:

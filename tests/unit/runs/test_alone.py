@@ -1,12 +1,27 @@
-"""What a training by hand takes from the settings of nights."""
+"""What a training by hand takes from the settings of nights, and how it goes on where it was interrupted."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
 
 from nightschool_daemon import codec
-from nightschool_daemon.config import Settings
-from nightschool_daemon.runs.alone import of_all
+from nightschool_daemon.config import DeliverySettings, Settings, StateSettings
+from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.jobs import Step
+from nightschool_daemon.runs import alone, pipeline
+from nightschool_daemon.runs.alone import Order, of_all, train_alone
+from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.errors import RunRefused
+from nightschool_daemon.runs.listener import SilentListener
+from nightschool_hookspecs.records import ParsedFeedback, TrainingMethod, TrainingResult
 from nightschool_hookspecs.testing import sample_event
+from support.memory_ollama import MemoryOllama
 
+NOW = datetime.now(UTC)
+TINY = "tiny:1b"
 YEAR_S = 365 * 24 * 3600
 
 
@@ -19,3 +34,82 @@ def test_no_limit_of_a_night_holds() -> None:
     assert read.training.time_limit_s > YEAR_S
     assert (read.training.max_events, read.similarity.max_near_duplicates) == (3, 3)
     assert read.training.max_tokens > 10**12
+
+
+def order(adapter: Path | None = None, *, anew: bool = False) -> Order:
+    feedback = ParsedFeedback(events=(sample_event("1"),))
+    return Order(model=TINY, feedback=feedback, data_digest="data", name="kind", adapter=adapter, anew=anew)
+
+
+@pytest.fixture
+def train(tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StepContext]:
+    """Calls for a training at whose end somebody presses Ctrl-C, and gives what its steps worked with."""
+    ollama, contexts = MemoryOllama(tmp_path / "models", tiny_gguf, TINY), list[StepContext]()
+    settings = Settings(ollama=ollama.settings, state=StateSettings(directory=tmp_path / "state"))
+
+    def learned(context: StepContext) -> None:
+        contexts.append(context)
+        adapter = context.directory.step(Step.TRAIN) / "adapter"
+        adapter.mkdir(parents=True, exist_ok=True)
+        (adapter / "adapter_model.safetensors").write_bytes(b"learned")
+        context.directory.finish(Step.TRAIN, trained(adapter))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(alone, "OllamaHttp", lambda _settings: ollama)
+    monkeypatch.setattr(pipeline, "learn_only", learned)
+
+    def called(order: Order, delivery: DeliverySettings = settings.delivery) -> StepContext:
+        hooks = Hooks.load(plugin_directory=None, tables={})
+        with pytest.raises(KeyboardInterrupt):
+            train_alone(replace(settings, delivery=delivery), order, hooks=hooks, listener=SilentListener(), now=NOW)
+        return contexts[-1]
+
+    return called
+
+
+def trained(adapter: Path) -> TrainingResult:
+    return TrainingResult(
+        adapter=adapter,
+        methods=(TrainingMethod.SFT,),
+        steps=1,
+        tokens=1,
+        examples=1,
+        left_out=0,
+        base_loss=2.0,
+        trained_loss=1.0,
+        seconds=1.0,
+        epoch_losses=(),
+    )
+
+
+def test_what_goes_on_is_delivered_by_the_settings_of_the_call_that_goes_on(train: Callable[..., StepContext]) -> None:
+    first = train(order(), DeliverySettings(max_version_mb=1.0))
+    second = train(order(), DeliverySettings(max_version_mb=500.0))
+    assert second.directory == first.directory
+    assert second.settings.delivery.max_version_mb == 500.0
+    read = codec.from_json(second.directory.settings.read_bytes(), Settings)
+    assert read == second.settings
+
+
+def test_the_place_that_got_what_was_trained_is_no_reason_to_refuse_the_same_call(
+    train: Callable[..., StepContext], tmp_path: Path
+) -> None:
+    place = tmp_path / "adapter"
+    first = train(order(place))
+    assert [one.name for one in place.iterdir()] == ["adapter_model.safetensors"]
+    assert train(order(place)).directory == first.directory
+    for other in ("adapter_model.safetensors", "mine.txt"):
+        (place / other).write_bytes(b"something else")
+        with pytest.raises(RunRefused, match="is there already"):
+            train(order(place))
+        (place / other).unlink()
+    assert train(order(place)).directory == first.directory
+
+
+def test_a_place_that_is_taken_costs_nothing_of_what_was_left(
+    train: Callable[..., StepContext], tmp_path: Path
+) -> None:
+    first = train(order(tmp_path / "adapter"))
+    with pytest.raises(RunRefused, match="is there already"):
+        train(order(tmp_path / "adapter", anew=True))
+    assert train(order()).directory == first.directory

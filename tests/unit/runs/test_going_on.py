@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from nightschool_daemon.config import Settings, TrainingSettings
+from nightschool_daemon.config import (
+    DeliveryChoice,
+    DeliverySettings,
+    LogSettings,
+    OllamaSettings,
+    Settings,
+    TrainingSettings,
+)
 from nightschool_daemon.jobs import Losses, RunDirectory, Step, VerifyResult
 from nightschool_daemon.locking import StateLock
 from nightschool_daemon.runs import going_on
@@ -109,3 +116,19 @@ def test_a_training_is_made_of_base_data_settings_and_what_it_begins_from(tmp_pa
     ]
     weights.write_bytes(b"12")
     assert len({first, *others, going_on.made_of(settings, "base", "data")}) == 5
+
+
+def test_what_acts_behind_a_training_may_be_set_otherwise_when_it_goes_on() -> None:
+    """As where a delivery was refused for its size, behind hours of training."""
+    first = going_on.made_of(Settings(), "base", "data")
+    for other in (
+        Settings(delivery=DeliverySettings(max_version_mb=500.0, min_free_gb=0.1, min_kept=0.9)),
+        Settings(ollama=OllamaSettings(host="http://127.0.0.1:9")),
+        Settings(log=LogSettings(level="debug"), plugin_tables={"notify_email": {"to": "me"}}),
+    ):
+        assert going_on.made_of(other, "base", "data") == first
+    for other in (
+        Settings(delivery=DeliverySettings(form=DeliveryChoice.ADAPTER)),
+        Settings(plugin_tables={"tuning_fixed": {"lora_r": 4}}),
+    ):
+        assert going_on.made_of(other, "base", "data") != first
