@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from nightschool_daemon.disk import whole_directory
 from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step, write_durably
 from nightschool_daemon.ledger import VersionRow
 from nightschool_daemon.reasons import REBUILD
@@ -21,13 +22,19 @@ def train_or_reuse(context: StepContext) -> None:
     if source is None:
         make_room(context)
         run_worker(context, Step.TRAIN)
-        return
+    else:
+        take_over(source, context.directory)
+
+
+def take_over(source: RunDirectory, directory: RunDirectory) -> None:
+    """Finish a run's training with the lesson of an earlier run."""
     first = reused_lesson(source) or source
-    write_durably(context.directory.step(Step.TRAIN) / REUSED, str(first.path))
-    adapter = context.directory.step(Step.TRAIN) / "adapter"
+    write_durably(directory.step(Step.TRAIN) / REUSED, str(first.path))
+    adapter = directory.step(Step.TRAIN) / "adapter"
     earlier = source.result(Step.TRAIN, TrainingResult)
-    shutil.copytree(earlier.adapter, adapter, dirs_exist_ok=True)
-    context.directory.finish(
+    with whole_directory(adapter) as place:
+        shutil.copytree(earlier.adapter, place, dirs_exist_ok=True)
+    directory.finish(
         Step.TRAIN,
         TrainingResult(
             adapter=adapter,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nightschool_daemon.jobs import write_durably
+from nightschool_daemon.jobs import RunDirectory, Step, write_durably
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.checkpoints import save_tensors
 from nightschool_daemon.learning.engine.forms import LowRank, Neurons
@@ -15,7 +15,8 @@ from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.engine.peft_files import save_form
 from nightschool_daemon.learning.peft_route import save_adapter, with_adapter
-from nightschool_hookspecs.records import Hyperparameters
+from nightschool_daemon.runs.rebuild import take_over
+from nightschool_hookspecs.records import Hyperparameters, TrainingMethod, TrainingResult
 from support.power import Disk
 
 Save = Callable[[Path, Path], None]
@@ -68,6 +69,28 @@ def test_a_power_cut_finds_it_whole_or_not_at_all(
         save(tiny_gguf, tmp_path / "saved")
         assert disk.too_early == []
         assert disk.has(tmp_path / "saved")
+
+
+def test_a_lesson_that_is_delivered_again_is_on_the_disk_before_its_step_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier, run = RunDirectory(path=tmp_path / "earlier"), RunDirectory(path=tmp_path / "run")
+    for one in (earlier, run):
+        one.step(Step.TRAIN).mkdir(parents=True)
+    lesson = earlier.step(Step.TRAIN) / "adapter"
+    lesson.mkdir()
+    (lesson / "neurons.safetensors").write_bytes(b"learned")
+    trained = TrainingResult(
+        adapter=lesson, methods=(TrainingMethod.SFT,), steps=1, tokens=1, examples=1, left_out=0, base_loss=2.0,
+        trained_loss=1.0, seconds=1.0, epoch_losses=(),
+    )  # fmt: skip
+    earlier.finish(Step.TRAIN, trained)
+    disk = Disk(monkeypatch)
+    take_over(earlier, run)
+    copied = run.result(Step.TRAIN, TrainingResult).adapter
+    assert (copied / "neurons.safetensors").read_bytes() == b"learned"
+    assert disk.has(copied)
+    assert disk.too_early == []
 
 
 def test_what_is_only_written_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
