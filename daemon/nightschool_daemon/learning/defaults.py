@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nightschool_daemon.config import DeliveryChoice, EngineChoice, Settings
 from nightschool_daemon.learning.engine.architecture import is_known
-from nightschool_daemon.learning.engine.peft_files import neurons_in
+from nightschool_daemon.learning.engine.peft_files import WEIGHTS, neurons_in
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import NEURONS, block_of_neurons
 from nightschool_daemon.ollama.abilities import takes_split
@@ -33,17 +33,24 @@ def _unheard(_text: str) -> None:
 
 
 def settled(
-    given: Hyperparameters, file: GgufFile, settings: Settings, brought: Path | None, note: Note = _unheard
+    given: Hyperparameters,
+    file: GgufFile,
+    settings: Settings,
+    brought: Path | None,
+    note: Note = _unheard,
+    *,
+    learned: Path | None = None,
 ) -> Hyperparameters:
     """The same with a form and a learning rate; where it begins from added neurons, with as many of them.
 
     Added neurons deliver a lesson whole at the fewest bytes. LoRA is trained where something stands in their way, and
-    `note` hears what. `brought`: what the training must begin from. Raises `OllamaError` where the server is needed to
+    `note` hears what. `brought`: what the training must begin from; `learned`: what it begins from where that fits, the
+    lesson of the version in use. Raises `OllamaError` where the server is needed to
     tell, and does not answer, and `TrainingError` where what was brought is damaged.
     """
     form = given.form
     if form is TrainedForm.AUTO:
-        problem = _problem_of_neurons(file, settings, brought)
+        problem = _problem_of_neurons(file, settings, brought, learned)
         form = TrainedForm.NEURONS if problem is None else TrainedForm.LORA
         if problem is not None:
             note(f"LoRA is trained, not added neurons: {problem}.")
@@ -51,7 +58,7 @@ def settled(
     return replace(given, form=form, neurons=neurons, learning_rate=given.learning_rate or rate_of(file, form))
 
 
-def _problem_of_neurons(file: GgufFile, settings: Settings, brought: Path | None) -> str | None:
+def _problem_of_neurons(file: GgufFile, settings: Settings, brought: Path | None, learned: Path | None) -> str | None:
     """Why added neurons cannot be trained here, or not be delivered well; None where nothing hinders."""
     if settings.training.engine is not EngineChoice.AUTO or not is_known(file):
         return "the packed engine, which neurons need, does not train this base here"
@@ -61,6 +68,12 @@ def _problem_of_neurons(file: GgufFile, settings: Settings, brought: Path | None
         return str(error).rstrip(".")
     if brought is not None:
         return None if (brought / NEURONS).is_file() else "training begins from a LoRA"
+    if learned is not None and (learned / WEIGHTS).is_file():
+        return "the version in use has learned by LoRA, and training goes on from that"
+    return _problem_of_delivery(settings)
+
+
+def _problem_of_delivery(settings: Settings) -> str | None:
     if settings.delivery.form is DeliveryChoice.ADAPTER:
         return 'delivery.form is "adapter", and there is no adapter of added neurons'
     if settings.delivery.form is DeliveryChoice.AUTO and not _server_takes_split(settings):

@@ -40,7 +40,9 @@ def run(context: WorkerContext) -> None:
     file = open_base(context.run.result(Step.PREPARE, PrepareResult).base.gguf)
     require_possible(file, context.settings.delivery)
     job = make_job(context)
-    hyperparameters = settled(job.hyperparameters, file, context.settings, brought_to(job), context.note)
+    hyperparameters = settled(
+        job.hyperparameters, file, context.settings, brought_to(job), context.note, learned=job.warm_start
+    )
     job = replace(job, hyperparameters=hyperparameters)
     engine = Engine(context, file)
     search = searched(context, job, file, engine.trials)
@@ -65,7 +67,7 @@ class Engine:
         context, file = self._context, self._file
         self._begin()
         # a plugin may have made its own
-        wanted = settled(hyperparameters, file, context.settings, brought_to(job))
+        wanted = settled(hyperparameters, file, context.settings, brought_to(job), learned=job.warm_start)
         route = self._route(method, wanted)
         job = replace(job, spared_bytes=spared_bytes(context, job.base_gguf, version_bytes(file, wanted, context)))
         if route is Route.PACKED:

@@ -18,6 +18,7 @@ from nightschool_daemon.learning.defaults import (
     measured_rate,
     settled,
 )
+from nightschool_daemon.learning.engine.peft_files import WEIGHTS
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS
 from nightschool_daemon.ollama.errors import OllamaUnreachable
@@ -72,6 +73,17 @@ def test_the_form_is_that_of_what_was_brought(file: GgufFile, tmp_path: Path) ->
     assert settled(OPEN, file, NOWHERE, tmp_path).form is TrainedForm.LORA
     (tmp_path / NEURONS).touch()
     assert settled(OPEN, file, NOWHERE, tmp_path).form is TrainedForm.NEURONS
+
+
+def test_the_form_stays_that_of_the_version_in_use(file: GgufFile, ollama: OllamaServer, tmp_path: Path) -> None:
+    """Else its lesson were none to begin from. What is gone is none either."""
+    told: list[str] = []
+    assert settled(OPEN, file, at(ollama), None, told.append, learned=tmp_path).form is TrainedForm.NEURONS
+    (tmp_path / WEIGHTS).touch()
+    assert settled(OPEN, file, NOWHERE, None, told.append, learned=tmp_path).form is TrainedForm.LORA
+    assert told == [
+        "LoRA is trained, not added neurons: the version in use has learned by LoRA, and training goes on from that."
+    ]
 
 
 def test_as_many_neurons_are_trained_as_what_was_brought_has(file: GgufFile, tmp_path: Path) -> None:

@@ -97,11 +97,14 @@ def trained(
     report: Callable[[int, int, str], None] = unheard,
     warm_start: Path | None = None,
     requires_start: bool = False,
+    note: Callable[[str], None] = lambda _: None,
     arrange: Arrange = nobody_arranges,
 ) -> TrainingResult:
     job = training_job(directory, gguf, settings, texts=texts or greetings())
     asked = replace(job, warm_start=warm_start, requires_start=requires_start)
-    return fine_tune(gguf_file.read(gguf), tokens, asked, TrainingMethod.SFT, settings, report, arrange=arrange)
+    return fine_tune(
+        gguf_file.read(gguf), tokens, asked, TrainingMethod.SFT, settings, report, note=note, arrange=arrange
+    )
 
 
 def losses(directory: Path) -> list[dict[str, float]]:
@@ -335,14 +338,17 @@ def test_a_warm_start_begins_where_the_last_training_ended(
 
 
 def test_a_training_with_a_start_of_another_form_begins_from_the_base(
-    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    uninterrupted: Uninterrupted, tiny_gguf: Path, tokens: Tokens, tmp_path: Path
 ) -> None:
     first, _ = uninterrupted("lora")
     cold, _ = uninterrupted("neurons")
-    result = trained(tmp_path, tiny_gguf, tokens, settings=FORMS["neurons"], warm_start=first / "adapter")
+    told: list[str] = []
+    result = trained(
+        tmp_path, tiny_gguf, tokens, settings=FORMS["neurons"], warm_start=first / "adapter", note=told.append
+    )
     assert not result.warm_start
     assert losses(tmp_path) == losses(cold)
-    assert "begins from the base: The earlier lesson has another form" in caplog.text
+    assert told[0].startswith("The training begins from the base: The earlier lesson has another form")
 
 
 MORE = replace(FORMS["neurons"], neurons=96)

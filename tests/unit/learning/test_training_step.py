@@ -11,6 +11,7 @@ from nightschool_daemon.jobs import Step
 from nightschool_daemon.learning import gguf_file, training
 from nightschool_daemon.learning.delivery import Expected, ExportError
 from nightschool_daemon.learning.engine import memory
+from nightschool_daemon.learning.engine.peft_files import WEIGHTS
 from nightschool_daemon.learning.engine.route import neurons_of
 from nightschool_daemon.learning.training import Engine, make_job
 from nightschool_daemon.learning.worker import WorkerContext
@@ -55,6 +56,44 @@ def begun(context: WorkerContext, settings: Hyperparameters, monkeypatch: pytest
     with pytest.raises(Trained) as told:
         Engine(context, gguf_file.read(job.base_gguf))(job, method=TrainingMethod.SFT, hyperparameters=settings)
     return told.value.job
+
+
+def test_a_training_takes_the_form_of_what_the_version_in_use_has_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plugin's own training too. No server is asked what it takes."""
+    base = write_tiny_architecture(tmp_path / "tiny.gguf", "phi3")
+    context, usual = at_step(Step.TRAIN, tmp_path, base), make_job
+    (tmp_path / WEIGHTS).touch()
+
+    def goes_on(context: WorkerContext) -> TrainingJob:
+        return replace(usual(context), warm_start=tmp_path, requires_start=False, hyperparameters=Hyperparameters())
+
+    def tell(_context: object, job: TrainingJob, *_others: object) -> NoReturn:
+        raise Trained(job)
+
+    def tell_asked(
+        _file: object,
+        _tokens: object,
+        job: TrainingJob,
+        _method: object,
+        wanted: Hyperparameters,
+        *_others: object,
+        **_more: object,
+    ) -> NoReturn:
+        raise Trained(replace(job, hyperparameters=wanted))
+
+    monkeypatch.setattr(training, "make_job", goes_on)
+    monkeypatch.setattr(training, "searched", tell)
+    monkeypatch.setattr(training, "fine_tune_packed", tell_asked)
+    engine, job = Engine(context, gguf_file.read(base)), goes_on(context)
+    for begin in (
+        lambda: training.run(context),
+        lambda: engine(job, method=TrainingMethod.SFT, hyperparameters=job.hyperparameters),
+    ):
+        with pytest.raises(Trained) as told:
+            begin()
+        assert told.value.job.hyperparameters.form is TrainedForm.LORA
 
 
 @pytest.mark.parametrize("settings", [NEURONS, replace(NEURONS, neurons=64), LORA])

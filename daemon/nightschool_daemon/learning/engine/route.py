@@ -80,13 +80,15 @@ def ready(
     *,
     dtype: torch.dtype | None = None,
     arrange: Arrange = nobody_arranges,
+    note: Callable[[str], None] = _unheard,
 ) -> Task:
     """Open the base, and make what is trained beside it. Raises `TrainingError`.
 
-    `dtype`: the type of the products; None: the one in which this machine is fastest.
+    `dtype`: the type of the products; None: the one in which this machine is fastest. `note` hears where what was
+    learned earlier is not begun from.
     """
     network = Network(file, machine.bench(dtype), context=job.context)
-    form, start = formed(network, job, settings)
+    form, start = formed(network, job, settings, note)
     pads = network.pads(branching=method is TrainingMethod.DPO)
     todo = memory.Todo(
         examples=examples,
@@ -100,9 +102,11 @@ def ready(
     return Task(network=network, form=form, start=start, todo=todo)
 
 
-def formed(network: Network, job: TrainingJob, settings: Hyperparameters) -> tuple[Form, Form | None]:
+def formed(
+    network: Network, job: TrainingJob, settings: Hyperparameters, note: Callable[[str], None] = _unheard
+) -> tuple[Form, Form | None]:
     """What is trained beside a base, and what it begins from; None: the base. Raises `TrainingError`."""
-    start = loaded(network, job, settings)
+    start = loaded(network, job, settings, note)
     form = make_form(network, settings, job.seed)
     if start is not None:
         form.put(start.parameters)
@@ -127,7 +131,7 @@ def fine_tune(
     """
     examples, left_out = read_examples(job, method, tokens, settings.max_length)
     made_of = signature(job, method, settings)
-    make = partial(ready, file, job, method, settings, examples, arrange=arrange)
+    make = partial(ready, file, job, method, settings, examples, arrange=arrange, note=note)
     task, decided = planned(job.output / CHECKPOINTS, made_of, make)
     memory.set_up(task.network, task.form, decided)
     report(0, 1, decided.sentence())
@@ -305,7 +309,9 @@ def keep_plan(directory: Path, plan: KeptPlan) -> None:
     write_durably(directory / "plan.json", codec.to_json(plan))
 
 
-def loaded(network: Network, job: TrainingJob, settings: Hyperparameters) -> Form | None:
+def loaded(
+    network: Network, job: TrainingJob, settings: Hyperparameters, note: Callable[[str], None] = _unheard
+) -> Form | None:
     """What the training begins from; None: the base. Raises `TrainingError` where what it must begin from is no fit."""
     if job.warm_start is None:
         return None
@@ -315,7 +321,9 @@ def loaded(network: Network, job: TrainingJob, settings: Hyperparameters) -> For
     except TrainingError as error:
         if job.requires_start:
             raise
-        logger.warning("The training begins from the base: %s", error)
+        sentence = f"The training begins from the base: {error}"
+        logger.warning(sentence)
+        note(sentence)
         return None
     return form
 
