@@ -87,16 +87,17 @@ class Tokens:
 
 
 def load_base(path: Path, digest: str, cache: Path) -> Base:
-    """Load the model in 32-bit floats, on a GPU where there is one, and its tokenizer.
+    """Load the model in 32-bit floats, on a GPU where there is one with room for it, and its tokenizer.
 
-    Raises `TrainingError` where transformers cannot.
+    Raises `TrainingError` where transformers cannot, and where memory is short.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    from nightschool_daemon.learning.engine import machine
+    from nightschool_daemon.learning.loadable import device_for, require_loadable
 
     file = open_base(path)
+    require_loadable(file)
     directory = _linked(path, digest, cache)
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -109,7 +110,7 @@ def load_base(path: Path, digest: str, cache: Path) -> Base:
         ) from error
     model.config.use_cache = False
     # torch's stubs have the method take a whole model only
-    cast("torch.nn.Module", model).to(machine.device())
+    cast("torch.nn.Module", model).to(device_for(file))
     return Base(file=file, model=model, tokens=load_tokens(file, digest, cache))
 
 

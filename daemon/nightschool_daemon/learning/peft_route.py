@@ -7,7 +7,6 @@ own loop. Losses are in nats per answer token.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from nightschool_daemon.learning.engine.peft_files import MODULES
 from nightschool_daemon.learning.engine.trajectories import PassLoss, told
 from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials, Unfit
 from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.loadable import parameters_of
 from nightschool_daemon.learning.loading import Base, require_same_weights
 from nightschool_daemon.learning.rows import Row, read_rows, signature
 from nightschool_daemon.learning.threads import cores
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOADED_BYTES = 4
-"""A weight in 32-bit floats."""
 TOKENS_A_PASS = 1024
 """Padded tokens of one forward pass; a batch is cut into as many passes as it needs."""
 PROBED_TOKENS = (64, 128)
@@ -122,26 +120,6 @@ def _answer_tokens(rows: Sequence[Row]) -> int:
 
 
 # --------------------------------------------------------------------------- memory
-
-
-def loaded_bytes(file: GgufFile) -> int:
-    """Of a base's weights, as transformers has them."""
-    return parameters_of(file) * LOADED_BYTES
-
-
-def require_loadable(file: GgufFile) -> None:
-    """Raise `TrainingError`, before a base is loaded, where its weights alone are more than there is memory for."""
-    device = machine.device()
-    require_memory(memory.taken_bytes(device) + loaded_bytes(file), memory.allowed_bytes(device))
-
-
-def require_memory(needed: int, available: int) -> None:
-    """Raise `TrainingError` where a base needs more than can be had, in bytes."""
-    if needed > available:
-        raise TrainingError(
-            f"Through transformers this base needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB "
-            "can be had. Choose a smaller base, or one of an architecture that the packed engine trains."
-        )
 
 
 def require_room(learner: AdapterLearner, rows: Sequence[Row], settings: Hyperparameters) -> None:
@@ -343,11 +321,6 @@ class LoadedTrials(Trials[Row]):
 def rough_seconds(file: GgufFile, tokens: int) -> float:
     """What learning from so many tokens may take: six operations for each weight and token."""
     return 6 * parameters_of(file) * tokens / (FLOPS_PER_CORE * cores())
-
-
-def parameters_of(file: GgufFile) -> int:
-    """How many weights a base has."""
-    return sum(math.prod(one.shape) for one in file.tensors.values())
 
 
 def _require_fit(learner: AdapterLearner, rows: Sequence[Row], settings: Hyperparameters) -> None:

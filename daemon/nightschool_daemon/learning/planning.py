@@ -21,21 +21,16 @@ from nightschool_daemon.learning.corrections import kept_scores
 from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset, events_of, material_of
 from nightschool_daemon.learning.defaults import settled
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
-from nightschool_daemon.learning.engine import machine, memory
+from nightschool_daemon.learning.engine import memory
 from nightschool_daemon.learning.engine.examples import Answer, Example, divided
 from nightschool_daemon.learning.engine.forms import Neurons
 from nightschool_daemon.learning.engine.route import read_examples, ready
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.items import gains
+from nightschool_daemon.learning.loadable import device_for, loaded_bytes, parameters_of, require_memory
 from nightschool_daemon.learning.loading import load_tokens
-from nightschool_daemon.learning.peft_route import (
-    TOKENS_A_PASS,
-    loaded_bytes,
-    parameters_of,
-    require_memory,
-    rough_seconds,
-)
+from nightschool_daemon.learning.peft_route import TOKENS_A_PASS, rough_seconds
 from nightschool_daemon.learning.searching import foreseen, taken, untrained
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
@@ -330,7 +325,7 @@ def rough_plan(file: GgufFile, *, trained: int, seconds: float) -> MemoryPlan:
         checkpointed=0,
         layers=file.number("block_count") or 0,
         peak_bytes=loaded_bytes(file) + trained * memory.STATE_OF_ONE + REST_BYTES,
-        available_bytes=memory.allowed_bytes(machine.device()),
+        available_bytes=memory.allowed_bytes(device_for(file)),
         seconds=seconds,
         is_rough=True,
     )

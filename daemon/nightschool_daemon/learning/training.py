@@ -15,7 +15,7 @@ from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_pack
 from nightschool_daemon.learning.engine.trying import Slices
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base, load_base, load_tokens
-from nightschool_daemon.learning.peft_route import LoadedTrials, fine_tune, require_known_layout, require_loadable
+from nightschool_daemon.learning.peft_route import LoadedTrials, fine_tune, require_known_layout
 from nightschool_daemon.learning.rows import rows_of, within
 from nightschool_daemon.learning.searching import SEARCH, searched, taken
 from nightschool_daemon.learning.threads import limit_threads
@@ -106,7 +106,6 @@ class Engine:
     def _loaded(self, job: TrainingJob, settings: Hyperparameters) -> Base:
         """The base, once its weights were compared with those of the file in the layers that are trained."""
         if self._base is None:
-            require_loadable(self._file)
             self._base = load_base(job.base_gguf, job.base_digest, self._cache)
         if settings.lora_layers not in self._known_layers:
             require_known_layout(self._base, settings)

@@ -267,9 +267,10 @@ def test_a_row_longer_than_memory_is_refused_before_anything_is_learned(
     assert fine_tune(load(), short, settings, unheard).steps == 9
     with pytest.raises(TrainingError, match=r"An example of 3002 tokens .* needs about .* Lower max_length"):
         fine_tune(load(), too_long, settings, stops_at(0))
+    base = load()
     monkeypatch.setattr(memory, "free_memory", lambda: 10**6)
     with pytest.raises(TrainingError, match=r"A pass of \d+ tokens"):
-        fine_tune(load(), short, replace(settings, batch_size=8), stops_at(0))
+        fine_tune(base, short, replace(settings, batch_size=8), stops_at(0))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

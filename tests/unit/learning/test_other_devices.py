@@ -17,11 +17,13 @@ from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.norm import rms_norm
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.engine.route import make_form
+from nightschool_daemon.learning.loadable import device_for
 from nightschool_daemon.learning.loading import load_base
 from nightschool_daemon.learning.peft_route import answer_losses, learner_of
 from nightschool_daemon.learning.rows import Row
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
+from nightschool_hookspecs.services import TrainingError
 from support.tiny_architectures import write_tiny_architecture
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -58,6 +60,37 @@ def test_transformers_trains_where_the_machine_is_fastest(
     losses.sum().backward()
     assert (losses.device, losses.shape) == (SHAPES_ALONE, (2,))
     assert all(one.grad is not None for one in learner.named().values())
+
+
+@pytest.mark.parametrize(("free", "device"), [(10**9, CUDA), (10**4, CPU)])
+def test_transformers_goes_to_a_gpu_that_has_room_for_the_base(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, free: int, device: torch.device
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 10**10))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 0)
+    assert device_for(gguf_file.read(tiny_gguf)) == device
+
+
+def test_a_base_is_loaded_where_there_is_room_for_it(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no GPU here: it would not come to it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (0, 10**10))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 0)
+    base = load_base(tiny_gguf, sha256_of(tiny_gguf), tmp_path)
+    assert {one.device for one in base.model.parameters()} == {CPU}
+
+
+def test_whoever_loads_a_base_needs_memory_of_the_machine_whatever_the_gpu_has(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery and its verification as well as a training."""
+    monkeypatch.setattr(machine, "device", lambda: SHAPES_ALONE)
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**6)
+    with pytest.raises(TrainingError, match=r"Through transformers this base needs about .* can be had"):
+        load_base(tiny_gguf, sha256_of(tiny_gguf), tmp_path)
 
 
 # --------------------------------------------------------------------------- the packed engine

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from nightschool_daemon.config import DeliveryChoice, DeliverySettings, EngineChoice
 from nightschool_daemon.jobs import Step
@@ -117,6 +118,6 @@ def test_a_base_that_is_larger_than_memory_is_not_loaded_by_transformers(
     ours = replace(context.settings, training=replace(context.settings.training, engine=EngineChoice.TRANSFORMERS))
     context, job = replace(context, settings=ours), make_job(context)
     monkeypatch.setattr(memory, "free_memory", lambda: 10**6)
-    monkeypatch.setattr(training, "load_base", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **_more: pytest.fail("it was loaded"))
     with pytest.raises(TrainingError, match=r"Through transformers this base needs about .* Choose a smaller base"):
         Engine(context, gguf_file.read(job.base_gguf))(job, method=TrainingMethod.SFT, hyperparameters=LORA)
