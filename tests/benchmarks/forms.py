@@ -430,7 +430,7 @@ def draw(rows: Sequence[Summary]) -> None:
                     axes.axhline(row.in_q8_0, color="grey", linestyle=":", label="lora_r16, all in Q8_0")
         axes.set(title=f"{panel[0]}, {panel[1]}", xlabel="bytes of the touched tensors, base = 1")
         axes.legend(fontsize="small")
-    figure.supylabel("held-out loss of the delivered blocks, nats a token")
+    figure.supylabel("held-out loss, nats a token")
     figure.savefig(PLOT, metadata={"Date": None})
 
 
