@@ -310,7 +310,9 @@ def _root(refutes: "Callable[[float], float]", end: float, mean: float) -> float
     """Where it stops to be refuted on the way from an end of the scale to the mean, which never is."""
     from scipy import optimize
 
-    return end if refutes(end) <= 0 else float(optimize.brentq(refutes, end, mean, xtol=0.001))
+    if refutes(end) <= 0:
+        return end
+    return float(optimize.root_scalar(refutes, bracket=(end, mean), method="brentq", xtol=0.001).root)
 
 
 def _mean(sample: "Scores", axis: int) -> "Scores":

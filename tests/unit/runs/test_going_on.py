@@ -42,7 +42,8 @@ def left(directory: Path, *, made_of: str = "this", age: timedelta = timedelta()
     checkpoint.mkdir(parents=True)
     (checkpoint / "form.safetensors").touch()
     (directory / going_on.MADE_OF).write_text(made_of)
-    os.utime(train, 2 * ((NOW - age).timestamp(),))
+    then = (NOW - age).timestamp()
+    os.utime(train, (then, then))
     return directory
 
 
