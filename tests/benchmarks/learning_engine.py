@@ -74,42 +74,26 @@ def measures() -> list[Measure]:
 
 def training_rows(model: str) -> list[Measure]:
     """Speed and memory of a training."""
+    beside_trl = (
+        ("SFT tokens/s", "packed_sft", "trl_sft", "tokens_s", 2.5, True),
+        ("SFT tokens/s, no layer kept unpacked", "packed_sft_in_blocks", "trl_sft", "tokens_s", 2.5, True),
+        ("SFT tokens/s, TRL in 32-bit floats", "packed_sft", "trl_sft_in_32_bits", "tokens_s", 1.0, True),
+        ("peak MB of that", "packed_sft", "trl_sft", "peak_mb", 2.0, False),
+        ("DPO pairs/s", "packed_dpo", "trl_dpo", "pairs_s", 3.5, True),
+        ("DPO pairs/s, TRL in 32-bit floats", "packed_dpo", "trl_dpo_in_32_bits", "pairs_s", 1.0, True),
+    )
     return [
-        Measure(
-            name=f"SFT tokens/s, {model}",
-            ours=("packed_sft", "tokens_s"),
-            peer=("trl_sft", "tokens_s"),
-            model=model,
-            goal=2.5,
-            more_is_better=True,
-            has_peer=has_trl,
-        ),
-        Measure(
-            name=f"SFT tokens/s, no layer kept unpacked, {model}",
-            ours=("packed_sft_in_blocks", "tokens_s"),
-            peer=("trl_sft", "tokens_s"),
-            model=model,
-            goal=2.5,
-            more_is_better=True,
-            has_peer=has_trl,
-        ),
-        Measure(
-            name=f"SFT tokens/s, TRL in 32-bit floats, {model}",
-            ours=("packed_sft", "tokens_s"),
-            peer=("trl_sft_in_32_bits", "tokens_s"),
-            model=model,
-            goal=1.0,
-            more_is_better=True,
-            has_peer=has_trl,
-        ),
-        Measure(
-            name=f"peak MB of that, {model}",
-            ours=("packed_sft", "peak_mb"),
-            peer=("trl_sft", "peak_mb"),
-            model=model,
-            goal=2.0,
-            more_is_better=False,
-            has_peer=has_trl,
+        *(
+            Measure(
+                name=f"{name}, {model}",
+                ours=(ours, figure),
+                peer=(peer, figure),
+                model=model,
+                goal=goal,
+                more_is_better=more_is_better,
+                has_peer=has_trl,
+            )
+            for name, ours, peer, figure, goal, more_is_better in beside_trl
         ),
         Measure(
             name=f"peak MB of that / file + 1.5 GB, {model}",
@@ -118,24 +102,6 @@ def training_rows(model: str) -> list[Measure]:
             model=model,
             goal=1.0,
             more_is_better=False,
-        ),
-        Measure(
-            name=f"DPO pairs/s, {model}",
-            ours=("packed_dpo", "pairs_s"),
-            peer=("trl_dpo", "pairs_s"),
-            model=model,
-            goal=3.5,
-            more_is_better=True,
-            has_peer=has_trl,
-        ),
-        Measure(
-            name=f"DPO pairs/s, TRL in 32-bit floats, {model}",
-            ours=("packed_dpo", "pairs_s"),
-            peer=("trl_dpo_in_32_bits", "pairs_s"),
-            model=model,
-            goal=1.0,
-            more_is_better=True,
-            has_peer=has_trl,
         ),
         Measure(
             name=f"GGUF to first step s, {model}",
