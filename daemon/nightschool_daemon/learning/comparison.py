@@ -151,7 +151,7 @@ class Bench:
         answers = self._hold(items, score=lambda *_: AnswerScore(score=0.0, validator=""), once=True)
         compared = self._compared(items, answers)
         if not compared:
-            return self._comparison(items, answers, None, is_scored=False)
+            return self._comparison(items, answers, None)
         counting = tuple(replace(item, role=ItemRole.GAIN) for item in items)
         verdict = judged(self.context, self._exam(counting, compared, ()), measure=self.measure).verdict
         return replace(self._comparison(counting, compared, verdict), is_relative=True)
@@ -175,7 +175,7 @@ class Bench:
     def _stands(self, item: ExamItem, answer: ExamAnswer, other: ExamAnswer) -> float | None:
         """0..100, how an answer stands to another one; None: no validator tells."""
         if answer.failed or other.failed:
-            return 100.0 * other.failed if not answer.failed else 0.0
+            return 0.0 if answer.failed else 100.0
         if answer.text.strip() == other.text.strip():
             return EQUAL
         found = self.context.hooks.validate_answer(
@@ -219,13 +219,9 @@ class Bench:
         )
 
     def _comparison(
-        self,
-        items: Sequence[ExamItem],
-        answers: Sequence[ExamAnswer],
-        verdict: Verdict | None,
-        *,
-        is_scored: bool = True,
+        self, items: Sequence[ExamItem], answers: Sequence[ExamAnswer], verdict: Verdict | None
     ) -> Comparison:
+        is_scored = verdict is not None
         shown = {item.id: item for item in items}
         first, second = (
             {key: one for key, one in _of_sitting(answers, sitting).items() if key in shown}

@@ -155,6 +155,12 @@ def parse(name: str) -> OwnName | None:
     return None
 
 
+def is_pin_of(base: str, tag: str) -> bool:
+    """Whether a tag keeps this base alive as it was once."""
+    own = parse(tag)
+    return own is not None and own.kind is Kind.PIN and own.base == base
+
+
 def anew(name: str) -> str:
     """What brings the file of a tag anew, in a sentence."""
     own = parse(name)

@@ -6,15 +6,15 @@ from datetime import datetime
 
 from nightschool_daemon.comparisons import Asked, Comparison, ComparisonRequest, Contestant
 from nightschool_daemon.config import Settings
+from nightschool_daemon.intake.assignment import group_of
 from nightschool_daemon.jobs import EventRow, Job
-from nightschool_daemon.ledger import Ledger
+from nightschool_daemon.ledger import Ledger, VersionRow
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.runs.aside import Feedback, desk
 from nightschool_daemon.runs.errors import RunRefused, StepFailed
 from nightschool_daemon.runs.planner import Planner
 from nightschool_daemon.runs.worker_process import Report, run_job
-from nightschool_daemon.wording import key_of
 from nightschool_hookspecs.records import Event, Side, Specialty
 
 
@@ -53,8 +53,8 @@ class Matching:
             named = first if first is not None and names.normalise(first) != specialty.base else None
             first, second = specialty.base, named or names.alias_of(specialty)
         both = tuple(self._model(one or specialty.base, specialty) for one in (first, second))
-        what, rows = self._asked(specialty, [self._version_of(one) for one in both])
-        made_from = {one: self.ledger.versions.get(self._version_of(one) or "") for one in both}
+        versions = {one: self._version_of(one) for one in both}
+        what, rows = self._asked(specialty, [one.tag for one in versions.values() if one is not None])
         return Pairing(
             first=both[0],
             second=both[1],
@@ -63,7 +63,7 @@ class Matching:
             rows=rows,
             bases={
                 name: names.pin_of(version.specialty.base, version.base_tag_digest)
-                for name, version in made_from.items()
+                for name, version in versions.items()
                 if version is not None
             },
         )
@@ -73,13 +73,12 @@ class Matching:
         is_one = self.planner.find(name) == specialty and names.model_problem(name) is not None
         return names.alias_of(specialty) if is_one else name
 
-    def _version_of(self, name: str) -> str | None:
-        """The tag of the version that a model is; None: it is none of ours, and has learned nothing here."""
-        version = self.ledger.versions.by_digest(self.digests.get(names.normalise(name), ""))
-        return version.tag if version is not None else None
+    def _version_of(self, name: str) -> VersionRow | None:
+        """The version that a model is; None: it is none of ours, and has learned nothing here."""
+        return self.ledger.versions.by_digest(self.digests.get(names.normalise(name), ""))
 
-    def _asked(self, specialty: Specialty, versions: Sequence[str | None]) -> tuple[Asked, tuple[EventRow, ...]]:
-        lineage = [tag for one in versions if one is not None for tag in self.ledger.versions.lineage(one)]
+    def _asked(self, specialty: Specialty, versions: Sequence[str]) -> tuple[Asked, tuple[EventRow, ...]]:
+        lineage = [tag for one in versions for tag in self.ledger.versions.lineage(one)]
         rows = self.ledger.events.of_specialty(specialty, with_unassigned=True, lineage=lineage)
         held = {row.group for row in rows if row.side is Side.HELD_OUT}
         if len(held) >= self.planner.settings.exam.min_items:
@@ -124,7 +123,7 @@ def pair_by_file(events: Sequence[Event], what: Asked, first: str, second: str) 
         specialty=Specialty(base=base, artifact_type=events[0].artifact_type or "other"),
         what=what,
         rows=tuple(
-            EventRow(event=event, group=key_of(event.input_data), side=Side.HELD_OUT, trained_on=False, arrival=number)
+            EventRow(event=event, group=group_of(event), side=Side.HELD_OUT, trained_on=False, arrival=number)
             for number, event in enumerate(events)
         ),
         bases={},
@@ -167,6 +166,5 @@ def made_from(name: str, digests: Mapping[str, str]) -> str:
     own = names.parse(name)
     if own is None or own.kind not in (names.Kind.ALIAS, names.Kind.VERSION):
         return name
-    parsed = {tag: names.parse(tag) for tag in digests}
-    pins = [tag for tag, one in parsed.items() if one == names.OwnName(kind=names.Kind.PIN, base=own.base)]
+    pins = [tag for tag in digests if names.is_pin_of(own.base, tag)]
     return pins[0] if len(pins) == 1 else name

@@ -25,7 +25,7 @@ from nightschool_daemon.reasons import REBUILD, RETRAIN
 from nightschool_daemon.runs import crossfit, prepare, rebuild, retention, unproven
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import MoveFailed, UndoRefused
-from nightschool_daemon.runs.moves import AliasMover, Destination
+from nightschool_daemon.runs.moves import Destination
 from nightschool_daemon.runs.planner import Planner, due_key
 from nightschool_daemon.runs.register import version_of_run
 from nightschool_hookspecs.records import GuardResult, MoveKind, Outcome, Recipe, RunEnd, TrainingResult, Verdict
@@ -162,7 +162,7 @@ def promote(context: StepContext, version: VersionRow, reason: str, origin: Dest
     beside it. Raises `MoveFailed` where the alias was not moved.
     """
     destination = Destination(tag=version.tag, digest=version.tag_digest)
-    _mover(context).move(
+    context.mover.move(
         kind=MoveKind.PROMOTE,
         alias=names.alias_of(context.info.specialty),
         origin=origin,
@@ -185,17 +185,13 @@ def promote(context: StepContext, version: VersionRow, reason: str, origin: Dest
     return ()
 
 
-def _mover(context: StepContext) -> AliasMover:
-    return AliasMover(ledger=context.ledger, ollama=context.ollama, hooks=context.hooks, clock=context.clock)
-
-
 def _replace_base(context: StepContext, destination: Destination, reason: str) -> None:
     """Put the version under the user's own name, after saving what stands there.
 
     Raises `MoveFailed` where somebody changed the tag while the run went on: what the user put there stays.
     """
     prepared = context.result(Step.PREPARE, PrepareResult)
-    mover, base = _mover(context), context.info.specialty.base
+    mover, base = context.mover, context.info.specialty.base
     present = mover.digest_of(base)
     if present == destination.digest:
         return

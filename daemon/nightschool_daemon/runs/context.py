@@ -13,6 +13,7 @@ from nightschool_daemon.ledger import Ledger
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted
 from nightschool_daemon.runs.listener import RunListener
+from nightschool_daemon.runs.moves import AliasMover
 from nightschool_hookspecs.records import RunInfo
 
 T = TypeVar("T")
@@ -59,6 +60,11 @@ class StepContext:
     def result_if_done(self, step: Step, kind: type[T]) -> T | None:
         """The result of an earlier step, or None where the run did not get that far."""
         return self.directory.result(step, kind) if self.directory.is_done(step) else None
+
+    @property
+    def mover(self) -> AliasMover:
+        """Moves the aliases, and knows what Ollama has."""
+        return AliasMover(ledger=self.ledger, ollama=self.ollama, hooks=self.hooks, clock=self.clock)
 
     def note(self, text: str) -> None:
         """Tell the listener one sentence."""

@@ -132,10 +132,9 @@ class Planner:
         last such exam there came what it missed.
         """
         first = self.settings.training.examples_from
-        enough = max(first, items_needed(self.settings))
-        was_in_use = any(one.state in WAS_IN_USE for one in self.ledger.versions.of_specialty(specialty))
-        if not first or was_in_use:
+        if not first or any(one.state in WAS_IN_USE for one in self.ledger.versions.of_specialty(specialty)):
             return False
+        enough = max(first, items_needed(self.settings))
         last = next(iter(self.ledger.runs.latest(1, specialty, Recipe.EXAMPLES)), None)
         if last is None or last.end in (RunEnd.FAILED, RunEnd.CANCELLED):
             return self.ledger.events.corrected(specialty) >= enough

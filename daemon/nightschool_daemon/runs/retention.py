@@ -122,7 +122,7 @@ def note_pins(directory: Path, base: str, tags: Iterable[str]) -> None:
 
     What another training by hand made that goes on is no one's when both are over.
     """
-    found = {tag for tag in tags if _is_pin_of(base, tag)}
+    found = {tag for tag in tags if names.is_pin_of(base, tag)}
     for other in _trained_beside(directory, base):
         found &= set(_noted(other))
     (directory / PINS_BEFORE).write_text("\n".join(sorted(found)), encoding="utf-8")
@@ -171,11 +171,6 @@ def _noted(directory: Path) -> list[str]:
     return noted.read_text(encoding="utf-8").splitlines() if noted.is_file() else []
 
 
-def _is_pin_of(base: str, tag: str) -> bool:
-    own = names.parse(tag)
-    return own is not None and own.kind is names.Kind.PIN and own.base == base
-
-
 def _sweep_candidates(ledger: Ledger, ollama: OllamaHttp) -> list[str]:
     swept = []
     for version in ledger.versions.in_state(VersionState.CANDIDATE):
@@ -220,7 +215,7 @@ def _delete_unused_pins(ledger: Ledger | None, ollama: OllamaHttp, base: str, *,
     tags = {entry.name: entry.digest for entry in ollama.tags()}
     needed = _needed_pins(ledger, base, tags) if ledger is not None else set()
     for name in tags:
-        if _is_pin_of(base, name) and name not in needed and name not in spared:
+        if names.is_pin_of(base, name) and name not in needed and name not in spared:
             ollama.delete(name)
 
 

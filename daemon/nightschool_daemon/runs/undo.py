@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from nightschool_daemon.ledger import MoveRow
+from nightschool_daemon.ledger import Ledger, MoveRow
 from nightschool_daemon.ollama import names
 from nightschool_daemon.runs.errors import MoveFailed, UndoRefused
 from nightschool_daemon.runs.moves import AliasMover, Destination
@@ -89,17 +89,19 @@ def _is_taken_back(mover: AliasMover, promotion: MoveRow) -> bool:
     return last is not None and last.kind.is_back and last.from_digest == promotion.to_digest
 
 
+def promotions(ledger: Ledger, alias: str) -> list[MoveRow]:
+    """Those of an alias that were carried out, the newest first."""
+    moves = ledger.moves.history(alias, HISTORY)
+    return [row for row in moves if row.kind is MoveKind.PROMOTE and row.done_at is not None]
+
+
 def _promotion_to(mover: AliasMover, alias: str, present: str | None) -> MoveRow | None:
     """The promotion that brought the alias where it is; the last one at all where it is nowhere of ours."""
-    promotions = [
-        row
-        for row in mover.ledger.moves.history(alias, HISTORY)
-        if row.kind is MoveKind.PROMOTE and row.done_at is not None
-    ]
-    found = next((row for row in promotions if row.to_digest == present), None)
-    if found is not None or _was_undone(mover, alias, present) or not promotions:
+    promoted = promotions(mover.ledger, alias)
+    found = next((row for row in promoted if row.to_digest == present), None)
+    if found is not None or _was_undone(mover, alias, present) or not promoted:
         return found
-    return promotions[0]
+    return promoted[0]
 
 
 def _was_undone(mover: AliasMover, alias: str, present: str | None) -> bool:

@@ -16,7 +16,6 @@ from nightschool_daemon.reasons import REBUILD
 from nightschool_daemon.runs import undo
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import UndoRefused
-from nightschool_daemon.runs.moves import AliasMover
 from nightschool_daemon.runs.probation import Probation
 from nightschool_daemon.runs.shares import Shares
 from nightschool_hookspecs.records import Evidence, ItemRole, MoveKind, Outcome, Verdict
@@ -48,7 +47,7 @@ def freeze(context: StepContext, incumbent: str) -> Unproven | None:
     if is_proven or context.info.reason == REBUILD or promotion is None or run is None:
         return None
     tag = promotion.from_tag
-    if tag is None or _mover(context).digest_of(tag) != promotion.from_digest:
+    if tag is None or context.mover.digest_of(tag) != promotion.from_digest:
         return None
     directory = RunDirectory(path=run.directory)
     if not directory.is_done(Step.PREPARE):
@@ -81,7 +80,7 @@ def take_back(context: StepContext, reason: str) -> str:
     if last is None or last.kind is not MoveKind.ROLL_BACK or last.from_tag != incumbent:
         if last is None or last.to_tag != incumbent:
             raise UndoRefused(f"{alias} was moved since, so it stays as it is.")
-        mover = _mover(context)
+        mover = context.mover
         undo.take_back(mover, undo.promotion_to_undo(mover, alias), kind=MoveKind.ROLL_BACK, reason=reason)
         last = context.ledger.moves.last_done(alias)
     context.ledger.facts.delete(unproven_key(incumbent))
@@ -93,13 +92,8 @@ def take_back(context: StepContext, reason: str) -> str:
 
 def _promotion_to(context: StepContext, tag: str) -> MoveRow | None:
     """The last promotion that brought the alias to a version."""
-    moves = context.ledger.moves.history(names.alias_of(context.info.specialty), undo.HISTORY)
-    promotions = (one for one in moves if one.kind is MoveKind.PROMOTE and one.done_at is not None)
+    promotions = undo.promotions(context.ledger, names.alias_of(context.info.specialty))
     return next((one for one in promotions if one.to_tag == tag), None)
-
-
-def _mover(context: StepContext) -> AliasMover:
-    return AliasMover(ledger=context.ledger, ollama=context.ollama, hooks=context.hooks, clock=context.clock)
 
 
 def _shares(context: StepContext) -> Shares:
