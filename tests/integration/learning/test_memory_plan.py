@@ -96,8 +96,8 @@ def test_no_more_is_kept_unpacked_than_a_training_may_take_comfortably(
     network: Network, form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ample = memory.plan(network, form, todo_of(40), available=AMPLE)
-    comfortable = ample.peak_bytes - kept_bytes(network, ample)
-    monkeypatch.setattr(memory, "HEADROOM_BYTES", comfortable - network.weights.bytes)
+    without = ample.peak_bytes - kept_bytes(network, ample)
+    monkeypatch.setattr(memory, "UNPACKED_BYTES", without - network.weights.bytes)
     assert memory.plan(network, form, todo_of(40), available=AMPLE).unpacked == 0
 
 

@@ -37,8 +37,10 @@ STATES = 3
 STATE_OF_ONE = FLOAT * (1 + STATES)
 """Bytes of a trained parameter with these."""
 HEADROOM_BYTES = 1_500_000_000
-"""Passes are made smaller until a training takes at most so much beside the base's own file. What is left of
-it keeps layers unpacked."""
+"""Passes are made smaller until a training takes at most so much beside the base's own file."""
+UNPACKED_BYTES = 1_400_000_000
+"""What is left of so much beside that file keeps layers unpacked: a training was seen to take up to a twentieth more
+than it was told to (`make bench-memory`)."""
 FREE_SHARE = 0.8
 """Of the memory that is free at most this share is taken, whatever it costs in time."""
 LARGEST_PASS, SMALLEST_PASS = 2048, 512
@@ -162,7 +164,7 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
         for cut in cuts:
             peak = _peak_bytes(network, form, probe, cut, held)
             if peak <= available:
-                chosen = with_unpacked(network, cut, _comfortable(network, available) - peak)
+                chosen = with_unpacked(network, cut, _for_unpacked(network, available) - peak)
                 return MemoryPlan(
                     tokens_a_pass=tokens,
                     checkpointed=chosen.checkpointed,
@@ -197,7 +199,7 @@ def refitted(
     cuts = [Cut(checkpointed=again, trained_from=begun.trained_from) for again in range(trained + 1)]
     peaks = {cut: _peak_bytes(network, form, probe, cut, held) for cut in cuts}
     cut = next((one for one, peak in peaks.items() if peak <= available), min(peaks, key=peaks.__getitem__))
-    chosen = with_unpacked(network, cut, _comfortable(network, available) - peaks[cut])
+    chosen = with_unpacked(network, cut, _for_unpacked(network, available) - peaks[cut])
     return replace(
         begun,
         checkpointed=chosen.checkpointed,
@@ -226,8 +228,13 @@ def with_unpacked(network: Network, cut: Cut, room: float) -> Cut:
 
 
 def _comfortable(network: Network, available: int) -> int:
-    """What a training may take before it is cut smaller, and what it may fill with unpacked layers, in bytes."""
+    """What a training may take before it is cut smaller, in bytes."""
     return min(available, network.weights.bytes + HEADROOM_BYTES)
+
+
+def _for_unpacked(network: Network, available: int) -> int:
+    """What it may take with unpacked layers, in bytes."""
+    return min(available, network.weights.bytes + UNPACKED_BYTES)
 
 
 def _unpacked_bytes(network: Network, block: Block) -> int:
