@@ -23,7 +23,7 @@ from nightschool_daemon.evaluation.patience import patiently
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.installation import working
 from nightschool_daemon.ledger import LedgerError
-from nightschool_daemon.ollama.errors import OllamaError
+from nightschool_daemon.ollama.errors import OllamaError, OllamaInterrupted, OllamaRefused
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_daemon.runs.listener import SilentListener
 from nightschool_hookspecs.records import (
@@ -198,7 +198,11 @@ def scores(here: Night, model: str, pairs: Sequence[tasks.Pair]) -> tuple[float,
 
         def score(pair: tasks.Pair) -> float:
             item = _asked(pair)
-            said = patiently(lambda: library.chat(model, item.messages, options))
+            try:
+                said = patiently(lambda: library.chat(model, item.messages, options))
+            except (OllamaInterrupted, OllamaRefused):
+                # as in an exam, where a model that repeats one token for ever has failed
+                return 0.0
             return round(score_answer(found.hooks, measure, judge, item, said.text).score, 1)
 
         return tuple(map(score, pairs))

@@ -11,6 +11,7 @@ from nightschool_daemon.config import Settings
 from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.examiner import score_answer
 from nightschool_daemon.evaluation.local_model import LocalModel, pinned_options
+from nightschool_daemon.evaluation.patience import patiently
 from nightschool_daemon.evaluation.similarity import CombinedMeasure
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.learning import gguf_file
@@ -20,6 +21,7 @@ from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.scoring import answer_sums
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.learning.rows import Row
+from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused
 from nightschool_daemon.ollama.library import OllamaLibrary
 from nightschool_hookspecs.records import ExamItem, ItemRole, Message, Role
 from nightschool_plugins.guard_general import read_prompts
@@ -95,9 +97,16 @@ class Bench:
         return tuple(self.score(pair, answer) for pair, answer in zip(pairs, answers, strict=True))
 
     def ask(self, tag: str, prompt: str, tokens: int) -> str:
-        """What a served model answers. Raises `OllamaError`."""
+        """What a served model answers; nothing where Ollama breaks off, as when a base repeats one token for ever.
+
+        Raises `OllamaUnreachable`.
+        """
         options = replace(self._options, num_predict=tokens)
-        return self._library.chat(tag, (Message(role=Role.USER, content=prompt),), options).text
+        messages = (Message(role=Role.USER, content=prompt),)
+        try:
+            return patiently(lambda: self._library.chat(tag, messages, options)).text
+        except (OllamaInterrupted, OllamaRefused):
+            return ""
 
     def score(self, pair: Pair, answer: str) -> float:
         """0..100, by the validator of the task."""
