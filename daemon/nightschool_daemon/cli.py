@@ -417,7 +417,13 @@ def train(
         ),
     ] = MethodChoice.AUTO,
     start_from: Annotated[
-        Path | None, typer.Option("--from", help="A PEFT adapter to begin from.", exists=True, file_okay=False)
+        Path | None,
+        typer.Option(
+            "--from",
+            help="To begin from: a PEFT adapter, or a directory of --adapter.",
+            exists=True,
+            file_okay=False,
+        ),
     ] = None,
     adapter: Annotated[
         Path | None, typer.Option("--adapter", help="Where to put what was trained: for LoRA, a PEFT adapter.")

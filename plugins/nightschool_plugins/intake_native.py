@@ -239,7 +239,7 @@ def _load(content: bytes) -> object:
     except json.JSONDecodeError as error:
         ended = "Unterminated string" in error.msg or CUT_TOKEN.fullmatch(text[error.pos :].rstrip())
         raise RecordError(
-            f"It is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            f"It is not JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}.",
             "incomplete" if ended else "invalid",
         ) from None
     _check_depth(value)

@@ -147,7 +147,7 @@ def test_a_model_of_embeddings_is_refused(place: Place) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("[]", "holds no event that can be learned from: it is an empty list"),
+        ("[]", "holds no event that can be learned from: it is empty"),
         ("", "holds no event that can be learned from"),
         ("[" * 100_000, "holds no event that can be learned from"),
     ],
@@ -197,6 +197,25 @@ def test_a_row_longer_than_memory_is_refused(place: Place, tmp_path: Path) -> No
         resource.setrlimit(resource.RLIMIT_AS, before)
     assert re.search(r"An example of \d{6} tokens needs [\d.]+ GB of memory, and [\d.]+ GB can be had", found), found
     assert "Lower max_length" in found
+
+
+def test_a_form_of_delivery_that_the_server_does_not_take_is_refused_before_the_training(
+    place: Place, tmp_path: Path
+) -> None:
+    night = Night(
+        tmp_path / "night",
+        place.server.url,
+        place.server.models_directory,
+        settings='form = "adapter"\n[training]\nthreads = 1\n',
+    )
+    data = night.directory / "data.json"
+    data.write_text(json.dumps(greetings(12)), encoding="utf-8")
+    before = place.server.tags()
+    done = night.run("train", TINY, "--data", str(data), "--name", "adapted:1m")
+    assert done.returncode == FAILED
+    sentence = "delivery.form is 'adapter', but Ollama 0.34.3 takes split, fused. Set delivery.form = \"auto\"."
+    assert done.stderr.splitlines()[-1] == f"train: {sentence}"
+    assert place.server.tags() == before
 
 
 def with_settings(place: Place, directory: Path, **values: float | str) -> Place:

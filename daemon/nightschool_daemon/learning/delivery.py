@@ -156,6 +156,24 @@ def require_possible(file: GgufFile, settings: DeliverySettings) -> None:
     _require_form(settings, in_one_file=needs_one_file(file))
 
 
+def require_taken(server: ServerAbilities, settings: DeliverySettings) -> None:
+    """Raise `ExportError` where the server does not take the configured form."""
+    takes = {DeliveryForm.SPLIT: server.split, DeliveryForm.FUSED: server.fused, DeliveryForm.ADAPTER: server.adapter}
+    forms = [form for form, is_taken in takes.items() if is_taken]
+    if settings.form is not DeliveryChoice.AUTO and settings.form.value not in [one.value for one in forms]:
+        raise ExportError(_not_taken(server, forms, settings))
+
+
+def _not_taken(server: ServerAbilities, forms: Sequence[DeliveryForm], settings: DeliverySettings) -> str:
+    asked = "" if settings.form is DeliveryChoice.AUTO else f"delivery.form is '{settings.form}', but "
+    takes = ", ".join(form.value for form in forms) or "none of the known forms"
+    # versions from there on take all but adapters
+    newer = "" if settings.form is DeliveryChoice.ADAPTER else "update Ollama to 0.34.1 or newer"
+    other = "" if settings.form is DeliveryChoice.AUTO else 'set delivery.form = "auto"'
+    advice = ", or ".join(one for one in (other, newer) if one)
+    return f"{asked}Ollama {server.version} takes {takes}. {advice[0].upper()}{advice[1:]}."
+
+
 def _require_form(settings: DeliverySettings, *, in_one_file: bool) -> None:
     if in_one_file and settings.form is DeliveryChoice.SPLIT:
         raise ExportError(f"delivery.form is 'split'. {ONE_FILE} Set delivery.form = \"auto\".")
@@ -167,12 +185,7 @@ def chosen(plans: Sequence[DeliveryPlan], settings: DeliverySettings, target: De
     wanted = settings.form
     possible = [plan for plan in plans if wanted is DeliveryChoice.AUTO or plan.form.value == wanted.value]
     if not possible:
-        takes = ", ".join(plan.form.value for plan in plans) or "none of the known forms"
-        asked = "" if wanted is DeliveryChoice.AUTO else f"delivery.form is '{wanted}', but "
-        raise ExportError(
-            f'{asked}Ollama {target.server.version} takes {takes}. Set delivery.form = "auto", or update Ollama to '
-            "0.34.1 or newer."
-        )
+        raise ExportError(_not_taken(target.server, [plan.form for plan in plans], settings))
     taken = min(possible, key=lambda plan: plan.version_bytes)
     if not _fits(taken, settings):
         raise ExportError(_too_large(plans, settings))

@@ -26,10 +26,9 @@ from nightschool_daemon.learning.delivery import Decision, ExportError, absent, 
 from nightschool_daemon.learning.gguf_file import Field, NewTensor
 from nightschool_daemon.learning.lesson import Lesson, read_lesson, require_low_rank
 from nightschool_daemon.learning.measuring import Measure
+from nightschool_daemon.learning.probing import probed
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.learning.worker import WorkerContext
-from nightschool_daemon.ollama.abilities import probe_abilities
-from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_hookspecs.records import (
     DeliveryForm,
     DeliveryPlan,
@@ -69,12 +68,7 @@ def run(context: WorkerContext) -> None:
     if not lesson.touched:
         raise ExportError("The training changed no weight, so there is nothing to deliver. Raise the learning rate.")
     context.progress(0, 1, "find out what this Ollama takes")
-    http = OllamaHttp(context.settings.ollama)
-    try:
-        abilities = probe_abilities(http, base.pin, base.architecture, directory / "probe")
-    finally:
-        http.close()
-        shutil.rmtree(directory / "probe", ignore_errors=True)
+    abilities = probed(context, directory, base.pin, base.architecture)
     name = f"{base.name.replace(':', '-').replace('/', '-')}.{context.info.specialty.artifact_type}"
     context.progress(0, 1, "measure what was learned")
     measure = Measure.of(context, base, lesson)

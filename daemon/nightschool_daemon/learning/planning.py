@@ -7,11 +7,9 @@ into ChatML here, where a run has Ollama render them: they are about as long.
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from nightschool_daemon import codec
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
@@ -31,6 +29,7 @@ from nightschool_daemon.learning.items import gains
 from nightschool_daemon.learning.loadable import device_for, loaded_bytes, parameters_of, require_memory
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.peft_route import TOKENS_A_PASS, rough_seconds
+from nightschool_daemon.learning.probing import probed
 from nightschool_daemon.learning.searching import foreseen, taken, untrained
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
@@ -48,8 +47,6 @@ from nightschool_daemon.learning.trainable import route_of
 from nightschool_daemon.learning.training import brought_to
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.learning.workshop import Workshop
-from nightschool_daemon.ollama.abilities import probe_abilities
-from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import DeliveryCost, MemoryPlan, PlannedTraining, PlanRequest, Route, TrainingPlan
 from nightschool_daemon.reasons import is_by_hand
 from nightschool_hookspecs.records import (
@@ -58,7 +55,6 @@ from nightschool_hookspecs.records import (
     Material,
     Message,
     MethodChoice,
-    ServerAbilities,
     Side,
     TrainingJob,
     TrainingMethod,
@@ -381,7 +377,7 @@ def _rehearsed(context: WorkerContext, rehearsal: Rehearsal, job: TrainingJob) -
 def _with_deliveries(plan: TrainingPlan, context: WorkerContext, file: GgufFile, rehearsal: Rehearsal) -> TrainingPlan:
     if rehearsal.expected is None:
         return plan
-    server = _probed(context, plan.base, plan.architecture)
+    server = probed(context, context.run.step(Job.PLAN), plan.base, plan.architecture)
     narrow, wide = (rehearsal.expected.target(file, server, widest=widest) for widest in (False, True))
     least, most = (context.hooks.choose_delivery(target=target) for target in (narrow, wide))
     taken, why, problem = None, "", None
@@ -409,19 +405,3 @@ def _with_deliveries(plan: TrainingPlan, context: WorkerContext, file: GgufFile,
         why_delivery=why,
         delivery_problem=problem,
     )
-
-
-def _probed(context: WorkerContext, base: str, architecture: str) -> ServerAbilities:
-    """Ask the server, and leave it as it was: a base that only this had loaded is unloaded."""
-    http = OllamaHttp(context.settings.ollama)
-    scratch: Path = context.run.step(Job.PLAN) / "probe"
-    try:
-        before = {one.name for one in http.loaded()}
-        abilities = probe_abilities(http, base, architecture, scratch)
-        for one in http.loaded():
-            if one.name == base and base not in before:
-                http.unload(base)
-        return abilities
-    finally:
-        http.close()
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from nightschool_daemon.config import DeliveryChoice
 from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, Step
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.defaults import settled
-from nightschool_daemon.learning.delivery import Expected, require_possible
+from nightschool_daemon.learning.delivery import Expected, require_possible, require_taken
 from nightschool_daemon.learning.engine.route import PackedTrials, neurons_of
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
 from nightschool_daemon.learning.engine.trying import Slices
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base, load_base, load_tokens
 from nightschool_daemon.learning.peft_route import LoadedTrials, fine_tune, require_known_layout
+from nightschool_daemon.learning.probing import probed
 from nightschool_daemon.learning.rows import rows_of, within
 from nightschool_daemon.learning.searching import SEARCH, searched, taken
 from nightschool_daemon.learning.threads import limit_threads
@@ -37,8 +39,13 @@ from nightschool_hookspecs.services import TrainingError
 def run(context: WorkerContext) -> None:
     """Train the adapter of a run and leave `TrainingResult`."""
     # before a plugin is asked: a damaged base is no fault of the one that trains
-    file = open_base(context.run.result(Step.PREPARE, PrepareResult).base.gguf)
+    base = context.run.result(Step.PREPARE, PrepareResult).base
+    file = open_base(base.gguf)
     require_possible(file, context.settings.delivery)
+    if context.settings.delivery.form is not DeliveryChoice.AUTO:
+        # hours of training are not to end in a refusal
+        server = probed(context, context.run.step(Step.TRAIN), base.pin, base.architecture)
+        require_taken(server, context.settings.delivery)
     job = make_job(context)
     hyperparameters = settled(
         job.hyperparameters, file, context.settings, brought_to(job), context.note, learned=job.warm_start

@@ -39,7 +39,7 @@ def _why_nothing(parsed: ParsedFeedback | None) -> str:
         return "it is no *.json or *.jsonl file"
     if parsed.refused:
         return parsed.refused[0].reason.removesuffix(".")
-    return "it ends in the middle" if parsed.incomplete else "it is an empty list"
+    return "it ends in the middle" if parsed.incomplete else "it is empty"
 
 
 # --------------------------------------------------------------------------- prompts alone
