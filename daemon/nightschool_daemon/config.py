@@ -491,22 +491,24 @@ def _check_directories(settings: Settings, where: str) -> None:
         )
 
 
-def _own_directories(settings: Settings) -> tuple[tuple[str, Path], ...]:
-    return (("feedback.directory", settings.feedback_directory), ("state.directory", settings.state_directory))
-
-
 def require_directories(settings: Settings) -> None:
     """Make the directories of feedback and state. Raises `ConfigurationError` for one that cannot be."""
-    for key, path in (
-        ("feedback.directory", settings.feedback_directory),
-        ("state.directory", settings.state_directory),
-    ):
-        try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700 if key == "state.directory" else 0o777)
-        except OSError as error:
-            raise ConfigurationError(
-                f"{settings.file or 'configuration'}: {key}: {path} cannot be made ({error.strerror}). Choose another."
-            ) from error
+    _require_directory(settings, "feedback.directory", settings.feedback_directory, mode=0o777)
+    require_state_directory(settings)
+
+
+def require_state_directory(settings: Settings) -> None:
+    """Make the directory of state, for its owner alone. Raises `ConfigurationError` where it cannot be."""
+    _require_directory(settings, "state.directory", settings.state_directory, mode=0o700)
+
+
+def _require_directory(settings: Settings, key: str, path: Path, mode: int) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{settings.file or 'configuration'}: {key}: {path} cannot be made ({error.strerror}). Choose another."
+        ) from error
 
 
 def _check_schedule(schedule: ScheduleSettings, where: str) -> None:

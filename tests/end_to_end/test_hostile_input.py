@@ -17,7 +17,7 @@ from support.night import TINY, Night, greetings, import_tiny
 from support.ollama_server import OllamaServer
 from support.rewritten_gguf import rewritten
 
-FAILED, USAGE = 1, 2
+FAILED, USAGE, MISCONFIGURED = 1, 2, 78
 PROGRESS = re.compile(r"^\d{8}-\d{6}-\w{4} ")
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 ADDRESS_SPACE = 8 << 30
@@ -157,6 +157,19 @@ def test_an_empty_data_set_is_refused(place: Place, content: str, sentence: str)
     file = place.night.directory / "empty.json"
     file.write_text(content, encoding="utf-8")
     assert sentence in place.refused(data=file)
+
+
+def test_a_state_directory_that_cannot_be_made_is_refused(place: Place, tmp_path: Path) -> None:
+    night = Night(tmp_path / "night", place.server.url, place.server.models_directory, settings="")
+    usual = night.configuration.read_text(encoding="utf-8")
+    night.configuration.write_text(usual.replace(str(night.state), "/proc/nightschool"), encoding="utf-8")
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps(greetings(12)), encoding="utf-8")
+    done = night.run("train", TINY, "--data", str(data), "--name", "result:1m")
+    assert done.returncode == MISCONFIGURED
+    assert (
+        "state.directory: /proc/nightschool cannot be made (No such file or directory). Choose another." in done.stderr
+    )
 
 
 def test_feedback_without_anything_to_learn_is_refused(place: Place) -> None:

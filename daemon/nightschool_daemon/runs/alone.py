@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nightschool_daemon import codec
-from nightschool_daemon.config import Settings
+from nightschool_daemon.config import Settings, require_state_directory
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.intake.assignment import group_of
 from nightschool_daemon.jobs import (
@@ -123,7 +123,7 @@ def train_alone(
     if order.adapter is not None and order.anew:
         # before what was left is removed
         _require_free(order.adapter, None)
-    settings.state_directory.mkdir(parents=True, exist_ok=True)
+    require_state_directory(settings)
     made_of = going_on.made_of(settings, before.get(base, ""), order.data_digest)
     with _directory(settings.state_directory, made_of, anew=order.anew) as directory:
         _claim(directory, target)
