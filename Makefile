@@ -88,9 +88,10 @@ leaks: .venv/.ready
 
 # The search for near-duplicates against datasketch and SemHash, diverse selection against apricot, and what the similarity
 # metrics tell apart. One thread a matrix product: several that wait for each other count as work.
+# MILLION=1 shows the growth up to a million texts too.
 bench-selection: .venv/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group peers
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/benchmarks/selection.py
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/benchmarks/selection.py $(if $(MILLION),--million)
 
 # How much wrong feedback is found, and what right feedback loses by it. Two trainings of SmolLM2, minutes each.
 bench-noise: .venv/.ready
