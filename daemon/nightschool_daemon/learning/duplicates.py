@@ -72,8 +72,8 @@ SLIPS = 512
 """Texts with the same digits, the nearest ones, that are looked at for whether they differ by slips alone."""
 FIRST = 8
 """Of more, those with which it is paired too, however far they are among them."""
-TEXTS_AT_ONCE = 16384
-"""Texts that are sketched at once, to bound the memory."""
+TEXTS_AT_ONCE = 1024
+"""Texts that are sketched at once: their hashes stay in the processor's cache."""
 TILE = 2048
 """Rows and columns of a block of cosines."""
 ROWS_AT_ONCE, COLUMNS_AT_ONCE = 512, 8192
@@ -87,6 +87,7 @@ PRINT_ROWS = 3
 
 NO_PAIRS: Pairs = np.empty((0, 2), np.int64)
 SEED = 0x9E3779B97F4A7C15
+PRIME = 0x100000001B3
 EMPTY = np.uint32(0xFFFFFFFF)
 
 
@@ -163,7 +164,8 @@ def near_fingerprints(left: Sequence[str], right: Sequence[str]) -> Pairs:
 def digits_of(texts: Sequence[str]) -> Places:
     """A number a text, equal where the digits of two texts are, in their order."""
     numbers: dict[str, int] = {}
-    found = (numbers.setdefault("".join(filter(str.isdigit, text)), len(numbers)) for text in texts)
+    others = {ord(character): None for character in set("".join(texts)) if not character.isdigit()}
+    found = (numbers.setdefault(text.translate(others), len(numbers)) for text in texts)
     return np.fromiter(found, np.int64, len(texts))
 
 
@@ -251,7 +253,7 @@ def shingles(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64
     lengths = np.fromiter(map(len, padded), np.int64, len(padded))
     hashes = np.zeros(max(0, len(characters) - SHINGLE + 1), np.uint64)
     for place in range(SHINGLE):
-        hashes *= np.uint64(0x100000001B3)
+        hashes *= np.uint64(PRIME)
         hashes += characters[place : place + len(hashes)]
     owners = np.repeat(np.arange(len(padded)), lengths)[: len(hashes)]
     whole = owners == np.repeat(np.arange(len(padded)), lengths)[SHINGLE - 1 :]
@@ -292,17 +294,20 @@ def _band_keys(sketches: NDArray[np.uint32], band: int) -> NDArray[np.uint64]:
     # rows of a band come from different functions, so that no two are ranges of one
     keys = np.zeros(sketches.shape[1], np.uint64)
     for row in range(ROWS):
-        keys = _mixed(keys ^ sketches[(band + row * BANDS) % len(sketches)])
-    return keys
+        keys *= np.uint64(PRIME)
+        keys += sketches[(band + row * BANDS) % len(sketches)]
+    return _mixed(keys)
 
 
 def _all_keys(sketches: NDArray[np.uint32], digits: Places) -> Iterator[NDArray[np.uint64]]:
-    """The keys of each band, and those of each two that have the same digits too."""
+    """The keys of each band; where one has a crowd, those of texts that have the same digits too."""
     apart = _mixed(digits.astype(np.uint64) + np.uint64(1))
     for band in range(BANDS):
         keys = _band_keys(sketches, band)
         yield keys
-        yield _mixed(keys ^ apart)
+        ordered = np.sort(keys)
+        if np.any(ordered[WINDOW:] == ordered[:-WINDOW]):
+            yield _mixed(keys ^ apart)
 
 
 def _in_band(keys: NDArray[np.uint64]) -> Iterator[tuple[Places, Places]]:
@@ -331,9 +336,10 @@ def _met(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> Iterator[tuple
 
 def _agreement(sketches: NDArray[np.uint32], pairs: Pairs) -> NDArray[np.float64]:
     """The share of equal minima of each pair."""
+    low, high = np.ascontiguousarray(pairs.T)
     equal = np.zeros(len(pairs), np.int64)
     for row in sketches:
-        equal += row[pairs[:, 0]] == row[pairs[:, 1]]
+        equal += row.take(low) == row.take(high)
     return equal / len(sketches)
 
 
@@ -358,8 +364,7 @@ def _few_edits(texts: Sequence[str], digits: Places, rows: Places, columns: Plac
         right = [texts[place] for place in some]
         table = cdist(left, right, scorer=Levenshtein.normalized_similarity, score_cutoff=lowest, dtype=np.float32)
         table[rows[:, None] == some] = -np.inf
-        enough, same = table >= np.float32(lowest), digits[rows][:, None] == digits[some]
-        near, beside = np.nonzero(_thinned(table, enough & ~same) | _thinned(table, enough & same, SLIPS))
+        near, beside = _thinned(table, table >= np.float32(lowest), digits[rows], digits[some], SLIPS)
         found.append(np.stack([rows[near], some[beside]], axis=1))
         similarities.append(table[near, beside])
     pairs, likeness = np.concatenate(found), np.concatenate(similarities)
@@ -418,10 +423,10 @@ def _near_before(vectors: Vectors, digits: Places, later: range, earlier: range,
     for low in range(earlier.start, earlier.stop, TILE):
         some = range(low, min(low + TILE, earlier.stop))
         tile = vectors[later.start : later.stop] @ vectors[some.start : some.stop].T
-        tile[np.array(later)[:, None] <= np.array(some)] = -np.inf
         enough = tile >= np.float32(threshold)
-        same = digits[later.start : later.stop, None] == digits[some.start : some.stop]
-        rows, columns = np.nonzero(_thinned(tile, enough & same) | _thinned(tile, enough & ~same))
+        if some.stop > later.start:
+            enough &= np.tri(len(later), len(some), later.start - low - 1, np.bool_)
+        rows, columns = _thinned(tile, enough, digits[later.start : later.stop], digits[some.start : some.stop])
         found.append(np.stack([columns + low, rows + later.start], axis=1))
         cosines.append(tile[rows, columns])
     pairs = np.concatenate(found)
@@ -436,7 +441,24 @@ def _have_same(digits: Places, pairs: Pairs) -> NDArray[np.bool_]:
     return np.asarray(digits[pairs[:, 0]] == digits[pairs[:, 1]])
 
 
-def _thinned(table: Vectors, enough: NDArray[np.bool_], window: int = WINDOW) -> NDArray[np.bool_]:
+def _thinned(
+    table: Vectors, enough: NDArray[np.bool_], digits: Places, others: Places, most_same: int = WINDOW
+) -> tuple[Places, Places]:
+    """Rows and columns of the places of a table that are `enough`; of a row of many, of each sort some.
+
+    `digits` of the rows and `others` of the columns tell the sorts: `most_same` with the same ones, `WINDOW` without.
+    """
+    kept = enough.copy()
+    crowded = np.flatnonzero(np.count_nonzero(enough, axis=1) > WINDOW)
+    if len(crowded):
+        values, near, same = table[crowded], enough[crowded], digits[crowded, None] == others
+        kept[crowded] = _highest_and_first(values, near & same, most_same)
+        kept[crowded] |= _highest_and_first(values, near & ~same, WINDOW)
+    rows, columns = np.divmod(np.flatnonzero(kept), table.shape[1])
+    return rows, columns
+
+
+def _highest_and_first(table: Vectors, enough: NDArray[np.bool_], window: int) -> NDArray[np.bool_]:
     """The places of a table that are `enough`; of a row of many, the `window` highest and `FIRST` first ones."""
     kept = enough.copy()
     crowded = np.flatnonzero(np.count_nonzero(enough, axis=1) > window)
