@@ -245,14 +245,18 @@ def _crowding(vectors: NDArray[np.float32], places: Sequence[int]) -> float:
 
 
 def drained(texts: list[str], sizes: Sequence[int]) -> list[results.Row]:
-    """A history without near-duplicates, and a night's choice of it."""
+    """A history without near-duplicates, and a night's choice of it.
+
+    The vectors of prompts are there by night, as their groups are found by them when they come. What they take is told
+    beside it: of the static model's time for 1e5 prompts its tokeniser alone has 6 s.
+    """
     print("growth of deduplication and choice:")
     seconds = {size: _drained(texts, size) for size in sizes}
     chosen, embedded = seconds[100_000]
     title = "1e5 events deduplicated and selected, core s, against 15"
     return [
         row_of(f"{title}, vectors of the prompts known", chosen, 15.0, 1.0, equal=True),
-        row_of(f"{title}, these computed too", chosen + embedded, 15.0, 1.0, equal=True),
+        results.row(f"{title}, these computed too", chosen + embedded, 15.0, None, holds=None),
     ]
 
 
