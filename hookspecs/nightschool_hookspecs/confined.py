@@ -59,6 +59,8 @@ class Confined:
     """What it wrote to standard output and standard error, cut."""
     problem: str
     """Why it did not end by itself, in words; empty where it did."""
+    is_out_of_time: bool
+    """Whether the clock ended it, not its own processor time: the machine may have been busy with something else."""
 
 
 def run_confined(source: str, *, payload: str = "", limits: Limits | None = None) -> Confined:
@@ -80,9 +82,9 @@ def run_confined(source: str, *, payload: str = "", limits: Limits | None = None
         )
         try:
             child.communicate(_order(source, payload, limits), timeout=limits.seconds + START_S)
-            problem = _problem(child.returncode)
+            problem, is_out_of_time = _problem(child.returncode), False
         except subprocess.TimeoutExpired:
-            problem = f"it took longer than {limits.seconds:g} s"
+            problem, is_out_of_time = f"it took longer than {limits.seconds:g} s", True
         finally:
             child.kill()
             child.wait()
@@ -90,7 +92,7 @@ def run_confined(source: str, *, payload: str = "", limits: Limits | None = None
         text = output.read(OUTPUT_BYTES).decode("utf-8", "replace")
     if child.returncode == UNLOCKED:
         raise ConfinementUnavailable(text.strip() or "the child could not lock itself")
-    return Confined(output=text, problem=problem)
+    return Confined(output=text, problem=problem, is_out_of_time=is_out_of_time)
 
 
 def why_unavailable() -> str | None:

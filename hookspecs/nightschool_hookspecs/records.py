@@ -939,6 +939,8 @@ class AnswerScore:
     """What was found wrong, in words; empty where nothing was."""
     is_relative: bool = False
     """It says how the answer stands to the one that it was compared with: half is as good."""
+    is_out_of_time: bool = False
+    """The clock ended its tests: on a machine that has less to do they may pass, so no later night counts on it."""
 
 
 class Sitting(StrEnum):

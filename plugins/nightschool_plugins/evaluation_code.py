@@ -17,7 +17,7 @@ import ast
 import json
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nightschool_hookspecs import AnswerScore, ExamItem, Measure, hookimpl
 from nightschool_hookspecs.artifacts import blocks, candidates, without_thinking
@@ -176,7 +176,8 @@ class EvaluationCode:
         done = run_confined(RUNNER, payload=json.dumps({"answer": given, "tests": tests, "key": key}), limits=limits)
         passed, total, problem = _report(done.output, key)
         if total == 0:
-            return _score(0.0, f"no test came to its end: {done.problem or problem or 'the code ended the process'}")
+            why = done.problem or problem or "the code ended the process"
+            return replace(_score(0.0, f"no test came to its end: {why}"), is_out_of_time=done.is_out_of_time)
         return _score(100.0 * passed / total, f"{passed} of {total} tests passed" + (f"; {problem}" if problem else ""))
 
 

@@ -66,7 +66,7 @@ class KeptScores:
         self._artifact_type, self._progress = artifact_type, progress
 
     def __call__(self, events: Sequence[Event]) -> list[float | None]:
-        """Look at what is new. Where a model was to judge and did not, nobody has looked yet."""
+        """Look at what is new. Where a model was to judge and did not, or time ran out, nobody has looked yet."""
         items = [self._item(event) if _is_looked_at(event) else None for event in events]
         answers = [event.corrected_output or "" for event in events]
         digests = [None if item is None else _digest(item, answer) for item, answer in zip(items, answers, strict=True)]
@@ -81,7 +81,7 @@ class KeptScores:
                     self._progress(number, len(new), "see whether corrections are sound")
                 with contextlib.suppress(GenerationError):
                     found = self._validate(item, answer)
-                    self._known[digest] = None if found is None else found.score
+                    self._known[digest] = None if found is None or found.is_out_of_time else found.score
         finally:
             # also when one of them breaks a validator: the others need not be looked at again
             if new:

@@ -68,6 +68,15 @@ def test_what_does_not_pass_scores_nothing_and_ends(answer: str) -> None:
     assert score(answer).score == 0
 
 
+@pytest.mark.parametrize(("body", "start_s", "is_out_of_time"), [("time.sleep(60)", 0.5, True), ("pass", 60.0, False)])
+def test_the_clock_is_told_from_the_time_that_the_answer_itself_takes(
+    monkeypatch: pytest.MonkeyPatch, body: str, start_s: float, is_out_of_time: bool
+) -> None:
+    monkeypatch.setattr("nightschool_hookspecs.confined.START_S", start_s)
+    found = score(f"import time\ndef add(a, b):\n    while True: {body}")
+    assert (found.score, found.is_out_of_time) == (0, is_out_of_time)
+
+
 def test_code_that_equals_the_reference_needs_no_tests() -> None:
     assert score(RIGHT + "  # the sum", reference=RIGHT, tests="assert False").score == 100
 

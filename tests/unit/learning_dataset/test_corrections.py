@@ -20,7 +20,7 @@ CORRECTION = replace(
 class Validator:
     """Says of each text what a table has, else nothing, and remembers what it was shown."""
 
-    scores: dict[str, float | Exception] = field(default_factory=lambda: {"def f(:": 0.0})
+    scores: dict[str, float | AnswerScore | Exception] = field(default_factory=lambda: {"def f(:": 0.0})
     shown: list[tuple[ExamItem, str]] = field(default_factory=list)
 
     def __call__(self, item: ExamItem, answer: str) -> AnswerScore | None:
@@ -28,7 +28,7 @@ class Validator:
         found = self.scores.get(answer)
         if isinstance(found, Exception):
             raise found
-        return None if found is None else AnswerScore(score=found, validator="test")
+        return AnswerScore(score=found, validator="test") if isinstance(found, float) else found
 
 
 @pytest.fixture
@@ -117,6 +117,12 @@ def test_where_a_model_was_to_judge_and_did_not_it_is_asked_again(night: Callabl
     away = Validator(scores={"def f(:": GenerationError("the model is away")})
     assert night(away)([CORRECTION]) == [None]
     assert night(Validator())([CORRECTION]) == [0.0]
+
+
+def test_what_ran_out_of_time_is_looked_at_again_another_night(night: Callable[..., KeptScores]) -> None:
+    busy = Validator(scores={"def f(:": AnswerScore(score=0.0, validator="test", is_out_of_time=True)})
+    assert night(busy)([CORRECTION]) == [None]
+    assert night(Validator(scores={"def f(:": 100.0}))([CORRECTION]) == [100.0]
 
 
 def test_a_file_that_cannot_be_read_is_begun_anew(night: Callable[..., KeptScores], tmp_path: Path) -> None:
