@@ -114,6 +114,8 @@ class PlanRequest:
     loaded_bytes: int
     """What Ollama's models hold in memory, and a run asks it to give back."""
     has_events: bool
+    learned: Path | None = None
+    """What the version in use learned on these weights, where a training would begin from that."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import NEURONS, block_of_neurons
 from nightschool_daemon.ollama.abilities import takes_split
 from nightschool_daemon.ollama.http import OllamaHttp
-from nightschool_hookspecs.records import Hyperparameters, TrainedForm
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingJob
 from nightschool_hookspecs.services import TrainingError
 
 Note = Callable[[str], None]
@@ -30,6 +30,14 @@ WIDTH_BEHIND_NORMS = 640
 
 def _unheard(_text: str) -> None:
     pass
+
+
+def settled_for(
+    job: TrainingJob, given: Hyperparameters, file: GgufFile, settings: Settings, note: Note = _unheard
+) -> Hyperparameters:
+    """`settled`, by what the training begins from."""
+    brought = job.warm_start if job.requires_start else None
+    return settled(given, file, settings, brought, note, learned=job.warm_start)
 
 
 def settled(

@@ -17,7 +17,7 @@ from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.corrections import kept_scores
 from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset, events_of, material_of
-from nightschool_daemon.learning.defaults import settled
+from nightschool_daemon.learning.defaults import settled_for
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
 from nightschool_daemon.learning.engine import memory
 from nightschool_daemon.learning.engine.examples import Answer, Example, divided
@@ -44,7 +44,6 @@ from nightschool_daemon.learning.split import (
 )
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.trainable import route_of
-from nightschool_daemon.learning.training import brought_to
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.plans import DeliveryCost, MemoryPlan, PlannedTraining, PlanRequest, Route, TrainingPlan
@@ -254,13 +253,13 @@ class Rehearsal:
     route: Route | None = None
 
     def __call__(self, job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
-        settings = settled(hyperparameters, self.file, self.context.settings, brought_to(job))
+        settings = settled_for(job, hyperparameters, self.file, self.context.settings)
         self.route = route_of(self.file, self.context.settings.training.engine, method, settings)
         examples, left_out = self._examples(job, method, settings)
-        # what an earlier training left does not change what this one takes
-        alone = replace(job, warm_start=None, requires_start=False)
+        # what it must begin from changes nothing of what it takes, and was perhaps not trained yet
+        task = replace(job, warm_start=None, requires_start=False) if job.requires_start else job
         planner = self._packed if self.route is Route.PACKED else self._by_rule_of_thumb
-        decided, parameters = planner(alone, method, settings, examples)
+        decided, parameters = planner(task, method, settings, examples)
         if self.expected is not None and self.expected.neurons:
             settings = replace(settings, neurons=self.expected.neurons)
         self.found.append(
@@ -351,11 +350,11 @@ def _job(context: WorkerContext, request: PlanRequest, data: Data, file: GgufFil
         hyperparameters=data.hyperparameters,
         seed=context.info.seed,
         context=context.settings.exam.context_tokens,
-        warm_start=None if brought is None else brought.expanduser(),
-        requires_start=True,
+        warm_start=request.learned or (brought.expanduser() if brought is not None else None),
+        requires_start=request.learned is None,
         is_rehearsal=True,
     )
-    return replace(job, hyperparameters=settled(job.hyperparameters, file, context.settings, brought_to(job)))
+    return replace(job, hyperparameters=settled_for(job, job.hyperparameters, file, context.settings))
 
 
 def _rehearsed(context: WorkerContext, rehearsal: Rehearsal, job: TrainingJob) -> str | None:

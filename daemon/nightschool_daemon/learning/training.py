@@ -9,7 +9,7 @@ from nightschool_daemon.config import DeliveryChoice
 from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, Step
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.defaults import settled
+from nightschool_daemon.learning.defaults import settled_for
 from nightschool_daemon.learning.delivery import Expected, require_possible, require_taken
 from nightschool_daemon.learning.engine.route import PackedTrials, neurons_of
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
@@ -47,9 +47,7 @@ def run(context: WorkerContext) -> None:
         server = probed(context, context.run.step(Step.TRAIN), base.pin, base.architecture)
         require_taken(server, context.settings.delivery)
     job = make_job(context)
-    hyperparameters = settled(
-        job.hyperparameters, file, context.settings, brought_to(job), context.note, learned=job.warm_start
-    )
+    hyperparameters = settled_for(job, job.hyperparameters, file, context.settings, context.note)
     job = replace(job, hyperparameters=hyperparameters)
     engine = Engine(context, file)
     search = searched(context, job, file, engine.trials)
@@ -74,7 +72,7 @@ class Engine:
         context, file = self._context, self._file
         self._begin()
         # a plugin may have made its own
-        wanted = settled(hyperparameters, file, context.settings, brought_to(job), learned=job.warm_start)
+        wanted = settled_for(job, hyperparameters, file, context.settings)
         route = self._route(method, wanted)
         job = replace(job, spared_bytes=spared_bytes(context, job.base_gguf, version_bytes(file, wanted, context)))
         if route is Route.PACKED:
@@ -118,11 +116,6 @@ class Engine:
             require_known_layout(self._base, settings)
             self._known_layers.add(settings.lora_layers)
         return self._base
-
-
-def brought_to(job: TrainingJob) -> Path | None:
-    """The adapter that the training must begin from."""
-    return job.warm_start if job.requires_start else None
 
 
 def make_job(context: WorkerContext) -> TrainingJob:

@@ -16,7 +16,7 @@ from nightschool_daemon.runs.aside import Feedback
 from nightschool_daemon.runs.bases import absent, lost
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.plan import plan
-from nightschool_daemon.runs.prepare import serving_version
+from nightschool_daemon.runs.prepare import serving_version, warm_start
 from nightschool_hookspecs.records import Recipe, Specialty, TrainingResult
 
 EXAM_TOKENS_PER_SECOND = 20.0
@@ -53,7 +53,9 @@ def estimate(
     if not rows:
         raise RunRefused(f"{specialty} has no feedback yet.")
     feedback = Feedback(rows=rows, store=ledger.plugins.store(str(specialty)))
-    planned = plan(settings, ollama, specialty, _pure_base(specialty.base, ledger, held), feedback, now)
+    base = _pure_base(specialty.base, ledger, held)
+    learned = None if serving is None else warm_start(settings, ledger, serving.tag, ollama.show(base).weights_digest)
+    planned = plan(settings, ollama, specialty, base, feedback, now, learned=learned)
     minutes, measured = _minutes(specialty, ledger, planned, settings)
     delivery = planned.delivery
     return Estimate(

@@ -1,6 +1,7 @@
 """A plan of a training: a worker is asked, and nothing is left behind, in Ollama neither."""
 
 from datetime import datetime
+from pathlib import Path
 
 from nightschool_daemon.config import Settings
 from nightschool_daemon.jobs import Job
@@ -21,10 +22,11 @@ def plan(
     feedback: Feedback | None,
     now: datetime,
     reason: str = "",
+    learned: Path | None = None,
 ) -> TrainingPlan:
     """Say what a training of the specialty would take, on the base that `tag` holds. `feedback` None: by assumption.
 
-    `reason`: of the run that is planned, where that makes a difference.
+    `reason`: of the run that is planned, where that makes a difference. `learned`: as `PlanRequest` has it.
     The base's file is compared with its name, as a run does, which takes as long as to read it.
     Raises `RunRefused` where nothing can be told, `OllamaError` where there is no such model, or it is damaged.
     """
@@ -43,6 +45,7 @@ def plan(
         system=shown.modelfile.system,
         loaded_bytes=sum(one.size for one in ollama.loaded()) if settings.training.unload_models else 0,
         has_events=feedback is not None,
+        learned=learned,
     )
     with desk(settings, specialty, Job.PLAN, request, feedback, now, reason) as directory:
         try:

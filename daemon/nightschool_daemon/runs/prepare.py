@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from nightschool_daemon import codec
+from nightschool_daemon.config import Settings
 from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import (
     BaseSnapshot,
@@ -54,7 +55,7 @@ def perform(context: StepContext) -> None:
             events=len(rows),
             incumbent_digest=incumbent.digest,
             incumbent_base=_base_of(context, tags, incumbent.examined, base),
-            warm_start=_warm_start(context, incumbent.examined, base) if context.settings.training.warm_start else None,
+            warm_start=warm_start(context.settings, context.ledger, incumbent.examined, base.weights_digest),
             evidence=context.ledger.evidence.so_far(specialty, incumbent.examined, context.info.recipe),
             judged_together=_judged_together(context),
             asks_all_learned=_asks_all_learned(context),
@@ -89,11 +90,11 @@ def _base_of(context: StepContext, tags: dict[str, TagEntry], incumbent: str, ba
     return storage.locate_blob(context.settings.ollama, context.ollama.show(pin)) if pin in tags else None
 
 
-def _warm_start(context: StepContext, incumbent: str, base: BaseSnapshot) -> Path | None:
-    """What the version in service learned on these very weights."""
-    version = context.ledger.versions.get(incumbent)
-    run = context.ledger.runs.get(version.run_id) if version is not None else None
-    if version is None or run is None or version.base_weights_digest != base.weights_digest:
+def warm_start(settings: Settings, ledger: Ledger, incumbent: str, weights_digest: str) -> Path | None:
+    """What the version in service learned on these very weights, where training begins from that."""
+    version = ledger.versions.get(incumbent) if settings.training.warm_start else None
+    run = ledger.runs.get(version.run_id) if version is not None else None
+    if version is None or run is None or version.base_weights_digest != weights_digest:
         return None
     directory = RunDirectory(path=run.directory)
     return directory.result(Step.TRAIN, TrainingResult).adapter if directory.is_done(Step.TRAIN) else None

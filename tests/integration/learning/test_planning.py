@@ -24,6 +24,7 @@ from nightschool_daemon.jobs import EventRow, Job, RunDirectory, Step
 from nightschool_daemon.learning import gguf_file, planning
 from nightschool_daemon.learning.engine import memory
 from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.peft_files import WEIGHTS
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
@@ -36,6 +37,7 @@ from nightschool_hookspecs.records import (
     MethodChoice,
     RunInfo,
     Specialty,
+    TrainedForm,
     TrainingMethod,
 )
 from support.fault_proxy import FaultProxy
@@ -66,6 +68,7 @@ class Desk:
         self.tables: dict[str, dict[str, object]] = {}
         self.plugins = PluginSettings()
         self.store: dict[str, str] = {}
+        self.learned: Path | None = None
 
     def plan(
         self,
@@ -87,6 +90,7 @@ class Desk:
             system=None,
             loaded_bytes=0,
             has_events=events is not None,
+            learned=self.learned,
         )
         (run.step(Job.PLAN) / "request.json").write_text(codec.to_json(request))
         rows = [
@@ -155,6 +159,19 @@ def test_added_neurons_are_told_with_their_number(desk: Desk) -> None:
     assert plan.trainings[0].hyperparameters.neurons == 64
     rows = dict(plan_rows(plan))
     assert rows["trained form"] == "64 added neurons a layer: 0.10 million parameters"
+
+
+@pytest.mark.parametrize(("weights", "form"), [(True, TrainedForm.LORA), (False, TrainedForm.NEURONS)])
+def test_what_has_learned_by_lora_is_planned_to_go_on_so(
+    desk: Desk, tmp_path: Path, weights: bool, form: TrainedForm
+) -> None:
+    """What is gone is nothing to go on from."""
+    desk.learned = tmp_path / "learned"
+    desk.learned.mkdir()
+    if weights:
+        (desk.learned / WEIGHTS).touch()
+    (training,) = desk.plan().trainings
+    assert training.hyperparameters.form is form
 
 
 def test_ollama_is_as_it_was(desk: Desk) -> None:

@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.config import OllamaSettings, PluginSettings, Settings, StateSettings, TrainingSettings
+from nightschool_daemon.jobs import RunDirectory, Step
+from nightschool_daemon.learning.engine.peft_files import WEIGHTS
 from nightschool_daemon.ledger import IncomingEvent, Ledger, VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.estimate import estimate
-from nightschool_hookspecs.records import DeliveryForm, Event, FeedbackType, Specialty
+from nightschool_hookspecs.records import DeliveryForm, Event, FeedbackType, Specialty, TrainedForm
 from support.memory_ollama import MemoryOllama
 from support.night import TINY, import_tiny
 from support.ollama_server import OllamaServer
+from support.run_rows import RUN_ROW
+from support.step_results import TRAINED
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 GREETING = Specialty(base=TINY, artifact_type="greeting")
@@ -51,7 +55,7 @@ def correction(number: int) -> IncomingEvent:
 
 
 @pytest.mark.parametrize("serves", [True, False], ids=["in use", "not in use"])
-def test_what_the_model_in_use_has_learned_is_learned_again(
+def test_what_the_model_in_use_has_learned_is_learned_again_and_gone_on_from(
     tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path, serves: bool
 ) -> None:
     weights = import_tiny(fresh_ollama, tiny_gguf)
@@ -74,6 +78,11 @@ def test_what_the_model_in_use_has_learned_is_learned_again(
     learned = [correction(number) for number in LEARNED]
     ledger.events.add([*learned, *(correction(number) for number in FRESH)])
     ledger.versions.add(replace(version, tag_digest=fresh_ollama.tags()[version.tag]))
+    lora = RunDirectory(path=tmp_path / version.run_id)
+    lora.step(Step.TRAIN).mkdir(parents=True)
+    (lora.step(Step.TRAIN) / WEIGHTS).touch()
+    lora.finish(Step.TRAIN, replace(TRAINED, adapter=lora.step(Step.TRAIN)))
+    ledger.runs.create(replace(RUN_ROW, id=version.run_id, specialty=GREETING, directory=lora.path))
     ledger.events.mark_trained(GREETING, version.run_id, [one.event for one in learned], version.tag)
     if serves:
         ollama.copy(version.tag, names.alias_of(GREETING))
@@ -81,6 +90,7 @@ def test_what_the_model_in_use_has_learned_is_learned_again(
     ollama.close()
     ledger.close()
     assert (planned.replayed > 0) is serves
+    assert (planned.trainings[0].hyperparameters.form is TrainedForm.LORA) is serves
 
 
 def test_a_replaced_base_whose_pin_is_gone_is_to_be_pulled_under_its_own_name(tmp_path: Path, tiny_gguf: Path) -> None:
