@@ -201,7 +201,7 @@ class TrainingSettings:
     seed: int = 0
     """0: a new one for every run. Another number makes runs on the same feedback repeatable."""
     unload_models: bool = True
-    """Ask Ollama to unload idle models before training, to have the memory."""
+    """Ask Ollama to unload idle models before training and delivery, to have the memory."""
 
     def __post_init__(self) -> None:
         _require(self, 1, "max_events", "max_tokens", "max_shots", "max_shot_tokens")

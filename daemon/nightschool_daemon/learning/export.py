@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import (
     DeliveredFile,
     ExportResult,
@@ -84,7 +85,7 @@ def attempted(
     result: ExportResult | None = None
     for number, demand in enumerate(lesson.demands(), start=1):
         decision = _decided(context, target_of(lesson, abilities, demand), result)
-        _require_disk(directory, decision.plan, context.settings.delivery.min_free_gb)
+        _require_disk(directory, lesson.file.path, decision.plan, result, context.settings.delivery.min_free_gb)
         parcel = Parcel(
             lesson=lesson,
             name=name,
@@ -237,11 +238,20 @@ def _write(parcel: Parcel, name: str, fields: Sequence[Field], tensors: Sequence
     return DeliveredFile(name=name, path=path, digest=digest, bytes=path.stat().st_size)
 
 
-def _require_disk(directory: Path, plan: DeliveryPlan, min_free_gb: float) -> None:
-    needed = plan.version_bytes + plan.shared_bytes + int(min_free_gb * 1e9)
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise ExportError(
-            f"The delivery needs {math.ceil(needed / 1e6)} MB in {directory}, and {free // 10**6} MB are free. "
-            "Free some space, or lower delivery.min_free_gb."
-        )
+def _require_disk(
+    directory: Path, base: Path, plan: DeliveryPlan, before: ExportResult | None, min_free_gb: float
+) -> None:
+    """Raise `ExportError` where the run's disk has no room for the files, or Ollama's none for the copies that it gets.
+
+    `before`: an attempt whose files are used again, or replaced once the new ones are whole.
+    """
+    whole = plan.version_bytes + plan.shared_bytes
+    there = 0 if before is None else sum(one.bytes for one in before.files)
+    for place in (directory, base.parent):
+        needed = max(whole, delivered_bytes(place, directory, base, whole) - there) + int(min_free_gb * 1e9)
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise ExportError(
+                f"The delivery needs {math.ceil(needed / 1e6)} MB on the disk of {place}, and {free // 10**6} MB are "
+                "free. Free some space, or lower delivery.min_free_gb."
+            )

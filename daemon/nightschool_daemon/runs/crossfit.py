@@ -139,6 +139,8 @@ def _take(trial: Trial, step: Step, said: str, left_s: float) -> None:
         make_room(trial.context)
         run_worker(trial.context, step, limit_s=left_s)
         return
+    if step is Step.EXPORT:
+        make_room(trial.context)
     run_worker(trial.context, step)
 
 

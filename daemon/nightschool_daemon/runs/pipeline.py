@@ -32,6 +32,7 @@ from nightschool_daemon.runs import conclude, crossfit, examine, prepare, rank, 
 from nightschool_daemon.runs.conclude import Ending, decide
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
+from nightschool_daemon.runs.room import make_room
 from nightschool_daemon.runs.worker_process import run_worker
 from nightschool_hookspecs.records import Recipe, RunEnd, RunReport
 
@@ -48,14 +49,21 @@ WORK_OF: Mapping[Recipe, tuple[Step, ...]] = {
     Recipe.EXAMPLES: tuple(step for step in WORK if step not in (Step.TRAIN, Step.EXPORT, Step.VERIFY)),
 }
 
+
+def _with_room(context: StepContext, step: Step) -> None:
+    """Take a step that computes by a network of ours: what was loaded while it trained is in its way."""
+    make_room(context)
+    run_worker(context, step)
+
+
 PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
     Step.PREPARE: prepare.perform,
     Step.SPLIT: partial(run_worker, step=Step.SPLIT),
     Step.SELECT: partial(run_worker, step=Step.SELECT),
     Step.TRAIN: rebuild.train_or_reuse,
-    Step.EXPORT: partial(run_worker, step=Step.EXPORT),
+    Step.EXPORT: partial(_with_room, step=Step.EXPORT),
     Step.REGISTER: register.perform,
-    Step.VERIFY: partial(run_worker, step=Step.VERIFY),
+    Step.VERIFY: partial(_with_room, step=Step.VERIFY),
     Step.CROSSFIT: crossfit.perform,
     Step.RANK: rank.perform,
     Step.EXAMINE: partial(run_worker, step=Step.EXAMINE),

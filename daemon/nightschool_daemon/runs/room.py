@@ -1,4 +1,4 @@
-"""Makes room before a training: asks Ollama to take idle models out of memory."""
+"""Makes room before a worker loads a base: asks Ollama to take idle models out of memory."""
 
 from datetime import datetime, timedelta
 

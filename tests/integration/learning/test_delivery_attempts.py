@@ -1,9 +1,11 @@
 """A lesson is written in wider types until enough of it is left, within the budget, or refused with the reason."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,6 +195,27 @@ def test_an_adapter_is_written_once(tmp_path: Path, lesson: LowRankLesson) -> No
     """Wider types of tensors would change nothing of it."""
     server = replace(SERVER, adapter=True)
     assert len(all_attempts(delivering(tmp_path, DeliverySettings(form=DeliveryChoice.ADAPTER)), lesson, server)) == 1
+
+
+@pytest.mark.parametrize(("copies", "is_refused"), [(1.9, True), (2.1, False)])
+def test_it_needs_room_for_the_files_and_for_the_copies_that_ollama_gets(
+    tmp_path: Path, lesson: LowRankLesson, monkeypatch: pytest.MonkeyPatch, copies: float, is_refused: bool
+) -> None:
+    """Here both are on one disk. What is replaced by a further attempt is no third copy."""
+    bad_to_good = [0.5] * (len(lesson.demands()) - 1) + [0.99]
+    whole = sum(one.bytes for one in attempts_of(delivering(tmp_path / "a", DELIVERY), lesson, bad_to_good).files)
+    context = delivering(tmp_path / "b", DELIVERY)
+
+    def free(_place: Path) -> SimpleNamespace:
+        written = sum(one.stat().st_size for one in context.run.step(Step.EXPORT).glob("*.gguf"))
+        return SimpleNamespace(free=int(copies * whole) - written)
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    if is_refused:
+        with pytest.raises(ExportError, match="Free some space"):
+            attempts_of(context, lesson, bad_to_good)
+    else:
+        assert attempts_of(context, lesson, bad_to_good).attempts == len(bad_to_good)
 
 
 def test_where_no_type_keeps_enough_it_is_refused_with_the_reason(tmp_path: Path, lesson: LowRankLesson) -> None:

@@ -39,6 +39,7 @@ from nightschool_daemon.runs import (
     conclude,
     examine,
     going_on,
+    pipeline,
     prepare,
     rebuild,
     retention,
@@ -882,6 +883,21 @@ def test_model_that_is_loaded_under_a_deleted_tag_does_not_stop_the_next_run(wor
     world.ollama.delete(version)
     assert [one.name for one in world.ollama.loaded()] == [version]
     make_room(context)
+
+
+@pytest.mark.parametrize("step", [Step.TRAIN, Step.EXPORT, Step.VERIFY])
+def test_idle_models_are_unloaded_before_each_step_that_loads_the_base(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    found: list[object] = []
+    for module in (pipeline, rebuild):
+        monkeypatch.setattr(module, "run_worker", lambda *_: found.append(world.ollama.loaded()))
+    context = world.begin()
+    chat = {"model": TINY, "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 2}}
+    httpx.post(f"{world.server.url}/api/chat", json={**chat, "stream": False}, timeout=60).raise_for_status()
+    assert world.ollama.loaded()
+    pipeline.PERFORM[step](context)
+    assert found == [()]
 
 
 def left_by_a_training(world: World, name: str) -> Path:

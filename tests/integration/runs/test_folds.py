@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
 
 from nightschool_daemon.config import OllamaSettings, Settings, StateSettings
@@ -131,6 +132,25 @@ def laid_out(context: StepContext, *, seconds: float) -> StepContext:
     directory.finish(Step.SELECT, selected())
     directory.finish(Step.TRAIN, trained(directory.step(Step.TRAIN), seconds))
     return context
+
+
+def test_idle_models_are_unloaded_before_each_step_that_loads_the_base(
+    context: StepContext, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers.decides_at = "01"
+    loaded: dict[Step, int] = {}
+    chat = {"model": TINY, "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 1}}
+
+    def run(trial: StepContext, step: Step, *, limit_s: float | None = None) -> None:
+        loaded[step] = len(trial.ollama.loaded())
+        if step in (Step.SELECT, Step.TRAIN):
+            url = f"{context.settings.ollama.host}/api/chat"
+            httpx.post(url, json={**chat, "stream": False}, timeout=60).raise_for_status()
+        workers.run(trial, step, limit_s=limit_s)
+
+    monkeypatch.setattr(crossfit, "run_worker", run)
+    crossfit.perform(context)
+    assert (loaded[Step.TRAIN], loaded[Step.EXPORT]) == (0, 0)
 
 
 def found(context: StepContext) -> tuple[int, int, float]:
