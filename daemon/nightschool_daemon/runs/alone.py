@@ -7,7 +7,6 @@ losses are taken on, for as long as it takes.
 
 import contextlib
 import dataclasses
-import filecmp
 import itertools
 import json
 import shutil
@@ -16,6 +15,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from nightschool_daemon import codec
@@ -58,6 +58,8 @@ MANUAL_TYPE = "manual"
 """Of a plan's events; those of a training have one of its own that begins so."""
 NAME = "name"
 """In the directory of a training: what its result is to be called."""
+PIECE_BYTES = 1024 * 1024
+"""Of files that are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,16 +280,23 @@ def _rows(events: Sequence[Event], specialty: Specialty) -> list[EventRow]:
 
 
 def _require_free(adapter: Path, trained: Path | None) -> None:
-    """Raise `RunRefused` where something is there but what was trained, as it was handed over before."""
+    """Raise `RunRefused` where something is there but what was trained, as far as it was handed over before."""
     is_empty = not adapter.exists() or (adapter.is_dir() and not any(adapter.iterdir()))
     if not (is_empty or (trained is not None and adapter.is_dir() and _is_copy(adapter, trained))):
         raise RunRefused(f"--adapter: {adapter} is there already. Choose another directory.")
 
 
 def _is_copy(directory: Path, original: Path) -> bool:
-    """Whether all that a directory holds is in the original too."""
-    names_there = [one.name for one in directory.iterdir()]
-    return filecmp.cmpfiles(directory, original, names_there, shallow=False)[0] == names_there
+    """Whether all that a directory holds is in the original too; whoever copied it may not have come to the end."""
+    return all(_begins(one, original / one.name) for one in directory.iterdir())
+
+
+def _begins(file: Path, original: Path) -> bool:
+    """Whether a file is the other one, or its beginning."""
+    if not (file.is_file() and original.is_file()):
+        return False
+    with file.open("rb") as copied, original.open("rb") as whole:
+        return all(piece == whole.read(len(piece)) for piece in iter(partial(copied.read, PIECE_BYTES), b""))
 
 
 def _make(adapter: Path) -> None:

@@ -98,8 +98,12 @@ def test_the_place_that_got_what_was_trained_is_no_reason_to_refuse_the_same_cal
     first = train(order(place))
     assert [one.name for one in place.iterdir()] == ["adapter_model.safetensors"]
     assert train(order(place)).directory == first.directory
+    for cut in (b"lear", b""):
+        (place / "adapter_model.safetensors").write_bytes(cut)
+        assert train(order(place)).directory == first.directory
+        assert (place / "adapter_model.safetensors").read_bytes() == b"learned"
     for other in ("adapter_model.safetensors", "mine.txt"):
-        (place / other).write_bytes(b"something else")
+        (place / other).write_bytes(b"learned something else")
         with pytest.raises(RunRefused, match="is there already"):
             train(order(place))
         (place / other).unlink()
