@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nightschool_daemon import codec
+from nightschool_daemon.evaluation.answer_files import file_of
 from nightschool_daemon.jobs import append_line, remembered_lines
 from nightschool_daemon.ollama.library import PinnedOptions
 from nightschool_hookspecs.records import Message, ModelAnswer, Tool
-
-MOST_MODELS = 32
-"""Models whose answers are kept; those that were not asked for the longest time go first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +46,7 @@ class EarlierAnswers:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._known: dict[str, dict[str, ModelAnswer]] = {}
+        self._files: dict[str, Path] = {}
 
     def find(self, model_digest: str, question: Question) -> ModelAnswer | None:
         """What the model said to this. None: it was not asked."""
@@ -56,22 +55,11 @@ class EarlierAnswers:
     def keep(self, model_digest: str, question: Question, answer: ModelAnswer) -> None:
         """Remember an answer."""
         self._of(model_digest)[question.digest] = answer
-        append_line(self._file(model_digest), EarlierAnswer(question=question.digest, answer=answer))
+        append_line(self._files[model_digest], EarlierAnswer(question=question.digest, answer=answer))
 
     def _of(self, model_digest: str) -> dict[str, ModelAnswer]:
         if model_digest not in self._known:
-            self._make_room(model_digest)
-            lines = remembered_lines(self._file(model_digest), EarlierAnswer)
+            file = self._files[model_digest] = file_of(self._directory, model_digest)
+            lines = remembered_lines(file, EarlierAnswer)
             self._known[model_digest] = {one.question: one.answer for one in lines}
         return self._known[model_digest]
-
-    def _make_room(self, model_digest: str) -> None:
-        """Files of models that were long not asked are removed."""
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file(model_digest).touch()
-        newest = sorted(self._directory.glob("*.jsonl"), key=lambda one: one.stat().st_mtime, reverse=True)
-        for old in newest[MOST_MODELS:]:
-            old.unlink()
-
-    def _file(self, model_digest: str) -> Path:
-        return self._directory / f"{model_digest}.jsonl"

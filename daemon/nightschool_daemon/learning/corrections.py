@@ -20,9 +20,13 @@ from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import write_durably
 from nightschool_daemon.learning.worth import objection_to
+from nightschool_daemon.reasons import is_by_hand
 from nightschool_hookspecs.records import AnswerScore, Event, ExamItem, ItemRole
 from nightschool_hookspecs.services import Generate, GenerationError, Measure, Validate
 
+MOST_KEPT = 200_000
+"""Corrections of which it is kept what was found, some 10 MB; those that were not asked for the longest time go
+first."""
 TOLD_EVERY = 100
 """Corrections from one word of how far it is to the next."""
 
@@ -51,11 +55,11 @@ class Kept:
 
 
 class KeptScores:
-    """`ScoreCorrections` with a file of what was found before."""
+    """`ScoreCorrections` with a file of what was found before; None: nothing is kept."""
 
     def __init__(
         self,
-        file: Path,
+        file: Path | None,
         *,
         validators: str,
         validate: Validate,
@@ -70,6 +74,9 @@ class KeptScores:
         items = [self._item(event) if _is_looked_at(event) else None for event in events]
         answers = [event.corrected_output or "" for event in events]
         digests = [None if item is None else _digest(item, answer) for item, answer in zip(items, answers, strict=True)]
+        for digest in [one for one in digests if one is not None and one in self._known]:
+            # what was asked for last stands last
+            self._known[digest] = self._known.pop(digest)
         new = {
             digest: (item, answer)
             for digest, item, answer in zip(digests, items, answers, strict=True)
@@ -102,6 +109,8 @@ class KeptScores:
 
     @cached_property
     def _known(self) -> dict[str, float | None]:
+        if self._file is None:
+            return {}
         try:
             kept = codec.from_json(self._file.read_bytes(), Kept)
         except (OSError, codec.CodecError):
@@ -111,19 +120,26 @@ class KeptScores:
 
     def _write(self) -> None:
         """Write down what got a score: a validator that could say nothing today may do so on another machine or day."""
-        scores = {digest: score for digest, score in self._known.items() if score is not None}
+        if self._file is None:
+            return
+        scored = [(digest, score) for digest, score in self._known.items() if score is not None]
+        scores = dict(scored[-MOST_KEPT:])
         self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(self._file, codec.to_json(Kept(validators=self._validators, scores=scores)))
 
 
 def kept_scores(context: WorkContext, measure: Measure, judge: Generate) -> KeptScores:
-    """Those of an installation. `judge`: the model that a validator may ask."""
+    """Those of an installation. `judge`: the model that a validator may ask.
+
+    A training by hand has a type of artifacts of its own, so that no other one would find what was kept of it.
+    """
+    file = context.settings.state_directory / "cache" / "corrections.json"
 
     def validate(item: ExamItem, answer: str) -> AnswerScore | None:
         return context.hooks.validate_answer(item=item, answer=answer, measure=measure, generate=judge)
 
     return KeptScores(
-        context.settings.state_directory / "cache" / "corrections.json",
+        None if is_by_hand(context.info) else file,
         validators=_validators(context.settings, context.hooks),
         validate=validate,
         artifact_type=context.info.specialty.artifact_type,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nightschool_daemon.config import Settings
+from nightschool_daemon.evaluation.answer_files import file_of
 from nightschool_daemon.jobs import append_line, remembered_lines
 from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused
 from nightschool_daemon.ollama.library import ChatAnswer, PinnedOptions
@@ -22,8 +23,6 @@ from nightschool_hookspecs.records import Message
 
 ENDED = "stop"
 """Ollama's `done_reason` of an answer that the model ended by itself."""
-MOST_MODELS = 32
-"""Models whose answers are kept; those that were not asked for the longest time go first."""
 
 
 class Unanswered(Exception):
@@ -118,14 +117,7 @@ class KeptAnswers:
 
     @cached_property
     def _file(self) -> Path:
-        """Files of models that were long not asked are removed."""
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = self._directory / f"{self._digest}.jsonl"
-        file.touch()
-        newest = sorted(self._directory.glob("*.jsonl"), key=lambda one: one.stat().st_mtime, reverse=True)
-        for old in newest[MOST_MODELS:]:
-            old.unlink()
-        return file
+        return file_of(self._directory, self._digest)
 
     @cached_property
     def _known(self) -> dict[str, str | None]:

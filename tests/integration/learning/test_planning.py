@@ -213,6 +213,12 @@ def test_liked_answers_that_a_training_by_hand_is_measured_on_are_told(desk: Des
     assert "12 more kept apart to be measured on" in dict(plan_rows(plan))["learned from"]
 
 
+@pytest.mark.parametrize(("reason", "is_kept"), [(BY_HAND, False), ("plan", True)])
+def test_of_corrections_that_are_learned_by_hand_nothing_is_kept(desk: Desk, reason: str, is_kept: bool) -> None:
+    desk.plan(events=corrections(20), reason=reason)
+    assert (desk.settings.state_directory / "cache" / "corrections.json").exists() is is_kept
+
+
 def test_what_is_learned_again_is_estimated_and_no_model_is_asked(desk: Desk) -> None:
     without = desk.plan(events=corrections(40)).trainings[0]
     for step in (Step.PREPARE, Job.PLAN):

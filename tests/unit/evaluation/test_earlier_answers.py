@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.config import ExamSettings
-from nightschool_daemon.evaluation import earlier_answers
+from nightschool_daemon.evaluation import answer_files
 from nightschool_daemon.evaluation.earlier_answers import EarlierAnswers, Question
 from nightschool_daemon.evaluation.local_model import pinned_options
 from nightschool_hookspecs import Message, ModelAnswer, Role, Tool, ToolCall
@@ -48,7 +48,7 @@ def test_a_file_that_the_disk_tore_is_begun_anew(tmp_path: Path) -> None:
 
 
 def test_models_that_were_long_not_asked_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(earlier_answers, "MOST_MODELS", 2)
+    monkeypatch.setattr(answer_files, "MOST_MODELS", 2)
     for model in ("a", "b", "c"):
         EarlierAnswers(tmp_path).keep(model, ASKED, SAID)
     assert len(list(tmp_path.iterdir())) == 2

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nightschool_daemon.learning import corrections
 from nightschool_daemon.learning.corrections import KeptScores
 from nightschool_hookspecs import AnswerScore, Event, ExamItem, FeedbackType, GenerationError, Message, Metadata, Role
 from nightschool_hookspecs.testing import sample_event
@@ -123,6 +124,18 @@ def test_what_ran_out_of_time_is_looked_at_again_another_night(night: Callable[.
     busy = Validator(scores={"def f(:": AnswerScore(score=0.0, validator="test", is_out_of_time=True)})
     assert night(busy)([CORRECTION]) == [None]
     assert night(Validator(scores={"def f(:": 100.0}))([CORRECTION]) == [100.0]
+
+
+def test_of_many_those_are_kept_that_were_asked_last(
+    night: Callable[..., KeptScores], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corrections, "MOST_KEPT", 2)
+    first, second, third = (replace(CORRECTION, input_data=f"question {number}") for number in range(3))
+    night(Validator())([first, second])
+    night(Validator())([first, third])
+    validator = Validator()
+    assert night(validator)([first, third, second]) == [0.0, 0.0, 0.0]
+    assert [item.messages[-1].content for item, _ in validator.shown] == ["question 1"]
 
 
 def test_a_file_that_cannot_be_read_is_begun_anew(night: Callable[..., KeptScores], tmp_path: Path) -> None:

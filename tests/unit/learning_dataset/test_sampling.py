@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon.config import ExamSettings
+from nightschool_daemon.evaluation.answer_files import MOST_MODELS
 from nightschool_daemon.evaluation.local_model import pinned_options
-from nightschool_daemon.learning.kept_answers import MOST_MODELS, Ask, KeptAnswers, NotTaken, Question, Unanswered
+from nightschool_daemon.learning.kept_answers import Ask, KeptAnswers, NotTaken, Question, Unanswered
 from nightschool_daemon.learning.sampling import KeptSample
 from nightschool_daemon.ollama.errors import OllamaInterrupted, OllamaRefused, OllamaUnreachable
 from nightschool_daemon.ollama.library import ChatAnswer, PinnedOptions
