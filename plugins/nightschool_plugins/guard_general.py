@@ -43,6 +43,10 @@ class Prompt:
     answer: re.Pattern[str] | None
 
 
+Prompts = tuple[tuple[Prompt, ...], tuple[Prompt, ...]]
+"""Those with a checkable answer, and those without, in the order of the file."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Said:
     """What a model before the candidate answers, in the order of the prompts; None where it gave no whole answer."""
@@ -83,11 +87,11 @@ class GuardGeneral:
     ) -> GuardResult | None:
         if models is None:
             return None
-        checkable, free = read_prompts()
+        checkable, free = prompts = read_prompts()
         try:
             # one model all its questions, then the other: memory may hold one
-            base = self._said(models, exam.base_apart, seed) if exam.base_apart else None
-            incumbent = self._said(models, exam.incumbent, seed)
+            base = self._said(models, exam.base_apart, prompts, seed) if exam.base_apart else None
+            incumbent = self._said(models, exam.incumbent, prompts, seed)
             answered = self._asked(models, exam.candidate, checkable, seed)
             written = self._asked(models, exam.candidate, free, seed)
         except OutOfTime as error:
@@ -105,8 +109,8 @@ class GuardGeneral:
 
         return self._judged(beside(incumbent), None if base is None else beside(base))
 
-    def _said(self, models: Models, name: str, seed: int) -> Said:
-        checkable, free = read_prompts()
+    def _said(self, models: Models, name: str, prompts: Prompts, seed: int) -> Said:
+        checkable, free = prompts
         return Said(
             facts=self._asked(models, name, checkable, seed),
             prose=self._asked(models, name, free, seed),
@@ -165,8 +169,8 @@ class GuardGeneral:
         ]
 
 
-def read_prompts() -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """Those with a checkable answer, and those without, in the order of the file."""
+def read_prompts() -> Prompts:
+    """All of them."""
     import tomllib
 
     text = resources.files("nightschool_plugins").joinpath("data/general_prompts.toml").read_text(encoding="utf-8")

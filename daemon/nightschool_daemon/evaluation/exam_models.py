@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from nightschool_daemon.evaluation.patience import patiently
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaError, OllamaInterrupted, OllamaRefused
 from nightschool_daemon.ollama.http import OllamaHttp
-from nightschool_daemon.ollama.library import OllamaLibrary
+from nightschool_daemon.ollama.library import ChatAnswer, OllamaLibrary
 from nightschool_hookspecs.records import Message, ModelAnswer, ModelMemory, Role, Tool
 from nightschool_hookspecs.services import GenerationError, OutOfTime
 
@@ -61,25 +61,22 @@ class ExamModels:
         options = replace(
             pinned_options(self._exam, 0 if kept else seed), num_predict=max_tokens, temperature=temperature
         )
+        chat = partial(self._library.chat, model, messages, options, tools=tools, think=think)
+        digest = self._digests.get(names.normalise(model)) if kept and self._earlier is not None else None
+        if self._earlier is None or digest is None:
+            return self._answered(chat)
         question = Question(
             messages=tuple(messages), options=options, tools=tuple(tools), think=think, server=self._server
         )
-        digest = self._digests.get(names.normalise(model)) if kept else None
-        if self._earlier is None or digest is None:
-            return self._ask(model, question)
         answer = self._earlier.find(digest, question)
-        if answer is None and (answer := self._ask(model, question)) is not None:
+        if answer is None and (answer := self._answered(chat)) is not None:
             self._earlier.keep(digest, question, answer)
         return answer
 
-    def _ask(self, model: str, question: Question) -> ModelAnswer | None:
+    def _answered(self, chat: Callable[[], ChatAnswer]) -> ModelAnswer | None:
         self._require_time()
         try:
-            said = patiently(
-                lambda: self._library.chat(
-                    model, question.messages, question.options, tools=question.tools, think=question.think
-                )
-            )
+            said = patiently(chat)
         except (OllamaInterrupted, OllamaRefused):
             return None
         except OllamaError as error:

@@ -96,8 +96,10 @@ def run(context: WorkContext) -> None:
 
     file = directory / "answers.jsonl"
     answers = hold(context, items, sitters, score=score, decided=enough, file=file)
-    if _is_wanted(context, exam_of(context, (*before, *answers))):
-        items = (*items, *_more_of_what_was_learned(context, exam, items))
+    if _is_wanted(context, exam_of(context, (*before, *answers))) and (
+        more := _more_of_what_was_learned(context, exam, items)
+    ):
+        items = (*items, *more)
         answers = hold(context, items, sitters, score=score, decided=enough, file=file)
     library, options = OllamaLibrary(context.settings.ollama), pinned_options(exam, context.info.seed)
     ask_predecessor(

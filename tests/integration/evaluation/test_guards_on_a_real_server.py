@@ -167,6 +167,17 @@ def test_a_question_that_is_refused_has_no_answer_and_a_missing_model_is_told(
         models.ask("nobody:1m", QUESTION, max_tokens=4, seed=1)
 
 
+@pytest.mark.parametrize("earlier", [True, False])
+def test_of_what_is_not_kept_neither_tags_nor_version_matter(
+    ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path, earlier: bool
+) -> None:
+    import_tiny(ollama, tiny_gguf, "tiny-kept:1m")
+    with FaultProxy(ollama.url) as proxy:
+        models = ExamModels(settings(proxy.url), EarlierAnswers(tmp_path) if earlier else None)
+        assert models.ask("tiny-kept:1m", QUESTION, max_tokens=4, seed=1, kept=not earlier) is not None
+        assert (proxy.count("GET", "/api/version"), proxy.count("GET", "/api/tags")) == (0, 0)
+
+
 def test_what_may_be_kept_is_asked_of_a_model_once(ollama: OllamaServer, tiny_gguf: Path, tmp_path: Path) -> None:
     import_tiny(ollama, tiny_gguf, "tiny-kept:1m")
     before = ExamModels(settings(ollama.url), EarlierAnswers(tmp_path))
