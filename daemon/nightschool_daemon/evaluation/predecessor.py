@@ -32,7 +32,7 @@ def ask_predecessor(context: WorkContext, exam: Exam, *, ask: Ask, score: Score)
         return
     predecessor, file = unproven.predecessor, _answers_file(context)
     answered = {one.item_id for one in _answers(context, predecessor)}
-    fresh = _fresh(context, exam)
+    fresh = _fresh(exam, _promoted(context))
     for number, item in enumerate(fresh):
         if item.id not in answered:
             context.progress(number, len(fresh), f"{predecessor}: question {number + 1} of {len(fresh)}")
@@ -44,15 +44,17 @@ def judge_unproven(context: WorkContext, exam: Exam) -> Verdict | None:
     prepared = context.run.result(Step.PREPARE, PrepareResult)
     if prepared.unproven is None:
         return None
-    answers = _answers(context, prepared.unproven.predecessor)
-    if not (again := _answered(context, exam, answers)):
+    answers, promoted = _answers(context, prepared.unproven.predecessor), _promoted(context)
+    asked = {one.item_id for one in answers}
+    again = tuple(item for item in _fresh(exam, promoted) if item.id in asked)
+    if not again:
         return None
     directory = context.run.step(Step.PREPARE)
     both = Exam(
         specialty=exam.specialty,
         incumbent=prepared.unproven.predecessor,
         candidate=exam.incumbent,
-        items=(*read_lines(directory / PROMOTED_ITEMS, ExamItem), *again),
+        items=(*promoted, *again),
         answers=(*read_lines(directory / PROMOTED_ANSWERS, ExamAnswer), *_beside_predecessor(exam, again, answers)),
         ranked=tuple(read_lines(directory / PROMOTED_PAIRS, RankedPair)),
         evidence=prepared.unproven.evidence,
@@ -61,19 +63,18 @@ def judge_unproven(context: WorkContext, exam: Exam) -> Verdict | None:
     return context.hooks.judge_exam(exam=both, guards=(), seed=context.info.seed)
 
 
-def _fresh(context: WorkContext, exam: Exam) -> tuple[ExamItem, ...]:
+def _promoted(context: WorkContext) -> tuple[ExamItem, ...]:
+    """What the exam asked by which the version in use was promoted."""
+    return tuple(read_lines(context.run.step(Step.PREPARE) / PROMOTED_ITEMS, ExamItem))
+
+
+def _fresh(exam: Exam, promoted: Iterable[ExamItem]) -> tuple[ExamItem, ...]:
     """What counts, was answered by the version in use, and was no part of the exam by which it was promoted."""
-    known = {one.key for one in read_lines(context.run.step(Step.PREPARE) / PROMOTED_ITEMS, ExamItem)}
+    known = {one.key for one in promoted}
     answered = {one.item_id for one in exam.answers if one.sitting is Sitting.INCUMBENT and not one.failed}
     return tuple(
         item for item in exam.items if item.role is ItemRole.GAIN and item.id in answered and item.key not in known
     )
-
-
-def _answered(context: WorkContext, exam: Exam, answers: Sequence[ExamAnswer]) -> tuple[ExamItem, ...]:
-    """Of these what the predecessor was asked."""
-    asked = {one.item_id for one in answers}
-    return tuple(item for item in _fresh(context, exam) if item.id in asked)
 
 
 def _beside_predecessor(exam: Exam, items: Iterable[ExamItem], answers: Sequence[ExamAnswer]) -> tuple[ExamAnswer, ...]:

@@ -17,6 +17,7 @@ from nightschool_daemon.evaluation.embedding import open_embed
 from nightschool_daemon.evaluation.examiner import Sitters, choose_items, hold, is_decided, score_answer, to_come
 from nightschool_daemon.evaluation.local_model import LocalModel
 from nightschool_daemon.evaluation.marks import marks_of
+from nightschool_daemon.evaluation.questions import bare_question
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.dataset import questions_of
@@ -94,7 +95,7 @@ class Bench:
         asked = [row for row in rows if row.side is Side.HELD_OUT]
         exam = self.context.settings.exam
         if self.request.what is Asked.PROMPTS:
-            return tuple(map(_prompt_alone, asked[: exam.max_items])), ()
+            return tuple(bare_question(row.event, "other", row.group or "") for row in asked[: exam.max_items]), ()
         known = [row for row in rows if row.side is not Side.HELD_OUT]
         workshop = self._workshop(known)
         if self.request.what is Asked.UNLEARNED:
@@ -258,18 +259,6 @@ class Bench:
 
 def _of_sitting(answers: Sequence[ExamAnswer], sitting: Sitting) -> dict[str, ExamAnswer]:
     return {one.item_id: one for one in answers if one.sitting is sitting}
-
-
-def _prompt_alone(row: EventRow) -> ExamItem:
-    event = row.event
-    return ExamItem(
-        id=event.key,
-        event_id=event.key,
-        artifact_type=event.artifact_type or "other",
-        role=ItemRole.GUARD,
-        messages=event.conversation,
-        group=row.group or "",
-    )
 
 
 def unlike(asked: Sequence[EventRow], learned: Sequence[str], find_near: FindNear) -> list[EventRow]:

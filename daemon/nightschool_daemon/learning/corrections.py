@@ -17,11 +17,12 @@ from typing import Protocol
 from nightschool_daemon import __version__, codec
 from nightschool_daemon.config import Settings
 from nightschool_daemon.evaluation.context import WorkContext
+from nightschool_daemon.evaluation.questions import bare_question
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import write_durably
 from nightschool_daemon.learning.worth import objection_to
 from nightschool_daemon.reasons import is_by_hand
-from nightschool_hookspecs.records import AnswerScore, Event, ExamItem, ItemRole
+from nightschool_hookspecs.records import AnswerScore, Event, ExamItem
 from nightschool_hookspecs.services import Generate, GenerationError, Measure, Validate
 
 MOST_KEPT = 200_000
@@ -71,7 +72,7 @@ class KeptScores:
 
     def __call__(self, events: Sequence[Event]) -> list[float | None]:
         """Look at what is new. Where a model was to judge and did not, or time ran out, nobody has looked yet."""
-        items = [self._item(event) if _is_looked_at(event) else None for event in events]
+        items = [bare_question(event, self._artifact_type) if _is_looked_at(event) else None for event in events]
         answers = [event.corrected_output or "" for event in events]
         digests = [None if item is None else _digest(item, answer) for item, answer in zip(items, answers, strict=True)]
         for digest in [one for one in digests if one is not None and one in self._known]:
@@ -94,18 +95,6 @@ class KeptScores:
             if new:
                 self._write()
         return [None if digest is None else self._known.get(digest) for digest in digests]
-
-    def _item(self, event: Event) -> ExamItem:
-        return ExamItem(
-            id=event.key,
-            event_id=event.key,
-            artifact_type=event.artifact_type or self._artifact_type,
-            role=ItemRole.GUARD,
-            messages=event.conversation,
-            group="",
-            tests=event.metadata.tests,
-            schema=event.metadata.schema,
-        )
 
     @cached_property
     def _known(self) -> dict[str, float | None]:

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from nightschool_daemon.evaluation.marks import GOOD_SCORE
+from nightschool_daemon.evaluation.questions import bare_question
 from nightschool_daemon.jobs import EventRow
-from nightschool_daemon.learning.building import artifact_type_of, build_one, build_prompt
+from nightschool_daemon.learning.building import build_one, build_prompt
 from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.learning.worth import is_better_known, is_dislike, objection_to
 from nightschool_daemon.reasons import REBUILD
@@ -96,17 +97,8 @@ def _item_without_reference(workshop: Workshop, scored: ScoredEvent, bad: str) -
 
 def bare_item(workshop: Workshop, scored: ScoredEvent, example: TrainingExample) -> ExamItem:
     """The prompt alone."""
-    event = scored.event
-    return ExamItem(
-        id=event.key,
-        event_id=event.key,
-        artifact_type=artifact_type_of(workshop, event),
-        role=ItemRole.GUARD,
-        messages=example.messages,
-        group=scored.group,
-        tests=event.metadata.tests,
-        schema=event.metadata.schema,
-    )
+    asked = bare_question(scored.event, workshop.info.specialty.artifact_type, scored.group)
+    return replace(asked, messages=example.messages)
 
 
 def _role(event: Event) -> ItemRole:

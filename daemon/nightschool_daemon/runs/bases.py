@@ -1,5 +1,6 @@
 """What follows when a watched base appears, changes or vanishes in Ollama."""
 
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from nightschool_daemon.hooks import Hooks
@@ -22,12 +23,30 @@ def absent(base: str, reason: str) -> str:
     return f"{base} is not in Ollama. `ollama pull {base}` brings it{kept}."
 
 
-def lost(base: str, version: str, pin: str) -> str:
+def _lost(base: str, version: str, pin: str) -> str:
     """That a base is neither under its own name, where `replace_base` put a version, nor under that of its pin."""
     return (
         f"{base} holds {version}, and the base it was made from is gone ({pin}). `ollama pull {base}` brings the base "
         "back."
     )
+
+
+def pure_base(
+    base: str, held: Mapping[str, str], ledger: Ledger, reason: str, refused: Callable[[str], Exception]
+) -> str:
+    """The tag that holds the base itself, also where `replace_base` put a version of ours under its name.
+
+    `held`: the digest of every tag. Raises what `refused` makes of a sentence where it is gone.
+    """
+    if base not in held:
+        raise refused(absent(base, reason))
+    version = ledger.versions.by_digest(held[base])
+    if version is None:
+        return base
+    pin = names.pin_of(base, version.base_tag_digest)
+    if pin not in held:
+        raise refused(_lost(base, version.tag, pin))
+    return pin
 
 
 def follow(

@@ -1,6 +1,5 @@
 """What a run would learn, how long it would take and what it would need: `run --dry-run`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,7 +12,7 @@ from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import TrainingPlan
 from nightschool_daemon.reasons import ASKED
 from nightschool_daemon.runs.aside import Feedback
-from nightschool_daemon.runs.bases import absent, lost
+from nightschool_daemon.runs.bases import pure_base
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.plan import plan
 from nightschool_daemon.runs.prepare import serving_version, warm_start
@@ -53,7 +52,7 @@ def estimate(
     if not rows:
         raise RunRefused(f"{specialty} has no feedback yet.")
     feedback = Feedback(rows=rows, store=ledger.plugins.store(str(specialty)))
-    base = _pure_base(specialty.base, ledger, held)
+    base = pure_base(specialty.base, held, ledger, ASKED, RunRefused)
     learned = None if serving is None else warm_start(settings, ledger, serving.tag, ollama.show(base).weights_digest)
     planned = plan(settings, ollama, specialty, base, feedback, now, learned=learned)
     minutes, measured = _minutes(specialty, ledger, planned, settings)
@@ -67,22 +66,6 @@ def estimate(
         work_bytes=0 if delivery is None else delivery.most_bytes + delivery.shared_bytes,
         plan=planned,
     )
-
-
-def _pure_base(base: str, ledger: Ledger, held: Mapping[str, str]) -> str:
-    """The tag that holds the base itself, also where `replace_base` put a version of ours under its name.
-
-    Raises `RunRefused` where it is gone.
-    """
-    if base not in held:
-        raise RunRefused(absent(base, ASKED))
-    version = ledger.versions.by_digest(held[base])
-    if version is None:
-        return base
-    pin = names.pin_of(base, version.base_tag_digest)
-    if pin not in held:
-        raise RunRefused(lost(base, version.tag, pin))
-    return pin
 
 
 def _problem(planned: TrainingPlan, settings: Settings) -> str | None:

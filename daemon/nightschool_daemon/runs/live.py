@@ -1,7 +1,7 @@
 """Feedback on answers that were given in use: which version gave them, and what was said."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from nightschool_daemon.ledger import POSITIVE, AnsweredRow, Ledger, MoveRow
@@ -19,6 +19,8 @@ class Holders:
     """What names held, and when."""
 
     ledger: Ledger
+    _moves: dict[str, tuple[MoveRow, ...]] = field(default_factory=dict, init=False, repr=False)
+    """Of each name that was asked for: answers by the hundred are given under a few."""
 
     def answered(self, row: AnsweredRow) -> str | None:
         """The version or base that a name stood for at the time of an answer."""
@@ -27,7 +29,9 @@ class Holders:
 
     def held(self, name: str, at: datetime) -> str:
         """What a name stood for. A name that was never moved stands for itself, an alias for its base."""
-        moves = [one for one in self.ledger.moves.history(name, MOVES) if one.done_at is not None]
+        if name not in self._moves:
+            self._moves[name] = self.ledger.moves.history(name, MOVES)
+        moves = [one for one in self._moves[name] if one.done_at is not None]
         own = names.parse(name)
         if not moves:
             return own.base if own is not None and own.kind is names.Kind.ALIAS else plain(name)

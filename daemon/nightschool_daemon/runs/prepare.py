@@ -24,7 +24,7 @@ from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.errors import OllamaRefused
 from nightschool_daemon.ollama.http import ShownModel, TagEntry
 from nightschool_daemon.runs import store, trajectories, unproven
-from nightschool_daemon.runs.bases import absent, lost
+from nightschool_daemon.runs.bases import pure_base
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
 from nightschool_daemon.runs.examine import regression_key
@@ -102,10 +102,8 @@ def warm_start(settings: Settings, ledger: Ledger, incumbent: str, weights_diges
 
 def _pin_base(context: StepContext, tags: dict[str, TagEntry]) -> BaseSnapshot:
     name = context.info.specialty.base
-    entry = tags.get(name)
-    if entry is None:
-        raise StepFailed(absent(name, context.info.reason))
-    source = _pure_base(context, entry, tags)
+    held = {tag: entry.digest for tag, entry in tags.items()}
+    source = pure_base(name, held, context.ledger, context.info.reason, StepFailed)
     shown = _shown(context, source)
     if (problem := shown.problem()) is not None:
         raise StepFailed(problem)
@@ -134,17 +132,6 @@ def _shown(context: StepContext, source: str) -> ShownModel:
         return context.ollama.show(source)
     except OllamaRefused as error:
         raise StepFailed(f"{source} cannot be used. {error}. {names.anew(source)}") from error
-
-
-def _pure_base(context: StepContext, entry: TagEntry, tags: dict[str, TagEntry]) -> str:
-    """The tag that holds the base itself, also where `replace_base` put a version of ours under its name."""
-    version = context.ledger.versions.by_digest(entry.digest)
-    if version is None:
-        return entry.name
-    pin = names.pin_of(entry.name, version.base_tag_digest)
-    if pin not in tags:
-        raise StepFailed(lost(entry.name, version.tag, pin))
-    return pin
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,9 @@ from nightschool_hookspecs.records import (
     Verdict,
 )
 
+Answered = tuple[tuple[ExamItem, ExamAnswer, ExamAnswer], ...]
+"""The questions of an exam, each with what the model in use and the new one answered."""
+
 SHOWN_ANSWERS = 3
 SHOWN_NOISE = 5
 TRIED = "To what the new model has learned, a trial model gave the later answer (see the exam)."
@@ -71,6 +74,7 @@ def sheet_of(context: StepContext) -> Sheet:
     """The sheet of a run that is concluded, without the nights before it."""
     concluded = context.result(Step.CONCLUDE, ConcludeResult)
     verdict = verdict_of(context)
+    answered = _answered(context)
     technical = (
         _verdict_figures(verdict, concluded),
         _training_figures(context),
@@ -83,9 +87,9 @@ def sheet_of(context: StepContext) -> Sheet:
         summary=tuple(_summary(verdict, concluded)),
         sections=(
             *_learned(context),
-            *_shown(context),
+            *_shown(context, answered),
             *_exam(context, verdict),
-            *_feedback(context),
+            *_feedback(context, answered),
             *_next(context),
         ),
         technical=tuple(one for one in technical if one is not None),
@@ -96,7 +100,7 @@ def questions_of(context: StepContext) -> tuple[Question, ...]:
     """Every question that counted in the exam, with both scores."""
     return tuple(
         Question(text=item.messages[-1].content, before=before.score, after=after.score)
-        for item, before, after in _asked_of_both(context)
+        for item, before, after in _held_out(context, _answered(context))
         if item.role is ItemRole.GAIN
     )
 
@@ -153,9 +157,9 @@ def _learned(context: StepContext) -> Iterator[Section]:
     yield Section(title="What was learned", sentences=tuple(sentences))
 
 
-def _shown(context: StepContext) -> Iterator[Section]:
+def _shown(context: StepContext, answered: Answered) -> Iterator[Section]:
     """The questions whose answers gained most, and one that lost, if any did."""
-    both = sorted(_asked_of_both(context), key=lambda one: one[1].score - one[2].score)
+    both = sorted(_held_out(context, answered), key=lambda one: one[1].score - one[2].score)
     if not both:
         return
     chosen = both[:SHOWN_ANSWERS]
@@ -182,11 +186,13 @@ def _one_answer(item: ExamItem, before: ExamAnswer, after: ExamAnswer) -> Shown:
     )
 
 
-def _asked_of_both(context: StepContext) -> list[tuple[ExamItem, ExamAnswer, ExamAnswer]]:
+def _answered(context: StepContext) -> Answered:
+    return context.ledger.exams.answered_by_both(context.info.id)
+
+
+def _held_out(context: StepContext, answered: Answered) -> list[tuple[ExamItem, ExamAnswer, ExamAnswer]]:
     """The held-out questions that both answered, in the order of the exam."""
-    if not context.directory.is_done(Step.EXAMINE):
-        return []
-    return [one for one in context.ledger.exams.answered_by_both(context.info.id) if one[0].role.is_held_out]
+    return [one for one in answered if one[0].role.is_held_out] if context.directory.is_done(Step.EXAMINE) else []
 
 
 def _exam(context: StepContext, verdict: Verdict | None) -> Iterator[Section]:
@@ -219,12 +225,12 @@ def _folds(context: StepContext) -> int:
     return crossfitted.folds if crossfitted is not None else 0
 
 
-def _feedback(context: StepContext) -> Iterator[Section]:
+def _feedback(context: StepContext, answered: Answered) -> Iterator[Section]:
     """What became of it; nothing before anything was chosen."""
     selected = context.result_if_done(Step.SELECT, SelectResult)
     if selected is None:
         return
-    fates = Fates(context.directory, context.ledger.exams.answered_by_both(context.info.id), is_over=True)
+    fates = Fates(context.directory, answered, is_over=True)
     yield from noise_sections(context.directory, fates)
     yield _left_out(selected, context.result_if_done(Step.TRAIN, TrainingResult))
     yield from pieces_section(context.directory, fates)

@@ -2,9 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 
 from nightschool_daemon.config import Settings
+from nightschool_daemon.evaluation.questions import bare_question
 from nightschool_daemon.jobs import Job
 from nightschool_daemon.ledger import Ledger
 from nightschool_daemon.reporting.records import CorrectedAnswer, PageRequest, PageResult, TrackMaterial, TrackRecord
@@ -13,7 +15,7 @@ from nightschool_daemon.runs.errors import RunRefused, StepFailed
 from nightschool_daemon.runs.live import Holders
 from nightschool_daemon.runs.planner import Planner
 from nightschool_daemon.runs.worker_process import run_job
-from nightschool_hookspecs.records import Event, ExamItem, ItemRole, Peers, Specialty
+from nightschool_hookspecs.records import ItemRole, Peers, Specialty
 
 EXAMS = 500
 ANSWERS = 1000
@@ -42,20 +44,9 @@ def _corrected(ledger: Ledger, specialty: Specialty) -> Iterator[CorrectedAnswer
     for row, event in ledger.events.corrected_answers(specialty, CORRECTIONS):
         version = holders.answered(row)
         if version is not None and event.ai_output is not None:
-            yield CorrectedAnswer(version=version, item=_as_item(event, specialty), text=event.ai_output)
-
-
-def _as_item(event: Event, specialty: Specialty) -> ExamItem:
-    return ExamItem(
-        id=event.key,
-        event_id=event.key,
-        artifact_type=event.artifact_type or specialty.artifact_type,
-        role=ItemRole.GAIN,
-        messages=event.conversation,
-        reference=event.corrected_output,
-        tests=event.metadata.tests,
-        schema=event.metadata.schema,
-    )
+            asked = bare_question(event, specialty.artifact_type)
+            item = replace(asked, role=ItemRole.GAIN, reference=event.corrected_output)
+            yield CorrectedAnswer(version=version, item=item, text=event.ai_output)
 
 
 def material_by_name(planner: Planner, ledger: Ledger, name: str) -> TrackMaterial:

@@ -379,8 +379,7 @@ def _left_in_group(pages: int = 0) -> float:
             continue
         group = root / path.lstrip("/")
         for place in (group, *group.parents):
-            spare = max(pages, _unused_cache(place))
-            left = min(left, *(_left(place / limit, place / used, spare) for limit, used in limits.items()))
+            left = min(left, *(_left(place, limit, used, pages) for limit, used in limits.items()))
     return left
 
 
@@ -398,10 +397,13 @@ def _left_in_limit() -> float:
     return float("inf") if limit == resource.RLIM_INFINITY else max(0, limit - _of_proc("/proc/self/status", "VmSize"))
 
 
-def _left(limit: Path, used: Path, spare: int) -> float:
+def _left(group: Path, limit: str, used: str, pages: int) -> float:
     try:
-        text = limit.read_text(encoding="ascii").strip()
-        return float("inf") if text == "max" else max(0, int(text) - int(used.read_text(encoding="ascii")) + spare)
+        text = (group / limit).read_text(encoding="ascii").strip()
+        if text == "max":
+            return float("inf")
+        spare = max(pages, _unused_cache(group))
+        return max(0, int(text) - int((group / used).read_text(encoding="ascii")) + spare)
     except OSError:
         return float("inf")
 
