@@ -41,7 +41,7 @@ SETTINGS = Hyperparameters(
     num_epochs=1,
 )
 SERVED = "0.34.3"
-ANSWERED, ANSWER_TOKENS, ROUNDS = 8, 48, 3
+ANSWERED, ANSWER_TOKENS, ROUNDS = 8, 48, 9
 """Prompts by which decoding is timed, tokens of an answer, and how often base and delivered model take turns."""
 
 
