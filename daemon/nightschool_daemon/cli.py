@@ -420,7 +420,7 @@ def train(
         Path | None,
         typer.Option(
             "--from",
-            help="To begin from: a PEFT adapter, or a directory of --adapter.",
+            help="A PEFT adapter to begin from, or what an earlier --adapter was given.",
             exists=True,
             file_okay=False,
         ),

@@ -31,6 +31,7 @@ IN_WORDS: Mapping[DeliveryForm, str] = {
     DeliveryForm.FUSED: "files of our own",
     DeliveryForm.ADAPTER: "LoRA adapters",
 }
+NO_ADAPTER = "Added neurons are no LoRA, so there is no adapter of them."
 ONE_FILE = "Ollama takes this base in one file only: in shards it would not find what it has to pass over in it."
 
 
@@ -156,8 +157,10 @@ def require_possible(file: GgufFile, settings: DeliverySettings) -> None:
     _require_form(settings, in_one_file=needs_one_file(file))
 
 
-def require_taken(server: ServerAbilities, settings: DeliverySettings) -> None:
-    """Raise `ExportError` where the server does not take the configured form."""
+def require_taken(server: ServerAbilities, settings: DeliverySettings, form: TrainedForm) -> None:
+    """Raise `ExportError` where the server does not take the configured form, or what is trained cannot be in it."""
+    if settings.form is DeliveryChoice.ADAPTER and form is TrainedForm.NEURONS:
+        raise ExportError(f"delivery.form is 'adapter'. {NO_ADAPTER} Set delivery.form = \"auto\", or train LoRA.")
     takes = {DeliveryForm.SPLIT: server.split, DeliveryForm.FUSED: server.fused, DeliveryForm.ADAPTER: server.adapter}
     forms = [form for form, is_taken in takes.items() if is_taken]
     if settings.form is not DeliveryChoice.AUTO and settings.form.value not in [one.value for one in forms]:
@@ -229,6 +232,6 @@ def absent(plans: Sequence[DeliveryPlan], target: DeliveryTarget) -> Iterator[st
         elif not takes[form]:
             yield f"Ollama {server.version} takes no {IN_WORDS[form]}."
         elif form is DeliveryForm.ADAPTER and target.adapter_bytes is None:
-            yield "Added neurons are no LoRA, so there is no adapter of them."
+            yield NO_ADAPTER
         else:
             yield f"No plugin offers {form.value}."

@@ -164,7 +164,7 @@ def near_fingerprints(left: Sequence[str], right: Sequence[str]) -> Pairs:
 def digits_of(texts: Sequence[str]) -> Places:
     """A number a text, equal where the digits of two texts are, in their order."""
     numbers: dict[str, int] = {}
-    others = {ord(character): None for character in set("".join(texts)) if not character.isdigit()}
+    others = {ord(character): None for character in set().union(*texts) if not character.isdigit()}
     found = (numbers.setdefault(text.translate(others), len(numbers)) for text in texts)
     return np.fromiter(found, np.int64, len(texts))
 

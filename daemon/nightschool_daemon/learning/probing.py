@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 
 from nightschool_daemon.learning.worker import WorkerContext
-from nightschool_daemon.ollama.abilities import probe_abilities
+from nightschool_daemon.ollama.abilities import probe_abilities, unload_quietly
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_hookspecs.records import ServerAbilities
 
 
 def probed(context: WorkerContext, directory: Path, base: str, architecture: str) -> ServerAbilities:
-    """Ask the server, and leave it as it was: a base that only this had loaded is unloaded.
+    """Ask the server, and leave it as it was: a base that only this had loaded is unloaded, unless somebody asks it.
 
     `directory`: for tiny files that are there in the meantime. Raises `OllamaError`.
     """
@@ -19,9 +19,8 @@ def probed(context: WorkerContext, directory: Path, base: str, architecture: str
     try:
         before = {one.name for one in http.loaded()}
         abilities = probe_abilities(http, base, architecture, scratch)
-        for one in http.loaded():
-            if one.name == base and base not in before:
-                http.unload(base)
+        if base not in before and base in {one.name for one in http.loaded()}:
+            unload_quietly(http, base)
         return abilities
     finally:
         http.close()

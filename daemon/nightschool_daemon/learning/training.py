@@ -42,12 +42,12 @@ def run(context: WorkerContext) -> None:
     base = context.run.result(Step.PREPARE, PrepareResult).base
     file = open_base(base.gguf)
     require_possible(file, context.settings.delivery)
+    job = make_job(context)
+    hyperparameters = settled_for(job, job.hyperparameters, file, context.settings, context.note)
     if context.settings.delivery.form is not DeliveryChoice.AUTO:
         # hours of training are not to end in a refusal
         server = probed(context, context.run.step(Step.TRAIN), base.pin, base.architecture)
-        require_taken(server, context.settings.delivery)
-    job = make_job(context)
-    hyperparameters = settled_for(job, job.hyperparameters, file, context.settings, context.note)
+        require_taken(server, context.settings.delivery, hyperparameters.form)
     job = replace(job, hyperparameters=hyperparameters)
     engine = Engine(context, file)
     search = searched(context, job, file, engine.trials)

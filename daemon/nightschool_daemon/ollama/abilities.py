@@ -73,7 +73,11 @@ def _applies_adapter(ollama: OllamaHttp, base: str, architecture: str, scratch: 
     plain = _first_token(ollama, base)
 
     def is_applied(tag: str) -> bool:
-        moved = _first_token(ollama, tag)
+        try:
+            moved = _first_token(ollama, tag)
+        finally:
+            # a tag that is deleted while it is loaded stays in memory
+            unload_quietly(ollama, tag)
         shared = plain.keys() & moved.keys()
         return not shared or max(abs(plain[one] - moved[one]) for one in shared) > EFFECT
 
@@ -114,6 +118,14 @@ def _delete_quietly(ollama: OllamaHttp, tag: str) -> None:
         ollama.delete(tag)
     except OllamaError:
         # what made the probe end is the error to be told; the sweep at the next start removes the tag
+        return
+
+
+def unload_quietly(ollama: OllamaHttp, name: str) -> None:
+    """Take a model out of memory, if it can be: one that somebody is asking stays."""
+    try:
+        ollama.unload(name)
+    except OllamaError:
         return
 
 

@@ -19,7 +19,7 @@ class Holders:
     """What names held, and when."""
 
     ledger: Ledger
-    _moves: dict[str, tuple[MoveRow, ...]] = field(default_factory=dict, init=False, repr=False)
+    _moves: dict[str, tuple[MoveRow, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Of each name that was asked for: answers by the hundred are given under a few."""
 
     def answered(self, row: AnsweredRow) -> str | None:

@@ -24,7 +24,7 @@ from nightschool_daemon.ollama.registry import compare, read_registry
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import BaseChange, DeliveryForm, Message, Role
 from support.fault_proxy import FaultProxy, answers, first, then
-from support.night import import_tiny
+from support.night import TINY, import_tiny
 from support.ollama_server import OllamaServer
 from support.tiny_gguf import write_tiny_gguf
 
@@ -226,6 +226,20 @@ def test_the_probe_leaves_nothing_behind(client: OllamaHttp, fresh_ollama: Ollam
     assert abilities.architecture == "llama"
     assert fresh_ollama.tags() == tags
     assert fresh_ollama.blobs() == blobs
+
+
+def test_the_probe_of_adapters_leaves_none_in_memory(tiny_gguf: Path, tmp_path: Path) -> None:
+    """A tag that is deleted while it is loaded stays there, and nobody could ask for its end.
+
+    Ollama 0.34.0 imports a GGUF only with a tool that is not here: its model comes from 0.34.3.
+    """
+    with OllamaServer("0.34.3", directory=tmp_path / "ollama") as server:
+        import_tiny(server, tiny_gguf)
+    with OllamaServer("0.34.0", directory=tmp_path / "ollama") as server:
+        client = OllamaHttp(OllamaSettings(host=server.url))
+        assert probe_abilities(client, TINY, "llama", tmp_path / "probe").adapter
+        assert {one.name for one in client.loaded()} <= {TINY}
+        client.close()
 
 
 def test_the_registry_is_watched_without_our_own_tags(

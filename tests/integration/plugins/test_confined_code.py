@@ -1,14 +1,16 @@
 """Tests that come with feedback run in a real locked-down child, or not at all."""
 
+import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from nightschool_daemon.hooks import Hooks
-from nightschool_hookspecs import AnswerScore, ExamItem, ItemRole
+from nightschool_hookspecs import AnswerScore, ExamItem, ItemRole, confined
 from nightschool_hookspecs.confined import ConfinementUnavailable, Limits, run_confined, why_unavailable
 from nightschool_hookspecs.testing import FakeGenerate, FakeMeasure
 from nightschool_plugins.evaluation_code import EvaluationCode
@@ -68,13 +70,36 @@ def test_what_does_not_pass_scores_nothing_and_ends(answer: str) -> None:
     assert score(answer).score == 0
 
 
-@pytest.mark.parametrize(("body", "start_s", "is_out_of_time"), [("time.sleep(60)", 0.5, True), ("pass", 60.0, False)])
-def test_the_clock_is_told_from_the_time_that_the_answer_itself_takes(
-    monkeypatch: pytest.MonkeyPatch, body: str, start_s: float, is_out_of_time: bool
+@pytest.mark.parametrize(
+    ("body", "waited_s", "is_out_of_time"),
+    [("time.sleep(60)", 0.0, False), ("time.sleep(60)", 4.0, True), ("pass", 60.0, False)],
+)
+def test_a_busy_machine_is_told_from_the_time_that_the_answer_itself_takes(
+    monkeypatch: pytest.MonkeyPatch, body: str, waited_s: float, is_out_of_time: bool
 ) -> None:
-    monkeypatch.setattr("nightschool_hookspecs.confined.START_S", start_s)
+    """What uses up its processor time is ended by that, however long it waited before."""
+    monkeypatch.setattr(confined, "_waited_s", lambda _process: waited_s)
+    if body == "pass":
+        monkeypatch.setattr(confined, "START_S", 60.0)
     found = score(f"import time\ndef add(a, b):\n    while True: {body}")
     assert (found.score, found.is_out_of_time) == (0, is_out_of_time)
+
+
+def test_a_process_that_shares_a_core_with_another_waits() -> None:
+    spinning = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(flush=True)\nwhile True: pass"
+    both = [subprocess.Popen([sys.executable, "-c", spinning], stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for one in both:
+            assert one.stdout is not None
+            one.stdout.readline()
+        while (waited_s := confined._waited_s(both[0].pid)) < 0.1:
+            time.sleep(0.05)
+    finally:
+        for one in both:
+            one.kill()
+            one.communicate()
+    assert waited_s < math.inf
+    assert confined._waited_s(both[0].pid) == math.inf
 
 
 def test_code_that_equals_the_reference_needs_no_tests() -> None:

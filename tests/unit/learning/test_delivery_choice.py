@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from nightschool_daemon.config import DeliveryChoice, DeliverySettings
-from nightschool_daemon.learning.delivery import ExportError, absent, chosen
-from nightschool_hookspecs.records import DeliveryForm, DeliveryPlan, DeliveryTarget, ServerAbilities
+from nightschool_daemon.learning.delivery import ExportError, absent, chosen, require_taken
+from nightschool_hookspecs.records import DeliveryForm, DeliveryPlan, DeliveryTarget, ServerAbilities, TrainedForm
 
 SERVER = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama")
 TARGET = DeliveryTarget(server=SERVER, tensors=(), adapter_bytes=5)
@@ -42,6 +42,16 @@ def test_a_configured_form_that_is_not_to_be_had_is_told() -> None:
         chosen([FUSED, SPLIT], DeliverySettings(form=DeliveryChoice.ADAPTER), TARGET)
     # no newer Ollama takes it either
     assert str(told.value).endswith('Set delivery.form = "auto".')
+
+
+def test_what_cannot_come_of_a_training_is_told_before_it() -> None:
+    settings = DeliverySettings(form=DeliveryChoice.ADAPTER)
+    with pytest.raises(ExportError, match=r"takes split, fused\. Set delivery\.form = \"auto\"\.$"):
+        require_taken(SERVER, settings, TrainedForm.LORA)
+    older = replace(SERVER, version="0.34.0", adapter=True)
+    require_taken(older, settings, TrainedForm.LORA)
+    with pytest.raises(ExportError, match="there is no adapter of them"):
+        require_taken(older, settings, TrainedForm.NEURONS)
 
 
 def test_shards_of_a_base_that_must_be_one_file_are_told_with_the_reason() -> None:

@@ -39,8 +39,8 @@ STATE_OF_ONE = FLOAT * (1 + STATES)
 HEADROOM_BYTES = 1_500_000_000
 """Passes are made smaller until a training takes at most so much beside the base's own file."""
 UNPACKED_BYTES = 1_400_000_000
-"""What is left of so much beside that file keeps layers unpacked: a training was seen to take up to a twentieth more
-than it was told to (`make bench-memory`)."""
+"""What is left of so much beside that file keeps layers unpacked: a training was seen to take up to a fourteenth
+more than was told (`make bench-memory`)."""
 FREE_SHARE = 0.8
 """Of the memory that is free at most this share is taken, whatever it costs in time."""
 LARGEST_PASS, SMALLEST_PASS = 2048, 512
