@@ -9,6 +9,8 @@ import pytest
 from support.night import TINY, TINY_ALIAS, Night, greetings, import_tiny, thumbs
 from support.ollama_server import OllamaServer
 
+BRIEF = "Be brief."
+
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Iterator[Night]:
@@ -18,6 +20,8 @@ def night(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Iterator
         import_tiny(server, tiny_gguf)
         found = Night(directory / "night", server.url, server.models_directory)
         found.drop(greetings(60))
+        # taught: what a model of a million weights makes of another system prompt differs from machine to machine
+        found.drop([{**one, "context": {"system": BRIEF}} for one in greetings(30, first=100)])
         done = found.learn()
         assert done.returncode == 0, done.stdout + done.stderr
         yield found
@@ -86,7 +90,7 @@ def written(file: Path, events: Sequence[Mapping[str, object]]) -> Path:
 
 PLAIN = {
     "prompts.txt": "greet guest 700\n\ngreet guest 701\n",
-    "prompts.jsonl": '"greet guest 700"\n{"prompt": "greet guest 701", "system": "Be brief."}\n',
+    "prompts.jsonl": f'"greet guest 700"\n{{"prompt": "greet guest 701", "system": "{BRIEF}"}}\n',
     "prompts.json": '["greet guest 700", "greet guest 701"]',
 }
 
@@ -99,10 +103,7 @@ def test_prompts_alone_are_answered_side_by_side(night: Night, tmp_path: Path, n
     assert isinstance(found, dict)
     assert found["verdict"] is None
     assert [one["prompt"] for one in found["answers"]] == ["greet guest 700", "greet guest 701"]
-    (_, said), (other, said_then) = ((one["first"], one["second"]) for one in found["answers"])
-    assert said == "hello"
-    # what a version of a million weights makes of a system prompt that it never saw differs from machine to machine
-    assert said_then not in ("", other) if "system" in PLAIN[name] else said_then == "hello"
+    assert [one["second"] for one in found["answers"]] == ["hello", "hello"]
     assert {one["first_score"] for one in found["answers"]} == {None}
 
 
