@@ -170,7 +170,7 @@ class GuardGeneral:
 
 
 def read_prompts() -> Prompts:
-    """All of them."""
+    """The general prompts that come with the guard."""
     import tomllib
 
     text = resources.files("nightschool_plugins").joinpath("data/general_prompts.toml").read_text(encoding="utf-8")

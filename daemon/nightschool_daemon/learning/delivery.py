@@ -161,10 +161,15 @@ def require_taken(server: ServerAbilities, settings: DeliverySettings, form: Tra
     """Raise `ExportError` where the server does not take the configured form, or what is trained cannot be in it."""
     if settings.form is DeliveryChoice.ADAPTER and form is TrainedForm.NEURONS:
         raise ExportError(f"delivery.form is 'adapter'. {NO_ADAPTER} Set delivery.form = \"auto\", or train LoRA.")
-    takes = {DeliveryForm.SPLIT: server.split, DeliveryForm.FUSED: server.fused, DeliveryForm.ADAPTER: server.adapter}
-    forms = [form for form, is_taken in takes.items() if is_taken]
+    forms = _forms_of(server)
     if settings.form is not DeliveryChoice.AUTO and settings.form.value not in [one.value for one in forms]:
         raise ExportError(_not_taken(server, forms, settings))
+
+
+def _forms_of(server: ServerAbilities) -> list[DeliveryForm]:
+    """What a server takes."""
+    takes = {DeliveryForm.SPLIT: server.split, DeliveryForm.FUSED: server.fused, DeliveryForm.ADAPTER: server.adapter}
+    return [form for form, is_taken in takes.items() if is_taken]
 
 
 def _not_taken(server: ServerAbilities, forms: Sequence[DeliveryForm], settings: DeliverySettings) -> str:
@@ -220,16 +225,12 @@ def _why(taken: DeliveryPlan, others: Sequence[DeliveryPlan], settings: Delivery
 def absent(plans: Sequence[DeliveryPlan], target: DeliveryTarget) -> Iterator[str]:
     """A sentence for each form that is not to be had."""
     server = target.server
-    takes = {
-        DeliveryForm.SPLIT: server.split,
-        DeliveryForm.FUSED: server.fused,
-        DeliveryForm.ADAPTER: server.adapter,
-    }
+    takes = _forms_of(server)
     offered = {one.form for one in plans}
     for form in (one for one in DeliveryForm if one not in offered):
         if form is DeliveryForm.SPLIT and target.needs_one_file:
             yield ONE_FILE
-        elif not takes[form]:
+        elif form not in takes:
             yield f"Ollama {server.version} takes no {IN_WORDS[form]}."
         elif form is DeliveryForm.ADAPTER and target.adapter_bytes is None:
             yield NO_ADAPTER

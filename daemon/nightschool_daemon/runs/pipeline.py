@@ -51,7 +51,7 @@ WORK_OF: Mapping[Recipe, tuple[Step, ...]] = {
 
 
 def _with_room(context: StepContext, step: Step) -> None:
-    """Take a step that computes by a network of ours: what was loaded while it trained is in its way."""
+    """Take a step that loads the base: models that were loaded since the training began are in its way."""
     make_room(context)
     run_worker(context, step)
 
