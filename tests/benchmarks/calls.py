@@ -56,7 +56,7 @@ class Call:
     def carry_out(self, wanted: "Mapping[Path, Callable[[], DataclassInstance]]") -> None:
         """Make what is wanted and not there, each a file."""
         here = {file: run for file, run in wanted.items() if not self.only or file.stem.startswith(self.only)}
-        results.carry_out(here, self.minutes, briefly=True, is_finished=self.is_finished)
+        results.carry_out(here, self.minutes, is_finished=self.is_finished)
 
     def is_finished(self, file: Path) -> bool:
         """Whether a result counts. Its file holds `code`."""

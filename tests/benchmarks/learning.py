@@ -225,7 +225,7 @@ def carry_out_some(wanted: Iterable[Cell], extent: Extent, minutes: float) -> No
         return
     with serving(dict.fromkeys(cell.block.model for cell in missing)) as server:
         started = {file_of(extent.results, one.name): partial(apart, one, extent, server) for one in missing}
-        results.carry_out(started, minutes, briefly=True, is_finished=_never)
+        results.carry_out(started, minutes, is_finished=_never)
 
 
 def unfinished(wanted: Iterable[Cell], extent: Extent) -> list[Cell]:

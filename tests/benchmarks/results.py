@@ -94,12 +94,11 @@ def carry_out(
     wanted: "Mapping[Path, Callable[[], DataclassInstance]]",
     minutes: float,
     *,
-    briefly: bool = False,
     is_finished: Callable[[Path], bool] = Path.exists,
 ) -> None:
     """Run what is not finished, and keep each result in its file. Nothing is begun after so many minutes.
 
-    What fails is told, and the others are run all the same. `briefly`: results are long, a line each, and not shown.
+    What fails is told, and the others are run all the same.
     """
     deadline = time.monotonic() + 60 * minutes
     for file, run in wanted.items():
@@ -109,10 +108,10 @@ def carry_out(
             break
         began = time.monotonic()
         try:
-            text = json.dumps(dataclasses.asdict(run()), indent=None if briefly else 1)
+            text = json.dumps(dataclasses.asdict(run()))
         except CellFailed as failure:
             print(f"{file.stem} failed: {failure}", flush=True)
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(file, f"{text}\n")
-        print(file.stem, f"in {time.monotonic() - began:.0f} s" if briefly else text, flush=True)
+        print(f"{file.stem} in {time.monotonic() - began:.0f} s", flush=True)

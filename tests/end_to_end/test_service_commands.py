@@ -286,6 +286,9 @@ def test_a_place_that_is_lost_meanwhile_costs_no_model(
     assert running.returncode == 1
     assert "polite:latest is made. What was trained could not be copied" in " ".join(said.split())
     assert "polite:latest" in fresh_ollama.tags()
+    (kept,) = night.state.glob("adapter-*")
+    assert str(kept) in "".join(said.split())
+    assert list(kept.glob("*.safetensors"))
 
 
 def test_a_place_that_cannot_be_made_is_told_before_anything_is_trained(

@@ -58,6 +58,8 @@ MANUAL_TYPE = "manual"
 """Of a plan's events; those of a training have one of its own that begins so."""
 NAME = "name"
 """In the directory of a training: what its result is to be called."""
+KEPT_PREFIX = "adapter-"
+"""Of a directory beside that of a training, with what it learned, where that could not be handed over."""
 PIECE_BYTES = 1024 * 1024
 """Of files that are compared."""
 
@@ -322,6 +324,8 @@ def _learn(context: StepContext, target: str, order: Order) -> tuple[TrainedAlon
         if version is None:
             raise RunRefused("The training left no version. Run it again.")
         made = _named(context.ollama, version.tag, target)
+        if problem:
+            problem += f" It is in {_kept(context)}."
         if made != target:
             problem = f" {target} came into Ollama while it was trained, and was left as it is.{problem}"
         trained = context.result(Step.TRAIN, TrainingResult)
@@ -347,6 +351,13 @@ def _named(ollama: OllamaHttp, tag: str, target: str) -> str:
     free = next(name for name in names_like_it if name not in taken)
     ollama.copy(tag, free)
     return free
+
+
+def _kept(context: StepContext) -> Path:
+    """Take what was trained out of this training's directory, which goes away, and put it beside that."""
+    own = context.settings.state_directory
+    place = own.with_name(f"{KEPT_PREFIX}{own.name.removeprefix(retention.MANUAL_PREFIX)}")
+    return context.result(Step.TRAIN, TrainingResult).adapter.rename(place)
 
 
 def _handed_over(context: StepContext, adapter: Path) -> tuple[str, str]:

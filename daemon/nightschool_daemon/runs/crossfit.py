@@ -34,7 +34,7 @@ from nightschool_daemon.reasons import REBUILD
 from nightschool_daemon.runs import rank, register
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed, TimeUp
-from nightschool_daemon.runs.room import make_room
+from nightschool_daemon.runs.room import run_with_room
 from nightschool_daemon.runs.worker_process import run_worker
 from nightschool_hookspecs.records import Recipe, Side, TrainingResult
 
@@ -136,11 +136,11 @@ def _take(trial: Trial, step: Step, said: str, left_s: float) -> None:
         # the trainings alone share the night's limit
         if left_s <= 0:
             raise TimeUp("no time is left for its training (training.time_limit_minutes).")
-        make_room(trial.context)
-        run_worker(trial.context, step, limit_s=left_s)
+        run_with_room(trial.context, step, limit_s=left_s)
         return
     if step is Step.EXPORT:
-        make_room(trial.context)
+        run_with_room(trial.context, step)
+        return
     run_worker(trial.context, step)
 
 

@@ -32,7 +32,7 @@ from nightschool_daemon.runs import conclude, crossfit, examine, prepare, rank, 
 from nightschool_daemon.runs.conclude import Ending, decide
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
-from nightschool_daemon.runs.room import make_room
+from nightschool_daemon.runs.room import run_with_room
 from nightschool_daemon.runs.worker_process import run_worker
 from nightschool_hookspecs.records import Recipe, RunEnd, RunReport
 
@@ -50,20 +50,14 @@ WORK_OF: Mapping[Recipe, tuple[Step, ...]] = {
 }
 
 
-def _with_room(context: StepContext, step: Step) -> None:
-    """Take a step that loads the base: models that were loaded since the training began are in its way."""
-    make_room(context)
-    run_worker(context, step)
-
-
 PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
     Step.PREPARE: prepare.perform,
     Step.SPLIT: partial(run_worker, step=Step.SPLIT),
     Step.SELECT: partial(run_worker, step=Step.SELECT),
     Step.TRAIN: rebuild.train_or_reuse,
-    Step.EXPORT: partial(_with_room, step=Step.EXPORT),
+    Step.EXPORT: partial(run_with_room, step=Step.EXPORT),
     Step.REGISTER: register.perform,
-    Step.VERIFY: partial(_with_room, step=Step.VERIFY),
+    Step.VERIFY: partial(run_with_room, step=Step.VERIFY),
     Step.CROSSFIT: crossfit.perform,
     Step.RANK: rank.perform,
     Step.EXAMINE: partial(run_worker, step=Step.EXAMINE),

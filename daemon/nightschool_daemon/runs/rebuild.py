@@ -8,8 +8,7 @@ from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step, write_dur
 from nightschool_daemon.ledger import VersionRow
 from nightschool_daemon.reasons import REBUILD
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.room import make_room
-from nightschool_daemon.runs.worker_process import run_worker
+from nightschool_daemon.runs.room import run_with_room
 from nightschool_hookspecs.records import TrainingResult
 
 REUSED = "reused.txt"
@@ -20,8 +19,7 @@ def train_or_reuse(context: StepContext) -> None:
     """Train in a worker; a rebuild takes the adapter of the serving version where it fits the base's weights."""
     source = _lesson_to_reuse(context) if context.info.reason == REBUILD else None
     if source is None:
-        make_room(context)
-        run_worker(context, Step.TRAIN)
+        run_with_room(context, Step.TRAIN)
     else:
         take_over(source, context.directory)
 

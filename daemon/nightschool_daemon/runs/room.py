@@ -1,13 +1,24 @@
-"""Makes room before a worker loads a base: asks Ollama to take idle models out of memory."""
+"""Workers that load a base, and the room for it: Ollama is asked to take idle models out of memory."""
 
 from datetime import datetime, timedelta
 
+from nightschool_daemon.jobs import Step
 from nightschool_daemon.ollama.errors import ModelMissing, OllamaRefused
 from nightschool_daemon.ollama.http import LoadedModel
 from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.worker_process import run_worker
 
 FOR_EVER = timedelta(days=365)
 """A model that is to stay longer than that was asked to stay for ever: it is left alone."""
+
+
+def run_with_room(context: StepContext, step: Step, *, limit_s: float | None = None) -> None:
+    """Run a step that loads the base in a worker, as `run_worker`, once what is idle is out of its way.
+
+    Models that were loaded since the training began would be.
+    """
+    make_room(context)
+    run_worker(context, step, limit_s=limit_s)
 
 
 def make_room(context: StepContext) -> None:

@@ -275,7 +275,7 @@ def test_the_page_has_a_place_for_each_table(tmp_path: Path) -> None:
 
 def keep(directory: Path, kept: dict[str, BaseResult | Result]) -> None:
     wanted = {file_of(directory, name): partial(_as_it_is, one) for name, one in kept.items()}
-    results.carry_out(wanted, math.inf, briefly=True)
+    results.carry_out(wanted, math.inf)
 
 
 def _as_it_is(one: BaseResult | Result) -> BaseResult | Result:

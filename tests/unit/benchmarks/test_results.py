@@ -27,7 +27,7 @@ def test_what_fails_is_left_for_the_next_call_and_the_others_are_run(
 
     wanted = {tmp_path / f"{name}.json": (lambda name=name: run(name)) for name in ("first", "fails", "last")}
     for _ in range(2):
-        results.carry_out(wanted, math.inf, briefly=True)
+        results.carry_out(wanted, math.inf)
     assert ran == ["first", "fails", "last", "fails"]
     assert "fails failed: the server went away" in capsys.readouterr().out
     assert sorted(file.stem for file in tmp_path.iterdir()) == ["first", "last"]
