@@ -430,9 +430,19 @@ class Losses:
 
     @property
     def kept(self) -> float:
-        """The share of what was learned that is still there; 1 where nothing was learned that could be lost."""
+        """The share of what was learned that is still there.
+
+        Where nothing was learned that could be lost it is 1, or 0 where the delivered network is worse for all that.
+        """
         learned = self.base_loss - self.trained_loss
-        return 1.0 if abs(learned) < SMALLEST_LESSON else (self.base_loss - self.delivered_loss) / learned
+        if abs(learned) < SMALLEST_LESSON:
+            return float(self.lost <= SMALLEST_LESSON)
+        return (self.base_loss - self.delivered_loss) / learned
+
+    @property
+    def lost(self) -> float:
+        """By how much the delivered network is worse than the trained one."""
+        return self.delivered_loss - self.trained_loss
 
     def share(self) -> str:
         """`99.8%`; of pairs and of thumbs it says so: `99.8% of pairs`."""

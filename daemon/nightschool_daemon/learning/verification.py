@@ -132,6 +132,7 @@ def run(context: WorkerContext) -> None:
         held_out=held_out,
         held_out_texts=len(references),
         prompts_equal=prompts_are_equal(context, base.pin, candidate),
+        min_kept=context.settings.delivery.min_kept,
     )
     if result.passed and result.positions < FEW_POSITIONS:
         context.note(result.reason)
@@ -154,10 +155,13 @@ def _measured_before(export: ExportResult) -> Losses:
     return export.held_in
 
 
-def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, prompts_equal: bool) -> VerifyResult:
+def judged(
+    table: Table, *, asked: int, held_out: Losses, held_out_texts: int, prompts_equal: bool, min_kept: float
+) -> VerifyResult:
     """Turn the table into medians and say whether they hold. `asked`: positions that were to be compared.
 
-    Raises `TrainingError` where they are no numbers: no result can hold them.
+    What nobody learned from tells as well whether the lesson is whole: of `min_kept` the export made sure on what was
+    learned alone. Raises `TrainingError` where they are no numbers: no result can hold them.
     """
     served, own = table.candidate_engine - table.base_engine, table.candidate_own - table.base_own
     medians = Medians(
@@ -168,6 +172,8 @@ def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, p
     )
     _require_numbers(medians, held_out)
     problem = _why_not_compared(table.positions, asked) or medians.problem()
+    if problem is None and held_out_texts:
+        problem = _why_less_is_left(held_out, max(FLOOR, (1 - min_kept) * medians.expected))
     if problem is None and not prompts_equal:
         problem = "Ollama builds other prompts for the candidate than for its base. Update Ollama"
     places = "" if table.positions >= FEW_POSITIONS else f", at the {table.positions} places that could be compared"
@@ -198,6 +204,17 @@ def _require_numbers(medians: Medians, held_out: Losses) -> None:
             "With what was trained our forward pass computes no numbers, so it cannot be told whether the served model "
             "is the trained one. Lower learning_rate in [plugins.tuning_fixed] (a half is a good try)."
         )
+
+
+def _why_less_is_left(held_out: Losses, allowed: float) -> str | None:
+    """What is wrong where the file answers worse than the trained network what neither learned from; None: nothing."""
+    if held_out.lost <= allowed:
+        return None
+    return (
+        f"written into the file, what was trained answers what it was not taught worse: {held_out.delivered_loss:.3f} "
+        f"nats an answer token where the trained network has {held_out.trained_loss:.3f}, and at most {allowed:.3f} "
+        "more are allowed. Raise delivery.min_kept, so that it is written in wider types"
+    )
 
 
 def _why_not_compared(compared: int, asked: int) -> str | None:

@@ -126,6 +126,11 @@ def test_a_training_that_made_worse_what_it_learned_from_is_told(after: float) -
     require_lesson(LossKind.ANSWERS, 2.0, 2.0)
 
 
+@pytest.mark.parametrize(("delivered", "kept"), [(2.0, 1.0), (2.0009, 1.0), (2.1, 0.0), (math.nan, 0.0), (1.9, 1.0)])
+def test_a_delivery_that_is_worse_is_not_whole_though_nothing_was_learned(delivered: float, kept: float) -> None:
+    assert Losses(base_loss=2.0, trained_loss=2.0, delivered_loss=delivered).kept == kept
+
+
 @pytest.mark.parametrize("count", [0, 1, 39, 40, 41, 1000])
 def test_what_is_measured_is_spread_over_everything(count: int) -> None:
     found = spread(range(count), 40)
