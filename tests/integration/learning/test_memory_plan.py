@@ -76,6 +76,19 @@ def test_layers_are_computed_twice_where_memory_is_short(network: Network, form:
     assert short.peak_bytes < ample.peak_bytes
 
 
+@pytest.mark.parametrize(("share", "twice"), [(0.5, 1), (0.49, 0)])
+def test_a_few_layers_are_computed_twice_for_comfort_alone(
+    network: Network, form: Form, monkeypatch: pytest.MonkeyPatch, share: float, twice: int
+) -> None:
+    """Though there is memory for all; where it would be more layers, time counts."""
+    ample = memory.plan(network, form, todo_of(2048), available=AMPLE)
+    without = ample.peak_bytes - kept_bytes(network, ample)
+    monkeypatch.setattr(memory, "FEW_TWICE", share)
+    monkeypatch.setattr(memory, "HEADROOM_BYTES", without - 1 - network.weights.bytes)
+    found = memory.plan(network, form, todo_of(2048), available=AMPLE)
+    assert (found.checkpointed, found.trained_from, found.tokens_a_pass) == (twice, 0, ample.tokens_a_pass)
+
+
 def kept_bytes(network: Network, plan: MemoryPlan) -> int:
     """What its unpacked layers take more."""
     return sum(memory._unpacked_bytes(network, one) for one in network.blocks[plan.layers - plan.unpacked :])

@@ -13,7 +13,7 @@ import resource
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +41,8 @@ HEADROOM_BYTES = 1_500_000_000
 UNPACKED_BYTES = 1_400_000_000
 """What is left of so much beside that file keeps layers unpacked: a training was seen to take up to a fourteenth
 more than was told (`make bench-memory`)."""
+FEW_TWICE = 0.25
+"""This share of the layers is computed twice where a training then stays within that, though there is more memory."""
 FREE_SHARE = 0.8
 """Of the memory that is free at most this share is taken, whatever it costs in time."""
 LARGEST_PASS, SMALLEST_PASS = 2048, 512
@@ -161,26 +163,33 @@ def plan(network: Network, form: Form, todo: Todo, *, available: int | None = No
     fewer = [Cut(checkpointed=layers - block, trained_from=block) for block in range(1, layers)]
     for smallest, cuts in ((max(SMALLEST_PASS, longest), twice), (longest, [*twice, *fewer])):
         tokens, probe = _pass_size(network, form, todo, available, smallest, held)
-        for cut in cuts:
-            peak = _peak_bytes(network, form, probe, cut, held)
-            if peak <= available:
-                chosen = with_unpacked(network, cut, _for_unpacked(network, available) - peak)
-                return MemoryPlan(
-                    tokens_a_pass=tokens,
-                    checkpointed=chosen.checkpointed,
-                    trained_from=chosen.trained_from,
-                    unpacked=chosen.unpacked,
-                    layers=layers,
-                    peak_bytes=_peak_bytes(network, form, probe, chosen, held),
-                    available_bytes=available,
-                    seconds=seconds(pace_of(network, form, todo, tokens, chosen), todo, tokens, chosen, layers),
-                )
+        peaks = {cut: _peak_bytes(network, form, probe, cut, held) for cut in cuts}
+        few = {
+            cut: peak for cut, peak in peaks.items() if not cut.trained_from and cut.checkpointed <= FEW_TWICE * layers
+        }
+        cut = _first_within(_comfortable(network, available), few) or _first_within(available, peaks)
+        if cut is not None:
+            chosen = with_unpacked(network, cut, _for_unpacked(network, available) - peaks[cut])
+            return MemoryPlan(
+                tokens_a_pass=tokens,
+                checkpointed=chosen.checkpointed,
+                trained_from=chosen.trained_from,
+                unpacked=chosen.unpacked,
+                layers=layers,
+                peak_bytes=_peak_bytes(network, form, probe, chosen, held),
+                available_bytes=available,
+                seconds=seconds(pace_of(network, form, todo, tokens, chosen), todo, tokens, chosen, layers),
+            )
     alone = widest(network, form, todo, 1)
     needed = _peak_bytes(network, form, alone, Cut(checkpointed=1, trained_from=layers - 1), held)
     raise TrainingError(
         f"An example of {longest} tokens needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB can be "
         "had. Lower max_length in [plugins.tuning_fixed], close what uses memory, or choose a smaller base."
     )
+
+
+def _first_within(limit: int, peaks: Mapping[Cut, int]) -> Cut | None:
+    return next((cut for cut, peak in peaks.items() if peak <= limit), None)
 
 
 def refitted(
