@@ -1,5 +1,7 @@
 """What became of a piece of feedback: `nightschool explain EVENT`."""
 
+import itertools
+import json
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -7,7 +9,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.config import SpecialtyMode
 from nightschool_daemon.installation import Installation
 from nightschool_daemon.jobs import EventMark, EventRow, NoiseRow, RunDirectory, Step
-from nightschool_daemon.ledger import RunRow
+from nightschool_daemon.ledger import Ledger, RunRow
 from nightschool_daemon.ledger.exams import Exams
 from nightschool_daemon.reporting.sheet import Asked
 from nightschool_daemon.runs import RunRefused
@@ -15,7 +17,7 @@ from nightschool_daemon.runs.fates import Fates
 from nightschool_hookspecs.records import RunEnd, Side
 
 NIGHTS = 50
-"""Newest runs that are looked through."""
+"""Newest ones of an event that are told."""
 ASKED, UNTOUCHED = "It was asked in the exam, and not learned from.", "It was neither learned from nor asked."
 
 
@@ -60,8 +62,24 @@ def explanation_of(installation: Installation, name: str) -> Explanation:
     event = ledger.events.get(keys[0], pooled=is_pooled) if keys else None
     if event is None:
         raise RunRefused(f"There is no event {name}. Its name is `source/id`, as feedback files and reports have it.")
-    nights = (_night(event, row, ledger.exams) for row in ledger.runs.latest(NIGHTS))
-    return Explanation(event=event, standing=_standing(event), nights=tuple(one for one in nights if one is not None))
+    return Explanation(event=event, standing=_standing(event), nights=nights_of(ledger, event))
+
+
+def nights_of(ledger: Ledger, row: EventRow) -> tuple[EventNight, ...]:
+    """The newest runs that had to do with it, however many others came behind them."""
+    found = (_night(row, run, ledger.exams) for run in ledger.runs.newest_first() if _speaks_of(run, row))
+    return tuple(itertools.islice((one for one in found if one is not None), NIGHTS))
+
+
+def _speaks_of(run: RunRow, row: EventRow) -> bool:
+    """Whether the event's name stands anywhere in what a run made of its feedback: most runs have never seen it."""
+    name = json.dumps(row.event.key)[1:-1].encode()
+    files = RunDirectory(path=run.directory).step(Step.SELECT).glob("*.json*")
+    try:
+        return any(name in file.read_bytes() for file in files)
+    except OSError:
+        # it may: whoever reads it in earnest tells what is wrong
+        return True
 
 
 def _standing(row: EventRow) -> str:

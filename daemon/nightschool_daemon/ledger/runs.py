@@ -57,6 +57,10 @@ class Runs:
         )
         return tuple(_run(row) for row in rows)
 
+    def newest_first(self) -> tuple[RunRow, ...]:
+        """Every run."""
+        return tuple(map(_run, self._database.execute("SELECT * FROM runs ORDER BY started_at DESC, rowid DESC")))
+
     def unfinished(self) -> tuple[RunRow, ...]:
         """Runs without an end, oldest first."""
         rows = self._database.execute("SELECT * FROM runs WHERE end IS NULL ORDER BY started_at, id")

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from nightschool_daemon.explaining import _night, _standing
+from nightschool_daemon.explaining import NIGHTS, _night, _standing, nights_of
 from nightschool_daemon.jobs import (
     FINDINGS,
     EventRow,
@@ -88,3 +89,19 @@ def test_a_run_whose_files_cannot_be_read_hides_no_other(tmp_path: Path, ledger:
     night = _night(ROW, replace(RUN_ROW, directory=tmp_path), ledger.exams)
     assert night is not None
     assert night.fate == "The files of this run cannot be read."
+
+
+def test_nights_of_other_specialties_hide_none_of_its_own(tmp_path: Path, ledger: Ledger) -> None:
+    """However many there are: of its own as many are told as are told at most, the newest."""
+    own = [number for number in range(3 * NIGHTS) if number % 3 == 0]
+    for number in range(3 * NIGHTS):
+        directory = RunDirectory(path=tmp_path / str(number))
+        directory.begin(Step.SELECT)
+        key = ROW.event.key if number in own else f"{ROW.event.key}-other"
+        directory.finish(Step.SELECT, replace(SELECTED, left_out=(LeftOut(event_id=key, reason="it did not fit"),)))
+        started_at = RUN_ROW.started_at + timedelta(days=number)
+        ledger.runs.create(replace(RUN_ROW, id=str(number), started_at=started_at, directory=directory.path))
+    assert [night.run for night in nights_of(ledger, ROW)] == [str(number) for number in reversed(own)]
+    for number in range(3 * NIGHTS, 5 * NIGHTS):
+        ledger.runs.create(replace(RUN_ROW, id=str(number), directory=tmp_path / "gone"))
+    assert len(nights_of(ledger, ROW)) == NIGHTS
