@@ -5,11 +5,11 @@
     mix        = easy 100 %, then easy 70 % medium 30 %, then easy 50 % medium 30 % hard 20 %, then everything
 
 A stage is learned when two evaluations in a row brought not one per cent less loss. When the last one is learned,
-epochs see everything; the last epoch of a training does in any case. So that few epochs are enough for all stages, the
-first is over at the evaluation behind a third of the time before that epoch, and the second behind two thirds, learned
-or not: each stage says which of both brought it. Where there is but one epoch it sees every example once, the easy ones
-first. A training that goes on from what an earlier one learned begins in the last stage, for every training ends behind
-it.
+epochs see everything; the last epoch of a training does in any case. A night has few epochs, and small lessons one
+evaluation in each, by which no stage could be learned before the night is over. So the first is over at the evaluation
+behind a third of the time before that epoch (`longest_stage`), and the second behind two thirds, learned or not: each
+stage says which of both brought it. Where there is but one epoch it sees every example once, the easy ones first. A
+training that goes on from what an earlier one learned begins in the last stage, for every training ends behind it.
 
 An epoch has as many examples and batches as without a curriculum; how many tokens these are depends on what it sees. Of
 a stage those come first that were seen least. One that is too small for its part of the mix is filled from its
@@ -56,6 +56,9 @@ class CurriculumStaged:
     """0..1, share by which the loss must get less, or the evaluation counts as one without gain."""
     patience: int = 2
     """Evaluations without gain, in a row, after which a stage is learned."""
+    longest_stage: float = 0.33
+    """Above 0 .. 1: share of the time before the epochs that see everything, after which a stage is over though it was
+    not learned. 1: learning alone ends a stage."""
     evaluations: int = 4
     """In an epoch, at most."""
     fewest_steps: int = 5
@@ -73,6 +76,8 @@ class CurriculumStaged:
                 raise ValueError(f"{name} must be three shares, for easy, medium and hard, that add up to 1")
         if not 0 <= self.least_gain < 1:
             raise ValueError("least_gain must be 0 or more and below 1")
+        if not 0 < self.longest_stage <= 1:
+            raise ValueError("longest_stage must lie above 0, and 1 at most")
         if min(self.patience, self.evaluations, self.fewest_steps, self.whole_epochs) < 1:
             raise ValueError("patience, evaluations, fewest_steps and whole_epochs must be 1 or more")
 
@@ -154,7 +159,7 @@ class CurriculumStaged:
             least = min(least, loss)
             is_learned = idle >= self.patience
             stage = len(reasons) - 1
-            is_late = stage < min(LAST, len(STAGES) * number // stretches)
+            is_late = stage < min(LAST, math.floor(number / (self.longest_stage * stretches)))
             if stage < EVERYTHING and (is_learned or is_late):
                 reasons.append(LEARNED if is_learned else LATE)
                 least, idle = loss, 0

@@ -64,6 +64,7 @@ def course(
     batch_size: int,
     seed: int = 3,
     goes_on: bool = False,
+    plugin: CurriculumStaged = STAGED,
 ) -> Iterator[tuple[int, Stretch, list[int]]]:
     """Every stretch of a training with the epoch that it is of, and how often each example was seen after it."""
     count, seen, found = len(examples), [0] * len(examples), [1.0]
@@ -82,9 +83,9 @@ def course(
                 losses=tuple(found),
                 goes_on=goes_on,
             )
-            stretch = STAGED.nightschool_arrange_stretch(known, now, seed)
+            stretch = plugin.nightschool_arrange_stretch(known, now, seed)
             assert stretch is not None
-            assert stretch == STAGED.nightschool_arrange_stretch(known, now, seed), "asked again it says the same"
+            assert stretch == plugin.nightschool_arrange_stretch(known, now, seed), "asked again it says the same"
             for place in stretch.places:
                 seen[place] += 1
             left -= len(stretch.places)
@@ -263,6 +264,28 @@ def test_no_number_of_examples_ends_a_stage(count: int) -> None:
     assert arranged(in_thirds(count), losses=losses, epoch=3).stage == "easy"
 
 
+@pytest.mark.parametrize("count", [17, 40, 160, 2000])
+def test_learning_alone_ends_a_stage_where_that_is_set(count: int) -> None:
+    """In trainings as they are by default: what goes on learning stays with the easy ones until the last epoch."""
+    alone = CurriculumStaged(longest_stage=1.0)
+    specialty = Specialty(base="tiny:latest", artifact_type="erd")
+    chosen = TuningFixed().nightschool_suggest_hyperparameters(specialty, count, FakeStore(), 0)
+    taken = [
+        one.stage
+        for _, one, _ in course(
+            in_thirds(count), falling(), epochs=chosen.num_epochs, batch_size=chosen.batch_size, plugin=alone
+        )
+    ]
+    assert [stage for stage, _ in itertools.groupby(taken)] == ["easy", EVERYTHING_NAME]
+
+
+@pytest.mark.parametrize(("share", "stages"), [(0.33, "eemmhh"), (1 / 2, "eeemmm"), (1 / 6, "emhhhh"), (1.0, "eeeeee")])
+def test_a_stage_takes_its_share_of_the_time_at_most(share: float, stages: str) -> None:
+    plugin = CurriculumStaged(longest_stage=share)
+    taken = course(in_thirds(60), falling(), epochs=3, batch_size=4, plugin=plugin)
+    assert "".join(one.stage[0] for _, one, _ in taken) == f"{stages}a"
+
+
 def test_everything_begins_with_an_epoch() -> None:
     """Else no epoch would see everything."""
     examples, learned = in_thirds(60), (1.0,) * 7
@@ -427,6 +450,8 @@ def test_nothing_shrinks_nothing_is_lost_and_no_stage_comes_back(
         ({"hard_mix": (1.5, -0.5, 0.0)}, "hard_mix"),
         ({"least_gain": 1.0}, "least_gain"),
         ({"least_gain": float("nan")}, "least_gain"),
+        ({"longest_stage": 0.0}, "longest_stage"),
+        ({"longest_stage": 1.1}, "longest_stage"),
         ({"patience": 0}, "patience"),
         ({"evaluations": 0}, "evaluations"),
         ({"fewest_steps": 0}, "fewest_steps"),
