@@ -98,7 +98,13 @@ COMPONENTS: tuple[Component, ...] = (
     Component(name="duplicates", tables={"similarity": {"max_near_duplicates": 2}}),
     Component(name="noise", plugins=("noise_agreement",), signal="weights"),
     Component(name="negatives", plugins=("negatives_hard",), signal="weights"),
-    Component(name="curriculum", plugins=("curriculum_staged",), signal="difficulties"),
+    Component(
+        name="curriculum",
+        plugins=("curriculum_staged",),
+        # an epoch is nine steps: by default it would have one stretch, and a night would end before the hard ones
+        tables={"plugins.curriculum_staged": {"fewest_steps": 1}},
+        signal="difficulties",
+    ),
     Component(name="letters", tables={"plugins.augmentation_letters": {"variants_per_example": 2}}),
     Component(name="synonyms", plugins=("augmentation_synonyms",)),
     Component(

@@ -11,6 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.ablation.components import COMPONENTS, PASSES
+from benchmarks.ablation.pools import Size
+from benchmarks.learning import FULL
 from nightschool_hookspecs import LearnedExample, Specialty, Stretch, TrainingMethod, TrainingSoFar
 from nightschool_hookspecs.testing import FakeStore
 from nightschool_plugins import curriculum_staged
@@ -307,6 +310,16 @@ def test_the_epochs_that_a_training_has_by_default_reach_every_stage(count: int,
     examples = in_thirds(count)
     taken = list(course(examples, losses(), epochs=chosen.num_epochs, batch_size=chosen.batch_size))
     assert [stage for stage, _ in itertools.groupby(stretch.stage for _, stretch, _ in taken)] == list(ORDER)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("size", FULL.sizes.values(), ids=FULL.sizes)
+def test_the_nights_by_which_it_is_measured_reach_every_stage(size: Size, share: float) -> None:
+    (component,) = (one for one in COMPONENTS if one.name == "curriculum")
+    plugin = CurriculumStaged(**component.tables["plugins.curriculum_staged"])  # type: ignore[arg-type]  # a table
+    examples = in_thirds(round(share * size.night))
+    taken = list(course(examples, falling(), epochs=PASSES, batch_size=size.batch, plugin=plugin))
+    assert [stage for stage, _ in itertools.groupby(one.stage for _, one, _ in taken)] == list(ORDER)
 
 
 def test_an_only_epoch_goes_from_easy_to_hard() -> None:
