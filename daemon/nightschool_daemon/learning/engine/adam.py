@@ -1,5 +1,7 @@
-"""Adam (Kingma & Ba 2015, arXiv 1412.6980) by torch's fused kernel.
+"""AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) without weight decay, by torch's fused kernel.
 
+So it is Adam (Kingma & Ba 2015, arXiv 1412.6980), as TRL's trainers have it by default: what is trained begins at
+nothing, or beside nothing, and is to become something.
 `torch.optim` loads torch's compiler with the first optimiser: 160 MB of memory, and a second or two, for nothing that
 is used here.
 """
