@@ -258,6 +258,9 @@ class ScoredEvent:
     """Shared by all near-duplicates of its prompt: one side for all."""
     trained_on: bool
     """A version of the specialty was trained on it."""
+    correction_score: float | None = None
+    """0..100, what a validator makes of the corrected text by itself; None: nothing was corrected, or nobody has
+    looked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -396,11 +399,13 @@ class PreferencePair:
     chosen: str
     rejected: str
     margin: float = 0.0
-    """Score gap / 100; 0 where a side has no score."""
+    """Score gap / 100; 0 where a side has no score, and where a correction was scored no better than its answer."""
     worse_event_id: str = ""
     """Of the worse answer, where that is another event's."""
     group: str = ""
     """Set by the host: that of its event."""
+    sampled: bool = False
+    """Set by the host: its answers are among those that the incumbent was asked for."""
 
     @property
     def key(self) -> str:
@@ -612,6 +617,7 @@ class PairText:
     margin: float = 0.0
     worse_event_id: str = ""
     group: str = ""
+    sampled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

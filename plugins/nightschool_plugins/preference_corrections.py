@@ -1,8 +1,11 @@
 """Pairs of a better and a worse answer that the feedback itself shows.
 
-A correction stands over the answer it corrects, with margin 0. Of several answers to one prompt, a
-liked one stands over a disliked one; where both have scores, over one that is more than 10 points
-worse, with margin = gap / 100.
+A correction stands over the answer it corrects. Of several answers to one prompt, a liked one stands over a disliked
+one; where both have scores, over one that is more than 10 points worse, with margin = gap / 100.
+
+A correction's margin is gap / 100, too, where its validator finds it more than 10 points better than the answer was.
+Where no gap is seen, or one the other way round, or a side has no score, the pair counts all the same, with margin 0:
+other than between two answers a person said which one is better, and that stands over what a validator finds.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,12 +21,25 @@ class PreferenceCorrections(PairingSettings):
 
     @hookimpl
     def nightschool_build_preference_pairs(self, events: tuple[ScoredEvent, ...]) -> tuple[PreferencePair, ...]:
-        strong = [scored.event for scored in events if not scored.event.metadata.weak]
+        strong = [scored for scored in events if not scored.event.metadata.weak]
         by_prompt: dict[tuple[Message, ...], list[Event]] = {}
-        for event in strong:
-            by_prompt.setdefault(event.conversation, []).append(event)
+        for scored in strong:
+            by_prompt.setdefault(scored.event.conversation, []).append(scored.event)
         among = (pair for answers in by_prompt.values() for pair in self._among(answers))
-        return tuple(_once([*_corrections(strong), *among]))
+        return tuple(_once([*self._corrections(strong), *among]))
+
+    def _corrections(self, events: Iterable[ScoredEvent]) -> Iterator[PreferencePair]:
+        for scored in events:
+            event = scored.event
+            if event.corrected_output and event.ai_output and event.corrected_output != event.ai_output:
+                yield _pair(event, event.corrected_output, event.ai_output, self._margin(scored))
+
+    def _margin(self, corrected: ScoredEvent) -> float:
+        """Of a correction over the answer it corrects."""
+        better, worse = corrected.correction_score, corrected.event.validation_score
+        if better is None or worse is None or better - worse <= self.smallest_gap:
+            return 0.0
+        return (better - worse) / 100
 
     def _among(self, answers: list[Event]) -> Iterator[PreferencePair]:
         """Each answer over a few worse ones: all pairs of a prompt that was answered often would be too many."""
@@ -43,12 +59,6 @@ class PreferenceCorrections(PairingSettings):
 def _over(better: Event, worse: Event, margin: float) -> Iterator[PreferencePair]:
     if better.ai_output and worse.ai_output and better.ai_output != worse.ai_output:
         yield _pair(better, better.ai_output, worse.ai_output, margin, worse.key)
-
-
-def _corrections(events: Iterable[Event]) -> Iterator[PreferencePair]:
-    for event in events:
-        if event.corrected_output and event.ai_output and event.corrected_output != event.ai_output:
-            yield _pair(event, event.corrected_output, event.ai_output, 0.0)
 
 
 def _pair(event: Event, chosen: str, rejected: str, margin: float, worse_key: str = "") -> PreferencePair:

@@ -125,8 +125,6 @@ class Dataset:
     starters: tuple[TrainingExample, ...] = ()
     """What a young specialty learns beside it; of no event."""
     pairs: tuple[PreferencePair, ...] = ()
-    sampled: int = 0
-    """Of the pairs, those among answers that the incumbent was asked for."""
     labels: tuple[LabelledAnswer, ...] = ()
     items: tuple[ExamItem, ...]
     ranked: tuple[PreferencePair, ...] = ()
@@ -200,7 +198,7 @@ def build_dataset(
     starters = choose_starters(workshop, rows, selection.events, originals)
     trusted = tuple(one for one in side.believed if factor_of(side.noise, one.event.key) > DOUBTED)
     rated = rated_events(selection.events, trusted, budget)
-    sampled, pairs = build_pairs(workshop, rated, aside)
+    pairs = build_pairs(workshop, rated, aside)
     labels = build_labels(workshop, rated, aside)
     undecided = (as_left_out(row.event, _why_undecided(row)) for row in rows if side_of(row, sides) is None)
     return replace(
@@ -211,7 +209,6 @@ def build_dataset(
         replayed=replayed,
         starters=starters,
         pairs=pairs,
-        sampled=sampled,
         labels=labels,
         left_out=(*(one for one in selection.left_out if one.event_id not in again), *side.left_out, *undecided),
         marks=_marks(side.all, learned, side.noise, _choices(selection)),
@@ -357,6 +354,7 @@ def _scored(
         difficulty=difficulty,
         group=row.group or "",
         trained_on=row.trained_on,
+        correction_score=correction_score,
     )
 
 
@@ -707,7 +705,7 @@ def result_of(workshop: Workshop, dataset: Dataset, rows: Iterable[EventRow], cl
         folded=dataset.folded,
         pairs=len(dataset.ranked),
         folded_pairs=dataset.folded_pairs,
-        sampled=dataset.sampled,
+        sampled=sum(one.sampled for one in dataset.pairs),
         hyperparameters=workshop.hooks.suggest_hyperparameters(
             specialty=workshop.info.specialty,
             examples=len(dataset.examples),

@@ -32,21 +32,22 @@ def rated_events(
     return tuple(one for one in believed if one.event.key in rated)
 
 
-def build_pairs(
-    workshop: Workshop, events: tuple[ScoredEvent, ...], aside: KeptAside
-) -> tuple[int, tuple[PreferencePair, ...]]:
-    """The pairs in random order, and how many of them are among answers that the incumbent was asked for.
+def build_pairs(workshop: Workshop, events: tuple[ScoredEvent, ...], aside: KeptAside) -> tuple[PreferencePair, ...]:
+    """The pairs in random order.
 
-    Of two with the same texts the sampled one counts, as its margin was measured; what the feedback itself says the
-    other way round is not learned.
+    Of two with the same texts the sampled one counts, as one validator has measured both of its sides here; what the
+    feedback itself says the other way round is not learned.
     """
-    offered, placed = (
-        _placed(workshop, events, preferences_apart(workshop, events, made, aside))
-        for made in (_offered_pairs(workshop, events), _sampled_pairs(workshop, events))
+    offered, sampled = (
+        [
+            replace(one, sampled=was_asked)
+            for one in _placed(workshop, events, preferences_apart(workshop, events, made, aside))
+        ]
+        for made, was_asked in ((_offered_pairs(workshop, events), False), (_sampled_pairs(workshop, events), True))
     )
     contradicted = {(one.messages, one.rejected, one.chosen) for one in offered}
-    sampled = once([[one for one in placed if _texts(one) not in contradicted]], _texts)
-    return len(sampled), _shuffled(workshop, once([sampled, offered], _texts))
+    agreeing = [one for one in sampled if _texts(one) not in contradicted]
+    return _shuffled(workshop, once([agreeing, offered], _texts))
 
 
 def _texts(pair: PreferencePair) -> tuple[tuple[Message, ...], str, str]:

@@ -108,6 +108,7 @@ def render_pair(pair: PreferencePair, render: Render, closing: str) -> PairText:
         margin=pair.margin,
         worse_event_id=pair.worse_event_id,
         group=pair.group,
+        sampled=pair.sampled,
     )
 
 

@@ -64,7 +64,7 @@ def apply(run: RunDirectory, budget: Budget, count: Count) -> int:
     directory = run.step(Step.SELECT)
     found = run.result(Step.SELECT, SelectResult)
     texts = list(read_lines(directory / FILES[TrainingMethod.SFT], TrainingText))
-    pairs = sorted(read_lines(directory / FILES[TrainingMethod.DPO], PairText), key=lambda one: not one.margin)
+    pairs = sorted(read_lines(directory / FILES[TrainingMethod.DPO], PairText), key=lambda one: not one.sampled)
     spare = frozenset(place for place, one in enumerate(texts) if one.variant)
     lengths, pair_lengths = list(map(count.example, texts)), list(map(count.pair, pairs))
     kept = _affordable(pair_lengths, budget)
@@ -83,7 +83,7 @@ def apply(run: RunDirectory, budget: Budget, count: Count) -> int:
     if not budget.passes:
         # a curriculum shows shorter examples more often than longer ones
         leave(refitted(lengths, fit, budget, seen, spare))
-    return sum(one.margin > 0 for one in pairs[:kept])
+    return sum(one.sampled for one in pairs[:kept])
 
 
 def _affordable(lengths: Sequence[int], budget: Budget) -> int:

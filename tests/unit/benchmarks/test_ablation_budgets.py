@@ -133,9 +133,11 @@ def test_pairs_that_are_learned_from_are_part_of_the_tokens(run: RunDirectory) -
 def test_sampled_pairs_come_before_corrections(run: RunDirectory) -> None:
     file = run.step(Step.SELECT) / "pairs.jsonl"
     corrections = list(read_lines(file, PairText))
-    write_lines(file, [*corrections, *(replace(one, margin=0.5) for one in corrections[:3])])
+    # the margin of a correction was measured, too, where a validator scored it
+    scored = [replace(one, margin=0.8) for one in corrections]
+    write_lines(file, [*scored, *(replace(one, margin=0.5, sampled=True) for one in corrections[:3])])
     assert apply(run, budget(400, fewest_pairs=4), count_of(run)) == 3
-    assert [one.margin for one in read_lines(file, PairText)][:4] == [0.5, 0.5, 0.5, 0.0]
+    assert [one.margin for one in read_lines(file, PairText)][:4] == [0.5, 0.5, 0.5, 0.8]
 
 
 def test_too_few_pairs_are_none(run: RunDirectory) -> None:

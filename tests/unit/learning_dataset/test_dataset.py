@@ -595,12 +595,21 @@ def test_what_the_incumbent_answers_wrongly_is_the_worse_side_of_pairs() -> None
         ("rm src", "dir", 0.25),
     }
     assert {one.group for one in dataset.pairs} == {"1"}
-    assert dataset.sampled == 3
+    assert {one.rejected for one in dataset.pairs if not one.sampled} == {"older"}
 
 
 def test_of_two_equal_pairs_the_one_whose_margin_was_measured_counts() -> None:
     dataset = sampled([row("1", answer="bad", corrected="good")], [], says("bad"))
     assert texts(dataset.pairs) == {("good", "bad", 1.0)}
+
+
+def test_the_margin_of_a_correction_is_what_its_validator_finds_it_better_and_it_was_not_sampled() -> None:
+    (answered,) = rows = (row("1"),)
+    rows = (replace(answered, event=replace(answered.event, validation_score=20.0)),)
+    shop = replace(workshop(), score_corrections=lambda events: [90.0 for _ in events])
+    dataset = build_dataset(shop, rows, {"1": Side.TRAINING}, ROOMY)
+    assert texts(dataset.pairs) == {("good", "bad", 0.7)}
+    assert result_of(shop, dataset, rows, "").sampled == 0
 
 
 def test_what_the_feedback_says_the_other_way_round_is_not_learned() -> None:
@@ -653,7 +662,7 @@ def test_nobody_is_asked_where_a_training_is_only_planned() -> None:
 
     rows, sides = (row("1"),), {"1": Side.TRAINING}
     planned = build_dataset(workshop(Samples(), built_in=SAMPLES), rows, sides, ROOMY)
-    assert (len(planned.pairs), planned.sampled) == (1, 0)
+    assert [one.sampled for one in planned.pairs] == [False]
 
 
 def test_a_sampled_pair_of_an_event_that_was_not_offered_is_refused() -> None:
@@ -1195,7 +1204,7 @@ def test_retrieved_texts_around_a_prompt_make_no_other_prompt_of_it() -> None:
     rows = [asking("1", "which tool?", chunks=TEXTS), with_texts]
     dataset = sampled(rows, [], says("bad", "good"), Reverses())
     assert len(variants_of(dataset)) == 1
-    assert dataset.sampled
+    assert any(one.sampled for one in dataset.pairs)
     assert dataset.labels
     assert dataset.wordings == ()
 

@@ -4,6 +4,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from itertools import permutations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ def scored(
     score: float | None = None,
     prompt: str = "q",
     weak: bool = False,
+    correction_score: float | None = None,
 ) -> ScoredEvent:
     event = Event(
         id=answer,
@@ -30,7 +32,15 @@ def scored(
         validation_score=score,
         metadata=Metadata(weak=weak),
     )
-    return ScoredEvent(event=event, priority=0.0, reward=0.0, difficulty=0.5, group="g", trained_on=False)
+    return ScoredEvent(
+        event=event,
+        priority=0.0,
+        reward=0.0,
+        difficulty=0.5,
+        group="g",
+        trained_on=False,
+        correction_score=correction_score,
+    )
 
 
 def shown(*events: ScoredEvent) -> set[tuple[str, str, float]]:
@@ -39,8 +49,15 @@ def shown(*events: ScoredEvent) -> set[tuple[str, str, float]]:
     return {(pair.chosen, pair.rejected, round(pair.margin, 3)) for pair in pairs}
 
 
-def test_a_correction_stands_over_the_answer_it_corrects() -> None:
-    assert shown(scored(FeedbackType.USER_CORRECTION, "bad", corrected="good", score=20)) == {("good", "bad", 0.0)}
+@pytest.mark.parametrize(
+    ("answer", "correction", "margin"),
+    [(20, 90, 0.7), (20, 31, 0.11), (20, 30, 0.0), (90, 20, 0.0), (20, None, 0.0), (None, 90, 0.0), (None, None, 0.0)],
+)
+def test_a_correction_stands_over_the_answer_it_corrects_whatever_a_validator_finds(
+    answer: float | None, correction: float | None, margin: float
+) -> None:
+    corrected = scored(FeedbackType.USER_CORRECTION, "bad", corrected="good", score=answer, correction_score=correction)
+    assert shown(corrected) == {("good", "bad", margin)}
 
 
 def test_a_correction_that_changes_nothing_is_no_pair() -> None:
