@@ -137,7 +137,15 @@ def events_of(ledger: Ledger, specialty: Specialty | None) -> tuple[Event, ...]:
 
 def _unscored(event: Event) -> ScoredEvent:
     """What is worked out in a run alone, as what a validator makes of a correction, no form tells."""
-    return ScoredEvent(event=event, priority=0.0, reward=0.0, difficulty=0.5, group="", trained_on=False)
+    return ScoredEvent(
+        event=event,
+        priority=0.0,
+        reward=0.0,
+        difficulty=0.5,
+        group="",
+        trained_on=False,
+        chunks=event.context.chunks,
+    )
 
 
 def _prompt(event: Event, hooks: Hooks) -> tuple[Message, ...]:

@@ -9,8 +9,9 @@ from nightschool_hookspecs.services import Store
 def nightschool_score_difficulty(event: Event) -> float | None:
     """Score how hard an event is, from 0 (easy) to 1 (hard).
 
-    Called for every event of a specialty when a run selects, in the worker. None: no opinion; the
-    first answer counts. Where all say None, it is 0.5.
+    Called for every event of a specialty when a run selects, in the worker. `event.context.chunks` are the texts
+    that `nightschool_retrieve_context` gave for it. None: no opinion; the first answer counts. Where all say None,
+    it is 0.5.
     """
 
 

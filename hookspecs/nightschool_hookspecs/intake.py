@@ -41,10 +41,11 @@ def nightschool_validate_event(event: Event) -> Refusal | None:
 def nightschool_retrieve_context(event: Event, query: str, retrieve: Retrieve) -> tuple[Chunk, ...] | None:
     """Fetch the chunks that go into the prompt of an event.
 
-    Called for each event of which an example or a question of the exam is made, in the worker that builds the
-    dataset, with the event's own prompt as `query`; and again with others where `nightschool_vary_context` looks for
-    texts. Answer with what an application would retrieve: a model is to learn from the prompts that it is asked.
-    None: no opinion; where all say None, the event's own chunks are used. The first answer counts.
+    Called once for each event on either side of the split that was not withdrawn, before anything scores it, in the
+    worker that builds the dataset, with the event's own prompt as `query`; and again with others where
+    `nightschool_vary_context` looks for texts. Answer with what an application would retrieve: a model is to learn
+    from the prompts that it is asked. None: no opinion; where all say None, the event's own chunks are used. The first
+    answer counts.
     """
 
 

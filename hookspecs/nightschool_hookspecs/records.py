@@ -7,7 +7,7 @@ and read back in a worker. Collections are tuples. Times are aware datetimes in 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -146,6 +146,10 @@ class Event:
             return self.ai_output
         return None
 
+    def with_chunks(self, chunks: tuple[Chunk, ...]) -> "Event":
+        """A copy for whose prompt these texts were retrieved, in the place of those that it brought along."""
+        return replace(self, context=replace(self.context, chunks=chunks))
+
     def shows(self, chunk: Chunk) -> bool:
         """Whether the application itself put a retrieved text into the conversation."""
         return any(chunk.text.strip() in message.content for message in self.conversation)
@@ -258,9 +262,16 @@ class ScoredEvent:
     """Shared by all near-duplicates of its prompt: one side for all."""
     trained_on: bool
     """A version of the specialty was trained on it."""
+    chunks: tuple[Chunk, ...] = ()
+    """Texts that were retrieved for its prompt. Those that it brought along are `event.context.chunks`."""
     correction_score: float | None = None
     """0..100, what a validator makes of the corrected text by itself; None: nothing was corrected, or nobody has
     looked."""
+
+    @property
+    def characters(self) -> int:
+        """Length of all that a training reads of it, as `Event.characters`, with the texts that were retrieved."""
+        return self.event.with_chunks(self.chunks).characters
 
 
 @dataclass(frozen=True, kw_only=True)

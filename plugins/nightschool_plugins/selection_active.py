@@ -119,7 +119,7 @@ class SelectionActive:
         # in a fixed order, so that of equal ones the first is the same whatever the order of arrival
         ordered, beside = (sorted(some, key=lambda one: one.event.key) for some in (events, others))
         candidates = self._candidates(ordered, beside, embed)
-        tokens = [math.ceil(one.event.characters / self.characters_per_token) for one in ordered]
+        tokens = [math.ceil(one.characters / self.characters_per_token) for one in ordered]
         return tuple((ordered[place].event.key, score) for place, score in _chosen(candidates, tokens, budget))
 
     def _candidates(self, scored: Sequence[ScoredEvent], others: Sequence[ScoredEvent], embed: Embed) -> "_Candidates":

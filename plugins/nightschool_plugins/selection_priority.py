@@ -30,7 +30,7 @@ class SelectionPriority:
         chosen: list[tuple[str, float]] = []
         tokens_left = budget.tokens
         for scored in sorted(events, key=lambda one: (-one.priority, one.event.key)):
-            tokens = math.ceil(scored.event.characters / self.characters_per_token)
+            tokens = math.ceil(scored.characters / self.characters_per_token)
             if len(chosen) < budget.events and tokens <= tokens_left:
                 chosen.append((scored.event.key, scored.priority))
                 tokens_left -= tokens

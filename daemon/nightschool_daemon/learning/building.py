@@ -5,14 +5,13 @@ from dataclasses import replace
 
 from nightschool_daemon.learning.workshop import DatasetError, Workshop
 from nightschool_daemon.learning.worth import is_dislike
-from nightschool_hookspecs.records import Event, FeedbackType, ScoredEvent, TrainingExample
+from nightschool_hookspecs.records import Chunk, Event, FeedbackType, ScoredEvent, TrainingExample
 
 
 def build_one(workshop: Workshop, scored: ScoredEvent) -> TrainingExample | None:
     """The example of an event; None: there is nothing to learn from it."""
     event = scored.event
-    chunks = workshop.hooks.retrieve_context(event=event, query=event.input_data, retrieve=workshop.retrieve)
-    example = workshop.hooks.build_example(event=scored, chunks=chunks)
+    example = workshop.hooks.build_example(event=scored, chunks=scored.chunks)
     if example is None:
         return None
     return replace(
@@ -22,12 +21,19 @@ def build_one(workshop: Workshop, scored: ScoredEvent) -> TrainingExample | None
         difficulty=scored.difficulty,
         parent=None,
         prompt=event.input_data,
-        chunks=chunks,
+        chunks=scored.chunks,
         score=None if event.ai_output is None else event.validation_score,
         artifact_type=artifact_type_of(workshop, event),
         tests=event.metadata.tests,
         schema=event.metadata.schema,
     )
+
+
+def retrieved_for(workshop: Workshop, event: Event) -> tuple[Chunk, ...]:
+    """The texts that belong into its prompt. Fetching may be dear: of what was withdrawn nobody fetches any."""
+    if event.metadata.deleted:
+        return event.context.chunks
+    return workshop.hooks.retrieve_context(event=event, query=event.input_data, retrieve=workshop.retrieve)
 
 
 def weighted(example: TrainingExample, factor: float) -> TrainingExample:

@@ -49,7 +49,7 @@ from nightschool_daemon.learning.apart import (
 )
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.beside import interleaved
-from nightschool_daemon.learning.building import build_one, weighted
+from nightschool_daemon.learning.building import build_one, retrieved_for, weighted
 from nightschool_daemon.learning.corrections import kept_scores
 from nightschool_daemon.learning.endings import taught_closing
 from nightschool_daemon.learning.gguf_file import GgufFile
@@ -329,14 +329,21 @@ def _of_side(
 
 
 def _score(workshop: Workshop, wanted: Sequence[EventRow], rows: Sequence[EventRow]) -> tuple[ScoredEvent, ...]:
-    difficulties = [workshop.hooks.score_difficulty(event=row.event) for row in wanted]
+    chunks = [retrieved_for(workshop, row.event) for row in wanted]
+    asked = (row.event.with_chunks(found) for row, found in zip(wanted, chunks, strict=True))
+    difficulties = [workshop.hooks.score_difficulty(event=event) for event in asked]
     peers = _peers(wanted, difficulties, rows)
     corrections = workshop.score_corrections([row.event for row in wanted])
-    return tuple(map(functools.partial(_scored, workshop), wanted, difficulties, peers, corrections))
+    return tuple(map(functools.partial(_scored, workshop), wanted, chunks, difficulties, peers, corrections))
 
 
 def _scored(
-    workshop: Workshop, row: EventRow, difficulty: float, peers: Peers, correction_score: float | None
+    workshop: Workshop,
+    row: EventRow,
+    chunks: tuple[Chunk, ...],
+    difficulty: float,
+    peers: Peers,
+    correction_score: float | None,
 ) -> ScoredEvent:
     reward = workshop.hooks.score_reward(
         event=row.event,
@@ -354,6 +361,7 @@ def _scored(
         difficulty=difficulty,
         group=row.group or "",
         trained_on=row.trained_on,
+        chunks=chunks,
         correction_score=correction_score,
     )
 

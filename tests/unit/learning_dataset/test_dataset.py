@@ -1515,6 +1515,49 @@ def test_who_fetches_texts_for_a_prompt_does_so_for_its_variants_too() -> None:
     assert variant.chunks == (Chunk(text="1: another question, 0"),)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FetchesOne:
+    """A long text for each prompt, whatever came with it."""
+
+    text: str = "x" * 5000
+    fetched: list[str] = field(default_factory=list)
+    offered: list[ScoredEvent] = field(default_factory=list)
+
+    @hookimpl
+    def nightschool_retrieve_context(self, event: Event) -> tuple[Chunk, ...]:
+        self.fetched.append(event.id)
+        return (Chunk(text=self.text),)
+
+    @hookimpl
+    def nightschool_select_events(self, events: tuple[ScoredEvent, ...]) -> None:
+        self.offered.extend(events)
+
+
+def test_what_is_retrieved_is_fetched_once_and_counts_in_the_difficulty() -> None:
+    kinds = {"1": FeedbackType.USER_CORRECTION, "2": FeedbackType.SUCCESS, "3": FeedbackType.EXPLICIT_NEGATIVE}
+    brought = Context(chunks=TEXTS)
+    rows = [row(key, kind) for key, kind in kinds.items()]
+    rows += [replace(one, event=replace(one.event, id=f"{one.event.id}h"), group=f"{one.group}h") for one in rows]
+    rows = [replace(one, event=replace(one.event, context=brought)) for one in rows]
+    withdrawn = row("4", metadata=Metadata(deleted=True))
+    fetches = FetchesOne()
+    dataset = build([*rows, withdrawn], ["1h", "2h", "3h"], fetches)
+    assert sorted(fetches.fetched) == ["1", "1h", "2", "2h", "3", "3h"]
+    assert {item.messages[-1].content[:5] for item in dataset.items} == {"xxxxx"}
+    # 0.4 for half of what is hard to read before the prompt, and a little for the prompt
+    assert {round(one.difficulty, 2) for one in dataset.marks} == {0.0, 0.2}
+    assert {round(one.difficulty, 2) for one in dataset.examples} == {0.2}
+    assert {one.event.context for one in fetches.offered} == {brought}
+
+
+def test_what_is_retrieved_counts_in_the_tokens_of_a_night() -> None:
+    rows, sides = tuple(row(key) for key in "12"), dict.fromkeys("12", Side.TRAINING)
+    budget = Budget(events=1000, tokens=2500)
+    counts = [len(build_dataset(workshop(*plugins), rows, sides, budget).examples) for plugins in ((), (FetchesOne(),))]
+    # 5,000 characters are 1,667 tokens
+    assert counts == [2, 1]
+
+
 def test_an_example_says_what_was_asked_and_what_was_retrieved() -> None:
     (example,) = build([asking("1", "which tool?", chunks=TEXTS)]).examples
     assert (example.prompt, example.chunks) == ("which tool?", TEXTS)
