@@ -47,7 +47,7 @@ def kto_losses(policy: Tensor, reference: Tensor, liked: Tensor, divergence: flo
 
 
 def kto_weights(liked: int, disliked: int) -> tuple[float, float]:
-    """Weights of liked and disliked answers that make both count alike, the larger side at 1 (KTO, section 4.2)."""
+    """Weights of liked and disliked answers that make both count alike, the rarer kind at 1 (KTO, section 4.2)."""
     if not liked or not disliked:
         return 1.0, 1.0
     return (1.0, liked / disliked) if liked < disliked else (disliked / liked, 1.0)
