@@ -321,7 +321,8 @@ class BatchStatistics:
     corrections: int
     """How many of the fresh ones carry a correction."""
     average_quality: float
-    """Mean validation score of everything seen, 0..1; 0.5 where nothing was scored."""
+    """Mean of what there is to learn in everything seen, 0..1: validation scores, and 1 for each correction, whatever
+    the answer scored that it corrects; 0.5 where nothing was scored or corrected."""
     total_seen: int
     batches_made: int
 

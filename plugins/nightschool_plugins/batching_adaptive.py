@@ -6,7 +6,8 @@
     quality = 0.7 if the average quality is 0.6 (of 0..1) or more, else 1
     youth   = 0.6 if fewer than 100 events were seen in all, else 1
 
-Good feedback and a young specialty make a batch smaller, down to the floor.
+Good feedback and a young specialty make a batch smaller, down to the floor. How good feedback is goes by what is
+learned of it: an answer by its score, a correction counts as 1.
 """
 
 from bisect import bisect_right

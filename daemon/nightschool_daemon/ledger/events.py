@@ -224,10 +224,15 @@ class Events:
         )
 
     def statistics(self, specialty: Specialty, *, with_unassigned: bool) -> BatchStatistics:
-        """What the batch size of the next run is chosen from. Fresh is what no run looked at yet."""
+        """What the batch size of the next run is chosen from. Fresh is what no run looked at yet.
+
+        The score of a corrected event is that of the answer that was bad. What is learned of it is the corrected text,
+        which nobody has scored here: it counts as 100, as in a reward until a validator has looked.
+        """
         row = self._database.execute(
             f"""
-            SELECT count(*) AS total, avg(e.score) AS quality, coalesce(sum(NOT used), 0) AS available,
+            SELECT count(*) AS total, avg(iif(e.is_correction, 100, e.score)) AS quality,
+                   coalesce(sum(NOT used), 0) AS available,
                    coalesce(sum(NOT used AND e.is_correction), 0) AS corrections
             FROM (SELECT max(e.arrival), e.score, e.is_correction,
                          EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)

@@ -587,6 +587,18 @@ def test_statistics_of_nothing(ledger: Ledger) -> None:
     assert (found.available, found.total_seen, found.average_quality) == (0, 0, 0.5)
 
 
+def test_the_quality_of_a_correction_is_not_that_of_the_answer_it_corrects(ledger: Ledger) -> None:
+    def quality() -> float:
+        return ledger.events.statistics(SHELL, with_unassigned=True).average_quality
+
+    corrected = [replace(event(name, name), corrected_output="ls -l", validation_score=20) for name in "12"]
+    add(ledger, *corrected, replace(event("3", "3"), corrected_output="ls -a", validation_score=None))
+    assert quality() == 1.0
+    add(ledger, event("4", "4"), replace(event("5", "5"), validation_score=None))
+    # of five, one has a score of 90, and one none
+    assert quality() == pytest.approx((3 + 0.9) / 4)
+
+
 def test_of_what_was_withdrawn_only_the_withdrawal_is_kept(ledger: Ledger) -> None:
     add(ledger, event("1"))
     add(ledger, event("1", deleted=True))
