@@ -241,30 +241,37 @@ def test_what_a_candidate_gained_that_a_guard_turned_down_speaks_for_no_later_on
     examine.accept_verdict(second)
     world.end(second, RunEnd.DISCARDED)
     third = world.begin()
-    assert third.result(Step.PREPARE, PrepareResult).evidence == before
+    # the incumbent did badly at b, and would do so again: for a later candidate it is nothing new
+    assert third.result(Step.PREPARE, PrepareResult).evidence == replace(before, used=("a", "b"))
     # what such a candidate lost counts: E would rise by chance alone, were unwelcome evidence left out
-    judged(third, shown=(CountedItem(key="b", gain=-90.0),), guards=(broken,), log_e_value=-1.0)
+    judged(third, shown=(CountedItem(key="c", gain=-90.0),), guards=(broken,), log_e_value=-1.0)
     examine.accept_verdict(third)
     world.end(third, RunEnd.DISCARDED)
-    counted = (CountedItem(key="a", gain=20.0), CountedItem(key="b", gain=-90.0))
+    counted = (CountedItem(key="a", gain=20.0), CountedItem(key="c", gain=-90.0))
     assert world.begin().result(Step.PREPARE, PrepareResult).evidence == Evidence(
-        log_e_value=-1.0, counted=counted, used=("a", "b")
+        log_e_value=-1.0, counted=counted, used=("a", "b", "c")
     )
 
 
-@pytest.mark.parametrize(("dispensable", "is_known"), [(False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("outcome", "dispensable", "known"),
+    [
+        (Outcome.PROVEN, False, Evidence()),
+        (Outcome.PROVISIONAL, False, Evidence(used=("a",))),
+        (Outcome.PROVEN, True, Evidence(log_e_value=3.0, counted=(CountedItem(key="a", gain=20.0),), used=("a",))),
+    ],
+)
 def test_what_a_candidate_gained_that_waits_for_a_guard_speaks_for_no_later_one(
-    world: World, *, dispensable: bool, is_known: bool
+    world: World, outcome: Outcome, *, dispensable: bool, known: Evidence
 ) -> None:
+    """What was asked stays new where it was proof: whatever it proves later comes after that one."""
     teach(world, 3)
     first = world.begin()
     unseen = GuardResult(guard="general", held=True, looked=False, dispensable=dispensable, reason="There was no time.")
-    shown = (CountedItem(key="a", gain=20.0),)
-    judged(first, shown=shown, guards=(unseen,), log_e_value=3.0)
+    judged(first, shown=(CountedItem(key="a", gain=20.0),), guards=(unseen,), log_e_value=3.0, outcome=outcome)
     examine.accept_verdict(first)
     world.end(first, RunEnd.WAITING)
-    known = world.begin().result(Step.PREPARE, PrepareResult).evidence
-    assert known == (Evidence(log_e_value=3.0, counted=shown, used=("a",)) if is_known else Evidence())
+    assert world.begin().result(Step.PREPARE, PrepareResult).evidence == known
 
 
 def test_all_that_was_learned_is_asked_once_a_week(world: World) -> None:
@@ -760,10 +767,11 @@ def judged(
     shown: tuple[CountedItem, ...] = (),
     guards: tuple[GuardResult, ...] = (),
     log_e_value: float = 0.5,
+    outcome: Outcome = Outcome.PROVEN,
 ) -> None:
     """The run's select and judge steps are over."""
     verdict = Verdict(
-        outcome=Outcome.PROVEN,
+        outcome=outcome,
         incumbent_mean=0,
         candidate_mean=1,
         gain=1,
