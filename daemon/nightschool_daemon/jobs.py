@@ -200,7 +200,7 @@ class PrepareResult:
     evidence: Evidence = field(default_factory=Evidence)
     """What earlier exams against this incumbent have shown."""
     judged_together: int = 1
-    """Specialties that may be judged in one night."""
+    """Specialties and recipes that gather evidence side by side, this one among them."""
     asks_all_learned: bool = False
     """Every correction that was learned before is asked, not a sample."""
     first_scores: tuple[FirstScore, ...] = ()

@@ -1106,7 +1106,7 @@ class Exam:
     evidence: Evidence = field(default_factory=Evidence)
     """What was known before it."""
     judged_together: int = 1
-    """Specialties that may be judged in one night, this one among them."""
+    """Specialties and recipes that gather evidence side by side, this one among them: any may be deceived."""
     to_come: int = 0
     """Items that count and were not asked yet, of those that may be asked tonight."""
     base: str | None = None

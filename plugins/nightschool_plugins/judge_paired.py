@@ -35,8 +35,11 @@ Over the nights e-values multiply: E runs over the items of all exams since the 
 e-value is E now / E before, and its stakes begin with what the earlier nights taught. An item counts once against an
 incumbent: the same prompt on another night is no new evidence.
 
-Several specialties are judged in a night. With m of them the proof takes E >= max(40, m / 0.05), so that the chance of
-any wrong promotion among them is at most 5 % (union bound), and 2.5 % for each of up to two.
+What is bounded is the chance of a wrong promotion in a season, from a promotion to the next, of one specialty and one
+recipe: evidence is kept for each apart. With m of these side by side, however many a night has time for, the proof
+takes E >= max(40, m / 0.05), so that the chance of any wrong promotion among them is at most 5 % (union bound). So one
+specialty alone keeps the 40: 2.5 % where one recipe is judged, 2 x 2.5 % where both are, training and examples. m is
+that of the night: who adds specialties adds their chances to what was judged by fewer before.
 
 A pair of answers that was ranked counts like an item, with d = tanh(margin of the candidate - margin of the incumbent).
 Nobody is asked, so that the incumbent's second sitting is its first. Preferring what was liked makes up for no worse
@@ -129,9 +132,9 @@ class JudgePaired:
     """`[plugins.judge_paired]`"""
 
     proven_level: float = 0.025
-    """Chance of a wrong promotion that one specialty may take from a promotion to the next."""
+    """Chance of a wrong promotion that one recipe of a specialty may take from a promotion to the next."""
     family_level: float = 0.05
-    """The same for all specialties of a night together."""
+    """The same for all specialties and recipes together."""
     provisional_level: float = 0.2
     worthwhile_gain: float = 10.0
     """Points. An exam is not asked to its end where not even a gain like this would still be proven tonight."""

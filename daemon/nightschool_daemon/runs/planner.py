@@ -125,16 +125,28 @@ class Planner:
                 found.append(replace(due, reason=FIRST_CORRECTIONS, recipe=Recipe.EXAMPLES))
         return tuple(sorted(found, key=_urgency))
 
+    def exams_of_a_season(self) -> int:
+        """How many candidates each gather evidence of their own: one a specialty and recipe.
+
+        However few are judged in one night: evidence goes on over the nights, and each may be deceived in the end.
+        """
+        return max(1, sum(len(self.recipes(one)) for one in self.specialties()))
+
+    def recipes(self, specialty: Specialty) -> tuple[Recipe, ...]:
+        """How candidates may be made: also of examples where that is on and no version ever was in use."""
+        versions = self.ledger.versions.of_specialty(specialty)
+        is_young = not any(one.state in WAS_IN_USE for one in versions)
+        return tuple(Recipe) if self.settings.training.examples_from and is_young else (Recipe.TRAINING,)
+
     def wants_examples(self, specialty: Specialty) -> bool:
         """Whether a candidate of examples is worth an exam.
 
         As many prompts were corrected as an exam needs to prove anything, no version ever was in use, and since the
         last such exam there came what it missed.
         """
-        first = self.settings.training.examples_from
-        if not first or any(one.state in WAS_IN_USE for one in self.ledger.versions.of_specialty(specialty)):
+        if Recipe.EXAMPLES not in self.recipes(specialty):
             return False
-        enough = max(first, items_needed(self.settings))
+        enough = max(self.settings.training.examples_from, items_needed(self.settings))
         last = next(iter(self.ledger.runs.latest(1, specialty, Recipe.EXAMPLES)), None)
         if last is None or last.end in (RunEnd.FAILED, RunEnd.CANCELLED):
             return self.ledger.events.corrected(specialty) >= enough

@@ -57,7 +57,7 @@ def perform(context: StepContext) -> None:
             incumbent_base=_base_of(context, tags, incumbent.examined, base),
             warm_start=warm_start(context.settings, context.ledger, incumbent.examined, base.weights_digest),
             evidence=context.ledger.evidence.so_far(specialty, incumbent.examined, context.info.recipe),
-            judged_together=_judged_together(context),
+            judged_together=_planner(context).exams_of_a_season(),
             asks_all_learned=_asks_all_learned(context),
             first_scores=context.ledger.exams.first_scores(lineage),
             unproven=unproven.freeze(context, incumbent.examined),
@@ -65,11 +65,8 @@ def perform(context: StepContext) -> None:
     )
 
 
-def _judged_together(context: StepContext) -> int:
-    """How many exams a night may judge: each is a chance to promote one by luck. A young specialty may sit two."""
-    planner = Planner(settings=context.settings, ledger=context.ledger, hooks=context.hooks)
-    specialties = max(1, min(len(planner.specialties()), context.settings.schedule.max_runs_per_night))
-    return specialties * (2 if context.settings.training.examples_from else 1)
+def _planner(context: StepContext) -> Planner:
+    return Planner(settings=context.settings, ledger=context.ledger, hooks=context.hooks)
 
 
 def _asks_all_learned(context: StepContext) -> bool:

@@ -214,9 +214,8 @@ def test_examples_that_came_to_no_end_are_tried_again(planner: Planner, ledger: 
     assert due(planner, Recipe.EXAMPLES) == [SHELL]
 
 
-def test_where_a_version_was_in_use_no_examples_are_tried(planner: Planner, ledger: Ledger) -> None:
-    teach(ledger, 6)
-    run(ledger, RunEnd.PROMOTED, at=NOON + timedelta(hours=1))
+def put_into_use(ledger: Ledger) -> None:
+    """A version of the run at one o'clock was promoted."""
     ledger.versions.add(
         VersionRow(
             tag=names.version_of(SHELL, 1),
@@ -233,6 +232,12 @@ def test_where_a_version_was_in_use_no_examples_are_tried(planner: Planner, ledg
             files=(),
         )
     )
+
+
+def test_where_a_version_was_in_use_no_examples_are_tried(planner: Planner, ledger: Ledger) -> None:
+    teach(ledger, 6)
+    run(ledger, RunEnd.PROMOTED, at=NOON + timedelta(hours=1))
+    put_into_use(ledger)
     teach(ledger, 6, at=NOON + timedelta(hours=2), first=6)
     assert due(planner, Recipe.EXAMPLES) == []
 
@@ -266,3 +271,20 @@ def test_base_with_two_types_is_no_name_of_either(planner: Planner, ledger: Ledg
     teach(ledger, 1)
     teach(ledger, 1, specialty=Specialty(base=SHELL.base, artifact_type="erd"))
     assert planner.find(SHELL.base) is None
+
+
+def test_every_specialty_and_recipe_that_gathers_evidence_is_counted_however_few_a_night_has_time_for(
+    planner: Planner, ledger: Ledger
+) -> None:
+    assert planner.exams_of_a_season() == 1
+    teach(ledger, 1)
+    assert planner.exams_of_a_season() == 2
+    for number in range(19):
+        teach(ledger, 1, specialty=Specialty(base="tiny:1b", artifact_type=f"type {number}"))
+    most = planner.settings.schedule.max_runs_per_night
+    assert most < planner.exams_of_a_season() == 40
+    run(ledger, RunEnd.PROMOTED, at=NOON + timedelta(hours=1))
+    put_into_use(ledger)
+    assert planner.exams_of_a_season() == 39
+    no_examples = replace(planner.settings, training=replace(planner.settings.training, examples_from=0))
+    assert replace(planner, settings=no_examples).exams_of_a_season() == 20
