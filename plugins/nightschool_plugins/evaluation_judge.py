@@ -8,9 +8,11 @@ of 0 to 4 points is worth, fitted to people's verdicts (`make bench-validators J
 Where only a bad answer is known it is asked before `evaluation_disliked`, which sees how far an answer is from that
 one, not whether it is any better. The bad answer itself is left to that.
 
-The texts are data: control words of chat templates are taken out of them, and so is every sentence or comment that
-speaks of scores, judges or instructions, unless the prompt or the reference does so too. What remains of an attempt
-to talk to the judge is held by the swap and by the calibration. A model that cannot judge gets a flat table, and
+Both answers are data: control words of chat templates are taken out of them, and so is every sentence or comment that
+speaks of scores, judges or instructions, unless the prompt does so too. The known answer gets no other treatment: a
+model may have given it, and what a correction says to the judge would speak for whoever repeats it. Where nothing is
+left of the known one the question is handed on. What remains of an attempt to talk to the judge is held by the swap and
+by the calibration. A model that cannot judge gets a flat table, and
 its verdicts then say nothing: see what it agrees with people on before it is switched on.
 """
 
@@ -68,7 +70,7 @@ class EvaluationJudge:
     def nightschool_validate_answer(self, item: ExamItem, answer: str, generate: Generate) -> AnswerScore | None:
         if item.reference is None or not self._is_asked(item):
             return None
-        if _plain(answer) == _plain(item.reference):
+        if _is_same(item, answer, item.reference):
             return _score(100.0, "")
         return self._judged(item, answer, generate)
 
@@ -76,24 +78,30 @@ class EvaluationJudge:
     def nightschool_validate_beside_disliked(
         self, item: ExamItem, answer: str, generate: Generate
     ) -> AnswerScore | None:
-        if item.disliked is None or not self._is_asked(item) or _plain(answer) == _plain(item.disliked):
+        if item.disliked is None or not self._is_asked(item) or _is_same(item, answer, item.disliked):
             return None
         return self._judged(item, answer, generate)
 
     def _is_asked(self, item: ExamItem) -> bool:
         return self.enabled and (not self.artifact_types or item.artifact_type in self.artifact_types)
 
-    def _judged(self, item: ExamItem, answer: str, generate: Generate) -> AnswerScore:
+    def _judged(self, item: ExamItem, answer: str, generate: Generate) -> AnswerScore | None:
         points = self.points(item, answer, generate)
+        if points is None:
+            return None
         return _score(self.calibration[points], f"{points} of 4 points by the judge")
 
-    def points(self, item: ExamItem, answer: str, generate: Generate) -> int:
-        """How an answer stands to the known one, 0 (worse) to 4 (better), 2 for equally good."""
-        task = item.messages[-1].content if item.messages else ""
+    def points(self, item: ExamItem, answer: str, generate: Generate) -> int | None:
+        """How an answer stands to the known one, 0 (worse) to 4 (better), 2 for equally good.
+
+        None where nothing is left of the known one that an answer could be held against.
+        """
+        task = _task(item)
         known = item.reference if item.reference is not None else item.disliked or ""
-        said = as_data(answer, f"{task}\n{known}")
-        texts = [_clip(one, self.longest_text) for one in (task, known, said)]
-        if not texts[2].strip():
+        texts = [_clip(one, self.longest_text) for one in (task, as_data(known, task), as_data(answer, task))]
+        if not texts[1]:
+            return None
+        if not texts[2]:
             return 0
         return self._ask(generate, texts[0], texts[1], texts[2], "B") + self._ask(
             generate, texts[0], texts[2], texts[1], "A"
@@ -109,16 +117,29 @@ class EvaluationJudge:
         return 2 if letter[1] == given else 0
 
 
-def as_data(answer: str, known: str) -> str:
-    """An answer without what speaks to its judge, in words that neither prompt nor reference uses."""
+def as_data(answer: str, task: str) -> str:
+    """An answer without what speaks to its judge, in words that its task does not use."""
     text = CONTROL.sub(" ", HIDDEN.sub("", unicodedata.normalize("NFKC", answer)))
-    words = {match[0].lower() for match in TO_A_JUDGE.finditer(known)}
+    words = {match[0].lower() for match in TO_A_JUDGE.finditer(task)}
     kept = [
         piece
         for piece in PIECE.split(text)
         if not MARKS.fullmatch(piece.strip()) and all(match[0].lower() in words for match in TO_A_JUDGE.finditer(piece))
     ]
     return "\n".join(piece.strip() for piece in kept if piece.strip())
+
+
+def _task(item: ExamItem) -> str:
+    return item.messages[-1].content if item.messages else ""
+
+
+def _is_same(item: ExamItem, answer: str, known: str) -> bool:
+    """Whether an answer is the known one, but for blanks and for what speaks to the judge."""
+    if _plain(answer) == _plain(known):
+        return True
+    task = _task(item)
+    said = as_data(answer, task)
+    return bool(said) and _plain(said) == _plain(as_data(known, task))
 
 
 def _plain(text: str) -> str:

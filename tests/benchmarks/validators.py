@@ -185,7 +185,9 @@ def row(measure: str, ours: float, peer: float, goal: float | None) -> results.R
 def judge(generate: Generate, tuned: list[Judged], judged: list[Judged]) -> list[results.Row]:
     """Fit the judge's calibration on the first half, print it, and tell its agreement on the second."""
     plugin = EvaluationJudge(enabled=True)
-    points = {id(one): plugin.points(one.item, one.prediction, generate) for one in (*tuned, *judged)}
+    given = {id(one): plugin.points(one.item, one.prediction, generate) for one in (*tuned, *judged)}
+    points = {key: said for key, said in given.items() if said is not None}
+    tuned, judged = ([one for one in half if id(one) in points] for half in (tuned, judged))
     print("calibration =", list(calibrated([points[id(one)] for one in tuned], [one.command for one in tuned])))
     verdicts, edit = [one.command for one in judged], peers()["edit similarity"]
     return [

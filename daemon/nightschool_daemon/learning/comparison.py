@@ -158,20 +158,23 @@ class Bench:
         return replace(self._comparison(counting, compared, verdict), is_relative=True)
 
     def _compared(self, items: Sequence[ExamItem], answers: Sequence[ExamAnswer]) -> tuple[ExamAnswer, ...]:
-        """The answers, each scored by how it stands to the other's; none where no validator tells that."""
+        """The answers, each scored by how it stands to the other's; none where no validator tells that.
+
+        An item of which it tells nothing, as of both answers nothing is left that could be compared, is left out.
+        """
         first, second = (_of_sitting(answers, one) for one in (Sitting.INCUMBENT, Sitting.CANDIDATE))
         found: list[ExamAnswer] = []
         for number, item in enumerate(items):
             self.context.progress(number, len(items), f"answers {number + 1} of {len(items)} are compared")
             mine, other = first[item.id], second[item.id]
-            scores = self._stands(item, mine, other), self._stands(item, other, mine)
-            if scores[0] is None or scores[1] is None:
-                return ()
+            scores = both_stand(self._stands(item, mine, other), self._stands(item, other, mine))
+            if scores is None:
+                continue
             scored = replace(mine, score=scores[0])
             # what is compared has no noise of its own that a second sitting could show
             again = replace(scored, sitting=Sitting.INCUMBENT_AGAIN)
             found += (scored, replace(other, score=scores[1]), again)
-        return tuple(found)
+        return tuple(found) if _is_told(first, second, found) else ()
 
     def _stands(self, item: ExamItem, answer: ExamAnswer, other: ExamAnswer) -> float | None:
         """0..100, how an answer stands to another one; None: no validator tells."""
@@ -255,6 +258,19 @@ class Bench:
                 for item in (both[:SHOWN_PAIRS] if is_scored else both)
             ),
         )
+
+
+def both_stand(mine: float | None, other: float | None) -> tuple[float, float] | None:
+    """How two answers stand to each other, 0..100; what is told of one alone says both."""
+    if mine is None:
+        return None if other is None else (100 - other, other)
+    return mine, 100 - mine if other is None else other
+
+
+def _is_told(first: dict[str, ExamAnswer], second: dict[str, ExamAnswer], found: Sequence[ExamAnswer]) -> bool:
+    """Whether a validator told anything, where one was needed: answers that are the same need none."""
+    differing = {key for key in first if first[key].text.strip() != second[key].text.strip()}
+    return not differing or any(one.item_id in differing for one in found)
 
 
 def _of_sitting(answers: Sequence[ExamAnswer], sitting: Sitting) -> dict[str, ExamAnswer]:
