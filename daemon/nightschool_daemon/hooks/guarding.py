@@ -20,7 +20,8 @@ from nightschool_hookspecs.services import GenerationError, TrainingError
 logger = logging.getLogger(__name__)
 
 MAX_STRIKES = 3
-GATE = "nightschool_validate_event"
+GATES = frozenset({"nightschool_validate_event", "nightschool_guard_promotion"})
+"""Hooks that decide what is let in, as feedback or into use."""
 ANYTHING: tuple[type[BaseException], ...] = (Exception, SystemExit)
 """What a plugin may raise. KeyboardInterrupt and the like are not its own."""
 SHOWN = 80
@@ -121,10 +122,13 @@ class Guard:
                 self._manager.unregister(name=name)
 
     def is_gate(self, name: str) -> bool:
-        """Whether a plugin decides what is let in. One that fails is asked on: a gate that is broken stays shut."""
+        """Whether a plugin decides what is let in. One that fails is asked on: a gate that is broken stays shut.
+
+        Its runs fail with a sentence that names it, until it is mended or switched off.
+        """
         plugin = self._manager.get_plugin(name)
         callers = (self._manager.get_hookcallers(plugin) or []) if plugin is not None else []
-        return any(caller.name == GATE for caller in callers)
+        return any(caller.name in GATES for caller in callers)
 
     def _guarded(
         self, implementation: pluggy.HookImpl, name: str, hook: str, returns: Declared

@@ -11,8 +11,8 @@ import pytest
 
 from nightschool_daemon.config import ConfigurationError, PluginSettings, Preset
 from nightschool_daemon.hooks import STAGES, Hooks, KnownStrikes, PluginFailed, PluginKind, PluginState, facade
-from nightschool_hookspecs import GenerationError, Peers
-from nightschool_hookspecs.testing import sample_event
+from nightschool_hookspecs import Exam, GenerationError, Peers, Specialty
+from nightschool_hookspecs.testing import FakeMeasure, sample_event
 
 # An old-style wrapper that passes a failure on is what some of these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore::pluggy.PluggyTeardownRaisedWarning")
@@ -503,6 +503,23 @@ def test_gate_that_fails_stays_shut(load: Load) -> None:
     again = load(texts)
     with pytest.raises(PluginFailed):
         again.validate_event(event=sample_event())
+
+
+def test_guard_that_fails_keeps_candidates_out_until_somebody_mends_it(load: Load) -> None:
+    """Without it a run would promote, and say that nothing that was checked got worse."""
+    texts = {
+        "mine": """
+        @hookimpl
+        def nightschool_guard_promotion(exam):
+            raise ValueError("boom")
+        """
+    }
+    exam = Exam(specialty=Specialty(base="b", artifact_type="t"), incumbent="i", candidate="c", items=(), answers=())
+    for hooks in (load(texts), load(texts)):
+        for _ in range(4):
+            with pytest.raises(PluginFailed, match=r"add 'mine' to plugins\.disabled"):
+                hooks.guard_promotion(exam=exam, seed=1, measure=FakeMeasure(), models=None)
+        assert [one.state for one in hooks.status()] == [PluginState.ACTIVE]
 
 
 def test_observer_that_lets_a_models_failure_through_is_an_observer_that_failed(load: Load) -> None:
