@@ -47,7 +47,7 @@ from nightschool_daemon.learning.worker import STEPS, WorkerContext
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger
 from nightschool_daemon.ollama.library import ChatAnswer, PinnedOptions
 from nightschool_daemon.ollama.publish import Publication, PublishedTag
-from nightschool_daemon.runs import Runs, crossfit, pipeline, rank, rebuild, register, report
+from nightschool_daemon.runs import Runs, crossfit, pipeline, rank, register, report, room
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunInterrupted
 from nightschool_hookspecs import Event, Generate, Message, TrainingMethod
@@ -212,7 +212,7 @@ class BareRuns:
         workers = (Step.SPLIT, Step.SELECT, Step.EXPORT, Step.VERIFY, Step.EXAMINE, Step.JUDGE)
         ours = {step: partial(self._work, step=step) for step in workers}
         patch.setattr(pipeline, "PERFORM", {**pipeline.PERFORM, **ours})
-        for module in (crossfit, rank, rebuild):
+        for module in (crossfit, rank, room):
             patch.setattr(module, "run_worker", self._work)
         patch.setattr(register, "publish", self._publish)
         patch.setattr(register, "publish_messages", self._publish_messages)
