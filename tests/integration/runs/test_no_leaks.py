@@ -12,6 +12,7 @@ with every optional plugin at work, and with a local model whose paraphrases are
 import contextlib
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -19,6 +20,7 @@ from functools import cache
 from itertools import cycle, permutations, product
 from pathlib import Path
 from random import Random
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,7 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from rapidfuzz.distance import Levenshtein
 
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.jobs import RunDirectory, SelectResult, Step
+from nightschool_daemon.jobs import RunDirectory, SelectResult, Step, read_lines
 from nightschool_daemon.ollama import names
 from nightschool_daemon.reasons import ASKED, REBUILD
 from nightschool_daemon.runs import UndoRefused
@@ -53,7 +55,7 @@ from nightschool_hookspecs import (
     TrainingExample,
     hookimpl,
 )
-from nightschool_hookspecs.records import Recipe, RunEnd, TrainingMethod
+from nightschool_hookspecs.records import Recipe, RunEnd, TrainingMethod, TrainingText
 from support.bare_runs import START, Plot, all_plugins
 from support.interrupted_runs import WRITERS, InterruptedRuns
 from support.leaks import SURELY_NEAR, Candidate, candidates_of, near, plain
@@ -563,16 +565,67 @@ Seasons.TestCase.settings = settings(
 TestSeasons = Seasons.TestCase
 
 
-def test_a_season_has_all_that_could_leak() -> None:
+AUGMENTATIONS = ("paraphrase", "backtranslate", "synonyms", "letters", "context")
+
+Asked: TypeAlias = tuple[str, str]
+"""The event of a variant, and what its last message says."""
+
+
+def note_variants(patch: pytest.MonkeyPatch) -> Mapping[str, set[Asked]]:
+    """What each augmentation makes from now on, by its name."""
+    made: dict[str, set[Asked]] = {f"augmentation_{name}": set() for name in AUGMENTATIONS}
+
+    def noted(plugin: str, say: Callable[..., tuple[Any, ...]], asked: Callable[[Any, Any], Asked]) -> None:
+        def call(first: object, *others: object) -> tuple[Any, ...]:
+            found = say(first, *others)
+            made[plugin].update(asked(first, one) for one in found)
+            return found
+
+        patch.setattr(implementation, "function", call)
+
+    relay = hooks().manager.hook
+    for implementation in relay.nightschool_augment_examples.get_hookimpls():
+        noted(implementation.plugin_name, implementation.function, _says)
+    for implementation in relay.nightschool_vary_context.get_hookimpls():
+        noted(implementation.plugin_name, implementation.function, _says_with_texts)
+    return made
+
+
+def _says(_originals: object, variant: TrainingExample) -> Asked:
+    return variant.event_id, variant.messages[-1].content
+
+
+def _says_with_texts(original: TrainingExample, chunks: Sequence[Chunk]) -> Asked:
+    """As `training_sft` puts the texts before the question."""
+    texts = "\n".join(f"[{number}] {one.text}" for number, one in enumerate(chunks, start=1))
+    return original.event_id, f"{texts}\n\n{original.prompt}"
+
+
+def _learned_variants(night: RunDirectory) -> set[Asked]:
+    """What was trained on."""
+    if not night.is_done(Step.TRAIN):
+        return set()
+    texts = read_lines(night.step(Step.SELECT) / "examples.jsonl", TrainingText)
+    return {(one.event_id, one.messages[-1].content) for one in texts if one.variant}
+
+
+def test_a_season_has_all_that_could_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that it is not for want of variants, sampled pairs, replayed or starter examples that nothing does."""
     season, chance = Seasons(), Random(1)
     season.begin()
+    made = note_variants(monkeypatch)
     try:
-        nights = [_a_plain_night(season, chance, dies_before) for dies_before in (*[None] * 4, *WRITERS)]
+        runs = [_a_plain_night(season, chance, dies_before) for dies_before in (*[None] * 4, *WRITERS)]
+        nights = [run.result(Step.SELECT, SelectResult) for run in runs]
+        variants = set[Asked]().union(*map(_learned_variants, runs))
         prompts = season.house.ledger.events.prompts("shell")
     finally:
         season.teardown()
+    # what two of them made shows of neither that it is alive
+    makers = Counter(one for of_plugin in made.values() for one in of_plugin)
+    assert [name for name, of_plugin in made.items() if not any(makers[one] == 1 for one in of_plugin & variants)] == []
     assert sum(one.variants for one in nights) > 0
+    assert any(event.context.chunks for event in season.events)
     assert sum(one.sampled for one in nights) > 0
     assert sum(one.starters for one in nights) > 0
     assert sum(len(one.replayed.events) for one in nights) > 0
@@ -592,7 +645,7 @@ def test_a_season_has_all_that_could_leak() -> None:
     assert {one.key in asked for one in gone} == {True, False}
 
 
-def _a_plain_night(season: Seasons, chance: Random, dies_before: str | None) -> SelectResult:
+def _a_plain_night(season: Seasons, chance: Random, dies_before: str | None) -> RunDirectory:
     feedback = [
         Arrival(
             chain=chance.randrange(len(CHAINS)),
@@ -602,11 +655,11 @@ def _a_plain_night(season: Seasons, chance: Random, dies_before: str | None) -> 
             base=BASES[0],
             artifact_type="shell",
             marks=Metadata(),
-            has_chunks=False,
+            has_chunks=number % 2 == 0,
             earlier=chance.randrange(2 * len(POOL)),
         )
-        for _ in range(10)
+        for number in range(10)
     ]
     season.take_in([*feedback[:6], *twice(feedback[6:])])
     night = Night(methods=(SFT, DPO), dies_before=dies_before, which=chance.randrange(200), change=None)
-    return season.hold(TINY_SHELL, night).result(Step.SELECT, SelectResult)
+    return season.hold(TINY_SHELL, night)
