@@ -1161,7 +1161,7 @@ class Verdict:
     items: int
     """That counted and could be compared, pairs among them."""
     items_needed: int | None
-    """For 'not enough to tell': new items still needed for the effect seen; None where no effect was seen."""
+    """For 'not enough to tell': new items still needed for the effect seen; None: none was seen, or see `obstacle`."""
     guards: tuple[GuardResult, ...]
     reason: str
     """One sentence for the report."""
@@ -1175,6 +1175,8 @@ class Verdict:
     """Of the items, the pairs that were ranked."""
     decided: bool = False
     """More items of this exam would hardly change the outcome: the rest need not be asked."""
+    obstacle: str = ""
+    """What stands in the way of proof where it is not the number of items, in a sentence for the report."""
 
     @property
     def tells_levels(self) -> bool:

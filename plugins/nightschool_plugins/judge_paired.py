@@ -7,6 +7,7 @@
     noise     absolute difference between the means of the incumbent's two sittings
     needed    the fewest m for which the best stake reaches the proof, if it goes on growing as it did:
               m = (log(proof) + log(stakes) - sum of log(1 + tanh(s d))) / mean of log(1 + tanh(s d))
+              and what is missing of 6 items; none where something else than their number stands in the way
 
     worse        a guard is broken, or E over tonight's -d reaches 40
     proven       E >= 40, tonight's p <= 0.2 and gain above the noise, at least 6 items
@@ -128,6 +129,21 @@ class Figures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Missing:
+    """What proof takes that is not there yet."""
+
+    items: int | None
+    """So many new ones; None: the number of items is not what is missing, or no effect says how many."""
+    obstacle: str
+    """What stands in the way instead, in a sentence; empty: nothing that is known."""
+
+    def __str__(self) -> str:
+        if self.items is None:
+            return f" {self.obstacle}" if self.obstacle else ""
+        return f" For a gain like this about {self.items} new items are still needed."
+
+
+@dataclass(frozen=True, kw_only=True)
 class JudgePaired:
     """`[plugins.judge_paired]`"""
 
@@ -160,7 +176,9 @@ class JudgePaired:
         paired = _paired(exam)
         figures = self._measure(paired, seed)
         evidence = self._evaluate(exam, paired)
-        outcome, reason = self._decide(figures, evidence, guards)
+        missing = self._missing(figures, evidence)
+        outcome, reason = self._decide(figures, evidence, missing, guards)
+        is_open = outcome in (Outcome.NOT_ENOUGH, Outcome.PROVISIONAL)
         return Verdict(
             outcome=outcome,
             incumbent_mean=figures.incumbent_mean,
@@ -171,16 +189,19 @@ class JudgePaired:
             noise=figures.noise,
             items=figures.items,
             pairs=paired.pairs,
-            items_needed=evidence.items_needed if outcome in (Outcome.NOT_ENOUGH, Outcome.PROVISIONAL) else None,
+            items_needed=missing.items if is_open else None,
             guards=guards,
             reason=reason,
             log_e_value=evidence.log_e_value,
             log_e_needed=evidence.log_e_needed,
             counted=evidence.counted,
             decided=evidence.is_hopeless or outcome in (Outcome.PROVEN, Outcome.WORSE),
+            obstacle=missing.obstacle if is_open else "",
         )
 
-    def _decide(self, figures: Figures, evidence: Evaluated, guards: tuple[GuardResult, ...]) -> tuple[Outcome, str]:
+    def _decide(
+        self, figures: Figures, evidence: Evaluated, missing: Missing, guards: tuple[GuardResult, ...]
+    ) -> tuple[Outcome, str]:
         broken = [guard for guard in guards if not guard.held]
         seen = f"{figures.gain:+.1f} points over {figures.items} items (p = {figures.p_value:.4f}, {evidence})"
         enough = figures.items >= self.fewest_items
@@ -195,8 +216,33 @@ class JudgePaired:
             low, high = figures.interval
             return Outcome.PROVEN, f"The candidate is better: {seen}, 95 % interval {low:+.1f} to {high:+.1f}."
         if looks_better:
-            return Outcome.PROVISIONAL, f"The candidate looks better, but it is not proven: {seen}.{_still(evidence)}"
-        return Outcome.NOT_ENOUGH, _not_enough(figures, evidence, seen)
+            return Outcome.PROVISIONAL, f"The candidate looks better, but it is not proven: {seen}.{missing}"
+        return Outcome.NOT_ENOUGH, _not_enough(figures, missing, seen)
+
+    def _missing(self, figures: Figures, evidence: Evaluated) -> Missing:
+        if obstacle := self._obstacle(figures, evidence):
+            return Missing(items=None, obstacle=obstacle)
+        if evidence.items_needed is None:
+            return Missing(items=None, obstacle="")
+        return Missing(items=max(evidence.items_needed, self.fewest_items - figures.items), obstacle="")
+
+    def _obstacle(self, figures: Figures, evidence: Evaluated) -> str:
+        """What stands in the way of proof, whatever the number of items; empty: nothing."""
+        if not figures.items:
+            return ""
+        if figures.gain <= 0:
+            return "No gain was seen this time: what another candidate gained before counts for one that gains too."
+        if figures.is_contradicted:
+            return "Questions and ranked pairs say opposite things."
+        return self._doubt(figures) if evidence.proves and figures.items >= self.fewest_items else ""
+
+    def _doubt(self, figures: Figures) -> str:
+        """Why a gain is no proof, though the evidence of all nights would do."""
+        if figures.p_value > self.provisional_level:
+            return "With what earlier candidates showed it would do, but what this one gained may be chance."
+        if figures.gain <= figures.noise:
+            return f"The same model, asked twice, differs by as much as the gain ({figures.noise:.1f} points)."
+        return ""
 
     # ----------------------------------------------------------------------- evidence
 
@@ -361,19 +407,12 @@ def _fresh(paired: Paired, used: frozenset[str]) -> tuple[CountedItem, ...]:
     return tuple(CountedItem(key=key, gain=gain) for key, gain in gains.items())
 
 
-def _not_enough(figures: Figures, evidence: Evaluated, seen: str) -> str:
+def _not_enough(figures: Figures, missing: Missing, seen: str) -> str:
     if figures.items == 0:
         return "There is nothing to judge by: no held-out item that counts was answered by both models."
     if figures.gain <= 0:
         return f"No gain was seen: {seen}."
-    return f"Not enough to tell: {seen}.{_still(evidence)}"
-
-
-def _still(evidence: Evaluated) -> str:
-    """What is missing for proof, where something is and the effect says how much."""
-    if evidence.proves or evidence.items_needed is None:
-        return ""
-    return f" For a gain like this about {evidence.items_needed} new items are still needed."
+    return f"Not enough to tell: {seen}.{missing}"
 
 
 def _shown(log_e_value: float) -> str:

@@ -152,7 +152,9 @@ def verdict_sentences(verdict: Verdict, folds: int = 0) -> tuple[str, ...]:
             "An exam ends as soon as this is proven, so the gain is likely somewhat smaller than it looks; the bounds "
             "that are given allow for it."
         )
-    if verdict.items_needed is not None:
+    if verdict.obstacle:
+        sentences.append(f"More questions alone would not tell. {verdict.obstacle}")
+    elif verdict.items_needed is not None:
         sentences.append(
             f"For a gain like this it takes about {verdict.items_needed} more new questions to tell. "
             "Each correction of a new prompt may become one."

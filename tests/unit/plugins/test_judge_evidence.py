@@ -213,6 +213,33 @@ def test_the_more_specialties_are_judged_together_the_more_is_needed() -> None:
     assert needed == pytest.approx([40, 40, 60, 160])
 
 
+# --------------------------------------------------------------------------- what is still missing
+
+
+def test_where_the_number_of_items_is_not_what_is_missing_the_obstacle_is_named() -> None:
+    before = Evidence(log_e_value=2 * PROOF, counted=(CountedItem(key="a", gain=90.0),) * 6)
+    noisy = exam([20.0] * 12)
+    again = [replace(one, score=25.0) if one.sitting is Sitting.INCUMBENT_AGAIN else one for one in noisy.answers]
+    cases = {
+        "asked twice, differs by as much as the gain (25.0 points)": replace(noisy, answers=tuple(again)),
+        "No gain was seen": exam([-5.0] * 6, evidence=before),
+        "Questions and ranked pairs say opposite things": replace(exam([-4] * 6), ranked=ranked(*[3.0] * 15)),
+        "may be chance": exam([30.0, -20.0, 10.0, -15.0, 5.0, 2.0], evidence=before),
+    }
+    for obstacle, one in cases.items():
+        verdict = judge(one)
+        assert verdict.outcome in (Outcome.NOT_ENOUGH, Outcome.PROVISIONAL)
+        assert (obstacle in verdict.obstacle, verdict.items_needed) == (True, None)
+    assert judge(exam([20.0] * 12)).obstacle == ""
+
+
+def test_the_fewest_items_that_prove_anything_are_part_of_what_is_still_needed() -> None:
+    before = Evidence(log_e_value=2 * PROOF, counted=(CountedItem(key="a", gain=90.0),) * 6)
+    verdict = judge(exam([90.0] * 3, evidence=before))
+    assert (verdict.outcome, verdict.items_needed) == (Outcome.PROVISIONAL, 3)
+    assert "about 3 new items are still needed" in verdict.reason
+
+
 # --------------------------------------------------------------------------- honest, and not blind
 
 

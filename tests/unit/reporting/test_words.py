@@ -85,6 +85,12 @@ def test_a_verdict_says_what_got_worse_and_what_is_still_needed() -> None:
     assert "held" not in " ".join(verdict_sentences(verdict(outcome=Outcome.PROVEN, guards=(unseen,))))
 
 
+def test_what_more_questions_would_not_change_is_named() -> None:
+    noisy = replace(verdict(outcome=Outcome.PROVISIONAL), obstacle="The gain is no larger than the noise.")
+    told = " ".join(verdict_sentences(noisy))
+    assert told.endswith("More questions alone would not tell. The gain is no larger than the noise.")
+
+
 def test_an_exam_by_cross_fitting_says_that_it_was_the_recipe_that_was_examined() -> None:
     crossfitted = " ".join(verdict_sentences(verdict(outcome=Outcome.PROVEN), folds=4))
     assert "it was the recipe that was examined (cross-fitting): your feedback was divided into 4 parts" in crossfitted
