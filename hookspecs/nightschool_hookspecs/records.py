@@ -1153,7 +1153,7 @@ class Verdict:
     candidate_mean: float
     gain: float
     interval: tuple[float, float]
-    """95 % interval of the mean gain, which holds however early the exam ended."""
+    """95 % interval of the mean gain, however early the exam ended, where differences are symmetric around it."""
     p_value: float
     """One-sided: how often equal models would show this gain or more."""
     noise: float

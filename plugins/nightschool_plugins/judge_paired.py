@@ -20,13 +20,19 @@ candidate is worse by a shift it loses. Hence E is a nonnegative supermartingale
 reaches 40 with a chance of at most 1/40, however often one looks (Ramdas et al. 2020, "Admissible anytime-valid
 sequential inference must rely on nonnegative martingales", on symmetry; Waudby-Smith and Ramdas 2024, "Estimating means
 of bounded random variables by betting", on capital and on mixing stakes). Each factor is below 2: fewer than six items
-prove nothing. The null is the permutation test's. A bet that is fair for every distribution in -100..100 with mean 0
-would have to fear a loss of 100 points on each item, and needs more than twice the items for a gain of 10 points; what
-holds without symmetry is that log(1 + tanh) is concave, so that no stake gains in the long run where the mean does not.
+prove nothing.
 
-So the interval is a confidence sequence: it holds the true gain with 95 % wherever an exam ends, also as soon as it is
-proven, which happens where the gain looks larger than it is (an interval for a fixed number of items holds a gain of 5
-points in fewer than half of the exams that prove it). By the concavity it always has the mean that was seen.
+The null is the permutation test's, and neither bounds what is not symmetric. A candidate that gains 5 points on nine
+items of ten and loses 90 on the tenth is worse on average, and proven by the first 11 items wherever the loss is not
+among them: with a chance of 0.9^11 = 31 %. A bet that is fair for every distribution in -100..100 with mean 0 would
+have to fear a loss of 100 points on each item, and needs more than twice the items for a gain of 10 points. What holds
+without symmetry is that log(1 + tanh) is concave, so that no stake gains in the long run where the mean does not: who
+is deceived so is nearly always deceived early.
+
+So the interval is a confidence sequence where differences are symmetric around their mean: it holds the true gain with
+95 % wherever an exam ends, also as soon as it is proven, which happens where the gain looks larger than it is (an
+interval for a fixed number of items holds a gain of 5 points in fewer than half of the exams that prove it). Of losses
+that are too rare to be among the items it knows nothing. By the concavity it always has the mean that was seen.
 
 An exam need not be asked to its end: it is decided when the candidate is proven or worse, or when the items to come
 could not prove it even if they gained 10 points on average, spread as tonight's are. What was not asked stays new for a

@@ -1,7 +1,8 @@
 """`make bench-exams`: how often the judge is deceived, what it finds, and how many items that takes.
 
-Simulated: seasons between equal models in which every item is looked at; the share of real gains that is proven; the
-expected items against a permutation test whose number of items is fixed beforehand, at the same error rates.
+Simulated: seasons between equal models in which every item is looked at; the same with candidates that gain a little
+and fail badly now and then, which nothing bounds; the share of real gains that is proven; the expected items against a
+permutation test whose number of items is fixed beforehand, at the same error rates.
 Real: forty exams of a small model against itself on a real Ollama, held by the examiner of a night, with its drawing,
 its rounds, its three sittings and its scores. 600 prompts are twenty blocks of thirty without a prompt in common, and
 each block is sat twice, with fresh answers. Three things are not those of a night: answers are sampled, as greedy ones
@@ -147,6 +148,42 @@ def seasons(scores: Scores) -> results.Row:
     chance = numpy.random.default_rng(1)
     deceived = float((proofs(scores.gains(chance, 0.0, SEASONS, SEASON_ITEMS)) <= SEASON_ITEMS).mean())
     return row(f"A/A, {SEASONS} seasons of {SEASON_ITEMS} items, {scores.name}: proven", deceived, DECEIVED_GOAL, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RareFailure:
+    """A candidate that gains on most items, and loses much more on the others: no better on average, or worse."""
+
+    gain: float
+    loss: float
+    share: float
+    """Of items with the loss, 0..1."""
+
+    @property
+    def mean(self) -> float:
+        return (1 - self.share) * self.gain - self.share * self.loss
+
+    def gains(self, chance: numpy.random.Generator, simulations: int, items: int) -> Gains:
+        return numpy.where(chance.random((simulations, items)) < self.share, -self.loss, self.gain)
+
+
+RARE_FAILURES = (
+    RareFailure(gain=10.0, loss=90.0, share=0.1),
+    RareFailure(gain=5.0, loss=95.0, share=0.05),
+    RareFailure(gain=5.0, loss=90.0, share=0.1),
+    RareFailure(gain=20.0, loss=90.0, share=0.2),
+)
+
+
+def failing_seasons(failure: RareFailure) -> results.Row:
+    """How often what is no better is proven all the same, with a look at every item. Told, not judged."""
+    gains = failure.gains(numpy.random.default_rng(5), SEASONS, SEASON_ITEMS)
+    proven = float((proofs(gains) <= SEASON_ITEMS).mean())
+    measure = (
+        f"rare failures, {SEASONS} seasons of {SEASON_ITEMS} items, {failure.gain:+g} points on "
+        f"{1 - failure.share:.0%} and {-failure.loss:+g} on the others, {failure.mean:+.1f} on average: proven"
+    )
+    return results.row(measure, proven, JUDGE.proven_level, None, holds=None)
 
 
 def power(scores: Scores) -> Iterator[results.Row]:
@@ -350,6 +387,7 @@ def main() -> int:
     calls.get_ready()
     found = [row for scores in SCORES for row in power(scores)]
     rows = [seasons(scores) for scores in SCORES]
+    rows += [failing_seasons(one) for one in RARE_FAILURES]
     points, right_or_wrong, ties = SCORES
     plans = [(points, gain) for gain in GAINS[1:]] + [(right_or_wrong, 20.0), (ties, 10.0)]
     rows += [one for scores, gain in plans for one in items_against_fixed(scores, gain)]

@@ -150,7 +150,9 @@ def verdict_sentences(verdict: Verdict, folds: int = 0) -> tuple[str, ...]:
     if verdict.outcome is Outcome.PROVEN:
         sentences.append(
             "An exam ends as soon as this is proven, so the gain is likely somewhat smaller than it looks; the bounds "
-            "that are given allow for it."
+            "that are given allow for it. They do not allow for what goes badly wrong now and then: a fault that fewer "
+            f"than about one in {_rarest(verdict.items)} prompts shows, these {_count(verdict.items, 'question')} may "
+            "not have met."
         )
     if verdict.obstacle:
         sentences.append(f"More questions alone would not tell. {verdict.obstacle}")
@@ -160,6 +162,11 @@ def verdict_sentences(verdict: Verdict, folds: int = 0) -> tuple[str, ...]:
             "Each correction of a new prompt may become one."
         )
     return tuple(sentences)
+
+
+def _rarest(items: int) -> int:
+    """One in so many prompts must show a fault that so many items miss in fewer than 5 % of exams."""
+    return max(1, round(1 / (1 - 0.05 ** (1 / max(1, items)))))
 
 
 def unproven_in_words(version: str, found: Verdict) -> str:

@@ -148,6 +148,23 @@ def test_gains_that_sum_to_nothing_earn_nothing(gains: list[float]) -> None:
     assert JUDGE.log_e_value(level) <= 1e-9
 
 
+@given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 1))
+def test_no_stake_gains_in_the_long_run_where_many_small_gains_make_up_for_rare_losses_at_most(
+    gain: float, loss: float, share: float
+) -> None:
+    """Growth an item of each stake, exactly. What such a candidate is proven by is what came before the first loss."""
+    gain = min(gain, share * loss / (1 - share)) if share < 1 else gain
+    for stake in JUDGE.stakes:
+        alone = JudgePaired(stakes=(stake,))
+        assert (1 - share) * alone.log_e_value([gain]) + share * alone.log_e_value([-loss]) <= 1e-9
+
+
+def test_a_rare_loss_is_proof_of_nothing_only_where_it_was_met() -> None:
+    """+5 on nine of ten and -90 on the tenth is worse, and proven by eleven items that all are among the nine."""
+    assert JUDGE.log_e_value([5.0] * 10) < PROOF <= JUDGE.log_e_value([5.0] * 11)
+    assert JUDGE.log_e_path([5.0] * 5 + [-90.0] + [5.0] * 9 * 4).max() < PROOF
+
+
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=5))
 def test_five_items_never_prove(gains: list[float]) -> None:
     assert JUDGE.log_e_value(gains) < PROOF

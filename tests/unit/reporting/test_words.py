@@ -91,6 +91,12 @@ def test_what_more_questions_would_not_change_is_named() -> None:
     assert told.endswith("More questions alone would not tell. The gain is no larger than the noise.")
 
 
+@pytest.mark.parametrize(("items", "rarest"), [(11, 4), (20, 7), (40, 14)])
+def test_a_proof_says_which_faults_it_may_not_have_met(items: int, rarest: int) -> None:
+    told = " ".join(verdict_sentences(replace(verdict(), items=items)))
+    assert f"that fewer than about one in {rarest} prompts shows, these {items} questions may not have met." in told
+
+
 def test_an_exam_by_cross_fitting_says_that_it_was_the_recipe_that_was_examined() -> None:
     crossfitted = " ".join(verdict_sentences(verdict(outcome=Outcome.PROVEN), folds=4))
     assert "it was the recipe that was examined (cross-fitting): your feedback was divided into 4 parts" in crossfitted
