@@ -75,7 +75,9 @@ ITEMS_GOAL = 0.7
 POWER = 0.95
 GAINS = (2.0, 5.0, 10.0, 15.0, 20.0)
 LOOKS = (10, 20, 40, 60, 120, 240)
-FLIPS = 2000
+FLIPS_BEYOND = 100
+"""So many flips of a permutation test reach what is just significant: fewer would tell its p-value too roughly."""
+FLIPS_AT_ONCE = 5000
 HORIZON = 1200
 
 BLOCKS = 20
@@ -237,18 +239,22 @@ def fixed_items(better: Gains, level: float, power_wanted: float) -> int:
     fewest, most = 2, better.shape[1]
     while fewest < most:
         middle = (fewest + most) // 2
-        if (permutation_p(better[:, :middle]) <= level).mean() >= power_wanted:
+        if (permutation_p(better[:, :middle], math.ceil(FLIPS_BEYOND / level)) <= level).mean() >= power_wanted:
             most = middle
         else:
             fewest = middle + 1
     return fewest
 
 
-def permutation_p(gains: Gains) -> NDArray[numpy.float64]:
-    """One-sided p of each simulation, signs flipped at random."""
-    signs = numpy.random.default_rng(4).choice([-1.0, 1.0], (gains.shape[1], FLIPS))
-    as_large = (numpy.abs(gains) @ signs >= gains.sum(axis=1, keepdims=True) - 1e-6).sum(axis=1)
-    return numpy.asarray((1 + as_large) / (1 + FLIPS))
+def permutation_p(gains: Gains, flips: int) -> NDArray[numpy.float64]:
+    """One-sided p of each simulation, signs flipped at random so often."""
+    chance = numpy.random.default_rng(4)
+    seen, sizes = gains.sum(axis=1, keepdims=True) - 1e-6, numpy.abs(gains)
+    as_large = numpy.zeros(len(gains))
+    for begun in range(0, flips, FLIPS_AT_ONCE):
+        signs = chance.choice([-1.0, 1.0], (gains.shape[1], min(FLIPS_AT_ONCE, flips - begun)))
+        as_large += (sizes @ signs >= seen).sum(axis=1)
+    return numpy.asarray((1 + as_large) / (1 + flips))
 
 
 # --------------------------------------------------------------------------- a real model against itself

@@ -3,6 +3,7 @@
 from itertools import combinations
 from pathlib import Path
 
+import numpy
 import pytest
 
 from benchmarks import exams
@@ -41,3 +42,11 @@ def test_a_killed_exam_goes_on_with_chance_of_its_own(tmp_path: Path, monkeypatc
     assert len({(one.sitting, one.item_id) for one in answers}) == len(answers) == 4 * len(Sitting)
     assert sorted(set(library.seeds)) == list(range(3000, 3012))
     assert exams.gains_of(exams.exam_of(3, answers)) == [0.0] * 4
+
+
+def test_the_peer_of_a_fixed_number_of_items_is_not_held_back_by_the_number_of_its_flips() -> None:
+    """Thirteen equal gains have p = 2^-13, and are the fewest below a level of 1 in 6000."""
+    better = numpy.full((4, 40), 10.0)
+    assert exams.fixed_items(better, 1 / 6000, 1.0) == 13
+    p = exams.permutation_p(better[:, :8], 200_000)
+    assert p == pytest.approx([2**-8] * 4, rel=0.15)
