@@ -43,6 +43,7 @@ from nightschool_daemon.runs import (
     prepare,
     rebuild,
     retention,
+    room,
 )
 from nightschool_daemon.runs.alone import MANUAL_TYPE, Order, train_alone
 from nightschool_daemon.runs.conclude import Ending
@@ -50,7 +51,6 @@ from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.listener import SilentListener
 from nightschool_daemon.runs.moves import AliasMover
 from nightschool_daemon.runs.planner import due_key, problem_key
-from nightschool_daemon.runs.room import make_room
 from nightschool_daemon.runs.sheets import sheet_of
 from nightschool_hookspecs.records import (
     AliasMove,
@@ -890,7 +890,7 @@ def test_model_that_is_loaded_under_a_deleted_tag_does_not_stop_the_next_run(wor
     httpx.post(f"{world.server.url}/api/chat", json={**chat, "stream": False}, timeout=60).raise_for_status()
     world.ollama.delete(version)
     assert [one.name for one in world.ollama.loaded()] == [version]
-    make_room(context)
+    room.make_room(context)
 
 
 @pytest.mark.parametrize("step", [Step.TRAIN, Step.EXPORT, Step.VERIFY])
@@ -898,8 +898,7 @@ def test_idle_models_are_unloaded_before_each_step_that_loads_the_base(
     world: World, monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
     found: list[object] = []
-    for module in (pipeline, rebuild):
-        monkeypatch.setattr(module, "run_worker", lambda *_: found.append(world.ollama.loaded()))
+    monkeypatch.setattr(room, "run_worker", lambda *_, **__: found.append(world.ollama.loaded()))
     context = world.begin()
     chat = {"model": TINY, "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 2}}
     httpx.post(f"{world.server.url}/api/chat", json={**chat, "stream": False}, timeout=60).raise_for_status()

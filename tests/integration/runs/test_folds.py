@@ -21,7 +21,7 @@ from nightschool_daemon.ledger import FILE_NAME, Ledger
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.reasons import ASKED, REBUILD
-from nightschool_daemon.runs import Runs, crossfit, register
+from nightschool_daemon.runs import Runs, crossfit, register, room
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed, TimeUp
 from nightschool_daemon.runs.listener import SilentListener
@@ -100,7 +100,8 @@ def trained(adapter: Path, seconds: float) -> TrainingResult:
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
     made = Workers()
-    monkeypatch.setattr(crossfit, "run_worker", made.run)
+    for module in (crossfit, room):
+        monkeypatch.setattr(module, "run_worker", made.run)
     monkeypatch.setattr(register, "perform_for_trial", made.register)
     return made
 
@@ -148,7 +149,8 @@ def test_idle_models_are_unloaded_before_each_step_that_loads_the_base(
             httpx.post(url, json={**chat, "stream": False}, timeout=60).raise_for_status()
         workers.run(trial, step, limit_s=limit_s)
 
-    monkeypatch.setattr(crossfit, "run_worker", run)
+    for module in (crossfit, room):
+        monkeypatch.setattr(module, "run_worker", run)
     crossfit.perform(context)
     assert (loaded[Step.TRAIN], loaded[Step.EXPORT]) == (0, 0)
 

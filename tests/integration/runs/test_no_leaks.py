@@ -20,7 +20,7 @@ from functools import cache
 from itertools import cycle, permutations, product
 from pathlib import Path
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -575,9 +575,9 @@ def note_variants(patch: pytest.MonkeyPatch) -> Mapping[str, set[Asked]]:
     """What each augmentation makes from now on, by its name."""
     made: dict[str, set[Asked]] = {f"augmentation_{name}": set() for name in AUGMENTATIONS}
 
-    def noted(plugin: str, say: Callable[..., tuple[Any, ...]], asked: Callable[[Any, Any], Asked]) -> None:
+    def noted(plugin: str, say: Callable[..., object], asked: Callable[[Any, Any], Asked]) -> None:
         def call(first: object, *others: object) -> tuple[Any, ...]:
-            found = say(first, *others)
+            found = cast(tuple[Any, ...], say(first, *others))
             made[plugin].update(asked(first, one) for one in found)
             return found
 

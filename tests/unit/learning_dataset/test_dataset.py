@@ -606,7 +606,11 @@ def test_of_two_equal_pairs_the_one_whose_margin_was_measured_counts() -> None:
 def test_the_margin_of_a_correction_is_what_its_validator_finds_it_better_and_it_was_not_sampled() -> None:
     (answered,) = rows = (row("1"),)
     rows = (replace(answered, event=replace(answered.event, validation_score=20.0)),)
-    shop = replace(workshop(), score_corrections=lambda events: [90.0 for _ in events])
+
+    def looks(events: Sequence[Event]) -> list[float | None]:
+        return [90.0 for _ in events]
+
+    shop = replace(workshop(), score_corrections=looks)
     dataset = build_dataset(shop, rows, {"1": Side.TRAINING}, ROOMY)
     assert texts(dataset.pairs) == {("good", "bad", 0.7)}
     assert result_of(shop, dataset, rows, "").sampled == 0
