@@ -151,8 +151,9 @@ def one_by_one(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, be
     return torch.cat(found)
 
 
-def test_torch_takes_what_rows_in_line_gives_it() -> None:
+def test_torch_takes_what_rows_in_line_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel is CUDA's; what goes in and what comes back is the same on fake tensors anywhere."""
+    monkeypatch.setattr(attention, "runs", lambda *_: True)
     assert attention.rows_in_line(CPU, torch.bfloat16, 64) is None
     cuda = torch.device("cuda")
     assert attention.rows_in_line(cuda, torch.float32, 64) is None
@@ -168,6 +169,33 @@ def test_torch_takes_what_rows_in_line_gives_it() -> None:
     assert q.grad is not None
     assert k.grad is not None
     assert (q.grad.shape, k.grad.shape) == (q.shape, k.shape)
+
+
+@pytest.mark.parametrize("fails", ["", "forth", "back"])
+def test_rows_are_padded_where_the_kernel_for_rows_in_line_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """As without a GPU's own flash attention: it is there by its signature, and raises when it is called."""
+
+    def gives(q: Tensor, k: Tensor, *_others: object) -> Tensor:
+        if fails == "forth":
+            raise RuntimeError("No available kernel")
+        found = q + k
+        if fails == "back":
+            found.register_hook(_no_kernel)
+        return found
+
+    tried = attention.runs.__wrapped__
+    monkeypatch.setattr(attention, "_varlen", lambda: gives)
+    # asked as for CUDA, tried where there is a device
+    monkeypatch.setattr(attention, "runs", lambda _device, *others: tried(CPU, *others))
+    with torch.no_grad():
+        found = attention.rows_in_line(torch.device("cuda"), torch.bfloat16, 64)
+    assert found is (None if fails else gives)
+
+
+def _no_kernel(_gradient: Tensor) -> Tensor:
+    raise RuntimeError("No available kernel")
 
 
 def moved(opened: Network) -> LowRank:

@@ -32,13 +32,14 @@ LARGEST_HEAD = 256
 def rows_in_line(device: torch.device, dtype: torch.dtype, head_size: int) -> RowsInLine | None:
     """Torch's attention over rows of unlike length, which needs no padding; None where it cannot be had.
 
-    It is there for CUDA and 16-bit floats, since torch 2.11 with windows and shared key heads.
+    It is there for CUDA and ROCm and 16-bit floats, since torch 2.11 with windows and shared key heads, and not for all
+    of their GPUs: it is tried.
     """
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
     if head_size > LARGEST_HEAD or head_size % 8:
         return None
-    return _varlen() if knows_windows() else None
+    return _varlen() if knows_windows() and runs(device, dtype, head_size) else None
 
 
 @functools.cache
@@ -49,6 +50,23 @@ def knows_windows() -> bool:
     except ImportError:
         return False
     return {"scale", "window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
+
+
+@functools.cache
+def runs(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """Whether it goes forth and back: rows of one and three tokens, two heads on a key head, then with a window."""
+    attend = _varlen()
+    try:
+        starts = torch.tensor([0, 1, 4], dtype=torch.int32, device=device)
+        q, k = (torch.ones(4, heads, head_size, device=device, dtype=dtype, requires_grad=True) for heads in (2, 1))
+        for before in (-1, 1):
+            with torch.enable_grad():
+                found = attend(q, k, k, starts, 3, before).sum()
+            # a kernel's failure shows where its result is read
+            float(torch.autograd.grad(found, [k])[0].sum())
+    except RuntimeError:
+        return False
+    return True
 
 
 def _varlen() -> RowsInLine:
