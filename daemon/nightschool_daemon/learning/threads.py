@@ -4,8 +4,9 @@ import os
 
 
 def cores() -> int:
-    """Cores that this process may use: fewer than the machine has under `CPUAffinity=` and `taskset`."""
-    return len(os.sched_getaffinity(0))
+    """Cores that this process may use: on Linux fewer than the machine has under `CPUAffinity=` and `taskset`."""
+    held_to = getattr(os, "sched_getaffinity", None)
+    return len(held_to(0)) if held_to is not None else os.cpu_count() or 1
 
 
 def limit_threads(threads: int) -> None:

@@ -13,6 +13,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from nightschool_hookspecs.records import RunInfo
 EXIT_FAILED = 1
 EXIT_TERMINATED = 128 + signal.SIGTERM
 PR_SET_PDEATHSIG = 1
+PARENT_EVERY_S = 1.0
+"""How often a worker looks for its parent where the kernel does not tell of its end."""
 
 STEPS: Mapping[Step | Job, str] = {
     Step.SPLIT: "nightschool_daemon.learning.split",
@@ -138,11 +142,25 @@ def _strikes(settings: Settings) -> KnownStrikes:
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when its parent ends: a killed daemon leaves no worker behind."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Have this process killed when its parent ends: a killed daemon leaves no worker behind."""
+    if not asked_of_kernel():
+        threading.Thread(target=watch_parent, args=(parent,), name="parent", daemon=True).start()
     if os.getppid() != parent:
-        # the parent was gone before the line above took effect
+        # the parent was gone before the lines above took effect
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def asked_of_kernel() -> bool:
+    """Ask Linux to kill this process when its parent ends; False: this is another system, or it does not."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    return prctl is not None and prctl(PR_SET_PDEATHSIG, signal.SIGKILL) == 0
+
+
+def watch_parent(parent: int, every_s: float = PARENT_EVERY_S) -> None:
+    """Return never: kill this process once its parent is another."""
+    while os.getppid() == parent:
+        time.sleep(every_s)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _function_of(step: Step | Job) -> Callable[[WorkerContext], None]:

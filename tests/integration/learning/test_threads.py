@@ -24,6 +24,13 @@ def test_a_worker_that_is_held_to_some_cores_uses_no_more_threads() -> None:
     assert (cores(), torch.get_num_threads()) == (1, 1)
 
 
+def test_where_nothing_holds_a_process_to_cores_all_of_them_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 11)
+    assert cores() == 11
+
+
 def test_so_many_as_are_asked_for_are_used() -> None:
     limit_threads(3)
     assert torch.get_num_threads() == 3

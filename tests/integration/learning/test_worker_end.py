@@ -1,5 +1,6 @@
 """How a worker ends: with the process that started it, and when it is asked to; and what it is started with."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +26,7 @@ from nightschool_daemon.jobs import (
     write_durably,
 )
 from nightschool_daemon.learning.engine.checkpoints import STATE
-from nightschool_daemon.learning.worker import EXIT_FAILED, EXIT_TERMINATED
+from nightschool_daemon.learning.worker import EXIT_FAILED, EXIT_TERMINATED, asked_of_kernel, watch_parent
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.reasons import BY_HAND
 from nightschool_daemon.runs import worker_process
@@ -39,7 +41,8 @@ WORKER = [sys.executable, "-m", "nightschool_daemon.learning", "split"]
 PARENT = """
 import os, subprocess, sys, time
 worker = subprocess.Popen([sys.executable, "-c", "import os, time; print(os.getpid(), flush=True);"
-    "from nightschool_daemon.learning.worker import die_with_parent; die_with_parent(int(os.environ['PARENT']));"
+    "from nightschool_daemon.learning import worker;" + os.environ["FIRST"] +
+    "worker.die_with_parent(int(os.environ['PARENT']));"
     "print('ready', flush=True); time.sleep(600)"], env={**os.environ, "PARENT": str(os.getpid())})
 time.sleep(600)
 """
@@ -59,8 +62,10 @@ def test_worker_of_this_parent_works(tmp_path: Path) -> None:
     assert (tmp_path / "split" / "failure.json").is_file()
 
 
-def test_killed_parent_takes_its_worker_along() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("first", ["", "worker.asked_of_kernel = lambda: False;"], ids=["by Linux", "elsewhere"])
+def test_killed_parent_takes_its_worker_along(first: str) -> None:
+    environment = {**os.environ, "FIRST": first}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     assert parent.stdout.readline() == "ready\n"
@@ -70,6 +75,24 @@ def test_killed_parent_takes_its_worker_along() -> None:
     assert parent.stdout.read() == ""
     parent.stdout.close()
     assert not Path(f"/proc/{worker}/exe").exists()
+
+
+def test_a_worker_that_watches_its_parent_is_killed_when_that_is_another_and_not_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parents, told = [5, 5, 1], list[tuple[int, ...]]()
+    monkeypatch.setattr(os, "getppid", lambda: parents.pop(0))
+    monkeypatch.setattr(os, "kill", lambda *what: told.append((*what, len(parents))))
+    watch_parent(5, every_s=0)
+    assert told == [(os.getpid(), signal.SIGKILL, 0)]
+
+
+@pytest.mark.parametrize("told", [None, -1])
+def test_what_the_kernel_is_not_asked_is_watched(monkeypatch: pytest.MonkeyPatch, told: int | None) -> None:
+    """`prctl` is Linux's alone."""
+    library = SimpleNamespace() if told is None else SimpleNamespace(prctl=lambda *_: told)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: library)
+    assert not asked_of_kernel()
 
 
 @pytest.mark.parametrize(
