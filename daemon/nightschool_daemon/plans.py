@@ -37,7 +37,8 @@ class MemoryPlan:
     trained_from: int = 0
     """The layers below are left as they are, because not all could be trained in this memory."""
     peak_bytes: int
-    """Resident memory of the process at its height, the file's pages included; on a GPU, the memory of the device."""
+    """Resident memory of the process at its height, the file's pages included; on a GPU the memory of the device,
+    with these pages where it is the machine's own."""
     available_bytes: int
     """The same, as much as may be taken."""
     seconds: float

@@ -11,6 +11,7 @@ from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, St
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.defaults import settled_for
 from nightschool_daemon.learning.delivery import Expected, require_possible, require_taken
+from nightschool_daemon.learning.engine import machine
 from nightschool_daemon.learning.engine.route import PackedTrials, neurons_of
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
 from nightschool_daemon.learning.engine.trying import Slices
@@ -42,6 +43,9 @@ def run(context: WorkerContext) -> None:
     base = context.run.result(Step.PREPARE, PrepareResult).base
     file = open_base(base.gguf)
     require_possible(file, context.settings.delivery)
+    passed_over = machine.passed_over()
+    if passed_over is not None:
+        context.note(passed_over)
     job = make_job(context)
     hyperparameters = settled_for(job, job.hyperparameters, file, context.settings, context.note)
     if context.settings.delivery.form is not DeliveryChoice.AUTO:

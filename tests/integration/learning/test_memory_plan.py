@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -307,7 +308,7 @@ def test_a_row_longer_than_memory_is_refused_with_what_to_do(network: Network, f
 def test_a_limit_on_the_address_space_is_kept_to(network: Network) -> None:
     """`ulimit -v`: a gigabyte more than this process has now."""
     before = resource.getrlimit(resource.RLIMIT_AS)
-    limit = memory._of_proc("/proc/self/status", "VmSize") + 10**9
+    limit = psutil.Process().memory_info().vms + 10**9
     resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
     try:
         assert memory.available_bytes(network) <= 10**9

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SUMS_SEGMENTS = ("cpu", "cuda")
+"""Devices on which torch has `segment_reduce`. Metal is none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Branches:
@@ -231,11 +234,19 @@ class _Padded(torch.autograd.Function):  # type: ignore[misc]  # torch is not re
         (gradient,) = grad_outputs
         found = gradient.index_select(0, ctx.scatter)
         if (repeated := ctx.repeated) is not None:
-            # 16-bit floats would lose what many rows add; the order of summing is the same on every device
+            # 16-bit floats would lose what many rows add
             wide = gradient.index_select(0, repeated.places).float()
-            sums = torch.segment_reduce(wide, "sum", lengths=repeated.counts, axis=0)
-            found.index_copy_(0, repeated.tokens, sums.to(found.dtype))
+            found.index_copy_(0, repeated.tokens, _sums(wide, repeated.counts).to(found.dtype))
         return found, None, None, None
+
+
+def _sums(x: Tensor, counts: Tensor) -> Tensor:
+    """Sums of so many rows each: (P, size), (S,) to (S, size)."""
+    if x.device.type in SUMS_SEGMENTS:
+        # in the order of the rows
+        return torch.segment_reduce(x, "sum", lengths=counts, axis=0)
+    segments = torch.arange(counts.shape[0], device=x.device).repeat_interleave(counts, output_size=x.shape[0])
+    return x.new_zeros(counts.shape[0], *x.shape[1:]).index_add_(0, segments, x)
 
 
 class _Flat(torch.autograd.Function):  # type: ignore[misc]  # as above

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import time
+from collections.abc import Iterator
 
 import torch
 
+from nightschool_daemon.learning.engine import proof
 from nightschool_daemon.learning.engine.packed import Bench
 
 PROBE = (256, 1024, 1024)
@@ -17,14 +19,36 @@ GAIN = 1.3
 """16-bit products are taken where they are so much faster: they round more."""
 
 
+GPUS = {"cuda": "CUDA or ROCm", "mps": "Metal"}
+"""By torch's names, the first that is there first."""
+
+
 def device() -> torch.device:
-    """A GPU by CUDA or ROCm, which torch calls CUDA too, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """A GPU by CUDA or ROCm, which torch calls CUDA too, or by Apple's Metal, if it computes as the CPU; or the CPU."""
+    return next((one for one in _gpus() if proof.problem(one) is None), proof.CPU)
+
+
+def passed_over() -> str | None:
+    """Why there is a GPU and another device is taken, in a sentence; None: that is not so."""
+    for one in _gpus():
+        why = proof.problem(one)
+        if why is not None:
+            return f"The GPU that torch finds by {GPUS[one.type]} is not used: {why}."
+    return None
+
+
+def _gpus() -> Iterator[torch.device]:
+    if torch.cuda.is_available():
+        yield torch.device("cuda")
+    if torch.backends.mps.is_available():
+        yield torch.device("mps")
 
 
 @functools.cache
 def fastest_type(where: torch.device) -> torch.dtype:
-    """bfloat16 where a short probe shows that it pays, else float32."""
+    """bfloat16 where a short probe shows that it pays and, on a GPU, computes as the CPU; else float32."""
+    if where.type != "cpu" and proof.problem(where, torch.bfloat16) is not None:
+        return torch.float32
     try:
         halves = _seconds(where, torch.bfloat16)
     except RuntimeError:

@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
-from nightschool_daemon.learning.engine import attention, head, machine
+from nightschool_daemon.learning.engine import attention, devices, head, machine
 from nightschool_daemon.learning.engine.curriculum import Arrange, Curriculum, nobody_arranges
 from nightschool_daemon.learning.engine.examples import Answer, Example, Split, batches, divided, passes
 from nightschool_daemon.learning.engine.forms import Form, block_of
@@ -247,10 +248,10 @@ def _for_unpacked(network: Network, available: int) -> int:
 
 
 def _unpacked_bytes(network: Network, block: Block) -> int:
-    """What a layer takes more unpacked: its floats, less the pages of its blocks where these are counted."""
+    """What a layer takes more unpacked: its floats, less the pages of its blocks where these are in the same memory."""
     matrices = block.matrices.values()
     floats = sum(one.weights for one in matrices) * network.bench.dtype.itemsize
-    blocks = 0 if network.bench.device.type == "cuda" else sum(one.data.nbytes for one in matrices)
+    blocks = 0 if devices.has_own_memory(network.bench.device) else sum(one.data.nbytes for one in matrices)
     return int(floats - blocks)
 
 
@@ -327,26 +328,26 @@ def available_bytes(network: Network) -> int:
 
 
 def allowed_bytes(device: torch.device, pages: int = 0) -> int:
-    """The same on any device, a GPU's own memory or the machine's; `pages`: bytes of a mapped base in memory.
+    """The same on any device: of a GPU's own memory, of the machine's, or the smaller of both where they share it.
 
-    The system counts these among what it has to give, a control group among what it uses: they are counted once in
-    either case.
+    `pages`: bytes of a mapped base in memory. The system counts these among what it has to give, a control group among
+    what it uses: they are counted once in either case.
     """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * FREE_SHARE) + taken_bytes(device)
-    free_bytes = min(free_memory(), _left_in_group(pages), _left_in_limit())
-    return int(free_bytes * FREE_SHARE) + taken_bytes(device) - pages
+    free = devices.free_bytes(device)
+    if not devices.has_own_memory(device):
+        free = min(free, free_memory(), _left_in_group(pages), _left_in_limit())
+    held = resident_bytes() - pages if device.type == "cpu" else devices.held_bytes(device)
+    return int(free * FREE_SHARE) + held
 
 
 def taken_bytes(device: torch.device) -> int:
     """What this process holds of it."""
-    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else resident_bytes()
+    return resident_bytes() if device.type == "cpu" else devices.held_bytes(device)
 
 
 def free_memory() -> int:
     """Memory that the machine has to give, in bytes."""
-    return _of_proc("/proc/meminfo", "MemAvailable")
+    return int(psutil.virtual_memory().available)
 
 
 def held_bytes(network: Network) -> int:
@@ -360,23 +361,18 @@ def held_bytes(network: Network) -> int:
 
 def resident_bytes() -> int:
     """Resident memory of this process, in bytes."""
-    return _of_proc("/proc/self/status", "VmRSS")
-
-
-def _of_proc(file: str, key: str) -> int:
-    for line in Path(file).read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == key:
-            return int(value.split()[0]) * 1024
-    raise OSError(f"{file} does not tell {key}")
+    return int(psutil.Process().memory_info().rss)
 
 
 def _left_in_group(pages: int = 0) -> float:
     """What the control groups of this process leave it: systemd's `MemoryMax=` and `MemoryHigh=`.
 
     Pages of files are among what a group uses: the base's own, and what is left of files that were written or hashed.
+    Infinite where the system has no such groups, as macOS.
     """
     left = float("inf")
+    if not OWN_GROUPS.is_file():
+        return left
     for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -403,7 +399,7 @@ def _unused_cache(group: Path) -> int:
 def _left_in_limit() -> float:
     """What `ulimit -v` leaves this process of its address space."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return float("inf") if limit == resource.RLIM_INFINITY else max(0, limit - _of_proc("/proc/self/status", "VmSize"))
+    return float("inf") if limit == resource.RLIM_INFINITY else max(0, limit - int(psutil.Process().memory_info().vms))
 
 
 def _left(group: Path, limit: str, used: str, pages: int) -> float:
@@ -507,9 +503,10 @@ def _fixed_bytes(network: Network, form: Form, cut: Cut, held: int) -> int:
     trained = sum(one.numel() for name, one in form.parameters.items() if block_of(name) >= cut.trained_from)
     states = int(trained) * FLOAT * STATES
     kept = sum(_unpacked_bytes(network, one) for one in network.blocks[len(network.blocks) - cut.unpacked :])
-    if network.bench.device.type == "cuda":
-        return taken_bytes(network.bench.device) + states + kept + FIXED_BYTES
-    return held + network.weights.bytes + states + kept + FIXED_BYTES
+    device = network.bench.device
+    there = held if device.type == "cpu" else devices.held_bytes(device)
+    pages = 0 if devices.has_own_memory(device) else network.weights.bytes
+    return there + pages + states + kept + FIXED_BYTES
 
 
 def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
@@ -517,9 +514,8 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
     inputs = probe.tokens * network.architecture.width * FLOAT
     whole = network.architecture.layers - cut.trained_from - cut.checkpointed
     kept = whole * probe.kept_bytes + cut.checkpointed * inputs
-    on_cpu = network.bench.device.type == "cpu"
     holes = HOLES_OF_DEVICES * kept
-    if on_cpu:
+    if network.bench.device.type == "cpu":
         holes = min(HOLES * kept, HOLES_A_LENGTH_BYTES * probe.lengths, MOST_HOLES_BYTES)
     # the head is done with before the way back begins
     passing = max(PASSING_LAYERS * probe.kept_bytes, _head_bytes(network, probe.tokens))
@@ -686,6 +682,5 @@ def _repeated(probe: Callable[[], tuple[float, float]]) -> list[tuple[float, flo
 
 def _now(network: Network) -> float:
     """The time when all that was asked for is done."""
-    if network.bench.device.type == "cuda":
-        torch.cuda.synchronize(network.bench.device)
+    devices.wait_for(network.bench.device)
     return time.perf_counter()

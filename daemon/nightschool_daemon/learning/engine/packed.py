@@ -28,6 +28,8 @@ LARGEST_PIECE = 1 << 24
 """The same where torch de-quantises: it takes several such tables of floats for it."""
 FEW_THREADS = 2
 """So few do not de-quantise beside each other: OpenMP's second one still waits, awake, where the other would run."""
+OWN_MAPPINGS = Path("/proc/self/smaps")
+"""Linux's account of what this process has mapped."""
 
 FLOAT = 4
 
@@ -155,10 +157,12 @@ class Weights:
         return sum(one.bytes for one in self._tensors.values())
 
     def resident_bytes(self) -> int:
-        """How much of their mappings this process has in memory, by the kernel's account."""
+        """How much of their mappings this process has in memory, by the kernel's account; 0 where it gives none."""
+        if not OWN_MAPPINGS.is_file():
+            return 0
         mapped = [one.addresses for one in set(self._files.values())]
         found, counts = 0, False
-        for line in Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in OWN_MAPPINGS.read_text(encoding="utf-8", errors="replace").splitlines():
             first, *others = line.split()
             if first == "Rss:" and counts:
                 found += int(others[0]) * 1024
