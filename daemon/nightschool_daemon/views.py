@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 
 from nightschool_daemon.installation import Installation
 from nightschool_daemon.ledger import MoveRow, RunRow, VersionRow
+from nightschool_daemon.ollama import names
 from nightschool_daemon.reporting.sheet import Section, Sheet, markdown_of
 from nightschool_daemon.runs import RunRefused
 from nightschool_daemon.runs import report as reports
 from nightschool_daemon.runs.comparing import Matching, Pairing
-from nightschool_daemon.runs.sheets import HEADLINES
+from nightschool_daemon.runs.sheets import HEADLINES, TO_DO, in_use_section
 from nightschool_hookspecs.records import RunEnd, RunReport
 
 MOVES = 1000
@@ -55,17 +56,42 @@ def page_of(installation: Installation, run_id: str | None) -> Page:
 
 
 def _with_what_followed(installation: Installation, row: RunRow, found: RunReport, sheet: Sheet) -> Sheet:
-    """A run's page, and what became of its version since: a promotion that was taken back is explained there."""
-    moves = installation.ledger.moves.history(found.alias, MOVES) if found.alias is not None else ()
-    back = [one for one in reversed(moves) if one.kind.is_back and one.from_tag == found.version and one.done_at]
-    if not back:
+    """A run's page, and what became of its version since: approved, given up, or a promotion that was taken back."""
+    if found.version is None:
         return sheet
-    if row.end is RunEnd.ROLLED_BACK:
-        sheet = replace(sheet, headline=HEADLINES[RunEnd.ROLLED_BACK])
-    points = tuple(
-        f"{one.done_at:%Y-%m-%d %H:%M}: {one.alias} was moved back to {one.to_tag}. {one.reason}" for one in back
+    moves = _moves_since(installation, row, found, found.version)
+    points = [_told(one) for one in moves]
+    waited = found.end is RunEnd.WAITING
+    if waited and row.end is RunEnd.DISCARDED and row.finished_at is not None:
+        points.append(f"{row.finished_at:%Y-%m-%d %H:%M}: {found.version} was given up. {row.outcome_reason}")
+    if not points:
+        return sheet
+    if row.end is not None and row.end is not found.end:
+        sheet = replace(sheet, headline=HEADLINES[row.end])
+    if waited:
+        sheet = sheet.without_section(TO_DO)
+    sheet = sheet.with_section(Section(title="Since then", points=tuple(points)))
+    last = moves[-1] if moves else None
+    if last is None or last.kind.is_back:
+        return sheet
+    return sheet.with_section(in_use_section(last.alias, last.from_tag or "what stood there before"))
+
+
+def _moves_since(installation: Installation, row: RunRow, found: RunReport, version: str) -> tuple[MoveRow, ...]:
+    """The moves of its alias to a version that waited, and back from a version, oldest first."""
+    moves = installation.ledger.moves.history(names.alias_of(row.specialty), MOVES)
+    waited = found.end is RunEnd.WAITING
+    return tuple(
+        one
+        for one in reversed(moves)
+        if one.done_at is not None
+        and (one.from_tag == version if one.kind.is_back else waited and one.to_tag == version)
     )
-    return sheet.with_section(Section(title="Since then", points=points))
+
+
+def _told(move: MoveRow) -> str:
+    way = "moved back" if move.kind.is_back else "moved"
+    return f"{move.done_at:%Y-%m-%d %H:%M}: {move.alias} was {way} to {move.to_tag}. {move.reason}"
 
 
 def _page_of_broken(installation: Installation, row: RunRow, end: RunEnd) -> Page:

@@ -37,7 +37,7 @@ def nightschool_after_step(run: RunInfo, step: str) -> None:
 
 @hookspec
 def nightschool_after_run(report: RunReport) -> None:
-    """Observe a run that ended, in whatever way."""
+    """Observe a run that ended, in whatever way; once more where its candidate waited, and is given up by its use."""
 
 
 @hookspec

@@ -113,6 +113,10 @@ class Sheet:
         at = titles.index(before) if before in titles else len(titles)
         return replace(self, sections=(*self.sections[:at], section, *self.sections[at:]))
 
+    def without_section(self, title: str) -> "Sheet":
+        """Without the section that has a title."""
+        return replace(self, sections=tuple(one for one in self.sections if one.title != title))
+
     def with_pictures(self, title: str, pictures: Iterable[Picture]) -> "Sheet":
         """With plots in the section that has a title."""
         return replace(

@@ -263,6 +263,17 @@ class Runs:
             version, run = waiting
             retention.discard(self.ledger, self.ollama, version)
             self.ledger.runs.finish(run.id, RunEnd.DISCARDED, reason, now)
+            # no alias moves, so that nothing else tells anybody
+            self.hooks.after_run(
+                report=RunReport(
+                    run=self.info_of(run),
+                    end=RunEnd.DISCARDED,
+                    reason=reason,
+                    verdict=self.ledger.exams.verdict(run.id),
+                    alias=None,
+                    version=None,
+                )
+            )
 
     def _roll_back(self, promotion: MoveRow, reason: str) -> AliasMove:
         """Take a promotion back because feedback says so. Raises `UndoRefused`."""

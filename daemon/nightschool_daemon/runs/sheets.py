@@ -57,6 +57,7 @@ Answered = tuple[tuple[ExamItem, ExamAnswer, ExamAnswer], ...]
 
 SHOWN_ANSWERS = 3
 SHOWN_NOISE = 5
+TO_DO = "What to do"
 TRIED = "To what the new model has learned, a trial model gave the later answer (see the exam)."
 
 HEADLINES = {
@@ -270,27 +271,32 @@ def _next(context: StepContext) -> Iterator[Section]:
     alias = names.alias_of(context.info.specialty)
     prepared = context.result_if_done(Step.PREPARE, PrepareResult)
     if concluded.end is RunEnd.PROMOTED and prepared is not None:
-        yield Section(
-            title="How to use it, and how to undo it",
-            points=(
-                f"Call it: `ollama run {alias}`",
-                f"Undo it: `nightschool undo {alias}` puts {prepared.incumbent} back within a second",
-            ),
-        )
+        yield in_use_section(alias, prepared.incumbent)
     elif concluded.end is RunEnd.WAITING:
         yield Section(
-            title="What to do",
+            title=TO_DO,
             points=(
                 f"Try the candidate: `ollama run {concluded.version}`",
                 f"Put it into use: `nightschool approve {alias}`",
             ),
         )
     elif concluded.in_use_again is not None:
-        yield Section(title="What to do", sentences=(f"Nothing: {alias} answers as {concluded.in_use_again} again.",))
+        yield Section(title=TO_DO, sentences=(f"Nothing: {alias} answers as {concluded.in_use_again} again.",))
     elif concluded.end is not RunEnd.ROLLED_BACK:
         yield Section(
-            title="What to do", sentences=("Nothing needs to be undone: what was in use before the night still is.",)
+            title=TO_DO, sentences=("Nothing needs to be undone: what was in use before the night still is.",)
         )
+
+
+def in_use_section(alias: str, before: str) -> Section:
+    """How to use what an alias holds, and what an undo puts back."""
+    return Section(
+        title="How to use it, and how to undo it",
+        points=(
+            f"Call it: `ollama run {alias}`",
+            f"Undo it: `nightschool undo {alias}` puts {before} back within a second",
+        ),
+    )
 
 
 def _count(number: int, noun: str) -> str:

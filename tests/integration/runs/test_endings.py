@@ -10,8 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
+from nightschool_daemon import codec
 from nightschool_daemon.config import OllamaSettings, PromotionMode, PromotionSettings, Settings, StateSettings
 from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.installation import Installation
+from nightschool_daemon.intake import Intake
 from nightschool_daemon.jobs import (
     ConcludeResult,
     ExportResult,
@@ -22,6 +25,7 @@ from nightschool_daemon.jobs import (
     SelectResult,
     SplitResult,
     Step,
+    write_durably,
 )
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionRow, VersionState
 from nightschool_daemon.locking import StateLock
@@ -42,6 +46,7 @@ from nightschool_daemon.runs import (
     pipeline,
     prepare,
     rebuild,
+    report,
     retention,
     room,
 )
@@ -52,6 +57,8 @@ from nightschool_daemon.runs.listener import SilentListener
 from nightschool_daemon.runs.moves import AliasMover
 from nightschool_daemon.runs.planner import due_key, problem_key
 from nightschool_daemon.runs.sheets import sheet_of
+from nightschool_daemon.views import page_of
+from nightschool_hookspecs import hookimpl
 from nightschool_hookspecs.records import (
     AliasMove,
     CountedItem,
@@ -66,6 +73,7 @@ from nightschool_hookspecs.records import (
     Outcome,
     ParsedFeedback,
     RunEnd,
+    RunReport,
     ServerAbilities,
     Specialty,
     TrainingMethod,
@@ -652,6 +660,40 @@ def told(world: World) -> tuple[Route, ...]:
     return RoutesFile(world.directory).current().routes
 
 
+class ReportsSeen:
+    """A plugin that is told of ends of runs."""
+
+    def __init__(self) -> None:
+        self.reports: list[RunReport] = []
+
+    @hookimpl
+    def nightschool_after_run(self, report: RunReport) -> None:
+        self.reports.append(report)
+
+
+def write_page(world: World) -> None:
+    """Leave the page of the last run, as its step `report` does."""
+    context = world.runs.context_of(world.ledger.runs.latest(1)[0].id, SilentListener())
+    context.directory.step(Step.REPORT).mkdir()
+    write_durably(context.directory.step(Step.REPORT) / report.SHEET, codec.to_json(sheet_of(context)))
+    context.directory.finish(Step.REPORT, report.report_of(context))
+
+
+def page_now(world: World) -> str:
+    """The page of the last run, with what came since."""
+    found = Installation(
+        settings=world.runs.settings,
+        ledger=world.ledger,
+        hooks=world.runs.hooks,
+        ollama=world.ollama,
+        runs=world.runs,
+        intake=Intake(
+            settings=world.runs.settings.feedback, hooks=world.runs.hooks, ledger=world.ledger, default_base={}
+        ),
+    )
+    return page_of(found, None).text
+
+
 def waiting(world: World) -> str:
     """A candidate that waits for approval."""
     world.configure(promote=PromotionMode.ASK)
@@ -695,6 +737,39 @@ def test_candidate_that_waits_and_loses_never_gets_there(world: World) -> None:
     assert "a share of its use decided" in run.outcome_reason
     assert told(world) == ()
     assert judging(world).look_at_feedback(NOW) == ()
+
+
+def test_page_of_a_candidate_that_waited_tells_that_it_was_approved_and_how_to_undo_it(world: World) -> None:
+    candidate = waiting(world)
+    write_page(world)
+    assert "waits for your approval" in page_now(world)
+    world.runs.approve(ALIAS, NOW)
+    page = page_now(world)
+    assert page.startswith("# A better model is in use")
+    assert f"{ALIAS} was moved to {candidate}. approved" in page
+    assert f"`nightschool undo {ALIAS}` puts" in page
+    assert "nightschool approve" not in page
+    world.runs.undo(ALIAS, NOW)
+    page = page_now(world)
+    assert f"{ALIAS} was moved back to" in page
+    assert "Undo it" not in page
+
+
+def test_page_of_a_candidate_that_waited_and_lost_tells_why_and_somebody_is_told(world: World) -> None:
+    first = world.promote()
+    candidate = waiting(world)
+    write_page(world)
+    world.runs.share(ALIAS, 0.3, NOW)
+    say(world, first, FeedbackType.EXPLICIT_POSITIVE)
+    say(world, candidate, FeedbackType.EXPLICIT_NEGATIVE)
+    runs, seen = judging(world), ReportsSeen()
+    runs.hooks.manager.register(seen, name="seen")
+    runs.look_at_feedback(NOW)
+    assert [(one.end, "a share of its use decided" in one.reason) for one in seen.reports] == [(RunEnd.DISCARDED, True)]
+    page = page_now(world)
+    assert page.startswith("# Nothing changed: the new model was not better")
+    assert f"{candidate} was given up. a share of its use decided" in page
+    assert "nightschool approve" not in page
 
 
 def test_version_in_use_that_wins_stays_without_a_move(world: World) -> None:
