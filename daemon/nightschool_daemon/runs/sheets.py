@@ -271,7 +271,7 @@ def _next(context: StepContext) -> Iterator[Section]:
     alias = names.alias_of(context.info.specialty)
     prepared = context.result_if_done(Step.PREPARE, PrepareResult)
     if concluded.end is RunEnd.PROMOTED and prepared is not None:
-        yield in_use_section(alias, prepared.incumbent)
+        yield in_use_section(alias, prepared.undo_tag)
     elif concluded.end is RunEnd.WAITING:
         yield Section(
             title=TO_DO,

@@ -755,6 +755,20 @@ def test_page_of_a_candidate_that_waited_tells_that_it_was_approved_and_how_to_u
     assert "Undo it" not in page
 
 
+def test_the_line_on_undo_names_what_undo_puts_back(world: World) -> None:
+    """The alias holds the base as it was; the exam was against the base as it is."""
+    world.promote()
+    world.runs.undo(ALIAS, NOW)
+    world.create(TINY, 0.9)
+    world.runs.look_at_registry(NOW)
+    context = world.begin()
+    world.end(context)
+    page = markdown_of(sheet_of(context))
+    moved = world.runs.undo(ALIAS, NOW)
+    assert context.result(Step.PREPARE, PrepareResult).incumbent != moved.to_tag
+    assert f"`nightschool undo {ALIAS}` puts {moved.to_tag} back within a second" in page
+
+
 def test_page_of_a_candidate_that_waited_and_lost_tells_why_and_somebody_is_told(world: World) -> None:
     first = world.promote()
     candidate = waiting(world)
