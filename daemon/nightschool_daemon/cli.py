@@ -957,6 +957,9 @@ def _show_status(found: Status) -> None:
     ]
     if shares:
         show_table("Shared use", ("alias", "candidate", "gets", "of the use of", "so far"), shares)
+    for one in found.specialties:
+        if one.unwatched:
+            say(one.unwatched.replace("`", ""))
     problems = [one.problem for one in found.specialties if one.problem] + list(found.problems)
     for problem in problems:
         complain(problem)

@@ -74,7 +74,8 @@ def _with_what_followed(installation: Installation, row: RunRow, found: RunRepor
     last = moves[-1] if moves else None
     if last is None or last.kind.is_back:
         return sheet
-    return sheet.with_section(in_use_section(last.alias, last.from_tag or "what stood there before"))
+    before = last.from_tag or "what stood there before"
+    return sheet.with_section(in_use_section(last.alias, before, installation.runs.unwatched(row.specialty)))
 
 
 def _moves_since(installation: Installation, row: RunRow, found: RunReport, version: str) -> tuple[MoveRow, ...]:

@@ -1219,6 +1219,8 @@ class LiveVerdict:
     """The same against "the candidate is not better"."""
     reason: str
     """One sentence with the figures."""
+    liked_missing: int = 0
+    """So many liked answers of the incumbent are missing before anything said of the candidate could show it worse."""
 
 
 # --------------------------------------------------------------------------- models, versions, runs

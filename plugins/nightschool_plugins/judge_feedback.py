@@ -10,8 +10,13 @@ pairs against the candidate and l for it, n = w + l, the likelihood ratio to one
 
 By Ville's inequality it ever reaches 1 / level with a probability of at most `level` (Robbins 1970; Ramdas et al. 2023,
 "Game-theoretic statistics and safe anytime-valid inference"). Eight pairs, all against the candidate, give 57.
+
+Against the candidate there is a pair only with an answer of the incumbent that was liked. Where feedback is corrections
+alone, each pair has two disliked answers, and nothing ever shows the candidate worse: the verdict says how many liked
+ones are missing. That corrections came oftener than before is no evidence, as use may have changed.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -35,8 +40,10 @@ class JudgeFeedback:
 
     @hookimpl
     def nightschool_judge_feedback(self, live: LiveFeedback) -> LiveVerdict:
-        differing = [candidate for incumbent, candidate in pairs(live.answers) if incumbent != candidate]
+        paired, waiting = pair_up(live.answers)
+        differing = [candidate for incumbent, candidate in paired if incumbent != candidate]
         against, without = sum(differing), len(differing) - sum(differing)
+        liked = sum(not one.by_candidate and not one.negative for one in waiting)
         worse, better = evidence(against, without), evidence(without, against)
         return LiveVerdict(
             outcome=self._outcome(worse, better),
@@ -44,7 +51,12 @@ class JudgeFeedback:
             evidence_better=better,
             reason=f"{_reason(live, against, len(differing))} "
             f"Evidence (e-value) that it is worse: {worse:.3g}; that it is better: {better:.3g}.",
+            liked_missing=self._missing(against + liked, without),
         )
+
+    def _missing(self, against: int, without: int) -> int:
+        """How many liked answers of the incumbent are missing, were all of them to stand against a disliked one."""
+        return next(more for more in itertools.count() if evidence(against + more, without) >= 1 / self.level)
 
     def _outcome(self, worse: float, better: float) -> Outcome:
         if worse >= 1 / self.level:
@@ -65,7 +77,13 @@ def pairs(answers: Iterable[LiveAnswer]) -> Iterator[tuple[bool, bool]]:
 
     An answer is paired with the newest one of the other version that waits. Later answers never change earlier pairs.
     """
+    return iter(pair_up(answers)[0])
+
+
+def pair_up(answers: Iterable[LiveAnswer]) -> tuple[list[tuple[bool, bool]], list[LiveAnswer]]:
+    """The pairs, and the answers that wait for one of the other version."""
     waiting: dict[str, list[LiveAnswer]] = {}
+    found: list[tuple[bool, bool]] = []
     for answer in answers:
         others = waiting.setdefault(answer.source, [])
         if not others or others[-1].by_candidate is answer.by_candidate:
@@ -73,7 +91,8 @@ def pairs(answers: Iterable[LiveAnswer]) -> Iterator[tuple[bool, bool]]:
             continue
         other = others.pop()
         incumbent, candidate = (other, answer) if answer.by_candidate else (answer, other)
-        yield incumbent.negative, candidate.negative
+        found.append((incumbent.negative, candidate.negative))
+    return found, [one for of_source in waiting.values() for one in of_source]
 
 
 def _reason(live: LiveFeedback, against: int, differing: int) -> str:

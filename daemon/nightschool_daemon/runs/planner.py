@@ -44,6 +44,8 @@ class SpecialtyState:
     last_run: RunRow | None
     problem: str | None
     """One sentence: why nothing is learned at present."""
+    unwatched: str | None = None
+    """Why feedback in use could not take back what was promoted lately."""
 
 
 @dataclass(frozen=True, kw_only=True)

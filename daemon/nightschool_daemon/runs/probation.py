@@ -51,6 +51,20 @@ class Probation:
             # the host has logged it; the next feedback asks again
             return None
 
+    def unwatched(self, specialty: Specialty, now: datetime) -> str | None:
+        """Why feedback could not take back what is on probation, in two sentences; None: it could, or nothing is."""
+        promotion = self.promotion_of(specialty, now)
+        verdict = self.verdict_on(promotion, specialty) if promotion is not None else None
+        if promotion is None or verdict is None or not verdict.liked_missing:
+            return None
+        answers = "liked answer" if verdict.liked_missing == 1 else "liked answers"
+        return (
+            f"Nobody watches whether {promotion.alias} gets worse in use: it takes {verdict.liked_missing} more "
+            f"{answers} of {live.plain(promotion.from_tag or '')} for that, as corrected answers tell the versions "
+            "apart only from liked ones. "
+            f"Look at its answers yourself: `nightschool undo {promotion.alias}` takes it back."
+        )
+
     @property
     def _time(self) -> timedelta:
         return timedelta(days=self.settings.promotion.probation_days)

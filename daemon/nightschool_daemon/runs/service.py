@@ -275,6 +275,12 @@ class Runs:
                 )
             )
 
+    def unwatched(self, specialty: Specialty) -> str | None:
+        """Why feedback could not take back what was promoted lately. None: it could, or a share of the use decides."""
+        if any(one.alias == names.alias_of(specialty) for one in self.shares.all()):
+            return None
+        return self.probation.unwatched(specialty, self.clock())
+
     def _roll_back(self, promotion: MoveRow, reason: str) -> AliasMove:
         """Take a promotion back because feedback says so. Raises `UndoRefused`."""
         present = undoing.promotion_to_undo(self.mover, promotion.alias)
@@ -378,6 +384,7 @@ class Runs:
             wants_examples=self.planner.wants_examples(specialty),
             last_run=last[0] if last else None,
             problem=problem,
+            unwatched=self.unwatched(specialty),
         )
 
     def _problem(self, specialty: Specialty, digests: Mapping[str, str], reason: str = "") -> str | None:

@@ -40,6 +40,7 @@ from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.fates import Fates
 from nightschool_daemon.runs.pieces import pieces_section
 from nightschool_daemon.runs.prepare import frozen_events
+from nightschool_daemon.runs.probation import Probation
 from nightschool_hookspecs.records import (
     DeliveryPlan,
     ExamAnswer,
@@ -271,7 +272,9 @@ def _next(context: StepContext) -> Iterator[Section]:
     alias = names.alias_of(context.info.specialty)
     prepared = context.result_if_done(Step.PREPARE, PrepareResult)
     if concluded.end is RunEnd.PROMOTED and prepared is not None:
-        yield in_use_section(alias, prepared.undo_tag)
+        probation = Probation(settings=context.settings, ledger=context.ledger, hooks=context.hooks)
+        unwatched = probation.unwatched(context.info.specialty, context.clock())
+        yield in_use_section(alias, prepared.undo_tag, unwatched)
     elif concluded.end is RunEnd.WAITING:
         yield Section(
             title=TO_DO,
@@ -288,13 +291,14 @@ def _next(context: StepContext) -> Iterator[Section]:
         )
 
 
-def in_use_section(alias: str, before: str) -> Section:
-    """How to use what an alias holds, and what an undo puts back."""
+def in_use_section(alias: str, before: str, unwatched: str | None) -> Section:
+    """How to use what an alias holds, what an undo puts back, and why that is not done by itself where it is not."""
     return Section(
         title="How to use it, and how to undo it",
         points=(
             f"Call it: `ollama run {alias}`",
             f"Undo it: `nightschool undo {alias}` puts {before} back within a second",
+            *([unwatched] if unwatched is not None else []),
         ),
     )
 

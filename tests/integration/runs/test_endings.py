@@ -755,6 +755,22 @@ def test_page_of_a_candidate_that_waited_tells_that_it_was_approved_and_how_to_u
     assert "Undo it" not in page
 
 
+def test_where_feedback_could_not_take_a_promotion_back_status_and_page_say_so(world: World) -> None:
+    """Corrections alone: what was corrected before and after tells nothing. Eight liked answers of the base would."""
+    teach(world, 3)
+    world.runs = judging(world)
+    context = world.begin()
+    world.end(context)
+    told = "it takes 8 more liked answers of tiny:1m"
+    (state,) = world.runs.specialties()
+    assert state.unwatched is not None
+    assert told in state.unwatched
+    assert told in markdown_of(sheet_of(context))
+    say(world, TINY, FeedbackType.EXPLICIT_POSITIVE, 8)
+    assert world.runs.specialties()[0].unwatched is None
+    assert "liked answers of" not in markdown_of(sheet_of(context))
+
+
 def test_the_line_on_undo_names_what_undo_puts_back(world: World) -> None:
     """The alias holds the base as it was; the exam was against the base as it is."""
     world.promote()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from nightschool_hookspecs import LiveAnswer, LiveFeedback, Outcome
+from nightschool_hookspecs import LiveAnswer, LiveFeedback, LiveVerdict, Outcome
 from nightschool_plugins.judge_feedback import LARGEST, JudgeFeedback, evidence, pairs
 
 ANSWERS = st.builds(
@@ -123,3 +123,16 @@ def test_a_version_that_is_much_worse_is_found_soon() -> None:
         after = [generator.random() < 0.85 for _ in range(25)]
         found += outcome(answers(before=before, after=after)) is Outcome.WORSE
     assert found >= 180
+
+
+@pytest.mark.parametrize(("liked", "missing"), [(0, 8), (3, 5), (8, 0), (20, 0)])
+def test_corrections_alone_show_nothing_and_the_verdict_says_what_is_missing(liked: int, missing: int) -> None:
+    def judged(after: int) -> LiveVerdict:
+        said = answers(before=[False] * liked + [True] * 20, after=[True] * after)
+        return JudgeFeedback().nightschool_judge_feedback(
+            LiveFeedback(alias="a:b.c", incumbent="a:b.c.v1", candidate="a:b.c.v2", answers=said)
+        )
+
+    assert judged(0).liked_missing == missing
+    assert (judged(20 + liked).outcome is Outcome.WORSE) == (missing == 0)
+    assert judged(20 + liked).liked_missing == missing
