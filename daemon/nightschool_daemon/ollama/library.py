@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+KEEP_ALIVE_S = 300
+"""Ollama's own default, said each time: a server may be told to unload at once, which would load for each question."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PinnedOptions:
@@ -118,7 +121,7 @@ class OllamaLibrary:
         tools: Sequence[Tool] = (),
         think: bool = False,
     ) -> ChatAnswer:
-        """Ask with every option pinned, without truncation or context shift.
+        """Ask with every option pinned, without truncation or context shift. The model stays loaded for a while.
 
         Raises `OllamaInterrupted` where the answer is not whole.
         """
@@ -129,6 +132,7 @@ class OllamaLibrary:
             "think": think,
             "truncate": False,
             "shift": False,
+            "keep_alive": KEEP_ALIVE_S,
         }
         if tools:
             body["tools"] = [_tool(one) for one in tools]
@@ -149,7 +153,9 @@ class OllamaLibrary:
 
     def embed(self, name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """A vector a text, in order. What is longer than the model's context is cut."""
-        return self._translated(lambda: self._client.embed(model=name, input=list(texts), truncate=True)).embeddings
+        return self._translated(
+            lambda: self._client.embed(model=name, input=list(texts), truncate=True, keep_alive=KEEP_ALIVE_S)
+        ).embeddings
 
     def next_token(self, name: str, prompt: str, *, context_tokens: int, top: int = 20) -> NextToken:
         """The `top` likeliest next tokens behind a raw prompt.
@@ -163,6 +169,7 @@ class OllamaLibrary:
                 raw=True,
                 logprobs=True,
                 top_logprobs=top,
+                keep_alive=KEEP_ALIVE_S,
                 options={"num_predict": 1, "temperature": 0, "num_ctx": context_tokens, "repeat_penalty": 1.0},
             )
         )
