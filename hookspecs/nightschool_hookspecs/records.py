@@ -988,6 +988,8 @@ class ExamAnswer:
     done_reason: str | None
     generation_s: float = 0.0
     """Seconds that these tokens took by the server's own clock, without loading and reading the prompt; 0: not told."""
+    reading_s: float = 0.0
+    """Seconds that reading the prompt took by the same clock, without what was read before and kept; 0: not told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1021,6 +1023,8 @@ class ModelAnswer:
     """Tokens generated, those of thinking and calls included."""
     generation_s: float = 0.0
     """Seconds that these tokens took by the server's own clock, without loading and reading the prompt; 0: not told."""
+    reading_s: float = 0.0
+    """Seconds that reading the prompt took by the same clock, without what was read before and kept; 0: not told."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,7 @@ class ExamModels:
             tool_calls=said.tool_calls,
             tokens=said.tokens,
             generation_s=said.generation_s,
+            reading_s=said.reading_s,
         )
 
     def capabilities(self, model: str) -> tuple[str, ...]:

@@ -57,4 +57,5 @@ def sit(
         tokens=said.tokens,
         done_reason=said.done_reason,
         generation_s=said.generation_s,
+        reading_s=said.reading_s,
     )

@@ -69,6 +69,8 @@ class ChatAnswer:
     done_reason: str | None
     generation_s: float = 0.0
     """Seconds that the tokens took by the server's own clock; 0: not told."""
+    reading_s: float = 0.0
+    """Seconds that reading the prompt took by the same clock, without what was kept of the one before; 0: not told."""
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
 
@@ -140,13 +142,14 @@ class OllamaLibrary:
         answer = self._http.chat(body)
         told = answer.get("message")
         message: Mapping[str, object] = told if isinstance(told, dict) else {}
-        tokens, nanoseconds, reason = (answer.get(key) for key in ("eval_count", "eval_duration", "done_reason"))
+        tokens, reason = answer.get("eval_count"), answer.get("done_reason")
         return ChatAnswer(
             text=str(message.get("content") or ""),
             tokens=tokens if isinstance(tokens, int) else 0,
             latency_s=time.monotonic() - began,
             done_reason=str(reason) if reason is not None else None,
-            generation_s=nanoseconds / 1e9 if isinstance(nanoseconds, int) else 0.0,
+            generation_s=_seconds(answer.get("eval_duration")),
+            reading_s=_seconds(answer.get("prompt_eval_duration")),
             thinking=str(message.get("thinking") or ""),
             tool_calls=_tool_calls(message.get("tool_calls")),
         )
@@ -195,6 +198,10 @@ class OllamaLibrary:
                 f"Ollama at {self._http.url} cannot be reached ({type(error).__name__}). Start it with `ollama serve` "
                 "or `systemctl start ollama`, or set ollama.host."
             ) from error
+
+
+def _seconds(nanoseconds: object) -> float:
+    return nanoseconds / 1e9 if isinstance(nanoseconds, int) else 0.0
 
 
 def _tool(tool: Tool) -> dict[str, object]:

@@ -215,6 +215,7 @@ def test_time_is_shared_and_runs_out(ollama: OllamaServer, tiny_gguf: Path) -> N
     assert said is not None
     assert said.tokens == 4
     assert said.generation_s > 0
+    assert said.reading_s > 0
     now = 10.0
     with pytest.raises(OutOfTime, match=r"10 s is used up \(exam.guard_time_s\)"):
         models.ask("tiny-guarded:1m", QUESTION, max_tokens=4, seed=1)

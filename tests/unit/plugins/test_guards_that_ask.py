@@ -485,6 +485,53 @@ def test_of_few_answers_short_ones_or_a_server_that_does_not_tell_nothing_is_sai
     assert not models.asked
 
 
+def begun(old_s: float, new_s: float) -> Exam:
+    """An exam in which reading the prompt took so long."""
+    asked = sat([1.0] * 8, [1.0] * 8)
+    answers = tuple(replace(one, reading_s=new_s if one.model == NEW else old_s) for one in asked.answers)
+    return replace(asked, answers=answers)
+
+
+def reading(old_s: float, new_s: float, *, first_s: float = 0.0) -> FakeModels:
+    """Models that read a prompt in so long, and longer where the question before went to the other one."""
+    last = ""
+
+    def answer(asked: Asked) -> ModelAnswer:
+        nonlocal last
+        again, last = last == asked.model, asked.model
+        took = new_s if asked.model == NEW else old_s
+        return ModelAnswer(text="x", tokens=1, reading_s=took if again else took + first_s * (asked.model == NEW))
+
+    return FakeModels(answer)
+
+
+def delay(sitting: Exam, models: FakeModels) -> GuardResult | None:
+    return GuardLatency().nightschool_guard_reading(sitting, 1, models)
+
+
+def test_examples_that_are_read_before_every_question_are_waited_for() -> None:
+    result = delay(begun(0.1, 3.1), reading(0.1, 3.1))
+    assert not held(result)
+    assert result is not None
+    assert result.reason == (
+        "Answers of the candidate began 3.0 s later in the exam, and 3.0 s later when both took turns; "
+        "1 s are tolerated."
+    )
+
+
+def test_examples_that_the_server_keeps_delay_nothing() -> None:
+    models = reading(0.1, 0.1, first_s=3.0)
+    assert held(delay(begun(0.1, 0.1), models))
+    assert not models.asked
+    # in the exam they were read anew each time, as the machine had to make room; a model asked twice has them
+    assert held(delay(begun(0.1, 3.1), models))
+    assert len(models.asked) == 80
+
+
+def test_where_the_server_does_not_tell_how_long_it_reads_nothing_is_said() -> None:
+    assert delay(begun(0.0, 0.0), reading(0.0, 9.0)) is None
+
+
 def test_pairs_that_came_in_time_decide_where_they_are_enough() -> None:
     suspicious = sat([1.0] * 8, [3.0] * 8)
     few = latency(suspicious, speed(0.1, 0.3, questions=2 + 2 * 4 + 1))
@@ -517,6 +564,7 @@ def test_without_models_they_are_silent() -> None:
         (lambda: GuardLatency(largest_factor=float("nan")), "largest_factor must be 1 or more"),
         (lambda: GuardLatency(pairs=3), "fewest_items must be 2 or more, and pairs as many or more"),
         (lambda: GuardLatency(pair_tokens=2), "pair_tokens as many or more"),
+        (lambda: GuardLatency(longest_delay_s=0.0), "longest_delay_s must be above 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(make: Callable[[], object], sentence: str) -> None:
