@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KEEP_ALIVE_S = 300
-"""Ollama's own default, said each time: a server may be told to unload at once, which would load for each question."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PinnedOptions:
@@ -123,7 +120,7 @@ class OllamaLibrary:
         tools: Sequence[Tool] = (),
         think: bool = False,
     ) -> ChatAnswer:
-        """Ask with every option pinned, without truncation or context shift. The model stays loaded for a while.
+        """Ask with every option pinned, without truncation or context shift.
 
         Raises `OllamaInterrupted` where the answer is not whole.
         """
@@ -134,7 +131,6 @@ class OllamaLibrary:
             "think": think,
             "truncate": False,
             "shift": False,
-            "keep_alive": KEEP_ALIVE_S,
         }
         if tools:
             body["tools"] = [_tool(one) for one in tools]
@@ -156,9 +152,7 @@ class OllamaLibrary:
 
     def embed(self, name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """A vector a text, in order. What is longer than the model's context is cut."""
-        return self._translated(
-            lambda: self._client.embed(model=name, input=list(texts), truncate=True, keep_alive=KEEP_ALIVE_S)
-        ).embeddings
+        return self._translated(lambda: self._client.embed(model=name, input=list(texts), truncate=True)).embeddings
 
     def next_token(self, name: str, prompt: str, *, context_tokens: int, top: int = 20) -> NextToken:
         """The `top` likeliest next tokens behind a raw prompt.
@@ -172,7 +166,6 @@ class OllamaLibrary:
                 raw=True,
                 logprobs=True,
                 top_logprobs=top,
-                keep_alive=KEEP_ALIVE_S,
                 options={"num_predict": 1, "temperature": 0, "num_ctx": context_tokens, "repeat_penalty": 1.0},
             )
         )
