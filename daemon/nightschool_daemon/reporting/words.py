@@ -1,5 +1,6 @@
 """Figures in plain words, for people who are no engineers of machine learning."""
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 from nightschool_daemon.reporting.records import Drift, InUse, TrackRecord, Trend
@@ -166,7 +167,7 @@ def verdict_sentences(verdict: Verdict, folds: int = 0) -> tuple[str, ...]:
 
 def _rarest(items: int) -> int:
     """One in so many prompts must show a fault that so many items miss in fewer than 5 % of exams."""
-    return max(1, round(1 / (1 - 0.05 ** (1 / max(1, items)))))
+    return max(1, round(1 / (1 - math.pow(0.05, 1 / max(1, items)))))
 
 
 def unproven_in_words(version: str, found: Verdict) -> str:
