@@ -35,8 +35,8 @@ interval for a fixed number of items holds a gain of 5 points in fewer than half
 that are too rare to be among the items it knows nothing. By the concavity it always has the mean that was seen.
 
 An exam need not be asked to its end: it is decided when the candidate is proven or worse, or when the items to come
-could not prove it even if they gained 10 points on average, spread as tonight's are. What was not asked stays new for a
-later candidate.
+would prove it with a chance below one in five, even if they gained 10 points on average, spread as tonight's are. What
+was not asked stays new for a later candidate.
 
 Over the nights e-values multiply: E runs over the items of all exams since the last promotion, so that tonight's
 e-value is E now / E before, and its stakes begin with what the earlier nights taught. An item counts once against an
@@ -61,6 +61,7 @@ candidate fails, that counts. The test is scipy's.
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from nightschool_hookspecs import CountedItem, Exam, GuardResult, ItemRole, Outcome, Sitting, Verdict, hookimpl
@@ -159,7 +160,9 @@ class JudgePaired:
     """The same for all specialties and recipes together."""
     provisional_level: float = 0.2
     worthwhile_gain: float = 10.0
-    """Points. An exam is not asked to its end where not even a gain like this would still be proven tonight."""
+    """Points. An exam is not asked to its end where a gain like this would hardly be proven any more tonight."""
+    least_chance: float = 0.2
+    """0..1, of that proof; below it nothing more is asked."""
     fewest_items: int = 6
     stakes: tuple[float, ...] = (0.5, 1.5, 4.5, 13.5)
     """Each is best for another kind of gain: the first for few wins of 100 points, the last for many of 5."""
@@ -172,6 +175,8 @@ class JudgePaired:
             raise ValueError("family_level must lie within proven_level..1")
         if not 0 < self.worthwhile_gain <= 100:
             raise ValueError("worthwhile_gain must lie within 0..100 points")
+        if not 0 < self.least_chance < 1:
+            raise ValueError("least_chance must lie between 0 and 1")
         if not self.stakes or not all(0 < stake < math.inf for stake in self.stakes):
             raise ValueError("stakes must be one or more numbers above 0")
         if self.fewest_items < 2 or self.resamples < 999:
@@ -268,13 +273,19 @@ class JudgePaired:
     def is_hopeless(
         self, gains: "Sequence[float] | Scores", tonight: "Scores", to_come: int, log_e_needed: float
     ) -> bool:
-        """Whether no stake would reach the proof if the items to come gained a worthwhile mean, spread as tonight's."""
+        """Whether each stake has less than `least_chance` to reach the proof by the items to come.
+
+        These gain a worthwhile mean, spread as tonight's; what a stake makes of so many is normal.
+        """
+        import numpy
+
         if len(tonight) < self.fewest_items:
             return False
         worthwhile = tonight + max(0.0, self.worthwhile_gain - float(tonight.mean()))
         so_far = self._log_capital(gains)[:, -1] if len(gains) else 0.0
-        growth = self._log_capital(worthwhile)[:, -1] / len(tonight)
-        reached = so_far + to_come * growth - math.log(len(self.stakes))
+        growth = numpy.diff(self._log_capital(worthwhile), axis=1, prepend=0.0)
+        luck = NormalDist().inv_cdf(1 - self.least_chance) * growth.std(axis=1, ddof=1)
+        reached = so_far + to_come * growth.mean(axis=1) + math.sqrt(to_come) * luck - math.log(len(self.stakes))
         return bool(reached.max() < log_e_needed)
 
     def log_e_value(self, gains: "Sequence[float] | Scores") -> float:

@@ -225,6 +225,30 @@ def test_an_exam_is_decided_by_proof_a_loss_or_when_nothing_could_prove_it_any_m
     assert (hopeless.outcome, hopeless.decided) == (Outcome.NOT_ENOUGH, True)
 
 
+@pytest.mark.parametrize(("least_chance", "decided"), [(0.2, False), (0.6, True)])
+def test_an_exam_goes_on_where_luck_alone_is_missing(least_chance: float, *, decided: bool) -> None:
+    """Of 17 questions nine are asked, of which four gained: it takes about as many more as there are to come."""
+    plugin = JudgePaired(resamples=999, least_chance=least_chance)
+    one = exam([60.0, 0.0, 45.0, 0.0, 0.0, 30.0, 0.0, 0.0, 20.0], to_come=8)
+    verdict = plugin.nightschool_judge_exam(one, (), 1)
+    assert (verdict.outcome, verdict.decided) == (Outcome.PROVISIONAL, decided)
+
+
+@given(
+    gains=st.lists(st.floats(-100, 100), min_size=6, max_size=20),
+    to_come=st.integers(0, 60),
+    chances=st.tuples(st.floats(0.01, 0.99), st.floats(0.01, 0.99)),
+)
+def test_who_wants_less_of_a_chance_is_asked_longer(
+    gains: list[float], to_come: int, chances: tuple[float, float]
+) -> None:
+    tonight = numpy.array(gains)
+    patient, hasty = (
+        JudgePaired(least_chance=one).is_hopeless(gains, tonight, to_come, PROOF) for one in sorted(chances)
+    )
+    assert hasty or not patient
+
+
 def test_the_more_specialties_are_judged_together_the_more_is_needed() -> None:
     needed = [math.exp(judge(exam([20.0] * 6, together=number)).log_e_needed) for number in (1, 2, 3, 8)]
     assert needed == pytest.approx([40, 40, 60, 160])
