@@ -13,7 +13,7 @@ SEASONS ?= 200
 CALL = $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY)) $(if $(ANEW),--anew)
 SOURCES := hookspecs plugins daemon tests
 
-.PHONY: environment ollama demo test lint types contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy bench-undo bench-tuning fuzz-gguf leaks clean
+.PHONY: environment ollama demo test lint types mypy pyright contracts pytest bench-routes bench-idle bench-forms bench-memory bench-agreement bench-learning bench-learning-engine bench-selection bench-noise bench-validators bench-exams bench-first-promotion bench-seasons bench-proxy bench-undo bench-tuning fuzz-gguf leaks clean
 
 environment: .venv/.ready
 
@@ -31,14 +31,21 @@ ollama: .venv/.ready
 demo: .venv/.ready
 	$(BIN)/python tests/demo/demo.py --base $(BASE)
 
-test: lint types contracts pytest
+# What needs one core goes side by side.
+test: .venv/.ready
+	$(MAKE) --jobs 2 --output-sync=target lint mypy pyright contracts ollama
+	$(MAKE) pytest
 
 lint: .venv/.ready
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check --quiet $(SOURCES)
 
-types: .venv/.ready
+types: mypy pyright
+
+mypy: .venv/.ready
 	$(BIN)/mypy
+
+pyright: .venv/.ready
 	$(BIN)/pyright
 
 contracts: .venv/.ready
