@@ -147,7 +147,10 @@ class Event:
         return None
 
     def with_chunks(self, chunks: tuple[Chunk, ...]) -> "Event":
-        """A copy for whose prompt these texts were retrieved, in the place of those that it brought along."""
+        """The same for whose prompt these texts were retrieved, in the place of those that it brought along."""
+        if chunks == self.context.chunks:
+            # as nearly always; copies of a hundred thousand would take a second
+            return self
         return replace(self, context=replace(self.context, chunks=chunks))
 
     def shows(self, chunk: Chunk) -> bool:
