@@ -28,15 +28,40 @@ answer of a model takes longer that was just loaded is not seen.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import sub, truediv
 
-from nightschool_hookspecs import Exam, ExamItem, GuardResult, ModelAnswer, Models, OutOfTime, Sitting, hookimpl
+from nightschool_hookspecs import Exam, ExamItem, GuardResult, Models, OutOfTime, Sitting, hookimpl
 from nightschool_hookspecs.paired import median, sign_test
 
 GUARD = "latency"
 READING = "reading"
 """What the result on the wait for an answer is called."""
+
+Seconds = Mapping[tuple[Sitting, str], float]
+"""Of an answer, by its sitting and the id of its item."""
+Take = Callable[[Sequence[ExamItem], str, int], float | None]
+"""(items, model, number of the pair): seconds; None: there was no answer, or the server does not tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A time that both models take, and how it is told."""
+
+    guard: str
+    beside: Callable[[float, float], float]
+    """The candidate's beside the incumbent's."""
+    limit: float
+    """Of that."""
+    said: str
+    """With a place for a figure of the exam."""
+    said_again: str
+    """The same of pairs that took turns."""
+    tolerated: str
+    unmeasured: int
+    """Questions that come first to each model and do not count, as one that was just loaded is slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,125 +98,109 @@ class GuardLatency:
     def nightschool_guard_promotion(self, exam: Exam, seed: int, models: Models | None) -> GuardResult | None:
         if models is None:
             return None
-        ratios = self._ratios_of_exam(exam)
-        if len(ratios) < self.fewest_items:
-            return None
-        seen = f"A token of the candidate took {median(ratios.values()):.2f} times as long in the exam"
-        if not self._is_slower(list(ratios.values())):
-            return GuardResult(guard=GUARD, held=True, reason=f"{seen}; {self.largest_factor:g} are tolerated.")
-        again = self._measured_again(exam, [item for item in exam.items if item.id in ratios], models, seed)
-        if len(again) < self.fewest_items:
-            reason = f"{seen}, but too few answers came to measure it again."
-            return GuardResult(guard=GUARD, held=True, looked=False, reason=reason)
-        return GuardResult(
+        token = Kind(
             guard=GUARD,
-            held=not self._is_slower(again),
-            reason=f"{seen}, and {median(again):.2f} times as long when both took turns; "
-            f"{self.largest_factor:g} are tolerated.",
+            beside=truediv,
+            limit=self.largest_factor,
+            said="A token of the candidate took {:.2f} times as long",
+            said_again="{:.2f} times as long",
+            tolerated=f"{self.largest_factor:g} are tolerated.",
+            unmeasured=1,
         )
-
-    @hookimpl(specname="nightschool_guard_promotion")
-    def nightschool_guard_reading(self, exam: Exam, seed: int, models: Models | None) -> GuardResult | None:
-        if models is None:
-            return None
-        delays = self._delays_of_exam(exam)
-        if len(delays) < self.fewest_items:
-            return None
-        seen = f"Answers of the candidate began {median(delays.values()):.1f} s later in the exam"
-        if not self._is_above(list(delays.values()), self.longest_delay_s):
-            return GuardResult(guard=READING, held=True, reason=f"{seen}; {self.longest_delay_s:g} s are tolerated.")
-        again = self._delayed_again(exam, [item for item in exam.items if item.id in delays], models, seed)
-        if len(again) < self.fewest_items:
-            reason = f"{seen}, but too few answers came to measure it again."
-            return GuardResult(guard=READING, held=True, looked=False, reason=reason)
-        return GuardResult(
-            guard=READING,
-            held=not self._is_above(again, self.longest_delay_s),
-            reason=f"{seen}, and {median(again):.1f} s later when both took turns; "
-            f"{self.longest_delay_s:g} s are tolerated.",
-        )
-
-    def _is_slower(self, ratios: Sequence[float]) -> bool:
-        return self._is_above(ratios, self.largest_factor)
-
-    def _is_above(self, measured: Sequence[float], limit: float) -> bool:
-        above = sum(one > limit for one in measured)
-        return median(measured) > limit and sign_test(above, len(measured)) <= self.level
-
-    def _delays_of_exam(self, exam: Exam) -> dict[str, float]:
-        """By item, where all three sittings have an answer; none where the server never tells."""
-        seconds = {(one.sitting, one.item_id): one.reading_s for one in exam.answers if not one.failed}
-        if not any(seconds.values()):
-            return {}
-        sat = [item.id for item in exam.items if all((sitting, item.id) in seconds for sitting in Sitting)]
-        return {
-            one: seconds[Sitting.CANDIDATE, one]
-            - max(seconds[Sitting.INCUMBENT, one], seconds[Sitting.INCUMBENT_AGAIN, one])
-            for one in sat
-        }
-
-    def _delayed_again(self, exam: Exam, items: Sequence[ExamItem], models: Models, seed: int) -> list[float]:
-        """Delays of the pairs that came in time, each question behind another one to the same model."""
-        order = (exam.incumbent, exam.candidate)
-        coin = random.Random(seed)  # noqa: S311 - no secret
-        delays: list[float] = []
-        try:
-            for number in range(self.pairs):
-                taken: dict[str, float | None] = {}
-                for name in coin.sample(order, len(order)):
-                    models.ask(name, items[(number + 1) % len(items)].messages, max_tokens=1, seed=seed)
-                    said = models.ask(name, items[number % len(items)].messages, max_tokens=1, seed=seed)
-                    taken[name] = None if said is None else said.reading_s
-                incumbent, candidate = (taken[name] for name in order)
-                if incumbent is not None and candidate is not None:
-                    delays.append(candidate - incumbent)
-        except OutOfTime:
-            # what came in time is enough or is not
-            return delays
-        return delays
-
-    def _ratios_of_exam(self, exam: Exam) -> dict[str, float]:
-        """By item, where all three sittings say how long they took."""
         seconds = {
             (one.sitting, one.item_id): taken
             for one in exam.answers
             if not one.failed and (taken := self._seconds_a_token(one.tokens, one.generation_s)) is not None
         }
-        sat = [item.id for item in exam.items if all((sitting, item.id) in seconds for sitting in Sitting)]
-        return {
-            one: seconds[Sitting.CANDIDATE, one]
-            / max(seconds[Sitting.INCUMBENT, one], seconds[Sitting.INCUMBENT_AGAIN, one])
-            for one in sat
-        }
 
-    def _measured_again(self, exam: Exam, items: Sequence[ExamItem], models: Models, seed: int) -> list[float]:
-        """Ratios of the pairs that came in time. Items are asked in turn, over and over where they are few."""
+        def take(items: Sequence[ExamItem], name: str, number: int) -> float | None:
+            said = models.ask(name, items[number % len(items)].messages, max_tokens=self.pair_tokens, seed=seed)
+            return None if said is None else self._seconds_a_token(said.tokens, said.generation_s)
+
+        return self._looked_at(exam, token, seconds, take, seed)
+
+    @hookimpl(specname="nightschool_guard_promotion")
+    def nightschool_guard_reading(self, exam: Exam, seed: int, models: Models | None) -> GuardResult | None:
+        if models is None:
+            return None
+        wait = Kind(
+            guard=READING,
+            beside=sub,
+            limit=self.longest_delay_s,
+            said="Answers of the candidate began {:.1f} s later",
+            said_again="{:.1f} s later",
+            tolerated=f"{self.longest_delay_s:g} s are tolerated.",
+            unmeasured=0,
+        )
+        seconds = {(one.sitting, one.item_id): one.reading_s for one in exam.answers if not one.failed}
+        if not any(seconds.values()):
+            # this server never tells
+            return None
+
+        def take(items: Sequence[ExamItem], name: str, number: int) -> float | None:
+            # behind another question to the same model
+            models.ask(name, items[(number + 1) % len(items)].messages, max_tokens=1, seed=seed)
+            said = models.ask(name, items[number % len(items)].messages, max_tokens=1, seed=seed)
+            return None if said is None else said.reading_s
+
+        return self._looked_at(exam, wait, seconds, take, seed)
+
+    def _looked_at(self, exam: Exam, kind: Kind, seconds: Seconds, take: Take, seed: int) -> GuardResult | None:
+        """Suspect by the exam, and measure again what is suspected; None: too few answers tell anything."""
+        in_exam = _in_exam(exam, kind, seconds)
+        if len(in_exam) < self.fewest_items:
+            return None
+        seen = f"{kind.said.format(median(in_exam.values()))} in the exam"
+        if not self._is_above(list(in_exam.values()), kind.limit):
+            return GuardResult(guard=kind.guard, held=True, reason=f"{seen}; {kind.tolerated}")
+        items = [item for item in exam.items if item.id in in_exam]
+        again = self._in_turns(exam, kind, partial(take, items), seed)
+        if len(again) < self.fewest_items:
+            reason = f"{seen}, but too few answers came to measure it again."
+            return GuardResult(guard=kind.guard, held=True, looked=False, reason=reason)
+        return GuardResult(
+            guard=kind.guard,
+            held=not self._is_above(again, kind.limit),
+            reason=f"{seen}, and {kind.said_again.format(median(again))} when both took turns; {kind.tolerated}",
+        )
+
+    def _is_above(self, measured: Sequence[float], limit: float) -> bool:
+        above = sum(one > limit for one in measured)
+        return median(measured) > limit and sign_test(above, len(measured)) <= self.level
+
+    def _in_turns(self, exam: Exam, kind: Kind, take: Callable[[str, int], float | None], seed: int) -> list[float]:
+        """Of the pairs that came in time. Items are asked in turn, over and over where they are few."""
         order = (exam.incumbent, exam.candidate)
         coin = random.Random(seed)  # noqa: S311 - no secret
-        ratios: list[float] = []
+        found: list[float] = []
         try:
-            for name in order:
-                self._time(models, name, items[0], seed)
+            for name in order * kind.unmeasured:
+                take(name, 0)
             for number in range(self.pairs):
-                taken = {
-                    name: self._time(models, name, items[number % len(items)], seed)
-                    for name in coin.sample(order, len(order))
-                }
+                taken = {name: take(name, number) for name in coin.sample(order, len(order))}
                 incumbent, candidate = (taken[name] for name in order)
                 if incumbent is not None and candidate is not None:
-                    ratios.append(candidate / incumbent)
+                    found.append(kind.beside(candidate, incumbent))
         except OutOfTime:
             # what came in time is enough or is not
-            return ratios
-        return ratios
-
-    def _time(self, models: Models, name: str, item: ExamItem, seed: int) -> float | None:
-        answer: ModelAnswer | None = models.ask(name, item.messages, max_tokens=self.pair_tokens, seed=seed)
-        return None if answer is None else self._seconds_a_token(answer.tokens, answer.generation_s)
+            return found
+        return found
 
     def _seconds_a_token(self, tokens: int, generation_s: float) -> float | None:
         """None where the answer is too short, or the server does not tell."""
         return generation_s / tokens if tokens >= self.fewest_tokens and generation_s > 0 else None
+
+
+def _in_exam(exam: Exam, kind: Kind, seconds: Seconds) -> dict[str, float]:
+    """The candidate beside the slower of the incumbent's sittings, by item, where all three have a time."""
+    sat = [item.id for item in exam.items if all((sitting, item.id) in seconds for sitting in Sitting)]
+    return {
+        one: kind.beside(
+            seconds[Sitting.CANDIDATE, one],
+            max(seconds[Sitting.INCUMBENT, one], seconds[Sitting.INCUMBENT_AGAIN, one]),
+        )
+        for one in sat
+    }
 
 
 @hookimpl
