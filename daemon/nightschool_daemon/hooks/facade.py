@@ -153,6 +153,7 @@ class Hooks:
         return cast(str | None, self._hook.nightschool_classify_event(event=event)) or "other"
 
     def validate_event(self, *, event: Event) -> tuple[Refusal, ...]:
+        self._guard.require_open("nightschool_validate_event")
         return tuple(self._hook.nightschool_validate_event(event=event))
 
     def retrieve_context(self, *, event: Event, query: str, retrieve: Retrieve) -> tuple[Chunk, ...]:
@@ -337,6 +338,7 @@ class Hooks:
     def guard_promotion(
         self, *, exam: Exam, seed: int, measure: Measure, models: Models | None
     ) -> tuple[GuardResult, ...]:
+        self._guard.require_open("nightschool_guard_promotion")
         return tuple(self._hook.nightschool_guard_promotion(exam=exam, seed=seed, measure=measure, models=models))
 
     def judge_exam(self, *, exam: Exam, guards: tuple[GuardResult, ...], seed: int) -> Verdict | None:

@@ -93,6 +93,14 @@ class Guard:
         self.digests: dict[str, str] = {}
         self.built_in: set[str] = set()
         self.struck_out: dict[str, str] = {}
+        self.shut: dict[str, tuple[str, str]] = {}
+        """Gates, each with the name of a plugin that was to stand there, and why it could not be loaded."""
+
+    def require_open(self, gate: str) -> None:
+        """Raise `PluginFailed` for a gate whose plugin could not be loaded: who knows what that was to keep out?"""
+        if gate in self.shut:
+            name, reason = self.shut[gate]
+            raise PluginFailed(name, gate, reason)
 
     def protect(self, plugin: object, name: str) -> None:
         """Guard every implementation of a plugin that was just registered."""

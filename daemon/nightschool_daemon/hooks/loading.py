@@ -113,7 +113,10 @@ class Loader:
         except ConfigurationError:
             raise
         except ANYTHING as error:
-            self._note(source, PluginState.BROKEN, " ".join(f"{type(error).__name__}: {error}".split()))
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            self._note(source, PluginState.BROKEN, reason)
+            for gate in source.gates:
+                self.guard.shut.setdefault(gate, (source.name, reason))
 
     def _register(self, source: Source) -> None:
         module = source.load()

@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from nightschool_daemon.hooks.child_import import import_in_child
+from nightschool_daemon.hooks.guarding import GATES
 from nightschool_hookspecs.markers import PROJECT
 
 BUILT_IN: tuple[str, ...] = (
@@ -125,6 +126,8 @@ class Source:
     load: Callable[[], object]
     digest: str
     file: Path | None = None
+    gates: frozenset[str] = frozenset()
+    """Gates that a file names: without it nobody could tell what one that cannot be loaded was to keep out."""
 
 
 def built_in_source(name: str) -> Source:
@@ -163,21 +166,19 @@ def file_sources(directory: Path | None, *, check: bool) -> list[Source]:
 
 
 def _file_source(file: Path, *, check: bool) -> Source:
+    # one that cannot be read has no content, which loading it will tell
+    try:
+        content = file.read_bytes()
+    except OSError:
+        content = b""
     return Source(
         name=file.stem,
         kind=PluginKind.FILE,
         load=lambda: _load_file(file, check=check),
-        digest=_digest_of(file),
+        digest=hashlib.sha256(content).hexdigest() if content else "",
         file=file,
+        gates=frozenset(one for one in GATES if one.encode() in content),
     )
-
-
-def _digest_of(file: Path) -> str:
-    """SHA-256 of the file, hex; empty where it cannot be read, which loading it will tell."""
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
-        return ""
 
 
 def _load_file(file: Path, *, check: bool) -> types.ModuleType:

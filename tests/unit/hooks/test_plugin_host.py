@@ -522,6 +522,26 @@ def test_guard_that_fails_keeps_candidates_out_until_somebody_mends_it(load: Loa
         assert [one.state for one in hooks.status()] == [PluginState.ACTIVE]
 
 
+@pytest.mark.parametrize("broken", ["import nothing_of_this_name", "def half(:"])
+def test_guard_that_cannot_be_loaded_keeps_candidates_out(load: Load, broken: str) -> None:
+    """It would be left out of a night, which would promote and say that nothing that was checked got worse."""
+    text = f"""
+        {broken}
+        @hookimpl
+        def nightschool_guard_promotion(exam):
+            return None
+        """
+    exam = Exam(specialty=Specialty(base="b", artifact_type="t"), incumbent="i", candidate="c", items=(), answers=())
+    hooks = load({"mine": text, "other": difficulty("0.1")})
+    for _ in range(2):
+        with pytest.raises(PluginFailed, match=r"plugin mine .* add 'mine' to plugins\.disabled"):
+            hooks.guard_promotion(exam=exam, seed=1, measure=FakeMeasure(), models=None)
+    assert hooks.validate_event(event=sample_event()) == ()
+    assert hooks.score_difficulty(event=sample_event()) == 0.1
+    switched_off = load({"mine": text}, disabled=("mine",))
+    assert switched_off.guard_promotion(exam=exam, seed=1, measure=FakeMeasure(), models=None) == ()
+
+
 def test_observer_that_lets_a_models_failure_through_is_an_observer_that_failed(load: Load) -> None:
     text = """
         @hookimpl
