@@ -203,6 +203,7 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
     rows = [
         ("base", f"{plan.architecture}, {plan.parameters / 1e6:.0f} million weights in {plan.file_bytes / 1e6:.0f} MB"),
         *([("trained by", ROUTES[plan.route])] if plan.route is not None else []),
+        *([("on the CPU", plan.passed_over)] if plan.passed_over is not None else []),
         ("learned from", plan.assumed or f"{plan.events} events; {_asked(plan)}"),
         *([("learned again", _replayed(plan))] if plan.replayed else []),
         *([("beside these", f"{_starters(plan.starters)}, as there are few")] if plan.starters else []),

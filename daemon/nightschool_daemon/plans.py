@@ -130,6 +130,8 @@ class TrainingPlan:
     file_bytes: int
     route: Route | None
     """None where nothing trains it."""
+    passed_over: str | None = None
+    """Why there is a GPU and it is not used, in a sentence; None: that is not so."""
     assumed: str | None
     """What was taken for the data, where none was given."""
     events: int

@@ -19,7 +19,7 @@ from nightschool_daemon.learning.corrections import kept_scores
 from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset, events_of, material_of
 from nightschool_daemon.learning.defaults import settled_for
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
-from nightschool_daemon.learning.engine import memory
+from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.examples import Answer, Example, divided
 from nightschool_daemon.learning.engine.forms import Neurons
 from nightschool_daemon.learning.engine.route import read_examples, ready
@@ -108,6 +108,7 @@ def run(context: WorkerContext) -> None:
         parameters=parameters_of(file),
         file_bytes=sum(one.bytes for one in file.tensors.values()),
         route=rehearsal.route,
+        passed_over=machine.passed_over(),
         assumed=data.assumed,
         events=data.events,
         replayed=data.replayed,

@@ -7,7 +7,7 @@ A component is on by default where
                   pool's; where only less is forgotten, neither is lower by more than 5 %, as below
     or is free    neither share nor score is lower by more than 5 % (non-inferiority, the larger p of the two <= 0.05
                   after Holm's rule over the components), and it costs next to nothing: tokens and memory at most 5 %
-                  above the raw pool's, and no more than a minute
+                  above the raw pool's, and no more than a minute beside the training
 
 and in either case
 
@@ -59,7 +59,7 @@ class Evidence:
     cost: float
     """The larger of tokens and memory, as multiples of the raw pool's."""
     added_s: float
-    """Seconds that a night takes longer."""
+    """Seconds that choosing and preparing take longer: what is learned is as many tokens in any case."""
 
     @property
     def is_enough(self) -> bool:

@@ -106,16 +106,18 @@ def _layout(records: Records, arms: Sequence[Arm], kind: Kind) -> Layout:
 def _evidence(records: Records, layouts: Mapping[Kind, Layout], one: Component) -> Evidence | None:
     arm = alone(one).name
     learned, score, forgotten = (layouts[kind].contrast(arm, RAW.name) for kind in layouts)
-    pairs = _costs_of_both(records, arm, RAW.name)
-    if learned is None or score is None or not pairs:
+    blocks = records.blocks(arm, RAW.name)
+    if learned is None or score is None or not blocks:
         return None
+    chosen_in = {name: [records.results[name, block].cost.selecting_s for block in blocks] for name in (arm, RAW.name)}
     taken = costs(records, arm, RAW.name)
     return Evidence(
         learned=learned,
         score=score,
         forgotten=forgotten,
         cost=max(taken["tokens"], taken["MB"]),
-        added_s=float(np.median([ours["seconds"] - theirs["seconds"] for ours, theirs in pairs])),
+        # equal tokens take equal times; that cells were run beside other work, or elsewhere, is no part's doing
+        added_s=float(np.median(np.subtract(chosen_in[arm], chosen_in[RAW.name]))),
     )
 
 

@@ -22,7 +22,7 @@ from nightschool_daemon.display import plan_rows
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow, Job, RunDirectory, Step
 from nightschool_daemon.learning import gguf_file, planning
-from nightschool_daemon.learning.engine import memory
+from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.peft_files import WEIGHTS
 from nightschool_daemon.learning.worker import WorkerContext
@@ -136,6 +136,7 @@ def test_without_data_an_assumption_is_planned_for_and_told(desk: Desk) -> None:
     assert (plan.route, plan.problem, plan.architecture) == (Route.PACKED, None, "llama")
     (training,) = plan.trainings
     assert (training.examples, training.tokens, training.longest) == (100, 12_800, 128)
+    assert "on the CPU" not in dict(plan_rows(plan))
     assert 0 < training.memory.peak_bytes <= training.memory.available_bytes
     assert training.memory.seconds > 0
 
@@ -152,6 +153,12 @@ def test_a_plan_unpacks_no_layers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -
     plan = desk.plan()
     assert plan.problem is None
     assert plan.trainings[0].memory.unpacked == 2
+
+
+def test_a_gpu_that_is_not_used_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = "The GPU that torch finds by Metal is not used: norms come out otherwise."
+    monkeypatch.setattr(machine, "passed_over", lambda: sentence)
+    assert ("on the CPU", sentence) in plan_rows(desk.plan())
 
 
 def test_added_neurons_are_told_with_their_number(desk: Desk) -> None:
