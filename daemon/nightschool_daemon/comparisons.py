@@ -47,7 +47,7 @@ class Marks:
     score: float
     """Mean, 0..100; a failed answer has 0."""
     success_rate: float
-    """Share of answers above 70, 0..1."""
+    """Share of answers above `GOOD_SCORE`, 0..1."""
     answers: int
     failed: int
     latency_mean_s: float

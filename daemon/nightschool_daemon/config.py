@@ -195,6 +195,8 @@ class TrainingSettings:
     """Of them all: they stand before every conversation, and take their part of the context."""
     max_events: int = 2000
     max_tokens: int = 400_000
+    max_growth: float = 3.0
+    """Examples and their variants together, as a multiple of the examples."""
     time_limit_minutes: float = 480.0
     threads: int = 0
     """0: as many as there are cores."""
@@ -205,6 +207,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         _require(self, 1, "max_events", "max_tokens", "max_shots", "max_shot_tokens")
+        _require(self, 1, "max_growth")
         _require(self, 0, "examples_from")
         _require(self, 0, "time_limit_minutes", above=True)
         _require(self, 0, "threads", "seed")

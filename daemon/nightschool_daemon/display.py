@@ -16,6 +16,7 @@ from nightschool_daemon.jobs import EventMark, Step
 from nightschool_daemon.plans import PlannedTraining, Route, TrainingPlan, duration
 from nightschool_daemon.reporting.sheet import clean, one_line
 from nightschool_daemon.reporting.words import guard_word
+from nightschool_hookspecs.corrections import GOOD_SCORE
 from nightschool_hookspecs.records import TrainedForm, Verdict
 
 out = Console(highlight=False, soft_wrap=True)
@@ -285,10 +286,11 @@ def comparison_rows(found: Comparison) -> list[tuple[str, str, str]]:
     """How two models did, as rows of a table."""
     first, second = found.first_marks, found.second_marks
     scored = found.verdict is not None and found.asked > 0
+    good = f"answers above {GOOD_SCORE:g}"
     score = "score beside the other (0 to 100)" if found.is_relative else "score (0 to 100)"
     return [
         *([(score, f"{first.score:.1f}", f"{second.score:.1f}")] if scored else []),
-        *([("answers above 70", f"{first.success_rate:.0%}", f"{second.success_rate:.0%}")] if scored else []),
+        *([(good, f"{first.success_rate:.0%}", f"{second.success_rate:.0%}")] if scored else []),
         ("failed", str(first.failed), str(second.failed)),
         ("seconds, median", f"{first.latency_median_s:.2f}", f"{second.latency_median_s:.2f}"),
         ("seconds, 95 % below", f"{first.latency_p95_s:.2f}", f"{second.latency_p95_s:.2f}"),

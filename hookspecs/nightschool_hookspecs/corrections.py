@@ -4,6 +4,8 @@ import re
 
 from nightschool_hookspecs.records import Event
 
+GOOD_SCORE = 70.0
+"""0..100; an answer is good above it, wherever nobody set another bound."""
 PROSE = frozenset({"other", "architecture", "api_docs"})
 """Artifact types whose text is read by people. In every other type a letter may be the whole lesson."""
 CODE = re.compile(r"^```(?s:.*?)^```|^~~~(?s:.*?)^~~~|`[^`\n]+`|^(?: {4}|\t).*$|^[ \t]*\|.*$", re.MULTILINE)

@@ -10,7 +10,7 @@ none. Without a reference an answer is only asked to be there; where it should b
 import re
 from dataclasses import dataclass
 
-from nightschool_hookspecs import AnswerScore, ExamItem, Measure, hookimpl
+from nightschool_hookspecs import GOOD_SCORE, AnswerScore, ExamItem, Measure, hookimpl
 
 FENCED = re.compile(r"\A```[^\n`]*\n(.*?)\n?```\Z", re.DOTALL)
 
@@ -19,7 +19,7 @@ FENCED = re.compile(r"\A```[^\n`]*\n(.*?)\n?```\Z", re.DOTALL)
 class EvaluationText:
     """`[plugins.evaluation_text]`"""
 
-    good_score: float = 70.0
+    good_score: float = GOOD_SCORE
     """0..100; below it the report says that the answer differs."""
 
     @hookimpl(trylast=True)

@@ -25,7 +25,7 @@ that what the candidate can do of it makes up for nothing that was forgotten.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nightschool_hookspecs import Exam, GuardResult, ItemRole, Sitting, hookimpl
+from nightschool_hookspecs import GOOD_SCORE, Exam, GuardResult, ItemRole, Sitting, hookimpl
 from nightschool_hookspecs.paired import Losses, compare_abilities
 
 
@@ -33,7 +33,7 @@ from nightschool_hookspecs.paired import Losses, compare_abilities
 class GuardRegression:
     """`[plugins.guard_regression]`"""
 
-    known_score: float = 70.0
+    known_score: float = GOOD_SCORE
     """0..100; a correction is known above it."""
     tolerated_share: float = 0.05
     level: float = 0.1

@@ -8,7 +8,7 @@ being a model, an echo of its prompt, or cut off. Negative feedback has nothing 
 import re
 from dataclasses import dataclass
 
-from nightschool_hookspecs import Event, Refusal, hookimpl
+from nightschool_hookspecs import GOOD_SCORE, Event, Refusal, hookimpl
 
 PLACEHOLDER = re.compile(
     r"lorem ipsum|\bTODO: (write|implement|fill)|(?<!\w)\[((insert|your) [^\]]*|placeholder)\]|<(insert|your)[^>]*here>"
@@ -37,7 +37,7 @@ OPEN_FENCE = re.compile(r"^```", re.MULTILINE)
 class IntakeQuality:
     """`[plugins.intake_quality]`"""
 
-    lowest_score: float = 70.0
+    lowest_score: float = GOOD_SCORE
     """0..100. A liked answer whose validation score is not above it is refused."""
     refuse_generic: bool = True
     """Refuse placeholder text, apologies, refusals, echoes and cut-off answers."""

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightschool_hookspecs import Embed, Matrix, Measure, ScoredEvent, hookimpl, is_failure
+from nightschool_hookspecs import GOOD_SCORE, Embed, Matrix, Measure, ScoredEvent, hookimpl, is_failure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class NegativesHard:
     per_failure: float = 0.5
     learned: float = 0.5
     """0..1, what a failure counts that a version was trained on since."""
-    lowest_score: float = 70.0
+    lowest_score: float = GOOD_SCORE
     """0..100. An answer whose score is not above it failed."""
     lowest_similarity: float = 0.5
     """0..1. Prompts that are less alike are no kin."""

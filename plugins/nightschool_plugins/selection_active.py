@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from nightschool_hookspecs import Budget, Embed, Event, FeedbackType, ScoredEvent, hookimpl, is_failure
+from nightschool_hookspecs import GOOD_SCORE, Budget, Embed, Event, FeedbackType, ScoredEvent, hookimpl, is_failure
 
 if TYPE_CHECKING:
     import numpy
@@ -83,7 +83,7 @@ class SelectionActive:
     success: float = 0.1
     explicit_positive: float = 0.1
     neighbours: int = 8
-    lowest_score: float = 70.0
+    lowest_score: float = GOOD_SCORE
     """0..100. An answer whose score is not above it failed."""
     artifact_weight: float = 0.3
     """Within similarity, as the next two; together at most 1."""

@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from benchmarks import calls, nightly, results, tasks  # noqa: E402 - found through the path above
 from benchmarks.nightly import Ended, correction, day_and_night, installation, noon  # noqa: E402
 from nightschool_daemon import codec  # noqa: E402
-from nightschool_daemon.evaluation.marks import GOOD_SCORE  # noqa: E402
+from nightschool_hookspecs.corrections import GOOD_SCORE  # noqa: E402
 from nightschool_hookspecs.records import FeedbackType, RunEnd  # noqa: E402
 from support.base_models import MODELS  # noqa: E402
 

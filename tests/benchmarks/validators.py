@@ -28,12 +28,11 @@ from nightschool_daemon.config import EmbeddingSource, Settings, SimilaritySetti
 from nightschool_daemon.evaluation.embedding import open_embed  # noqa: E402
 from nightschool_daemon.evaluation.similarity import CombinedMeasure  # noqa: E402
 from nightschool_daemon.hooks import Hooks  # noqa: E402
-from nightschool_hookspecs import ExamItem, Generate, ItemRole, Message, Role  # noqa: E402
+from nightschool_hookspecs import GOOD_SCORE, ExamItem, Generate, ItemRole, Message, Role  # noqa: E402
 from nightschool_plugins.evaluation_judge import EvaluationJudge  # noqa: E402
 from nightschool_plugins.evaluation_shell import EvaluationShell  # noqa: E402
 
 DATA = ROOT / "tests" / "data" / "nl2bash" / "judged.jsonl"
-GOOD_SCORE = 70.0
 
 
 @dataclass(frozen=True, kw_only=True)

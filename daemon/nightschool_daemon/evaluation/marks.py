@@ -5,10 +5,8 @@ import statistics
 from collections.abc import Iterable
 
 from nightschool_daemon.comparisons import Marks
+from nightschool_hookspecs.corrections import GOOD_SCORE
 from nightschool_hookspecs.records import ExamAnswer
-
-GOOD_SCORE = 70.0
-"""0..100; an answer above it is a success."""
 
 
 def marks_of(answers: Iterable[ExamAnswer]) -> Marks:

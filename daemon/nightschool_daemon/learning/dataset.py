@@ -106,8 +106,6 @@ from nightschool_hookspecs.services import Retrieve, TrainingError
 
 MOST_WEIGHED = 32
 """Answers that are rendered to find the token that ends them."""
-LARGEST_GROWTH = 3
-"""Originals and variants together, as a multiple of the originals."""
 DOUBTED = 0.5
 """Factor down from which nothing is preferred by an event: pairs and labels have no weights that it could lower."""
 
@@ -189,7 +187,7 @@ def build_dataset(
     originals = _build_examples(workshop, selection.events, side)
     apart = variants_apart(workshop, _variants(workshop, selection.events, originals), aside)
     valid = _still_valid(workshop, apart, selection.events, originals)
-    variants = itertools.islice(valid, (LARGEST_GROWTH - 1) * len(originals))
+    variants = itertools.islice(valid, round((workshop.max_growth - 1) * len(originals)))
     examples = _arrange(workshop, (*originals, *variants))
     replayed = choose_replayed(workshop, rows, side, selection, examples)
     learned = (*examples, *(one for one in replayed if one.event_id))
@@ -583,6 +581,7 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], found: SplitResu
         recall=KeptRecall(context.settings, base, context.progress),
         method=context.settings.training.method,
         most_alike=context.settings.similarity.max_near_duplicates,
+        max_growth=context.settings.training.max_growth,
         trajectories=_trajectories(context),
         kept_aside=kept_aside(prompts, found.groups, found.sides),
     )

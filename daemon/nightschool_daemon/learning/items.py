@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from nightschool_daemon.evaluation.marks import GOOD_SCORE
 from nightschool_daemon.evaluation.questions import bare_question
 from nightschool_daemon.jobs import EventRow
 from nightschool_daemon.learning.building import build_one, build_prompt
 from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.learning.worth import is_better_known, is_dislike, objection_to
 from nightschool_daemon.reasons import REBUILD
+from nightschool_hookspecs.corrections import GOOD_SCORE
 from nightschool_hookspecs.records import Event, ExamItem, FeedbackType, ItemRole, ScoredEvent, TrainingExample
 from nightschool_hookspecs.services import GenerationError
 

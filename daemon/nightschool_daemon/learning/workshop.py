@@ -49,6 +49,8 @@ class Workshop:
     """Pairs of answers can be ranked: versions of the base can be computed here."""
     most_alike: int = 16
     """Events of one group of near-duplicates that are learned from."""
+    max_growth: float = 3.0
+    """Examples and their variants together, as a multiple of the examples."""
     trajectories: tuple[LossTrajectory, ...] = ()
     """How events were learned when they were new."""
     kept_aside: tuple[PromptRow, ...] = ()

@@ -13,7 +13,7 @@ from dataclasses import replace
 from nightschool_daemon import codec
 from nightschool_daemon.evaluation.context import WorkContext
 from nightschool_daemon.evaluation.embedding import EmbeddingError, open_embed
-from nightschool_daemon.evaluation.marks import GOOD_SCORE, marks_of
+from nightschool_daemon.evaluation.marks import marks_of
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddings
 from nightschool_daemon.hooks import Hooks, PluginFailed
 from nightschool_daemon.jobs import Job, write_durably
@@ -33,6 +33,7 @@ from nightschool_daemon.reporting.records import (
 from nightschool_daemon.reporting.sheet import Picture, Section, Sheet
 from nightschool_daemon.reporting.track import track_of
 from nightschool_daemon.reporting.words import EXAM, LEFT_OUT, NIGHTS, nights_section, track_table
+from nightschool_hookspecs.corrections import GOOD_SCORE
 from nightschool_hookspecs.records import (
     Context,
     Event,

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from nightschool_daemon.reporting.records import Drift, InUse, TrackRecord, Trend
 from nightschool_daemon.reporting.sheet import Section, Table, one_line
+from nightschool_hookspecs.corrections import GOOD_SCORE
 from nightschool_hookspecs.records import GuardResult, NoiseFinding, Outcome, Side, TrainingMethod, Verdict
 
 EXAM = "The exam"
@@ -19,7 +20,7 @@ CERTAIN = 0.01
 """A change whose p-value is below this is told as one. It is looked for every night, so chance has many tries."""
 
 TRACK_COLUMNS = (
-    *("night", "version", "in use", "gain", "level", "score", "above 70", "reward"),
+    *("night", "version", "in use", "gain", "level", "score", f"above {GOOD_SCORE:g}", "reward"),
     *("s mean / median / 95 %", "tokens/s", "watched loss (epoch)"),
 )
 

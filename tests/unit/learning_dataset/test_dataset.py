@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nightschool_daemon.config import TrainingSettings
 from nightschool_daemon.jobs import Choice, EventRow, PromptRow, Replayed
 from nightschool_daemon.learning.dataset import (
     Dataset,
@@ -989,9 +990,14 @@ def test_a_variant_without_a_known_parent_is_refused(parent: str | None) -> None
     assert len(build([row("1")], [], Augments(parent=parent)).examples) == 1
 
 
-def test_a_training_set_grows_to_three_times_its_size_at_most() -> None:
-    rows = [row(str(index)) for index in range(4)]
-    assert len(build(rows, [], Augments(parent="dropdir/1", times=50)).examples) == 12
+@pytest.mark.parametrize(("most", "examples"), [(3.0, 12), (1.5, 6), (1.0, 4)])
+def test_a_training_set_grows_no_larger_than_is_wanted(most: float, examples: int) -> None:
+    """By default to three times its size."""
+    assert TrainingSettings().max_growth == 3.0
+    rows = tuple(row(str(index)) for index in range(4))
+    sides = {one.group or "": Side.TRAINING for one in rows}
+    wanted = replace(workshop(Augments(parent="dropdir/1", times=50)), max_growth=most)
+    assert len(build_dataset(wanted, rows, sides, ROOMY).examples) == examples
 
 
 class FailsAt:
