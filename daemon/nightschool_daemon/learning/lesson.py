@@ -323,13 +323,22 @@ def by_itself(key: str) -> str:
     return key
 
 
-SPECIAL = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern")
+SPECIAL = (
+    *("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
+    *("alora_invocation_tokens", "layer_replication", "target_parameters", "trainable_token_indices"),
+    *("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config"),
+)
 """What makes an adapter more than plain LoRA, in PEFT's names."""
+BEGUN_BESIDE_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
+"""Ways in which LoRA's weights begin (`init_lora_weights`) that leave those of the base as they are."""
 
 
 def require_plain(configuration: Mapping[str, object]) -> None:
     """Raise `TrainingError` for an adapter's configuration that means more than plain LoRA."""
     special = [key for key in SPECIAL if configuration.get(key)]
+    begun = configuration.get("init_lora_weights")
+    if begun not in BEGUN_BESIDE_BASE:
+        special.append(f"init_lora_weights={begun}, which changes the base")
     if configuration.get("peft_type") != "LORA" or special:
         raise TrainingError(
             f"The adapter is no plain LoRA ({configuration.get('peft_type')} {' '.join(special)}), so it cannot be "

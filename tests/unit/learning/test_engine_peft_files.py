@@ -166,7 +166,19 @@ def test_a_directory_that_is_no_adapter_is_told(network: Open, tmp_path: Path, b
         load_form(low_rank(opened), opened.file, tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("setting", [{"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"q_proj": 2}}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"rank_pattern": {"q_proj": 2}},
+        {"alora_invocation_tokens": [1, 2]},
+        {"layer_replication": [[0, 2], [1, 2]]},
+        # what is trained beside another base than that of the file
+        {"init_lora_weights": "pissa_niter_4"},
+        {"init_lora_weights": "olora"},
+    ],
+)
 def test_an_adapter_that_means_more_than_its_factors_is_refused(
     network: Open, tmp_path: Path, setting: dict[str, object]
 ) -> None:
@@ -176,6 +188,17 @@ def test_an_adapter_that_means_more_than_its_factors_is_refused(
     (tmp_path / CONFIGURATION).write_text(json.dumps(configuration | setting))
     with pytest.raises(TrainingError, match="no plain LoRA"):
         load_form(low_rank(opened), opened.file, tmp_path)
+
+
+@pytest.mark.parametrize("begun", [True, False, "gaussian", "eva"])
+def test_however_its_factors_began_an_adapter_beside_the_base_is_read(
+    network: Open, tmp_path: Path, begun: object
+) -> None:
+    opened = network("llama")
+    save_form(low_rank(opened), opened.file, tmp_path)
+    configuration = json.loads((tmp_path / CONFIGURATION).read_text())
+    (tmp_path / CONFIGURATION).write_text(json.dumps(configuration | {"init_lora_weights": begun}))
+    load_form(low_rank(opened), opened.file, tmp_path)
 
 
 def test_an_adapter_of_some_layers_leaves_the_others_as_they_begin(network: Open, tmp_path: Path) -> None:
