@@ -72,7 +72,7 @@ PREDECESSOR_ANSWERS = "predecessor.jsonl"
 """Of step `examine` (ExamAnswer): what stood there before that incumbent."""
 TRIALS = "[0-9][0-9]"
 """How the directories of trial candidates are called, within that of the step `crossfit`."""
-PASSING = frozenset({"worker.log", "progress.json", "failure.json", "checkpoints", NOTES})
+PASSING = frozenset({"worker.log", "progress.json", "failure.json", "checkpoints", "best.safetensors", NOTES})
 """What a step leaves beside its output."""
 
 

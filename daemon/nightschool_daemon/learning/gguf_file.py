@@ -170,19 +170,23 @@ def write(path: Path, fields: Iterable[Field], tensors: Sequence[NewTensor]) -> 
     digest = hashlib.sha256()
     fields = list(fields)
     alignment = _alignment(path, fields)
-    with temporary.open("wb") as stream:
-        for part in _header(fields, tensors, alignment):
-            _put(stream, digest.update, part)
-        for tensor in tensors:
-            data = tensor.data()
-            expected = _bytes_of(tensor.shape, tensor.type)
-            if len(data) != expected:
-                raise GgufError(f"{tensor.name} has {len(data)} bytes, not {expected}")
-            _put(stream, digest.update, data)
-            _put(stream, digest.update, bytes(_aligned(expected, alignment) - expected))
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as stream:
+            for part in _header(fields, tensors, alignment):
+                _put(stream, digest.update, part)
+            for tensor in tensors:
+                data = tensor.data()
+                expected = _bytes_of(tensor.shape, tensor.type)
+                if len(data) != expected:
+                    raise GgufError(f"{tensor.name} has {len(data)} bytes, not {expected}")
+                _put(stream, digest.update, data)
+                _put(stream, digest.update, bytes(_aligned(expected, alignment) - expected))
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        # half a file would take the room that the next attempt needs
+        temporary.unlink(missing_ok=True)
     sync(path.parent)
     return digest.hexdigest()
 

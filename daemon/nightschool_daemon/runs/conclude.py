@@ -266,11 +266,23 @@ def _wordings_of(lesson: RunDirectory) -> tuple[Wording, ...]:
     return tuple(read_lines(file, Wording)) if file.is_file() else ()
 
 
+WEIGHTS = frozenset({".gguf", ".safetensors", ".tmp"})
+"""How the names of large files end, of those too that were not written to their end."""
+
+
 def _remove_work_files(context: StepContext) -> None:
-    """Delivered files live in Ollama now, or are not wanted: the adapter alone is kept, to build on."""
-    for file in context.directory.step(Step.EXPORT).glob("*.gguf"):
-        file.unlink()
-    shutil.rmtree(context.directory.step(Step.TRAIN) / "checkpoints", ignore_errors=True)
+    """Delivered files live in Ollama now, or are not wanted: the adapter alone is kept, to build on.
+
+    Checkpoints go, and so do the best epoch, of each training of a run, and what an export did not bring to its end.
+    """
+    trained = context.result_if_done(Step.TRAIN, TrainingResult)
+    for step in (Step.TRAIN, Step.EXPORT):
+        directory = context.directory.step(step)
+        for checkpoints in list(directory.rglob("checkpoints")):
+            shutil.rmtree(checkpoints)
+        for file in list(directory.rglob("*")):
+            if file.suffix in WEIGHTS and (trained is None or trained.adapter not in file.parents):
+                file.unlink()
 
 
 def verdict_of(context: StepContext) -> Verdict | None:

@@ -1,5 +1,6 @@
 """GGUF files: what is sound is kept byte for byte, what is not is refused with a sentence."""
 
+import errno
 import hashlib
 import random
 import struct
@@ -254,6 +255,20 @@ def test_a_tensor_of_another_size_than_described_leaves_no_file(tmp_path: Path) 
     with pytest.raises(GgufError, match="a has 28 bytes, not 32"):
         gguf_file.write(tmp_path / "file.gguf", [], [wrong])
     assert not (tmp_path / "file.gguf").exists()
+
+
+def test_a_file_that_cannot_be_written_to_its_end_leaves_nothing(tmp_path: Path) -> None:
+    """Of a model's size, where the disk is full already."""
+
+    def no_space() -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    kind = GGMLQuantizationType.F32
+    written = NewTensor(name="written", shape=(4,), type=kind, data=lambda: bytes(16))
+    failing = NewTensor(name="failing", shape=(4,), type=kind, data=no_space)
+    with pytest.raises(OSError, match="No space"):
+        gguf_file.write(tmp_path / "new.gguf", [], [written, failing])
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_field_standard_reader_understands_what_is_written(tmp_path: Path, tiny_gguf: Path) -> None:
