@@ -217,6 +217,34 @@ def test_pairs_are_learned_from_as_trl_does(tiny: Tiny, tmp_path: Path, seed: in
     assert_same(ours(tiny, TrainingMethod.DPO, PAIRS, seed, tmp_path), theirs(trainer, batch, weights))
 
 
+def sum_of(model: torch.nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
+    """Log-probability of an answer."""
+    ids = torch.tensor([*prompt, *answer])
+    chances = torch.log_softmax(model(input_ids=ids[None]).logits[0, :-1], dim=-1)
+    found: Tensor = chances[len(prompt) - 1 :].gather(1, ids[len(prompt) :, None]).sum()
+    return found
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pairs_with_margins_are_learned_from_by_the_formula(tiny: Tiny, tmp_path: Path, seed: int) -> None:
+    """Odin (Amini et al. 2024), written out: TRL has no margin for each pair."""
+    weights = adapter(tiny, seed, tmp_path)
+    pairs = [replace(one, margin=margin) for one, margin in zip(PAIRS, (0.0, 0.4, 1.0), strict=True)]
+    base, model = tiny.fresh(), get_peft_model(tiny.fresh(), targets(weights))
+    set_peft_model_state_dict(model, weights)
+    losses = []
+    for one in pairs:
+        better, worse = (
+            sum_of(model, one.prompt, answer.tokens) - sum_of(base, one.prompt, answer.tokens).detach()
+            for answer in one.answers
+        )
+        losses.append(-torch.nn.functional.logsigmoid(0.1 * (better - worse) - one.margin))
+    loss = torch.stack(losses).mean()
+    loss.backward()
+    expected = Known(loss=float(loss.detach()), gradient=peft_gradients(model))
+    assert_same(ours(tiny, TrainingMethod.DPO, pairs, seed, tmp_path), expected)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_opinions_are_learned_from_as_trl_does(tiny: Tiny, tmp_path: Path, seed: int) -> None:
     weights = adapter(tiny, seed, tmp_path)

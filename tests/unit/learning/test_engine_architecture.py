@@ -128,3 +128,16 @@ def test_tensors_that_are_missing_or_of_another_kind_are_named(tmp_path: Path) -
     ):
         with pytest.raises(TrainingError, match=sentence):
             weights.matrix(name, (4, 256))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "scale"),
+    [("gemma2", 46, 64), ("gemma2", 26, 32), ("gemma3", 62, 64), ("gemma3", 48, 32), ("llama", 62, 32)],
+)
+def test_the_largest_gemmas_scale_queries_by_the_width_a_head(
+    tmp_path: Path, architecture: str, layers: int, scale: int
+) -> None:
+    """Gemma 2 and 3 of 27B have heads of another size: llama.cpp's `f_attention_scale`, by the number of layers."""
+    heads = {"attention.key_length": 32, "attention.value_length": 32}
+    file = written(tmp_path / "large.gguf", architecture, {**SOUND, **heads, "block_count": layers})
+    assert read_architecture(file).query_scale == pytest.approx(scale**-0.5)
