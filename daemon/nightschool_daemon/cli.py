@@ -453,6 +453,8 @@ def train(
     with run_listener() as listener, _ended_as(ended):
         made = train_alone(settings, order, hooks=hooks, listener=listener, now=now())
     _show_account(made.account, data)
+    if made.trained.not_learned:
+        say(made.trained.not_learned)
     for curve in made.curves:
         show_curve(f"loss by {curve.method.upper()}", curve.losses, curve.watched, is_held=curve.is_held)
     columns = ("", "base", "trained", "delivered", "kept")
@@ -484,7 +486,9 @@ def _loss_rows(made: TrainedAlone) -> Iterator[tuple[str, ...]]:
     for texts, losses in measured.items():
         if losses is not None:
             three = (losses.base_loss, losses.trained_loss, losses.delivered_loss)
-            yield (f"{texts} ({UNITS[losses.kind]})", *(f"{one:.3f}" for one in three), f"{losses.kept:.1%}")
+            # where training made them worse there is nothing that could be kept
+            kept = f"{losses.kept:.1%}" if losses.trained_loss < losses.base_loss else ""
+            yield (f"{texts} ({UNITS[losses.kind]})", *(f"{one:.3f}" for one in three), kept)
 
 
 def _show_account(account: Account, data: Path) -> None:

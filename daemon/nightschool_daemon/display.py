@@ -214,6 +214,8 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         rows.append(("search", plan.search.reason))
     for one in plan.trainings:
         rows += _training_rows(one, name=f" ({one.method.upper()})" if len(plan.trainings) > 1 else "")
+    if plan.not_learned:
+        rows.append(("not learned", plan.not_learned))
     if plan.trainings and plan.loaded_bytes:
         rows.append(("held by Ollama", f"{plan.loaded_bytes / 1e9:.1f} GB, which a run asks it to give back first"))
     for cost in plan.deliveries:

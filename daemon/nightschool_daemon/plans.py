@@ -151,6 +151,8 @@ class TrainingPlan:
     search: HyperparameterSearch | None = None
     """For hyperparameters, before the training, or what one found earlier; None: what is configured holds."""
     trainings: tuple[PlannedTraining, ...]
+    not_learned: str = ""
+    """What is in the data and would not be learned, and why, in a sentence; empty: nothing."""
     problem: str | None
     """One sentence: why it cannot be trained here, and what to change; None where it can."""
     loaded_bytes: int

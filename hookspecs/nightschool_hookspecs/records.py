@@ -769,6 +769,8 @@ class TrainingResult:
     """Whether it began from `TrainingJob.warm_start`."""
     plan: str = ""
     """How it was cut to fit into memory, and what was expected of it, as decided before it began."""
+    not_learned: str = ""
+    """What was to come on top and did not, and why, in a sentence; empty: nothing."""
     learned_events: tuple[str, ...] | None = None
     """`source/id` of every event whose examples moved the model; None: the trainer does not tell."""
     watched_events: tuple[str, ...] = ()

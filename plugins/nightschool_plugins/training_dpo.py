@@ -1,7 +1,8 @@
 """Learns better answers over worse ones, by direct preference optimisation with the pairs' margins as offset.
 
 By itself where `training.method` is "dpo"; on top of supervised fine-tuning where it is "auto" and there are enough
-pairs: the wanted answers first, then what is better than what.
+pairs: the wanted answers first, then what is better than what. Where that fails, the wanted answers are what was
+learned.
 """
 
 from dataclasses import dataclass, replace
@@ -50,7 +51,12 @@ class TrainingDpo:
                 method=TrainingMethod.SFT,
                 hyperparameters=job.hyperparameters,
             )
-            return _joined(first, self._preferred(replace(job, warm_start=first.adapter, requires_start=True), train))
+            try:
+                second = self._preferred(replace(job, warm_start=first.adapter, requires_start=True), train)
+            except TrainingError as error:
+                # hours of learning are not lost to what was to come on top
+                return replace(first, not_learned=f"Which answers are better than others was not learned. {error}")
+            return _joined(first, second)
         return None
 
     def _preferred(self, job: TrainingJob, train: Train) -> TrainingResult:

@@ -238,6 +238,23 @@ def test_costs_are_told_before_they_are_paid_and_what_is_kept_stands_in_report_a
     assert status["specialties"][0]["serving_lesson"]["held_in"]["delivered_loss"] == export.held_in.delivered_loss
 
 
+def weights_in(directory: RunDirectory) -> set[Path]:
+    """Where large files are left."""
+    return {one.parent for one in directory.path.rglob("*") if one.suffix in (".safetensors", ".gguf", ".tmp")}
+
+
+def test_of_two_trainings_the_adapter_of_the_last_alone_is_left(night: Night) -> None:
+    """The first one's, the best epochs and checkpoints are as large, and would be left by every night."""
+    text = night.configuration.read_text().replace("[training]", '[training]\nmethod = "auto"')
+    night.configuration.write_text(f"{text}\n[plugins.training_dpo]\nfewest_pairs = 2\n")
+    night.drop(greetings(60))
+    done = night.learn()
+    assert done.returncode == 0, done.stdout + done.stderr
+    directory = RunDirectory(path=night.run_directories()[0])
+    assert directory.result(Step.TRAIN, TrainingResult).methods == (TrainingMethod.SFT, TrainingMethod.DPO)
+    assert weights_in(directory) == {directory.step(Step.TRAIN) / "adapter"}
+
+
 def test_a_version_beyond_the_budget_is_refused_before_anything_is_written(
     night: Night, fresh_ollama: OllamaServer
 ) -> None:
@@ -253,9 +270,11 @@ def test_a_version_beyond_the_budget_is_refused_before_anything_is_written(
 
 
 def test_the_route_by_transformers_and_peft_leads_to_the_same_place(night: Night, fresh_ollama: OllamaServer) -> None:
-    """By stages of difficulty too."""
-    text = night.configuration.read_text().replace("[training]", '[training]\nengine = "transformers"')
-    night.configuration.write_text(text.replace("[plugins]", '[plugins]\nenabled = ["curriculum_staged"]'))
+    """By stages of difficulty too, and without the pairs that would come on top, which it cannot learn."""
+    wanted = '[training]\nengine = "transformers"\nmethod = "auto"'
+    text = night.configuration.read_text().replace("[training]", wanted)
+    text = text.replace("[plugins]", '[plugins]\nenabled = ["curriculum_staged"]')
+    night.configuration.write_text(f"{text}\n[plugins.training_dpo]\nfewest_pairs = 2\n")
     night.drop(greetings(60))
     done = night.learn()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -266,6 +285,9 @@ def test_the_route_by_transformers_and_peft_leads_to_the_same_place(night: Night
     assert verified.passed
     assert verified.held_out.delivered_loss < verified.held_out.base_loss
     assert (directory.step(Step.TRAIN) / "adapter" / "README.md").exists()
+    assert "pairs of answers are not: these need the packed engine" in done.stdout + done.stderr
+    assert directory.result(Step.TRAIN, TrainingResult).methods == (TrainingMethod.SFT,)
+    assert weights_in(directory) == {directory.step(Step.TRAIN) / "adapter"}
     assert TINY_ALIAS in fresh_ollama.tags()
     stages = [one.stage for one in directory.stretches()]
     assert list(dict.fromkeys(stages)) == ["easy", "medium", "hard", "all"]

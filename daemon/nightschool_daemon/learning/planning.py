@@ -43,7 +43,7 @@ from nightschool_daemon.learning.split import (
     sides_of,
 )
 from nightschool_daemon.learning.threads import limit_threads
-from nightschool_daemon.learning.trainable import route_of
+from nightschool_daemon.learning.trainable import route_of, without_what_it_cannot
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.plans import DeliveryCost, MemoryPlan, PlannedTraining, PlanRequest, Route, TrainingPlan
@@ -97,11 +97,14 @@ def run(context: WorkerContext) -> None:
     file = open_base(request.gguf)
     data = _data_of(context, request, file) if request.has_events else _assumed(context, request)
     rehearsal = Rehearsal(context=context, file=file, digest=request.weights_digest, assumed=data.assumed is not None)
-    job = _job(context, request, data, file)
+    notes: list[str] = []
+    job = without_what_it_cannot(
+        _job(context, request, data, file), file, context.settings.training.engine, notes.append
+    )
     search = None if data.folds else foreseen(context, job, file, _store(context))
     if search is not None:
         job = taken(job, search)
-    problem = _rehearsed(context, rehearsal, job)
+    problem, not_learned = _rehearsed(context, rehearsal, job)
     plan = TrainingPlan(
         base=request.base,
         architecture=file.architecture,
@@ -119,6 +122,7 @@ def run(context: WorkerContext) -> None:
         events_left_out=dict(data.left_out),
         search=search,
         trainings=tuple(rehearsal.found),
+        not_learned=" ".join(filter(None, (*notes, not_learned))),
         problem=problem,
         loaded_bytes=request.loaded_bytes,
         is_examined=not is_by_hand(context.info),
@@ -359,17 +363,22 @@ def _job(context: WorkerContext, request: PlanRequest, data: Data, file: GgufFil
     return replace(job, hyperparameters=settled_for(job, job.hyperparameters, file, context.settings))
 
 
-def _rehearsed(context: WorkerContext, rehearsal: Rehearsal, job: TrainingJob) -> str | None:
-    """Have the plugins ask for their trainings. Returns why it cannot be trained, None where it can."""
+def _rehearsed(context: WorkerContext, rehearsal: Rehearsal, job: TrainingJob) -> tuple[str | None, str]:
+    """Have the plugins ask for their trainings.
+
+    Returns why it cannot be trained, None where it can; and what would not be learned, as `TrainingResult.not_learned`.
+    """
     try:
-        if context.hooks.train_adapter(job=job, train=rehearsal) is None:
-            return (
-                f"There is nothing in the data that the method '{job.method}' learns from. Corrections and liked "
-                "answers are what a model learns from."
-            )
+        found = context.hooks.train_adapter(job=job, train=rehearsal)
     except TrainingError as error:
-        return str(error)
-    return None
+        return str(error), ""
+    if found is None:
+        problem = (
+            f"There is nothing in the data that the method '{job.method}' learns from. Corrections and liked "
+            "answers are what a model learns from."
+        )
+        return problem, ""
+    return None, found.not_learned
 
 
 # --------------------------------------------------------------------------- the delivery

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 
 from nightschool_daemon.config import EngineChoice
@@ -12,8 +15,10 @@ from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.gguf_file import GgufFile, shown
 from nightschool_daemon.learning.older_layout import is_other_network
 from nightschool_daemon.plans import Route
-from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
+from nightschool_hookspecs.records import Hyperparameters, MethodChoice, TrainedForm, TrainingJob, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
+
+Note = Callable[[str], None]
 
 KNOWN = f'{", ".join(FAMILIES)}, with training.engine = "auto"'
 NOT_ADAPTED = frozenset({"mamba"})
@@ -43,6 +48,24 @@ def route_of(file: GgufFile, engine: EngineChoice, method: TrainingMethod, setti
             'Set training.method = "sft".'
         )
     return route
+
+
+def without_what_it_cannot(job: TrainingJob, file: GgufFile, engine: EngineChoice, note: Note) -> TrainingJob:
+    """The same without pairs where "auto" would learn these on top of wanted answers, and nothing here could.
+
+    `note` hears of it. What stands in the way of every training is left to `route_of` to tell.
+    """
+    on_top = job.method is MethodChoice.AUTO and job.material.examples and job.material.pairs
+    try:
+        if not on_top or _route_by_header(file, engine) is Route.PACKED:
+            return job
+    except TrainingError:
+        return job
+    note(
+        f"Wanted answers alone are learned, and {job.material.pairs} pairs of answers are not: these need the packed "
+        f"engine, which does not train this base: it knows {KNOWN}."
+    )
+    return replace(job, material=replace(job.material, pairs=0))
 
 
 def _route_by_header(file: GgufFile, engine: EngineChoice) -> Route:

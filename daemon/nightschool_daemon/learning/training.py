@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
 
 from nightschool_daemon.config import DeliveryChoice
 from nightschool_daemon.disk import delivered_bytes
@@ -22,7 +27,7 @@ from nightschool_daemon.learning.probing import probed
 from nightschool_daemon.learning.rows import rows_of, within
 from nightschool_daemon.learning.searching import SEARCH, searched, taken
 from nightschool_daemon.learning.threads import limit_threads
-from nightschool_daemon.learning.trainable import route_of
+from nightschool_daemon.learning.trainable import route_of, without_what_it_cannot
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.plans import Route
 from nightschool_hookspecs.records import (
@@ -36,6 +41,8 @@ from nightschool_hookspecs.records import (
 )
 from nightschool_hookspecs.services import TrainingError
 
+logger = logging.getLogger(__name__)
+
 
 def run(context: WorkerContext) -> None:
     """Train the adapter of a run and leave `TrainingResult`."""
@@ -46,7 +53,7 @@ def run(context: WorkerContext) -> None:
     passed_over = machine.passed_over()
     if passed_over is not None:
         context.note(passed_over)
-    job = make_job(context)
+    job = without_what_it_cannot(make_job(context), file, context.settings.training.engine, context.note)
     hyperparameters = settled_for(job, job.hyperparameters, file, context.settings, context.note)
     if context.settings.delivery.form is not DeliveryChoice.AUTO:
         # hours of training are not to end in a refusal
@@ -63,6 +70,22 @@ def run(context: WorkerContext) -> None:
     context.run.finish(Step.TRAIN, replace(result, search=search))
 
 
+FAILURES: tuple[type[Exception], ...] = (OSError, RuntimeError, MemoryError, SafetensorError)
+"""Of the disk, of torch and of memory, beside `TrainingError`."""
+
+
+def _told(error: Exception) -> str:
+    """A failure as a sentence with what can be done."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full: {error}. Free some space, or lower neurons or lora_r in [plugins.tuning_fixed]."
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in str(error):
+        return (
+            f"Memory ran out: {' '.join(str(error).split())}. Lower max_length in [plugins.tuning_fixed], close what "
+            "uses memory, or choose a smaller base."
+        )
+    return f"The training failed with {type(error).__name__}: {' '.join(str(error).split())}. Its log has the details."
+
+
 class Engine:
     """`Train`, and what trainings are tried out by. The base is loaded with the first that needs it."""
 
@@ -73,6 +96,16 @@ class Engine:
         self._known_layers: set[tuple[str, ...]] = set()
 
     def __call__(self, job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
+        try:
+            return self._trained(job, method, hyperparameters)
+        except TrainingError:
+            raise
+        except FAILURES as error:
+            # no fault of the plugin that asked, whose failures are counted
+            logger.exception("The training failed.")
+            raise TrainingError(_told(error)) from error
+
+    def _trained(self, job: TrainingJob, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
         context, file = self._context, self._file
         self._begin()
         # a plugin may have made its own

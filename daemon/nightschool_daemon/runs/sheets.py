@@ -373,6 +373,8 @@ def _training_figures(context: StepContext) -> Section | None:
             points.append(f"Curriculum: {'; '.join(_stages(stretches))}")
         if trained.plan:
             points.append(f"Planned beforehand: {trained.plan}")
+        if trained.not_learned:
+            points.append(trained.not_learned)
         if trained.search is not None:
             points.append(_search_figure(trained.search))
     return Section(title="Training", points=tuple(points))

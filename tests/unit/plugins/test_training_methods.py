@@ -98,6 +98,28 @@ def test_preferences_go_on_from_the_wanted_answers() -> None:
     assert result.steps == 2
 
 
+class FailsAtPairs(FakeTrain):
+    """Learns wanted answers, and has no memory for pairs."""
+
+    def __call__(self, job: TrainingJob, *, method: TrainingMethod, **rest: Any) -> TrainingResult:
+        if method is DPO:
+            raise TrainingError("An example of 900 tokens needs 9.1 GB of memory.")
+        return super().__call__(job, method=method, **rest)
+
+
+def test_what_was_learned_is_not_lost_to_what_fails_on_top() -> None:
+    """A night of wanted answers, and then pairs that do not fit."""
+    result, train = asked(MethodChoice.AUTO, CORRECTIONS, FailsAtPairs())
+    ((job, _, _),) = train.asked
+    assert result is not None
+    assert (result.methods, result.adapter) == ((SFT,), job.output)
+    assert result.not_learned == (
+        "Which answers are better than others was not learned. An example of 900 tokens needs 9.1 GB of memory."
+    )
+    with pytest.raises(TrainingError, match="An example of 900 tokens"):
+        asked(MethodChoice.DPO, CORRECTIONS, FailsAtPairs())
+
+
 @pytest.mark.parametrize("warm_start", [False, True])
 def test_both_together_go_on_from_an_earlier_night_where_the_first_does(warm_start: bool) -> None:
     class Started(FakeTrain):
