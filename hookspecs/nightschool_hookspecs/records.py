@@ -588,6 +588,8 @@ class TrainingJob:
     """Whether a start that does not fit ends the training, instead of having it begin from the base."""
     spared_bytes: int = 0
     """What the training leaves free of the disk of `output`: for the delivery, and as the settings ask."""
+    time_left_s: float = math.inf
+    """Set by the host: after so long it comes to its end with what it has learned."""
     is_rehearsal: bool = False
     """Nothing is to be trained: what `train` is asked for is planned."""
 

@@ -55,7 +55,8 @@ class TrainingDpo:
                 second = self._preferred(replace(job, warm_start=first.adapter, requires_start=True), train)
             except TrainingError as error:
                 # hours of learning are not lost to what was to come on top
-                return replace(first, not_learned=f"Which answers are better than others was not learned. {error}")
+                told = f"Which answers are better than others was not learned. {error}"
+                return replace(first, not_learned=" ".join(filter(None, (first.not_learned, told))))
             return _joined(first, second)
         return None
 
@@ -89,6 +90,7 @@ def _joined(first: TrainingResult, second: TrainingResult) -> TrainingResult:
         learned_events=learned,
         watched_events=tuple(event for event in watched if event not in (learned or ())),
         plan="; then ".join(filter(None, (first.plan, second.plan))),
+        not_learned=" ".join(filter(None, (first.not_learned, second.not_learned))),
     )
 
 

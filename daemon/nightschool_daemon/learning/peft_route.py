@@ -7,6 +7,7 @@ own loop. Losses are in nats per answer token.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -272,6 +273,7 @@ def plan_of(job: TrainingJob, settings: Hyperparameters, arrange: Arrange) -> Pl
         signature=signature(job, TrainingMethod.SFT, settings),
         arrange=arrange,
         spared_bytes=job.spared_bytes,
+        until=time.monotonic() + job.time_left_s,
     )
 
 

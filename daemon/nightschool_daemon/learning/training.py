@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -70,6 +71,8 @@ def run(context: WorkerContext) -> None:
     context.run.finish(Step.TRAIN, replace(result, search=search))
 
 
+LEARNING_SHARE = 0.9
+"""Of the time that a step may take, in which steps of the optimiser begin; the rest is for evaluating and saving."""
 FAILURES: tuple[type[Exception], ...] = (OSError, RuntimeError, MemoryError, SafetensorError)
 """Of the disk, of torch and of memory, beside `TrainingError`."""
 
@@ -91,6 +94,7 @@ class Engine:
 
     def __init__(self, context: WorkerContext, file: GgufFile) -> None:
         self._context, self._file = context, file
+        self._until = time.monotonic() + LEARNING_SHARE * context.settings.training.time_limit_s
         self._cache, self._arrange = context.settings.state_directory / "cache", context.hooks.arrange_stretch
         self._base: Base | None = None
         self._known_layers: set[tuple[str, ...]] = set()
@@ -111,7 +115,11 @@ class Engine:
         # a plugin may have made its own
         wanted = settled_for(job, hyperparameters, file, context.settings)
         route = self._route(method, wanted)
-        job = replace(job, spared_bytes=spared_bytes(context, job.base_gguf, version_bytes(file, wanted, context)))
+        job = replace(
+            job,
+            spared_bytes=spared_bytes(context, job.base_gguf, version_bytes(file, wanted, context)),
+            time_left_s=self._until - time.monotonic(),
+        )
         if route is Route.PACKED:
             tokens = load_tokens(file, job.base_digest, self._cache)
             return fine_tune_packed(

@@ -55,6 +55,8 @@ CHECKPOINT_S, LEARNED_A_WRITE = 60.0, 20.0
 """A checkpoint is written when so many seconds have passed since the last one was whole, and so many times as long as
 that one took to write, which of a large model is most of a minute. One is written after each epoch in any case."""
 
+MORE_TIME = "Raise training.time_limit_minutes, or lower training.max_tokens."
+
 Report = Callable[[int, int, str], None]
 S = TypeVar("S", bound=Teachable)
 L_contra = TypeVar("L_contra", bound=Teachable, contravariant=True)
@@ -80,6 +82,8 @@ class Plan:
     """Whether it begins from what any training left: its loss is not the base's then."""
     spared_bytes: int = 0
     """Of the disk: what it leaves free, for the delivery and for others."""
+    until: float = math.inf
+    """When no further step begins, by `time.monotonic()`: what was learned by then is what it comes to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,8 @@ class Outcome:
     watched: tuple[float, ...]
     """The same after each epoch."""
     seconds: float
+    cut_short: str = ""
+    """How far it came by the time that it had, in a sentence; empty: to its end."""
 
     def result(self, plan: Plan, split: Split[S], *, left_out: int) -> TrainingResult:
         """What is told of a training whose adapter is saved. `left_out`: examples that were too long."""
@@ -108,6 +114,7 @@ class Outcome:
             base_loss=self.base_loss,
             trained_loss=self.trained_loss,
             seconds=self.seconds,
+            not_learned=self.cut_short,
             epoch_losses=self.watched,
             learned_events=events_of(split.learned),
             watched_events=events_of(split.watched) if split.held else (),
@@ -193,16 +200,21 @@ def train(
 def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> Outcome:
     """Have something learn epoch by epoch until a judged one is worse, and leave the best one's parameters in it.
 
+    Where the time is over before, the epoch that it is in ends there.
     Goes on from a checkpoint if one fits, and leaves one when the worker is to end. Raises `TrainingError` where the
-    loss is no number, or the disk has no room for what is kept.
+    loss is no number, the disk has no room for what is kept, or there is no time at all.
     """
     keeper = OnDisk(plan.output, plan.signature)
     keeper.require_room(learner, plan.spared_bytes)
     course = Course(learner, split, plan, report, keeper)
+    if course.goes_on() and course.is_late():
+        raise TrainingError(f"There is no time left for it. {MORE_TIME}")
     try:
         while course.goes_on():
             for batch in course.batches_left():
                 course.learn(batch)
+                if course.is_late():
+                    break
             course.end_stretch()
     except Terminated:
         course.break_off()
@@ -237,7 +249,8 @@ class Course(Generic[S]):
             arrange=plan.arrange,
             goes_on=plan.goes_on,
         )
-        self._clock = Clock(now)
+        self._clock, self._now = Clock(now), now
+        self._cut_short = ""
         self._kept_step = self._state.step
 
     def _begun(self, state: State) -> State:
@@ -259,6 +272,10 @@ class Course(Generic[S]):
     def goes_on(self) -> bool:
         """Whether there is an epoch to learn from."""
         return self._state.epoch < self._settings.num_epochs and not self._state.is_over
+
+    def is_late(self) -> bool:
+        """Whether the time is over in which steps begin."""
+        return self._now() >= self._plan.until
 
     def batches_left(self) -> list[list[S]]:
         """Up to the next evaluation."""
@@ -300,10 +317,13 @@ class Course(Generic[S]):
             if self._state.stage:
                 self._keeper.tell_stretch(self._curriculum.mark(self._state, watched))
             self._state = evaluated(self._state, watched)
-            if self._curriculum.is_through(self._state):
-                self._end_epoch(watched)
+            late = self.is_late()
+            if late and self._state.step < self._steps:
+                self._cut_short = f"Its time was over after {self._state.step} of {self._steps} steps. {MORE_TIME}"
+            if self._curriculum.is_through(self._state) or late:
+                self._end_epoch(watched, is_last=late)
 
-    def _end_epoch(self, watched: float) -> None:
+    def _end_epoch(self, watched: float, *, is_last: bool) -> None:
         """See whether it got better. None is judged before one has seen everything that there is to learn."""
         state = self._state
         is_judged = state.has_seen_all and state.epoch >= self._split.first_judged
@@ -315,7 +335,7 @@ class Course(Generic[S]):
             state = replace(state, best_loss=watched)
         state = replace(
             state,
-            is_over=held and not improved,
+            is_over=is_last or (held and not improved),
             watched=(*state.watched, watched),
             has_seen_all=state.has_seen_all or self._curriculum.has_seen_all(state),
         )
@@ -337,6 +357,7 @@ class Course(Generic[S]):
             trained_loss=self._state.best_loss,
             watched=tuple(self._state.watched),
             seconds=self._state.seconds,
+            cut_short=self._cut_short,
         )
 
     def _keep(self, state: State) -> None:
@@ -550,6 +571,7 @@ class OnDisk:
     """`Keeper` of a training that goes on after a kill: checkpoints, the best epoch, and what is told by the way."""
 
     def __init__(self, output: Path, signature: str) -> None:
+        output.mkdir(parents=True, exist_ok=True)
         self._output = output
         self._checkpoints = Checkpoints(directory=output / CHECKPOINTS, signature=signature)
         self._metrics: Metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -147,6 +148,7 @@ def fine_tune(
         goes_on=task.todo.goes_on,
         has_start=task.start is not None,
         spared_bytes=job.spared_bytes,
+        until=time.monotonic() + job.time_left_s,
     )
     outcome = train(task.network, task.form, examples, plan, report, reference=task.start)
     save_form(task.form, file, job.output / ADAPTER)
