@@ -1,5 +1,6 @@
 """The disks that a run writes to: what it takes of them, and when what was written is on them."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -38,3 +39,10 @@ def whole_directory(directory: Path) -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
     sync(directory.parent)
+
+
+def told(error: OSError) -> str:
+    """An error of a disk in a sentence; of one that is full with what can be done."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full: {error}. Free some space, or lower neurons or lora_r in [plugins.tuning_fixed]."
+    return str(error) or type(error).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from dataclasses import asdict, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from nightschool_daemon import disk
 from nightschool_daemon.config import DeliveryChoice
 from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, Step
@@ -79,8 +79,8 @@ FAILURES: tuple[type[Exception], ...] = (OSError, RuntimeError, MemoryError, Saf
 
 def _told(error: Exception) -> str:
     """A failure as a sentence with what can be done."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full: {error}. Free some space, or lower neurons or lora_r in [plugins.tuning_fixed]."
+    if isinstance(error, OSError):
+        return disk.told(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in str(error):
         return (
             f"Memory ran out: {' '.join(str(error).split())}. Lower max_length in [plugins.tuning_fixed], close what "

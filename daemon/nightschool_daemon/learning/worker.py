@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nightschool_daemon import codec
+from nightschool_daemon import codec, disk
 from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks, KnownStrikes, PluginFailed
 from nightschool_daemon.jobs import NOTES, Job, PluginAtFault, Progress, RunDirectory, Step, WorkerFailure
@@ -173,7 +173,7 @@ def _function_of(step: Step | Job) -> Callable[[WorkerContext], None]:
 def _leave_failure(directory: Path, error: Exception, context: WorkerContext | None) -> None:
     unreachable = isinstance(error, OllamaUnreachable) or isinstance(error.__cause__, OllamaUnreachable)
     failure = WorkerFailure(
-        reason=str(error) or type(error).__name__,
+        reason=disk.told(error) if isinstance(error, OSError) else str(error) or type(error).__name__,
         plugin=None if unreachable else _plugin_at_fault(error, context),
         server_unreachable=unreachable,
         traceback=traceback.format_exc(),
