@@ -26,7 +26,7 @@ from gguf import GGMLQuantizationType
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks import results, tasks  # noqa: E402 - found through the path above
+from benchmarks import calls, results, tasks  # noqa: E402 - found through the path above
 from nightschool_daemon.config import DeliveryChoice, DeliverySettings  # noqa: E402
 from nightschool_daemon.jobs import ExportResult, Losses  # noqa: E402
 from nightschool_daemon.learning import defaults, gguf_file, rounding  # noqa: E402
@@ -124,6 +124,8 @@ class Result:
     """Loss with every touched tensor in Q8_0, which keeps all of the lesson; for plain LoRA, the peer of the table."""
     in_own_types: float | None = None
     """Loss with every touched tensor in its own type again: what plain LoRA keeps where it may cost no bytes."""
+    code: str = ""
+    """Digest of what it was made of; empty: of code from before digests were kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +290,7 @@ def run(cell: Cell, directory: Path) -> tuple[Result, ExportResult]:
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         in_q8_0=in_q8_0,
         in_own_types=in_own_types,
+        code=calls.digest_of([Path(__file__), Path(tasks.__file__)]),
     )
     return result, export
 
@@ -404,6 +407,8 @@ def show() -> int:
         plain = " ".join(("" if one is None else f"{one:.3f}").rjust(7) for one in (row.in_q8_0, row.in_own_types))
         text = f"{row.model:9} {row.task:9} {row.form:13} {row.rate:6g} {row.seeds:2} {row.delivered:7.3f} {plain}"
         print(f"{text} {row.kept:7.1%} {row.bytes:6.2f} {row.forgets:+8.3f}")
+    cells = [Result(**json.loads(file.read_text(encoding="utf-8"))) for file in RESULTS.glob("*.json")]
+    print(f"{len(cells)} cells of {calls.states(cells)}")
     results.write("forms", [dataclasses.asdict(one) for one in rows])
     if rows:
         draw(rows)

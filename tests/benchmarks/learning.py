@@ -224,8 +224,10 @@ def carry_out_some(wanted: Iterable[Cell], extent: Extent, minutes: float) -> No
     if not missing:
         return
     with serving(dict.fromkeys(cell.block.model for cell in missing)) as server:
-        started = {file_of(extent.results, one.name): partial(apart, one, extent, server) for one in missing}
-        results.carry_out(started, minutes, is_finished=_never)
+        cells_of = {file_of(extent.results, one.name): one for one in missing}
+        started = {file: partial(apart, one, extent, server) for file, one in cells_of.items()}
+        # another call may have run one since, and what is there may be of other code or sizes
+        results.carry_out(started, minutes, is_finished=lambda file: not unfinished([cells_of[file]], extent))
 
 
 def unfinished(wanted: Iterable[Cell], extent: Extent) -> list[Cell]:
@@ -242,10 +244,6 @@ def apart(cell: Cell, extent: Extent, server: OllamaServer) -> BaseResult | Resu
     place = Place(url=server.url, models_directory=server.models_directory, results=extent.results, code=extent.code)
     with kept_up(server):
         return answered(partial(run, cell, extent.sizes[cell.block.task], place), CELL_LIMIT_S)
-
-
-def _never(_: Path) -> bool:
-    return False
 
 
 # --------------------------------------------------------------------------- showing them
