@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -33,6 +34,7 @@ from nightschool_hookspecs.records import (
     TrainingSoFar,
 )
 from nightschool_hookspecs.services import TrainingError
+from support.rewritten_gguf import rewritten
 from support.tiny_gguf import write_tiny_gguf
 
 SETTINGS = Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-4, batch_size=8, num_epochs=1)
@@ -113,6 +115,18 @@ def test_no_more_is_kept_unpacked_than_a_training_may_take_comfortably(
     without = ample.peak_bytes - kept_bytes(network, ample)
     monkeypatch.setattr(memory, "UNPACKED_BYTES", without - network.weights.bytes)
     assert memory.plan(network, form, todo_of(40), available=AMPLE).unpacked == 0
+
+
+def test_tensors_that_no_pass_reads_whole_take_no_memory(tiny_gguf: Path, tmp_path: Path) -> None:
+    """What sees pictures, and the table of which rows are looked up where the head is another."""
+    pictures = {"v.patch_embd.weight": np.zeros((64, 64), np.float32)}
+    file = gguf_file.read(rewritten(tiny_gguf, tmp_path / "more.gguf", tensors=pictures))
+    sizes = {name: one.bytes for name, one in file.tensors.items()}
+    table = sizes["token_embd.weight"]
+    read = sum(sizes.values()) - sizes["v.patch_embd.weight"]
+    assert Network(file, machine.bench(torch.float32)).weights.bytes == read - table
+    tied = gguf_file.read(rewritten(file.path, tmp_path / "tied.gguf", tensors={"output.weight": None}))
+    assert Network(tied, machine.bench(torch.float32)).weights.bytes == read - sizes["output.weight"]
 
 
 def test_what_is_kept_unpacked_is_what_the_blocks_hold(network: Network, form: Form) -> None:
@@ -216,6 +230,7 @@ def test_layers_that_are_left_out_get_no_gradient_and_keep_nothing(network: Netw
 
 
 ONE_A_TOKEN = memory.Pace(
+    alone=Line(fixed=0, slope=1),
     forth=Line(fixed=0, slope=1),
     back=Line(fixed=0, slope=2),
     head_forth=Line(fixed=0, slope=0),
@@ -241,6 +256,43 @@ def test_every_pass_of_a_method_is_counted(method: TrainingMethod, epochs: int, 
     distinct = [Example(prompt=(1, number), answers=(Answer(tokens=(2, 3)),)) for number in range(16)]
     todo = memory.Todo(examples=distinct, method=method, settings=replace(SETTINGS, num_epochs=epochs), seed=0)
     assert memory.seconds(ONE_A_TOKEN, todo, 64, cut, layers=2) == pytest.approx(64 * passes)
+
+
+@pytest.mark.parametrize("lengths", [[20], [20, 20, 20, 20], [18, 19, 20, 20], [2, 20]])
+def test_two_passes_that_are_timed_are_wide_apart(lengths: list[int]) -> None:
+    """Else what a line adds for each token is the chance of two times, and a wide pass is told by it."""
+    rows = [
+        Example(prompt=(number,) * (length - 1), answers=(Answer(tokens=(2,)),))
+        for number, length in enumerate(lengths)
+    ]
+    todo = replace(todo_of(20), examples=rows)
+    small, large = memory._unlike(todo, [rows])
+    assert list(large) == rows
+    assert 0 < todo.computed(small) <= todo.computed(large) / memory.UNLIKE
+    narrow = rows[:1]
+    if todo.computed(rows) > 2 * todo.computed(narrow):
+        assert memory._unlike(todo, [rows, narrow]) == (narrow, rows)
+
+
+def test_layers_are_timed_one_behind_the_other(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again and again the same one would be met in the processor's caches."""
+    layers = network.architecture.layers
+    (sample,) = memory._samples(network, memory.Cut(checkpointed=0))
+    assert [one.number for one in sample.blocks] == list(range(layers))
+    packed, unpacked = memory._samples(network, memory.Cut(checkpointed=0, unpacked=1))
+    assert (packed.layers, unpacked.layers) == (layers - 1, 1)
+    assert all(one.unpacked is not None for one in unpacked.blocks[0].matrices.values())
+    # where one layer's results are kept at a time, or where its weights fill the caches, one is enough
+    (tight,) = memory._samples(network, memory.Cut(checkpointed=layers))
+    monkeypatch.setattr(memory, "CACHES_BYTES", 1)
+    (large,) = memory._samples(network, memory.Cut(checkpointed=0))
+    assert len(tight.blocks) == len(large.blocks) == 1
+    assert tight.layers == large.layers == layers
+
+
+def test_what_takes_long_is_tried_once() -> None:
+    quick, long = (memory._repeated(lambda seconds=seconds: (seconds, seconds)) for seconds in (1e-3, memory.LONG_S))
+    assert (len(quick), len(long)) == (memory.MOST_TRIES, 1)
 
 
 def in_fours(*, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int) -> Stretch:

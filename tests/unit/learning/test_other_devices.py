@@ -223,9 +223,8 @@ def test_a_training_is_made_to_fit_the_gpu(on_gpu: Beside, monkeypatch: pytest.M
     example = Example(prompt=(1,) * 20, answers=(Answer(tokens=(2,) * 20),))
     todo = memory.Todo(examples=[example] * 4, method=TrainingMethod.SFT, settings=LORA, seed=0)
     pace = memory.Line(fixed=0, slope=0)
-    monkeypatch.setattr(
-        memory, "pace_of", lambda *_: memory.Pace(forth=pace, back=pace, head_forth=pace, head_both=pace, pads=True)
-    )
+    nothing = memory.Pace(alone=pace, forth=pace, back=pace, head_forth=pace, head_both=pace, pads=True)
+    monkeypatch.setattr(memory, "pace_of", lambda *_: nothing)
     for kept, is_short in ((10**6, False), (17 * 10**7, True)):
         monkeypatch.setattr(memory, "widest", lambda *_, kept=kept: Probe(tokens=64, kept_bytes=kept, shared_bytes=0))
         plan = memory.plan(network, form, todo)

@@ -1,9 +1,9 @@
 """How much memory and time a training takes, told before it starts, and how it is cut so that it fits.
 
 What the backward pass keeps is counted, not guessed: one layer goes through once, with the widest pass of the training,
-and every tensor that is saved for the way back is summed up. The rest follows from the GGUF's header: its blocks, of
-which every page is read, the trained parameters with gradient and moments, a piece of the head. Time is that of the
-narrowest and the widest pass through a layer and through the head, laid on all passes that the training will make.
+and every tensor that is saved for the way back is summed up. The rest follows from the GGUF's header: the blocks that
+are read, the trained parameters with gradient and moments, a piece of the head. Time is that of a
+narrow and a wide pass through a few layers and through the head, laid on all passes that the training will make.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import functools
 import resource
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -62,6 +61,12 @@ FIXED_BYTES = 20_000_000
 """Buffers of the libraries that appear with the first whole pass."""
 FEWEST_TRIES, MOST_TRIES, TRIED_S = 3, 5, 1.0
 """So often a probe is made, beyond the fewest for so long: of three, one may have met page faults or others' work."""
+LONG_S = 10.0
+"""What takes so long is not even tried the fewest times: beside it a page fault is nothing."""
+UNLIKE = 1.5
+"""Two passes are wide apart from so many times the tokens on."""
+CACHES_BYTES = 64_000_000
+"""Of weights in the type of the products: as much as a processor's caches may hold."""
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 """To which control groups this process belongs, and where they are."""
 LIMITS = {"memory.max": "memory.current", "memory.high": "memory.current"}
@@ -567,8 +572,10 @@ class Line:
 class Pace:
     """How fast this machine is."""
 
+    alone: Line
+    """All layers forth where nothing is kept for a way back, by the tokens that a pass computes."""
     forth: Line
-    """All layers, by the tokens that a pass computes."""
+    """The same where all is kept for it."""
     back: Line
     head_forth: Line
     """By the predictions of a pass."""
@@ -578,12 +585,12 @@ class Pace:
 
     def forward(self, examples: Sequence[Example]) -> float:
         """Seconds of a pass without gradient."""
-        return self.forth.at(computed(examples, pads=self.pads)) + self.head_forth.at(_labels(examples))
+        return self.alone.at(computed(examples, pads=self.pads)) + self.head_forth.at(_labels(examples))
 
     def whole(self, examples: Sequence[Example], again: float, trained: float) -> float:
         """Seconds of a pass with gradient: these shares of the layers are computed twice, and gone back through."""
         tokens = computed(examples, pads=self.pads)
-        layers = self.forth.at(tokens) * (1 + again) + self.back.at(tokens) * trained
+        layers = self.forth.at(tokens) + self.alone.at(tokens) * again + self.back.at(tokens) * trained
         return layers + self.head_both.at(_labels(examples))
 
 
@@ -612,50 +619,113 @@ def _forth_alone(pace: Pace, examples: Sequence[Example], tokens: int, pads: boo
 
 
 def pace_of(network: Network, form: Form, todo: Todo, tokens: int, cut: Cut) -> Pace:
-    """Time the narrowest and the widest pass of a training."""
-    learning = list(todo.passes(tokens))
-    small, large = min(learning, key=todo.computed), max(learning, key=todo.computed)
-    if _length(large) > PROBED_TOKENS:
-        longest = max(large, key=len)
-        small, large = [_shortened(longest, PROBED_TOKENS // 2)], [_shortened(longest, PROBED_TOKENS)]
-    sizes = todo.computed(small), todo.computed(large)
+    """Time a narrow and a wide pass of those that a training learns from, and of those that only go forth."""
+    learning = _unlike(todo, list(todo.passes(tokens)))
+    watching = _unlike(todo, list(passes(todo.split.watched, tokens, padded=todo.pads)))
     with beside(network, form):
-        (forth, back), (longer_forth, longer_back) = (
-            _layers_seconds(network, _laid_out(network, one), cut.unpacked) for one in (small, large)
-        )
+        samples = _samples(network, cut)
+        there_and_back = [_layers_seconds(network, one, samples) for one in learning]
+        with torch.no_grad():
+            there = [_layers_seconds(network, one, samples) for one in watching]
     few, many = PROBED_ROWS
     return Pace(
-        forth=Line.through((sizes[0], forth), (sizes[1], longer_forth)),
-        back=Line.through((sizes[0], back), (sizes[1], longer_back)),
+        alone=_line(todo, watching, [forth for forth, _ in there]),
+        forth=_line(todo, learning, [forth for forth, _ in there_and_back]),
+        back=_line(todo, learning, [back for _, back in there_and_back]),
         head_forth=_head_line(network, few, many, with_gradient=False),
         head_both=_head_line(network, few, many, with_gradient=True),
         pads=todo.pads,
     )
 
 
-def _layers_seconds(network: Network, layout: Layout, unpacked: int) -> tuple[float, float]:
-    """Time of a pass through all layers, forth and back, by one layer of each kind, packed and unpacked."""
-    kinds, reaches = _kinds(network), network.reaches(layout)
-    first_unpacked = len(network.blocks) - unpacked
+def _line(todo: Todo, two: Sequence[Sequence[Example]], times: Sequence[float]) -> Line:
+    (small, large), (seconds, longer) = map(todo.computed, two), times
+    return Line.through((small, seconds), (large, longer))
+
+
+def _unlike(todo: Todo, some: Sequence[Sequence[Example]]) -> tuple[Sequence[Example], Sequence[Example]]:
+    """The narrowest and the widest of some passes; where these are much alike, half of the widest as the narrowest.
+
+    What two sizes a few tokens apart differ by in time is chance, and would be laid on every token.
+    """
+    small, large = min(some, key=todo.computed), max(some, key=todo.computed)
+    if _length(large) > PROBED_TOKENS:
+        longest = max(large, key=len)
+        return [_shortened(longest, PROBED_TOKENS // 2)], [_shortened(longest, PROBED_TOKENS)]
+    if todo.computed(large) < UNLIKE * todo.computed(small):
+        small = large[: len(large) // 2] or [_shortened(large[0], max(2, len(large[0]) // 2))]
+    return small, large
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Layers that stand for all of their kind: in or without a window, packed or unpacked."""
+
+    blocks: tuple[Block, ...]
+    layers: int
+    """Of the kind."""
+
+
+def _samples(network: Network, cut: Cut) -> list[Sample]:
+    """A few layers of each kind, one behind the other.
+
+    One alone would be timed with its weights in the processor's caches, where a whole pass has to fetch each layer's.
+    No more are taken than the training keeps the results of at once.
+    """
+    first_unpacked = len(network.blocks) - cut.unpacked
+    kinds: dict[tuple[bool, bool], list[Block]] = {}
+    for block in network.blocks:
+        kind = network.architecture.is_local(block.number), block.number >= first_unpacked
+        kinds.setdefault(kind, []).append(block)
+    most = max(1, len(network.blocks) - cut.trained_from - cut.checkpointed)
+    found: list[Sample] = []
+    for (_, is_unpacked), blocks in kinds.items():
+        few = blocks[-min(most, _beyond_caches(network, blocks[-1])) :]
+        chosen = tuple(one.unpacked(network.bench) if is_unpacked else one for one in few)
+        found.append(Sample(blocks=chosen, layers=len(blocks)))
+    return found
+
+
+def _beyond_caches(network: Network, block: Block) -> int:
+    """So many layers like this one have more weights than caches hold."""
+    held = sum(one.weights for one in block.matrices.values()) * network.bench.dtype.itemsize
+    return max(1, round(CACHES_BYTES / int(held)))
+
+
+def _layers_seconds(network: Network, examples: Sequence[Example], samples: Iterable[Sample]) -> tuple[float, float]:
+    """Time of a pass through all layers, forth and back; without gradients, of the way back there is none."""
+    layout = _laid_out(network, examples)
+    reaches = network.reaches(layout)
     forth = back = 0.0
-    layers = Counter(
-        (network.architecture.is_local(one.number), one.number >= first_unpacked) for one in network.blocks
-    )
-    for (kind, is_unpacked), count in layers.items():
-        block = kinds[kind].unpacked(network.bench) if is_unpacked else kinds[kind]
-        tried = _repeated(lambda block=block: _there_and_back(network, block, layout, reaches))  # type: ignore[misc]  # bound now
-        forth += count * statistics.median(one for one, _ in tried)
-        back += count * statistics.median(one for _, one in tried)
+    for sample in samples:
+        tried = _repeated(lambda sample=sample: _there_and_back(network, sample.blocks, layout, reaches))  # type: ignore[misc]  # bound now
+        share = sample.layers / max(1, len(sample.blocks) - 1)
+        forth += share * statistics.median(one for one, _ in tried)
+        back += share * statistics.median(one for _, one in tried)
     return forth, back
 
 
-def _there_and_back(network: Network, block: Block, layout: Layout, reaches: Reaches) -> tuple[float, float]:
-    x = _states(network, layout)
-    began = time.perf_counter()
-    found = network.layer(block, x, layout, reaches)
+def _there_and_back(network: Network, blocks: Sequence[Block], layout: Layout, reaches: Reaches) -> tuple[float, float]:
+    """Time through all layers but the first that is met on each way, if there are others.
+
+    In that one, what a layer needs for itself and gives back is asked of the system, which the others have from it.
+    """
+    # as after every pass: what is kept is asked of the system anew
+    machine.return_free_memory()
+    began = _now(network)
+    found = _states(network, layout)
+    marks: list[float] = []
+    for number, block in enumerate(blocks):
+        if number == 1:
+            began = _now(network)
+        if number and number == len(blocks) - 1 and found.requires_grad:
+            found.register_hook(lambda _: marks.append(_now(network)))
+        found = network.layer(block, found, layout, reaches)
     turned = _now(network)
-    found.backward(torch.ones_like(found))
-    return turned - began, _now(network) - turned
+    marks.append(turned)
+    if found.requires_grad:
+        found.backward(torch.ones_like(found))
+    return turned - began, _now(network) - marks[-1]
 
 
 def _head_line(network: Network, few: int, many: int, *, with_gradient: bool) -> Line:
@@ -674,8 +744,8 @@ def _head_line(network: Network, few: int, many: int, *, with_gradient: bool) ->
 
 def _repeated(probe: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
     """What a probe took, several times over."""
-    found = [probe() for _ in range(FEWEST_TRIES)]
-    while len(found) < MOST_TRIES and sum(map(sum, found)) < TRIED_S:
+    found = [probe()]
+    while len(found) < MOST_TRIES and sum(map(sum, found)) < (LONG_S if len(found) < FEWEST_TRIES else TRIED_S):
         found.append(probe())
     return found
 

@@ -77,8 +77,9 @@ class Network:
         self.weights = Weights(file, over)
         self.bench = bench
         table = (self.architecture.vocabulary, self.architecture.width)
-        self.embedding = self.weights.matrix(EMBEDDING, table)
-        self.head = self.weights.matrix("output.weight", table) if self.weights.has("output.weight") else self.embedding
+        is_tied = not self.weights.has("output.weight")
+        self.embedding = self.weights.matrix(EMBEDDING, table, whole=is_tied)
+        self.head = self.embedding if is_tied else self.weights.matrix("output.weight", table)
         self.final_norm = self._vector("output_norm.weight", self.architecture.width)
         # added neurons make the feed-forward blocks of a delivered file wider than the base's
         delivered = over.number("feed_forward_length") if over is not None else None

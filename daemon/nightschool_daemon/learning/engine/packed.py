@@ -150,11 +150,15 @@ class Weights:
         self._files = dict.fromkeys(file.tensors, _Mapped.of(file))
         if over is not None:
             self._files |= dict.fromkeys(over.tensors, _Mapped.of(over))
+        self._whole: set[str] = set()
 
     @property
     def bytes(self) -> int:
-        """Of all tensors, as they lie in their blocks."""
-        return sum(one.bytes for one in self._tensors.values())
+        """Of the tensors that were asked for to be read whole, as they lie in their blocks.
+
+        A file may have others, as those that see pictures.
+        """
+        return sum(self._tensors[name].bytes for name in self._whole)
 
     def resident_bytes(self) -> int:
         """How much of their mappings this process has in memory, by the kernel's account; 0 where it gives none."""
@@ -175,14 +179,20 @@ class Weights:
         """Whether there is such a tensor."""
         return name in self._tensors
 
-    def matrix(self, name: str, shape: tuple[int, int]) -> PackedMatrix:
-        """A tensor of this shape, rows first. Raises `TrainingError` for one that is missing or of another."""
+    def matrix(self, name: str, shape: tuple[int, int], *, whole: bool = True) -> PackedMatrix:
+        """A tensor of this shape, rows first. Raises `TrainingError` for one that is missing or of another.
+
+        `whole`: not some of its rows alone are read.
+        """
         data, kind = self._tensor(name, shape)
+        if whole:
+            self._whole.add(name)
         return PackedMatrix(name=name, data=data.view(shape[0], -1), kind=kind, shape=shape)
 
     def vector(self, name: str, length: int) -> Tensor:
         """A tensor of one dimension as 32-bit floats. Raises `TrainingError` as `matrix` does."""
         data, kind = self._tensor(name, (length,))
+        self._whole.add(name)
         return blocks.dequantized(data.view(1, -1), kind)[0].clone()
 
     def let_go(self, name: str) -> None:
