@@ -1,6 +1,7 @@
 """A training that has not the time for all of its steps comes to an end with what it has learned."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +22,12 @@ SETTINGS = Hyperparameters(form=TrainedForm.LORA, learning_rate=3e-3, lora_r=4, 
 """Of twelve greetings three steps an epoch."""
 
 
-def trained(directory: Path, gguf: Path, settings: Hyperparameters = SETTINGS, **changed: float) -> TrainingResult:
+def trained(directory: Path, gguf: Path, time_left_s: float = math.inf) -> TrainingResult:
     torch.set_num_threads(1)
     file = gguf_file.read(gguf)
     tokens = load_tokens(file, sha256_of(gguf), directory / "cache")
-    job = replace(training_job(directory, gguf, settings, texts=greetings()), **changed)
-    return fine_tune(file, tokens, job, TrainingMethod.SFT, settings, unheard)
+    job = replace(training_job(directory, gguf, SETTINGS, texts=greetings()), time_left_s=time_left_s)
+    return fine_tune(file, tokens, job, TrainingMethod.SFT, SETTINGS, unheard)
 
 
 @pytest.mark.parametrize(("step", "epochs"), [(2, 1), (3, 1), (4, 2), (8, 3)])
