@@ -206,8 +206,7 @@ class TrainingSettings:
     """Ask Ollama to unload idle models before training and delivery, to have the memory."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, "max_events", "max_tokens", "max_shots", "max_shot_tokens")
-        _require(self, 1, "max_growth")
+        _require(self, 1, "max_events", "max_tokens", "max_growth", "max_shots", "max_shot_tokens")
         _require(self, 0, "examples_from")
         _require(self, 0, "time_limit_minutes", above=True)
         _require(self, 0, "threads", "seed")

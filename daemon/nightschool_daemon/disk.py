@@ -41,8 +41,8 @@ def whole_directory(directory: Path) -> Iterator[Path]:
     sync(directory.parent)
 
 
-def told(error: OSError) -> str:
-    """An error of a disk in a sentence; of one that is full with what can be done."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def told(error: Exception) -> str:
+    """An error in a sentence; that of a full disk with what can be done."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full: {error}. Free some space, or lower neurons or lora_r in [plugins.tuning_fixed]."
     return str(error) or type(error).__name__

@@ -170,14 +170,14 @@ def _file_source(file: Path, *, check: bool) -> Source:
     try:
         content = file.read_bytes()
     except OSError:
-        content = b""
+        content = None
     return Source(
         name=file.stem,
         kind=PluginKind.FILE,
         load=lambda: _load_file(file, check=check),
-        digest=hashlib.sha256(content).hexdigest() if content else "",
+        digest=hashlib.sha256(content).hexdigest() if content is not None else "",
         file=file,
-        gates=frozenset(one for one in GATES if one.encode() in content),
+        gates=frozenset(one for one in GATES if one.encode() in (content or b"")),
     )
 
 

@@ -18,8 +18,6 @@ from nightschool_daemon.plans import Route
 from nightschool_hookspecs.records import Hyperparameters, MethodChoice, TrainedForm, TrainingJob, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
 
-Note = Callable[[str], None]
-
 KNOWN = f'{", ".join(FAMILIES)}, with training.engine = "auto"'
 NOT_ADAPTED = frozenset({"mamba"})
 """Architectures that transformers loads, and of whose linear layers PEFT refuses some."""
@@ -50,7 +48,9 @@ def route_of(file: GgufFile, engine: EngineChoice, method: TrainingMethod, setti
     return route
 
 
-def without_what_it_cannot(job: TrainingJob, file: GgufFile, engine: EngineChoice, note: Note) -> TrainingJob:
+def without_what_it_cannot(
+    job: TrainingJob, file: GgufFile, engine: EngineChoice, note: Callable[[str], None]
+) -> TrainingJob:
     """The same without pairs where "auto" would learn these on top of wanted answers, and nothing here could.
 
     `note` hears of it. What stands in the way of every training is left to `route_of` to tell.

@@ -44,6 +44,11 @@ from nightschool_hookspecs.services import TrainingError
 
 logger = logging.getLogger(__name__)
 
+LEARNING_SHARE = 0.9
+"""Of the time that a step may take, in which steps of the optimiser begin; the rest is for evaluating and saving."""
+FAILURES: tuple[type[Exception], ...] = (OSError, RuntimeError, MemoryError, SafetensorError)
+"""Of the disk, of torch and of memory, beside `TrainingError`."""
+
 
 def run(context: WorkerContext) -> None:
     """Train the adapter of a run and leave `TrainingResult`."""
@@ -71,22 +76,17 @@ def run(context: WorkerContext) -> None:
     context.run.finish(Step.TRAIN, replace(result, search=search))
 
 
-LEARNING_SHARE = 0.9
-"""Of the time that a step may take, in which steps of the optimiser begin; the rest is for evaluating and saving."""
-FAILURES: tuple[type[Exception], ...] = (OSError, RuntimeError, MemoryError, SafetensorError)
-"""Of the disk, of torch and of memory, beside `TrainingError`."""
-
-
 def _told(error: Exception) -> str:
     """A failure as a sentence with what can be done."""
     if isinstance(error, OSError):
         return disk.told(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in str(error):
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text:
         return (
-            f"Memory ran out: {' '.join(str(error).split())}. Lower max_length in [plugins.tuning_fixed], close what "
+            f"Memory ran out: {text}. Lower max_length in [plugins.tuning_fixed], close what "
             "uses memory, or choose a smaller base."
         )
-    return f"The training failed with {type(error).__name__}: {' '.join(str(error).split())}. Its log has the details."
+    return f"The training failed with {type(error).__name__}: {text}. Its log has the details."
 
 
 class Engine:

@@ -11,11 +11,11 @@ from nightschool_daemon.config import EngineChoice
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.learning import gguf_file, training
 from nightschool_daemon.learning.trainable import without_what_it_cannot
-from nightschool_hookspecs.records import Hyperparameters, Material, MethodChoice, TrainedForm, TrainingJob
+from nightschool_hookspecs.records import Hyperparameters, Material, MethodChoice, TrainedForm
 from nightschool_hookspecs.services import TrainingError
 from support.selected_runs import at_step
 from support.tiny_architectures import write_tiny_architecture
-from support.training_jobs import greetings
+from support.training_jobs import greetings, training_job
 
 LORA = Hyperparameters(form=TrainedForm.LORA, learning_rate=1e-3, lora_r=2)
 BOTH = Material(examples=80, better_known=80, pairs=70, liked=0, disliked=0)
@@ -57,20 +57,6 @@ def test_what_fails_below_a_plugin_is_no_fault_of_the_plugin(
     assert str(caught.value).startswith(told)
 
 
-def job_of(directory: Path, base: Path, method: MethodChoice) -> TrainingJob:
-    return TrainingJob(
-        base_gguf=base,
-        base_digest="d",
-        architecture="llama",
-        dataset=directory,
-        output=directory,
-        material=BOTH,
-        method=method,
-        hyperparameters=LORA,
-        seed=1,
-    )
-
-
 @pytest.mark.parametrize(
     ("engine", "method", "pairs"),
     [
@@ -84,7 +70,7 @@ def test_where_pairs_cannot_be_learned_the_wanted_answers_alone_are(
     tmp_path: Path, tiny: Path, engine: EngineChoice, method: MethodChoice, pairs: int
 ) -> None:
     notes: list[str] = []
-    job = job_of(tmp_path, tiny, method)
+    job = replace(training_job(tmp_path, tiny, LORA), material=BOTH, method=method)
     found = without_what_it_cannot(job, gguf_file.read(tiny), engine, notes.append)
     assert (found.material.pairs, found.material.examples) == (pairs, 80)
     assert [one.split(":")[0] for one in notes] == (

@@ -200,9 +200,9 @@ def train(
 def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> Outcome:
     """Have something learn epoch by epoch until a judged one is worse, and leave the best one's parameters in it.
 
-    Where the time is over before, the epoch that it is in ends there.
-    Goes on from a checkpoint if one fits, and leaves one when the worker is to end. Raises `TrainingError` where the
-    loss is no number, the disk has no room for what is kept, or there is no time at all.
+    Where the time is over before, the epoch that it is in ends there. Goes on from a checkpoint if one fits, and leaves
+    one when the worker is to end. Raises `TrainingError` where the loss is no number, the disk has no room for what is
+    kept, or there is no time at all.
     """
     keeper = OnDisk(plan.output, plan.signature)
     keeper.require_room(learner, plan.spared_bytes)

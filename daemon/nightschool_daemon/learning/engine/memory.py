@@ -2,8 +2,8 @@
 
 What the backward pass keeps is counted, not guessed: one layer goes through once, with the widest pass of the training,
 and every tensor that is saved for the way back is summed up. The rest follows from the GGUF's header: the blocks that
-are read, the trained parameters with gradient and moments, a piece of the head. Time is that of a
-narrow and a wide pass through a few layers and through the head, laid on all passes that the training will make.
+are read, the trained parameters with gradient and moments, a piece of the head. Time is that of a narrow and a wide
+pass through a few layers and through the head, laid on all passes that the training will make.
 """
 
 from __future__ import annotations
@@ -712,8 +712,8 @@ def _there_and_back(network: Network, blocks: Sequence[Block], layout: Layout, r
     """
     # as after every pass: what is kept is asked of the system anew
     machine.return_free_memory()
-    began = _now(network)
     found = _states(network, layout)
+    began = _now(network)
     marks: list[float] = []
     for number, block in enumerate(blocks):
         if number == 1:
