@@ -197,6 +197,8 @@ class TrainingSettings:
     max_tokens: int = 400_000
     max_growth: float = 3.0
     """Examples and their variants together, as a multiple of the examples."""
+    doubted: float = 0.5
+    """Of the weight of feedback that looks wrong: where no more is left, it counts in no pair and as no thumb."""
     time_limit_minutes: float = 480.0
     threads: int = 0
     """0: as many as there are cores."""
@@ -207,9 +209,11 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         _require(self, 1, "max_events", "max_tokens", "max_growth", "max_shots", "max_shot_tokens")
-        _require(self, 0, "examples_from")
+        _require(self, 0, "examples_from", "doubted")
         _require(self, 0, "time_limit_minutes", above=True)
         _require(self, 0, "threads", "seed")
+        if self.doubted >= 1:
+            raise ValueError(f"doubted must be below 1, not {self.doubted:g}")
 
     @property
     def time_limit_s(self) -> float:

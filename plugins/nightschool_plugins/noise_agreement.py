@@ -5,7 +5,7 @@
     unity        = support(other) / votes of all who do not agree with the own answer, at most 1
     support      = sum over all voices of votes * agreement with the answer
     factor       = 1 - (1 - lowest_factor) * (doubt - 0.5) / (certain_from - 0.5), clipped to lowest_factor .. 1
-    votes        = sum over the events of a voice of max(priority, 0.1) * exp(-trust_in_losses * stubbornness)
+    votes        = sum over the events of a voice of max(priority, least_vote) * exp(-trust_in_losses * stubbornness)
     level        = mean over the points of a trajectory of log(loss) - median of the same for all that are like it
     stubbornness = robust z-score of the level within one training; -3 .. 3
 
@@ -54,13 +54,12 @@ from nightschool_hookspecs.corrections import is_minor
 from nightschool_hookspecs.paired import median
 from nightschool_hookspecs.variants import Essentials, literals
 
-LEAST_VOTE = 0.1
-"""Of an event that is worth nothing: it was said all the same."""
 SMALLEST_LOSS = math.exp(-7)
 """Nats an answer token. Below it an answer is known by heart."""
 LARGEST_STUBBORNNESS = 3.0
+"""What lies further out is an outlier either way; `trust_in_losses` says how much that counts."""
 LONGEST_ANSWER = 8000
-"""Characters of an answer that are compared, from its beginning."""
+"""Characters of an answer that are compared, from its beginning, to bound the time, as the next."""
 MOST_VOICES = 64
 """About one question. A question of more has no answer that a vote could find; the weightiest are heard."""
 
@@ -83,6 +82,8 @@ class NoiseAgreement:
     """Above 0, at most 1: the share of its votes that is left to what the same person said otherwise later."""
     trust_in_losses: float = 0.5
     """0..10, how much a unit of stubbornness takes from a vote, as a power of e. 0: losses do not count."""
+    least_vote: float = 0.1
+    """Above 0, of an event that is worth less: it was said all the same."""
     fewest_learned: int = 20
     """Losses that must be alike, taken in the same stretch of a training when as much was seen, before they count."""
     smallest_spread: float = 0.25
@@ -103,6 +104,8 @@ class NoiseAgreement:
             raise ValueError("contrary must be below alike, both within 0..1")
         if not 0 <= self.trust_in_losses <= 10:
             raise ValueError("trust_in_losses must be within 0..10")
+        if not 0 < self.least_vote < math.inf:
+            raise ValueError("least_vote must be finite and above 0")
         if self.fewest_learned < 2:
             raise ValueError("fewest_learned must be at least 2")
         if not (0 < self.smallest_spread < math.inf and 0 < self.stubborn_from < math.inf):
@@ -176,7 +179,7 @@ class NoiseAgreement:
         for one in members:
             worth = -one.priority if one.event.target is None else one.priority
             resisted = stubbornness.get(one.event.key, 0.0)
-            weight = max(LEAST_VOTE, worth) * math.exp(-self.trust_in_losses * resisted)
+            weight = max(self.least_vote, worth) * math.exp(-self.trust_in_losses * resisted)
             found[one.event.key] = _Vote(weight=weight, stubbornness=resisted)
         return found
 

@@ -33,8 +33,9 @@ class TrainingSft:
     context_template: str = "{chunks}\n\n{prompt}"
     """How the retrieved texts and the prompt stand together."""
     max_context_characters: int = 4000
-    """Of the retrieved texts together; the best ones that fit are taken whole. An example that is longer than a
-    training takes is left out, question, answer and all."""
+    """Of the retrieved texts together; the best ones that fit are taken whole. Those that do not still count in the
+    difficulty and in the tokens of a night: both choose what is learned from, of which alone prompts are built. An
+    example that is longer than a training takes is left out, question, answer and all."""
 
     def __post_init__(self) -> None:
         if not self.lowest_weight > 0:

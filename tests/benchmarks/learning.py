@@ -106,7 +106,7 @@ FULL = Extent(
     seeds=(0, 1),
     fresh_seeds=(2,),
     components=measured(),
-    left_out_seeds=(0,),
+    left_out_seeds=(0, 1),
     results=ROOT / "benchmarks" / "results" / "learning",
 )
 QUICK = Extent(

@@ -106,8 +106,6 @@ from nightschool_hookspecs.services import Retrieve, TrainingError
 
 MOST_WEIGHED = 32
 """Answers that are rendered to find the token that ends them."""
-DOUBTED = 0.5
-"""Factor down from which nothing is preferred by an event: pairs and labels have no weights that it could lower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +192,7 @@ def build_dataset(
     _require_no_leak(learned, sides)
     again = frozenset(events_of(replayed))
     starters = choose_starters(workshop, rows, selection.events, originals)
-    trusted = tuple(one for one in side.believed if factor_of(side.noise, one.event.key) > DOUBTED)
+    trusted = tuple(one for one in side.believed if factor_of(side.noise, one.event.key) > workshop.doubted)
     rated = rated_events(selection.events, trusted, budget)
     pairs = build_pairs(workshop, rated, aside)
     labels = build_labels(workshop, rated, aside)
@@ -582,6 +580,7 @@ def _workshop(context: WorkContext, rows: tuple[EventRow, ...], found: SplitResu
         method=context.settings.training.method,
         most_alike=context.settings.similarity.max_near_duplicates,
         max_growth=context.settings.training.max_growth,
+        doubted=context.settings.training.doubted,
         trajectories=_trajectories(context),
         kept_aside=kept_aside(prompts, found.groups, found.sides),
     )

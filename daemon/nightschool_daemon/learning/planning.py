@@ -181,6 +181,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
         ranks=why_not_computed(context.settings, file) is None,
         most_alike=context.settings.similarity.max_near_duplicates,
         max_growth=context.settings.training.max_growth,
+        doubted=context.settings.training.doubted,
     )
     budget = Budget(events=context.settings.training.max_events, tokens=context.settings.training.max_tokens)
     dataset = build_dataset(workshop, rows, sides, budget, frozenset(key for fold in folds for key in fold))

@@ -51,6 +51,8 @@ class Workshop:
     """Events of one group of near-duplicates that are learned from."""
     max_growth: float = 3.0
     """Examples and their variants together, as a multiple of the examples."""
+    doubted: float = 0.5
+    """Factor down from which nothing is preferred by an event: pairs and labels have no weights that it could lower."""
     trajectories: tuple[LossTrajectory, ...] = ()
     """How events were learned when they were new."""
     kept_aside: tuple[PromptRow, ...] = ()

@@ -132,7 +132,7 @@ def _settle(context: StepContext, version: VersionRow, ending: Ending) -> Ending
         if ending.end is RunEnd.PROMOTED:
             retention.retire_old_versions(context.ledger, context.ollama, context.settings, context.info.specialty)
         if ending.end in (RunEnd.PROMOTED, RunEnd.WAITING):
-            retention.discard_superseded(context.ledger, context.ollama, version)
+            retention.discard_superseded(context.ledger, context.ollama, version, context.clock())
         else:
             retention.discard(context.ledger, context.ollama, version)
     except (OllamaRefused, OllamaInterrupted, ModelMissing) as error:

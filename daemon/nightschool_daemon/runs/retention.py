@@ -17,6 +17,8 @@ from nightschool_hookspecs.records import RunEnd, Specialty
 
 MANUAL_PREFIX = "train-"
 """How directories of trainings by hand begin, below the state directory."""
+OVERTAKEN = "It was overtaken by"
+"""How the reason of a run begins whose candidate waited for approval until a newer one came."""
 PINS_BEFORE = "pins-before"
 """In such a directory, as long as a training of its has anything in Ollama: the pins that were there before, one a
 line."""
@@ -36,12 +38,15 @@ def discard(ledger: Ledger, ollama: OllamaHttp, version: VersionRow) -> bool:
     return True
 
 
-def discard_superseded(ledger: Ledger, ollama: OllamaHttp, newer: VersionRow) -> None:
-    """Older candidates of the specialty that waited for approval have been overtaken."""
+def discard_superseded(ledger: Ledger, ollama: OllamaHttp, newer: VersionRow, now: datetime) -> None:
+    """Older candidates of the specialty that waited for approval have been overtaken, and their runs say so."""
     for version in ledger.versions.in_state(VersionState.CANDIDATE):
         run = ledger.runs.get(version.run_id)
-        waits = run is not None and run.end is RunEnd.WAITING
-        if version.specialty == newer.specialty and version.number < newer.number and waits:
+        if run is None or run.end is not RunEnd.WAITING:
+            continue
+        if version.specialty == newer.specialty and version.number < newer.number:
+            # first: what stays in Ollama after a crash is swept by that
+            ledger.runs.finish(run.id, RunEnd.DISCARDED, f"{OVERTAKEN} {newer.tag}.", now)
             discard(ledger, ollama, version)
 
 

@@ -310,7 +310,7 @@ class Runs:
         self.shares.end(alias)
         self.ledger.runs.finish(row.id, RunEnd.PROMOTED, reason, now)
         retention.retire_old_versions(self.ledger, self.ollama, self.settings, version.specialty)
-        retention.discard_superseded(self.ledger, self.ollama, version)
+        retention.discard_superseded(self.ledger, self.ollama, version, now)
         moved = self.ledger.moves.last_done(alias)
         if moved is None:
             raise UndoRefused(f"{alias} was not moved.")

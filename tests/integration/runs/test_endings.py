@@ -591,10 +591,18 @@ def test_newest_waiting_candidate_is_approved_and_the_older_ones_are_gone(world:
     world.configure(promote=PromotionMode.ASK)
     teach(world, 1)
     older = world.end(world.begin(), RunEnd.WAITING).version
+    write_page(world)
     newer = world.end(world.begin(), RunEnd.WAITING).version
     assert older is not None
     assert newer is not None
     assert world.digest(older) is None
+    overtaken, waiting = reversed(world.ledger.runs.latest(2))
+    assert (overtaken.end, overtaken.outcome_reason) == (RunEnd.DISCARDED, f"It was overtaken by {newer}.")
+    assert waiting.end is RunEnd.WAITING
+    page = page_now(world, overtaken.id)
+    assert page.startswith("# Nothing changed: a newer model overtook this one")
+    assert f"{older} was given up. It was overtaken by {newer}." in page
+    assert "nightschool approve" not in page
     under_way = world.begin()
     world.runs.approve(ALIAS, NOW)
     assert world.digest(ALIAS) == world.digest(newer)
@@ -679,8 +687,8 @@ def write_page(world: World) -> None:
     context.directory.finish(Step.REPORT, report.report_of(context))
 
 
-def page_now(world: World) -> str:
-    """The page of the last run, with what came since."""
+def page_now(world: World, run_id: str | None = None) -> str:
+    """The page of a run, else of the last one, with what came since."""
     found = Installation(
         settings=world.runs.settings,
         ledger=world.ledger,
@@ -691,7 +699,7 @@ def page_now(world: World) -> str:
             settings=world.runs.settings.feedback, hooks=world.runs.hooks, ledger=world.ledger, default_base={}
         ),
     )
-    return page_of(found, None).text
+    return page_of(found, run_id).text
 
 
 def waiting(world: World) -> str:

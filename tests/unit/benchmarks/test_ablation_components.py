@@ -161,6 +161,14 @@ def test_what_is_decided_is_shown_on_blocks_of_its_own(tmp_path: Path) -> None:
         assert {Cell(block=cell.block, arm=arm).name for arm in (BASE, RAW, ORACLE, default(()))} <= wanted
 
 
+def test_everything_but_one_is_run_on_the_seeds_of_the_decisions() -> None:
+    seeds: dict[str, set[int]] = {}
+    for cell in left_out(FULL):
+        seeds.setdefault(cell.arm.name, set()).add(cell.block.seed)
+    assert set(seeds) == {whole(measured()).name, *(without(one, measured()).name for one in joining(measured()))}
+    assert all(found == set(FULL.seeds) == {0, 1} for found in seeds.values())
+
+
 def test_everything_is_run_of_every_component_that_is_there(tmp_path: Path) -> None:
     names = {cell.arm.name for cell in every(replace(FULL, results=tmp_path))}
     assert names >= {alone(one).name for one in measured()}

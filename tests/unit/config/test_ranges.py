@@ -17,6 +17,8 @@ from nightschool_daemon.config import ConfigurationError, parse
         ("[ollama]\npoll_interval_s = 0.0", "ollama: poll_interval_s must be above 0"),
         ("[training]\ntime_limit_minutes = 0", "training: time_limit_minutes must be above 0"),
         ("[training]\nmax_growth = 0.5", "training: max_growth must be at least 1, not 0.5"),
+        ("[training]\ndoubted = 1.0", "training: doubted must be below 1, not 1"),
+        ("[training]\ndoubted = -0.1", "training: doubted must be at least 0, not -0.1"),
         ("[delivery]\nmin_free_gb = -0.5", "delivery: min_free_gb must be at least 0, not -0.5"),
         ("[schedule]\nmax_runs_per_night = 0", "schedule: max_runs_per_night must be at least 1"),
         ("[similarity]\nnear_duplicate = 0", "similarity: near_duplicate must be above 0, not 0"),

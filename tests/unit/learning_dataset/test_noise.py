@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nightschool_daemon.config import TrainingSettings
 from nightschool_daemon.jobs import EventRow
 from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset
 from nightschool_daemon.learning.workshop import DatasetError
@@ -101,8 +102,14 @@ def row(name: str, *, group: str = "", kind: FeedbackType = FeedbackType.USER_CO
     return EventRow(event=event, group=group or name, side=None, trained_on=False, arrival=0)
 
 
-def built(rows: Sequence[EventRow], *plugins: object, built_in: Sequence[str] = PLAIN, events: int = 100) -> Dataset:
-    workshop = replace(workshop_of(built_in, plugins), trajectories=LOSSES)
+def built(
+    rows: Sequence[EventRow],
+    *plugins: object,
+    built_in: Sequence[str] = PLAIN,
+    events: int = 100,
+    doubted: float = TrainingSettings().doubted,
+) -> Dataset:
+    workshop = replace(workshop_of(built_in, plugins), trajectories=LOSSES, doubted=doubted)
     sides = {one.group or "": Side.HELD_OUT if one.group == "held" else Side.TRAINING for one in rows}
     return build_dataset(workshop, tuple(rows), sides, Budget(events=events, tokens=100_000))
 
@@ -161,6 +168,17 @@ def test_nothing_is_preferred_by_what_counts_half_or_less(factor: float, is_pref
     doubted = ["dropdir/a"] if is_preferred else []
     assert sorted(one.event_id for one in dataset.pairs) == [*doubted, "dropdir/b"]
     assert [one.event_id for one in dataset.labels] == (["dropdir/thumb"] if is_preferred else [])
+
+
+@pytest.mark.parametrize(
+    ("doubted", "factor", "is_preferred"), [(0.2, 0.3, True), (0.2, 0.2, False), (0.0, 0.01, True)]
+)
+def test_from_which_factor_on_something_is_preferred_is_a_setting(
+    doubted: float, factor: float, is_preferred: bool
+) -> None:
+    preferences = (*PLAIN, "preference_corrections")
+    dataset = built([row("a")], Finds([finding("a", factor)]), built_in=preferences, doubted=doubted)
+    assert bool(dataset.pairs) == is_preferred
 
 
 def test_a_doubted_answer_is_nobodys_worse_one() -> None:

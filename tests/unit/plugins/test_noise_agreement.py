@@ -142,6 +142,13 @@ def test_votes_have_weights() -> None:
     assert factors([*weighty, *crowd(RIGHT, WRONG)[1:]]) == {"1": pytest.approx(1 - 0.8 * 0.3 / 0.4)}
 
 
+@pytest.mark.parametrize(("least_vote", "left"), [(0.375, {"1": pytest.approx(1 - 0.8 * 0.3 / 0.4)}), (1.5, {})])
+def test_what_is_worth_nothing_was_said_all_the_same(least_vote: float, left: dict[str, float]) -> None:
+    valued, worthless = crowd(RIGHT, WRONG)
+    events = [valued, replace(worthless, priority=0.0)]
+    assert factors(events, (), NoiseAgreement(least_vote=least_vote)) == left
+
+
 @pytest.mark.parametrize(
     ("similarity", "doubt"),
     [
@@ -514,6 +521,8 @@ def test_an_answer_is_read_once_a_voice_and_no_further_than_it_is_compared(monke
         ({"contrary": 0.6}, "contrary must be below alike"),
         ({"alike": 1.5}, "contrary must be below alike"),
         ({"trust_in_losses": math.inf}, "trust_in_losses"),
+        ({"least_vote": 0.0}, "least_vote"),
+        ({"least_vote": math.nan}, "least_vote"),
         ({"fewest_learned": 1}, "fewest_learned"),
         ({"smallest_spread": 0.0}, "smallest_spread and stubborn_from"),
         ({"stubborn_from": 0.0}, "smallest_spread and stubborn_from"),

@@ -112,7 +112,8 @@ WATCHED_FROM = 40
 """Fewer examples than that are all learned from."""
 UNJUDGED_EPOCHS, UNJUDGED_STEPS = 3, 30
 """After fewer epochs or steps a training is not stopped: an answer's loss is least before the model has learned to end
-it, and before the rate has come down. Either way what is served runs in circles (docs/learning.md)."""
+it, and before the rate has come down. Either way what is served runs in circles (docs/learning.md), so these are no
+settings: up to `num_epochs = 3` nothing is stopped, and none does better with less."""
 WATCHED_SHOWN = 32
 """Without a watched slice, losses are taken on so many of the training examples."""
 MEASURED_SHARE = 5
