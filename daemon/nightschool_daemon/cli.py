@@ -16,7 +16,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.markdown import Markdown
 
-from nightschool_daemon import __version__, codec, config, doctor, night, units
+from nightschool_daemon import __version__, codec, config, disk, doctor, night, units
 from nightschool_daemon.comparisons import Asked
 from nightschool_daemon.config import ConfigurationError, Settings
 from nightschool_daemon.control import ControlClient, ControlError
@@ -179,7 +179,7 @@ def _sentence(error: Exception) -> str:
             f"{error.filename} is not yours to use. Where Night School runs for the whole machine, start its service, "
             "or call the command as its user: sudo -u nightschool nightschool ..."
         )
-    return str(error)
+    return disk.told(error, Path.cwd()) if isinstance(error, OSError) and error.filename else str(error)
 
 
 def _fail(error: Exception | str, code: Exit) -> int:

@@ -41,8 +41,13 @@ def whole_directory(directory: Path) -> Iterator[Path]:
     sync(directory.parent)
 
 
-def told(error: Exception) -> str:
-    """An error in a sentence; that of a full disk with what can be done."""
+def told(error: Exception, place: Path, advice: str = "") -> str:
+    """An error in a sentence; that of a disk with what can be done.
+
+    `place`: what was written to, where the error does not say. `advice`: what would take less of a full disk.
+    """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full: {error}. Free some space, or lower neurons or lora_r in [plugins.tuning_fixed]."
+        return f"The disk is full: {error}. Free some space on the disk of {error.filename or place}{advice}."
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return f"{error.filename or place} is on a disk that is mounted for reading alone. Mount it for writing."
     return str(error) or type(error).__name__

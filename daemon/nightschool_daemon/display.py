@@ -13,7 +13,7 @@ from rich.text import Text
 from nightschool_daemon.comparisons import AnswerPair, Asked, Comparison
 from nightschool_daemon.explaining import Explanation
 from nightschool_daemon.jobs import EventMark, Step
-from nightschool_daemon.plans import PlannedTraining, Route, TrainingPlan, duration
+from nightschool_daemon.plans import ON_TOP, PlannedTraining, Route, TrainingPlan, duration
 from nightschool_daemon.reporting.sheet import clean, one_line
 from nightschool_daemon.reporting.words import guard_word
 from nightschool_hookspecs.corrections import GOOD_SCORE
@@ -106,12 +106,13 @@ def job_bar(text: str) -> Iterator[Callable[[int, int, str], None]]:
 def _bars() -> Progress:
     columns = (
         TextColumn("{task.description:<22}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=min(24, err.width // 8)),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[text]}"),
+        # what the others leave of the terminal's width
+        TextColumn("[dim]{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
-    return Progress(*columns, console=err)
+    return Progress(*columns, console=err, expand=True)
 
 
 def show_explanation(found: Explanation) -> None:
@@ -251,12 +252,13 @@ def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
         f"all {memory.layers}" if not memory.trained_from else f"the upper {upper} of {memory.layers}: memory is short"
     )
     left_out = f"; {one.left_out} longer than max_length left out" if one.left_out else ""
+    beyond = f"; {one.beyond_context} longer than the base's context" if one.beyond_context else ""
     rough = "about " if not memory.is_rough else "very roughly "
     return [
         (f"training{name}", f"{one.method.upper()}, {settings.num_epochs} epochs in steps of {settings.batch_size}"),
         (
             f"examples{name}",
-            f"{one.examples} of {one.tokens} tokens in all, the longest of {one.longest}{left_out}",
+            f"{one.examples} of {one.tokens} tokens in all, the longest of {one.longest}{left_out}{beyond}",
         ),
         (f"trained form{name}", f"{form}{parts}: {one.parameters / 1e6:.2f} million parameters"),
         (f"trained layers{name}", layers),
@@ -269,7 +271,7 @@ def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
             f"memory{name}",
             f"{rough}{memory.peak_bytes / 1e9:.2f} GB at its height; {memory.available_bytes / 1e9:.2f} GB can be had",
         ),
-        (f"time{name}", f"{rough}{duration(memory.seconds)}"),
+        (f"time{name}", f"{rough}{duration(memory.seconds)} for the training itself; {ON_TOP}"),
     ]
 
 

@@ -13,6 +13,9 @@ from nightschool_hookspecs.records import (
     TrainingMethod,
 )
 
+ON_TOP = "measuring, writing and registering come on top"
+"""What the time of a training is told without."""
+
 
 class Route(StrEnum):
     """What trains."""
@@ -52,7 +55,8 @@ class MemoryPlan:
         again = f", {self.checkpointed} layers computed twice" if self.checkpointed else ""
         return (
             f"passes of {self.tokens_a_pass} tokens{kept}{again}{self._left_out()}: "
-            f"about {self.peak_bytes / 1e9:.1f} GB of {self.available_bytes / 1e9:.1f} GB, and {duration(self.seconds)}"
+            f"about {self.peak_bytes / 1e9:.1f} GB of {self.available_bytes / 1e9:.1f} GB, and "
+            f"{duration(self.seconds)} for the training itself"
         )
 
     def _left_out(self) -> str:
@@ -74,6 +78,8 @@ class PlannedTraining:
     examples: int
     left_out: int
     """Examples longer than `max_length`."""
+    beyond_context: int = 0
+    """Examples longer than the base's context, which are learned from all the same."""
     tokens: int
     """Of all examples, prompts included, once."""
     longest: int

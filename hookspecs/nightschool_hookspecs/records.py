@@ -857,6 +857,8 @@ class ServerAbilities:
     fused: bool
     adapter: bool
     architecture: str
+    refusals: Mapping[DeliveryForm, str] = field(default_factory=dict)
+    """Why each of the others is not taken, in a sentence: what the server answered, or what was seen."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,8 @@ class TrainingDpo:
             if not job.material.pairs:
                 raise TrainingError(
                     "The feedback has no pair of a better and a worse answer to learn from. Corrections with the "
-                    'answer that they correct make pairs; or set training.method = "sft".'
+                    "answer that they correct make pairs. Wanted answers are learned by the method "
+                    '"sft" (--method, else training.method).'
                 )
             return self._preferred(job, train)
         if job.method is MethodChoice.AUTO and job.material.examples and job.material.pairs >= self.fewest_pairs:

@@ -39,7 +39,7 @@ class TrainingKto:
             if not there.liked + there.disliked:
                 raise TrainingError(
                     "The feedback has no answer that was liked or disliked by itself. "
-                    'Corrections are learned with training.method = "sft".'
+                    'Corrections are learned by the method "sft" (--method, else training.method).'
                 )
         elif job.method is not MethodChoice.AUTO or there.better_known or not there.disliked:
             return None

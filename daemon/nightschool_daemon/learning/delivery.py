@@ -231,7 +231,8 @@ def absent(plans: Sequence[DeliveryPlan], target: DeliveryTarget) -> Iterator[st
         if form is DeliveryForm.SPLIT and target.needs_one_file:
             yield ONE_FILE
         elif form not in takes:
-            yield f"Ollama {server.version} takes no {IN_WORDS[form]}."
+            reason = f" {server.refusals[form]}" if form in server.refusals else ""
+            yield f"Ollama {server.version} takes no {IN_WORDS[form]}.{reason}"
         elif form is DeliveryForm.ADAPTER and target.adapter_bytes is None:
             yield NO_ADAPTER
         else:

@@ -20,13 +20,13 @@ from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arrang
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
 from nightschool_daemon.learning.engine.loop import ADAPTER, Plan, Report, teach
 from nightschool_daemon.learning.engine.methods import answer_sums
-from nightschool_daemon.learning.engine.peft_files import MODULES
+from nightschool_daemon.learning.engine.peft_files import MODULES, base_name
 from nightschool_daemon.learning.engine.trajectories import PassLoss, told
 from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials, Unfit
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loadable import parameters_of
 from nightschool_daemon.learning.loading import Base, require_same_weights
-from nightschool_daemon.learning.rows import Row, read_rows, signature
+from nightschool_daemon.learning.rows import Row, read_rows, signature, told_of_lengths
 from nightschool_daemon.learning.threads import cores
 from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
 from nightschool_hookspecs.services import TrainingError
@@ -229,13 +229,16 @@ def fine_tune(
             "goes on from that, and it does not train this base here."
         )
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
+    context = base.file.number("context_length")
+    for sentence in told_of_lengths(map(len, rows), left_out, settings.max_length, context):
+        note(sentence)
     require_equal_logits(base.model, rows[0])
     split = divided(rows, job.seed, settings)
     learner = learner_of(base, settings, job.seed, split.learned, split.watched)
     require_room(learner, rows, settings)
     plan = plan_of(job, settings, arrange)
     outcome = teach(learner, split, plan, report)
-    save_adapter(learner.model, job.output / ADAPTER)
+    save_adapter(learner.model, job.output / ADAPTER, base_name(base.file))
     return outcome.result(plan, split, left_out=left_out)
 
 
@@ -364,9 +367,10 @@ def _module(layer: str) -> str:
     return MODULES[layer].rsplit(".", 1)[-1]
 
 
-def save_adapter(model: PeftModel, directory: Path) -> None:
-    """Save in PEFT's own form: whole and on the disk, or not there."""
-    # the base is a blob in Ollama's store: a path to it would mislead whoever loads the adapter elsewhere
-    model.peft_config["default"].base_model_name_or_path = ""
+def save_adapter(model: PeftModel, directory: Path, base: str) -> None:
+    """Save in PEFT's own form: whole and on the disk, or not there. `base`: what it is told to be an adapter of."""
+    # a path to the blob in Ollama's store would mislead whoever loads the adapter elsewhere
+    model.peft_config["default"].base_model_name_or_path = base
     with whole_directory(directory) as place:
-        model.save_pretrained(str(place), safe_serialization=True)
+        # by default the base is looked for on Hugging Face, to see whether its embeddings are as they were
+        model.save_pretrained(str(place), safe_serialization=True, save_embedding_layers=False)

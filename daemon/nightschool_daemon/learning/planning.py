@@ -263,6 +263,7 @@ class Rehearsal:
         settings = settled_for(job, hyperparameters, self.file, self.context.settings)
         self.route = route_of(self.file, self.context.settings.training.engine, method, settings)
         examples, left_out = self._examples(job, method, settings)
+        context = self.file.number("context_length")
         # what it must begin from changes nothing of what it takes, and was perhaps not trained yet
         task = replace(job, warm_start=None, requires_start=False) if job.requires_start else job
         planner = self._packed if self.route is Route.PACKED else self._by_rule_of_thumb
@@ -275,6 +276,7 @@ class Rehearsal:
                 hyperparameters=replace(settings, batch_size=min(settings.batch_size, len(examples))),
                 examples=len(examples),
                 left_out=left_out,
+                beyond_context=sum(one.longest > context for one in examples) if context else 0,
                 tokens=sum(map(len, examples)),
                 longest=max(map(len, examples)),
                 parameters=parameters,

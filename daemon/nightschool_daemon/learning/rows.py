@@ -1,7 +1,7 @@
 """What is learned from, as token ids."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,25 @@ def require_some(count: int, max_length: int) -> None:
     """Raise where nothing of a lesson is left to learn from."""
     if not count:
         raise TrainingError(f"No example fits into {max_length} tokens. Raise max_length in [plugins.tuning_fixed].")
+
+
+def told_of_lengths(lengths: Iterable[int], left_out: int, max_length: int, context: int | None) -> Iterator[str]:
+    """Sentences about examples that are left out as too long, and about those that the base was not made for.
+
+    `lengths`: tokens of those that are learned from; `context`: of the base, as far as it tells.
+    """
+    if left_out:
+        yield f"{_counted(left_out)} longer than {max_length} tokens (max_length) and left out."
+    if context is not None and (beyond := sum(one > context for one in lengths)):
+        yield (
+            f"{_counted(beyond)} longer than the base's context of {context} tokens. They are learned whole, but "
+            "Ollama gives the base no more at a time than its context."
+        )
+
+
+def _counted(examples: int) -> str:
+    """`1 example is`, `2 examples are`."""
+    return "1 example is" if examples == 1 else f"{examples} examples are"
 
 
 def learned_texts(dataset: Path, methods: Iterable[TrainingMethod]) -> list[TrainingText]:

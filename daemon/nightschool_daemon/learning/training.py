@@ -76,10 +76,10 @@ def run(context: WorkerContext) -> None:
     context.run.finish(Step.TRAIN, replace(result, search=search))
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception, output: Path) -> str:
     """A failure as a sentence with what can be done."""
     if isinstance(error, OSError):
-        return disk.told(error)
+        return disk.told(error, output, ", or lower neurons or lora_r in [plugins.tuning_fixed]")
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text:
         return (
@@ -107,7 +107,7 @@ class Engine:
         except FAILURES as error:
             # no fault of the plugin that asked, whose failures are counted
             logger.exception("The training failed.")
-            raise TrainingError(_told(error)) from error
+            raise TrainingError(_told(error, job.output)) from error
 
     def _trained(self, job: TrainingJob, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
         context, file = self._context, self._file

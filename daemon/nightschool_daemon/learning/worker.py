@@ -173,7 +173,7 @@ def _function_of(step: Step | Job) -> Callable[[WorkerContext], None]:
 def _leave_failure(directory: Path, error: Exception, context: WorkerContext | None) -> None:
     unreachable = isinstance(error, OllamaUnreachable) or isinstance(error.__cause__, OllamaUnreachable)
     failure = WorkerFailure(
-        reason=disk.told(error),
+        reason=disk.told(error, directory),
         plugin=None if unreachable else _plugin_at_fault(error, context),
         server_unreachable=unreachable,
         traceback=traceback.format_exc(),

@@ -18,8 +18,8 @@ PRIMARY_CODE = 0xFF
 class Database:
     """A connection that several threads share, one statement or transaction at a time."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection, self._path = connection, path
         self._lock = threading.RLock()
         self._failure: str | None = None
         """What the disk said when a write failed: after that nothing is known of what is on it."""
@@ -31,7 +31,7 @@ class Database:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            database = cls(_connect(path.as_uri()))
+            database = cls(_connect(path.as_uri()), path)
         except (sqlite3.Error, OSError) as error:
             raise LedgerError(f"{path} cannot be opened: {error}. See to its directory's permissions.") from error
         try:
@@ -51,7 +51,7 @@ class Database:
         if not path.is_file():
             raise LedgerError(f"{path} does not exist yet. `nightschool serve` or `nightschool run` makes it.")
         try:
-            database = cls(_connect(f"{path.as_uri()}?mode=ro"))
+            database = cls(_connect(f"{path.as_uri()}?mode=ro"), path)
             _refuse_newer(path, database.version())
         except sqlite3.Error as error:
             raise LedgerError(f"{path} cannot be read: {error}") from error
@@ -83,7 +83,10 @@ class Database:
             except sqlite3.Error as error:
                 self._undo()
                 self._note_failure(error)
-                raise LedgerError(f"the ledger could not be written: {error}. Is the disk full?") from error
+                raise LedgerError(
+                    f"the ledger could not be written: {error}. See to it that the disk of {self._path.parent} has "
+                    "room and can be written to."
+                ) from error
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
         """Run one statement and return its rows."""
@@ -106,8 +109,8 @@ class Database:
     def _refuse_after_failure(self) -> None:
         if self._failure is not None:
             raise LedgerError(
-                f"the ledger is not written any more, because the disk failed ({self._failure}). "
-                "Look at the disk, then start Night School again."
+                f"the ledger is not written any more, because the disk of {self._path.parent} failed "
+                f"({self._failure}). Look at the disk, then start Night School again."
             )
 
     def _prepare(self, path: Path) -> None:

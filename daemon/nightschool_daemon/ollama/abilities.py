@@ -1,6 +1,7 @@
 """Finds out what the running server takes, by trying it on tiny files. A version string alone proves nothing."""
 
 import tempfile
+import textwrap
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,14 @@ from nightschool_daemon.ollama.errors import OllamaError, OllamaRefused
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.ollama.names import PROBE
 from nightschool_daemon.ollama.storage import sha256_of
-from nightschool_hookspecs.records import ServerAbilities
+from nightschool_hookspecs.records import DeliveryForm, ServerAbilities
 
 LOWEST_VERSION = (0, 17, 1)
 """Below it the server does not check the bounds of a GGUF's tensors (CVE-2026-7482)."""
 EFFECT = 1e-3
 """Nats by which an adapter must move a token's probability to count as applied."""
+SAID = 160
+"""Characters of what the server says to what it does not take, at most."""
 
 
 def probe_abilities(ollama: OllamaHttp, base: str, architecture: str, scratch: Path) -> ServerAbilities:
@@ -27,19 +30,26 @@ def probe_abilities(ollama: OllamaHttp, base: str, architecture: str, scratch: P
     version = ollama.version()
     _refuse_unsafe(version)
     scratch.mkdir(parents=True, exist_ok=True)
+    found = {
+        DeliveryForm.SPLIT: _refusal_of(ollama, _split_files(scratch)),
+        DeliveryForm.FUSED: _refusal_of(ollama, _single_file(scratch)),
+        DeliveryForm.ADAPTER: _refusal_of_adapter(ollama, base, architecture, scratch),
+    }
+    refusals = {form: reason for form, reason in found.items() if reason is not None}
     return ServerAbilities(
         version=version,
-        split=_takes(ollama, _split_files(scratch)),
-        fused=_takes(ollama, _single_file(scratch)),
-        adapter=_applies_adapter(ollama, base, architecture, scratch),
+        split=DeliveryForm.SPLIT not in refusals,
+        fused=DeliveryForm.FUSED not in refusals,
+        adapter=DeliveryForm.ADAPTER not in refusals,
         architecture=architecture,
+        refusals=refusals,
     )
 
 
 def takes_split(ollama: OllamaHttp) -> bool:
     """Whether the server takes a model in shards, so that versions share what none of them touches."""
     with tempfile.TemporaryDirectory(prefix="nightschool-probe-") as scratch:
-        return _takes(ollama, _split_files(Path(scratch)))
+        return _refusal_of(ollama, _split_files(Path(scratch))) is None
 
 
 def _refuse_unsafe(version: str) -> None:
@@ -57,39 +67,41 @@ def _refuse_unsafe(version: str) -> None:
         )
 
 
-def _takes(ollama: OllamaHttp, files: list[Path]) -> bool:
-    return _with_tag(ollama, lambda tag: CreateRequest(model=tag, files=_uploaded(ollama, files)), lambda _tag: True)
+def _refusal_of(ollama: OllamaHttp, files: list[Path]) -> str | None:
+    """What the server says to a model of these files; None: it takes it."""
+    return _with_tag(ollama, lambda tag: CreateRequest(model=tag, files=_uploaded(ollama, files)), lambda _tag: None)
 
 
-def _applies_adapter(ollama: OllamaHttp, base: str, architecture: str, scratch: Path) -> bool:
-    """Whether an adapter is accepted and has an effect: some servers accept it and ignore it."""
+def _refusal_of_adapter(ollama: OllamaHttp, base: str, architecture: str, scratch: Path) -> str | None:
+    """Why an adapter is of no use; None: it is accepted and has an effect. Some servers accept it and ignore it."""
     shown = ollama.show(base)
     width = shown.embedding_length
     if not width:
-        return False
-    if not _looks_for_adapters(ollama, base):
-        return False
+        return f"It does not tell how wide {base} is, so that none could be tried."
+    if (refusal := _refusal_of_all_adapters(ollama, base)) is not None:
+        return refusal
     file = _adapter_file(scratch, architecture, width, shown.attention_width)
     plain = _first_token(ollama, base)
 
-    def is_applied(tag: str) -> bool:
+    def seen(tag: str) -> str | None:
         try:
             moved = _first_token(ollama, tag)
         finally:
             # a tag that is deleted while it is loaded stays in memory
             unload_quietly(ollama, tag)
         shared = plain.keys() & moved.keys()
-        return not shared or max(abs(plain[one] - moved[one]) for one in shared) > EFFECT
+        is_applied = not shared or max(abs(plain[one] - moved[one]) for one in shared) > EFFECT
+        return None if is_applied else "It took a tiny one and answered as without it."
 
     return _with_tag(
-        ollama, lambda tag: CreateRequest(model=tag, from_model=base, adapters=_uploaded(ollama, [file])), is_applied
+        ollama, lambda tag: CreateRequest(model=tag, from_model=base, adapters=_uploaded(ollama, [file])), seen
     )
 
 
-def _looks_for_adapters(ollama: OllamaHttp, base: str) -> bool:
-    """Whether the server looks for an adapter's blob at all, asked with one that is nowhere.
+def _refusal_of_all_adapters(ollama: OllamaHttp, base: str) -> str | None:
+    """What the server says before it looks for an adapter's blob, asked with one that is nowhere; None: it looks.
 
-    A server that refuses all adapters says so before it looks: it is not sent one that it would keep.
+    A server that refuses all adapters is not sent one that it would keep.
     """
     nowhere = "0" * 64
     try:
@@ -97,20 +109,27 @@ def _looks_for_adapters(ollama: OllamaHttp, base: str) -> bool:
             CreateRequest(model=f"{PROBE}:{uuid.uuid4().hex[:12]}", from_model=base, adapters={"a.gguf": nowhere})
         )
     except OllamaRefused as error:
-        return nowhere in str(error)
-    return True
+        return None if nowhere in str(error) else _in_short(error)
+    return None
 
 
-def _with_tag(ollama: OllamaHttp, request: Callable[[str], CreateRequest], look: Callable[[str], bool]) -> bool:
-    """Create a private tag, look at it, delete it. A refusal is a no; a server that went away is an error."""
+def _with_tag(
+    ollama: OllamaHttp, request: Callable[[str], CreateRequest], look: Callable[[str], str | None]
+) -> str | None:
+    """Create a private tag, look at it, delete it. Returns a refusal; a server that went away is an error."""
     tag = f"{PROBE}:{uuid.uuid4().hex[:12]}"
     try:
         ollama.create(request(tag))
         return look(tag)
-    except OllamaRefused:
-        return False
+    except OllamaRefused as error:
+        return _in_short(error)
     finally:
         _delete_quietly(ollama, tag)
+
+
+def _in_short(error: OllamaRefused) -> str:
+    said = textwrap.shorten(str(error).removeprefix("Ollama says: "), SAID)
+    return f"To a tiny one it said: {said.rstrip('.')}."
 
 
 def _delete_quietly(ollama: OllamaHttp, tag: str) -> None:

@@ -48,7 +48,9 @@ from nightschool_daemon.runs.register import version_of_run
 from nightschool_daemon.runs.service import Runs
 from nightschool_hookspecs.records import (
     Event,
+    MethodChoice,
     ParsedFeedback,
+    ScoredEvent,
     Specialty,
     TrainingMethod,
     TrainingResult,
@@ -60,6 +62,15 @@ NAME = "name"
 """In the directory of a training: what its result is to be called."""
 KEPT_PREFIX = "adapter-"
 """Of a directory beside that of a training, with what it learned, where that could not be handed over."""
+NO_PAIRS = (
+    "--method dpo: there is no pair of a better and a worse answer in the file. A `corrected_output` beside the "
+    "`ai_output` that it corrects makes one, and so do a liked and a disliked answer to one prompt."
+)
+NO_THUMBS = (
+    "--method kto: there is no answer that was liked or disliked by itself in the file. `success`, "
+    "`explicit_positive`, `validation_failure` and `explicit_negative` with an `ai_output` say so."
+)
+OTHER_METHOD = "--method sft learns wanted answers, and auto what the file has."
 PIECE_BYTES = 1024 * 1024
 """Of files that are compared."""
 
@@ -124,6 +135,7 @@ def train_alone(
         raise RunRefused(
             f"{target} is in Ollama already. Choose another --name, or remove it with `ollama rm {target}`."
         )
+    _require_lesson(settings, order.feedback.events, hooks)
     if order.adapter is not None and order.anew:
         # before what was left is removed
         _require_free(order.adapter, None)
@@ -159,6 +171,23 @@ def train_alone(
     if problem:
         raise RunRefused(f"{made.name} is made.{problem}")
     return made
+
+
+def _require_lesson(settings: Settings, events: Sequence[Event], hooks: Hooks) -> None:
+    """Raise `RunRefused` where the method finds nothing to learn from, before anything is loaded for it.
+
+    Pairs of what a plugin would have a model answer are not foreseen.
+    """
+    scored = tuple(
+        ScoredEvent(event=event, priority=0.0, reward=0.0, difficulty=0.0, group=group_of(event), trained_on=False)
+        for event in events
+    )
+    method = settings.training.method
+    if method is MethodChoice.DPO and not hooks.samples_answers():
+        if not any(hooks.build_preference_pairs(events=scored)):
+            raise RunRefused(f"{NO_PAIRS} {OTHER_METHOD}")
+    elif method is MethodChoice.KTO and not any(hooks.label_answers(events=scored)):
+        raise RunRefused(f"{NO_THUMBS} {OTHER_METHOD}")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ from datetime import datetime
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.ledger import Ledger, VersionState
 from nightschool_daemon.ollama import names
+from nightschool_daemon.ollama.errors import OllamaRefused
+from nightschool_daemon.ollama.http import OllamaHttp, ShownModel
 from nightschool_daemon.reasons import BY_HAND, REBUILD, RETRAIN
 from nightschool_daemon.runs.planner import Planner, due_key, problem_key
 from nightschool_hookspecs.records import BaseChange, InstalledModel
@@ -47,6 +49,17 @@ def pure_base(
     if pin not in held:
         raise refused(_lost(base, version.tag, pin))
     return pin
+
+
+def shown_by(ollama: OllamaHttp, tag: str, refused: Callable[[str], Exception]) -> ShownModel:
+    """What Ollama says of a model. Raises what `refused` makes of a sentence where it can say nothing: it is damaged.
+
+    Raises `OllamaError` where there is no such model, or no answer.
+    """
+    try:
+        return ollama.show(tag)
+    except OllamaRefused as error:
+        raise refused(f"{tag} cannot be used. {error}. {names.anew(tag)}") from error
 
 
 def follow(

@@ -9,6 +9,7 @@ from nightschool_daemon.ollama import names, storage
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import PlanRequest, TrainingPlan
 from nightschool_daemon.runs.aside import Feedback, desk
+from nightschool_daemon.runs.bases import shown_by
 from nightschool_daemon.runs.errors import RunRefused, StepFailed
 from nightschool_daemon.runs.worker_process import run_job
 from nightschool_hookspecs.records import Specialty
@@ -28,11 +29,11 @@ def plan(
 
     `reason`: of the run that is planned, where that makes a difference. `learned`: as `PlanRequest` has it.
     The base's file is compared with its name, as a run does, which takes as long as to read it.
-    Raises `RunRefused` where nothing can be told, `OllamaError` where there is no such model, or it is damaged.
+    Raises `RunRefused` where nothing can be told, as of a damaged model, `OllamaError` where there is no such model.
     """
     if (problem := names.base_problem(specialty.base)) is not None:
         raise RunRefused(problem)
-    shown = ollama.show(tag)
+    shown = shown_by(ollama, tag, RunRefused)
     if (problem := shown.problem()) is not None:
         raise RunRefused(problem)
     blob = storage.locate_blob(settings.ollama, shown)

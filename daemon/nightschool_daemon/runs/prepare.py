@@ -21,10 +21,9 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.ledger import Ledger, VersionRow
 from nightschool_daemon.ollama import names, storage
-from nightschool_daemon.ollama.errors import OllamaRefused
-from nightschool_daemon.ollama.http import ShownModel, TagEntry
+from nightschool_daemon.ollama.http import TagEntry
 from nightschool_daemon.runs import store, trajectories, unproven
-from nightschool_daemon.runs.bases import pure_base
+from nightschool_daemon.runs.bases import pure_base, shown_by
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed
 from nightschool_daemon.runs.examine import regression_key
@@ -101,7 +100,7 @@ def _pin_base(context: StepContext, tags: dict[str, TagEntry]) -> BaseSnapshot:
     name = context.info.specialty.base
     held = {tag: entry.digest for tag, entry in tags.items()}
     source = pure_base(name, held, context.ledger, context.info.reason, StepFailed)
-    shown = _shown(context, source)
+    shown = shown_by(context.ollama, source, StepFailed)
     if (problem := shown.problem()) is not None:
         raise StepFailed(problem)
     pin = names.pin_of(name, tags[source].digest)
@@ -121,14 +120,6 @@ def _pin_base(context: StepContext, tags: dict[str, TagEntry]) -> BaseSnapshot:
         pin=pin,
         gguf=blob,
     )
-
-
-def _shown(context: StepContext, source: str) -> ShownModel:
-    """What Ollama says of a model; where it can say nothing, the model is damaged."""
-    try:
-        return context.ollama.show(source)
-    except OllamaRefused as error:
-        raise StepFailed(f"{source} cannot be used. {error}. {names.anew(source)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -278,7 +278,8 @@ def test_every_form_that_the_server_takes_has_its_cost(desk: Desk) -> None:
     assert (split.is_chosen, fused.is_chosen) == (True, False)
     assert split.least_bytes <= split.most_bytes
     assert split.least_bytes + split.shared_bytes == fused.least_bytes == desk.gguf.stat().st_size
-    assert plan.not_delivered == ("Ollama 0.34.3 takes no LoRA adapters.",)
+    reason = "To a tiny one it said: LoRA adapters are no longer supported."
+    assert plan.not_delivered == (f"Ollama 0.34.3 takes no LoRA adapters. {reason}",)
 
 
 def test_a_budget_that_nothing_fits_is_told(desk: Desk) -> None:

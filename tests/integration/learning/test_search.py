@@ -863,7 +863,8 @@ def test_a_training_that_goes_astray_costs_no_other(tmp_path: Path, tiny_gguf: P
     trials = PackedTrials(gguf_file.read(tiny_gguf), job, GIVEN, slices, tmp_path)
     before = trials.try_out(watch())
     astray = trials.try_out(watch(replace(GIVEN, learning_rate=1e25)))
-    assert (astray.end, astray.loss, astray.problem) == (TrialEnd.UNFIT, None, "The loss became no number.")
+    assert (astray.end, astray.loss) == (TrialEnd.UNFIT, None)
+    assert astray.problem.startswith("The loss is no longer a number.")
     wrong = trials.try_out(watch(replace(GIVEN, form=TrainedForm.NEURONS, neurons=7)))
     assert (wrong.end, wrong.loss) == (TrialEnd.UNFIT, None)
     assert "multiples" in wrong.problem

@@ -96,6 +96,6 @@ def test_a_full_disk_is_said_and_what_was_acknowledged_is_there(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     *acknowledged, error = done.stdout.splitlines()
     assert error.startswith("error the ledger could not be written")
-    assert error.endswith("Is the disk full?")
+    assert error.endswith(f"See to it that the disk of {mount} has room and can be written to.")
     assert acknowledged
     assert read_numbers(kept / "ledger.sqlite3") == list(range(int(acknowledged[-1])))

@@ -97,6 +97,11 @@ def test_all_costs_are_told_before_anything_is_written() -> None:
     ("server", "adapter_bytes", "reason"),
     [
         (SERVER, 5, "Ollama 0.34.3 takes no LoRA adapters."),
+        (
+            replace(SERVER, refusals={DeliveryForm.ADAPTER: "To a tiny one it said: not here."}),
+            5,
+            "Ollama 0.34.3 takes no LoRA adapters. To a tiny one it said: not here.",
+        ),
         (replace(SERVER, adapter=True), None, "Added neurons are no LoRA, so there is no adapter of them."),
         (replace(SERVER, adapter=True), 5, "No plugin offers adapter."),
     ],

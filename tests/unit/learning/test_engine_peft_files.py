@@ -18,7 +18,7 @@ from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
-from nightschool_daemon.learning.engine.peft_files import load_form, save_form
+from nightschool_daemon.learning.engine.peft_files import base_name, load_form, save_form
 from nightschool_daemon.learning.lesson import PREFIX, read_lesson
 from nightschool_hookspecs.services import TrainingError
 from support.rewritten_gguf import rewritten
@@ -361,3 +361,35 @@ def test_factors_of_another_shape_are_refused(
     save_file({**whole, name: torch.ones(shape)}, tmp_path / WEIGHTS)
     with pytest.raises(TrainingError, match=r"is no matrix|is of shape"):
         load_form(low_rank(opened), opened.file, tmp_path)
+
+
+SOURCE = "general.source.repo_url"
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"general.name": "Tiny 1B Instruct"}, "Tiny 1B Instruct (GGUF)"),
+        # a word alone would be looked for on Hugging Face
+        ({"general.name": "gpt2"}, "gpt2 (GGUF)"),
+        ({"general.name": None}, ""),
+        ({SOURCE: "https://huggingface.co/owner/Tiny-1.5B"}, "owner/Tiny-1.5B"),
+        ({SOURCE: "https://huggingface.co/owner/Tiny-1.5B/", "general.name": None}, "owner/Tiny-1.5B"),
+        ({SOURCE: "https://huggingface.co/owner", "general.name": "a"}, "a (GGUF)"),
+        ({SOURCE: "https://example.org/owner/tiny", "general.name": "a"}, "a (GGUF)"),
+        # what it was fine-tuned from is another model
+        ({"general.base_model.0.repo_url": "https://huggingface.co/owner/tiny", "general.name": "a"}, "a (GGUF)"),
+    ],
+)
+def test_an_adapter_names_the_model_that_it_was_trained_beside(
+    tmp_path: Path, keys: Mapping[str, str | None], named: str
+) -> None:
+    plain = write_tiny_architecture(tmp_path / "plain.gguf", "llama")
+    assert base_name(gguf_file.read(rewritten(plain, tmp_path / "named.gguf", keys=keys))) == named
+
+
+def test_that_name_is_in_the_adapter(network: Open, tmp_path: Path) -> None:
+    opened = network("llama")
+    save_form(low_rank(opened), opened.file, tmp_path / "adapter")
+    written = json.loads((tmp_path / "adapter" / CONFIGURATION).read_text(encoding="utf-8"))
+    assert written["base_model_name_or_path"] == base_name(opened.file) != ""

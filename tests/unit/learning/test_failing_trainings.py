@@ -55,6 +55,7 @@ def test_what_fails_below_a_plugin_is_no_fault_of_the_plugin(
     with pytest.raises(TrainingError) as caught:
         context.hooks.train_adapter(job=job, train=engine)
     assert str(caught.value).startswith(told)
+    assert ("lower neurons or lora_r" in str(caught.value)) == told.startswith("The disk is full")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def saves_adapter(_base: Path, place: Path) -> None:
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     )
-    save_adapter(with_adapter(model, Hyperparameters(lora_r=2)), place)
+    save_adapter(with_adapter(model, Hyperparameters(lora_r=2)), place, "")
 
 
 def writes_gguf(base: Path, place: Path) -> None:

@@ -8,15 +8,24 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon import codec
-from nightschool_daemon.config import DeliverySettings, Settings, StateSettings
+from nightschool_daemon.config import ConfigurationError, DeliverySettings, Settings, StateSettings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import Step
+from nightschool_daemon.ollama.errors import OllamaRefused
+from nightschool_daemon.ollama.http import ShownModel
 from nightschool_daemon.runs import alone, pipeline
-from nightschool_daemon.runs.alone import Order, of_all, train_alone
+from nightschool_daemon.runs.alone import Order, of_all, plan_alone, train_alone
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.listener import SilentListener
-from nightschool_hookspecs.records import ParsedFeedback, TrainingMethod, TrainingResult
+from nightschool_hookspecs.records import (
+    Event,
+    FeedbackType,
+    MethodChoice,
+    ParsedFeedback,
+    TrainingMethod,
+    TrainingResult,
+)
 from nightschool_hookspecs.testing import sample_event
 from support.memory_ollama import MemoryOllama
 
@@ -117,3 +126,71 @@ def test_a_place_that_is_taken_costs_nothing_of_what_was_left(
     with pytest.raises(RunRefused, match="is there already"):
         train(order(tmp_path / "adapter", anew=True))
     assert train(order()).directory == first.directory
+
+
+def said(number: int, feedback: FeedbackType, corrected: str | None = None) -> Event:
+    """Of one prompt, where only the number of the answer differs."""
+    return replace(
+        sample_event(f"{number}"),
+        feedback_type=feedback,
+        input_data="greet",
+        ai_output=f"hello {number}",
+        corrected_output=corrected,
+        validation_score=None,
+    )
+
+
+LIKED, DISLIKED = said(1, FeedbackType.EXPLICIT_POSITIVE), said(2, FeedbackType.EXPLICIT_NEGATIVE)
+CORRECTED = said(3, FeedbackType.USER_CORRECTION, "hello")
+WANTED = replace(CORRECTED, ai_output=None)
+
+
+@pytest.mark.parametrize(
+    ("method", "events", "told"),
+    [
+        (MethodChoice.DPO, [LIKED, WANTED], "--method dpo: there is no pair of a better and a worse answer"),
+        (MethodChoice.KTO, [CORRECTED], "--method kto: there is no answer that was liked or disliked by itself"),
+        (MethodChoice.DPO, [LIKED, DISLIKED], ""),
+        (MethodChoice.DPO, [CORRECTED], ""),
+        (MethodChoice.KTO, [DISLIKED], ""),
+        (MethodChoice.SFT, [WANTED], ""),
+        (MethodChoice.AUTO, [LIKED], ""),
+    ],
+)
+def test_a_method_that_the_file_has_nothing_for_is_refused_before_anything_is_begun(
+    tmp_path: Path,
+    tiny_gguf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: MethodChoice,
+    events: list[Event],
+    told: str,
+) -> None:
+    ollama = MemoryOllama(tmp_path / "models", tiny_gguf, TINY)
+    monkeypatch.setattr(alone, "OllamaHttp", lambda _settings: ollama)
+    # where it would be begun
+    blocked = tmp_path / "file"
+    blocked.touch()
+    settings = Settings(ollama=ollama.settings, state=StateSettings(directory=blocked / "state"))
+    settings = replace(settings, training=replace(settings.training, method=method))
+    asked = replace(order(), feedback=ParsedFeedback(events=tuple(events)))
+    hooks = Hooks.load(plugin_directory=None, tables={})
+    with pytest.raises(RunRefused if told else ConfigurationError) as caught:
+        train_alone(settings, asked, hooks=hooks, listener=SilentListener(), now=NOW)
+    if told:
+        assert str(caught.value).startswith(told)
+        assert "--method sft" in str(caught.value)
+    else:
+        assert f"{blocked / 'state'} cannot be made (Not a directory)" in str(caught.value)
+
+
+def test_a_plan_for_a_damaged_base_says_how_to_get_it_anew(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Damaged(MemoryOllama):
+        def show(self, name: str) -> ShownModel:
+            raise OllamaRefused("Ollama says: unexpected EOF", status=500)
+
+    ollama = Damaged(tmp_path / "models", tiny_gguf, TINY)
+    monkeypatch.setattr(alone, "OllamaHttp", lambda _settings: ollama)
+    with pytest.raises(RunRefused, match=r"unexpected EOF\. `ollama pull tiny:1b` brings it anew\."):
+        plan_alone(Settings(ollama=ollama.settings), model=TINY, events=None, now=NOW)

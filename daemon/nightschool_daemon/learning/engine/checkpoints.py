@@ -60,6 +60,10 @@ class State:
     """How often each example was learned from before this epoch; empty: none was."""
     has_seen_all: bool = False
     """An epoch is behind it that saw every example."""
+    smoothed: float = math.nan
+    """The loss of the last batches, what is further back less and less."""
+    far_steps: int = 0
+    """So many steps in a row, that was far above the loss where it began."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,15 @@ CHECKPOINT_S, LEARNED_A_WRITE = 60.0, 20.0
 """A checkpoint is written when so many seconds have passed since the last one was whole, and so many times as long as
 that one took to write, which of a large model is most of a minute. One is written after each epoch in any case."""
 
+SMOOTHED_STEPS = 10
+"""Over about so many steps the loss of batches is smoothed."""
+FAR_FACTOR, FAR_NATS = 1.5, 1.0
+"""A loss is far above another that is more than so many times, and so much on top. At too high a rate a model forgets
+what it could: 10 nats and more (20 to 35 of SmolLM2 at a rate of 0.3), where it had 1 to 4 before."""
+FAR_STEPS = 20
+"""After so many steps that were far above, what is watched tells whether the training is hopeless."""
+LOWER_RATE = "Lower learning_rate in [plugins.tuning_fixed]"
+
 MORE_TIME = "Raise training.time_limit_minutes, or lower training.max_tokens."
 
 Report = Callable[[int, int, str], None]
@@ -190,7 +199,7 @@ def train(
     """Train `form` beside the frozen network, and leave the best epoch's parameters in it.
 
     `reference`: what DPO and KTO are held to, a frozen form of training; None: the base alone. Raises `TrainingError`
-    where the loss is no number.
+    where the loss is no number, or far above that where it began.
     """
     split = divided(examples, plan.seed, plan.hyperparameters)
     network.form = form
@@ -201,8 +210,8 @@ def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> O
     """Have something learn epoch by epoch until a judged one is worse, and leave the best one's parameters in it.
 
     Where the time is over before, the epoch that it is in ends there. Goes on from a checkpoint if one fits, and leaves
-    one when the worker is to end. Raises `TrainingError` where the loss is no number, the disk has no room for what is
-    kept, or there is no time at all.
+    one when the worker is to end. Raises `Diverged`, and keeps nothing, where it goes astray, and `TrainingError` where
+    the disk has no room for what is kept, or there is no time at all.
     """
     keeper = OnDisk(plan.output, plan.signature)
     keeper.require_room(learner, plan.spared_bytes)
@@ -216,8 +225,13 @@ def teach(learner: Learner[S], split: Split[S], plan: Plan, report: Report) -> O
                 if course.is_late():
                     break
             course.end_stretch()
+        course.require_gain()
     except Terminated:
         course.break_off()
+        raise
+    except Diverged:
+        # it would go the same way again
+        keeper.forget()
         raise
     return course.end()
 
@@ -300,14 +314,38 @@ class Course(Generic[S]):
                 step=state.step + 1,
                 step_of_epoch=state.step_of_epoch + 1,
                 tokens=state.tokens + sum(map(len, batch)),
+                smoothed=(smoothed := _smoothed(state.smoothed, loss)),
+                far_steps=state.far_steps + 1 if self._is_far(smoothed) and self._is_warm(state) else 0,
             )
             self._keeper.tell({"step": self._state.step, "loss": loss, "lr": rate})
             self._keeper.tell_answers(answers, self._state)
         stage = f" ({state.stage})" if state.stage else ""
         epochs = f"epoch {state.epoch + 1} of {self._settings.num_epochs}{stage}"
         self._report(self._state.step, self._steps, f"{epochs}, loss {loss:.3f}")
+        if self._state.far_steps and self._state.far_steps % FAR_STEPS == 0:
+            # batches may be harder than what is watched
+            self._require_near(watched_loss(self._learner))
         if self._clock.is_due():
             self._keep(self._state)
+
+    def _is_warm(self, state: State) -> bool:
+        """Whether the rate has been at its height."""
+        return state.step >= warmup_steps(self._steps, self._settings.warmup_ratio)
+
+    def _is_far(self, loss: float) -> bool:
+        return loss > FAR_FACTOR * max(self._state.base_loss, self._state.start_loss) + FAR_NATS
+
+    def _require_near(self, watched: float) -> None:
+        if self._is_far(watched):
+            raise Diverged(
+                f"At a learning rate of {self._settings.learning_rate:g} the loss rose from "
+                f"{self._state.start_loss:.2f} to {watched:.2f}, so nothing is learned. {LOWER_RATE} (to a tenth), or "
+                "leave it out."
+            )
+
+    def require_gain(self) -> None:
+        """Raise `Diverged` where the best epoch is far worse than where it began."""
+        self._require_near(self._state.best_loss)
 
     def end_stretch(self) -> None:
         """Evaluate what was learned."""
@@ -375,9 +413,14 @@ def watched_loss(learner: Learner[S]) -> float:
     return found
 
 
+def warmup_steps(steps: int, warmup_ratio: float) -> int:
+    """In which the learning rate rises."""
+    return max(1, round(steps * warmup_ratio))
+
+
 def schedule(step: int, steps: int, warmup_ratio: float) -> float:
     """Share of the learning rate: linear warm-up, then a cosine down to `FINAL_RATE`."""
-    warmup = max(1, round(steps * warmup_ratio))
+    warmup = warmup_steps(steps, warmup_ratio)
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
@@ -404,6 +447,10 @@ def trained_of(learner: Learner[S]) -> list[Tensor]:
     return [one for one in learner.named().values() if one.requires_grad]
 
 
+def _smoothed(before: float, loss: float) -> float:
+    return loss if math.isnan(before) else before + (loss - before) / SMOOTHED_STEPS
+
+
 def _require_sound_base(loss: float) -> None:
     if not math.isfinite(loss):
         raise TrainingError(f"The loss of the base itself is no number, so its weights are damaged. {ADVICE}")
@@ -415,7 +462,7 @@ class Diverged(TrainingError):
 
 def _require_number(loss: float) -> None:
     if not math.isfinite(loss):
-        raise Diverged("The loss is no longer a number. Lower learning_rate in [plugins.tuning_fixed] (a half).")
+        raise Diverged(f"The loss is no longer a number. {LOWER_RATE} (a half).")
 
 
 # --------------------------------------------------------------------------- objectives
@@ -593,6 +640,11 @@ class OnDisk:
         """What it kept before it was interrupted: what comes takes its place."""
         kept = (*(self._output / CHECKPOINTS).rglob("*.safetensors"), self._output / BEST)
         return sum(one.stat().st_size for one in kept if one.is_file())
+
+    def forget(self) -> None:
+        """Remove what can be gone on from."""
+        shutil.rmtree(self._output / CHECKPOINTS, ignore_errors=True)
+        (self._output / BEST).unlink(missing_ok=True)
 
     def restored(self, learner: Learner[S], optimizer: Adam) -> State:
         unfinished(self._output / BEST).unlink(missing_ok=True)

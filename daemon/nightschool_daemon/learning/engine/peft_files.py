@@ -29,6 +29,10 @@ MODULES = {
     "attn_qkv": "self_attn.qkv_proj",
 }
 """A layer's tensors by their names in transformers."""
+SOURCE = "general.source.repo_url"
+"""What a file was converted from. `general.base_model` is what that was fine-tuned from, and `general.repo_url` may be
+one of converted files."""
+REPOSITORY = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+?)/?")
 CONFIGURATION, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LARGEST_JSON = 1 << 20
 """Characters. A configuration has some hundred."""
@@ -53,6 +57,18 @@ def published_name(file: GgufFile, module: str) -> str:
     """A module as the published model has it, where PEFT looks for it: it leaves out what has another name."""
     sees = file.architecture in SEEING or any(name.startswith(PICTURES) for name in file.tensors)
     return f"{TEXT_MODEL}{module.removeprefix('model.')}" if sees else module
+
+
+def base_name(file: GgufFile) -> str:
+    """The repository on Hugging Face that the file says it was made of, else what it calls itself; empty: neither.
+
+    What is no repository has a space, so that nobody looks for it there.
+    """
+    source = REPOSITORY.fullmatch(str(file.scalar(SOURCE)))
+    if source is not None:
+        return source[1]
+    name = file.scalar("general.name")
+    return f"{shown(name)} (GGUF)" if isinstance(name, str) and name else ""
 
 
 def _targets(modules: Collection[str]) -> list[str] | str:
@@ -121,7 +137,7 @@ def save_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
     configuration = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "",
+        "base_model_name_or_path": base_name(file),
         "r": form.rank,
         "lora_alpha": form.alpha,
         "lora_dropout": 0.0,

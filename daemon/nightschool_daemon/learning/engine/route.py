@@ -28,8 +28,8 @@ from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials, Unf
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons
 from nightschool_daemon.learning.loading import Tokens
-from nightschool_daemon.learning.rows import FILES, Row, require_some, rows_of, signature
-from nightschool_daemon.plans import MemoryPlan
+from nightschool_daemon.learning.rows import FILES, Row, require_some, rows_of, signature, told_of_lengths
+from nightschool_daemon.plans import ON_TOP, MemoryPlan
 from nightschool_hookspecs.records import (
     Hyperparameters,
     LabelledText,
@@ -131,12 +131,15 @@ def fine_tune(
     and KTO are held to where it began. Raises `TrainingError`.
     """
     examples, left_out = read_examples(job, method, tokens, settings.max_length)
+    lengths = (one.longest for one in examples)
+    for sentence in told_of_lengths(lengths, left_out, settings.max_length, file.number("context_length")):
+        note(sentence)
     made_of = signature(job, method, settings)
     make = partial(ready, file, job, method, settings, examples, arrange=arrange, note=note)
     task, decided = planned(job.output / CHECKPOINTS, made_of, make)
     memory.set_up(task.network, task.form, decided)
     report(0, 1, decided.sentence())
-    note(f"{method.upper()} in {decided.sentence()}.")
+    note(f"{method.upper()} in {decided.sentence()}; {ON_TOP}.")
     plan = Plan(
         method=method,
         hyperparameters=settings,

@@ -129,8 +129,8 @@ class Attempt(Generic[S]):
                     score = self._watch.score(self._pupil.follow, self._is_late)
                     if score is None:
                         end, problem = TrialEnd.LATE, "The time was over before it had answered."
-        except Diverged:
-            end, problem = TrialEnd.UNFIT, "The loss became no number."
+        except Diverged as error:
+            end, problem = TrialEnd.UNFIT, str(error)
         return TriedOut(
             end=end,
             loss=loss,
