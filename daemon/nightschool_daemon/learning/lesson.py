@@ -84,7 +84,7 @@ class Lesson(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRank:
+class LowRankDelta:
     """A delta of rank r in the layout of the file: `scale * up @ down`."""
 
     module: str
@@ -103,7 +103,7 @@ class LowRank:
 class LowRankLesson(Lesson):
     """LoRA. With `group`, A is constant within so many inputs, and so is the delta."""
 
-    def __init__(self, file: GgufFile, factors: Mapping[str, LowRank], group: int = 1) -> None:
+    def __init__(self, file: GgufFile, factors: Mapping[str, LowRankDelta], group: int = 1) -> None:
         self.file, self.group = file, group
         self.factors = {name: factors[name] for name in file.tensors if name in factors}
         self._choices: dict[str, tuple[Choice, ...]] = {}
@@ -290,7 +290,7 @@ def require_low_rank(lesson: Lesson) -> LowRankLesson:
     return lesson
 
 
-def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRank]:
+def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRankDelta]:
     """Tensor name -> what the adapter adds to it. Tensors that it leaves alone are left out."""
     from safetensors.numpy import load_file
 
@@ -298,7 +298,7 @@ def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRank]:
     require_plain(configuration)
     weights = load_file(adapter / "adapter_model.safetensors")
     scale = configuration["lora_alpha"] / configuration["r"]
-    lesson: dict[str, LowRank] = {}
+    lesson: dict[str, LowRankDelta] = {}
     for key, down in sorted(weights.items()):
         if key.endswith(".lora_B.weight"):
             continue
@@ -309,7 +309,7 @@ def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRank]:
         if not up.any() or not down.any():
             continue
         name = tensor_of(file, module)
-        lesson[name] = LowRank(
+        lesson[name] = LowRankDelta(
             module=module, down=down.astype(np.float32), up=to_file_layout(file, name, up), scale=scale
         )
     return lesson

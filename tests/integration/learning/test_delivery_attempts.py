@@ -18,7 +18,7 @@ from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.delivery import ExportError
 from nightschool_daemon.learning.export import Measured, attempted
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.lesson import Lesson, LowRank, LowRankLesson, NeuronLesson
+from nightschool_daemon.learning.lesson import Lesson, LowRankDelta, LowRankLesson, NeuronLesson
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_hookspecs.records import ServerAbilities
@@ -43,7 +43,7 @@ def lesson(file: GgufFile) -> LowRankLesson:
     """A large change of a four-bit base, so that narrow types are tried first."""
     generator = np.random.default_rng(0)
     factors = {
-        name: LowRank(
+        name: LowRankDelta(
             module=name,
             down=generator.standard_normal((RANK, one.shape[1])).astype(np.float32),
             up=(generator.standard_normal((one.shape[0], RANK)) * 0.002).astype(np.float32),
