@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,12 +75,19 @@ class Lesson(ABC):
         tensors = [self.tensor(name, demand) for name in self.touched]
         return sum(rounding.size_of(one.shape, one.type) for one in tensors)
 
-    def demands(self) -> list[Demand]:
-        """Those of the ladder that lead to different types, the fewest bytes first."""
+    def demands(self, asked: Sequence[Demand] = rounding.LADDER) -> list[Demand]:
+        """Those that lead to different types, the fewest bytes first."""
         found: dict[tuple[Choice, ...], Demand] = {}
-        for demand in rounding.LADDER:
+        for demand in asked:
             found.setdefault(tuple(self.choice(name, demand) for name in self.touched), demand)
         return sorted(found.values(), key=self.bytes)
+
+    def between(self, less: Demand, more: Demand, worth: float) -> Demand | None:
+        """The one that is halfway between two in bytes, and leads to so many fewer than `more`; None: there is none."""
+        bounds = self.bytes(less), self.bytes(more)
+        found = {one: self.bytes(one) for one in self.demands(rounding.FINER)}
+        cheaper = [one for one, count in found.items() if bounds[0] < count <= bounds[1] - worth]
+        return min(cheaper, key=lambda one: abs(2 * found[one] - sum(bounds)), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
