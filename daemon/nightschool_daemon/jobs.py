@@ -493,7 +493,7 @@ class ExportResult:
     why: str = ""
     """One sentence: why this form was taken."""
     attempts: int = 1
-    """So often it was written, each time in wider types, until enough of the lesson was left."""
+    """So often it was written: in wider types until enough of the lesson was left, then in fewer bytes."""
     held_in: Losses | None = None
     """On what was learned, as the method means it; where two methods trained, by the one of which less is left."""
 

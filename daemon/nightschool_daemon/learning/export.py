@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from nightschool_daemon.disk import delivered_bytes
+from nightschool_daemon.disk import delivered_bytes, sync, told
 from nightschool_daemon.jobs import (
     DeliveredFile,
     ExportResult,
@@ -23,7 +24,7 @@ from nightschool_daemon.jobs import (
     Step,
 )
 from nightschool_daemon.learning import adapter_file, gguf_file
-from nightschool_daemon.learning.delivery import Decision, ExportError, absent, chosen, target_of
+from nightschool_daemon.learning.delivery import Decision, ExportError, absent, chosen, cost, target_of
 from nightschool_daemon.learning.gguf_file import Field, NewTensor
 from nightschool_daemon.learning.lesson import Lesson, read_lesson, require_low_rank
 from nightschool_daemon.learning.measuring import Measure
@@ -40,7 +41,10 @@ from nightschool_hookspecs.records import (
 
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 Value = gguf.GGUFValueType
-
+MORE_ATTEMPTS = 3
+"""To save bytes, once enough of a lesson is left."""
+WORTH = 0.01
+"""Of a version's bytes: an attempt that cannot save so many is not made."""
 
 Measured = Callable[[ExportResult], Losses]
 """The losses of base, trained and delivered network, once the files are written."""
@@ -80,29 +84,87 @@ def run(context: WorkerContext) -> None:
 def attempted(
     context: WorkerContext, lesson: Lesson, abilities: ServerAbilities, name: str, measured: Measured
 ) -> ExportResult:
-    """Write the lesson in wider types each time, until enough of it is left by `measured`. Raises `ExportError`."""
-    directory = context.run.step(Step.EXPORT)
+    """Write the lesson in wider types each time, until enough of it is left by `measured`, then in fewer bytes while
+    that is so. Raises `ExportError`."""
+    attempts = _Attempts(context=context, lesson=lesson, abilities=abilities, name=name, measured=measured)
     result: ExportResult | None = None
-    for number, demand in enumerate(lesson.demands(), start=1):
-        decision = _decided(context, target_of(lesson, abilities, demand), result)
-        _require_disk(directory, lesson.file.path, decision.plan, result, context.settings.delivery.min_free_gb)
-        parcel = Parcel(
-            lesson=lesson,
-            name=name,
-            directory=directory,
-            demand=demand,
-            report=context.progress,
-            shared=_shared(result),
-        )
-        result = _written(parcel, decision, abilities, number)
-        result = replace(result, held_in=measured(result))
-        if _kept(result) >= context.settings.delivery.min_kept:
-            return result
+    failed: Demand | None = None
+    for demand in lesson.demands():
+        again = "" if result is None else f"{_left_in(result, context)} Once more, in wider types: "
+        result = attempts.attempt(demand, context.run.step(Step.EXPORT), result, again)
+        if attempts.is_enough(result):
+            return result if failed is None else attempts.narrowed(result, failed, demand)
         _require_number(result.held_in)
-        if decision.plan.form is DeliveryForm.ADAPTER:
+        if result.plan.form is DeliveryForm.ADAPTER:
             # its floats are what they are, whatever is asked of the tensors
             break
+        failed = demand
     raise ExportError(f"{_left_in(result, context)} Lower it, or give the lesson more feedback: a larger one survives.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempts:
+    """A lesson written in one choice of types after another."""
+
+    context: WorkerContext
+    lesson: Lesson
+    abilities: ServerAbilities
+    name: str
+    measured: Measured
+
+    def attempt(self, demand: Demand, directory: Path, before: ExportResult | None, again: str) -> ExportResult:
+        """Write and measure. `before`: an attempt whose files are there, `again`: what is told first of the new one."""
+        decision = _decided(self.context, target_of(self.lesson, self.abilities, demand), before, again)
+        min_free_gb = self.context.settings.delivery.min_free_gb
+        _require_disk(directory, self.lesson.file.path, decision.plan, before, min_free_gb)
+        parcel = Parcel(
+            lesson=self.lesson,
+            name=self.name,
+            directory=directory,
+            demand=demand,
+            report=self.context.progress,
+            shared=_shared(before),
+        )
+        result = _written(parcel, decision, self.abilities, 1 if before is None else before.attempts + 1)
+        return replace(result, held_in=self.measured(result))
+
+    def is_enough(self, result: ExportResult) -> bool:
+        """Whether enough of the lesson is left."""
+        return _kept(result) >= self.context.settings.delivery.min_kept
+
+    def narrowed(self, result: ExportResult, failed: Demand, enough: Demand) -> ExportResult:
+        """Of some attempts between two demands the one of fewest bytes that keeps enough, `result` where none does.
+
+        Its files stay where they are until others are whole, measured and enough.
+        """
+        directory, first, last = self.context.run.step(Step.EXPORT), result.attempts, result
+        with TemporaryDirectory(dir=directory) as aside:
+            for _ in range(MORE_ATTEMPTS):
+                demand = self.lesson.between(failed, enough, WORTH * result.plan.version_bytes)
+                if demand is None:
+                    break
+                again = f"{_left_in(last, self.context)} Once more, in fewer bytes: "
+                try:
+                    last = self.attempt(demand, Path(aside), result, again)
+                except (ExportError, OSError) as error:
+                    self.context.note(f"No further attempt: {told(error, directory)}")
+                    break
+                result = replace(result, attempts=last.attempts)
+                if self.is_enough(last):
+                    result, enough = _moved(last, directory), demand
+                else:
+                    failed = demand
+        if result.attempts > first:
+            left = f"{_kept(result):.1%} of the lesson at {cost(result.plan)}"
+            self.context.note(f"The smallest that keeps enough is delivered: {left}.")
+        return result
+
+
+def _moved(result: ExportResult, directory: Path) -> ExportResult:
+    """Its files in a directory, in place of those of the same names."""
+    files = tuple(replace(one, path=one.path.replace(directory / one.name)) for one in result.files)
+    sync(directory)
+    return replace(result, files=files)
 
 
 def _require_number(written: Losses | None) -> None:
@@ -113,7 +175,7 @@ def _require_number(written: Losses | None) -> None:
         )
 
 
-def _decided(context: WorkerContext, target: DeliveryTarget, before: ExportResult | None) -> Decision:
+def _decided(context: WorkerContext, target: DeliveryTarget, before: ExportResult | None, again: str) -> Decision:
     """Choose a form, and say what each would cost. `before`: an attempt that kept too little of the lesson."""
     plans = context.hooks.choose_delivery(target=target)
     try:
@@ -122,8 +184,7 @@ def _decided(context: WorkerContext, target: DeliveryTarget, before: ExportResul
         if before is None:
             raise
         raise ExportError(f"{_left_in(before, context)} What keeps more is too large. {error}") from error
-    told = decision.sentence(tuple(absent(plans, target)))
-    context.note(told if before is None else f"{_left_in(before, context)} Once more, in wider types: {told}")
+    context.note(f"{again}{decision.sentence(tuple(absent(plans, target)))}")
     return decision
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightschool_daemon.disk import sync
+from nightschool_daemon.learning.engine import ggml
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -132,7 +133,7 @@ class GgufFile:
         data = self.rows_of_blocks(name)
         if rows is not None:
             data = data[rows]
-        return np.asarray(gguf.dequantize(data, tensor.type), np.float32).reshape(-1, *tensor.shape[1:])
+        return ggml.dequantized(data, tensor.type).reshape(-1, *tensor.shape[1:])
 
 
 @dataclass(frozen=True, kw_only=True)

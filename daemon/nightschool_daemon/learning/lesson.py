@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,16 +75,23 @@ class Lesson(ABC):
         tensors = [self.tensor(name, demand) for name in self.touched]
         return sum(rounding.size_of(one.shape, one.type) for one in tensors)
 
-    def demands(self) -> list[Demand]:
-        """Those of the ladder that lead to different types, the fewest bytes first."""
+    def demands(self, asked: Sequence[Demand] = rounding.LADDER) -> list[Demand]:
+        """Those that lead to different types, the fewest bytes first."""
         found: dict[tuple[Choice, ...], Demand] = {}
-        for demand in rounding.LADDER:
+        for demand in asked:
             found.setdefault(tuple(self.choice(name, demand) for name in self.touched), demand)
         return sorted(found.values(), key=self.bytes)
 
+    def between(self, less: Demand, more: Demand, worth: float) -> Demand | None:
+        """The one that is halfway between two in bytes, and leads to so many fewer than `more`; None: there is none."""
+        bounds = self.bytes(less), self.bytes(more)
+        found = {one: self.bytes(one) for one in self.demands(rounding.FINER)}
+        cheaper = [one for one, count in found.items() if bounds[0] < count <= bounds[1] - worth]
+        return min(cheaper, key=lambda one: abs(2 * found[one] - sum(bounds)), default=None)
+
 
 @dataclass(frozen=True, kw_only=True)
-class LowRank:
+class LowRankDelta:
     """A delta of rank r in the layout of the file: `scale * up @ down`."""
 
     module: str
@@ -103,7 +110,7 @@ class LowRank:
 class LowRankLesson(Lesson):
     """LoRA. With `group`, A is constant within so many inputs, and so is the delta."""
 
-    def __init__(self, file: GgufFile, factors: Mapping[str, LowRank], group: int = 1) -> None:
+    def __init__(self, file: GgufFile, factors: Mapping[str, LowRankDelta], group: int = 1) -> None:
         self.file, self.group = file, group
         self.factors = {name: factors[name] for name in file.tensors if name in factors}
         self._choices: dict[str, tuple[Choice, ...]] = {}
@@ -290,7 +297,7 @@ def require_low_rank(lesson: Lesson) -> LowRankLesson:
     return lesson
 
 
-def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRank]:
+def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRankDelta]:
     """Tensor name -> what the adapter adds to it. Tensors that it leaves alone are left out."""
     from safetensors.numpy import load_file
 
@@ -298,7 +305,7 @@ def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRank]:
     require_plain(configuration)
     weights = load_file(adapter / "adapter_model.safetensors")
     scale = configuration["lora_alpha"] / configuration["r"]
-    lesson: dict[str, LowRank] = {}
+    lesson: dict[str, LowRankDelta] = {}
     for key, down in sorted(weights.items()):
         if key.endswith(".lora_B.weight"):
             continue
@@ -309,7 +316,7 @@ def _read_low_rank(adapter: Path, file: GgufFile) -> dict[str, LowRank]:
         if not up.any() or not down.any():
             continue
         name = tensor_of(file, module)
-        lesson[name] = LowRank(
+        lesson[name] = LowRankDelta(
             module=module, down=down.astype(np.float32), up=to_file_layout(file, name, up), scale=scale
         )
     return lesson

@@ -19,7 +19,7 @@ from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
 from nightschool_daemon.learning.engine.loop import ADAPTER, Plan, Report, teach
-from nightschool_daemon.learning.engine.methods import answer_sums
+from nightschool_daemon.learning.engine.methods import sums_by_answer
 from nightschool_daemon.learning.engine.peft_files import MODULES, base_name
 from nightschool_daemon.learning.engine.trajectories import PassLoss, told
 from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials, Unfit
@@ -78,7 +78,7 @@ def answer_losses(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
     of_row, before = of_row.to(model.device), before.to(model.device)
     logits = head(model, hidden[of_row, before])
     losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-    return answer_sums(losses, of_row, len(rows))
+    return sums_by_answer(losses, of_row, len(rows))
 
 
 def head(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:

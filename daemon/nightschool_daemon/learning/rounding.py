@@ -7,7 +7,7 @@ of 32 (group-wise LoRA) is a change of the minimum alone.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import gguf
@@ -53,6 +53,8 @@ LADDER: Sequence[Demand] = (
 
 Noise has no direction, the lesson has one: noise of twice the change's energy still leaves 99 % of what was learned.
 """
+FINER: Sequence[Demand] = tuple(Demand(allowed_noise=noise) for noise in np.geomspace(30.0, 1e-4, 91).tolist())
+"""What may be asked between those: each time an eighth less noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,7 @@ def choices(blocks: Blocks, delta: Weights, own: Kind, *, grouped: bool) -> tupl
     `blocks` of type `own` and `delta`: a sample of the tensor's rows. `grouped`: the change is constant within blocks
     of 32 inputs.
     """
-    base = np.asarray(gguf.dequantize(blocks, own), np.float32).reshape(delta.shape)
+    base = ggml.dequantized(blocks, own)
     kinds = [kind for kind in dict.fromkeys((own, *WIDER)) if bits(kind) >= bits(own) and can_write(kind)]
     found = [_judged(base, delta, rounded(base + delta, kind), kind) for kind in kinds if fits(delta.shape[1], kind)]
     if grouped and own in AFFINE:
@@ -159,7 +161,7 @@ def choices_beside(added: Weights, own: Kind, columns: int) -> tuple[Choice, ...
 
 def _judged(base: Weights, delta: Weights, blocks: Blocks, kind: Kind, *, keeps_codes: bool = False) -> Choice:
     """What a type does to the change; `blocks` of this type are `base + delta`."""
-    moved = gguf.dequantize(blocks, kind).reshape(base.shape) - base
+    moved = ggml.dequantized(blocks, kind) - base
     return Choice(
         kind=kind,
         keeps_codes=keeps_codes,
@@ -181,7 +183,7 @@ def _grid_noise(base: Weights, delta: Weights, own: Kind) -> float:
 
 def _error(values: Weights, kind: Kind) -> float:
     """Energy of what rounding changes."""
-    return float(np.square(gguf.dequantize(rounded(values, kind), kind).reshape(values.shape) - values).sum())
+    return float(np.square(ggml.dequantized(rounded(values, kind), kind) - values).sum())
 
 
 def _energy(delta: Weights) -> float:
@@ -201,101 +203,26 @@ AFFINE: Mapping[Kind, Kind] = {
 """Types whose blocks of 32 can be written with the same codes and a minimum of their own."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Affine:
-    """Weights as `scale * code + minimum`; every array has a row a block of 32."""
-
-    codes: NDArray[np.uint8]
-    """Shape (blocks, 32)."""
-    scales: Weights
-    """Shape (blocks, 1)."""
-    minima: Weights
-    """Shape (blocks, 1)."""
-
-
 def shifted(blocks: Blocks, own: Kind, shifts: Weights) -> Blocks:
     """Add to each block of 32 weights one number: (rows, bytes a row) in `own` to the same in `AFFINE[own]`.
 
     `shifts`: shape (rows, columns / 32).
     """
-    affine = SPLITTERS[own](blocks.reshape(-1, gguf.GGML_QUANT_SIZES[own][1]))
-    minima = affine.minima + shifts.reshape(-1, 1)
-    head = np.concatenate((_halves(affine.scales), _halves(minima)), axis=1)
-    low = affine.codes & 15
+    # only here, as they take seconds
+    import torch
+
+    from nightschool_daemon.learning.engine.blocks import SPLITTERS
+
+    data = torch.from_numpy(blocks.reshape(-1, gguf.GGML_QUANT_SIZES[own][1]).copy())
+    codes, scales, minima = (one.numpy() for one in SPLITTERS[own](data))
+    head = np.concatenate((_halves(scales), _halves(minima + shifts.reshape(-1, 1))), axis=1)
+    low = codes & 15
     nibbles = np.asarray(low[:, :16] | low[:, 16:] * 16, np.uint8)
     if AFFINE[own] is Kind.Q5_1:
-        fifth = np.packbits(affine.codes >> 4, axis=1, bitorder="little")
+        fifth = np.packbits(codes >> 4, axis=1, bitorder="little")
         head = np.concatenate((head, fifth), axis=1)
     return np.ascontiguousarray(np.concatenate((head, nibbles), axis=1)).reshape(blocks.shape[0], -1)
 
 
 def _halves(values: Weights) -> Blocks:
     return values.astype(np.float16).view(np.uint8)
-
-
-def _floats(data: Blocks) -> Weights:
-    return np.ascontiguousarray(data).view(np.float16).astype(np.float32)
-
-
-def _nibbles(data: Blocks) -> Blocks:
-    return np.asarray(np.concatenate((data & 15, data >> 4), axis=1), np.uint8)
-
-
-def _fifth_bits(data: Blocks) -> Blocks:
-    """The bit above the four, in its place: (blocks, 4) bytes to (blocks, 32)."""
-    return np.asarray(np.unpackbits(data, axis=1, bitorder="little") * 16, np.uint8)
-
-
-def _q4_0(data: Blocks) -> Affine:
-    scales = _floats(data[:, :2])
-    return Affine(codes=_nibbles(data[:, 2:]), scales=scales, minima=-8 * scales)
-
-
-def _q4_1(data: Blocks) -> Affine:
-    return Affine(codes=_nibbles(data[:, 4:]), scales=_floats(data[:, :2]), minima=_floats(data[:, 2:4]))
-
-
-def _q5_0(data: Blocks) -> Affine:
-    scales = _floats(data[:, :2])
-    codes = _nibbles(data[:, 6:]) | _fifth_bits(data[:, 2:6])
-    return Affine(codes=codes, scales=scales, minima=-16 * scales)
-
-
-def _q5_1(data: Blocks) -> Affine:
-    codes = _nibbles(data[:, 8:]) | _fifth_bits(data[:, 4:8])
-    return Affine(codes=codes, scales=_floats(data[:, :2]), minima=_floats(data[:, 2:4]))
-
-
-def _scales_k(data: Blocks) -> tuple[Weights, Weights]:
-    """Scales and minima of the eight sub-blocks, each of shape (blocks * 8, 1)."""
-    first, second, third = data[:, 4:8], data[:, 8:12], data[:, 12:16]
-    scales = np.concatenate((first & 63, (third & 15) | ((first >> 6) << 4)), axis=1).astype(np.float32)
-    minima = np.concatenate((second & 63, (third >> 4) | ((second >> 6) << 4)), axis=1).astype(np.float32)
-    return (_floats(data[:, :2]) * scales).reshape(-1, 1), (-_floats(data[:, 2:4]) * minima).reshape(-1, 1)
-
-
-def _runs(data: Blocks) -> Blocks:
-    """Codes of four bits of the K types: (blocks, 128) to (blocks, 256)."""
-    return np.concatenate([_nibbles(part) for part in np.split(data, 4, axis=1)], axis=1)
-
-
-def _q4_k(data: Blocks) -> Affine:
-    scales, minima = _scales_k(data)
-    return Affine(codes=_runs(data[:, 16:]).reshape(-1, MINIMUM_BLOCK), scales=scales, minima=minima)
-
-
-def _q5_k(data: Blocks) -> Affine:
-    scales, minima = _scales_k(data)
-    fifth = np.concatenate([(data[:, 16:48] >> shift) & 1 for shift in range(8)], axis=1)
-    codes = np.asarray(_runs(data[:, 48:]) | fifth * 16, np.uint8)
-    return Affine(codes=codes.reshape(-1, MINIMUM_BLOCK), scales=scales, minima=minima)
-
-
-SPLITTERS: Mapping[Kind, Callable[[Blocks], Affine]] = {
-    Kind.Q4_0: _q4_0,
-    Kind.Q4_1: _q4_1,
-    Kind.Q4_K: _q4_k,
-    Kind.Q5_0: _q5_0,
-    Kind.Q5_1: _q5_1,
-    Kind.Q5_K: _q5_k,
-}

@@ -424,7 +424,7 @@ def _delivery_figures(context: StepContext) -> Section | None:
         *(f"{one.form.value} would have cost {_cost(one)}" for one in export.others),
     ]
     if export.attempts > 1:
-        points.append(f"Enough of the lesson was left at attempt {export.attempts}, each in wider types")
+        points.append(f"Of {export.attempts} attempts in narrower and wider types the smallest that keeps enough")
     if export.held_in is not None:
         points.append(
             f"Of the lesson {export.held_in.kept:.1%} are left in the written file (loss on what was learned: "

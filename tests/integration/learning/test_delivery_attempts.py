@@ -1,5 +1,10 @@
-"""A lesson is written in wider types until enough of it is left, within the budget, or refused with the reason."""
+"""A lesson is written in wider types until enough of it is left, within the budget, or refused with the reason.
 
+Where narrower types kept too little, those between are tried, and the fewest bytes that keep enough are delivered.
+"""
+
+import hashlib
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +21,10 @@ from nightschool_daemon.config import DeliveryChoice, DeliverySettings
 from nightschool_daemon.jobs import NOTES, ExportResult, Losses, Step
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.delivery import ExportError
-from nightschool_daemon.learning.export import Measured, attempted
+from nightschool_daemon.learning.export import MORE_ATTEMPTS, WORTH, Measured, attempted
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.lesson import Lesson, LowRank, LowRankLesson, NeuronLesson
-from nightschool_daemon.learning.rounding import Demand
+from nightschool_daemon.learning.lesson import Lesson, LowRankDelta, LowRankLesson, NeuronLesson
+from nightschool_daemon.learning.rounding import FINER, Demand
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_hookspecs.records import ServerAbilities
 from support.deliveries import delivering
@@ -43,7 +48,7 @@ def lesson(file: GgufFile) -> LowRankLesson:
     """A large change of a four-bit base, so that narrow types are tried first."""
     generator = np.random.default_rng(0)
     factors = {
-        name: LowRank(
+        name: LowRankDelta(
             module=name,
             down=generator.standard_normal((RANK, one.shape[1])).astype(np.float32),
             up=(generator.standard_normal((one.shape[0], RANK)) * 0.002).astype(np.float32),
@@ -126,8 +131,9 @@ def test_too_little_is_retried_with_more_bytes(tmp_path: Path, lesson: LowRankLe
     narrow = attempts_of(delivering(tmp_path / "a", DELIVERY), lesson, [1.0])
     context = delivering(tmp_path / "b", DELIVERY)
     attempts = len(lesson.demands())
-    wide = attempts_of(context, lesson, [0.5] * (attempts - 1) + [0.99])
-    assert wide.attempts == attempts > 2
+    wide = attempts_of(context, lesson, [0.5] * (attempts - 1) + [0.99] + [0.5] * MORE_ATTEMPTS)
+    assert wide.attempts == attempts + MORE_ATTEMPTS
+    assert attempts > 2
     assert wide.plan.version_bytes > narrow.plan.version_bytes
     assert 0 <= wide.plan.version_bytes - wide.files[0].path.stat().st_size < SECOND_HEAD
     first, second, *_ = told(context)
@@ -202,7 +208,7 @@ def test_it_needs_room_for_the_files_and_for_the_copies_that_ollama_gets(
     tmp_path: Path, lesson: LowRankLesson, monkeypatch: pytest.MonkeyPatch, copies: float, is_refused: bool
 ) -> None:
     """Here both are on one disk. What is replaced by a further attempt is no third copy."""
-    bad_to_good = [0.5] * (len(lesson.demands()) - 1) + [0.99]
+    bad_to_good = [0.5] * (len(lesson.demands()) - 1) + [0.99] + [0.5] * MORE_ATTEMPTS
     whole = sum(one.bytes for one in attempts_of(delivering(tmp_path / "a", DELIVERY), lesson, bad_to_good).files)
     context = delivering(tmp_path / "b", DELIVERY)
 
@@ -233,3 +239,99 @@ def test_what_keeps_more_must_fit_the_budget(tmp_path: Path, lesson: LowRankLess
     with pytest.raises(ExportError, match=r"What keeps more is too large\. A version may cost") as error:
         attempts_of(delivering(tmp_path / "b", limit), lesson, [0.98] * len(lesson.demands()))
     assert "Written into the file" in str(error.value)
+
+
+# --------------------------------------------------------------------------- the fewest bytes
+
+
+def touched_bytes(export: ExportResult) -> int:
+    return sum(one.bytes for one in gguf_file.read(export.files[0].path).tensors.values())
+
+
+@pytest.mark.parametrize(("form", "share"), [("lesson", 0.3), ("lesson", 0.9), ("neurons", 0.6)])
+def test_the_fewest_bytes_that_keep_enough_are_sought(
+    tmp_path: Path, request: pytest.FixtureRequest, form: str, share: float
+) -> None:
+    """Enough is kept by all that have so many bytes, of those between two rungs of the ladder."""
+    lesson: Lesson = request.getfixturevalue(form)
+    *failed, enough = [lesson.bytes(one) for one in lesson.demands()][:3]
+    least = failed[-1] + share * (enough - failed[-1])
+    tried: list[int] = []
+
+    def measured(export: ExportResult) -> Losses:
+        tried.append(touched_bytes(export))
+        return Losses(base_loss=3.0, trained_loss=2.0, delivered_loss=2.005 if tried[-1] >= least else 2.02)
+
+    result = attempted(delivering(tmp_path, DELIVERY), lesson, SERVER, "tiny", measured)
+    assert tried[:3] == [*failed, enough]
+    assert len(set(tried)) == len(tried) == result.attempts <= 3 + MORE_ATTEMPTS
+    assert touched_bytes(result) == min(one for one in tried if one >= least)
+    possible = [enough, *(lesson.bytes(one) for one in lesson.demands(FINER))]
+    spare = touched_bytes(result) - min(one for one in possible if one >= least)
+    assert spare <= max((enough - failed[-1]) / 4, WORTH * result.plan.version_bytes)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_keeps_too_little_is_never_delivered_and_takes_no_place_of_what_keeps_enough(
+    tmp_path: Path, lesson: LowRankLesson, seed: int
+) -> None:
+    """However little more bytes have to do with what is kept."""
+    context = delivering(tmp_path, DELIVERY)
+    directory = context.run.step(Step.EXPORT)
+    kept = np.random.default_rng(seed).uniform(0.983, 1.0, 20)
+    left: dict[str, float] = {}
+    """Digest of the first shard -> what it keeps."""
+
+    def standing() -> str:
+        return hashlib.sha256((directory / "tiny-00001-of-00002.gguf").read_bytes()).hexdigest()
+
+    def enough() -> list[str]:
+        return [digest for digest, share in left.items() if share >= 0.99]
+
+    def measured(export: ExportResult) -> Losses:
+        assert standing() == (enough() or [export.files[0].digest])[-1]
+        left[export.files[0].digest] = kept[len(left)]
+        return Losses(base_loss=3.0, trained_loss=2.0, delivered_loss=3.0 - kept[len(left) - 1])
+
+    result = attempted(context, lesson, SERVER, "tiny", measured)
+    assert result.files[0].digest == standing() == enough()[-1]
+    assert result.held_in is not None
+    assert result.held_in.kept == pytest.approx(left[standing()])
+    assert sorted(directory.rglob("*.gguf")) == sorted(one.path for one in result.files)
+    assert not [one for one in directory.iterdir() if one.is_dir()]
+
+
+def test_each_attempt_is_told_and_what_is_delivered(tmp_path: Path, lesson: LowRankLesson) -> None:
+    context = delivering(tmp_path, DELIVERY)
+    result = attempts_of(context, lesson, [0.5, 0.6, 0.995, 0.98, 0.992, 0.97])
+    assert result.attempts == 6
+    _, *again, last = told(context)
+    found = [
+        (re.findall(r"([\d.]+)% of the lesson", one)[0], re.findall(r"in ([a-z]+ [a-z]+): ", one)) for one in again
+    ]
+    assert found == [
+        ("50.0", ["wider types"]),
+        ("60.0", ["wider types"]),
+        ("99.5", ["fewer bytes"]),
+        ("98.0", ["fewer bytes"]),
+        ("99.2", ["fewer bytes"]),
+    ]
+    assert last.startswith("The smallest that keeps enough is delivered: 99.2% of the lesson at ")
+
+
+def test_without_room_for_another_attempt_what_keeps_enough_is_delivered(
+    tmp_path: Path, lesson: LowRankLesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = delivering(tmp_path, DELIVERY)
+    shares = [0.5, 0.5, 0.995]
+    measured = keeping(shares)
+
+    def filling(export: ExportResult) -> Losses:
+        if export.attempts == len(shares):
+            monkeypatch.setattr(shutil, "disk_usage", lambda _place: SimpleNamespace(free=0))
+        return measured(export)
+
+    result = attempted(context, lesson, SERVER, "tiny", filling)
+    assert result.attempts == len(shares)
+    assert all(one.path.stat().st_size == one.bytes for one in result.files)
+    assert re.match(r"No further attempt: The delivery needs \d+ MB", told(context)[-1])

@@ -18,7 +18,7 @@ from nightschool_daemon.learning.engine import machine, memory, route
 from nightschool_daemon.learning.engine.curriculum import Arrange, Curriculum, nobody_arranges
 from nightschool_daemon.learning.engine.forms import Form, LowRank
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
-from nightschool_daemon.learning.engine.methods import answer_sums
+from nightschool_daemon.learning.engine.methods import sums_by_answer
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.engine.peft_files import load_form
@@ -457,7 +457,7 @@ def preference_of(network: Network, tokens: Tokens) -> float:
     ]
     layout = lay_out(rows, CPU, shares=True)
     with torch.no_grad():
-        sums = answer_sums(network.log_probabilities(layout), layout.answer_of, layout.answers)
+        sums = sums_by_answer(network.log_probabilities(layout), layout.answer_of, layout.answers)
     return float((sums[0::2] - sums[1::2]).mean())
 
 

@@ -11,7 +11,7 @@ from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.jobs import Losses, VerifyResult
 from nightschool_daemon.learning import gguf_file, loading
 from nightschool_daemon.learning.export import Parcel, write_fused
-from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
+from nightschool_daemon.learning.lesson import LowRankDelta, LowRankLesson
 from nightschool_daemon.learning.loading import Base, from_file_layout, load_base, load_tokens, require_same_weights
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.learning.variants import LoadedVariants, Variant
@@ -61,20 +61,25 @@ def client(settings: OllamaSettings) -> Iterator[OllamaHttp]:
     one.close()
 
 
-def lesson() -> dict[str, LowRank]:
+def lesson() -> dict[str, LowRankDelta]:
     """A large change of what every layer attends to, in the file's order of rows."""
     generator = np.random.default_rng(3)
 
-    def factors(module: str) -> LowRank:
+    def factors(module: str) -> LowRankDelta:
         down = generator.standard_normal((8, 256)).astype(np.float32)
         up = generator.standard_normal((256 if "q_proj" in module else 128, 8)).astype(np.float32)
-        return LowRank(module=module, down=down, up=up, scale=0.1)
+        return LowRankDelta(module=module, down=down, up=up, scale=0.1)
 
     return {name: factors(module) for name, module in QUERY_AND_KEY.items()}
 
 
 def served(
-    base: Base, client: OllamaHttp, settings: OllamaSettings, delivered: dict[str, LowRank], directory: Path, tag: str
+    base: Base,
+    client: OllamaHttp,
+    settings: OllamaSettings,
+    delivered: dict[str, LowRankDelta],
+    directory: Path,
+    tag: str,
 ) -> VerifyResult:
     """Serve one lesson and compare with the network that `lesson()` makes."""
     parcel = Parcel(

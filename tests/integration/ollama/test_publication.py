@@ -14,7 +14,7 @@ from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.jobs import DeliveredFile
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.export import Parcel, write_fused, write_split
-from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
+from nightschool_daemon.learning.lesson import LowRankDelta, LowRankLesson
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.ollama.abilities import probe_abilities
 from nightschool_daemon.ollama.errors import OllamaRefused, PublicationFailed
@@ -75,7 +75,7 @@ def parcel(gguf: Path, directory: Path, seed: int) -> Parcel:
     directory.mkdir()
     generator = np.random.default_rng(seed)
     up, down = (generator.standard_normal(shape).astype(np.float32) for shape in ((256, 2), (2, 256)))
-    lesson = LowRank(module="model.layers.0.self_attn.o_proj", down=down, up=up, scale=0.01)
+    lesson = LowRankDelta(module="model.layers.0.self_attn.o_proj", down=down, up=up, scale=0.01)
     return Parcel(
         lesson=LowRankLesson(gguf_file.read(gguf), {"blk.0.attn_output.weight": lesson}),
         name="tiny-1m.greeting",

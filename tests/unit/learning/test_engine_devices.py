@@ -229,7 +229,7 @@ def test_a_training_asks_metal_for_nothing_that_it_lacks(tmp_path: Path, archite
         network.form = made = beside(network, form)
         made.is_training = True
         lying = network.lay_out(rows)
-        sums = methods.answer_sums(network.log_probabilities(lying), lying.answer_of, lying.answers)
+        sums = methods.sums_by_answer(network.log_probabilities(lying), lying.answer_of, lying.answers)
         sums.sum().backward()
     assert all(one.grad is not None for one in made.parameters.values())
     assert {"index_add", "index_copy_", "_softmax_backward_data", "scatter_.src"} <= noted.operations

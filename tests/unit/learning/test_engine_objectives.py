@@ -134,7 +134,7 @@ def likelihoods(network: Network, answer: tuple[int, ...]) -> Tensor:
     rows = [Example(prompt=prompt, answers=(Answer(tokens=answer),)).branches() for prompt in PROMPTS]
     layout = lay_out(rows, CPU, shares=True)
     with torch.no_grad():
-        return methods.answer_sums(network.log_probabilities(layout), layout.answer_of, layout.answers)
+        return methods.sums_by_answer(network.log_probabilities(layout), layout.answer_of, layout.answers)
 
 
 @pytest.mark.parametrize("method", [TrainingMethod.DPO, TrainingMethod.KTO])

@@ -46,7 +46,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Open:
 def sums(network: Network, rows: list[Branches]) -> torch.Tensor:
     layout = lay_out(rows, CPU, shares=True)
     with torch.no_grad():
-        return methods.answer_sums(network.log_probabilities(layout), layout.answer_of, layout.answers)
+        return methods.sums_by_answer(network.log_probabilities(layout), layout.answer_of, layout.answers)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3", "mistral3"])

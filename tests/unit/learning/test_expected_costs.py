@@ -13,7 +13,7 @@ from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.delivery import Expected, target_of
 from nightschool_daemon.learning.export import Parcel, write_adapter, write_fused, write_split
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.lesson import Lesson, LowRank, LowRankLesson, NeuronLesson
+from nightschool_daemon.learning.lesson import Lesson, LowRankDelta, LowRankLesson, NeuronLesson
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.plans import cost_text, duration
 from nightschool_hookspecs.records import DeliveryTarget, Hyperparameters, ServerAbilities, TrainedForm
@@ -46,7 +46,7 @@ def low_rank(file: GgufFile, *, group: int, scale: float = 0.005) -> LowRankLess
             rows, columns = one.shape
             down = np.repeat(GENERATOR.standard_normal((RANK, columns // group)), group, axis=1)
             up = GENERATOR.standard_normal((rows, RANK)) * scale
-            factors[name] = LowRank(module=name, down=down.astype(np.float32), up=up.astype(np.float32), scale=1.0)
+            factors[name] = LowRankDelta(module=name, down=down.astype(np.float32), up=up.astype(np.float32), scale=1.0)
     return LowRankLesson(file, factors, group=group)
 
 

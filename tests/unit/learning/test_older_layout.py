@@ -18,7 +18,7 @@ from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.export import Parcel, write_fused, write_split
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.lesson import LowRank, LowRankLesson
+from nightschool_daemon.learning.lesson import LowRankDelta, LowRankLesson
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.learning.older_layout import as_ollama_reads
 from nightschool_daemon.learning.trainable import route_of
@@ -190,7 +190,7 @@ def lesson_of(path: Path) -> LowRankLesson:
     file = gguf_file.read(path)
     rows, columns = file.tensors["blk.0.ffn_up.weight"].shape
     down, up = np.ones((1, columns), np.float32), np.ones((rows, 1), np.float32)
-    return LowRankLesson(file, {"blk.0.ffn_up.weight": LowRank(module="m", down=down, up=up, scale=0.1)})
+    return LowRankLesson(file, {"blk.0.ffn_up.weight": LowRankDelta(module="m", down=down, up=up, scale=0.1)})
 
 
 def parcel_of(directory: Path, lesson: LowRankLesson) -> Parcel:

@@ -137,7 +137,7 @@ def test_a_pass_forth_and_back_leaves_nothing_on_the_cpu(
                 network.rows_in_line = lambda q, *_: q
             network.keep_unpacked(1)
             layout = network.lay_out(rows)
-            sums = methods.answer_sums(network.log_probabilities(layout), layout.answer_of, layout.answers)
+            sums = methods.sums_by_answer(network.log_probabilities(layout), layout.answer_of, layout.answers)
             assert (sums.device.type, sums.shape) == (device.type, (layout.answers,))
             if device == BACKWARD:
                 sums.sum().backward()

@@ -11,7 +11,7 @@ from nightschool_daemon.jobs import DeliveredFile
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.export import Parcel, write_fused, write_split
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.lesson import Lesson, LowRank, LowRankLesson, NeuronLesson
+from nightschool_daemon.learning.lesson import Lesson, LowRankDelta, LowRankLesson, NeuronLesson
 from nightschool_daemon.learning.rounding import Demand
 from support.rewritten_gguf import rewritten
 from support.tiny_architectures import write_tiny_architecture
@@ -29,7 +29,7 @@ def low_rank(file: GgufFile) -> LowRankLesson:
     for name in (one for one in file.tensors if one.endswith("attn_output.weight")):
         rows, columns = file.tensors[name].shape
         up, down = (generator.standard_normal(shape).astype(np.float32) for shape in ((rows, 2), (2, columns)))
-        factors[name] = LowRank(module=name, down=down, up=up, scale=0.01)
+        factors[name] = LowRankDelta(module=name, down=down, up=up, scale=0.01)
     return LowRankLesson(file, factors)
 
 

@@ -5,6 +5,7 @@ shape (blocks, weights a block).
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import gguf
 import torch
@@ -44,22 +45,35 @@ def _bits(data: Tensor, count: int) -> Tensor:
     return ((data.unsqueeze(-1) >> shifts) & 1).reshape(data.shape[0], count)
 
 
-def _q4_0(data: Tensor) -> Tensor:
-    return _half(data[:, :2]) * (_low_high(data[:, 2:]).float() - 8)
+class Affine(NamedTuple):
+    """Weights as `scale * code + minimum`; every tensor has a row a sub-block of 32."""
+
+    codes: Tensor
+    """Shape (sub-blocks, 32), uint8."""
+    scales: Tensor
+    """Shape (sub-blocks, 1), float32."""
+    minima: Tensor
+    """Shape (sub-blocks, 1), float32."""
 
 
-def _q4_1(data: Tensor) -> Tensor:
-    return _half(data[:, :2]) * _low_high(data[:, 4:]).float() + _half(data[:, 2:4])
+def _q4_0(data: Tensor) -> Affine:
+    scales = _half(data[:, :2])
+    return Affine(_low_high(data[:, 2:]), scales, -8 * scales)
 
 
-def _q5_0(data: Tensor) -> Tensor:
+def _q4_1(data: Tensor) -> Affine:
+    return Affine(_low_high(data[:, 4:]), _half(data[:, :2]), _half(data[:, 2:4]))
+
+
+def _q5_0(data: Tensor) -> Affine:
+    scales = _half(data[:, :2])
     codes = _low_high(data[:, 6:]) | (_bits(data[:, 2:6], SUB_BLOCK) << 4)
-    return _half(data[:, :2]) * (codes.float() - 16)
+    return Affine(codes, scales, -16 * scales)
 
 
-def _q5_1(data: Tensor) -> Tensor:
+def _q5_1(data: Tensor) -> Affine:
     codes = _low_high(data[:, 8:]) | (_bits(data[:, 4:8], SUB_BLOCK) << 4)
-    return _half(data[:, :2]) * codes.float() + _half(data[:, 2:4])
+    return Affine(codes, _half(data[:, :2]), _half(data[:, 2:4]))
 
 
 def _q8_0(data: Tensor) -> Tensor:
@@ -99,12 +113,11 @@ def _scales_k(packed: Tensor) -> tuple[Tensor, Tensor]:
     return scales.float(), minima.float()
 
 
-def _affine_k(data: Tensor, codes: Tensor) -> Tensor:
+def _affine_k(data: Tensor, codes: Tensor) -> Affine:
     """`d * scale * code - dmin * minimum` of each sub-block of 32."""
     scales, minima = _scales_k(data[:, 4:16])
-    factor = (_half(data[:, :2]) * scales).unsqueeze(-1)
-    minimum = (_half(data[:, 2:4]) * minima).unsqueeze(-1)
-    return (factor * codes.reshape(-1, 8, SUB_BLOCK).float() - minimum).reshape(-1, 256)
+    factors, least = _half(data[:, :2]) * scales, -_half(data[:, 2:4]) * minima
+    return Affine(codes.view(-1, SUB_BLOCK), factors.view(-1, 1), least.view(-1, 1))
 
 
 def _nibbles_k(data: Tensor) -> Tensor:
@@ -112,13 +125,32 @@ def _nibbles_k(data: Tensor) -> Tensor:
     return torch.cat([_low_high(part) for part in data.split(SUB_BLOCK, dim=1)], dim=1)
 
 
-def _q4_k(data: Tensor) -> Tensor:
+def _q4_k(data: Tensor) -> Affine:
     return _affine_k(data, _nibbles_k(data[:, 16:]))
 
 
-def _q5_k(data: Tensor) -> Tensor:
+def _q5_k(data: Tensor) -> Affine:
     high = torch.cat([(data[:, 16:48] >> shift) & 1 for shift in range(8)], dim=1)
     return _affine_k(data, _nibbles_k(data[:, 48:]) | (high << 4))
+
+
+SPLITTERS: Mapping[Kind, Callable[[Tensor], Affine]] = {
+    Kind.Q4_0: _q4_0,
+    Kind.Q4_1: _q4_1,
+    Kind.Q5_0: _q5_0,
+    Kind.Q5_1: _q5_1,
+    Kind.Q4_K: _q4_k,
+    Kind.Q5_K: _q5_k,
+}
+"""Types of sub-blocks of 32 that have a scale and a minimum each."""
+
+
+def _floats_of(parts: Callable[[Tensor], Affine]) -> Callable[[Tensor], Tensor]:
+    def read(data: Tensor) -> Tensor:
+        codes, scales, minima = parts(data)
+        return codes.float().mul_(scales).add_(minima).view(data.shape[0], -1)
+
+    return read
 
 
 def _q6_k(data: Tensor) -> Tensor:
@@ -166,15 +198,10 @@ READERS: Mapping[Kind, Callable[[Tensor], Tensor]] = {
     Kind.F32: _f32,
     Kind.F16: _half,
     Kind.BF16: _bf16,
-    Kind.Q4_0: _q4_0,
-    Kind.Q4_1: _q4_1,
-    Kind.Q5_0: _q5_0,
-    Kind.Q5_1: _q5_1,
+    **{kind: _floats_of(parts) for kind, parts in SPLITTERS.items()},
     Kind.Q8_0: _q8_0,
     Kind.Q2_K: _q2_k,
     Kind.Q3_K: _q3_k,
-    Kind.Q4_K: _q4_k,
-    Kind.Q5_K: _q5_k,
     Kind.Q6_K: _q6_k,
     Kind.IQ4_NL: _iq4_nl,
     Kind.IQ4_XS: _iq4_xs,

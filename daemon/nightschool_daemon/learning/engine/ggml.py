@@ -64,6 +64,18 @@ class Ggml:
         return function
 
 
+def dequantized(data: NDArray[np.uint8], kind: Kind) -> NDArray[np.float32]:
+    """Floats of blocks: (..., bytes a row) to (..., columns), by ggml's C where it is there, else by gguf-py."""
+    found = library()
+    if found is None or not found.reads(kind):
+        return np.asarray(gguf.dequantize(data, kind), np.float32)
+    data = np.ascontiguousarray(data)
+    weights, size = gguf.GGML_QUANT_SIZES[kind]
+    floats = np.empty((*data.shape[:-1], data.shape[-1] // size * weights), np.float32)
+    found.dequantize(kind, data.ctypes.data, floats.ctypes.data, floats.size)
+    return floats
+
+
 @functools.cache
 def library() -> Ggml | None:
     """The library, or None where it is not installed."""

@@ -40,6 +40,7 @@ from nightschool_daemon.learning.engine.forms import Form
 from nightschool_daemon.learning.engine.layout import Layout
 from nightschool_daemon.learning.engine.machine import return_free_memory
 from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.scoring import sums_of
 from nightschool_daemon.learning.engine.trajectories import AnswerLoss, PassLoss, TrajectoryLog, told
 from nightschool_daemon.learning.termination import Terminated, uninterrupted
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod, TrainingResult
@@ -544,7 +545,7 @@ class Objective:
         if self._plan.method is TrainingMethod.SFT:
             weights = [answer.weight for one in examples for answer in one.answers]
             return methods.sft_loss(values, torch.tensor(weights, device=values.device)[layout.answer_of], 1.0)
-        sums = methods.answer_sums(values, layout.answer_of, layout.answers)
+        sums = methods.sums_by_answer(values, layout.answer_of, layout.answers)
         reference = torch.cat([self._references[one] for one in examples])
         if self._plan.method is TrainingMethod.DPO:
             scores = methods.PairScores(
@@ -583,15 +584,7 @@ class Objective:
 
     def _sums(self, examples: Sequence[Example]) -> dict[Example, Tensor]:
         """Log-probability of each answer of each example, shape (answers,), without gradient."""
-        found: dict[Example, Tensor] = {}
-        with torch.no_grad():
-            for part in passes(examples, self._plan.tokens_a_pass, padded=self._pads):
-                layout = self._layout(part)
-                values = self._network.log_probabilities(layout)
-                sums = methods.answer_sums(values, layout.answer_of, layout.answers)
-                ends = sums.split([len(one.answers) for one in part])
-                found |= dict(zip(part, ends, strict=True))
-        return found
+        return sums_of(self._network, examples, self._plan.tokens_a_pass, padded=self._pads)
 
     def _layouts(self, examples: Sequence[Example]) -> Iterator[Layout]:
         for part in passes(examples, self._plan.tokens_a_pass, padded=self._pads):
@@ -607,7 +600,7 @@ def _answer_tokens(examples: Sequence[Example]) -> int:
 
 def _wanted_losses(examples: Sequence[Example], layout: Layout, values: Tensor) -> tuple[AnswerLoss, ...]:
     """Of wanted answers, one an example, from the log-probabilities of their tokens."""
-    sums = methods.answer_sums(values.detach(), layout.answer_of, layout.answers).tolist()
+    sums = methods.sums_by_answer(values.detach(), layout.answer_of, layout.answers).tolist()
     return told(examples, [-nats / one.labels for one, nats in zip(examples, sums, strict=True)])
 
 

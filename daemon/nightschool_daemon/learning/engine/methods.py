@@ -53,7 +53,7 @@ def kto_weights(liked: int, disliked: int) -> tuple[float, float]:
     return (1.0, liked / disliked) if liked < disliked else (disliked / liked, 1.0)
 
 
-def answer_sums(token_log_probabilities: Tensor, answer_of: Tensor, answers: int) -> Tensor:
+def sums_by_answer(token_log_probabilities: Tensor, answer_of: Tensor, answers: int) -> Tensor:
     """Sum the tokens of each answer: shapes (M,), (M,) to (answers,)."""
     sums = torch.zeros(answers, device=token_log_probabilities.device)
     return sums.index_add(0, answer_of, token_log_probabilities)

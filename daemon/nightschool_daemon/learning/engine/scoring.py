@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from nightschool_daemon.learning.engine.examples import Example, passes
 from nightschool_daemon.learning.engine.layout import Branches
-from nightschool_daemon.learning.engine.methods import answer_sums as summed
+from nightschool_daemon.learning.engine.methods import sums_by_answer
 from nightschool_daemon.learning.engine.network import Network
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 TOKENS_A_PASS = 2048
@@ -22,17 +23,21 @@ TOKENS_A_PASS = 2048
 
 def answer_sums(network: Network, examples: Sequence[Example]) -> list[NDArray[np.float32]]:
     """Log-probability of each whole answer in nats, shape (answers,) of each example. A prompt is computed once."""
-    # passes have them in this order
-    order = sorted(range(len(examples)), key=lambda number: len(examples[number]))
-    sums: list[NDArray[np.float32]] = []
+    found = sums_of(network, examples, TOKENS_A_PASS)
+    return [found[one].cpu().numpy() for one in examples]
+
+
+def sums_of(
+    network: Network, examples: Sequence[Example], tokens_a_pass: int, *, padded: bool = True
+) -> dict[Example, Tensor]:
+    """The same on the network's device, without gradient. `padded`: as for `passes`."""
+    found: dict[Example, Tensor] = {}
     with torch.no_grad():
-        for part in passes(examples, TOKENS_A_PASS):
+        for part in passes(examples, tokens_a_pass, padded=padded):
             layout = network.lay_out([one.branches() for one in part])
-            values = network.log_probabilities(layout)
-            of_part = summed(values, layout.answer_of, layout.answers).cpu().numpy()
-            sums += np.split(of_part, np.cumsum([len(one.answers) for one in part])[:-1])
-    found = dict(zip(order, sums, strict=True))
-    return [found[number] for number in range(len(examples))]
+            sums = sums_by_answer(network.log_probabilities(layout), layout.answer_of, layout.answers)
+            found |= zip(part, sums.split([len(one.answers) for one in part]), strict=True)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
