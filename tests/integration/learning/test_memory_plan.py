@@ -297,6 +297,12 @@ def test_layers_are_timed_one_behind_the_other(network: Network, monkeypatch: py
     assert tight.layers == large.layers == layers
 
 
+@pytest.mark.parametrize(("tokens", "layers"), [(64, 32), (512, 4), (600, 3), (2048, 3)])
+def test_wide_passes_go_through_fewer_layers(tokens: int, layers: int) -> None:
+    """They take long, and fetching a layer's weights is little of that."""
+    assert pace._chained(tokens) == layers
+
+
 def test_a_window_makes_layers_of_another_kind_where_it_is_narrower_than_a_row(tmp_path: Path) -> None:
     file = write_tiny_architecture(tmp_path / "tiny.gguf", "gemma3")
     network = Network(gguf_file.read(file), machine.bench(torch.float32))
@@ -314,9 +320,20 @@ def test_a_window_makes_layers_of_another_kind_where_it_is_narrower_than_a_row(t
     assert kept[0] == kept[1]
 
 
-def test_what_takes_long_is_tried_once() -> None:
-    assert len(pace._repeated(lambda: (1e-3, 1e-3))) == pace.MOST_TRIES
-    assert len(pace._repeated(lambda: (pace.LONG_S, 0.0))) == 1
+@pytest.mark.parametrize(
+    ("times", "tries"),
+    [
+        ([0.02, 0.02], 2),
+        ([0.05, 0.02, 0.0205], 3),
+        ([0.01, 0.02, 0.03, 0.04, 0.05], pace.MOST_TRIES),
+        ([1.0, 2.0, 3.0], pace.FEWEST_TRIES),
+        ([pace.LONG_S], 1),
+    ],
+    ids=["two agree", "the first met page faults", "no two agree", "no two agree and it takes long", "longer"],
+)
+def test_a_probe_is_made_until_two_tries_agree(times: list[float], tries: int) -> None:
+    left = iter(times)
+    assert len(pace._repeated(lambda: (next(left), 0.0))) == tries
 
 
 def in_fours(*, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int) -> Stretch:

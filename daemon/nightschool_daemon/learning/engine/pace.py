@@ -27,14 +27,18 @@ from nightschool_daemon.learning.engine.trial import (
 )
 from nightschool_hookspecs.records import TrainingMethod
 
+AGREEING = 1.05
+"""A probe is made until two tries differ by no more than that: others may have met page faults or others' work."""
 FEWEST_TRIES, MOST_TRIES, TRIED_S = 3, 5, 1.0
-"""So often a probe is made, beyond the fewest for so long: of three, one may have met page faults or others' work."""
+"""Where no two agree, so often it is made, beyond the fewest for so long."""
 LONG_S = 10.0
 """What takes so long is not even tried the fewest times: beside it a page fault is nothing."""
 UNLIKE = 1.5
 """Two passes are wide apart from so many times the tokens on."""
 CACHES_BYTES = 64_000_000
 """Of weights in the type of the products: as much as a processor's caches may hold."""
+SHORTEST_CHAIN, CHAINED_TOKENS = 3, 2048
+"""Layers, and tokens in all of them: the more go through one, the less it counts that weights have to be fetched."""
 PROBED_ROWS = (16, 128)
 """Predictions by which the head is timed."""
 
@@ -169,14 +173,21 @@ def _beyond_caches(network: Network, block: Block) -> int:
     return max(1, round(CACHES_BYTES / int(held)))
 
 
+def _chained(tokens: int) -> int:
+    """So many layers one behind the other show what a pass of so many tokens takes in each."""
+    return max(SHORTEST_CHAIN, CHAINED_TOKENS // tokens)
+
+
 def _layers_seconds(network: Network, examples: Sequence[Example], samples: Iterable[Sample]) -> tuple[float, float]:
     """Time of a pass through all layers, forth and back; without gradients, of the way back there is none."""
     layout = laid_out(network, examples)
     reaches = network.reaches(layout)
+    enough = _chained(layout.ids.shape[0])
     forth = back = 0.0
     for sample in samples:
-        tried = _repeated(lambda sample=sample: _there_and_back(network, sample.blocks, layout, reaches))  # type: ignore[misc]  # bound now
-        share = sample.layers / max(1, len(sample.blocks) - 1)
+        blocks = sample.blocks[-enough:]
+        tried = _repeated(lambda blocks=blocks: _there_and_back(network, blocks, layout, reaches))  # type: ignore[misc]  # bound now
+        share = sample.layers / max(1, len(blocks) - 1)
         forth += share * statistics.median(one for one, _ in tried)
         back += share * statistics.median(one for _, one in tried)
     return forth, back
@@ -220,10 +231,13 @@ def _head_line(network: Network, few: int, many: int, *, with_gradient: bool) ->
 
 
 def _repeated(probe: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
-    """What a probe took, several times over."""
+    """What a probe took, forth and back, several times over."""
     found = [probe()]
     while len(found) < MOST_TRIES and sum(map(sum, found)) < (LONG_S if len(found) < FEWEST_TRIES else TRIED_S):
         found.append(probe())
+        shortest, next_one, *_ = sorted(map(sum, found))
+        if next_one <= AGREEING * shortest:
+            break
     return found
 
 
