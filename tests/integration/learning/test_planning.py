@@ -26,7 +26,7 @@ from nightschool_daemon.learning.engine import fitting, machine, memory
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.peft_files import WEIGHTS
 from nightschool_daemon.learning.gguf_file import GgufFile
-from nightschool_daemon.learning.loading import Tokens
+from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
@@ -252,7 +252,6 @@ def test_starter_examples_are_planned_for_and_are_no_events(desk: Desk) -> None:
 
 def test_preferences_on_top_of_wanted_answers_are_two_trainings(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[GgufFile] = []
-    load_tokens = planning.load_tokens
 
     def noted(file: GgufFile, digest: str, cache: Path) -> Tokens:
         opened.append(file)
