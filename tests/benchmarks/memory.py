@@ -112,11 +112,12 @@ def take(wanted: Configuration) -> tuple[dict[str, float], dict[str, float]]:
     import torch
 
     from nightschool_daemon.learning import gguf_file
-    from nightschool_daemon.learning.engine import machine, memory
+    from nightschool_daemon.learning.engine import fitting, machine
     from nightschool_daemon.learning.engine.examples import Answer, Example
     from nightschool_daemon.learning.engine.loop import Plan, train
     from nightschool_daemon.learning.engine.network import Network
     from nightschool_daemon.learning.engine.route import make_form
+    from nightschool_daemon.learning.engine.todo import Todo
     from nightschool_hookspecs.records import Hyperparameters
 
     torch.set_num_threads(2)
@@ -142,17 +143,17 @@ def take(wanted: Configuration) -> tuple[dict[str, float], dict[str, float]]:
     settings = Hyperparameters(form=wanted.form, learning_rate=2e-4, batch_size=8, num_epochs=1)
     form = make_form(network, settings, 0)
     pads = network.pads(branching=answers > 1)
-    todo = memory.Todo(examples=examples, method=wanted.method, settings=settings, seed=0, pads=pads)
-    plan = memory.plan(network, form, todo)
+    todo = Todo(examples=examples, method=wanted.method, settings=settings, seed=0, pads=pads)
+    decided = fitting.fitted(network, form, todo)
     if wanted.short_of:
-        plan = memory.plan(network, form, todo, available=plan.peak_bytes - wanted.short_of)
-    memory.set_up(network, form, plan)
+        decided = fitting.fitted(network, form, todo, available=decided.peak_bytes - wanted.short_of)
+    fitting.set_up(network, form, decided)
     with tempfile.TemporaryDirectory() as directory:
         how = Plan(
             method=wanted.method,
             hyperparameters=settings,
             seed=0,
-            tokens_a_pass=plan.tokens_a_pass,
+            tokens_a_pass=decided.tokens_a_pass,
             output=Path(directory),
             signature="",
         )
@@ -160,9 +161,9 @@ def take(wanted: Configuration) -> tuple[dict[str, float], dict[str, float]]:
         train(network, form, examples, how, lambda _done, _total, _text: None)
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    told = {"peak MB": plan.peak_bytes / 1e6, "seconds": plan.seconds}
+    told = {"peak MB": decided.peak_bytes / 1e6, "seconds": decided.seconds}
     told |= {"longest": wanted.length, "file MB": path.stat().st_size / 1e6}
-    told |= {"tokens": plan.tokens_a_pass, "twice": plan.checkpointed, "unpacked": plan.unpacked}
+    told |= {"tokens": decided.tokens_a_pass, "twice": decided.checkpointed, "unpacked": decided.unpacked}
     return told, {"peak MB": peak / 1e6, "seconds": seconds}
 
 

@@ -12,12 +12,13 @@ from benchmarks.material import Figures
 from nightschool_daemon.config import OllamaSettings
 from nightschool_daemon.jobs import ExportResult
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import head, machine, memory
+from nightschool_daemon.learning.engine import fitting, head, machine
 from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.examples import Answer, Example, batches
 from nightschool_daemon.learning.engine.loop import Objective, Plan, gradients_of, trained_of
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.route import make_form
+from nightschool_daemon.learning.engine.todo import Todo
 from nightschool_daemon.learning.export import Parcel, write_adapter
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import read_lesson
@@ -202,11 +203,11 @@ class Trainer:
         network = Network(file, machine.bench())
         network.form = make_form(network, SETTINGS, 0)
         pads = network.pads(branching=method is TrainingMethod.DPO)
-        todo = memory.Todo(examples=examples, method=method, settings=SETTINGS, seed=0, pads=pads)
-        planned = memory.plan(network, network.form, todo)
+        todo = Todo(examples=examples, method=method, settings=SETTINGS, seed=0, pads=pads)
+        planned = fitting.fitted(network, network.form, todo)
         if not keeps_unpacked:
             planned = replace(planned, unpacked=0)
-        memory.set_up(network, network.form, planned)
+        fitting.set_up(network, network.form, planned)
         plan = Plan(
             method=method,
             hyperparameters=SETTINGS,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightschool_daemon.disk import whole_directory
-from nightschool_daemon.learning.engine import machine, memory
+from nightschool_daemon.learning.engine import footprint, machine, memory
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
 from nightschool_daemon.learning.engine.loop import ADAPTER, Plan, Report, teach
@@ -134,8 +134,8 @@ def require_room(learner: AdapterLearner, rows: Sequence[Row], settings: Hyperpa
         kept = [_moving_bytes(learner.network, _of_length(longest, size)) for size in PROBED_TOKENS]
     machine.return_free_memory()
     (size, larger), (found, more), device = PROBED_TOKENS, kept, learner.network.device
-    states = memory.FLOAT * memory.STATES * sum(one.numel() for one in learner.named().values())
-    needed = memory.taken_bytes(device) + states + memory.extrapolated(size, found, larger, more, tokens)
+    states = footprint.FLOAT * footprint.STATES * sum(one.numel() for one in learner.named().values())
+    needed = memory.taken_bytes(device) + states + footprint.extrapolated(size, found, larger, more, tokens)
     available = memory.allowed_bytes(device)
     if needed > available:
         what = "An example" if tokens == len(longest) else "A pass"
@@ -149,7 +149,7 @@ def require_room(learner: AdapterLearner, rows: Sequence[Row], settings: Hyperpa
 def _moving_bytes(model: PreTrainedModel, row: Row) -> int:
     """What a pass keeps, and at its height the gradients of what is largest in it, before an operation and behind."""
     own = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers())}
-    saved = memory.saved_by(lambda: answer_losses(model, [row]), own)
+    saved = footprint.saved_by(lambda: answer_losses(model, [row]), own)
     return sum(saved) + 2 * max(saved)
 
 

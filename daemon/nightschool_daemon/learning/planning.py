@@ -6,6 +6,7 @@ into ChatML here, where a run has Ollama render them: they are about as long.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,13 +22,14 @@ from nightschool_daemon.learning.defaults import settled_for
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
 from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.examples import Answer, Example, divided
+from nightschool_daemon.learning.engine.footprint import STATE_OF_ONE
 from nightschool_daemon.learning.engine.forms import Neurons
 from nightschool_daemon.learning.engine.route import read_examples, ready
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.items import gains
 from nightschool_daemon.learning.loadable import device_for, loaded_bytes, parameters_of, require_memory
-from nightschool_daemon.learning.loading import load_tokens
+from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.learning.peft_route import TOKENS_A_PASS, rough_seconds
 from nightschool_daemon.learning.probing import probed
 from nightschool_daemon.learning.searching import foreseen, taken, untrained
@@ -290,14 +292,17 @@ class Rehearsal:
     ) -> tuple[list[Example], int]:
         if self.assumed:
             return [_example(method, number) for number in range(ASSUMED_EXAMPLES)], 0
-        tokens = load_tokens(self.file, self.digest, self.context.settings.state_directory / "cache")
-        return read_examples(job, method, tokens, settings.max_length)
+        return read_examples(job, method, self._tokens, settings.max_length)
+
+    @functools.cached_property
+    def _tokens(self) -> Tokens:
+        return load_tokens(self.file, self.digest, self.context.settings.state_directory / "cache")
 
     def _packed(
         self, job: TrainingJob, method: TrainingMethod, settings: Hyperparameters, examples: list[Example]
     ) -> tuple[MemoryPlan, int]:
         task = ready(self.file, job, method, settings, examples, arrange=self.context.hooks.arrange_stretch)
-        decided = task.plan()
+        decided = task.fitted()
         task.form.freeze_below(decided.trained_from)
         self.expected = Expected(
             settings=settings,
@@ -311,7 +316,7 @@ class Rehearsal:
     ) -> tuple[MemoryPlan, int]:
         self.expected = Expected(settings=settings)
         trained = self.expected.lora_parameters(self.file)
-        decided = rough_plan(
+        decided = rough_memory(
             self.file,
             trained=trained,
             seconds=rough_seconds(
@@ -322,13 +327,13 @@ class Rehearsal:
         return decided, trained
 
 
-def rough_plan(file: GgufFile, *, trained: int, seconds: float) -> MemoryPlan:
+def rough_memory(file: GgufFile, *, trained: int, seconds: float) -> MemoryPlan:
     """What a training of so many parameters through transformers takes, by rules of thumb."""
     return MemoryPlan(
         tokens_a_pass=TOKENS_A_PASS,
         checkpointed=0,
         layers=file.number("block_count") or 0,
-        peak_bytes=loaded_bytes(file) + trained * memory.STATE_OF_ONE + REST_BYTES,
+        peak_bytes=loaded_bytes(file) + trained * STATE_OF_ONE + REST_BYTES,
         available_bytes=memory.allowed_bytes(device_for(file)),
         seconds=seconds,
         is_rough=True,

@@ -4,7 +4,7 @@ import math
 import mmap
 import resource
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import machine, memory
+from nightschool_daemon.learning.engine import fitting, footprint, machine, memory, pace
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import Form, block_of
 from nightschool_daemon.learning.engine.layout import lay_out
-from nightschool_daemon.learning.engine.memory import Line
 from nightschool_daemon.learning.engine.network import Network
+from nightschool_daemon.learning.engine.pace import Line, Pace
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix
-from nightschool_daemon.learning.engine.route import KeptPlan, keep_plan, kept_plan, make_form
+from nightschool_daemon.learning.engine.route import KeptMemoryPlan, keep_memory_plan, kept_memory_plan, make_form
+from nightschool_daemon.learning.engine.todo import Cut, Passes, Todo
+from nightschool_daemon.learning.engine.trial import beside
 from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import (
     Hyperparameters,
@@ -35,6 +37,7 @@ from nightschool_hookspecs.records import (
 )
 from nightschool_hookspecs.services import TrainingError
 from support.rewritten_gguf import rewritten
+from support.tiny_architectures import write_tiny_architecture
 from support.tiny_gguf import write_tiny_gguf
 
 SETTINGS = Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-4, batch_size=8, num_epochs=1)
@@ -61,20 +64,24 @@ def form(network: Network) -> Form:
     return make_form(network, SETTINGS, 0)
 
 
-def todo_of(length: int) -> memory.Todo:
+def todo_of(length: int) -> Todo:
     example = Example(prompt=(1,) * (length // 2), answers=(Answer(tokens=(2,) * (length - length // 2)),))
-    return memory.Todo(examples=[example] * 16, method=TrainingMethod.SFT, settings=SETTINGS, seed=0)
+    return Todo(examples=[example] * 16, method=TrainingMethod.SFT, settings=SETTINGS, seed=0)
+
+
+def passes_of(some: Sequence[Sequence[Example]]) -> Passes:
+    return Passes.of(some, pads=True)
 
 
 def test_with_ample_memory_nothing_is_computed_twice(network: Network, form: Form) -> None:
-    plan = memory.plan(network, form, todo_of(40), available=AMPLE)
+    plan = fitting.fitted(network, form, todo_of(40), available=AMPLE)
     assert plan.checkpointed == 0
     assert plan.seconds > 0
 
 
 def test_layers_are_computed_twice_where_memory_is_short(network: Network, form: Form) -> None:
-    ample = memory.plan(network, form, todo_of(2048), available=AMPLE)
-    short = memory.plan(network, form, todo_of(2048), available=ample.peak_bytes - kept_bytes(network, ample) - 1)
+    ample = fitting.fitted(network, form, todo_of(2048), available=AMPLE)
+    short = fitting.fitted(network, form, todo_of(2048), available=ample.peak_bytes - kept_bytes(network, ample) - 1)
     assert short.checkpointed > 0
     assert short.peak_bytes < ample.peak_bytes
 
@@ -84,26 +91,26 @@ def test_a_few_layers_are_computed_twice_for_comfort_alone(
     network: Network, form: Form, monkeypatch: pytest.MonkeyPatch, share: float, twice: int
 ) -> None:
     """Though there is memory for all; where it would be more layers, time counts."""
-    ample = memory.plan(network, form, todo_of(2048), available=AMPLE)
+    ample = fitting.fitted(network, form, todo_of(2048), available=AMPLE)
     without = ample.peak_bytes - kept_bytes(network, ample)
-    monkeypatch.setattr(memory, "FEW_TWICE", share)
-    monkeypatch.setattr(memory, "HEADROOM_BYTES", without - 1 - network.weights.bytes)
-    found = memory.plan(network, form, todo_of(2048), available=AMPLE)
+    monkeypatch.setattr(fitting, "FEW_TWICE", share)
+    monkeypatch.setattr(fitting, "HEADROOM_BYTES", without - 1 - network.weights.bytes)
+    found = fitting.fitted(network, form, todo_of(2048), available=AMPLE)
     assert (found.checkpointed, found.trained_from, found.tokens_a_pass) == (twice, 0, ample.tokens_a_pass)
 
 
 def kept_bytes(network: Network, plan: MemoryPlan) -> int:
     """What its unpacked layers take more."""
-    return sum(memory._unpacked_bytes(network, one) for one in network.blocks[plan.layers - plan.unpacked :])
+    return sum(footprint.unpacked_bytes(network, one) for one in network.blocks[plan.layers - plan.unpacked :])
 
 
 def test_layers_are_kept_unpacked_as_far_as_there_is_room(network: Network, form: Form) -> None:
-    ample = memory.plan(network, form, todo_of(40), available=AMPLE)
+    ample = fitting.fitted(network, form, todo_of(40), available=AMPLE)
     assert ample.unpacked == ample.layers == 2
     assert "2 layers kept unpacked" in ample.sentence()
-    tight = memory.plan(network, form, todo_of(40), available=ample.peak_bytes - 1)
+    tight = fitting.fitted(network, form, todo_of(40), available=ample.peak_bytes - 1)
     assert (tight.unpacked, tight.checkpointed, tight.tokens_a_pass) == (1, 0, ample.tokens_a_pass)
-    none = memory.plan(network, form, todo_of(40), available=ample.peak_bytes - kept_bytes(network, ample))
+    none = fitting.fitted(network, form, todo_of(40), available=ample.peak_bytes - kept_bytes(network, ample))
     assert (none.unpacked, none.checkpointed, none.tokens_a_pass) == (0, 0, ample.tokens_a_pass)
     assert none.peak_bytes == none.available_bytes
 
@@ -111,10 +118,10 @@ def test_layers_are_kept_unpacked_as_far_as_there_is_room(network: Network, form
 def test_no_more_is_kept_unpacked_than_a_training_may_take_comfortably(
     network: Network, form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ample = memory.plan(network, form, todo_of(40), available=AMPLE)
+    ample = fitting.fitted(network, form, todo_of(40), available=AMPLE)
     without = ample.peak_bytes - kept_bytes(network, ample)
-    monkeypatch.setattr(memory, "UNPACKED_BYTES", without - network.weights.bytes)
-    assert memory.plan(network, form, todo_of(40), available=AMPLE).unpacked == 0
+    monkeypatch.setattr(fitting, "UNPACKED_BYTES", without - network.weights.bytes)
+    assert fitting.fitted(network, form, todo_of(40), available=AMPLE).unpacked == 0
 
 
 def test_tensors_that_no_pass_reads_whole_take_no_memory(tiny_gguf: Path, tmp_path: Path) -> None:
@@ -132,7 +139,7 @@ def test_tensors_that_no_pass_reads_whole_take_no_memory(tiny_gguf: Path, tmp_pa
 def test_what_is_kept_unpacked_is_what_the_blocks_hold(network: Network, form: Form) -> None:
     packed = {one.name: network.bench.unpack(one).clone() for one in network.blocks[1].matrices.values()}
     blocks = {one.name: one.data.clone() for one in network.blocks[1].matrices.values()}
-    memory.set_up(network, form, replace(memory.plan(network, form, todo_of(40), available=AMPLE), unpacked=1))
+    fitting.set_up(network, form, replace(fitting.fitted(network, form, todo_of(40), available=AMPLE), unpacked=1))
     assert all(one.unpacked is None for one in network.blocks[0].matrices.values())
     for one in network.blocks[1].matrices.values():
         assert torch.equal(network.bench.unpack(one), packed[one.name])
@@ -201,10 +208,10 @@ def resident_of(file: Path) -> int:
 def upper_alone(network: Network, form: Form) -> MemoryPlan:
     """The plan where one byte less than all layers need is to be had."""
     least = min(
-        memory._peak_bytes(network, form, memory.probed(network, form, todo_of(2048).examples[:1]), cut, 0)
-        for cut in (memory.Cut(checkpointed=again) for again in range(network.architecture.layers + 1))
+        footprint.peak_bytes(network, form, footprint.probed(network, form, todo_of(2048).examples[:1]), cut, 0)
+        for cut in (Cut(checkpointed=again) for again in range(network.architecture.layers + 1))
     )
-    return memory.plan(network, form, todo_of(2048), available=least - 1)
+    return fitting.fitted(network, form, todo_of(2048), available=least - 1)
 
 
 def test_fewer_layers_are_trained_before_a_training_is_refused(network: Network, form: Form) -> None:
@@ -216,11 +223,11 @@ def test_fewer_layers_are_trained_before_a_training_is_refused(network: Network,
 
 
 def test_a_plan_that_trains_all_layers_says_nothing_of_it(network: Network, form: Form) -> None:
-    assert "upper" not in memory.plan(network, form, todo_of(40), available=AMPLE).sentence()
+    assert "upper" not in fitting.fitted(network, form, todo_of(40), available=AMPLE).sentence()
 
 
 def test_layers_that_are_left_out_get_no_gradient_and_keep_nothing(network: Network, form: Form) -> None:
-    memory.set_up(network, form, upper_alone(network, form))
+    fitting.set_up(network, form, upper_alone(network, form))
     network.form = form
     layout = lay_out([todo_of(40).examples[0].branches()], network.bench.device, shares=True)
     network.log_probabilities(layout).sum().backward()
@@ -229,13 +236,12 @@ def test_layers_that_are_left_out_get_no_gradient_and_keep_nothing(network: Netw
     assert form.size() == sum(one.numel() for name, one in form.parameters.items() if block_of(name) >= 1)
 
 
-ONE_A_TOKEN = memory.Pace(
+ONE_A_TOKEN = Pace(
     alone=Line(fixed=0, slope=1),
     forth=Line(fixed=0, slope=1),
     back=Line(fixed=0, slope=2),
     head_forth=Line(fixed=0, slope=0),
     head_both=Line(fixed=0, slope=0),
-    pads=False,
 )
 """A second for each token forth, two back; the head costs nothing."""
 
@@ -243,19 +249,20 @@ ONE_A_TOKEN = memory.Pace(
 @pytest.mark.parametrize(
     ("method", "epochs", "cut", "passes"),
     [
-        (TrainingMethod.SFT, 1, memory.Cut(checkpointed=0), 3 + 2),
-        (TrainingMethod.SFT, 4, memory.Cut(checkpointed=0), 4 * 3 + 5),
-        (TrainingMethod.SFT, 1, memory.Cut(checkpointed=2), 3 + 1 + 2),
-        (TrainingMethod.SFT, 1, memory.Cut(checkpointed=1, trained_from=1), 1 + 0.5 + 1 + 2),
-        (TrainingMethod.DPO, 1, memory.Cut(checkpointed=0), 3 + 2 + 1),
-        (TrainingMethod.KTO, 1, memory.Cut(checkpointed=0), 3 + 2 + 1 + 2),
+        (TrainingMethod.SFT, 1, Cut(checkpointed=0), 3 + 2),
+        (TrainingMethod.SFT, 4, Cut(checkpointed=0), 4 * 3 + 5),
+        (TrainingMethod.SFT, 1, Cut(checkpointed=2), 3 + 1 + 2),
+        (TrainingMethod.SFT, 1, Cut(checkpointed=1, trained_from=1), 1 + 0.5 + 1 + 2),
+        (TrainingMethod.DPO, 1, Cut(checkpointed=0), 3 + 2 + 1),
+        (TrainingMethod.KTO, 1, Cut(checkpointed=0), 3 + 2 + 1 + 2),
     ],
 )
-def test_every_pass_of_a_method_is_counted(method: TrainingMethod, epochs: int, cut: memory.Cut, passes: float) -> None:
+def test_every_pass_of_a_method_is_counted(method: TrainingMethod, epochs: int, cut: Cut, passes: float) -> None:
     """In seconds of all examples once forth. So few are watched too, before the training and after each epoch."""
     distinct = [Example(prompt=(1, number), answers=(Answer(tokens=(2, 3)),)) for number in range(16)]
-    todo = memory.Todo(examples=distinct, method=method, settings=replace(SETTINGS, num_epochs=epochs), seed=0)
-    assert memory.seconds(ONE_A_TOKEN, todo, 64, cut, layers=2) == pytest.approx(64 * passes)
+    settings = replace(SETTINGS, num_epochs=epochs)
+    todo = Todo(examples=distinct, method=method, settings=settings, seed=0, pads=False)
+    assert pace.seconds(ONE_A_TOKEN, todo, 64, cut, layers=2) == pytest.approx(64 * passes)
 
 
 @pytest.mark.parametrize("lengths", [[20], [20, 20, 20, 20], [18, 19, 20, 20], [2, 20]])
@@ -266,33 +273,67 @@ def test_two_passes_that_are_timed_are_wide_apart(lengths: list[int]) -> None:
         for number, length in enumerate(lengths)
     ]
     todo = replace(todo_of(20), examples=rows)
-    small, large = memory._unlike(todo, [rows])
+    small, large = pace._unlike(todo, passes_of([rows]))
     assert list(large) == rows
-    assert 0 < todo.computed(small) <= todo.computed(large) / memory.UNLIKE
+    assert 0 < todo.computed(small) <= todo.computed(large) / pace.UNLIKE
     narrow = rows[:1]
     if todo.computed(rows) > 2 * todo.computed(narrow):
-        assert memory._unlike(todo, [rows, narrow]) == (narrow, rows)
+        assert pace._unlike(todo, passes_of([rows, narrow])) == (narrow, rows)
 
 
 def test_layers_are_timed_one_behind_the_other(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Again and again the same one would be met in the processor's caches."""
     layers = network.architecture.layers
-    (sample,) = memory._samples(network, memory.Cut(checkpointed=0))
+    (sample,) = pace._samples(network, Cut(checkpointed=0), 40)
     assert [one.number for one in sample.blocks] == list(range(layers))
-    packed, unpacked = memory._samples(network, memory.Cut(checkpointed=0, unpacked=1))
+    packed, unpacked = pace._samples(network, Cut(checkpointed=0, unpacked=1), 40)
     assert (packed.layers, unpacked.layers) == (layers - 1, 1)
     assert all(one.unpacked is not None for one in unpacked.blocks[0].matrices.values())
     # where one layer's results are kept at a time, or where its weights fill the caches, one is enough
-    (tight,) = memory._samples(network, memory.Cut(checkpointed=layers))
-    monkeypatch.setattr(memory, "CACHES_BYTES", 1)
-    (large,) = memory._samples(network, memory.Cut(checkpointed=0))
+    (tight,) = pace._samples(network, Cut(checkpointed=layers), 40)
+    monkeypatch.setattr(pace, "CACHES_BYTES", 1)
+    (large,) = pace._samples(network, Cut(checkpointed=0), 40)
     assert len(tight.blocks) == len(large.blocks) == 1
     assert tight.layers == large.layers == layers
 
 
-def test_what_takes_long_is_tried_once() -> None:
-    assert len(memory._repeated(lambda: (1e-3, 1e-3))) == memory.MOST_TRIES
-    assert len(memory._repeated(lambda: (memory.LONG_S, 0.0))) == 1
+@pytest.mark.parametrize(("tokens", "layers"), [(64, 32), (512, 4), (600, 3), (2048, 3)])
+def test_wide_passes_go_through_fewer_layers(tokens: int, layers: int) -> None:
+    """They take long, and fetching a layer's weights is little of that."""
+    assert pace._chained(tokens) == layers
+
+
+def test_a_window_makes_layers_of_another_kind_where_it_is_narrower_than_a_row(tmp_path: Path) -> None:
+    file = write_tiny_architecture(tmp_path / "tiny.gguf", "gemma3")
+    network = Network(gguf_file.read(file), machine.bench(torch.float32))
+    form, window = make_form(network, SETTINGS, 0), network.architecture.window
+    (alike,) = pace._samples(network, Cut(checkpointed=0), window)
+    assert alike.layers == network.architecture.layers
+    local, whole = pace._samples(network, Cut(checkpointed=0), window + 1)
+    assert (local.layers, whole.layers) == (6, 1)
+    layout = lay_out([todo_of(window).examples[0].branches()], network.bench.device, shares=True)
+    with beside(network, form):
+        kept = [
+            footprint._kept_bytes(network, block, layout, network.reaches(layout), ()) for block in network.blocks[-2:]
+        ]
+    assert [network.architecture.is_local(block.number) for block in network.blocks[-2:]] == [False, True]
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize(
+    ("times", "tries"),
+    [
+        ([0.02, 0.02], 2),
+        ([0.05, 0.02, 0.0205], 3),
+        ([0.01, 0.02, 0.03, 0.04, 0.05], pace.MOST_TRIES),
+        ([1.0, 2.0, 3.0], pace.FEWEST_TRIES),
+        ([pace.LONG_S], 1),
+    ],
+    ids=["two agree", "the first met page faults", "no two agree", "no two agree and it takes long", "longer"],
+)
+def test_a_probe_is_made_until_two_tries_agree(times: list[float], tries: int) -> None:
+    left = iter(times)
+    assert len(pace._repeated(lambda: (next(left), 0.0))) == tries
 
 
 def in_fours(*, examples: tuple[LearnedExample, ...], training: TrainingSoFar, seed: int) -> Stretch:
@@ -304,8 +345,8 @@ def test_a_curriculum_is_evaluated_more_often(network: Network) -> None:
     """Sixteen examples in four stretches: once before the training, and after each."""
     distinct = [Example(prompt=(1, number), answers=(Answer(tokens=(2, 3)),)) for number in range(16)]
     settings = replace(SETTINGS, batch_size=4)
-    todo = memory.Todo(examples=distinct, method=TrainingMethod.SFT, settings=settings, seed=0, arrange=in_fours)
-    found = memory.seconds(ONE_A_TOKEN, todo, 64, memory.Cut(checkpointed=0), layers=2)
+    todo = Todo(examples=distinct, method=TrainingMethod.SFT, settings=settings, seed=0, pads=False, arrange=in_fours)
+    found = pace.seconds(ONE_A_TOKEN, todo, 64, Cut(checkpointed=0), layers=2)
     assert found == pytest.approx(64 * (3 + 1 + 4))
 
 
@@ -313,8 +354,8 @@ def test_a_curriculum_may_have_the_longest_come_several_times(network: Network, 
     """Whatever it is expected to do: it depends on losses."""
     short, long = todo_of(20).examples[0], todo_of(200).examples[0]
     todo = replace(todo_of(20), examples=[*[short] * 15, long], settings=replace(SETTINGS, batch_size=4))
-    widest = memory.widest(network, form, replace(todo, arrange=in_fours), 2048)
-    together = memory.widest(network, form, replace(todo, examples=[long] * 4), 2048)
+    widest = footprint.widest(network, form, replace(todo, arrange=in_fours), 2048)
+    together = footprint.widest(network, form, replace(todo, examples=[long] * 4), 2048)
     assert widest == replace(together, lengths=widest.lengths)
     assert widest.tokens == 4 * 200
 
@@ -323,17 +364,18 @@ def test_a_curriculum_may_have_the_longest_come_together(network: Network, form:
     """Each has a prompt of its own, which is computed and kept; of one that comes four times it is kept once."""
     long = [Example(prompt=(number,) * 180, answers=(Answer(tokens=(2,) * 20),)) for number in range(1, 5)]
     todo = replace(todo_of(20), examples=[*todo_of(20).examples, *long], settings=replace(SETTINGS, batch_size=4))
-    widest = memory.widest(network, form, replace(todo, arrange=in_fours), 2048)
-    together = memory.widest(network, form, replace(todo, examples=long), 2048)
+    widest = footprint.widest(network, form, replace(todo, arrange=in_fours), 2048)
+    together = footprint.widest(network, form, replace(todo, examples=long), 2048)
     assert widest == replace(together, lengths=widest.lengths)
-    alike = memory.widest(network, form, replace(todo, examples=long[:1] * 4), 2048)
+    alike = footprint.widest(network, form, replace(todo, examples=long[:1] * 4), 2048)
     assert widest.kept_bytes > 1.5 * alike.kept_bytes
 
 
 def test_the_head_is_unpacked_once_a_pass() -> None:
-    pace = replace(ONE_A_TOKEN, head_both=Line(fixed=10, slope=0.1))
+    of_head = replace(ONE_A_TOKEN, head_both=Line(fixed=10, slope=0.1))
     example = Example(prompt=(1,), answers=(Answer(tokens=(2,) * 9),))
-    assert pace.whole([example], again=0, trained=1) == pytest.approx(10 * 3 + 10 + 9 * 0.1)
+    several = passes_of([[example]] * 2)
+    assert of_head.whole(several, again=0, trained=1) == pytest.approx(2 * (10 * 3 + 10 + 9 * 0.1))
 
 
 @given(fixed=st.floats(0, 10), slope=st.floats(1e-6, 1), small=st.integers(1, 500), more=st.integers(1, 500))
@@ -354,7 +396,7 @@ def test_no_part_of_a_time_is_negative(small: int, more: int, first: float, seco
 
 def test_a_row_longer_than_memory_is_refused_with_what_to_do(network: Network, form: Form) -> None:
     with pytest.raises(TrainingError, match=r"An example of 40 tokens needs .* Lower max_length"):
-        memory.plan(network, form, todo_of(40), available=1)
+        fitting.fitted(network, form, todo_of(40), available=1)
 
 
 def test_a_limit_on_the_address_space_is_kept_to(network: Network) -> None:
@@ -426,7 +468,7 @@ def test_what_control_groups_leave_is_kept_to(
 
 
 def test_what_is_kept_grows_with_the_tokens(network: Network, form: Form) -> None:
-    half, whole = (memory.probed(network, form, todo_of(size).examples[:1]) for size in (256, 512))
+    half, whole = (footprint.probed(network, form, todo_of(size).examples[:1]) for size in (256, 512))
     assert whole.kept_bytes == pytest.approx(2 * half.kept_bytes, rel=0.05)
 
 
@@ -434,17 +476,17 @@ def test_what_prompts_begin_with_alike_hides_no_wider_pass(network: Network, for
     """Eight answers to one prompt are more tokens than eight prompts, and fewer to compute."""
     unlike = [Example(prompt=(number,) * 250, answers=(Answer(tokens=(2,)),)) for number in range(1, 9)]
     alike = [Example(prompt=(9,) * 250, answers=(Answer(tokens=(2, number)),)) for number in range(8)]
-    todo = memory.Todo(examples=[*unlike, *alike], method=TrainingMethod.KTO, settings=SETTINGS, seed=0)
+    todo = Todo(examples=[*unlike, *alike], method=TrainingMethod.KTO, settings=SETTINGS, seed=0)
     assert todo.computed(alike) == 250 + 8 * 2
     assert todo.computed(unlike) == 8 * 251
-    apart = memory.Todo(examples=unlike, method=TrainingMethod.KTO, settings=SETTINGS, seed=0)
-    widest, of_unlike = (memory.widest(network, form, one, 4096) for one in (todo, apart))
+    apart = Todo(examples=unlike, method=TrainingMethod.KTO, settings=SETTINGS, seed=0)
+    widest, of_unlike = (footprint.widest(network, form, one, 4096) for one in (todo, apart))
     assert widest == replace(of_unlike, lengths=widest.lengths)
     assert replace(todo, pads=False).computed(alike) == 8 * 252
 
 
 def test_a_pass_too_wide_for_a_trial_is_extrapolated(network: Network, form: Form) -> None:
-    tried, told = (memory.probed(network, form, todo_of(size).examples[:1]) for size in (2048, 4096))
+    tried, told = (footprint.probed(network, form, todo_of(size).examples[:1]) for size in (2048, 4096))
     assert told.tokens == 4096
     assert told.kept_bytes == pytest.approx(2 * tried.kept_bytes, rel=0.05)
 
@@ -456,9 +498,9 @@ def pair_of(prompt: int, answer: int) -> Example:
 @pytest.mark.parametrize("longest", [900, 4000])
 def test_the_masks_of_pairs_are_counted_once_for_all_layers(network: Network, form: Form, longest: int) -> None:
     pairs = [pair_of(longest - 40, 20)]
-    todo = memory.Todo(examples=pairs, method=TrainingMethod.DPO, settings=SETTINGS, seed=0)
-    of_pairs = memory.widest(network, form, todo, longest)
-    alone = memory.probed(network, form, todo_of(longest).examples[:1])
+    todo = Todo(examples=pairs, method=TrainingMethod.DPO, settings=SETTINGS, seed=0)
+    of_pairs = footprint.widest(network, form, todo, longest)
+    alone = footprint.probed(network, form, todo_of(longest).examples[:1])
     assert of_pairs.kept_bytes == pytest.approx(alone.kept_bytes, rel=0.05)
     # one byte says whether a token sees another, four are added to its score
     assert of_pairs.shared_bytes - alone.shared_bytes == pytest.approx(5 * longest**2, rel=0.05)
@@ -468,37 +510,37 @@ def test_a_ragged_batch_is_planned_for_its_padding(network: Network, form: Form)
     """Seven short rows cost nothing beside a long one, which goes by itself."""
     long, short = todo_of(400).examples[0], todo_of(20).examples[0]
     ragged = replace(todo_of(400), examples=[long, *[short] * 7])
-    found = memory.widest(network, form, ragged, 600)
-    assert (found.tokens, found.kept_bytes) == (400, memory.probed(network, form, [long]).kept_bytes)
-    in_line = memory.widest(network, form, replace(ragged, pads=False), 600)
+    found = footprint.widest(network, form, ragged, 600)
+    assert (found.tokens, found.kept_bytes) == (400, footprint.probed(network, form, [long]).kept_bytes)
+    in_line = footprint.widest(network, form, replace(ragged, pads=False), 600)
     assert in_line.tokens == 540
 
 
 def test_a_training_goes_on_with_the_plan_that_it_began_with(network: Network, form: Form, tmp_path: Path) -> None:
-    plan = memory.plan(network, form, todo_of(40), available=AMPLE)
-    kept = KeptPlan(signature="a", plan=plan, dtype="bfloat16")
-    assert kept_plan(tmp_path, "a") is None
-    keep_plan(tmp_path, kept)
-    assert kept_plan(tmp_path, "a") == kept
-    assert kept_plan(tmp_path, "b") is None, "other data are planned anew"
+    plan = fitting.fitted(network, form, todo_of(40), available=AMPLE)
+    kept = KeptMemoryPlan(signature="a", plan=plan, dtype="bfloat16")
+    assert kept_memory_plan(tmp_path, "a") is None
+    keep_memory_plan(tmp_path, kept)
+    assert kept_memory_plan(tmp_path, "a") == kept
+    assert kept_memory_plan(tmp_path, "b") is None, "other data are planned anew"
     (tmp_path / "plan.json").write_text('{"signature": "a"}')
-    assert kept_plan(tmp_path, "a") is None, "what another release wrote is planned anew"
+    assert kept_memory_plan(tmp_path, "a") is None, "what another release wrote is planned anew"
 
 
 def test_with_less_memory_than_it_began_with_more_is_computed_twice_and_nothing_else_changes(
     network: Network, form: Form
 ) -> None:
     todo = todo_of(2048)
-    begun = memory.plan(network, form, todo, available=AMPLE)
+    begun = fitting.fitted(network, form, todo, available=AMPLE)
     available = begun.peak_bytes - kept_bytes(network, begun) - 1
-    short = memory.refitted(network, form, todo, begun, available=available)
+    short = fitting.refitted(network, form, todo, begun, available=available)
     assert short.checkpointed > begun.checkpointed == 0
     assert short.peak_bytes < begun.peak_bytes
     same = replace(begun, checkpointed=short.checkpointed, unpacked=short.unpacked, peak_bytes=short.peak_bytes)
     assert short == replace(same, available_bytes=available)
-    again = memory.refitted(network, form, todo, short, available=AMPLE)
+    again = fitting.refitted(network, form, todo, short, available=AMPLE)
     assert (again.checkpointed, again.unpacked) == (0, begun.unpacked)
-    assert memory.refitted(network, form, todo, begun, available=1).checkpointed == network.architecture.layers
+    assert fitting.refitted(network, form, todo, begun, available=1).checkpointed == network.architecture.layers
 
 
 def test_pages_of_the_base_that_are_in_memory_are_not_counted_twice(
@@ -522,12 +564,12 @@ def test_pages_of_the_base_that_are_in_memory_are_not_counted_twice(
 
 
 def test_rows_of_unlike_length_leave_more_holes(network: Network, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "HOLES_A_LENGTH_BYTES", 1000)
+    monkeypatch.setattr(footprint, "HOLES_A_LENGTH_BYTES", 1000)
 
     def peak(lengths: Iterable[int]) -> int:
         examples = [Example(prompt=(1,) * 20, answers=(Answer(tokens=(2,) * (one - 20)),)) for one in lengths]
         a_row_at_a_time = replace(SETTINGS, batch_size=1)
-        todo = memory.Todo(examples=examples, method=TrainingMethod.SFT, settings=a_row_at_a_time, seed=0)
-        return memory.plan(network, form, todo, available=AMPLE).peak_bytes
+        todo = Todo(examples=examples, method=TrainingMethod.SFT, settings=a_row_at_a_time, seed=0)
+        return fitting.fitted(network, form, todo, available=AMPLE).peak_bytes
 
     assert peak([*range(500, 508), 508]) - peak([508] * 9) == 1000 * 8

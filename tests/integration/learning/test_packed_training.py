@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import machine, memory, route
+from nightschool_daemon.learning.engine import fitting, machine, route
 from nightschool_daemon.learning.engine.curriculum import Arrange, Curriculum, nobody_arranges
 from nightschool_daemon.learning.engine.forms import Form, LowRank
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
@@ -23,6 +23,7 @@ from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.engine.peft_files import load_form
 from nightschool_daemon.learning.engine.route import fine_tune, read_examples
+from nightschool_daemon.learning.engine.todo import Todo
 from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
@@ -242,12 +243,12 @@ def memory_is_short(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """All that is planned has the upper layer trained alone, once: a second plan would train both."""
     planned: list[int] = []
 
-    def plan(network: Network, form: Form, todo: memory.Todo) -> MemoryPlan:
+    def fitted(network: Network, form: Form, todo: Todo) -> MemoryPlan:
         planned.append(1 if not planned else 0)
         return replace(whole(network, form, todo, available=10**12), trained_from=planned[-1], checkpointed=1)
 
-    whole = memory.plan
-    monkeypatch.setattr(memory, "plan", plan)
+    whole = fitting.fitted
+    monkeypatch.setattr(fitting, "fitted", fitted)
     return planned
 
 

@@ -22,9 +22,11 @@ from nightschool_daemon.display import plan_rows
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import EventRow, Job, RunDirectory, Step
 from nightschool_daemon.learning import gguf_file, planning
-from nightschool_daemon.learning.engine import machine, memory
+from nightschool_daemon.learning.engine import fitting, machine, memory
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.peft_files import WEIGHTS
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
@@ -248,11 +250,19 @@ def test_starter_examples_are_planned_for_and_are_no_events(desk: Desk) -> None:
     assert ("beside these", "5 starter examples, as there are few") in plan_rows(plan)
 
 
-def test_preferences_on_top_of_wanted_answers_are_two_trainings(desk: Desk) -> None:
+def test_preferences_on_top_of_wanted_answers_are_two_trainings(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[GgufFile] = []
+
+    def noted(file: GgufFile, digest: str, cache: Path) -> Tokens:
+        opened.append(file)
+        return load_tokens(file, digest, cache)
+
+    monkeypatch.setattr(planning, "load_tokens", noted)
     desk.tables = {"training_dpo": {"fewest_pairs": 10}}
     plan = desk.plan(MethodChoice.AUTO, events=corrections(40))
     assert [one.method for one in plan.trainings] == [TrainingMethod.SFT, TrainingMethod.DPO]
     assert plan.seconds == pytest.approx(sum(one.memory.seconds for one in plan.trainings))
+    assert len(opened) == 1, "a large tokenizer takes a second to open"
 
 
 @pytest.mark.parametrize("method", [MethodChoice.DPO, MethodChoice.KTO])
@@ -301,11 +311,11 @@ def test_a_training_that_does_not_fit_says_what_to_change(desk: Desk, monkeypatc
 
 def test_layers_that_are_left_out_cost_nothing_in_a_version(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.tables = LORA
-    whole, planned = desk.plan(), memory.plan
+    whole, fitted = desk.plan(), fitting.fitted
     for step in (Step.PREPARE, Job.PLAN):
         desk.directory.joinpath(step.value).rename(desk.directory / f"first-{step.value}")
     monkeypatch.setattr(
-        memory, "plan", lambda *given: replace(planned(*given, available=10**12), trained_from=1, checkpointed=1)
+        fitting, "fitted", lambda *given: replace(fitted(*given, available=10**12), trained_from=1, checkpointed=1)
     )
     upper = desk.plan()
     assert upper.delivery is not None

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
 from nightschool_daemon.learning import loading
-from nightschool_daemon.learning.engine import memory
+from nightschool_daemon.learning.engine import footprint, memory
 from nightschool_daemon.learning.engine.loop import Report
 from nightschool_daemon.learning.loading import Base, load_base
 from nightschool_daemon.learning.peft_route import (
@@ -280,7 +280,7 @@ def test_what_a_long_pass_keeps_follows_from_short_ones(load: Load, dropout: flo
     learner = learner_of(base, replace(SETTINGS, lora_dropout=dropout), 0, [row], [row])
     with learner.learning():
         half, whole, told = (_moving_bytes(base.model, _of_length(row, size)) for size in (64, 128, 400))
-    assert memory.extrapolated(64, half, 128, whole, 400) == pytest.approx(told, rel=0.05)
+    assert footprint.extrapolated(64, half, 128, whole, 400) == pytest.approx(told, rel=0.05)
 
 
 def test_a_checkpoint_of_another_dataset_is_not_gone_on_with(load: Load, tiny_gguf: Path, tmp_path: Path) -> None:

@@ -16,14 +16,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nightschool_daemon.jobs import NOTES, Step
 from nightschool_daemon.learning import gguf_file, training
-from nightschool_daemon.learning.engine import blocks, devices, layout, machine, memory, methods, packed, proof
+from nightschool_daemon.learning.engine import (
+    blocks,
+    devices,
+    footprint,
+    layout,
+    machine,
+    memory,
+    methods,
+    packed,
+    proof,
+)
 from nightschool_daemon.learning.engine.adam import Adam
+from nightschool_daemon.learning.engine.footprint import Probe
 from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
-from nightschool_daemon.learning.engine.memory import Cut, Probe
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.engine.route import make_form
+from nightschool_daemon.learning.engine.todo import Cut
 from nightschool_daemon.learning.loadable import device_for
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm
 from support.selected_runs import at_step
@@ -324,11 +335,11 @@ def test_on_metal_the_files_pages_count_and_the_process_does_not(tiny_gguf: Path
     network = Network(gguf_file.read(tiny_gguf), Bench(device=CPU, dtype=torch.bfloat16, threads=1))
     form = make_form(network, LORA, 0)
     network.bench = Bench(device=METAL, dtype=torch.bfloat16, threads=1)
-    fixed = memory._fixed_bytes(network, form, Cut(checkpointed=0), 10**12)
-    assert fixed == DRIVEN + network.weights.bytes + form.size() * 3 * 4 + memory.FIXED_BYTES
+    fixed = footprint._fixed_bytes(network, form, Cut(checkpointed=0), 10**12)
+    assert fixed == DRIVEN + network.weights.bytes + form.size() * 3 * 4 + footprint.FIXED_BYTES
     matrices = network.blocks[-1].matrices.values()
     more = sum(one.weights * 2 - one.data.nbytes for one in matrices)
-    assert memory._fixed_bytes(network, form, Cut(checkpointed=0, unpacked=1), 10**12) == fixed + more
+    assert footprint._fixed_bytes(network, form, Cut(checkpointed=0, unpacked=1), 10**12) == fixed + more
 
 
 @pytest.mark.usefixtures("on_metal")
@@ -338,7 +349,7 @@ def test_metal_has_as_few_holes_as_other_gpus(tiny_gguf: Path) -> None:
     for device in (CPU, CUDA, METAL):
         network.bench = Bench(device=device, dtype=torch.bfloat16, threads=1)
         probe = Probe(tokens=64, kept_bytes=10**6, shared_bytes=0, lengths=100)
-        found[device] = memory._moving_bytes(network, probe, Cut(checkpointed=0))
+        found[device] = footprint._moving_bytes(network, probe, Cut(checkpointed=0))
     assert found[METAL] == found[CUDA] < found[CPU]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nightschool_daemon.learning.engine.layout import Branches, Layout, lay_out
+from nightschool_daemon.learning.engine.layout import Branches, Layout, distinct, lay_out
 
 CPU = torch.device("cpu")
 Row = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
@@ -52,6 +52,7 @@ def test_what_rows_begin_with_alike_is_there_once(drawn: list[Row]) -> None:
     layout = lay_out(rows, CPU, shares=True)
     stems = {row.stem[: place + 1] for row in rows for place in range(len(row.stem))}
     assert len(layout.ids) == len(stems) + sum(len(answer) for row in rows for answer in row.answers)
+    assert distinct(rows) == len(layout.ids)
     assert len(lay_out(rows, CPU, shares=False).ids) == sum(map(len, rows))
 
 

@@ -6,7 +6,7 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import memory
+from nightschool_daemon.learning.engine import fitting
 from nightschool_daemon.learning.engine.route import STATE_BYTES, neurons_of
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons
@@ -48,7 +48,7 @@ def test_so_many_neurons_are_added_as_leave_the_passes_their_room(
     assert state / 1e9 == pytest.approx(gigabytes, abs=0.006)
     block = block_of_neurons(file)
     assert count % block == 0
-    assert state <= memory.HEADROOM_BYTES / 2 or count == block
+    assert state <= fitting.HEADROOM_BYTES / 2 or count == block
     more = count + block
     assert more > SHAPES[model].feed_forward / 8 or state_bytes(model, more) > STATE_BYTES, "there is room for no more"
 

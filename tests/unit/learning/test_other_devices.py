@@ -8,15 +8,27 @@ from gguf import GGMLQuantizationType as Kind
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import attention, blocks, ggml, machine, memory, methods, proof
+from nightschool_daemon.learning.engine import (
+    attention,
+    blocks,
+    fitting,
+    footprint,
+    ggml,
+    machine,
+    memory,
+    methods,
+    pace,
+    proof,
+)
 from nightschool_daemon.learning.engine.examples import Answer, Example
+from nightschool_daemon.learning.engine.footprint import Probe
 from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
 from nightschool_daemon.learning.engine.layout import Branches
-from nightschool_daemon.learning.engine.memory import Cut, Probe
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.norm import rms_norm
 from nightschool_daemon.learning.engine.packed import Bench
 from nightschool_daemon.learning.engine.route import make_form
+from nightschool_daemon.learning.engine.todo import Cut, Todo
 from nightschool_daemon.learning.loadable import device_for
 from nightschool_daemon.learning.loading import load_base
 from nightschool_daemon.learning.peft_route import answer_losses, learner_of
@@ -203,30 +215,34 @@ def test_a_gpu_tells_what_it_has_to_give(on_gpu: Beside) -> None:
 def test_on_a_gpu_the_files_pages_and_the_process_take_nothing(on_gpu: Beside) -> None:
     """What is kept unpacked takes all its floats there."""
     network, form = on_gpu
-    fixed = memory._fixed_bytes(network, form, Cut(checkpointed=0), 10**12)
-    assert fixed == HELD + form.size() * 3 * 4 + memory.FIXED_BYTES
+    fixed = footprint._fixed_bytes(network, form, Cut(checkpointed=0), 10**12)
+    assert fixed == HELD + form.size() * 3 * 4 + footprint.FIXED_BYTES
     floats = sum(one.weights * 2 for one in network.blocks[-1].matrices.values())
-    assert memory._fixed_bytes(network, form, Cut(checkpointed=0, unpacked=1), 10**12) == fixed + floats
+    assert footprint._fixed_bytes(network, form, Cut(checkpointed=0, unpacked=1), 10**12) == fixed + floats
 
 
 def test_a_gpu_has_fewer_holes(on_gpu: Beside) -> None:
     network, _ = on_gpu
     probe, whole = Probe(tokens=64, kept_bytes=10**6, shared_bytes=0, lengths=100), Cut(checkpointed=0)
-    there = memory._moving_bytes(network, probe, whole)
+    there = footprint._moving_bytes(network, probe, whole)
     network.bench = Bench(device=CPU, dtype=torch.bfloat16, threads=1)
     kept = network.architecture.layers * probe.kept_bytes
-    assert memory._moving_bytes(network, probe, whole) - there == (memory.HOLES - memory.HOLES_OF_DEVICES) * kept
+    assert (
+        footprint._moving_bytes(network, probe, whole) - there == (footprint.HOLES - footprint.HOLES_OF_DEVICES) * kept
+    )
 
 
 def test_a_training_is_made_to_fit_the_gpu(on_gpu: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
     network, form = on_gpu
     example = Example(prompt=(1,) * 20, answers=(Answer(tokens=(2,) * 20),))
-    todo = memory.Todo(examples=[example] * 4, method=TrainingMethod.SFT, settings=LORA, seed=0)
-    pace = memory.Line(fixed=0, slope=0)
-    nothing = memory.Pace(alone=pace, forth=pace, back=pace, head_forth=pace, head_both=pace, pads=True)
-    monkeypatch.setattr(memory, "pace_of", lambda *_: nothing)
+    todo = Todo(examples=[example] * 4, method=TrainingMethod.SFT, settings=LORA, seed=0)
+    line = pace.Line(fixed=0, slope=0)
+    nothing = pace.Pace(alone=line, forth=line, back=line, head_forth=line, head_both=line)
+    monkeypatch.setattr(pace, "pace_of", lambda *_: nothing)
     for kept, is_short in ((10**6, False), (17 * 10**7, True)):
-        monkeypatch.setattr(memory, "widest", lambda *_, kept=kept: Probe(tokens=64, kept_bytes=kept, shared_bytes=0))
-        plan = memory.plan(network, form, todo)
+        monkeypatch.setattr(
+            footprint, "widest", lambda *_, kept=kept: Probe(tokens=64, kept_bytes=kept, shared_bytes=0)
+        )
+        plan = fitting.fitted(network, form, todo)
         assert plan.peak_bytes <= plan.available_bytes == memory.FREE_SHARE * FREE + HELD
         assert bool(plan.checkpointed) is is_short

@@ -15,15 +15,17 @@ import torch
 
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import read_lines, write_durably
-from nightschool_daemon.learning.engine import machine, memory
+from nightschool_daemon.learning.engine import fitting, machine
 from nightschool_daemon.learning.engine.architecture import read_architecture
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import Answer, Example
+from nightschool_daemon.learning.engine.footprint import STATE_OF_ONE
 from nightschool_daemon.learning.engine.forms import GROUP, Form, Linear, LowRank, Neurons
 from nightschool_daemon.learning.engine.loop import ADAPTER, CHECKPOINTS, Objective, Plan, Report, train
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.peft_files import load_form, save_form
 from nightschool_daemon.learning.engine.scoring import likeliest
+from nightschool_daemon.learning.engine.todo import Todo
 from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials, Unfit
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons
@@ -48,7 +50,7 @@ FROZEN_WORK, TRAINED_WORK = 4, 6
 """Operations a weight and token, forth and back: only what is trained has a gradient of its own."""
 SHARE_OF_NEURONS = 8
 """Where nothing else is asked for, one unit is added for so many that there are."""
-STATE_BYTES = memory.HEADROOM_BYTES // 2
+STATE_BYTES = fitting.HEADROOM_BYTES // 2
 """And no more than take so much with gradient and moments; the passes have the other half. Their number depends on the
 base alone, not on the memory of a night, so that each night's lesson fits the next."""
 
@@ -65,11 +67,11 @@ class Task:
     form: Form
     start: Form | None
     """What it begins from, and what DPO and KTO are held to; None: the base."""
-    todo: memory.Todo
+    todo: Todo
 
-    def plan(self) -> MemoryPlan:
+    def fitted(self) -> MemoryPlan:
         """Decide how it fits into memory. Raises `TrainingError` where it does not."""
-        return memory.plan(self.network, self.form, self.todo)
+        return fitting.fitted(self.network, self.form, self.todo)
 
 
 def ready(
@@ -91,7 +93,7 @@ def ready(
     network = Network(file, machine.bench(dtype), context=job.context)
     form, start = formed(network, job, settings, note)
     pads = network.pads(branching=method is TrainingMethod.DPO)
-    todo = memory.Todo(
+    todo = Todo(
         examples=examples,
         method=method,
         settings=settings,
@@ -136,8 +138,8 @@ def fine_tune(
         note(sentence)
     made_of = signature(job, method, settings)
     make = partial(ready, file, job, method, settings, examples, arrange=arrange, note=note)
-    task, decided = planned(job.output / CHECKPOINTS, made_of, make)
-    memory.set_up(task.network, task.form, decided)
+    task, decided = fitted_task(job.output / CHECKPOINTS, made_of, make)
+    fitting.set_up(task.network, task.form, decided)
     report(0, 1, decided.sentence())
     note(f"{method.upper()} in {decided.sentence()}; {ON_TOP}.")
     plan = Plan(
@@ -187,7 +189,7 @@ class PackedTrials(Trials[Example]):
     def epoch_seconds(self, settings: Hyperparameters) -> float:
         room = self._room or self._prepared(self._given)[0]
         # what was decided first, beside what is given, is kept
-        return room.plan.seconds * self._work(room, settings) / self._work(room, self._given)
+        return room.memory.seconds * self._work(room, settings) / self._work(room, self._given)
 
     def _work(self, room: Room, settings: Hyperparameters) -> float:
         """Operations a token, forth and back."""
@@ -208,12 +210,12 @@ class PackedTrials(Trials[Example]):
             # such a form is too large for the memory, or the base does not take it
             raise Unfit(str(error)) from error
         room.network.form = form
-        memory.set_up(room.network, form, room.plan)
+        fitting.set_up(room.network, form, room.memory)
         plan = Plan(
             method=TrainingMethod.SFT,
             hyperparameters=settings,
             seed=self._job.seed,
-            tokens_a_pass=room.plan.tokens_a_pass,
+            tokens_a_pass=room.memory.tokens_a_pass,
             output=self._directory,
             signature="",
             arrange=self._arrange,
@@ -241,12 +243,12 @@ class PackedTrials(Trials[Example]):
         whole = replace(settings, batch_size=len(self.slices.learned), num_epochs=1)
         made_of = signature(self._job, TrainingMethod.SFT, self._given)
         make = partial(ready, self._file, self._job, TrainingMethod.SFT, whole, self.slices.learned)
-        task, decided = planned(self._directory, made_of, make)
+        task, decided = fitted_task(self._directory, made_of, make)
         width = self._width(settings)
         # what is given is tried however short memory has become, as the training itself is
         if decided.peak_bytes > decided.available_bytes and width > self._width(self._given):
             raise TrainingError("Memory is short for so many parameters.")
-        self._room = Room(network=task.network, plan=decided, largest=task.form.size(), width=width)
+        self._room = Room(network=task.network, memory=decided, largest=task.form.size(), width=width)
         return self._room, task.form, task.start is not None
 
 
@@ -255,7 +257,7 @@ class Room:
     """An opened base, and what was decided for trainings beside it."""
 
     network: Network
-    plan: MemoryPlan
+    memory: MemoryPlan
     largest: int
     """Parameters of the form for which it was made to fit into memory."""
     width: int
@@ -272,20 +274,23 @@ class Ready(Protocol):
     def __call__(self, *, dtype: torch.dtype | None) -> Task: ...
 
 
-def planned(directory: Path, made_of: str, make: Ready) -> tuple[Task, MemoryPlan]:
-    """A training with its plan: a new one, or that with which it began, kept in a directory. Raises `TrainingError`."""
-    begun = kept_plan(directory, made_of)
+def fitted_task(directory: Path, made_of: str, make: Ready) -> tuple[Task, MemoryPlan]:
+    """A training with its memory plan: a new one, or that with which it began, kept in a directory.
+
+    Raises `TrainingError`.
+    """
+    begun = kept_memory_plan(directory, made_of)
     task = make(dtype=None if begun is None else getattr(torch, begun.dtype))
     if begun is not None:
-        return task, memory.refitted(task.network, task.form, task.todo, begun.plan)
-    decided = task.plan()
+        return task, fitting.refitted(task.network, task.form, task.todo, begun.plan)
+    decided = task.fitted()
     dtype = str(task.network.bench.dtype).removeprefix("torch.")
-    keep_plan(directory, KeptPlan(signature=made_of, plan=decided, dtype=dtype))
+    keep_memory_plan(directory, KeptMemoryPlan(signature=made_of, plan=decided, dtype=dtype))
     return task, decided
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptPlan:
+class KeptMemoryPlan:
     """`plan.json`, which goes with the checkpoints, or with a search: no two runs measure the same."""
 
     signature: str
@@ -294,13 +299,13 @@ class KeptPlan:
     """Type of the products, as torch calls it."""
 
 
-def kept_plan(directory: Path, signature: str) -> KeptPlan | None:
+def kept_memory_plan(directory: Path, signature: str) -> KeptMemoryPlan | None:
     """How a training began, so that it goes on with the same passes and types; None: it did not begin yet."""
     file = directory / "plan.json"
     if not file.exists():
         return None
     try:
-        kept = codec.from_json(file.read_bytes(), KeptPlan)
+        kept = codec.from_json(file.read_bytes(), KeptMemoryPlan)
     except codec.CodecError as error:
         # torn by the disk, or of another release
         logger.warning("%s cannot be read, so memory is planned anew: %s", file, error)
@@ -308,7 +313,7 @@ def kept_plan(directory: Path, signature: str) -> KeptPlan | None:
     return kept if kept.signature == signature else None
 
 
-def keep_plan(directory: Path, plan: KeptPlan) -> None:
+def keep_memory_plan(directory: Path, plan: KeptMemoryPlan) -> None:
     """Keep it for that."""
     directory.mkdir(parents=True, exist_ok=True)
     write_durably(directory / "plan.json", codec.to_json(plan))
@@ -436,6 +441,6 @@ def neurons_of(file: GgufFile, asked: int) -> int:
         return asked
     shape = read_architecture(file)
     # a row of gate and up each, and a column of down
-    most = STATE_BYTES // (memory.STATE_OF_ONE * 3 * shape.width * shape.layers)
+    most = STATE_BYTES // (STATE_OF_ONE * 3 * shape.width * shape.layers)
     wanted = min(shape.feed_forward // SHARE_OF_NEURONS, most)
     return max(block, wanted // block * block)

@@ -1,0 +1,247 @@
+"""What time a training takes: that of a narrow and a wide pass through a few layers and through the head, laid on all
+passes that it will make.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nightschool_daemon.learning.engine import devices, head, machine
+from nightschool_daemon.learning.engine.examples import Example
+from nightschool_daemon.learning.engine.forms import Form
+from nightschool_daemon.learning.engine.layout import Layout
+from nightschool_daemon.learning.engine.network import Block, Network, Reaches
+from nightschool_daemon.learning.engine.todo import Cut, Passes, Todo, length
+from nightschool_daemon.learning.engine.trial import (
+    PROBED_TOKENS,
+    beside,
+    is_windowed,
+    laid_out,
+    shortened,
+    states,
+)
+from nightschool_hookspecs.records import TrainingMethod
+
+AGREEING = 1.05
+"""A probe is made until two tries differ by no more than that: others may have met page faults or others' work."""
+FEWEST_TRIES, MOST_TRIES, TRIED_S = 3, 5, 1.0
+"""Where no two agree, so often it is made, beyond the fewest for so long."""
+LONG_S = 10.0
+"""What takes so long is not even tried the fewest times: beside it a page fault is nothing."""
+UNLIKE = 1.5
+"""Two passes are wide apart from so many times the tokens on."""
+CACHES_BYTES = 64_000_000
+"""Of weights in the type of the products: as much as a processor's caches may hold."""
+SHORTEST_CHAIN, CHAINED_TOKENS = 3, 2048
+"""Layers, and tokens in all of them: the more go through one, the less it counts that weights have to be fetched."""
+PROBED_ROWS = (16, 128)
+"""Predictions by which the head is timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Time by size: what each pass costs whatever goes through, and what each token or prediction adds. Seconds."""
+
+    fixed: float
+    slope: float
+
+    @classmethod
+    def through(cls, small: tuple[int, float], large: tuple[int, float]) -> Line:
+        """By two sizes and their times; neither part is negative. One size twice: all of it is in the slope."""
+        (size, seconds), (larger, longer) = small, large
+        slope = (longer - seconds) / (larger - size) if larger > size else longer / larger
+        slope = min(max(slope, 0.0), longer / larger)
+        return cls(fixed=longer - slope * larger, slope=slope)
+
+    def at(self, size: float, passes: int = 1) -> float:
+        """Seconds of so many passes that have this size together."""
+        return self.fixed * passes + self.slope * size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast this machine is."""
+
+    alone: Line
+    """All layers forth where nothing is kept for a way back, by the tokens that a pass computes."""
+    forth: Line
+    """The same where all is kept for it."""
+    back: Line
+    head_forth: Line
+    """By the predictions of a pass."""
+    head_both: Line
+
+    def forward(self, passes: Passes) -> float:
+        """Seconds of passes without gradient."""
+        return self.alone.at(passes.tokens, passes.count) + self.head_forth.at(passes.labels, passes.count)
+
+    def whole(self, passes: Passes, again: float, trained: float) -> float:
+        """Seconds of passes with gradient: these shares of the layers are computed twice, and gone back through."""
+        forth, alone, back = (one.at(passes.tokens, passes.count) for one in (self.forth, self.alone, self.back))
+        return forth + alone * again + back * trained + self.head_both.at(passes.labels, passes.count)
+
+
+def seconds(pace: Pace, todo: Todo, tokens: int, cut: Cut, layers: int) -> float:
+    """Time of all passes, forth and back, and of those that only go forth."""
+    learning = todo.learning(tokens)
+    again, trained = cut.checkpointed / layers, (layers - cut.trained_from) / layers
+    found = pace.whole(learning, again, trained)
+    found += (len(todo.stretches) + 1) * pace.forward(todo.watching(tokens))
+    if todo.method is not TrainingMethod.SFT:
+        # what the base, or what the training began from, says of each answer is asked once
+        found += pace.forward(todo.asking(tokens))
+    if todo.method is TrainingMethod.KTO:
+        # the divergence of each step: both networks on answers to other prompts
+        found += 2 * pace.forward(learning)
+    return found
+
+
+def pace_of(network: Network, form: Form, todo: Todo, tokens: int, cut: Cut) -> Pace:
+    """Time a narrow and a wide pass of those that a training learns from, and of those that only go forth."""
+    learning, watching = (_unlike(todo, one) for one in (todo.learning(tokens), todo.watching(tokens)))
+    with beside(network, form):
+        samples = _samples(network, cut, max(len(one) for part in (*learning, *watching) for one in part))
+        there_and_back = [_layers_seconds(network, one, samples) for one in learning]
+        with torch.no_grad():
+            there = [_layers_seconds(network, one, samples) for one in watching]
+    few, many = PROBED_ROWS
+    return Pace(
+        alone=_line(todo, watching, [forth for forth, _ in there]),
+        forth=_line(todo, learning, [forth for forth, _ in there_and_back]),
+        back=_line(todo, learning, [back for _, back in there_and_back]),
+        head_forth=_head_line(network, few, many, with_gradient=False),
+        head_both=_head_line(network, few, many, with_gradient=True),
+    )
+
+
+def _line(todo: Todo, two: Sequence[Sequence[Example]], times: Sequence[float]) -> Line:
+    (small, large), (seconds, longer) = map(todo.computed, two), times
+    return Line.through((small, seconds), (large, longer))
+
+
+def _unlike(todo: Todo, passes: Passes) -> tuple[Sequence[Example], Sequence[Example]]:
+    """The narrowest and the widest of some passes; where these are much alike, half of the widest as the narrowest.
+
+    What two sizes a few tokens apart differ by in time is chance, and would be laid on every token.
+    """
+    small, large = passes.narrowest, passes.widest
+    if length(large) > PROBED_TOKENS:
+        longest = max(large, key=len)
+        return [shortened(longest, PROBED_TOKENS // 2)], [shortened(longest, PROBED_TOKENS)]
+    if todo.computed(large) < UNLIKE * todo.computed(small):
+        small = large[: len(large) // 2] or [shortened(large[0], max(2, len(large[0]) // 2))]
+    return small, large
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Layers that stand for all of their kind: with a window that is narrow or none, packed or unpacked."""
+
+    blocks: tuple[Block, ...]
+    layers: int
+    """Of the kind."""
+
+
+def _samples(network: Network, cut: Cut, longest: int) -> list[Sample]:
+    """A few layers of each kind, one behind the other; `longest`: tokens of the longest row.
+
+    One alone would be timed with its weights in the processor's caches, where a whole pass has to fetch each layer's.
+    No more are taken than the training keeps the results of at once.
+    """
+    first_unpacked = len(network.blocks) - cut.unpacked
+    kinds: dict[tuple[bool, bool], list[Block]] = {}
+    for block in network.blocks:
+        kind = is_windowed(network, block, longest), block.number >= first_unpacked
+        kinds.setdefault(kind, []).append(block)
+    most = max(1, len(network.blocks) - cut.trained_from - cut.checkpointed)
+    found: list[Sample] = []
+    for (_, is_unpacked), blocks in kinds.items():
+        few = blocks[-min(most, _beyond_caches(network, blocks[-1])) :]
+        chosen = tuple(one.unpacked(network.bench) if is_unpacked else one for one in few)
+        found.append(Sample(blocks=chosen, layers=len(blocks)))
+    return found
+
+
+def _beyond_caches(network: Network, block: Block) -> int:
+    """So many layers like this one have more weights than caches hold."""
+    held = sum(one.weights for one in block.matrices.values()) * network.bench.dtype.itemsize
+    return max(1, round(CACHES_BYTES / int(held)))
+
+
+def _chained(tokens: int) -> int:
+    """So many layers one behind the other show what a pass of so many tokens takes in each."""
+    return max(SHORTEST_CHAIN, CHAINED_TOKENS // tokens)
+
+
+def _layers_seconds(network: Network, examples: Sequence[Example], samples: Iterable[Sample]) -> tuple[float, float]:
+    """Time of a pass through all layers, forth and back; without gradients, of the way back there is none."""
+    layout = laid_out(network, examples)
+    reaches = network.reaches(layout)
+    enough = _chained(layout.ids.shape[0])
+    forth = back = 0.0
+    for sample in samples:
+        blocks = sample.blocks[-enough:]
+        tried = _repeated(lambda blocks=blocks: _there_and_back(network, blocks, layout, reaches))  # type: ignore[misc]  # bound now
+        share = sample.layers / max(1, len(blocks) - 1)
+        forth += share * statistics.median(one for one, _ in tried)
+        back += share * statistics.median(one for _, one in tried)
+    return forth, back
+
+
+def _there_and_back(network: Network, blocks: Sequence[Block], layout: Layout, reaches: Reaches) -> tuple[float, float]:
+    """Time through all layers but the first that is met on each way, if there are others.
+
+    In that one, what a layer needs for itself and gives back is asked of the system, which the others have from it.
+    """
+    # as after every pass: what is kept is asked of the system anew
+    machine.return_free_memory()
+    found = states(network, layout)
+    began = _now(network)
+    marks: list[float] = []
+    for number, block in enumerate(blocks):
+        if number == 1:
+            began = _now(network)
+        if number and number == len(blocks) - 1 and found.requires_grad:
+            found.register_hook(lambda _: marks.append(_now(network)))
+        found = network.layer(block, found, layout, reaches)
+    turned = _now(network)
+    marks.append(turned)
+    if found.requires_grad:
+        found.backward(torch.ones_like(found))
+    return turned - began, _now(network) - marks[-1]
+
+
+def _head_line(network: Network, few: int, many: int, *, with_gradient: bool) -> Line:
+    def once(rows: int) -> tuple[float, float]:
+        shape, bench = network.architecture, network.bench
+        states = torch.zeros(rows, shape.width, device=bench.device, dtype=bench.dtype)
+        states.requires_grad_(with_gradient)
+        targets = torch.zeros(rows, dtype=torch.long, device=bench.device)
+        began = time.perf_counter()
+        head.log_probabilities(states, targets, network.head, bench, shape.final_cap)
+        return _now(network) - began, 0.0
+
+    times = [statistics.median(one for one, _ in _repeated(lambda rows=rows: once(rows))) for rows in (few, many)]  # type: ignore[misc]  # bound now
+    return Line.through((few, times[0]), (many, times[1]))
+
+
+def _repeated(probe: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
+    """What a probe took, forth and back, several times over."""
+    found = [probe()]
+    while len(found) < MOST_TRIES and sum(map(sum, found)) < (LONG_S if len(found) < FEWEST_TRIES else TRIED_S):
+        found.append(probe())
+        shortest, next_one, *_ = sorted(map(sum, found))
+        if next_one <= AGREEING * shortest:
+            break
+    return found
+
+
+def _now(network: Network) -> float:
+    """The time when all that was asked for is done."""
+    devices.wait_for(network.bench.device)
+    return time.perf_counter()
