@@ -1,5 +1,6 @@
 """Fixtures that need a real server, and property tests without a deadline: no test asserts a time."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from support.tiny_gguf import write_tiny_gguf
 CURRENT = "0.34.3"
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+# Ollama's runners take it. Two threads that wait for each other keep a core busy each, and where other tests compute
+# beside them an answer of the tiny model takes seconds.
+os.environ.setdefault("LLAMA_ARG_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # as in a shell's background, where whatever tests start would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
