@@ -14,9 +14,10 @@ from support.tiny_gguf import write_tiny_gguf
 CURRENT = "0.34.3"
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
-# Ollama's runners take it. Two threads that wait for each other keep a core busy each, and where other tests compute
-# beside them an answer of the tiny model takes seconds.
+# Threads that wait for each other keep a core busy each, and hold up the very one that they wait for where other tests
+# compute beside them. Ollama's runners take the first, torch, in this process as in our workers, the second.
 os.environ.setdefault("LLAMA_ARG_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # as in a shell's background, where whatever tests start would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
