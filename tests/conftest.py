@@ -12,6 +12,7 @@ from support.ollama_server import OllamaServer
 from support.tiny_gguf import write_tiny_gguf
 
 CURRENT = "0.34.3"
+LONGEST = ("test_killed.py", "test_crossfit.py")
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 # Threads that wait for each other keep a core busy each, and hold up the very one that they wait for where other tests
@@ -21,6 +22,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # as in a shell's background, where whatever tests start would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of which one test takes a minute: at the end one process would wait for the other."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
