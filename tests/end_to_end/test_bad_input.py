@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from support.ollama_server import OllamaServer
 from support.tiny_gguf import write_tiny_gguf
 
 PAUSER = '''
-"""Holds a run before a step until a file says that it may go on."""
+"""Holds a run before some steps until a file says that it may go on."""
 
 import time
 from dataclasses import dataclass
@@ -29,14 +29,15 @@ from nightschool_hookspecs import RunInfo, hookimpl
 
 @dataclass(frozen=True, kw_only=True)
 class Pauser:
-    step: str = ""
+    steps: tuple[str, ...] = ()
     directory: Path = Path("/nonexistent")
 
     @hookimpl
     def nightschool_before_step(self, run: RunInfo, step: str) -> None:
-        if step == self.step and not (self.directory / "go-on").exists():
-            (self.directory / "reached").touch()
-            while not (self.directory / "go-on").exists():
+        go_on = self.directory / f"go-on-{step}"
+        if step in self.steps and not go_on.exists():
+            (self.directory / f"reached-{step}").touch()
+            while not go_on.exists():
                 time.sleep(0.05)
 
 
@@ -54,19 +55,33 @@ def night(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> Night:
 
 
 @contextmanager
-def held_before(night: Night, step: str) -> Iterator["subprocess.Popen[str]"]:
-    """A run that waits before a step while the block runs, then goes on to its end."""
+def held_before(night: Night, *steps: str) -> Iterator[Callable[[str], None]]:
+    """A run that waits before some steps, and has come to the first, while the block runs; then it goes on to its end.
+
+    What is yielded waits until it has come to a step.
+    """
     night.add_plugin("pauser", PAUSER)
     text = night.configuration.read_text()
-    night.configuration.write_text(f'{text}\n[plugins.pauser]\nstep = "{step}"\ndirectory = "{night.directory}"\n')
+    table = f'[plugins.pauser]\nsteps = {list(steps)}\ndirectory = "{night.directory}"\n'
+    night.configuration.write_text(f"{text}\n{table}")
     process = night.start("run", "--now")
-    try:
-        wait_until(lambda: (night.directory / "reached").exists() or process.poll() is not None, 120)
+
+    def await_step(step: str) -> None:
+        wait_until(lambda: (night.directory / f"reached-{step}").exists() or process.poll() is not None, 120)
         assert process.poll() is None, process.communicate()[0]
-        yield process
+
+    try:
+        await_step(steps[0])
+        yield await_step
     finally:
-        (night.directory / "go-on").touch()
+        for step in steps:
+            go_on(night, step)
         process.wait(300)
+
+
+def go_on(night: Night, step: str) -> None:
+    """Let a run that waits before a step go on."""
+    (night.directory / f"go-on-{step}").touch()
 
 
 def last_run(night: Night) -> tuple[RunEnd | None, str]:
@@ -80,16 +95,35 @@ def assert_no_stray_tags(server: OllamaServer, expected: set[str]) -> None:
     assert {name for name in server.tags() if ".base-" not in name} == expected
 
 
-def test_broken_json_and_wrong_types_go_to_rejected_with_a_reason(night: Night) -> None:
+def test_rejected_files_a_model_that_is_missing_and_a_raising_observer_do_not_stop_the_others(night: Night) -> None:
     (night.feedback / "broken.json").write_text('{"feedback_type": "success",, }')
     (night.feedback / "types.json").write_text(json.dumps({**greetings(1)[0], "validation_score": "90"}))
+    night.add_plugin("bad_observer", RAISING_OBSERVER)
     night.drop(greetings(60))
-    assert night.learn().returncode == 0
+    night.drop(greetings(20, model="absent:1b", first=900))
+    done = night.learn()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert last_run(night)[0] is RunEnd.PROMOTED
+    assert "`ollama pull absent:1b`" in done.stderr
+    assert night.ledger().events.total() == 80
+    look_at_what_was_rejected(night)
+
+
+RAISING_OBSERVER = """
+from nightschool_hookspecs import hookimpl
+
+@hookimpl
+def nightschool_after_step(run, step):
+    raise ValueError("look away")
+"""
+
+
+def look_at_what_was_rejected(night: Night) -> None:
+    """Broken JSON and wrong types lie in a directory of their own, with a reason each."""
     reasons = [one.read_text() for one in (night.feedback / "rejected").glob("*.reason.txt")]
     assert len(reasons) == 2
     assert any("validation_score" in one for one in reasons)
     assert all(one.strip().endswith(".") for one in reasons)
-    assert night.ledger().events.total() == 60
 
 
 def test_missing_model_says_how_to_get_it(night: Night) -> None:
@@ -163,20 +197,6 @@ def nightschool_choose_batch_size(specialty, statistics):
     assert "leaver" in json.loads(done.stdout)["specialties"][0]["problem"]
 
 
-def test_raising_observer_changes_nothing(night: Night) -> None:
-    source = """
-from nightschool_hookspecs import hookimpl
-
-@hookimpl
-def nightschool_after_step(run, step):
-    raise ValueError("look away")
-"""
-    night.add_plugin("bad_observer", source)
-    night.drop(greetings(60))
-    assert night.learn().returncode == 0
-    assert last_run(night)[0] is RunEnd.PROMOTED
-
-
 def test_ollama_that_is_down_is_said_with_the_way_to_start_it(night: Night, fresh_ollama: OllamaServer) -> None:
     night.drop(greetings(60))
     fresh_ollama.stop()
@@ -186,16 +206,15 @@ def test_ollama_that_is_down_is_said_with_the_way_to_start_it(night: Night, fres
     assert "Traceback" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("step", ["register", "examine"])
-def test_run_goes_on_when_ollama_was_restarted_in_the_middle(
-    night: Night, fresh_ollama: OllamaServer, step: str
-) -> None:
+def test_run_goes_on_when_ollama_was_restarted_in_the_middle(night: Night, fresh_ollama: OllamaServer) -> None:
     night.drop(greetings(60))
-    with held_before(night, step):
-        fresh_ollama.kill()
-        (night.directory / "go-on").touch()
-        time.sleep(2)
-        fresh_ollama.start()
+    with held_before(night, "register", "examine") as await_step:
+        for step in ("register", "examine"):
+            await_step(step)
+            fresh_ollama.kill()
+            go_on(night, step)
+            time.sleep(2)
+            fresh_ollama.start()
     assert last_run(night)[0] is RunEnd.PROMOTED
     assert_no_stray_tags(fresh_ollama, {TINY, TINY_ALIAS, f"{TINY_ALIAS}.v1"})
 
@@ -234,15 +253,6 @@ def test_alias_that_the_user_pointed_elsewhere_stays_the_users(
     ollama.delete(TINY_ALIAS)
     assert night.run("approve", TINY_ALIAS).returncode == 0
     assert fresh_ollama.tags()[TINY_ALIAS] == fresh_ollama.tags()[f"{TINY_ALIAS}.v1"]
-
-
-def test_feedback_for_a_model_that_is_missing_does_not_stop_the_others(night: Night) -> None:
-    night.drop(greetings(60))
-    night.drop(greetings(20, model="absent:1b", first=900))
-    done = night.learn()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "`ollama pull absent:1b`" in done.stderr
-    assert night.ledger().events.total() == 80
 
 
 def test_full_disk_at_the_upload_fails_cleanly(tmp_path: Path, tiny_gguf: Path) -> None:

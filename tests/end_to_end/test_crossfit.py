@@ -83,13 +83,13 @@ def night(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> Night:
 def killed(night: Night, fresh_ollama: OllamaServer) -> Callable[[str], None]:
     """Has a run killed when a file of its trial candidates is there. The first fold alone proves nothing."""
     order = night.directory / "order"
+    killer = f'\n[plugins.killer]\norder = "{order}"\n'
+    night.configure(fresh_ollama.url, fresh_ollama.models_directory, IN_TWO_FOLDS + killer)
+    night.add_plugin("killer", KILLER)
+    night.drop(greetings(10))
 
     def kill(moment: str) -> None:
         order.write_text(moment)
-        killer = f'\n[plugins.killer]\norder = "{order}"\n'
-        night.configure(fresh_ollama.url, fresh_ollama.models_directory, IN_TWO_FOLDS + killer)
-        night.add_plugin("killer", KILLER)
-        night.drop(greetings(10))
         assert night.learn().returncode == -signal.SIGKILL
         assert not order.exists()
 
@@ -161,13 +161,14 @@ def _learned(run: RunDirectory) -> set[str]:
     return {one.event_id for one in texts if not one.beside}
 
 
-@pytest.mark.parametrize("moment", ["02/train/checkpoints", "02/examine/answers.jsonl"])
-def test_a_kill_in_the_middle_of_a_fold_leaves_no_stray_tag_and_the_run_goes_on(
-    night: Night, fresh_ollama: OllamaServer, killed: Callable[[str], None], moment: str
+def test_kills_in_the_middle_of_a_fold_leave_no_stray_tag_and_the_run_goes_on(
+    night: Night, fresh_ollama: OllamaServer, killed: Callable[[str], None]
 ) -> None:
-    killed(moment)
+    """While its trial candidate is trained, and when the run goes on, while it is asked."""
+    killed("02/train/checkpoints")
     examined = night.run_directories()[0] / "crossfit" / "01" / "examine" / "answers.jsonl"
     written = examined.stat().st_mtime_ns
+    killed("02/examine/answers.jsonl")
 
     daemon = night.start("serve")
     try:

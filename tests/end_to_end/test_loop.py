@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import html5lib
@@ -54,6 +55,8 @@ def test_corrections_become_a_better_model_and_undo_restores_the_base(night: Nig
     tags = fresh_ollama.tags()
     assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v1"] != base_digest
     assert tags[TINY] == base_digest
+    look_at_the_shard(night, fresh_ollama)
+    look_at_costs(night, done.stderr.splitlines())
     look_at_the_page(night)
     look_at_events(night)
 
@@ -64,6 +67,51 @@ def test_corrections_become_a_better_model_and_undo_restores_the_base(night: Nig
     again = night.run("undo", TINY_ALIAS)
     assert again.returncode != 0
     assert "no promotion" in again.stdout + again.stderr
+
+
+def look_at_the_shard(night: Night, server: OllamaServer) -> None:
+    """Split versions share one."""
+    directory = RunDirectory(path=night.run_directories()[0])
+    export = directory.result(Step.EXPORT, ExportResult)
+    assert export.plan.form is DeliveryForm.SPLIT
+    assert all(f"sha256-{file.digest}" in server.blobs() for file in export.files)
+    verified = directory.result(Step.VERIFY, VerifyResult)
+    assert verified.passed
+    assert verified.positions >= 64
+    assert verified.held_out.delivered_loss < verified.held_out.base_loss
+
+
+def look_at_costs(night: Night, told: Sequence[str]) -> None:
+    """They are told before they are paid, and what is kept stands in report and ledger."""
+    planned = next(number for number, line in enumerate(told) if "train: SFT in passes of" in line)
+    costs = next(number for number, line in enumerate(told) if "export: delivered as split:" in line)
+    registers = next(number for number, line in enumerate(told) if "give it to Ollama" in line)
+    assert planned < costs < registers
+    assert "fused would cost" in told[costs]
+    assert "Ollama 0.34.3 takes no LoRA adapters." in told[costs]
+    directory = RunDirectory(path=night.run_directories()[0])
+    export, verified = directory.result(Step.EXPORT, ExportResult), directory.result(Step.VERIFY, VerifyResult)
+    assert [one.form for one in export.others] == [DeliveryForm.FUSED]
+    report = night.run("report").stdout
+    assert "Planned beforehand: passes of" in report
+    assert "fused would have cost" in report
+    assert f"Loss on {verified.held_out_texts} held-out references: base" in report
+    (version,) = night.ledger().versions.in_state(VersionState.PROMOTED)
+    assert (version.lesson.held_in, version.lesson.held_out) == (export.held_in, verified.held_out)
+    assert version.lesson.served is not None
+    assert version.lesson.served.disagreement == verified.disagreement
+    watched = Watched.of(directory.result(Step.TRAIN, TrainingResult))
+    assert watched is not None
+    assert version.lesson.watched == watched
+    history = night.run("history").stdout
+    assert version.tag in history
+    assert str(watched) in history
+    assert str(watched) in night.run("history", "--track", version.tag).stdout
+    assert f"the one that was taken: {watched.loss:.3f}, of epoch {watched.epoch}" in report
+    status = night.json("status")
+    assert isinstance(status, dict)
+    assert export.held_in is not None
+    assert status["specialties"][0]["serving_lesson"]["held_in"]["delivered_loss"] == export.held_in.delivered_loss
 
 
 def look_at_the_page(night: Night) -> None:
@@ -170,9 +218,13 @@ def test_second_night_builds_on_fresh_feedback_and_its_undo_leads_to_the_first_v
     assert fresh_ollama.tags()[TINY_ALIAS] == first
 
 
-def test_new_ledger_does_not_overwrite_what_an_old_one_made(night: Night, fresh_ollama: OllamaServer) -> None:
+def test_new_ledger_does_not_overwrite_what_an_old_one_made_which_keeps_what_the_base_had(
+    night: Night, fresh_ollama: OllamaServer, tiny_gguf: Path
+) -> None:
+    import_tiny(fresh_ollama, tiny_gguf, system="You greet guests.")
     night.drop(greetings(60))
     assert night.learn().returncode == 0
+    look_at_what_the_base_had(fresh_ollama)
     first = fresh_ollama.tags()[f"{TINY_ALIAS}.v1"]
     shutil.rmtree(night.state)
 
@@ -189,70 +241,17 @@ def test_new_ledger_does_not_overwrite_what_an_old_one_made(night: Night, fresh_
     assert tags[TINY_ALIAS] == tags[f"{TINY_ALIAS}.v2"]
 
 
-def test_split_versions_share_a_shard(night: Night, fresh_ollama: OllamaServer) -> None:
-    night.drop(greetings(60))
-    assert night.learn().returncode == 0
-    directory = RunDirectory(path=night.run_directories()[0])
-    export = directory.result(Step.EXPORT, ExportResult)
-    assert export.plan.form is DeliveryForm.SPLIT
-    assert all(f"sha256-{file.digest}" in fresh_ollama.blobs() for file in export.files)
-    verified = directory.result(Step.VERIFY, VerifyResult)
-    assert verified.passed
-    assert verified.positions >= 64
-    assert verified.held_out.delivered_loss < verified.held_out.base_loss
-
-
-def test_costs_are_told_before_they_are_paid_and_what_is_kept_stands_in_report_and_ledger(night: Night) -> None:
-    night.drop(greetings(60))
-    done = night.learn()
-    assert done.returncode == 0, done.stdout + done.stderr
-    told = done.stderr.splitlines()
-    planned = next(number for number, line in enumerate(told) if "train: SFT in passes of" in line)
-    costs = next(number for number, line in enumerate(told) if "export: delivered as split:" in line)
-    registers = next(number for number, line in enumerate(told) if "give it to Ollama" in line)
-    assert planned < costs < registers
-    assert "fused would cost" in told[costs]
-    assert "Ollama 0.34.3 takes no LoRA adapters." in told[costs]
-    directory = RunDirectory(path=night.run_directories()[0])
-    export, verified = directory.result(Step.EXPORT, ExportResult), directory.result(Step.VERIFY, VerifyResult)
-    assert [one.form for one in export.others] == [DeliveryForm.FUSED]
-    report = night.run("report").stdout
-    assert "Planned beforehand: passes of" in report
-    assert "fused would have cost" in report
-    assert f"Loss on {verified.held_out_texts} held-out references: base" in report
-    (version,) = night.ledger().versions.in_state(VersionState.PROMOTED)
-    assert (version.lesson.held_in, version.lesson.held_out) == (export.held_in, verified.held_out)
-    assert version.lesson.served is not None
-    assert version.lesson.served.disagreement == verified.disagreement
-    watched = Watched.of(directory.result(Step.TRAIN, TrainingResult))
-    assert watched is not None
-    assert version.lesson.watched == watched
-    history = night.run("history").stdout
-    assert version.tag in history
-    assert str(watched) in history
-    assert str(watched) in night.run("history", "--track", version.tag).stdout
-    assert f"the one that was taken: {watched.loss:.3f}, of epoch {watched.epoch}" in report
-    status = night.json("status")
-    assert isinstance(status, dict)
-    assert export.held_in is not None
-    assert status["specialties"][0]["serving_lesson"]["held_in"]["delivered_loss"] == export.held_in.delivered_loss
+def look_at_what_the_base_had(server: OllamaServer) -> None:
+    """A promoted version keeps it."""
+    shown = httpx.post(f"{server.url}/api/show", json={"model": TINY_ALIAS}, timeout=30).json()
+    assert shown["system"] == "You greet guests."
+    assert "<|im_start|>" in shown["template"]
+    assert "stop" in shown["parameters"]
 
 
 def weights_in(directory: RunDirectory) -> set[Path]:
     """Where large files are left."""
     return {one.parent for one in directory.path.rglob("*") if one.suffix in (".safetensors", ".gguf", ".tmp")}
-
-
-def test_of_two_trainings_the_adapter_of_the_last_alone_is_left(night: Night) -> None:
-    """The first one's, the best epochs and checkpoints are as large, and would be left by every night."""
-    text = night.configuration.read_text().replace("[training]", '[training]\nmethod = "auto"')
-    night.configuration.write_text(f"{text}\n[plugins.training_dpo]\nfewest_pairs = 2\n")
-    night.drop(greetings(60))
-    done = night.learn()
-    assert done.returncode == 0, done.stdout + done.stderr
-    directory = RunDirectory(path=night.run_directories()[0])
-    assert directory.result(Step.TRAIN, TrainingResult).methods == (TrainingMethod.SFT, TrainingMethod.DPO)
-    assert weights_in(directory) == {directory.step(Step.TRAIN) / "adapter"}
 
 
 def test_a_version_beyond_the_budget_is_refused_before_anything_is_written(
@@ -394,17 +393,6 @@ def test_too_few_prompts_for_an_exam_end_before_the_training(night: Night) -> No
     )
 
 
-def test_promoted_version_keeps_what_the_base_had(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> None:
-    import_tiny(fresh_ollama, tiny_gguf, system="You greet guests.")
-    night = Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
-    night.drop(greetings(60))
-    assert night.learn().returncode == 0
-    shown = httpx.post(f"{fresh_ollama.url}/api/show", json={"model": TINY_ALIAS}, timeout=30).json()
-    assert shown["system"] == "You greet guests."
-    assert "<|im_start|>" in shown["template"]
-    assert "stop" in shown["parameters"]
-
-
 def test_liked_and_disliked_answers_alone_promote_nothing(night: Night, fresh_ollama: OllamaServer) -> None:
     events = [
         {
@@ -428,8 +416,12 @@ def test_feedback_that_got_worse_takes_a_promotion_back_and_the_report_says_why(
     night: Night, fresh_ollama: OllamaServer
 ) -> None:
     base_digest = fresh_ollama.tags()[TINY]
+    text = night.configuration.read_text().replace("[training]", '[training]\nmethod = "auto"')
+    night.configuration.write_text(f"{text}\n[plugins.training_dpo]\nfewest_pairs = 2\n")
     night.drop(greetings(60))
-    assert night.learn().returncode == 0
+    done = night.learn()
+    assert done.returncode == 0, done.stdout + done.stderr
+    look_at_the_adapter_of_two_trainings(night)
     assert fresh_ollama.tags()[TINY_ALIAS] != base_digest
     used = {"artifact_type": TINY_TYPE, "source": "chat", "ai_output": "a whole and sound answer"}
     liked = {"model": TINY, "feedback_type": "explicit_positive", "timestamp": "2026-01-02T03:04:05Z"}
@@ -453,6 +445,13 @@ def test_feedback_that_got_worse_takes_a_promotion_back_and_the_report_says_why(
     assert isinstance(track, dict)
     assert (track["exams"][0]["exam"]["taken_back"], track["best"]) == (True, None)
     assert track["trend"]["after"] > track["trend"]["before"]
+
+
+def look_at_the_adapter_of_two_trainings(night: Night) -> None:
+    """The last one's alone is left: the first one's, the best epochs and checkpoints are as large."""
+    directory = RunDirectory(path=night.run_directories()[0])
+    assert directory.result(Step.TRAIN, TrainingResult).methods == (TrainingMethod.SFT, TrainingMethod.DPO)
+    assert weights_in(directory) == {directory.step(Step.TRAIN) / "adapter"}
 
 
 def test_thumbs_alone_prove_a_better_model(night: Night, fresh_ollama: OllamaServer) -> None:

@@ -1,8 +1,9 @@
 """Turns sources into registered, guarded plugins with their settings filled."""
 
 import difflib
+import functools
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -149,11 +150,7 @@ def _refuse_unmarked(plugin: object) -> None:
             raise TypeError(f"{name} lacks its marker; put @hookimpl above it")
 
 
-def _implementations(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
-    """Names of the methods that are marked as hooks."""
-    return (name for name in dir(plugin) if manager.parse_hookimpl_opts(plugin, name) is not None)
-
-
+@functools.cache
 def _hooks() -> dict[str, inspect.Signature]:
     """Every declared hook with its signature."""
     return {
@@ -175,8 +172,8 @@ def _unknown_hook(plugin: object) -> str:
 def _refuse_unknown_arguments(manager: pluggy.PluginManager, plugin: object) -> None:
     """Raise for an argument that the hook does not have: pluggy tells arguments by their names."""
     hooks = _hooks()
-    for name in _implementations(manager, plugin):
-        if name not in hooks:
+    for name in sorted(hooks.keys() & dir(plugin)):
+        if manager.parse_hookimpl_opts(plugin, name) is None:
             continue
         given = inspect.signature(getattr(plugin, name)).parameters
         wrong = [one for one in given if one not in hooks[name].parameters]
