@@ -14,7 +14,8 @@ def nightschool_build_preference_pairs(events: tuple[ScoredEvent, ...]) -> tuple
     trial candidates are to be asked: their pairs are ranked, those whose texts are answers that were given to
     that prompt. A pair of two events is of the better answer's, and names the other as `worse_event_id`: both were
     learned from then. The pairs of all plugins are joined; equal ones count once. `nightschool feedback export`
-    writes those of all feedback. None: no pairs.
+    writes those of all feedback. Built-in plugins are asked before `nightschool train --method dpo` as well, with
+    events that nobody has scored: a file that has no pairs is refused at once. None: no pairs.
     """
 
 
@@ -39,4 +40,5 @@ def nightschool_label_answers(events: tuple[ScoredEvent, ...]) -> tuple[Labelled
 
     Called once in a run, in the worker, with the same events. The labels of all plugins are joined;
     the first one of an answer counts. `nightschool feedback export` writes those of all feedback. None: no labels.
+    Built-in plugins are also asked before a training by `--method kto`, as for pairs.
     """

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import os
 import resource
 import statistics
@@ -34,7 +35,7 @@ from nightschool_daemon.learning.delivery import ExportError  # noqa: E402
 from nightschool_daemon.learning.engine import machine  # noqa: E402
 from nightschool_daemon.learning.engine.examples import Example  # noqa: E402
 from nightschool_daemon.learning.engine.forms import Form  # noqa: E402
-from nightschool_daemon.learning.engine.loop import Outcome, Plan, train  # noqa: E402
+from nightschool_daemon.learning.engine.loop import Diverged, Outcome, Plan, train  # noqa: E402
 from nightschool_daemon.learning.engine.network import Network  # noqa: E402
 from nightschool_daemon.learning.engine.peft_files import save_form  # noqa: E402
 from nightschool_daemon.learning.engine.route import example_of, make_form  # noqa: E402
@@ -178,7 +179,10 @@ def main() -> int:
         if time.monotonic() > deadline:
             break
         with tempfile.TemporaryDirectory(dir=WORK) as directory:
-            result, _ = run(cell, Path(directory))
+            try:
+                result, _ = run(cell, Path(directory))
+            except Diverged:
+                result = gone_astray()
         cell.file.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n", encoding="utf-8")
         print(cell.file.stem, f"{result.base:.3f} -> {result.delivered:.3f}, kept {result.kept:.1%}", flush=True)
     return show()
@@ -290,16 +294,41 @@ def run(cell: Cell, directory: Path) -> tuple[Result, ExportResult]:
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         in_q8_0=in_q8_0,
         in_own_types=in_own_types,
-        code=calls.digest_of([Path(__file__), Path(tasks.__file__)]),
+        code=code(),
     )
     return result, export
+
+
+def gone_astray() -> Result:
+    """Of a rate at which nothing is learned: worse than every other, and with nothing to measure."""
+    return Result(
+        base=math.inf,
+        trained=math.inf,
+        delivered=math.inf,
+        kept=0.0,
+        general_base=math.inf,
+        general_delivered=math.inf,
+        touched_bytes=0,
+        delivered_bytes=0,
+        parameters=0,
+        tokens=0,
+        training_s=0.0,
+        peak_mb=0.0,
+        code=code(),
+    )
+
+
+def code() -> str:
+    """Digest of what cells are made of."""
+    return calls.digest_of([Path(__file__), Path(tasks.__file__)])
 
 
 def losses_of_base(cell: Cell) -> tuple[float, float] | None:
     """Held-out and general loss of the base, from a finished cell with the same texts; None where there is none."""
     for file in RESULTS.glob(f"{cell.model}-{cell.task}-*-{cell.seed}.json"):
         result = Result(**json.loads(file.read_text(encoding="utf-8")))
-        return result.base, result.general_base
+        if math.isfinite(result.base):
+            return result.base, result.general_base
     return None
 
 

@@ -10,7 +10,14 @@ import pluggy
 from nightschool_daemon.config import PluginSettings, Preset
 from nightschool_daemon.hooks.guarding import Guard, StrikeBook
 from nightschool_daemon.hooks.loading import Loader, PluginState, PluginStatus
-from nightschool_daemon.hooks.sources import BUILT_IN, OPTIONAL, built_in_source, file_sources, installed_sources
+from nightschool_daemon.hooks.sources import (
+    BUILT_IN,
+    OPTIONAL,
+    PluginKind,
+    built_in_source,
+    file_sources,
+    installed_sources,
+)
 from nightschool_hookspecs.records import (
     AliasMove,
     AnswerScore,
@@ -131,6 +138,11 @@ class Hooks:
     def digest_of(self, plugin: str) -> str:
         """The digest of a plugin's content as it was loaded; empty for a built-in."""
         return self._guard.digests.get(plugin, "")
+
+    def is_built_in(self, hook: str) -> bool:
+        """Whether no plugin but those that came with Night School implements a hook."""
+        found = getattr(self._hook, hook).get_hookimpls()
+        return all(self._statuses[one.plugin_name].kind is PluginKind.BUILT_IN for one in found)
 
     def record_failure(self, plugin: str, content_digest: str, reason: str) -> None:
         """Count a strike for a failure that a worker reported, of the content that the worker had loaded."""

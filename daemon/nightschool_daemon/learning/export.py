@@ -6,6 +6,7 @@ back to four bits most weights would return to where they were.
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.learning import adapter_file, gguf_file
 from nightschool_daemon.learning.delivery import Decision, ExportError, absent, chosen, cost, target_of
-from nightschool_daemon.learning.gguf_file import Field, NewTensor
+from nightschool_daemon.learning.gguf_file import Field, GgufError, NewTensor
 from nightschool_daemon.learning.lesson import Lesson, read_lesson, require_low_rank
 from nightschool_daemon.learning.measuring import Measure
 from nightschool_daemon.learning.probing import probed
@@ -45,6 +46,10 @@ MORE_ATTEMPTS = 3
 """To save bytes, once enough of a lesson is left."""
 WORTH = 0.01
 """Of a version's bytes: an attempt that cannot save so many is not made."""
+TIME_SHARE = 0.8
+"""Of the time that a step may take: an attempt that would not end within it is not made."""
+FAILURES: tuple[type[Exception], ...] = (ExportError, GgufError, OSError, RuntimeError, MemoryError)
+"""Of the disk, of torch and of memory: by them an attempt ends that need not be made, and no run."""
 
 Measured = Callable[[ExportResult], Losses]
 """The losses of base, trained and delivered network, once the files are written."""
@@ -86,17 +91,20 @@ def attempted(
 ) -> ExportResult:
     """Write the lesson in wider types each time, until enough of it is left by `measured`, then in fewer bytes while
     that is so. Raises `ExportError`."""
-    attempts = _Attempts(context=context, lesson=lesson, abilities=abilities, name=name, measured=measured)
+    attempts = _Attempts(
+        context=context, lesson=lesson, abilities=abilities, name=name, measured=measured, began=time.monotonic()
+    )
     result: ExportResult | None = None
     failed: Demand | None = None
     for demand in lesson.demands():
         again = "" if result is None else f"{_left_in(result, context)} Once more, in wider types: "
         result = attempts.attempt(demand, context.run.step(Step.EXPORT), result, again)
         if attempts.is_enough(result):
-            return result if failed is None else attempts.narrowed(result, failed, demand)
+            # an adapter's floats are what they are, whatever is asked of the tensors
+            is_final = failed is None or result.plan.form is DeliveryForm.ADAPTER
+            return result if is_final else attempts.narrowed(result, failed, demand)
         _require_number(result.held_in)
         if result.plan.form is DeliveryForm.ADAPTER:
-            # its floats are what they are, whatever is asked of the tensors
             break
         failed = demand
     raise ExportError(f"{_left_in(result, context)} Lower it, or give the lesson more feedback: a larger one survives.")
@@ -111,6 +119,8 @@ class _Attempts:
     abilities: ServerAbilities
     name: str
     measured: Measured
+    began: float
+    """By `time.monotonic`."""
 
     def attempt(self, demand: Demand, directory: Path, before: ExportResult | None, again: str) -> ExportResult:
         """Write and measure. `before`: an attempt whose files are there, `again`: what is told first of the new one."""
@@ -141,12 +151,12 @@ class _Attempts:
         with TemporaryDirectory(dir=directory) as aside:
             for _ in range(MORE_ATTEMPTS):
                 demand = self.lesson.between(failed, enough, WORTH * result.plan.version_bytes)
-                if demand is None:
+                if demand is None or not self._has_time(result.attempts):
                     break
                 again = f"{_left_in(last, self.context)} Once more, in fewer bytes: "
                 try:
                     last = self.attempt(demand, Path(aside), result, again)
-                except (ExportError, OSError) as error:
+                except FAILURES as error:
                     self.context.note(f"No further attempt: {told(error, directory)}")
                     break
                 result = replace(result, attempts=last.attempts)
@@ -158,6 +168,11 @@ class _Attempts:
             left = f"{_kept(result):.1%} of the lesson at {cost(result.plan)}"
             self.context.note(f"The smallest that keeps enough is delivered: {left}.")
         return result
+
+    def _has_time(self, attempts: int) -> bool:
+        """Whether one more like those that were made would end in time."""
+        taken = time.monotonic() - self.began
+        return taken * (1 + 1 / attempts) <= TIME_SHARE * self.context.settings.training.time_limit_s
 
 
 def _moved(result: ExportResult, directory: Path) -> ExportResult:

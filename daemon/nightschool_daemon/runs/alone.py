@@ -70,6 +70,7 @@ NO_THUMBS = (
     "--method kto: there is no answer that was liked or disliked by itself in the file. `success`, "
     "`explicit_positive`, `validation_failure` and `explicit_negative` with an `ai_output` say so."
 )
+PAIRS_HOOK, LABELS_HOOK = "nightschool_build_preference_pairs", "nightschool_label_answers"
 OTHER_METHOD = "--method sft learns wanted answers, and auto what the file has."
 PIECE_BYTES = 1024 * 1024
 """Of files that are compared."""
@@ -176,17 +177,18 @@ def train_alone(
 def _require_lesson(settings: Settings, events: Sequence[Event], hooks: Hooks) -> None:
     """Raise `RunRefused` where the method finds nothing to learn from, before anything is loaded for it.
 
-    Pairs of what a plugin would have a model answer are not foreseen.
+    Nobody has scored the events yet, so plugins of others, which may go by that, are not asked. Nor are pairs foreseen
+    of what a plugin would have a model answer.
     """
     scored = tuple(
         ScoredEvent(event=event, priority=0.0, reward=0.0, difficulty=0.0, group=group_of(event), trained_on=False)
         for event in events
     )
     method = settings.training.method
-    if method is MethodChoice.DPO and not hooks.samples_answers():
+    if method is MethodChoice.DPO and hooks.is_built_in(PAIRS_HOOK) and not hooks.samples_answers():
         if not any(hooks.build_preference_pairs(events=scored)):
             raise RunRefused(f"{NO_PAIRS} {OTHER_METHOD}")
-    elif method is MethodChoice.KTO and not any(hooks.label_answers(events=scored)):
+    elif method is MethodChoice.KTO and hooks.is_built_in(LABELS_HOOK) and not any(hooks.label_answers(events=scored)):
         raise RunRefused(f"{NO_THUMBS} {OTHER_METHOD}")
 
 

@@ -17,16 +17,17 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-from nightschool_daemon.config import DeliveryChoice, DeliverySettings
+from nightschool_daemon.config import DeliveryChoice, DeliverySettings, Settings
 from nightschool_daemon.jobs import NOTES, ExportResult, Losses, Step
-from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning import export, gguf_file
 from nightschool_daemon.learning.delivery import ExportError
 from nightschool_daemon.learning.export import MORE_ATTEMPTS, WORTH, Measured, attempted
-from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.gguf_file import GgufError, GgufFile
 from nightschool_daemon.learning.lesson import Lesson, LowRankDelta, LowRankLesson, NeuronLesson
 from nightschool_daemon.learning.rounding import FINER, Demand
 from nightschool_daemon.learning.worker import WorkerContext
-from nightschool_hookspecs.records import ServerAbilities
+from nightschool_hookspecs.records import DeliveryForm, ServerAbilities
+from nightschool_hookspecs.services import TrainingError
 from support.deliveries import delivering
 from support.tiny_architectures import write_tiny_architecture
 
@@ -43,21 +44,25 @@ def file(tmp_path: Path) -> GgufFile:
     return gguf_file.read(write_tiny_architecture(tmp_path / "tiny.gguf", "llama", kind="Q4_0"))
 
 
-@pytest.fixture
-def lesson(file: GgufFile) -> LowRankLesson:
-    """A large change of a four-bit base, so that narrow types are tried first."""
+def low_rank(file: GgufFile, rank: int) -> LowRankLesson:
     generator = np.random.default_rng(0)
     factors = {
         name: LowRankDelta(
             module=name,
-            down=generator.standard_normal((RANK, one.shape[1])).astype(np.float32),
-            up=(generator.standard_normal((one.shape[0], RANK)) * 0.002).astype(np.float32),
+            down=generator.standard_normal((rank, one.shape[1])).astype(np.float32),
+            up=(generator.standard_normal((one.shape[0], rank)) * 0.002).astype(np.float32),
             scale=1.0,
         )
         for name, one in file.tensors.items()
         if name.startswith("blk.") and len(one.shape) == 2
     }
     return LowRankLesson(file, factors)
+
+
+@pytest.fixture
+def lesson(file: GgufFile) -> LowRankLesson:
+    """A large change of a four-bit base, so that narrow types are tried first."""
+    return low_rank(file, RANK)
 
 
 @pytest.fixture
@@ -203,6 +208,23 @@ def test_an_adapter_is_written_once(tmp_path: Path, lesson: LowRankLesson) -> No
     assert len(all_attempts(delivering(tmp_path, DeliverySettings(form=DeliveryChoice.ADAPTER)), lesson, server)) == 1
 
 
+def test_an_adapter_that_keeps_enough_where_narrow_types_did_not_is_final(tmp_path: Path, file: GgufFile) -> None:
+    """Fewer bytes of tensors would change nothing of it."""
+    forms: list[DeliveryForm] = []
+
+    def measured(export: ExportResult) -> Losses:
+        forms.append(export.plan.form)
+        is_enough = export.plan.form is DeliveryForm.ADAPTER
+        return Losses(base_loss=3.0, trained_loss=2.0, delivered_loss=2.0 if is_enough else 2.5)
+
+    server, lesson = replace(SERVER, adapter=True), low_rank(file, 2 * RANK)
+    result = attempted(delivering(tmp_path, DELIVERY), lesson, server, "tiny", measured)
+    *before, last = forms
+    assert before
+    assert set(before) == {DeliveryForm.SPLIT}
+    assert last is result.plan.form is DeliveryForm.ADAPTER
+
+
 @pytest.mark.parametrize(("copies", "is_refused"), [(1.9, True), (2.1, False)])
 def test_it_needs_room_for_the_files_and_for_the_copies_that_ollama_gets(
     tmp_path: Path, lesson: LowRankLesson, monkeypatch: pytest.MonkeyPatch, copies: float, is_refused: bool
@@ -335,3 +357,34 @@ def test_without_room_for_another_attempt_what_keeps_enough_is_delivered(
     assert result.attempts == len(shares)
     assert all(one.path.stat().st_size == one.bytes for one in result.files)
     assert re.match(r"No further attempt: The delivery needs \d+ MB", told(context)[-1])
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("out of memory"), MemoryError(), TrainingError("no number"), GgufError("cut off")]
+)
+def test_an_attempt_that_need_not_be_made_costs_no_run(tmp_path: Path, lesson: LowRankLesson, error: Exception) -> None:
+    context = delivering(tmp_path, DELIVERY)
+    measured = keeping([0.5, 0.5, 0.995])
+
+    def failing(export: ExportResult) -> Losses:
+        if export.attempts > 3:
+            raise error
+        return measured(export)
+
+    result = attempted(context, lesson, SERVER, "tiny", failing)
+    assert result.attempts == 3
+    assert all(one.path.stat().st_size == one.bytes for one in result.files)
+    assert told(context)[-1].startswith("No further attempt: ")
+
+
+def test_an_attempt_that_would_not_end_in_time_is_not_made(
+    tmp_path: Path, lesson: LowRankLesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of an hour each, of which the fourth would be beyond four fifths of five hours: it would be killed."""
+    hours = iter([0.0, 3.0 * 3600])
+    monkeypatch.setattr(export, "time", SimpleNamespace(monotonic=lambda: next(hours)))
+    training = replace(Settings().training, time_limit_minutes=4.9 * 60)
+    context = delivering(tmp_path, DELIVERY)
+    context = replace(context, settings=replace(context.settings, training=training))
+    result = attempts_of(context, lesson, [0.5, 0.5, 0.995])
+    assert result.attempts == 3

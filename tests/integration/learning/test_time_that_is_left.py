@@ -51,6 +51,19 @@ def test_what_was_learned_by_then_is_taken(
     assert any(one.any() for name, one in form.parameters.items() if name.endswith(".lora_b"))
 
 
+def test_what_was_cut_short_is_told_by_who_goes_on_from_its_end(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed behind its last checkpoint, and before its result was written."""
+    monkeypatch.setattr(Course, "is_late", lambda course: course.state.step >= 4)
+    with monkeypatch.context() as killed:
+        killed.setattr(Course, "end", lambda _course: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path, tiny_gguf)
+    result = trained(tmp_path, tiny_gguf)
+    assert (result.steps, result.not_learned.split(".")[0]) == (4, "Its time was over after 4 of 9 steps")
+
+
 def test_who_has_the_time_is_not_told(tmp_path: Path, tiny_gguf: Path) -> None:
     result = trained(tmp_path, tiny_gguf, time_left_s=3600.0)
     assert (result.not_learned, result.steps) == ("", 9)

@@ -183,6 +183,28 @@ def test_a_method_that_the_file_has_nothing_for_is_refused_before_anything_is_be
         assert f"{blocked / 'state'} cannot be made (Not a directory)" in str(caught.value)
 
 
+CHOOSY = """
+from nightschool_hookspecs import hookimpl
+
+
+@hookimpl
+def nightschool_build_preference_pairs(events):
+    return None
+"""
+
+
+def test_a_plugin_of_others_is_not_asked_before_its_events_are_scored(tmp_path: Path) -> None:
+    file = tmp_path / "choosy.py"
+    file.write_text(CHOOSY)
+    file.chmod(0o600)
+    hooks = Hooks.load(plugin_directory=tmp_path, tables={}, check_files=False)
+    assert [one.state.value for one in hooks.status() if one.name == "choosy"] == ["active"]
+    settings = replace(Settings(), training=replace(Settings().training, method=MethodChoice.DPO))
+    alone._require_lesson(settings, [WANTED], hooks)
+    with pytest.raises(RunRefused, match="no pair"):
+        alone._require_lesson(settings, [WANTED], Hooks.load(plugin_directory=None, tables={}))
+
+
 def test_a_plan_for_a_damaged_base_says_how_to_get_it_anew(
     tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

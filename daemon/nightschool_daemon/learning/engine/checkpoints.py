@@ -64,6 +64,8 @@ class State:
     """The loss of the last batches, what is further back less and less."""
     far_steps: int = 0
     """So many steps in a row, that was far above the loss where it began."""
+    cut_short: str = ""
+    """Why it ended before its last step, in a sentence; empty: it did not."""
 
 
 @dataclass(frozen=True, kw_only=True)

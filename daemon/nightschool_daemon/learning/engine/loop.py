@@ -265,7 +265,6 @@ class Course(Generic[S]):
             goes_on=plan.goes_on,
         )
         self._clock, self._now = Clock(now), now
-        self._cut_short = ""
         self._kept_step = self._state.step
 
     def _begun(self, state: State) -> State:
@@ -358,7 +357,8 @@ class Course(Generic[S]):
             self._state = evaluated(self._state, watched)
             late = self.is_late()
             if late and self._state.step < self._steps:
-                self._cut_short = f"Its time was over after {self._state.step} of {self._steps} steps. {MORE_TIME}"
+                cut_short = f"Its time was over after {self._state.step} of {self._steps} steps. {MORE_TIME}"
+                self._state = replace(self._state, cut_short=cut_short)
             if self._curriculum.is_through(self._state) or late:
                 self._end_epoch(watched, is_last=late)
 
@@ -396,7 +396,7 @@ class Course(Generic[S]):
             trained_loss=self._state.best_loss,
             watched=tuple(self._state.watched),
             seconds=self._state.seconds,
-            cut_short=self._cut_short,
+            cut_short=self._state.cut_short,
         )
 
     def _keep(self, state: State) -> None:

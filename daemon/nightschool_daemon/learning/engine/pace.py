@@ -232,13 +232,13 @@ def _head_line(network: Network, few: int, many: int, *, with_gradient: bool) ->
 
 
 def _repeated(probe: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
-    """What a probe took, forth and back, several times over."""
+    """What a probe took, forth and back: the two shortest tries that agree, or all where none do."""
     found = [probe()]
     while len(found) < MOST_TRIES and sum(map(sum, found)) < (LONG_S if len(found) < FEWEST_TRIES else TRIED_S):
         found.append(probe())
-        shortest, next_one, *_ = sorted(map(sum, found))
-        if next_one <= AGREEING * shortest:
-            break
+        shortest, next_one, *_ = sorted(found, key=sum)
+        if sum(next_one) <= AGREEING * sum(shortest):
+            return [shortest, next_one]
     return found
 
 
