@@ -217,7 +217,7 @@ def test_an_adapter_that_keeps_enough_where_narrow_types_did_not_is_final(tmp_pa
         is_enough = export.plan.form is DeliveryForm.ADAPTER
         return Losses(base_loss=3.0, trained_loss=2.0, delivered_loss=2.0 if is_enough else 2.5)
 
-    server, lesson = replace(SERVER, adapter=True), low_rank(file, 2 * RANK)
+    server, lesson = replace(SERVER, adapter=True), low_rank(file, 8 * RANK)
     result = attempted(delivering(tmp_path, DELIVERY), lesson, server, "tiny", measured)
     *before, last = forms
     assert before

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -12,8 +14,9 @@ from nightschool_daemon.learning.engine.peft_files import WEIGHTS
 from nightschool_daemon.ledger import IncomingEvent, Ledger, VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
+from nightschool_daemon.plans import TrainingPlan
 from nightschool_daemon.runs.errors import RunRefused
-from nightschool_daemon.runs.estimate import estimate
+from nightschool_daemon.runs.estimate import _minutes, estimate
 from nightschool_hookspecs.records import DeliveryForm, Event, FeedbackType, RunEnd, Specialty, TrainedForm
 from support.memory_ollama import MemoryOllama
 from support.night import TINY, import_tiny
@@ -93,24 +96,21 @@ def test_what_the_model_in_use_has_learned_is_learned_again_and_gone_on_from(
     assert (planned.trainings[0].hyperparameters.form is TrainedForm.LORA) is serves
 
 
-def test_how_long_a_run_waited_for_approval_is_no_time_that_it_took(tmp_path: Path, tiny_gguf: Path) -> None:
+def test_how_long_a_run_waited_for_approval_is_no_time_that_it_took(tmp_path: Path) -> None:
     """It counts as finished when it was approved, days later."""
-    ollama = MemoryOllama(tmp_path / "models", tiny_gguf, TINY)
-    settings = Settings(ollama=ollama.settings, state=StateSettings(directory=tmp_path / "state"))
     ledger = Ledger.open(tmp_path / "ledger.sqlite3")
-    ledger.events.add([correction(number) for number in FRESH])
     night = RunDirectory(path=tmp_path / "night")
     for step, result in ((Step.SELECT, SELECTED), (Step.TRAIN, TRAINED), (Step.JUDGE, {})):
         night.step(step).mkdir(parents=True)
         night.finish(step, result)
     ledger.runs.create(replace(RUN_ROW, specialty=GREETING, directory=night.path, started_at=NOW))
     ledger.runs.begin_step(RUN_ROW.id, Step.JUDGE, "", NOW)
-    ledger.runs.finish_step(RUN_ROW.id, Step.JUDGE, "", NOW + timedelta(minutes=1))
+    ledger.runs.finish_step(RUN_ROW.id, Step.JUDGE, "", NOW + timedelta(minutes=10))
     ledger.runs.finish(RUN_ROW.id, RunEnd.PROMOTED, "approved", NOW + timedelta(days=3))
-    found = estimate(GREETING, settings=settings, ledger=ledger, ollama=ollama, now=NOW)
+    planned = SimpleNamespace(trainings=[SimpleNamespace(examples=1)], search=None, asked=1)
+    found = _minutes(GREETING, ledger, cast(TrainingPlan, planned), Settings())
     ledger.close()
-    assert found.measured
-    assert 0 < found.minutes < 60
+    assert found == (10, True)
 
 
 def test_a_replaced_base_whose_pin_is_gone_is_to_be_pulled_under_its_own_name(tmp_path: Path, tiny_gguf: Path) -> None:
