@@ -101,8 +101,9 @@ def attempted(
         result = attempts.attempt(demand, context.run.step(Step.EXPORT), result, again)
         if attempts.is_enough(result):
             # an adapter's floats are what they are, whatever is asked of the tensors
-            is_final = failed is None or result.plan.form is DeliveryForm.ADAPTER
-            return result if is_final else attempts.narrowed(result, failed, demand)
+            if failed is None or result.plan.form is DeliveryForm.ADAPTER:
+                return result
+            return attempts.narrowed(result, failed, demand)
         _require_number(result.held_in)
         if result.plan.form is DeliveryForm.ADAPTER:
             break
