@@ -80,15 +80,15 @@ def _minutes(specialty: Specialty, ledger: Ledger, planned: TrainingPlan, settin
     search_s = planned.search.seconds if planned.search is not None else 0.0
     for run in ledger.runs.latest(20, specialty, Recipe.TRAINING):
         directory = RunDirectory(path=run.directory)
-        ended = max((one.finished_at for one in ledger.runs.steps(run.id) if one.finished_at is not None), default=None)
-        if ended is not None and run.finished_at is not None and directory.is_done(Step.JUDGE):
+        if run.finished_at is not None and directory.is_done(Step.JUDGE):
             trained = directory.result(Step.TRAIN, TrainingResult)
             learned = max(1, trained.examples)
             selected = directory.result(Step.SELECT, SelectResult)
             items = max(1, selected.items + selected.folded)
             searched_s = trained.search.seconds if trained.search is not None else 0.0
             # the run itself counts as finished when it was approved, or overtaken
-            took_s = (ended - run.started_at).total_seconds() - searched_s
+            ends = [one.finished_at for one in ledger.runs.steps(run.id) if one.finished_at is not None]
+            took_s = (max(ends, default=run.finished_at) - run.started_at).total_seconds() - searched_s
             return (took_s * max(examples / learned, planned.asked / items) + search_s) / 60, True
     items = min(planned.asked, settings.exam.max_items)
     exam_s = SITTINGS * items * TOKENS_AN_ANSWER / EXAM_TOKENS_PER_SECOND
