@@ -241,18 +241,25 @@ def _unpacked(model: str, *, in_16_bits: bool) -> tuple[Any, Any]:
 
 
 def converter_export(model: str, _seed: int) -> Figures:
-    """The same adapter by llama.cpp's converter: what a call takes once all that it imports is there."""
+    """The same adapter by llama.cpp's converter: what its command takes, and what once all that it imports is there."""
     _unpacked(model, in_16_bits=False)
     script, file = converter(), gguf_file.read(forms.fetched(model, MODELS[model]))
     with tempfile.TemporaryDirectory() as text:
         directory = Path(text)
         exported = directory / "converted.gguf"
-        command = [sys.executable, "-c", CONVERSION, str(script), str(material.adapter(model)), "--outtype", "f32"]
+        command = [str(script), str(material.adapter(model)), "--outtype", "f32"]
         command += ["--base", str(forms.cached() / "unpacked" / model), "--outfile", str(exported)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)
+        whole = time.perf_counter() - began
+        done = subprocess.run([sys.executable, "-c", CONVERSION, *command], check=True, capture_output=True, text=True)
         seconds = float(done.stdout.splitlines()[-1])
         _, own = packed_side.exported_adapter(file, material.adapter(model), directory)
-        return {"seconds": seconds, "equal": _equal_tensors(gguf_file.read(own), gguf_file.read(exported))}
+        return {
+            "seconds": seconds,
+            "command_seconds": whole,
+            "equal": _equal_tensors(gguf_file.read(own), gguf_file.read(exported)),
+        }
 
 
 def converter() -> Path:

@@ -74,8 +74,9 @@ class Tables(TorchDispatchMode):  # type: ignore[misc]  # torch is not read by m
         self.made: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {one.data_ptr() for one in args if isinstance(one, torch.Tensor)}
-        found = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        known = {one.data_ptr() for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)}
+        found = func(*args, **kwargs)
         if isinstance(found, torch.Tensor) and found.data_ptr() not in known:
             self.made[found.numel()] = self.made.get(found.numel(), 0) + 1
         return found

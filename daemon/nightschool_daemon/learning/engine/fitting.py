@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from nightschool_daemon.learning.engine import footprint, memory, pace
+from nightschool_daemon.learning.engine import footprint, machine, memory, pace
 from nightschool_daemon.learning.engine.footprint import Probe, peak_bytes, unpacked_bytes
 from nightschool_daemon.learning.engine.forms import Form
 from nightschool_daemon.learning.engine.network import Network
@@ -16,7 +16,7 @@ from nightschool_hookspecs.services import TrainingError
 
 HEADROOM_BYTES = 1_500_000_000
 """Passes are made smaller until a training takes at most so much beside the base's own file."""
-UNPACKED_BYTES = 1_400_000_000
+UNPACKED_BYTES = 1_360_000_000
 """What is left of so much beside that file keeps layers unpacked: a training was seen to take up to a fourteenth
 more than was told (`make bench-memory`)."""
 FEW_TWICE = 0.25
@@ -92,6 +92,7 @@ def refitted(
 
 def set_up(network: Network, form: Form, decided: MemoryPlan) -> None:
     """Have a network and what is trained beside it do as was decided."""
+    machine.widen_heap()
     network.computed_twice = range(decided.trained_from, decided.trained_from + decided.checkpointed)
     network.keep_unpacked(decided.unpacked)
     form.freeze_below(decided.trained_from)

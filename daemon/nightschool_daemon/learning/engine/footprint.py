@@ -188,18 +188,25 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
 
 
 def _scratch_bytes(network: Network, tokens: int) -> int:
-    """Where the largest matrix becomes floats, and where attention has its tables; `tokens`: of a row at most."""
+    """Where the largest matrix becomes floats, and where attention and the head have their tables.
+
+    `tokens`: of a row at most, and predictions.
+    """
     shape = network.architecture
     matrix = max(one.weights for block in network.blocks for one in block.matrices.values())
     tables = attention.scratch_bytes(shape.heads // shape.key_heads, tokens, shape.head_size)
-    return int(matrix * network.bench.dtype.itemsize) + tables
+    item = network.bench.dtype.itemsize
+    return int(matrix * item) + tables + _piece(network, tokens) * tokens * (FLOAT + item * (item < FLOAT))
 
 
 def _head_bytes(network: Network, predictions: int) -> int:
-    """A piece of the head, its logits, a second table where they are capped, and what is carried along."""
-    shape, item = network.architecture, network.bench.dtype.itemsize
-    piece = min(head.rows_a_piece(predictions), shape.vocabulary)
-    tables = 1 if shape.final_cap is None else 2
-    logits = predictions * piece * (FLOAT * tables + 2 * item)
+    """A piece of the head, a second table of its logits where they are capped, and what is carried along."""
+    shape, piece = network.architecture, _piece(network, predictions)
+    slopes = 0 if shape.final_cap is None else predictions * piece * FLOAT
     carried = predictions * shape.width * FLOAT * 4
-    return int(logits + carried + piece * shape.width * item)
+    return int(slopes + carried + piece * shape.width * network.bench.dtype.itemsize)
+
+
+def _piece(network: Network, predictions: int) -> int:
+    """Rows of the head that are unpacked together."""
+    return int(min(head.rows_a_piece(predictions), network.architecture.vocabulary))

@@ -10,6 +10,7 @@ along, and are scaled anew where a piece has a higher logit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,7 +61,7 @@ class _LogProbabilities(torch.autograd.Function):  # type: ignore[misc]  # torch
         ctx: Any, hidden: Tensor, targets: Tensor, matrix: PackedMatrix, bench: Bench, cap: float | None
     ) -> Tensor:
         wants_gradient = ctx.needs_input_grad[0]
-        sums = _Sums(hidden, targets, matrix, cap, wants_gradient=wants_gradient)
+        sums = _Sums(hidden, targets, matrix, cap, bench, wants_gradient=wants_gradient)
         for start, piece in pieces(matrix, rows_a_piece(hidden.shape[0])):
             sums.add(start, bench.unpack(piece, "head"))
         if wants_gradient:
@@ -83,9 +84,16 @@ class _Sums:
     """
 
     def __init__(
-        self, hidden: Tensor, targets: Tensor, matrix: PackedMatrix, cap: float | None, *, wants_gradient: bool
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        matrix: PackedMatrix,
+        cap: float | None,
+        bench: Bench,
+        *,
+        wants_gradient: bool,
     ) -> None:
-        self._hidden, self._targets, self._cap = hidden, targets, cap
+        self._hidden, self._targets, self._cap, self._bench = hidden, targets, cap, bench
         self._rows = matrix.rows(targets)
         """Of the head, those of the wanted tokens: (M, width)."""
         self._wanted = _capped((hidden.float() * self._rows).sum(-1, keepdim=True), cap)
@@ -98,7 +106,7 @@ class _Sums:
 
     def add(self, start: int, rows: Tensor) -> None:
         """Take in the piece of the head that begins at `start`, unpacked: (rows, width)."""
-        table = _capped((self._hidden @ rows.t()).float(), self._cap)
+        table = _capped(self._logits(rows), self._cap)
         slope = None if self._expected is None else _slope(table, self._cap)
         _forget(table, self._targets - start)
         highest = torch.maximum(self._highest, table.amax(dim=1, keepdim=True))
@@ -108,7 +116,22 @@ class _Sums:
         if self._expected is not None:
             if slope is not None:
                 likely.mul_(slope)
-            self._expected.mul_(shrunk).add_(likely.to(rows.dtype) @ rows)
+            self._expected.mul_(shrunk).add_(self._in_type_of(rows, likely) @ rows)
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        """Of a piece, in 32 bits, in scratch memory: in new memory much of the time would go into its first touch."""
+        shape = self._hidden.shape[0], rows.shape[0]
+        products = self._bench.scratch("logits", math.prod(shape), rows.dtype).view(shape)
+        torch.mm(self._hidden, rows.t(), out=products)
+        if products.dtype is torch.float32:
+            return products
+        return self._bench.scratch("logits", math.prod(shape), torch.float32).view(shape).copy_(products)
+
+    def _in_type_of(self, rows: Tensor, likely: Tensor) -> Tensor:
+        """Likelihoods in the type of the products, where that is another in the place of these."""
+        if rows.dtype is likely.dtype:
+            return likely
+        return self._bench.scratch("logits", likely.numel(), rows.dtype).view(likely.shape).copy_(likely)
 
     def log_probabilities(self) -> Tensor:
         """Of the wanted tokens, (M,)."""

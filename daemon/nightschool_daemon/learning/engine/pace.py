@@ -103,6 +103,7 @@ def seconds(pace: Pace, todo: Todo, tokens: int, cut: Cut, layers: int) -> float
 
 def pace_of(network: Network, form: Form, todo: Todo, tokens: int, cut: Cut) -> Pace:
     """Time a narrow and a wide pass of those that a training learns from, and of those that only go forth."""
+    machine.widen_heap()
     learning, watching = (_unlike(todo, one) for one in (todo.learning(tokens), todo.watching(tokens)))
     with beside(network, form):
         samples = _samples(network, cut, max(len(one) for part in (*learning, *watching) for one in part))
@@ -197,9 +198,11 @@ def _there_and_back(network: Network, blocks: Sequence[Block], layout: Layout, r
     """Time through all layers but the first that is met on each way, if there are others.
 
     In that one, what a layer needs for itself and gives back is asked of the system, which the others have from it.
+    A layer by itself stands for some that are computed twice: it has that from the try before.
     """
-    # as after every pass: what is kept is asked of the system anew
-    machine.return_free_memory()
+    if len(blocks) > 1:
+        # as after every pass: what is kept is asked of the system anew
+        machine.return_free_memory()
     found = states(network, layout)
     began = _now(network)
     marks: list[float] = []
