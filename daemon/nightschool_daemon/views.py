@@ -9,7 +9,6 @@ from nightschool_daemon.reporting.sheet import Section, Sheet, markdown_of
 from nightschool_daemon.runs import RunRefused
 from nightschool_daemon.runs import report as reports
 from nightschool_daemon.runs.comparing import Matching, Pairing
-from nightschool_daemon.runs.retention import OVERTAKEN
 from nightschool_daemon.runs.sheets import HEADLINES, TO_DO, in_use_section
 from nightschool_hookspecs.records import RunEnd, RunReport
 
@@ -63,12 +62,12 @@ def _with_what_followed(installation: Installation, row: RunRow, found: RunRepor
     moves = _moves_since(installation, row, found, found.version)
     points = [_told(one) for one in moves]
     waited = found.end is RunEnd.WAITING
-    if waited and row.end is RunEnd.DISCARDED and row.finished_at is not None:
+    if waited and row.end in (RunEnd.DISCARDED, RunEnd.OVERTAKEN) and row.finished_at is not None:
         points.append(f"{row.finished_at:%Y-%m-%d %H:%M}: {found.version} was given up. {row.outcome_reason}")
     if not points:
         return sheet
     if row.end is not None and row.end is not found.end:
-        sheet = replace(sheet, headline=_headline(row, row.end))
+        sheet = replace(sheet, headline=HEADLINES[row.end])
     if waited:
         sheet = sheet.without_section(TO_DO)
     sheet = sheet.with_section(Section(title="Since then", points=tuple(points)))
@@ -77,13 +76,6 @@ def _with_what_followed(installation: Installation, row: RunRow, found: RunRepor
         return sheet
     before = last.from_tag or "what stood there before"
     return sheet.with_section(in_use_section(last.alias, before, installation.runs.unwatched(row.specialty)))
-
-
-def _headline(row: RunRow, end: RunEnd) -> str:
-    """Of a run that came to another end since: one that was overtaken was not found worse."""
-    if row.outcome_reason.startswith(OVERTAKEN):
-        return "Nothing changed: a newer model overtook this one"
-    return HEADLINES[end]
 
 
 def _moves_since(installation: Installation, row: RunRow, found: RunReport, version: str) -> tuple[MoveRow, ...]:

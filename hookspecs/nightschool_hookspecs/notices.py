@@ -51,6 +51,7 @@ def notice_of_run(report: RunReport) -> Notice:
         RunEnd.WAITING: "a better model waits for your approval",
         RunEnd.NOT_ENOUGH: "nothing changed, not enough to tell yet",
         RunEnd.DISCARDED: "nothing changed, the new model was not better",
+        RunEnd.OVERTAKEN: "nothing changed, a newer model overtook this one",
         RunEnd.ROLLED_BACK: "the previous model is in use again",
         RunEnd.CANCELLED: "nothing changed, the run was cancelled",
         RunEnd.FAILED: "nothing changed, the run failed",

@@ -1294,6 +1294,8 @@ class RunEnd(StrEnum):
     WAITING = "waiting_for_approval"
     NOT_ENOUGH = "not_enough_to_tell"
     DISCARDED = "discarded"
+    OVERTAKEN = "overtaken"
+    """It waited for approval, and a newer version of its specialty came first."""
     ROLLED_BACK = "rolled_back"
     CANCELLED = "cancelled"
     FAILED = "failed"

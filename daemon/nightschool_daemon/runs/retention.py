@@ -17,8 +17,6 @@ from nightschool_hookspecs.records import RunEnd, Specialty
 
 MANUAL_PREFIX = "train-"
 """How directories of trainings by hand begin, below the state directory."""
-OVERTAKEN = "It was overtaken by"
-"""How the reason of a run begins whose candidate waited for approval until a newer one came."""
 PINS_BEFORE = "pins-before"
 """In such a directory, as long as a training of its has anything in Ollama: the pins that were there before, one a
 line."""
@@ -46,7 +44,7 @@ def discard_superseded(ledger: Ledger, ollama: OllamaHttp, newer: VersionRow, no
             continue
         if version.specialty == newer.specialty and version.number < newer.number:
             # first: what stays in Ollama after a crash is swept by that
-            ledger.runs.finish(run.id, RunEnd.DISCARDED, f"{OVERTAKEN} {newer.tag}.", now)
+            ledger.runs.finish(run.id, RunEnd.OVERTAKEN, f"It was overtaken by {newer.tag}.", now)
             discard(ledger, ollama, version)
 
 

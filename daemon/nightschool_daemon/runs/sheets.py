@@ -66,6 +66,7 @@ HEADLINES = {
     RunEnd.WAITING: "A better model waits for your approval",
     RunEnd.NOT_ENOUGH: "Nothing changed: not enough to tell yet",
     RunEnd.DISCARDED: "Nothing changed: the new model was not better",
+    RunEnd.OVERTAKEN: "Nothing changed: a newer model overtook this one",
     RunEnd.ROLLED_BACK: "The previous model is in use again",
     RunEnd.CANCELLED: "Nothing changed: the run was cancelled",
     RunEnd.FAILED: "Nothing changed: the run failed",

@@ -597,7 +597,7 @@ def test_newest_waiting_candidate_is_approved_and_the_older_ones_are_gone(world:
     assert newer is not None
     assert world.digest(older) is None
     overtaken, waiting = reversed(world.ledger.runs.latest(2))
-    assert (overtaken.end, overtaken.outcome_reason) == (RunEnd.DISCARDED, f"It was overtaken by {newer}.")
+    assert (overtaken.end, overtaken.outcome_reason) == (RunEnd.OVERTAKEN, f"It was overtaken by {newer}.")
     assert waiting.end is RunEnd.WAITING
     page = page_now(world, overtaken.id)
     assert page.startswith("# Nothing changed: a newer model overtook this one")

@@ -61,7 +61,7 @@ def test_who_waited_says_which_one_overtook_it(ledger: Ledger, ollama: MemoryOll
     first, second = (ledger.runs.get(one.run_id) for one in (older, newer))
     assert first is not None
     assert second is not None
-    assert (first.end, first.outcome_reason) == (RunEnd.DISCARDED, f"It was overtaken by {newer.tag}.")
+    assert (first.end, first.outcome_reason) == (RunEnd.OVERTAKEN, f"It was overtaken by {newer.tag}.")
     assert (first.finished_at, second.end, second.finished_at) == (LATER, RunEnd.WAITING, NOON)
     assert [one.tag for one in ledger.versions.in_state(VersionState.CANDIDATE)] == [newer.tag]
     assert older.tag not in {one.name for one in ollama.tags()}
@@ -81,5 +81,5 @@ def test_what_somebody_keeps_by_another_name_stays_and_waits_no_more(ledger: Led
     retention.discard_superseded(ledger, ollama, newer, LATER)
     run = ledger.runs.get(older.run_id)
     assert run is not None
-    assert run.end is RunEnd.DISCARDED
+    assert run.end is RunEnd.OVERTAKEN
     assert older.tag in {one.name for one in ollama.tags()}
