@@ -31,7 +31,7 @@ AGAIN = (Step.EXPORT, Step.REGISTER, Step.VERIFY)
 
 def made_of(settings: Settings, base_digest: str, data_digest: str) -> str:
     """SHA-256, hex, over all that two trainings must have in common for one to go on with what the other left."""
-    parts = [__version__, base_digest, data_digest, codec.to_json(_deciding(settings))]
+    parts = [__version__, base_digest, data_digest, codec.to_json(deciding(settings))]
     brought = settings.training.start_from
     if brought is not None and brought.expanduser().is_dir():
         files = [(one.name, one.stat()) for one in sorted(brought.expanduser().iterdir()) if one.is_file()]
@@ -39,7 +39,7 @@ def made_of(settings: Settings, base_digest: str, data_digest: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _deciding(settings: Settings) -> Settings:
+def deciding(settings: Settings) -> Settings:
     """What decides how a training goes: what acts around it or behind it, as a limit of deliveries, may be another."""
     tables = settings.plugin_tables.items()
     return Settings(

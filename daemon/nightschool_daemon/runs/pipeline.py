@@ -28,7 +28,19 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.ledger import LedgerError, StepState
 from nightschool_daemon.ollama.errors import OllamaError, OllamaUnreachable
 from nightschool_daemon.reasons import REBUILD
-from nightschool_daemon.runs import conclude, crossfit, examine, prepare, rank, rebuild, register, report, split, store
+from nightschool_daemon.runs import (
+    conclude,
+    crossfit,
+    examine,
+    going_on,
+    prepare,
+    rank,
+    rebuild,
+    register,
+    report,
+    split,
+    store,
+)
 from nightschool_daemon.runs.conclude import Ending, decide
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed
@@ -49,6 +61,8 @@ WORK_OF: Mapping[Recipe, tuple[Step, ...]] = {
     Recipe.EXAMPLES: tuple(step for step in WORK if step not in (Step.TRAIN, Step.EXPORT, Step.VERIFY)),
 }
 
+
+UP_TO_TRAINING = frozenset({Step.PREPARE, Step.SPLIT, Step.SELECT, Step.TRAIN})
 
 PERFORM: Mapping[Step, Callable[[StepContext], None]] = {
     Step.PREPARE: prepare.perform,
@@ -242,8 +256,14 @@ def _recorded(context: StepContext, step: Step) -> tuple[str | None, str | None]
 
 
 def input_digest(context: StepContext, step: Step) -> str:
-    """SHA-256 over the settings and the outputs of all earlier steps, hex."""
-    digest = hashlib.sha256(context.directory.settings.read_bytes())
+    """SHA-256 over the settings and the outputs of all earlier steps, hex.
+
+    Up to the training only settings that decide of it count: who goes on by hand may have changed others.
+    """
+    settings = context.settings
+    if step in UP_TO_TRAINING:
+        settings = going_on.deciding(settings)
+    digest = hashlib.sha256(codec.to_json(settings).encode())
     for earlier in Step:
         if earlier is step:
             break

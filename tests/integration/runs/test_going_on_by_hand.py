@@ -1,7 +1,7 @@
 """A training by hand that ended before its time: the same call goes on with it."""
 
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from nightschool_daemon.installation import load_hooks
 from nightschool_daemon.jobs import Progress, Step
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.runs.alone import Order, TrainedAlone, train_alone
+from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.feedback_file import read_file
 from nightschool_daemon.runs.listener import SilentListener
 from support.kills import FORK
@@ -51,9 +52,11 @@ def night(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> Night:
     return Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
 
 
-def train(night: Night, name: str, heard: Heard) -> TrainedAlone:
-    """The same training each time, whatever its result is called."""
+def train(night: Night, name: str, heard: Heard, max_version_mb: float | None = None) -> TrainedAlone:
+    """The same training each time, whatever its result is called and may cost."""
     settings = config.load(night.configuration)
+    if max_version_mb is not None:
+        settings = replace(settings, delivery=replace(settings.delivery, max_version_mb=max_version_mb))
     hooks = load_hooks(settings, None, safe_mode=False)
     data = night.directory / "data.jsonl"
     if not data.exists():
@@ -111,3 +114,16 @@ def test_what_was_trained_is_delivered_by_the_next_call_though_the_first_ended_b
     assert heard.steps == []
     assert left(night) == []
     assert set(fresh_ollama.tags()) == {TINY, "late:latest"}
+
+
+def test_what_was_trained_stays_where_a_setting_is_changed_that_does_not_decide_of_it(
+    night: Night, fresh_ollama: OllamaServer
+) -> None:
+    """As advised where a version costs more than it may."""
+    with pytest.raises(RunRefused, match=r"delivery\.max_version_mb"):
+        train(night, "dear", Heard(), max_version_mb=0.001)
+    heard = Heard()
+    train(night, "dear", heard, max_version_mb=1000.0)
+    assert heard.steps == []
+    assert not [one for one in heard.notes if "taken again" in one]
+    assert set(fresh_ollama.tags()) == {TINY, "dear:latest"}
