@@ -434,10 +434,14 @@ class Losses:
 
         Where nothing was learned that could be lost it is 1, or 0 where the delivered network is worse for all that.
         """
-        learned = self.base_loss - self.trained_loss
-        if abs(learned) < SMALLEST_LESSON:
+        if abs(self.gain) < SMALLEST_LESSON:
             return float(self.lost <= SMALLEST_LESSON)
-        return (self.base_loss - self.delivered_loss) / learned
+        return (self.base_loss - self.delivered_loss) / self.gain
+
+    @property
+    def gain(self) -> float:
+        """By how much the trained network is better than the base."""
+        return self.base_loss - self.trained_loss
 
     @property
     def lost(self) -> float:
@@ -496,6 +500,9 @@ class ExportResult:
     """So often it was written: in wider types until enough of the lesson was left, then in fewer bytes."""
     held_in: Losses | None = None
     """On what was learned, as the method means it; where two methods trained, by the one of which less is left."""
+    held_out: Losses | None = None
+    """On references of held-out prompts, in nats an answer token; None: there are none."""
+    held_out_texts: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ Untouched tensors are copied byte for byte. Touched ones get a type in which the
 back to four bits most weights would return to where they were.
 """
 
+from __future__ import annotations
+
 import math
 import shutil
 import time
@@ -21,6 +23,7 @@ from nightschool_daemon.jobs import (
     DeliveredFile,
     ExportResult,
     Losses,
+    LossKind,
     PrepareResult,
     Step,
 )
@@ -51,8 +54,12 @@ TIME_SHARE = 0.8
 FAILURES: tuple[type[Exception], ...] = (ExportError, GgufError, OSError, RuntimeError, MemoryError)
 """Of the disk, of torch and of memory: by them an attempt ends that need not be made, and no run."""
 
-Measured = Callable[[ExportResult], Losses]
-"""The losses of base, trained and delivered network, once the files are written."""
+FLOOR = 0.02
+"""Nats an answer token. What nobody learned from may be answered so much worse in any case: of a small gain a hundredth
+is less than what rounding does by chance."""
+
+Measured = Callable[[ExportResult], ExportResult]
+"""The same with the losses of base, trained and delivered network, once the files are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +111,7 @@ def attempted(
             if failed is None or result.plan.form is DeliveryForm.ADAPTER:
                 return result
             return attempts.narrowed(result, failed, demand)
-        _require_number(result.held_in)
+        _require_numbers(result)
         if result.plan.form is DeliveryForm.ADAPTER:
             break
         failed = demand
@@ -136,12 +143,12 @@ class _Attempts:
             report=self.context.progress,
             shared=_shared(before),
         )
-        result = _written(parcel, decision, self.abilities, 1 if before is None else before.attempts + 1)
-        return replace(result, held_in=self.measured(result))
+        return self.measured(_written(parcel, decision, self.abilities, 1 if before is None else before.attempts + 1))
 
     def is_enough(self, result: ExportResult) -> bool:
-        """Whether enough of the lesson is left."""
-        return _kept(result) >= self.context.settings.delivery.min_kept
+        """Whether enough of the lesson is left, in what was learned and in what was not."""
+        min_kept = self.context.settings.delivery.min_kept
+        return _kept(result) >= min_kept and _lost_elsewhere(result, min_kept) is None
 
     def narrowed(self, result: ExportResult, failed: Demand, enough: Demand) -> ExportResult:
         """Of some attempts between two demands the one of fewest bytes that keeps enough, `result` where none does.
@@ -183,8 +190,9 @@ def _moved(result: ExportResult, directory: Path) -> ExportResult:
     return replace(result, files=files)
 
 
-def _require_number(written: Losses | None) -> None:
-    if written is not None and not math.isfinite(written.delivered_loss):
+def _require_numbers(result: ExportResult) -> None:
+    written = (one for one in (result.held_in, result.held_out) if one is not None)
+    if not all(math.isfinite(one.delivered_loss) for one in written):
         raise ExportError(
             "Written into the file, what was trained is too large for the types of a GGUF: the loss of the model is no "
             "number. Lower learning_rate in [plugins.tuning_fixed] (a half is a good try)."
@@ -225,10 +233,46 @@ def _kept(result: ExportResult | None) -> float:
     return result.held_in.kept if result is not None and result.held_in is not None else 0.0
 
 
+def _lost_elsewhere(result: ExportResult, min_kept: float) -> Lost | None:
+    """What the file loses of held-out references, where that is more than of what was learned may be lost.
+
+    Their own share says little: of what was not taught a small gain is the rule, and a hundredth of it is noise.
+    """
+    held_out = result.held_out
+    if held_out is None:
+        return None
+    gains = [held_out.gain]
+    if result.held_in is not None and result.held_in.kind is LossKind.ANSWERS:
+        gains.append(result.held_in.gain)
+    allowed = max(FLOOR, (1 - min_kept) * max(gains))
+    return None if held_out.lost <= allowed else Lost(losses=held_out, allowed=allowed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """More than may be lost, in nats an answer token."""
+
+    losses: Losses
+    allowed: float
+
+    def sentence(self) -> str:
+        """For the user."""
+        return (
+            f"Written into the file, what was trained answers what it was not taught worse: "
+            f"{self.losses.delivered_loss:.3f} nats an answer token where the trained network has "
+            f"{self.losses.trained_loss:.3f}, and at most {self.allowed:.3f} more are allowed (delivery.min_kept)."
+        )
+
+
 def _left_in(result: ExportResult | None, context: WorkerContext) -> str:
+    """Why it is not enough, or how much there is to spare."""
+    min_kept = context.settings.delivery.min_kept
+    lost = None if result is None or _kept(result) < min_kept else _lost_elsewhere(result, min_kept)
+    if lost is not None:
+        return lost.sentence()
     return (
         f"Written into the file, {_kept(result):.1%} of the lesson are left, and delivery.min_kept asks for "
-        f"{context.settings.delivery.min_kept:.0%}."
+        f"{min_kept:.0%}."
     )
 
 

@@ -6,8 +6,9 @@ a liked answer became likely and a disliked one unlikely.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -21,22 +22,25 @@ from nightschool_daemon.jobs import (
     LossKind,
     SelectResult,
     Step,
+    read_lines,
 )
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.route import read_examples
 from nightschool_daemon.learning.lesson import Lesson
-from nightschool_daemon.learning.rows import Row
+from nightschool_daemon.learning.loading import Tokens
+from nightschool_daemon.learning.rows import Row, rows_of, within
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.training import make_job
 from nightschool_daemon.learning.variants import Variant, Variants, open_variants
 from nightschool_daemon.learning.worker import WorkerContext
-from nightschool_hookspecs.records import TrainingMethod, TrainingResult
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_hookspecs.records import ExamItem, TrainingMethod, TrainingResult, TrainingText
 from nightschool_hookspecs.services import TrainingError
 
 T = TypeVar("T")
 
 MEASURED = 40
-"""So many examples of a method are measured on."""
+"""So many examples of a method are measured on, and so many held-out references."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +61,18 @@ class Yardstick:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """What base and trained network make of what was learned, and what a delivery leaves of the difference."""
+    """What base and trained network make of what was learned, and what a delivery leaves of the difference.
+
+    The same of held-out references, where there are some.
+    """
 
     variants: Variants
     yardsticks: Sequence[Yardstick]
     base: Sequence[float]
     trained: Sequence[float]
+    references: Sequence[Row] = ()
+    of_references: tuple[float, float] = (math.nan, math.nan)
+    """Of base and trained network, in nats an answer token; no numbers where there are no references."""
 
     @classmethod
     def of(cls, context: WorkerContext, base: BaseSnapshot, lesson: Lesson) -> Measure:
@@ -70,15 +80,23 @@ class Measure:
         limit_threads(context.settings.training.threads)
         variants = open_variants(lesson, base.weights_digest, context.settings)
         yardsticks = list(_yardsticks(context, variants))
-        before = [one.loss(variants) for one in yardsticks]
+        references = _references(context, variants.tokens, base.pin)
+        before, references_before = [one.loss(variants) for one in yardsticks], _mean(variants, references)
         variants.use(Variant.TRAINED)
-        after = [one.loss(variants) for one in yardsticks]
+        after, references_after = [one.loss(variants) for one in yardsticks], _mean(variants, references)
         for one, loss_before, loss_after in zip(yardsticks, before, after, strict=True):
             require_lesson(one.kind, loss_before, loss_after)
-        return cls(variants=variants, yardsticks=yardsticks, base=before, trained=after)
+        return cls(
+            variants=variants,
+            yardsticks=yardsticks,
+            base=before,
+            trained=after,
+            references=references,
+            of_references=(references_before, references_after),
+        )
 
-    def of_delivered(self, export: ExportResult) -> Losses:
-        """Measure what was written. Of several methods, the one of which least is left."""
+    def of_delivered(self, export: ExportResult) -> ExportResult:
+        """The same with what was measured of its files. Of several methods, the one of which least is left."""
         self.variants.use(Variant.DELIVERED, export)
         found = [
             Losses(
@@ -86,7 +104,36 @@ class Measure:
             )
             for yardstick, before, after in zip(self.yardsticks, self.base, self.trained, strict=True)
         ]
-        return min(found, key=lambda one: one.kept)
+        held_out = None
+        if self.references:
+            before, after = self.of_references
+            delivered = self.variants.mean_loss(self.references)
+            held_out = Losses(base_loss=before, trained_loss=after, delivered_loss=delivered)
+        return replace(
+            export,
+            held_in=min(found, key=lambda one: one.kept),
+            held_out=held_out,
+            held_out_texts=len(self.references),
+        )
+
+
+def _mean(variants: Variants, rows: Sequence[Row]) -> float:
+    return variants.mean_loss(rows) if rows else math.nan
+
+
+def _references(context: WorkerContext, tokens: Tokens, pin: str) -> list[Row]:
+    """Held-out prompts with their references, as far as they are no longer than what is learned."""
+    directory, selected = context.run.step(Step.SELECT), context.run.result(Step.SELECT, SelectResult)
+    items = [one for one in list(read_lines(directory / "items.jsonl", ExamItem))[:MEASURED] if one.reference]
+    http = OllamaHttp(context.settings.ollama)
+    texts = [
+        TrainingText(
+            event_id=one.id, prompt=http.render(pin, one.messages), completion=one.reference + selected.closing
+        )
+        for one in items
+    ]
+    http.close()
+    return within(rows_of(texts, tokens), selected.hyperparameters.max_length)
 
 
 def require_lesson(kind: LossKind, before: float, after: float) -> None:

@@ -30,19 +30,17 @@ from nightschool_daemon.jobs import (
     SelectResult,
     Step,
     VerifyResult,
-    read_lines,
 )
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens
-from nightschool_daemon.learning.rows import Row, learned_texts, rows_of, within
+from nightschool_daemon.learning.rows import learned_texts
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.variants import Variant, Variants, open_variants
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import NextToken, OllamaLibrary
 from nightschool_hookspecs.records import (
-    ExamItem,
     Message,
     Role,
     TrainingResult,
@@ -75,7 +73,6 @@ twelve commands on SmolLM2 that moved it by 3.1 and 3.3 nats with 6.6 and 5.6 %.
 is far above it."""
 LIVE_SHARE = 0.5
 """The engine must show at least this share of the change that we expect."""
-LOSS_TEXTS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +112,11 @@ def run(context: WorkerContext) -> None:
     positions = choose_positions(
         variants.tokens, texts, context.settings.exam.verify_positions, context.info.seed, limits
     )
-    references = _held_out_rows(context, variants.tokens, base.pin)
     context.progress(1, 4, f"ask the engine at {len(positions)} places")
     base_engine = ask_engine(context, base.pin, positions, tokens)
     candidate_engine = ask_engine(context, candidate, positions, tokens)
     context.progress(2, 4, "compute the same by our own forward pass")
     base_own = own_logprobs(variants, positions)
-    held_out = _losses(variants, references, export) if references else _measured_before(export)
     variants.use(Variant.DELIVERED, export)
     candidate_own = own_logprobs(variants, positions)
     context.progress(3, 4, "compare the prompts")
@@ -129,39 +124,26 @@ def run(context: WorkerContext) -> None:
     result = judged(
         table,
         asked=len(positions),
-        held_out=held_out,
-        held_out_texts=len(references),
+        held_out=export.held_out or _held_in(export),
+        held_out_texts=export.held_out_texts,
         prompts_equal=prompts_are_equal(context, base.pin, candidate),
-        min_kept=context.settings.delivery.min_kept,
     )
     if result.passed and result.positions < FEW_POSITIONS:
         context.note(result.reason)
     context.run.finish(Step.VERIFY, result)
 
 
-def _losses(variants: Variants, rows: Sequence[Row], export: ExportResult) -> Losses:
-    """Of the three networks, on wanted answers."""
-    base_loss = variants.mean_loss(rows)
-    variants.use(Variant.TRAINED)
-    trained_loss = variants.mean_loss(rows)
-    variants.use(Variant.DELIVERED, export)
-    return Losses(base_loss=base_loss, trained_loss=trained_loss, delivered_loss=variants.mean_loss(rows))
-
-
-def _measured_before(export: ExportResult) -> Losses:
+def _held_in(export: ExportResult) -> Losses:
     """What the export measured on what was learned."""
     if export.held_in is None:
         raise TrainingError("It was not measured how much of the lesson was delivered. Run again.")
     return export.held_in
 
 
-def judged(
-    table: Table, *, asked: int, held_out: Losses, held_out_texts: int, prompts_equal: bool, min_kept: float
-) -> VerifyResult:
+def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, prompts_equal: bool) -> VerifyResult:
     """Turn the table into medians and say whether they hold. `asked`: positions that were to be compared.
 
-    What nobody learned from tells as well whether the lesson is whole: of `min_kept` the export made sure on what was
-    learned alone. Raises `TrainingError` where they are no numbers: no result can hold them.
+    The losses are the export's. Raises `TrainingError` where they are no numbers: no result can hold them.
     """
     served, own = table.candidate_engine - table.base_engine, table.candidate_own - table.base_own
     medians = Medians(
@@ -172,8 +154,6 @@ def judged(
     )
     _require_numbers(medians, held_out)
     problem = _why_not_compared(table.positions, asked) or medians.problem()
-    if problem is None and held_out_texts:
-        problem = _why_less_is_left(held_out, max(FLOOR, (1 - min_kept) * medians.expected))
     if problem is None and not prompts_equal:
         problem = "Ollama builds other prompts for the candidate than for its base. Update Ollama"
     places = "" if table.positions >= FEW_POSITIONS else f", at the {table.positions} places that could be compared"
@@ -204,17 +184,6 @@ def _require_numbers(medians: Medians, held_out: Losses) -> None:
             "With what was trained our forward pass computes no numbers, so it cannot be told whether the served model "
             "is the trained one. Lower learning_rate in [plugins.tuning_fixed] (a half is a good try)."
         )
-
-
-def _why_less_is_left(held_out: Losses, allowed: float) -> str | None:
-    """What is wrong where the file answers worse than the trained network what neither learned from; None: nothing."""
-    if held_out.lost <= allowed:
-        return None
-    return (
-        f"written into the file, what was trained answers what it was not taught worse: {held_out.delivered_loss:.3f} "
-        f"nats an answer token where the trained network has {held_out.trained_loss:.3f}, and at most {allowed:.3f} "
-        "more are allowed. Raise delivery.min_kept, so that it is written in wider types"
-    )
 
 
 def _why_not_compared(compared: int, asked: int) -> str | None:
@@ -396,20 +365,6 @@ def compare(
 
 
 # --------------------------------------------------------------------------- texts and prompts
-
-
-def _held_out_rows(context: WorkerContext, tokens: Tokens, pin: str) -> list[Row]:
-    """Held-out prompts with their references, as far as they are no longer than what is learned."""
-    closing = context.run.result(Step.SELECT, SelectResult).closing
-    items = list(read_lines(context.run.step(Step.SELECT) / "items.jsonl", ExamItem))
-    http = OllamaHttp(context.settings.ollama)
-    texts = [
-        TrainingText(event_id=one.id, prompt=http.render(pin, one.messages), completion=one.reference + closing)
-        for one in items[:LOSS_TEXTS]
-        if one.reference
-    ]
-    http.close()
-    return within(rows_of(texts, tokens), _max_length(context))
 
 
 def _max_length(context: WorkerContext) -> int:

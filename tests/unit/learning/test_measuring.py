@@ -60,7 +60,11 @@ def measured(yardsticks: Sequence[Yardstick], base: Sums, trained: Sums, deliver
     before = [one.loss(networks) for one in yardsticks]
     networks.use(Variant.TRAINED)
     after = [one.loss(networks) for one in yardsticks]
-    return Measure(variants=networks, yardsticks=yardsticks, base=before, trained=after).of_delivered(EXPORT)
+    measure = Measure(variants=networks, yardsticks=yardsticks, base=before, trained=after)
+    export = measure.of_delivered(EXPORT)
+    assert export.held_in is not None
+    assert (export.held_out, export.held_out_texts) == (None, 0)
+    return export.held_in
 
 
 def test_wanted_answers_are_learned_where_they_are_likely() -> None:
@@ -149,3 +153,22 @@ def test_the_share_says_of_what_it_is() -> None:
     losses = Losses(base_loss=1.0, trained_loss=-5.0, delivered_loss=-4.4, kind=LossKind.PAIRS)
     assert losses.share() == "90.0% of pairs"
     assert KeptLesson(held_in=losses).sentence() == "90.0% of pairs kept"
+
+
+def test_held_out_references_are_measured_beside_what_was_learned() -> None:
+    """In nats a token: of the better answer two, of the other one."""
+    sums = {Variant.BASE: (-6.0, -3.0), Variant.TRAINED: (-2.0, -1.0), Variant.DELIVERED: (-2.5, -2.0)}
+    networks = Networks({one: {BETTER: better, OTHER: other} for one, (better, other) in sums.items()})
+    references = [Row(prompt=(9,), completion=one, weight=1.0) for one in (BETTER, OTHER)]
+    measure = Measure(
+        variants=networks,
+        yardsticks=[yardstick_of(TrainingMethod.SFT, [Example(prompt=(9,), answers=(Answer(tokens=BETTER),))])],
+        base=[3.0],
+        trained=[1.0],
+        references=references,
+        of_references=(3.0, 1.0),
+    )
+    found = measure.of_delivered(EXPORT)
+    assert found.held_in == Losses(base_loss=3.0, trained_loss=1.0, delivered_loss=1.25)
+    assert found.held_out == Losses(base_loss=3.0, trained_loss=1.0, delivered_loss=1.5)
+    assert found.held_out_texts == 2
