@@ -35,9 +35,10 @@ MEMORY = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
     "LRU_CACHE_CAPACITY": "32",
 }
-"""glibc gives tensors of a megabyte and more back when they go, in place of keeping holes between rows of unlike
-length, and oneDNN, and torch above it, keep the kernels of the last lengths alone, of which each leaves some 15 MB
-behind else. SmolLM2 on rows of 512 tokens took 1.9 GB without, and so 1.45."""
+"""glibc gives tensors of a megabyte and more back when they go, beyond the room that a training's heap has for them, in
+place of keeping holes between rows of unlike length, and oneDNN, and torch above it, keep the kernels of the last
+lengths alone, of which each leaves some 15 MB behind else. SmolLM2 on rows of 512 tokens took 1.9 GB without, and so
+1.45."""
 
 
 def environment() -> dict[str, str]:

@@ -32,9 +32,12 @@ from nightschool_hookspecs.records import (
     PairText,
     Stretch,
     TrainedForm,
+    TrainingJob,
     TrainingMethod,
+    TrainingResult,
 )
 from nightschool_hookspecs.services import TrainingError
+from nightschool_plugins.training_dpo import TrainingDpo
 from support.kills import exit_code_of, heeding, killed
 from support.training_jobs import (
     Interrupted,
@@ -282,6 +285,35 @@ def test_every_form_and_method_goes_on_after_a_kill_at_every_step_as_if_nothing_
 
     require_equal_when_killed(trained, tmp_path, 4)
     assert steps_of(tmp_path / "whole") == [1, 2, 2, 3, 4, 4]
+
+
+def test_preferences_on_top_of_wanted_answers_go_on_after_a_kill_at_every_step_of_both(
+    tiny_gguf: Path, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `auto` does: the second training is held to, and begins from, what the first one left."""
+    keep_every_step(monkeypatch)
+    file, settings, first_steps = gguf_file.read(tiny_gguf), replace(SETTINGS, form=TrainedForm.NEURONS), 4
+    material = {**MATERIAL[TrainingMethod.SFT], **MATERIAL[TrainingMethod.DPO]}
+
+    def trained(directory: Path, report: loop.Report) -> Path:
+        def train(job: TrainingJob, *, method: TrainingMethod, hyperparameters: Hyperparameters) -> TrainingResult:
+            before = 0 if method is TrainingMethod.SFT else first_steps
+
+            def told(done: int, total: int, text: str) -> None:
+                if done:
+                    report(before + done, total, text)
+
+            return fine_tune(file, tokens, job, method, hyperparameters, told)
+
+        asked = training_job(directory, tiny_gguf, settings, **material)
+        result = TrainingDpo(fewest_pairs=2).nightschool_train_adapter(job=asked, train=train)
+        assert result is not None
+        assert result.methods == (TrainingMethod.SFT, TrainingMethod.DPO)
+        return result.adapter
+
+    require_equal_when_killed(trained, tmp_path, first_steps + 2)
+    assert steps_of(tmp_path / "whole") == [1, 2, 2]
+    assert steps_of(tmp_path / "whole" / "sft") == steps_of(tmp_path / "cut" / "sft") == [1, 2, 2, 3, 4, 4]
 
 
 # --------------------------------------------------------------------------- its room on the disk

@@ -13,6 +13,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.jobs import EventRow, PromptRow, StoreWrite
 from nightschool_daemon.learning.conversations import earlier_turns
 from nightschool_daemon.learning.grouping import AnyPrompt
+from nightschool_daemon.learning.measuring import MEASURED
 from nightschool_daemon.learning.rendering import CachedRenderer, RenderingError, find_closing, render_example
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
 from nightschool_daemon.learning.split import (
@@ -25,7 +26,6 @@ from nightschool_daemon.learning.split import (
     kept_to_measure,
     sides_of,
 )
-from nightschool_daemon.learning.verification import LOSS_TEXTS
 from nightschool_hookspecs import (
     Chunk,
     Context,
@@ -142,7 +142,7 @@ def kept(groups: Sequence[PromptGroup], seed: int = 1) -> set[str]:
     return {one.key for one in choices if one.side is Side.HELD_OUT}
 
 
-@pytest.mark.parametrize(("events", "apart"), [(1, 0), (99, 0), (100, 10), (159, 15), (400, 40), (5000, LOSS_TEXTS)])
+@pytest.mark.parametrize(("events", "apart"), [(1, 0), (99, 0), (100, 10), (159, 15), (400, 40), (5000, MEASURED)])
 def test_a_training_by_hand_keeps_a_tenth_of_many_events_apart_and_learns_the_rest(events: int, apart: int) -> None:
     assert len(kept([PromptGroup(key=str(number), events=1) for number in range(events)])) == apart
 

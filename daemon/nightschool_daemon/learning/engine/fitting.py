@@ -17,8 +17,8 @@ from nightschool_hookspecs.services import TrainingError
 HEADROOM_BYTES = 1_500_000_000
 """Passes are made smaller until a training takes at most so much beside the base's own file."""
 UNPACKED_BYTES = 1_360_000_000
-"""What is left of so much beside that file keeps layers unpacked: a training was seen to take up to a fourteenth
-more than was told (`make bench-memory`)."""
+"""What is left of so much beside that file keeps layers unpacked: a training may take a tenth more than was told
+(`make bench-memory`)."""
 FEW_TWICE = 0.25
 """This share of the layers is computed twice where a training then stays within that, though there is more memory."""
 LARGEST_PASS, SMALLEST_PASS = 2048, 512

@@ -188,23 +188,24 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
 
 
 def _scratch_bytes(network: Network, tokens: int) -> int:
-    """Where the largest matrix becomes floats, and where attention and the head have their tables.
+    """Where the largest matrix and a piece of the head become floats, and where attention and the head have tables.
 
     `tokens`: of a row at most, and predictions.
     """
     shape = network.architecture
     matrix = max(one.weights for block in network.blocks for one in block.matrices.values())
     tables = attention.scratch_bytes(shape.heads // shape.key_heads, tokens, shape.head_size)
-    item = network.bench.dtype.itemsize
-    return int(matrix * item) + tables + _piece(network, tokens) * tokens * (FLOAT + item * (item < FLOAT))
+    item, piece = network.bench.dtype.itemsize, _piece(network, tokens)
+    logits = piece * tokens * (FLOAT + item * (item < FLOAT))
+    return int((matrix + piece * shape.width) * item) + tables + logits
 
 
 def _head_bytes(network: Network, predictions: int) -> int:
-    """A piece of the head, a second table of its logits where they are capped, and what is carried along."""
+    """A second table of a piece's logits where they are capped, and what is carried along."""
     shape, piece = network.architecture, _piece(network, predictions)
     slopes = 0 if shape.final_cap is None else predictions * piece * FLOAT
     carried = predictions * shape.width * FLOAT * 4
-    return int(slopes + carried + piece * shape.width * network.bench.dtype.itemsize)
+    return int(slopes + carried)
 
 
 def _piece(network: Network, predictions: int) -> int:

@@ -544,7 +544,7 @@ class Objective:
     def _loss(self, examples: Sequence[Example], layout: Layout, values: Tensor, divergence: float) -> Tensor:
         if self._plan.method is TrainingMethod.SFT:
             weights = [answer.weight for one in examples for answer in one.answers]
-            return methods.sft_loss(values, torch.tensor(weights, device=values.device)[layout.answer_of], 1.0)
+            return methods.sft_loss(values, torch.tensor(weights, device=values.device)[layout.answer_of])
         sums = methods.sums_by_answer(values, layout.answer_of, layout.answers)
         reference = torch.cat([self._references[one] for one in examples])
         if self._plan.method is TrainingMethod.DPO:

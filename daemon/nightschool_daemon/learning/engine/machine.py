@@ -76,12 +76,13 @@ def return_free_memory() -> None:
 
 @functools.cache
 def widen_heap() -> None:
-    """Have the C library's heap hold room for tensors, before the first is asked for.
+    """Have the C library's heap hold room for the tensors of passes.
 
     glibc puts a large tensor where its heap has a hole; where it has none it maps pages, each of which faults anew with
     every tensor. The first passes of a training leave such holes, and those after them are a fifth faster. With holes
-    from the beginning all are, and what a few layers are timed with is what the training meets. No page is touched for
-    it. Where the address space is limited, and in other libraries, nothing is done.
+    from the beginning all are, and what a few layers are timed with is what the training meets. Beside a page in each
+    piece, which goes back with what is freed, no memory is taken for it. Where the address space is limited, and in
+    other libraries, nothing is done.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "malloc_trim") or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:

@@ -25,9 +25,9 @@ class PairScores:
     reference_rejected: Tensor
 
 
-def sft_loss(token_log_probabilities: Tensor, weights: Tensor, whole: float) -> Tensor:
-    """Weighted sum of the answer tokens' losses over `whole`, the batch's sum of weights. Shapes (M,)."""
-    return -(token_log_probabilities * weights).sum() / whole
+def sft_loss(token_log_probabilities: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of the answer tokens' losses. Shapes (M,)."""
+    return -(token_log_probabilities * weights).sum()
 
 
 def dpo_losses(scores: PairScores, margins: Tensor, beta: float) -> Tensor:

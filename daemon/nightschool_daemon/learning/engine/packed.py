@@ -65,9 +65,16 @@ class Bench:
 
     def unpacked(self, matrix: PackedMatrix) -> PackedMatrix:
         """The same matrix, kept as floats beside its blocks."""
-        whole = torch.empty(matrix.shape, dtype=self.dtype, device=self.device)
+        whole = self._lasting(matrix.weights).view(matrix.shape)
         self._fill(matrix, whole)
         return replace(matrix, unpacked=whole)
+
+    def _lasting(self, count: int) -> Tensor:
+        """Memory of its own: what stays would fill the room that the C library's heap has for what passes."""
+        if self.device.type != "cpu":
+            return torch.empty(count, dtype=self.dtype, device=self.device)
+        pages = mmap.mmap(-1, count * self.dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return torch.frombuffer(pages, dtype=self.dtype)
 
     def _fill(self, matrix: PackedMatrix, whole: Tensor) -> None:
         library = ggml.library() if self.device.type == "cpu" else None
