@@ -236,6 +236,21 @@ def test_evidence_goes_on_until_a_promotion_and_is_kept_apart_for_each_incumbent
     assert known(world.begin()) == Evidence(used=("a",))
 
 
+def test_evidence_that_an_approval_settled_during_a_run_does_not_come_back_with_it(world: World) -> None:
+    teach(world, 3)
+    first = world.begin()
+    judged(first, shown=(CountedItem(key="a", gain=20.0),), log_e_value=3.0)
+    examine.accept_verdict(first)
+    world.end(first, RunEnd.WAITING)
+    second = world.begin()
+    replace(world.runs, clock=lambda: second.info.started_at + timedelta(hours=1)).approve(ALIAS, NOW)
+    judged(second, shown=(CountedItem(key="b", gain=5.0),), log_e_value=3.5)
+    examine.accept_verdict(second)
+    world.end(second, RunEnd.NOT_ENOUGH)
+    world.runs.undo(ALIAS, NOW)
+    assert world.begin().result(Step.PREPARE, PrepareResult).evidence == Evidence(used=("a", "b"))
+
+
 def test_what_a_candidate_gained_that_a_guard_turned_down_speaks_for_no_later_one(world: World) -> None:
     teach(world, 3)
     first = world.begin()
