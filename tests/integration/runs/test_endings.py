@@ -548,6 +548,21 @@ def test_copy_that_damages_the_alias_puts_the_incumbent_back_and_keeps_the_candi
     assert world.digest(ALIAS) == world.digest(result.version)
 
 
+def test_alias_that_an_undo_moved_during_the_run_is_not_said_to_be_moved_by_hand(world: World) -> None:
+    first, _ = world.promote(), world.promote()
+    context = world.begin()
+    world.runs.undo(ALIAS, NOW)
+    result = world.end(context)
+    assert result.end is RunEnd.WAITING
+    assert result.version is not None
+    assert result.reason.endswith(
+        f"{ALIAS} was moved to {first} meanwhile, so it stays as it is. "
+        f"`nightschool approve {ALIAS}` puts {result.version} there."
+    )
+    world.runs.approve(ALIAS, NOW)
+    assert world.digest(ALIAS) == world.digest(result.version)
+
+
 def test_copy_that_the_server_refuses_leaves_all_as_it_was(world: World) -> None:
     first = world.promote()
     context = world.begin()
