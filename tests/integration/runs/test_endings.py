@@ -28,6 +28,9 @@ from nightschool_daemon.jobs import (
     write_durably,
 )
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionRow, VersionState
+from nightschool_daemon.ledger.evidence import EvidenceBook
+from nightschool_daemon.ledger.runs import Runs as RunRows
+from nightschool_daemon.ledger.versions import Moves, Versions
 from nightschool_daemon.locking import StateLock
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaRefused
@@ -641,6 +644,45 @@ def test_newest_waiting_candidate_is_approved_and_the_older_ones_are_gone(world:
     world.ledger.runs.finish(under_way.info.id, RunEnd.CANCELLED, "", NOW)
     world.runs.undo(ALIAS, NOW)
     assert world.digest(ALIAS) == world.digest(TINY)
+
+
+@pytest.mark.parametrize(
+    ("part", "call"),
+    [
+        # what comes next when the intent is written, the alias copied, the move recorded
+        (OllamaHttp, "copy"),
+        (Moves, "done"),
+        (Versions, "set_state"),
+        (EvidenceBook, "settle"),
+        (RunRows, "finish"),
+    ],
+)
+def test_approval_that_was_killed_is_completed_at_the_next_start(
+    world: World, monkeypatch: pytest.MonkeyPatch, part: type, call: str
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    candidate = waiting(world)
+    world.runs.share(ALIAS, 0.3, NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(part, call, killed)
+        with pytest.raises(KeyboardInterrupt):
+            world.runs.approve(ALIAS, NOW)
+    assert f"The approval of {candidate} was completed." in world.runs.recover(NOW)
+    version = world.ledger.versions.get(candidate)
+    assert version is not None
+    assert version.state is VersionState.PROMOTED
+    run = world.ledger.runs.get(version.run_id)
+    assert run is not None
+    assert (run.end, run.outcome_reason) == (RunEnd.PROMOTED, "approved")
+    assert [one.to_tag for one in world.ledger.moves.history(ALIAS, 9)] == [candidate]
+    assert told(world) == ()
+    assert world.runs.recover(NOW) == ()
+    # the next one does not take it for an older candidate that it overtook
+    world.promote()
+    assert world.runs.undo(ALIAS, NOW).to_tag == candidate
+    assert world.digest(ALIAS) == world.digest(candidate)
 
 
 def test_waiting_candidate_is_approved_although_the_alias_was_undone_since(world: World) -> None:
