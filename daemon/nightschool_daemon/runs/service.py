@@ -231,7 +231,7 @@ class Runs:
         waiting, last = self._waiting(alias), self.ledger.moves.last_done(alias)
         if waiting is not None:
             version, row = waiting
-            incumbent = self._present_origin(alias, self._context(row, SilentListener()))
+            incumbent = self._present_origin(alias, self._context_of_waiting(version, row))
             return incumbent, Destination(tag=version.tag, digest=version.tag_digest)
         if last is None or last.kind is not MoveKind.PROMOTE:
             raise ShareRefused(
@@ -312,7 +312,7 @@ class Runs:
 
         Returns a sentence for what could not be done beside it. Raises `UndoRefused`.
         """
-        alias, context = names.alias_of(version.specialty), self._context(row, SilentListener())
+        alias, context = names.alias_of(version.specialty), self._context_of_waiting(version, row)
         try:
             notes = conclude.promote(context, version, reason, self._present_origin(alias, context))
         except MoveFailed as error:
@@ -440,6 +440,18 @@ class Runs:
             f"{alias} was pointed at another model by hand, so it stays as it is and nothing is trained for it. "
             f"`ollama rm {alias}` gives it back to Night School."
         )
+
+    def _context_of_waiting(self, version: VersionRow, row: RunRow) -> StepContext:
+        """The run of a candidate that waits. Raises `UndoRefused` where somebody removed its directory."""
+        context = None
+        with contextlib.suppress(FileNotFoundError):
+            context = self._context(row, SilentListener())
+        if context is None or not context.directory.is_done(Step.PREPARE):
+            raise UndoRefused(
+                f"{version.tag} cannot be put into use, as the files of its run are gone. "
+                "`nightschool run --now` makes a new version."
+            )
+        return context
 
     def _context(self, row: RunRow, listener: RunListener) -> StepContext:
         directory = RunDirectory(path=row.directory)

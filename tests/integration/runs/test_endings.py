@@ -799,6 +799,20 @@ def test_first_candidate_that_waits_is_compared_with_the_base_and_comes_into_use
     assert told(world) == ()
 
 
+def test_candidate_whose_run_directory_is_gone_is_refused_with_a_sentence(world: World) -> None:
+    candidate = waiting(world)
+    world.runs.share(ALIAS, 0.3, NOW)
+    shutil.rmtree(world.ledger.runs.latest(1)[0].directory)
+    say(world, TINY, FeedbackType.EXPLICIT_NEGATIVE)
+    say(world, candidate, FeedbackType.EXPLICIT_POSITIVE)
+    (sentence,) = judging(world).look_at_feedback(NOW)
+    assert f"feedback has decided, but {candidate} cannot be put into use, as the files" in sentence
+    for refused in (lambda: world.runs.approve(ALIAS, NOW), lambda: world.runs.share(ALIAS, 0.5, NOW)):
+        with pytest.raises(UndoRefused, match="makes a new version"):
+            refused()
+    assert world.digest(ALIAS) is None
+
+
 def test_candidate_that_waits_and_loses_never_gets_there(world: World) -> None:
     first = world.promote()
     candidate = waiting(world)
