@@ -18,7 +18,7 @@ ones are missing. That corrections came oftener than before is no evidence, as u
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nightschool_hookspecs import LiveAnswer, LiveFeedback, LiveVerdict, Outcome, hookimpl
@@ -72,16 +72,11 @@ def evidence(against: int, without: int) -> float:
     return LARGEST if above > below * int(LARGEST) else above / below
 
 
-def pairs(answers: Iterable[LiveAnswer]) -> Iterator[tuple[bool, bool]]:
-    """Whether the incumbent's and the candidate's answer were disliked, of each pair.
+def pair_up(answers: Iterable[LiveAnswer]) -> tuple[list[tuple[bool, bool]], list[LiveAnswer]]:
+    """Of each pair whether the incumbent's and the candidate's answer were disliked; and the answers that wait.
 
     An answer is paired with the newest one of the other version that waits. Later answers never change earlier pairs.
     """
-    return iter(pair_up(answers)[0])
-
-
-def pair_up(answers: Iterable[LiveAnswer]) -> tuple[list[tuple[bool, bool]], list[LiveAnswer]]:
-    """The pairs, and the answers that wait for one of the other version."""
     waiting: dict[str, list[LiveAnswer]] = {}
     found: list[tuple[bool, bool]] = []
     for answer in answers:
