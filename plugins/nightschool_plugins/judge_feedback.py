@@ -1,6 +1,7 @@
 """Judges by feedback in use, with a sequential test that may be looked at after every event.
 
-Answers are paired as they arrive, one of each version from one source. Pairs of which one was liked and the other not
+Answers are paired as they arrive, one of each version from one source, each of a conversation of its own: turns of one
+are liked or disliked together. Pairs of which one was liked and the other not
 tell the versions apart: where the candidate is not worse, it is the disliked one in at most half of them. With w such
 pairs against the candidate and l for it, n = w + l, the likelihood ratio to one half, mixed over a uniform prior on
 (1/2, 1), is an e-process:
