@@ -17,7 +17,7 @@ from nightschool_daemon.hooks import Hooks, PluginFailed
 from nightschool_daemon.ledger import AnsweredRow, Ledger
 from nightschool_daemon.proxy.answers import open_answers
 from nightschool_daemon.proxy.conversation import conversation_of_event
-from nightschool_daemon.proxy.routes import Route, Routes, RoutesFile, directory_of, secret_of, write_routes
+from nightschool_daemon.proxy.routes import DIRECTORY, Route, Routes, RoutesFile, secret_of, write_routes
 from nightschool_daemon.runs import live
 from nightschool_daemon.runs.errors import UndoRefused
 from nightschool_daemon.runs.moves import Destination
@@ -168,7 +168,7 @@ class Shares:
                         found[row.key] = version
         except (sqlite3.Error, OSError) as error:
             _warn_once(
-                f"Which version answered cannot be read from {directory_of(self.settings.state_directory)}: {error}. "
+                f"Which version answered cannot be read from {self.settings.state_directory / DIRECTORY}: {error}. "
                 "Feedback that names the alias alone counts for nobody."
             )
             return {}

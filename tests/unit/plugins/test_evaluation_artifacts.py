@@ -334,8 +334,8 @@ def test_rows_in_another_order_and_sums_that_round_otherwise_are_no_other_rows()
     backwards = f"{ordered} DESC"
     assert score("sql", backwards, plain, TABLES) == 99
     assert score("sql", backwards, ordered, TABLES) == score("sql", backwards, ordered)
-    sums = [f"SELECT {total} FROM users" for total in ("0.1 + 0.2 + 0.3", "0.3 + 0.2 + 0.1")]
-    assert score("sql", *sums, TABLES) == 99
+    forwards, other_way = (f"SELECT {total} FROM users" for total in ("0.1 + 0.2 + 0.3", "0.3 + 0.2 + 0.1"))
+    assert score("sql", forwards, other_way, TABLES) == 99
 
 
 @pytest.mark.parametrize(
