@@ -1211,7 +1211,7 @@ class LiveAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveFeedback:
-    """Feedback on the answers that two versions gave in use, one an answer, in order of arrival."""
+    """Feedback on the answers that two versions gave in use, one a conversation and version, in order of arrival."""
 
     alias: str
     incumbent: str

@@ -287,10 +287,6 @@ def _difference(given: Parts, reference: Parts) -> str:
     )
 
 
-def _flag_names(parts: Parts) -> Counter[str]:
-    return Counter(flag for _, flag in parts.flags.elements())
-
-
 def _score(score: float, detail: str) -> AnswerScore:
     return AnswerScore(score=score, validator="shell", detail=detail)
 

@@ -8,8 +8,9 @@ statements that are equal in that form. What does not parse scores 0; without a 
 
 With `schema`, `CREATE` and `INSERT` statements of SQLite, answer and reference are run on a database in memory
 that these make: no file, no other database, no pragma, bounded in steps and in the length of values. An answer
-that does not run there, where the reference does, keeps half of its score, and nothing without a reference. One that
-gives the same rows as the reference, where there are any, is as good as one that differs in its text alone.
+that does not run there, where the reference does, keeps half of its score, and nothing without a reference. Where the
+reference gives rows, an answer that gives the same is as good as one that differs in its text alone, and one that
+gives others keeps half of its score. Order counts where the reference asks for it, but costs nothing by itself.
 """
 
 import re
@@ -47,6 +48,10 @@ class Statements:
     statements: tuple[str, ...]
     clauses: Counter[tuple[str, str]] = field(default_factory=Counter)
     leaves: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def is_ordered(self) -> bool:
+        return any(kind == "order" for kind, _ in self.clauses)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +111,17 @@ class EvaluationSql:
         rows = self._rows(schema, given)
         if isinstance(rows, str):
             return _score(0.0 if reference is None else found.score / 2, f"it does not run: {rows}")
-        if expected and rows == expected:
+        if reference is None or not expected:
+            return found
+        has_same = Counter(rows) == Counter(expected)
+        if rows == expected or (has_same and not reference.is_ordered):
             return _score(max(found.score, self.highest_unequal_score), "the same rows by other statements")
-        return found
+        if has_same or len(rows) == len(expected) == MOST_ROWS:
+            return found
+        return _score(found.score / 2, f"it gives other rows; {found.detail}")
 
-    def _rows(self, schema: str, statements: Statements) -> tuple[tuple[object, ...], ...] | str:
-        """The rows of the last statement, sorted where no order was asked for; else why it did not run."""
+    def _rows(self, schema: str, statements: Statements) -> list[tuple[object, ...]] | str:
+        """The first rows of the last statement; else why it did not run."""
         try:
             with closing(sqlite3.connect(":memory:")) as database:
                 _shut(database, self.most_steps)
@@ -121,8 +131,12 @@ class EvaluationSql:
                     rows = database.execute(statement).fetchmany(MOST_ROWS)
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:
             return str(error)
-        ordered = any(kind == "order" for kind, _ in statements.clauses)
-        return tuple(rows if ordered else sorted(rows, key=repr))
+        return [tuple(map(_rounded, row)) for row in rows]
+
+
+def _rounded(value: object) -> object:
+    """A value without what rounding does to sums that are taken in another order."""
+    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 def _shut(database: sqlite3.Connection, most_steps: int) -> None:

@@ -1,6 +1,7 @@
 """Judges by feedback in use, with a sequential test that may be looked at after every event.
 
-Answers are paired as they arrive, one of each version from one source. Pairs of which one was liked and the other not
+Answers are paired as they arrive, one of each version from one source, each of a conversation of its own: turns of one
+are liked or disliked together. Pairs of which one was liked and the other not
 tell the versions apart: where the candidate is not worse, it is the disliked one in at most half of them. With w such
 pairs against the candidate and l for it, n = w + l, the likelihood ratio to one half, mixed over a uniform prior on
 (1/2, 1), is an e-process:
@@ -18,7 +19,7 @@ ones are missing. That corrections came oftener than before is no evidence, as u
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nightschool_hookspecs import LiveAnswer, LiveFeedback, LiveVerdict, Outcome, hookimpl
@@ -72,16 +73,11 @@ def evidence(against: int, without: int) -> float:
     return LARGEST if above > below * int(LARGEST) else above / below
 
 
-def pairs(answers: Iterable[LiveAnswer]) -> Iterator[tuple[bool, bool]]:
-    """Whether the incumbent's and the candidate's answer were disliked, of each pair.
+def pair_up(answers: Iterable[LiveAnswer]) -> tuple[list[tuple[bool, bool]], list[LiveAnswer]]:
+    """Of each pair whether the incumbent's and the candidate's answer were disliked; and the answers that wait.
 
     An answer is paired with the newest one of the other version that waits. Later answers never change earlier pairs.
     """
-    return iter(pair_up(answers)[0])
-
-
-def pair_up(answers: Iterable[LiveAnswer]) -> tuple[list[tuple[bool, bool]], list[LiveAnswer]]:
-    """The pairs, and the answers that wait for one of the other version."""
     waiting: dict[str, list[LiveAnswer]] = {}
     found: list[tuple[bool, bool]] = []
     for answer in answers:

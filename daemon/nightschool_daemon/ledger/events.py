@@ -513,7 +513,9 @@ _JUDGES_AN_ANSWER = " AND ".join(
 _ANSWERED = """
 e.key, e.base, e.answered_by, e.group_key, e.arrived_at, json_extract(e.body, '$.timestamp') AS at,
 json_extract(e.body, '$.feedback_type') AS feedback_type, json_extract(e.body, '$.source') AS source,
-json_extract(e.body, '$.metadata.clock_flag') AS flagged"""
+json_extract(e.body, '$.metadata.clock_flag') AS flagged,
+(SELECT json_extract(m.value, '$.content') FROM json_each(e.body, '$.context.messages') m
+ WHERE json_extract(m.value, '$.role') = 'user' ORDER BY m.key LIMIT 1) AS opening"""
 _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _OF_SPECIALTY = "e.retracted = 0 AND (? OR e.artifact_type = ?) AND (e.base = ? OR (? AND e.base IS NULL))"
 
@@ -550,7 +552,7 @@ def _answered(row: sqlite3.Row) -> AnsweredRow:
         answered_by=row["answered_by"],
         feedback_type=FeedbackType(row["feedback_type"]),
         source=row["source"],
-        group=row["group_key"],
+        opening=row["group_key"] if row["opening"] is None else key_of(row["opening"]),
     )
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from nightschool_daemon.ledger.database import Database
-from nightschool_hookspecs.records import CountedItem, Evidence, Recipe, Specialty
+from nightschool_daemon.ledger.rows import MoveState
+from nightschool_hookspecs.records import CountedItem, Evidence, MoveKind, Recipe, Specialty
 
 
 class EvidenceBook:
@@ -52,14 +53,26 @@ class EvidenceBook:
         asked: Sequence[str],
         counted: Sequence[CountedItem],
     ) -> None:
-        """Store what a run's exam asked and what it showed. Storing it again replaces it."""
+        """Store what a run's exam asked and what it showed. Storing it again replaces it.
+
+        `log_e_value` goes on from what was known when the run began. A promotion since then has ended that.
+        """
         gains = {one.key: one.gain for one in counted}
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM evidence_items WHERE run_id = ?", (run_id,))
             connection.execute(
-                "INSERT INTO evidence (run_id, base, artifact_type, incumbent, log_e_value) VALUES (?, ?, ?, ?, ?) "
+                f"INSERT INTO evidence VALUES (?, ?, ?, ?, ?, {_PROMOTED_SINCE}) "
                 "ON CONFLICT DO UPDATE SET incumbent = excluded.incumbent, log_e_value = excluded.log_e_value",
-                (run_id, specialty.base, specialty.artifact_type, incumbent, log_e_value),
+                (
+                    run_id,
+                    specialty.base,
+                    specialty.artifact_type,
+                    incumbent,
+                    log_e_value,
+                    specialty.base,
+                    specialty.artifact_type,
+                    run_id,
+                ),
             )
             connection.executemany(
                 "INSERT INTO evidence_items VALUES (?, ?, ?, ?)",
@@ -73,3 +86,10 @@ class EvidenceBook:
                 "UPDATE evidence SET settled = 1 WHERE base = ? AND artifact_type = ?",
                 (specialty.base, specialty.artifact_type),
             )
+
+
+_PROMOTED_SINCE = f"""EXISTS (
+SELECT 1 FROM moves m JOIN versions v ON v.tag = m.to_tag JOIN runs r ON m.done_at >= r.started_at
+WHERE m.kind = '{MoveKind.PROMOTE.value}' AND m.state = '{MoveState.DONE.value}'
+  AND v.base = ? AND v.artifact_type = ? AND r.id = ?)"""
+"""Whether a version of a specialty was promoted since a run began."""

@@ -45,14 +45,14 @@ class AnsweredRow:
     key: str
     """`source/id` of the event."""
     at: datetime
-    """When it was said; when it arrived where the record does not tell."""
+    """When the answer was given, as the record tells; when that arrived where its time cannot be true."""
     base: str | None
     answered_by: str | None
     """The alias or version of ours that the record names."""
     feedback_type: FeedbackType
     source: str
-    group: str
-    """Digest of the prompt."""
+    opening: str
+    """Digest of the prompt that its conversation began with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Versions of specialties, and every move of an alias."""
 
 import sqlite3
+import threading
 from datetime import datetime
 
 from nightschool_daemon import codec
@@ -109,8 +110,12 @@ class Versions:
 class Moves:
     """Table `moves`: an intent is written before an alias is touched."""
 
+    lock: threading.RLock
+    """Who moves an alias holds it: runs, feedback and commands do so in threads of their own."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.lock = threading.RLock()
 
     def intend(self, row: MoveRow) -> int:
         """Write an intent down and return its id."""

@@ -147,11 +147,8 @@ def _promoted_or_waiting(context: StepContext, version: VersionRow, ending: Endi
     try:
         notes = promote(context, version, ending.reason, origin)
     except MoveFailed as error:
-        alias = names.alias_of(context.info.specialty)
-        return Ending(
-            end=RunEnd.WAITING,
-            reason=f"{ending.reason} But it is not in use: {error} Then `nightschool approve {alias}` puts it there.",
-        )
+        approval = f"`nightschool approve {names.alias_of(context.info.specialty)}` puts {version.tag} there."
+        return Ending(end=RunEnd.WAITING, reason=f"{ending.reason} But it is not in use: {error} {approval}")
     return Ending(end=RunEnd.PROMOTED, reason=" ".join((ending.reason, *notes)))
 
 

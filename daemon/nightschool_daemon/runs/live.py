@@ -62,15 +62,16 @@ def feedback_on(
 def answers_of(
     incumbent: str, candidate: str, rows: Iterable[AnsweredRow], attribute: Attribute
 ) -> tuple[LiveAnswer, ...]:
-    """One answer for each prompt and version: who says the same thing ten times is heard once, with the last word.
+    """One answer for each conversation and version, with the last word: its turns are liked or disliked together.
 
-    It stays at the place of the first, as a mind that changed is no further answer.
+    A conversation is told by its first prompt, so that who says the same thing ten times is heard once, too. The answer
+    stays at the place of the first, as a mind that changed is no further one.
     """
     said: dict[tuple[str, str, str], LiveAnswer] = {}
     for row in rows:
         version = attribute(row)
         if version in (incumbent, candidate):
-            said[version, row.source, row.group] = LiveAnswer(
+            said[version, row.source, row.opening] = LiveAnswer(
                 by_candidate=version == candidate, negative=row.feedback_type not in POSITIVE, source=row.source
             )
     return tuple(said.values())

@@ -2,7 +2,8 @@
 
 The order is always the same: record the intent, check that the destination's tag holds the digest,
 copy, read back, record done. Ollama's copy truncates the destination before it writes, so a crash in
-between leaves an empty manifest; recovery repairs it by replaying the recorded intent.
+between leaves an empty manifest; recovery repairs it by replaying the recorded intent. There is one move
+at a time, from the first look at the alias to the record.
 """
 
 from collections.abc import Callable
@@ -63,29 +64,38 @@ class AliasMover:
             done_at=None,
             state=MoveState.INTENDED,
         )
-        present = self.digest_of(alias)
-        if present == destination.digest:
-            return self._record_as_done(row)
-        if present is not None and (origin is None or present != origin.digest):
-            raise MoveFailed(
-                f"{alias} was pointed at another model by hand, so it stays as it is. "
-                f"`ollama rm {alias}` gives it back to Night School."
-            )
-        identifier = self._intended(row)
-        try:
-            self._copy(destination, alias)
-        except MoveFailed as error:
-            self._give_up(identifier, row, str(error))
-            raise
-        return self._finish(identifier, row)
+        with self.ledger.moves.lock:
+            present = self.digest_of(alias)
+            if present == destination.digest:
+                return self._record_as_done(row)
+            if present is not None and (origin is None or present != origin.digest):
+                raise MoveFailed(self._moved_by_others(alias, present))
+            identifier = self._intended(row)
+            try:
+                self._copy(destination, alias)
+            except MoveFailed as error:
+                self._give_up(identifier, row, str(error))
+                raise
+            return self._finish(identifier, row)
 
     def replay(self) -> tuple[str, ...]:
         """Finish every move that was recorded but not done. Returns a sentence for each."""
-        return tuple(self._replay_one(row) for row in self.ledger.moves.unfinished())
+        with self.ledger.moves.lock:
+            return tuple(self._replay_one(row) for row in self.ledger.moves.unfinished())
 
     def digest_of(self, name: str) -> str | None:
         """The manifest digest of a tag, or None where there is none that Ollama can read."""
         return next((entry.digest for entry in self.ollama.tags() if entry.name == name), None)
+
+    def _moved_by_others(self, alias: str, present: str) -> str:
+        """Why an alias that holds something unexpected stays as it is: by a move of ours, or by hand."""
+        last = self.ledger.moves.last_done(alias)
+        if last is not None and last.to_digest == present:
+            return f"{alias} was moved to {last.to_tag} meanwhile, so it stays as it is."
+        return (
+            f"{alias} was pointed at another model by hand, so it stays as it is. "
+            f"`ollama rm {alias}` gives it back to Night School."
+        )
 
     def _replay_one(self, row: MoveRow) -> str:
         present = self.digest_of(row.alias)
@@ -145,7 +155,7 @@ class AliasMover:
         last = self.ledger.moves.last_done(row.alias)
         if last is not None and last.to_digest == row.to_digest:
             return as_alias_move(last)
-        return self._finish(self.ledger.moves.intend(row), row)
+        return self._finish(self._intended(row), row)
 
     def _finish(self, identifier: int, row: MoveRow) -> AliasMove:
         self.ledger.moves.done(identifier, self.clock())

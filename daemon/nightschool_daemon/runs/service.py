@@ -185,7 +185,7 @@ class Runs:
         what only a person can repair.
         """
         self.shares.tell_the_proxy()
-        sentences = self.mover.replay() + retention.sweep(self.ledger, self.ollama)
+        sentences = self.mover.replay() + self._finish_approvals(now) + retention.sweep(self.ledger, self.ollama)
         sentences += retention.sweep_trainings(self.settings.state_directory, self.ollama, now)
         forgotten = self.ledger.events.forgotten()
         return sentences + self._remove_stray_directories() + (() if forgotten is None else (forgotten,))
@@ -231,7 +231,7 @@ class Runs:
         waiting, last = self._waiting(alias), self.ledger.moves.last_done(alias)
         if waiting is not None:
             version, row = waiting
-            incumbent = self._present_origin(alias, self._context(row, SilentListener()))
+            incumbent = self._present_origin(alias, self._context_of_waiting(version, row))
             return incumbent, Destination(tag=version.tag, digest=version.tag_digest)
         if last is None or last.kind is not MoveKind.PROMOTE:
             raise ShareRefused(
@@ -301,8 +301,18 @@ class Runs:
         found = self._waiting(alias)
         if found is None:
             raise UndoRefused(f"No candidate of {alias} waits for approval. `nightschool status` shows what does.")
-        version, row = found
-        context = self._context(row, SilentListener())
+        notes = self._put_into_use(*found, now, reason)
+        moved = self.ledger.moves.last_done(alias)
+        if moved is None:
+            raise UndoRefused(f"{alias} was not moved.")
+        return replace(as_alias_move(moved), reason=" ".join((moved.reason, *notes)))
+
+    def _put_into_use(self, version: VersionRow, row: RunRow, now: datetime, reason: str) -> tuple[str, ...]:
+        """Promote a candidate that waited, and end its run. Done again, it changes nothing.
+
+        Returns a sentence for what could not be done beside it. Raises `UndoRefused`.
+        """
+        alias, context = names.alias_of(version.specialty), self._context_of_waiting(version, row)
         try:
             notes = conclude.promote(context, version, reason, self._present_origin(alias, context))
         except MoveFailed as error:
@@ -311,10 +321,32 @@ class Runs:
         self.ledger.runs.finish(row.id, RunEnd.PROMOTED, reason, now)
         retention.retire_old_versions(self.ledger, self.ollama, self.settings, version.specialty)
         retention.discard_superseded(self.ledger, self.ollama, version, now)
-        moved = self.ledger.moves.last_done(alias)
-        if moved is None:
-            raise UndoRefused(f"{alias} was not moved.")
-        return replace(as_alias_move(moved), reason=" ".join((moved.reason, *notes)))
+        return notes
+
+    def _finish_approvals(self, now: datetime) -> tuple[str, ...]:
+        """Bring approvals to their end of which a crash left the alias moved and no more. A sentence for each."""
+        sentences: list[str] = []
+        for version, row, move in self._half_approved():
+            try:
+                notes = self._put_into_use(version, row, now, move.reason)
+            except UndoRefused as refusal:
+                sentences.append(f"The approval of {version.tag} could not be completed: {refusal}")
+            else:
+                sentences.append(" ".join((f"The approval of {version.tag} was completed.", *notes)))
+        return tuple(sentences)
+
+    def _half_approved(self) -> list[tuple[VersionRow, RunRow, MoveRow]]:
+        """Versions that aliases were moved to, while their runs still wait for approval."""
+        versions = self.ledger.versions
+        found = []
+        for version in (*versions.in_state(VersionState.CANDIDATE), *versions.in_state(VersionState.PROMOTED)):
+            row = self.ledger.runs.get(version.run_id)
+            move = self.ledger.moves.last_done(names.alias_of(version.specialty))
+            if row is None or row.end is not RunEnd.WAITING or move is None or move.kind is not MoveKind.PROMOTE:
+                continue
+            if move.run_id == row.id:
+                found.append((version, row, move))
+        return found
 
     def _waiting(self, alias: str) -> tuple[VersionRow, RunRow] | None:
         """The newest candidate of an alias whose run is over and that waits."""
@@ -408,6 +440,18 @@ class Runs:
             f"{alias} was pointed at another model by hand, so it stays as it is and nothing is trained for it. "
             f"`ollama rm {alias}` gives it back to Night School."
         )
+
+    def _context_of_waiting(self, version: VersionRow, row: RunRow) -> StepContext:
+        """The run of a candidate that waits. Raises `UndoRefused` where somebody removed its directory."""
+        context = None
+        with contextlib.suppress(FileNotFoundError):
+            context = self._context(row, SilentListener())
+        if context is None or not context.directory.is_done(Step.PREPARE):
+            raise UndoRefused(
+                f"{version.tag} cannot be put into use, as the files of its run are gone. "
+                "`nightschool run --now` makes a new version."
+            )
+        return context
 
     def _context(self, row: RunRow, listener: RunListener) -> StepContext:
         directory = RunDirectory(path=row.directory)

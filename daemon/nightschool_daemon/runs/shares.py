@@ -4,7 +4,10 @@ A share is a fact of the ledger; what the proxy reads is written anew from them.
 for approval, else the one that the last promotion brought, which is then compared with what stood there before.
 """
 
-from collections.abc import Callable
+import functools
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -12,13 +15,15 @@ from nightschool_daemon import codec
 from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks, PluginFailed
 from nightschool_daemon.ledger import AnsweredRow, Ledger
-from nightschool_daemon.proxy.answers import Answers, open_answers
+from nightschool_daemon.proxy.answers import open_answers
 from nightschool_daemon.proxy.conversation import conversation_of_event
-from nightschool_daemon.proxy.routes import Route, Routes, RoutesFile, secret_of, write_routes
+from nightschool_daemon.proxy.routes import DIRECTORY, Route, Routes, RoutesFile, secret_of, write_routes
 from nightschool_daemon.runs import live
 from nightschool_daemon.runs.errors import UndoRefused
 from nightschool_daemon.runs.moves import Destination
 from nightschool_hookspecs.records import LiveFeedback, LiveVerdict, Outcome, Specialty
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "share:"
 MOST = 0.95
@@ -134,23 +139,40 @@ class Shares:
         """What was said of the two versions since the share began."""
         incumbent, candidate = live.plain(share.incumbent.tag), live.plain(share.candidate.tag)
         rows = self.ledger.events.answered(share.specialty, share.since)
-        with open_answers(self.settings.state_directory) as answers:
-            secret = secret_of(self.settings.state_directory)
-            said = live.answers_of(
-                incumbent, candidate, rows, lambda row: self._who_answered(share, row, answers, secret)
-            )
+        passed_to = self._passed_to(share, [row for row in rows if row.answered_by == share.alias])
+
+        def who_answered(row: AnsweredRow) -> str | None:
+            """A version that feedback names; for the alias, the one that the proxy passed the conversation to."""
+            named = passed_to.get(row.key, row.answered_by)
+            return live.plain(named) if named is not None else None
+
+        said = live.answers_of(incumbent, candidate, rows, who_answered)
         return LiveFeedback(alias=share.alias, incumbent=incumbent, candidate=candidate, answers=said)
 
-    def _who_answered(self, share: Share, row: AnsweredRow, answers: Answers, secret: bytes) -> str | None:
-        """A version that feedback names; for the alias, the one that the proxy passed the conversation to."""
-        if row.answered_by != share.alias:
-            return live.plain(row.answered_by) if row.answered_by is not None else None
-        stored = self.ledger.events.get(row.key)
-        if stored is None:
-            return None
-        conversation = conversation_of_event(secret, stored.event)
-        version = answers.version_of(share.alias, conversation, since=share.since, until=row.at)
-        return live.plain(version) if version is not None else None
+    def _passed_to(self, share: Share, rows: Sequence[AnsweredRow]) -> dict[str, str]:
+        """The versions that the proxy passed conversations with the alias to, by keys of the feedback on them.
+
+        Nobody knows them where what the proxy wrote down cannot be read.
+        """
+        found: dict[str, str] = {}
+        try:
+            secret = secret_of(self.settings.state_directory)
+            with open_answers(self.settings.state_directory) as answers:
+                for row in rows:
+                    stored = self.ledger.events.get(row.key)
+                    if stored is None:
+                        continue
+                    conversation = conversation_of_event(secret, stored.event)
+                    version = answers.version_of(share.alias, conversation, since=share.since, until=row.at)
+                    if version is not None:
+                        found[row.key] = version
+        except (sqlite3.Error, OSError) as error:
+            _warn_once(
+                f"Which version answered cannot be read from {self.settings.state_directory / DIRECTORY}: {error}. "
+                "Feedback that names the alias alone counts for nobody."
+            )
+            return {}
+        return found
 
     def _look_at(self, share: Share, digests: dict[str, str], keep: Act, take_back: Act) -> str | None:
         if (problem := _problem(share, digests)) is not None:
@@ -171,6 +193,12 @@ class Shares:
     def _said(self, share: Share) -> str:
         verdict = self.verdict_on(share)
         return verdict.reason if verdict is not None else "No plugin judges its feedback."
+
+
+@functools.lru_cache(maxsize=16)
+def _warn_once(sentence: str) -> None:
+    """Feedback is looked at every minute: what stays as it is need not be told again."""
+    logger.warning(sentence)
 
 
 def _problem(share: Share, digests: dict[str, str]) -> str | None:

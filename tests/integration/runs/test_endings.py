@@ -28,6 +28,9 @@ from nightschool_daemon.jobs import (
     write_durably,
 )
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionRow, VersionState
+from nightschool_daemon.ledger.evidence import EvidenceBook
+from nightschool_daemon.ledger.runs import Runs as RunRows
+from nightschool_daemon.ledger.versions import Moves, Versions
 from nightschool_daemon.locking import StateLock
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaRefused
@@ -234,6 +237,21 @@ def test_evidence_goes_on_until_a_promotion_and_is_kept_apart_for_each_incumbent
     world.end(third, RunEnd.NOT_ENOUGH)
     world.runs.undo(ALIAS, NOW)
     assert known(world.begin()) == Evidence(used=("a",))
+
+
+def test_evidence_that_an_approval_settled_during_a_run_does_not_come_back_with_it(world: World) -> None:
+    teach(world, 3)
+    first = world.begin()
+    judged(first, shown=(CountedItem(key="a", gain=20.0),), log_e_value=3.0)
+    examine.accept_verdict(first)
+    world.end(first, RunEnd.WAITING)
+    second = world.begin()
+    replace(world.runs, clock=lambda: second.info.started_at + timedelta(hours=1)).approve(ALIAS, NOW)
+    judged(second, shown=(CountedItem(key="b", gain=5.0),), log_e_value=3.5)
+    examine.accept_verdict(second)
+    world.end(second, RunEnd.NOT_ENOUGH)
+    world.runs.undo(ALIAS, NOW)
+    assert world.begin().result(Step.PREPARE, PrepareResult).evidence == Evidence(used=("a", "b"))
 
 
 def test_what_a_candidate_gained_that_a_guard_turned_down_speaks_for_no_later_one(world: World) -> None:
@@ -533,6 +551,21 @@ def test_copy_that_damages_the_alias_puts_the_incumbent_back_and_keeps_the_candi
     assert world.digest(ALIAS) == world.digest(result.version)
 
 
+def test_alias_that_an_undo_moved_during_the_run_is_not_said_to_be_moved_by_hand(world: World) -> None:
+    first, _ = world.promote(), world.promote()
+    context = world.begin()
+    world.runs.undo(ALIAS, NOW)
+    result = world.end(context)
+    assert result.end is RunEnd.WAITING
+    assert result.version is not None
+    assert result.reason.endswith(
+        f"{ALIAS} was moved to {first} meanwhile, so it stays as it is. "
+        f"`nightschool approve {ALIAS}` puts {result.version} there."
+    )
+    world.runs.approve(ALIAS, NOW)
+    assert world.digest(ALIAS) == world.digest(result.version)
+
+
 def test_copy_that_the_server_refuses_leaves_all_as_it_was(world: World) -> None:
     first = world.promote()
     context = world.begin()
@@ -611,6 +644,45 @@ def test_newest_waiting_candidate_is_approved_and_the_older_ones_are_gone(world:
     world.ledger.runs.finish(under_way.info.id, RunEnd.CANCELLED, "", NOW)
     world.runs.undo(ALIAS, NOW)
     assert world.digest(ALIAS) == world.digest(TINY)
+
+
+@pytest.mark.parametrize(
+    ("part", "call"),
+    [
+        # what comes next when the intent is written, the alias copied, the move recorded
+        (OllamaHttp, "copy"),
+        (Moves, "done"),
+        (Versions, "set_state"),
+        (EvidenceBook, "settle"),
+        (RunRows, "finish"),
+    ],
+)
+def test_approval_that_was_killed_is_completed_at_the_next_start(
+    world: World, monkeypatch: pytest.MonkeyPatch, part: type, call: str
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    candidate = waiting(world)
+    world.runs.share(ALIAS, 0.3, NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(part, call, killed)
+        with pytest.raises(KeyboardInterrupt):
+            world.runs.approve(ALIAS, NOW)
+    assert f"The approval of {candidate} was completed." in world.runs.recover(NOW)
+    version = world.ledger.versions.get(candidate)
+    assert version is not None
+    assert version.state is VersionState.PROMOTED
+    run = world.ledger.runs.get(version.run_id)
+    assert run is not None
+    assert (run.end, run.outcome_reason) == (RunEnd.PROMOTED, "approved")
+    assert [one.to_tag for one in world.ledger.moves.history(ALIAS, 9)] == [candidate]
+    assert told(world) == ()
+    assert world.runs.recover(NOW) == ()
+    # the next one does not take it for an older candidate that it overtook
+    world.promote()
+    assert world.runs.undo(ALIAS, NOW).to_tag == candidate
+    assert world.digest(ALIAS) == world.digest(candidate)
 
 
 def test_waiting_candidate_is_approved_although_the_alias_was_undone_since(world: World) -> None:
@@ -725,6 +797,20 @@ def test_first_candidate_that_waits_is_compared_with_the_base_and_comes_into_use
     assert moved is not None
     assert "a share of its use decided" in moved.reason
     assert told(world) == ()
+
+
+def test_candidate_whose_run_directory_is_gone_is_refused_with_a_sentence(world: World) -> None:
+    candidate = waiting(world)
+    world.runs.share(ALIAS, 0.3, NOW)
+    shutil.rmtree(world.ledger.runs.latest(1)[0].directory)
+    say(world, TINY, FeedbackType.EXPLICIT_NEGATIVE)
+    say(world, candidate, FeedbackType.EXPLICIT_POSITIVE)
+    (sentence,) = judging(world).look_at_feedback(NOW)
+    assert f"feedback has decided, but {candidate} cannot be put into use, as the files" in sentence
+    for refused in (lambda: world.runs.approve(ALIAS, NOW), lambda: world.runs.share(ALIAS, 0.5, NOW)):
+        with pytest.raises(UndoRefused, match="makes a new version"):
+            refused()
+    assert world.digest(ALIAS) is None
 
 
 def test_candidate_that_waits_and_loses_never_gets_there(world: World) -> None:

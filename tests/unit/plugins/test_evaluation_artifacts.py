@@ -318,8 +318,24 @@ def test_a_query_is_run_on_the_tables_of_its_item() -> None:
     assert score("sql", wrong, right, TABLES) == pytest.approx(score("sql", wrong, right) / 2)
     other = "SELECT name FROM users WHERE id < 3"
     assert score("sql", other, right, TABLES) == 99 > score("sql", other, right)
-    unlike = "SELECT name FROM users WHERE id < 2"
-    assert score("sql", unlike, right, TABLES) == score("sql", unlike, right)
+    none = "SELECT name FROM users WHERE id > 9"
+    assert score("sql", other, none, TABLES) == score("sql", other, none)
+
+
+def test_a_query_that_gives_other_rows_keeps_half_of_its_score() -> None:
+    right = "SELECT name FROM users WHERE id > 1 ORDER BY name"
+    for wrong in (right.replace("> 1", ">= 1"), right.replace("> 1", "> 2")):
+        assert score("sql", wrong, right) > 70
+        assert score("sql", wrong, right, TABLES) == pytest.approx(score("sql", wrong, right) / 2)
+
+
+def test_rows_in_another_order_and_sums_that_round_otherwise_are_no_other_rows() -> None:
+    plain, ordered = "SELECT name FROM users", "SELECT name FROM users ORDER BY id"
+    backwards = f"{ordered} DESC"
+    assert score("sql", backwards, plain, TABLES) == 99
+    assert score("sql", backwards, ordered, TABLES) == score("sql", backwards, ordered)
+    forwards, other_way = (f"SELECT {total} FROM users" for total in ("0.1 + 0.2 + 0.3", "0.3 + 0.2 + 0.1"))
+    assert score("sql", forwards, other_way, TABLES) == 99
 
 
 @pytest.mark.parametrize(

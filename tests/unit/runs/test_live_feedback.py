@@ -1,6 +1,7 @@
 """Which version an answer came from, and what was said of it."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,8 +12,20 @@ from nightschool_daemon.intake.assignment import assign, group_of
 from nightschool_daemon.ledger import AnsweredRow, IncomingEvent, Ledger, MoveRow, MoveState
 from nightschool_daemon.runs.live import Holders, answers_of, plain
 from nightschool_daemon.runs.tracks import material_of
-from nightschool_hookspecs.records import FeedbackType, Metadata, MoveKind, Specialty
+from nightschool_hookspecs.records import (
+    Context,
+    FeedbackType,
+    LiveAnswer,
+    LiveFeedback,
+    Message,
+    Metadata,
+    MoveKind,
+    Outcome,
+    Role,
+    Specialty,
+)
 from nightschool_hookspecs.testing import sample_event
+from nightschool_plugins.judge_feedback import JudgeFeedback
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -44,7 +57,7 @@ def said(model: str, at: datetime, *, kind: FeedbackType = FeedbackType.SUCCESS,
     assigned = assign(event, {})
     return AnsweredRow(
         key=event.key, at=at, base=assigned.base, answered_by=assigned.answered_by, feedback_type=kind,
-        source=event.source, group=group_of(event),
+        source=event.source, opening=group_of(event),
     )  # fmt: skip
 
 
@@ -78,6 +91,52 @@ def test_prompt_counts_once_for_a_version_with_the_last_word(ledger: Ledger) -> 
     ]
     answers = answers_of(FIRST, SECOND, rows, Holders(ledger=ledger).answered)
     assert [(one.by_candidate, one.negative) for one in answers] == [(False, True), (True, True)]
+
+
+def test_conversation_counts_once_for_a_version_with_the_last_word_on_its_turns(ledger: Ledger) -> None:
+    first = replace(sample_event("1", input_data="Hello"), model=FIRST, timestamp=NOON)
+    earlier = (Message(role=Role.USER, content="hello."), Message(role=Role.ASSISTANT, content="Hello!"))
+    later = replace(first, id="2", input_data="list", context=Context(messages=earlier))
+    events = [
+        first,
+        later,
+        replace(later, id="3", input_data="sort", feedback_type=FeedbackType.SUCCESS, corrected_output=None),
+        replace(later, id="4", input_data="sort", model=SECOND),
+        replace(first, id="5", input_data="list"),
+    ]
+    ledger.events.add(
+        [
+            IncomingEvent(event=one, base=BASE, answered_by=one.model, group=group_of(one), arrived_at=NOON)
+            for one in events
+        ]
+    )
+    rows = ledger.events.answered(SPECIALTY, NOON)
+    answers = answers_of(FIRST, SECOND, rows, Holders(ledger=ledger).answered)
+    assert [(one.by_candidate, one.negative) for one in answers] == [(False, False), (True, True), (False, True)]
+
+
+def test_equal_versions_are_rarely_told_apart_by_conversations_that_are_disliked_as_a_whole() -> None:
+    generator, seasons, wrong = random.Random(7), 1000, 0
+    plugin = JudgeFeedback()
+    for _ in range(seasons):
+        rows: list[AnsweredRow] = []
+        for number in range(60):
+            version = generator.choice((FIRST, SECOND))
+            kind = generator.choice((FeedbackType.EXPLICIT_POSITIVE, FeedbackType.EXPLICIT_NEGATIVE))
+            turn = AnsweredRow(
+                key="", at=NOON, base=BASE, answered_by=version, feedback_type=kind, source="chat", opening=str(number)
+            )
+            rows += [turn] * 8
+        wrong += _is_ever_worse(plugin, answers_of(FIRST, SECOND, rows, lambda row: row.answered_by))
+    # a test at the promised level exceeds this count in one seed of a thousand
+    assert wrong <= seasons * plugin.level + 16
+
+
+def _is_ever_worse(plugin: JudgeFeedback, answers: Sequence[LiveAnswer]) -> bool:
+    """Whether somebody who looks after every answer sees the candidate taken back."""
+    looks = (answers[:seen] for seen in range(1, len(answers) + 1))
+    live = (LiveFeedback(alias=ALIAS, incumbent=FIRST, candidate=SECOND, answers=tuple(one)) for one in looks)
+    return any(plugin.nightschool_judge_feedback(one).outcome is Outcome.WORSE for one in live)
 
 
 def test_ledger_tells_what_was_said_and_leaves_out_what_says_nothing_of_an_answer(ledger: Ledger) -> None:

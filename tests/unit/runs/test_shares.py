@@ -10,7 +10,7 @@ import pytest
 from nightschool_daemon.config import Settings, StateSettings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.ledger import IncomingEvent, Ledger
-from nightschool_daemon.proxy.answers import Answer, AnswerLog
+from nightschool_daemon.proxy.answers import FILE_NAME, Answer, AnswerLog
 from nightschool_daemon.proxy.conversation import conversation_of_event
 from nightschool_daemon.proxy.routes import Route, Routes, RoutesFile, secret_of, write_routes
 from nightschool_daemon.runs.errors import UndoRefused
@@ -167,6 +167,26 @@ def test_feedback_on_what_did_not_go_through_the_proxy_counts_for_nobody(bench: 
     event = replace(sample_event(), timestamp=LATER, model=ALIAS)
     bench.ledger.events.add([IncomingEvent(event=event, base=BASE, answered_by=ALIAS, group="g", arrived_at=LATER)])
     assert bench.shares.feedback_on(SHARE).answers == ()
+
+
+@pytest.mark.parametrize("kind", ["corrupt", "locked away"])
+def test_where_the_record_of_the_proxy_cannot_be_read_nobody_knows_and_it_is_told_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    bench.shares.begin(SHARE)
+    bench.hear(12, version=FIRST, liked=True, names_alias=True)
+    bench.hear(3, version=SECOND, liked=False, names_alias=False)
+    file = bench.state / "proxy" / FILE_NAME
+    for one in file.parent.glob(f"{FILE_NAME}*"):
+        one.unlink()
+    if kind == "corrupt":
+        file.write_bytes(b"nothing that SQLite knows" * 100)
+    else:
+        file.mkdir()
+    assert look(bench, Deeds()) == look(bench, Deeds()) == ()
+    assert [one.by_candidate for one in bench.shares.feedback_on(SHARE).answers] == [True] * 3
+    (told,) = [one.getMessage() for one in caplog.records if "cannot be read" in one.getMessage()]
+    assert str(file.parent) in told
 
 
 @pytest.mark.parametrize("name", [FIRST.tag, SECOND.tag, ALIAS])
