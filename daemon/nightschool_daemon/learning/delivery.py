@@ -88,7 +88,10 @@ class Expected:
         return int(block) >= self.trained_from and part in (self.settings.lora_layers or (part,))
 
     def bytes_of(self, file: GgufFile, tensor: Tensor, *, widest: bool) -> int:
-        """Of a touched tensor with the lesson in it: in its own type, or in one that keeps all but the smallest."""
+        """Of a touched tensor with the lesson in it: in its own type, or in one that keeps all but the smallest.
+
+        Added neurons kept all in their own types wherever it was measured (docs/learning.md).
+        """
         if self.neurons:
             return rounding.size_of(widened(file, tensor.name, self.neurons), tensor.type)
         return max(tensor.bytes, rounding.size_of(tensor.shape, self._widest(tensor))) if widest else tensor.bytes
