@@ -124,13 +124,14 @@ def _mean(variants: Variants, rows: Sequence[Row]) -> float:
 def _references(context: WorkerContext, tokens: Tokens, pin: str) -> list[Row]:
     """Held-out prompts with their references, as far as they are no longer than what is learned."""
     directory, selected = context.run.step(Step.SELECT), context.run.result(Step.SELECT, SelectResult)
-    items = [one for one in list(read_lines(directory / "items.jsonl", ExamItem))[:MEASURED] if one.reference]
+    items = list(read_lines(directory / "items.jsonl", ExamItem))[:MEASURED]
     http = OllamaHttp(context.settings.ollama)
     texts = [
         TrainingText(
             event_id=one.id, prompt=http.render(pin, one.messages), completion=one.reference + selected.closing
         )
         for one in items
+        if one.reference
     ]
     http.close()
     return within(rows_of(texts, tokens), selected.hyperparameters.max_length)

@@ -391,7 +391,7 @@ def test_without_room_for_another_attempt_what_keeps_enough_is_delivered(
     shares = [0.5, 0.5, 0.995]
     measured = keeping(shares)
 
-    def filling(export: ExportResult) -> Losses:
+    def filling(export: ExportResult) -> ExportResult:
         if export.attempts == len(shares):
             monkeypatch.setattr(shutil, "disk_usage", lambda _place: SimpleNamespace(free=0))
         return measured(export)
@@ -409,7 +409,7 @@ def test_an_attempt_that_need_not_be_made_costs_no_run(tmp_path: Path, lesson: L
     context = delivering(tmp_path, DELIVERY)
     measured = keeping([0.5, 0.5, 0.995])
 
-    def failing(export: ExportResult) -> Losses:
+    def failing(export: ExportResult) -> ExportResult:
         if export.attempts > 3:
             raise error
         return measured(export)
