@@ -197,7 +197,7 @@ def _scratch_bytes(network: Network, tokens: int) -> int:
     tables = attention.scratch_bytes(shape.heads // shape.key_heads, tokens, shape.head_size)
     item, piece = network.bench.dtype.itemsize, _piece(network, tokens)
     logits = piece * tokens * (FLOAT + item * (item < FLOAT))
-    return int((matrix + piece * shape.width) * item) + tables + logits
+    return int((matrix + piece * shape.width) * item + tables + logits)
 
 
 def _head_bytes(network: Network, predictions: int) -> int:
