@@ -253,8 +253,9 @@ class ExamSettings:
     max_pairs: int = 40
     """Held-out pairs of a better and a worse answer that are ranked, a night: each goes through both models."""
     regression_days: int = 7
-    round_items: int = 20
-    """Prompts that count, asked before it is looked whether the exam is decided."""
+    round_items: int = 5
+    """Prompts that count, asked before it is looked whether the exam is decided.
+    Where memory holds one model at a time, both are loaded once a round."""
     min_items: int = 6
     """With fewer, nothing can be proven, and a run ends before it trains."""
     max_answer_tokens: int = 512

@@ -24,7 +24,7 @@ configuration and registers the instance.
         return DifficultyByLines
 """
 
-from nightschool_hookspecs.corrections import GOOD_SCORE, is_failure, is_minor
+from nightschool_hookspecs.corrections import EQUAL_SCORE, GOOD_SCORE, is_failure, is_good, is_minor
 from nightschool_hookspecs.markers import PROJECT, hookimpl, hookspec
 from nightschool_hookspecs.records import (
     AliasMove,
@@ -126,6 +126,7 @@ from nightschool_hookspecs.services import (
 )
 
 __all__ = [
+    "EQUAL_SCORE",
     "GOOD_SCORE",
     "PROJECT",
     "AliasMove",
@@ -225,5 +226,6 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "is_failure",
+    "is_good",
     "is_minor",
 ]

@@ -15,8 +15,8 @@ def nightschool_augment_examples(
     which the model fails most (`hardness`). Return the variants alone, best first, each with `parent` set to the
     `event_id` of its original. They are added to the originals, of each plugin one in turn, at most three times as
     many in all. Refused is a variant without a known parent, one that came too close to a prompt of the exam, and
-    one whose answer a validator scores 70 or less: by itself where it is its original's, else by that. A variant
-    weighs what you say, at most as much as its original. None: no variants.
+    one whose answer a validator scores 70 or less, or below 50 where its score is relative: by itself where it is
+    its original's, else by that. A variant weighs what you say, at most as much as its original. None: no variants.
     `nightschool_hookspecs.variants` tells what a variant must keep of its original.
     """
 

@@ -1,11 +1,13 @@
-"""What feedback says of the answer: whether it failed, and how much a correction changes."""
+"""What scores and feedback say of an answer: whether it is good, whether it failed, how much a correction changes."""
 
 import re
 
-from nightschool_hookspecs.records import Event
+from nightschool_hookspecs.records import AnswerScore, Event, ExamAnswer, FirstScore
 
 GOOD_SCORE = 70.0
 """0..100; an answer is good above it, wherever nobody set another bound."""
+EQUAL_SCORE = 50.0
+"""A relative score from which an answer is as good as what it was compared with."""
 PROSE = frozenset({"other", "architecture", "api_docs"})
 """Artifact types whose text is read by people. In every other type a letter may be the whole lesson."""
 CODE = re.compile(r"^```(?s:.*?)^```|^~~~(?s:.*?)^~~~|`[^`\n]+`|^(?: {4}|\t).*$|^[ \t]*\|.*$", re.MULTILINE)
@@ -14,6 +16,11 @@ DATA = re.compile(r"\A\s*(?:[{\[<]|---\s|(?:openapi|swagger|info|paths)\s*:)", r
 """How a text begins that is data from end to end."""
 SPACE = re.compile(r"\s+")
 CLOSING = ".!?:;, "
+
+
+def is_good(found: AnswerScore | ExamAnswer | FirstScore, good_score: float = GOOD_SCORE) -> bool:
+    """Whether an answer scores above `good_score`, or, where its score is relative, is as good as its reference."""
+    return found.score >= EQUAL_SCORE if found.is_relative else found.score > good_score
 
 
 def is_failure(event: Event, lowest_score: float) -> bool:

@@ -53,8 +53,9 @@ def nightschool_validate_answer(
     None: not an artifact type of yours; the first answer counts. Where all say None, the run fails.
     Let a `GenerationError` of `generate` pass: while the dataset is built, nobody has looked at the answer then.
     A score that says how the answer stands to the reference, as one of two, `is_relative`: where two models are
-    compared by hand on prompts alone, the answer of one is the reference of the other's. One that a busy
-    machine decided `is_out_of_time`: an exam counts it, but of a correction nobody has looked at it then.
+    compared by hand on prompts alone, the answer of one is the reference of the other's. It is 50 where both are
+    equally good, and good from there on; any other score is good above 70. One that a busy machine decided
+    `is_out_of_time`: an exam counts it, but of a correction nobody has looked at it then.
     """
 
 

@@ -999,6 +999,8 @@ class ExamAnswer:
     """Seconds that these tokens took by the server's own clock, without loading and reading the prompt; 0: not told."""
     reading_s: float = 0.0
     """Seconds that reading the prompt took by the same clock, without what was read before and kept; 0: not told."""
+    is_relative: bool = False
+    """As in `AnswerScore`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1078,6 +1080,8 @@ class FirstScore:
     """The wanted answer of then: of another one the score says nothing."""
     score: float
     """0..100."""
+    is_relative: bool = False
+    """As in `AnswerScore`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ class EvaluationJudge:
     artifact_types: tuple[str, ...] = ()
     """Empty: all."""
     calibration: tuple[float, ...] = (0.0, 25.0, 50.0, 75.0, 100.0)
-    """What 0, 1, 2, 3 and 4 points are worth, 0..100; never falling."""
+    """What 0, 1, 2, 3 and 4 points are worth, 0..100; never falling. An answer is good from 50 on."""
     longest_text: int = 4000
     """Characters of a prompt and of an answer that the judge is shown."""
 

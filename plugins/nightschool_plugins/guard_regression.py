@@ -1,7 +1,7 @@
 """Guards what was learned before: corrections that the incumbent knows must not be forgotten.
 
-A correction is known where the answer scores above 70. Of those that the incumbent, or a version that it came from, has
-learned
+A correction is known where the answer scores above 70, or where a relative score, as that of `evaluation_judge`, finds
+it as good as the correction or better. Of those that the incumbent, or a version that it came from, has learned
 
     forgotten, regained   corrections that only the incumbent, that only the candidate knows
     p                     P(X >= forgotten), X ~ binomial(forgotten + regained, 1/2)      (exact McNemar test)
@@ -25,7 +25,17 @@ that what the candidate can do of it makes up for nothing that was forgotten.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nightschool_hookspecs import GOOD_SCORE, Exam, GuardResult, ItemRole, Sitting, hookimpl
+from nightschool_hookspecs import (
+    GOOD_SCORE,
+    Exam,
+    ExamAnswer,
+    FirstScore,
+    GuardResult,
+    ItemRole,
+    Sitting,
+    hookimpl,
+    is_good,
+)
 from nightschool_hookspecs.paired import Losses, compare_abilities
 
 
@@ -34,7 +44,7 @@ class GuardRegression:
     """`[plugins.guard_regression]`"""
 
     known_score: float = GOOD_SCORE
-    """0..100; a correction is known above it."""
+    """0..100; a correction is known above it. Relative scores are not held to it: of these it is known from 50 on."""
     tolerated_share: float = 0.05
     level: float = 0.1
     """More forgotten corrections break the guard where chance makes so many this rarely."""
@@ -46,12 +56,12 @@ class GuardRegression:
     @hookimpl
     def nightschool_guard_promotion(self, exam: Exam) -> GuardResult | None:
         incumbent = {
-            one.item_id: one.score
+            one.item_id: one
             for one in exam.answers
             # a server that failed the incumbent says nothing
             if one.sitting is Sitting.INCUMBENT and not one.failed
         }
-        of_event = {one.event_id: one.score for one in exam.first_scores}
+        of_event = {one.event_id: one for one in exam.first_scores}
         first = {item.id: of_event[item.event_id] for item in exam.items if item.event_id in of_event}
         learned, lost_of_learned = self._compared(exam, ItemRole.LEARNED, incumbent)
         lesson, lost_of_lesson = self._compared(exam, ItemRole.LESSON, incumbent)
@@ -69,11 +79,13 @@ class GuardRegression:
         held = lost_of_learned.held and lost_of_lesson.held and (lost_since.held or goes_no_further)
         return GuardResult(guard="regression", held=held, reason=" ".join(sentences)) if sentences else None
 
-    def _compared(self, exam: Exam, role: ItemRole, before: Mapping[str, float]) -> tuple[int, Losses]:
+    def _compared(
+        self, exam: Exam, role: ItemRole, before: Mapping[str, ExamAnswer | FirstScore]
+    ) -> tuple[int, Losses]:
         """How many corrections of a role have a score from before, by their ids, and what the candidate lost of it."""
         asked = frozenset(item.id for item in exam.items if item.role is role)
         pairs = [
-            (before[one.item_id] > self.known_score, one.score > self.known_score)
+            (is_good(before[one.item_id], self.known_score), is_good(one, self.known_score))
             for one in exam.answers
             if one.sitting is Sitting.CANDIDATE and one.item_id in before and one.item_id in asked
         ]

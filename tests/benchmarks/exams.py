@@ -2,12 +2,14 @@
 
 Simulated: seasons between equal models in which every item is looked at; the same with candidates that gain a little
 and fail badly now and then, which nothing bounds; the share of real gains that is proven; the expected items against a
-permutation test whose number of items is fixed beforehand, at the same error rates.
+permutation test whose number of items is fixed beforehand, at the same error rates: looked at after each round, as a
+night does, and beside it after every item.
 Real: forty exams of a small model against itself on a real Ollama, held by the examiner of a night, with its drawing,
 its rounds, its three sittings and its scores. 600 prompts are twenty blocks of thirty without a prompt in common, and
 each block is sat twice, with fresh answers. Three things are not those of a night: answers are sampled, as greedy ones
 of one model to one prompt are the same; no guard is asked, which could only stop a promotion; and the judge is asked
-after every item. Answers are kept in build/exams, so that a stopped bench goes on.
+after every item. Answers are kept in build/exams, so that a stopped bench goes on. Beside it stands in how many of the
+exams a proof could have been reached at all: where models differ on a few items only, none could.
 
 What is simulated takes some minutes, the 3600 real answers about an hour of one core.
 """
@@ -72,6 +74,7 @@ SEASON_ITEMS = 240
 SIMULATIONS = 2000
 DECEIVED_GOAL = 0.05
 ITEMS_GOAL = 0.7
+HELD_TO = "`ours` is to be at most `goal` times `peer`"
 POWER = 0.95
 GAINS = (2.0, 5.0, 10.0, 15.0, 20.0)
 LOOKS = (10, 20, 40, 60, 120, 240)
@@ -204,34 +207,48 @@ def power(scores: Scores) -> Iterator[results.Row]:
 
 
 def items_against_fixed(scores: Scores, planned: float) -> Iterator[results.Row]:
-    """Expected items of an exam that is planned for a gain, where the gain is there and where there is none."""
+    """Expected items of an exam that is planned for a gain, where the gain is there and where there is none.
+
+    Held to the goal with the rounds of a night; a look at every item, which no night has, is told beside it.
+    """
     chance = numpy.random.default_rng(3)
     better = scores.gains(chance, planned, SIMULATIONS, HORIZON)
     most = int(numpy.sort(proofs(better))[math.ceil(POWER * SIMULATIONS) - 1])
     if most > HORIZON:
         raise ValueError(f"{scores.name}: a gain of {planned:g} points takes more than {HORIZON} items")
-    asked, proven = sat_until_decided(better[:, :most], planned)
-    equal = scores.gains(chance, 0.0, SIMULATIONS, most)
-    asked_equal, proven_equal = sat_until_decided(equal, planned)
-    level, power_seen = float(proven_equal.mean()), float(proven.mean())
-    fixed = float(fixed_items(better, max(level, 1 / SIMULATIONS), power_seen))
-    label = f"items, planned for {planned:g} points, {scores.name}"
-    rates = f"(error {level:.4f}, power {power_seen:.3f})"
-    yield row(f"{label}, gain there {rates}", float(asked.mean()), fixed, ITEMS_GOAL)
-    yield row(f"{label}, no gain there {rates}", float(asked_equal.mean()), fixed, ITEMS_GOAL)
+    better, equal = better[:, :most], scores.gains(chance, 0.0, SIMULATIONS, most)
+    size = ExamSettings().round_items
+    for items_a_look, looked, goal in ((size, f"rounds of {size}", ITEMS_GOAL), (1, "a look at every item", None)):
+        asked, proven = sat_until_decided(better, planned, items_a_look)
+        asked_equal, proven_equal = sat_until_decided(equal, planned, items_a_look)
+        level, power_seen = float(proven_equal.mean()), float(proven.mean())
+        fixed = float(fixed_items(better, max(level, 1 / SIMULATIONS), power_seen))
+        label = f"items, planned for {planned:g} points, {scores.name}, {looked}"
+        rates = f"(error {level:.4f}, power {power_seen:.3f})"
+        yield row(f"{label}, gain there {rates}", float(asked.mean()), fixed, goal)
+        yield row(f"{label}, no gain there {rates}", float(asked_equal.mean()), fixed, goal)
 
 
-def sat_until_decided(gains: Gains, planned: float) -> tuple[NDArray[numpy.float64], NDArray[numpy.bool_]]:
-    """How many items each simulation is asked, with a look after every one, and whether it ends with a proof."""
+def sat_until_decided(
+    gains: Gains, planned: float, items_a_look: int
+) -> tuple[NDArray[numpy.int64], NDArray[numpy.bool_]]:
+    """How many items each simulation is asked, with a look after so many at a time, and whether it ends with a proof.
+
+    The last look may come after fewer.
+    """
     judge = JudgePaired(worthwhile_gain=planned)
     simulations, most = gains.shape
-    asked, proven = numpy.full(simulations, float(most)), proofs(gains)
+    looks = (*range(items_a_look, most, items_a_look), most)
+    asked, proven = numpy.full(simulations, most), numpy.zeros(simulations, dtype=numpy.bool_)
     for number, one in enumerate(gains):
-        last = min(int(proven[number]), most)
-        looks = range(judge.fewest_items, last)
-        hopeless = (look for look in looks if judge.is_hopeless(one[:look], one[:look], most - look, PROOF))
-        asked[number] = next(hopeless, last)
-    return asked, numpy.asarray(proven == asked)
+        proves = judge.log_e_path(one) >= PROOF
+        asked[number] = next(
+            look
+            for look in looks
+            if look == most or proves[look - 1] or judge.is_hopeless(one[:look], one[:look], most - look, PROOF)
+        )
+        proven[number] = proves[asked[number] - 1]
+    return asked, proven
 
 
 def fixed_items(better: Gains, level: float, power_wanted: float) -> int:
@@ -262,13 +279,14 @@ def permutation_p(gains: Gains, flips: int) -> NDArray[numpy.float64]:
 
 def real_exams() -> tuple[results.Row, results.Row]:
     """Forty exams of one model, and what is worth knowing of its answers."""
-    promoted, differing, deviations, scores = 0, [], [], []
+    promoted, able, differing, deviations, scores = 0, 0, [], [], []
     for exam in held():
         gains = numpy.array(gains_of(exam))
         differing.append(float((gains != 0).mean()))
         deviations.append(float(gains.std()))
         scores += [one.score for one in exam.answers]
         looks = numpy.flatnonzero(JUDGE.log_e_path(gains) >= PROOF) + 1
+        able += could_prove(gains)
         promoted += any(judged(exam, int(look)) is Outcome.PROVEN for look in looks)
     figures: results.Row = {
         "prompts": BLOCKS * EXAM_ITEMS,
@@ -276,8 +294,14 @@ def real_exams() -> tuple[results.Row, results.Row]:
         "items that differ": round(float(numpy.mean(differing)), 3),
         "standard deviation of differences": round(float(numpy.mean(deviations)), 1),
         "mean score": round(float(numpy.mean(scores)), 1),
+        "exams that could prove anything": able,
     }
     return row(f"A/A, {EXAMS} exams of {BASE.title}: promoted", promoted / EXAMS, DECEIVED_GOAL, 1.0), figures
+
+
+def could_prove(gains: Gains) -> bool:
+    """Whether an exam would prove something if each item that differs did so in the candidate's favour."""
+    return JUDGE.log_e_value(numpy.abs(gains)) >= PROOF
 
 
 def held() -> list[Exam]:
@@ -380,15 +404,15 @@ def options(seed: int) -> PinnedOptions:
 # --------------------------------------------------------------------------- the table
 
 
-def row(measure: str, ours: float, peer: float, goal: float) -> results.Row:
-    """A line of the table: it holds where ours is at most `goal` times the peer's."""
-    return results.row(measure, ours, peer, goal, holds=ours <= goal * peer)
+def row(measure: str, ours: float, peer: float, goal: float | None) -> results.Row:
+    """A line of the table: it holds where ours is at most `goal` times the peer's. Without a goal it is only told."""
+    return results.row(measure, ours, peer, goal, holds=None if goal is None else ours <= goal * peer)
 
 
 def main() -> int:
     """Measure, print and write down. Returns 1 where a row falls short."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--simulated", action="store_true", help="leave the real model out")
+    parser.add_argument("--simulated", action="store_true", help="leave the real model out, and its table as it is")
     simulated = parser.parse_args().simulated
     calls.get_ready()
     found = [row for scores in SCORES for row in power(scores)]
@@ -397,16 +421,21 @@ def main() -> int:
     points, right_or_wrong, ties = SCORES
     plans = [(points, gain) for gain in GAINS[1:]] + [(right_or_wrong, 20.0), (ties, 10.0)]
     rows += [one for scores, gain in plans for one in items_against_fixed(scores, gain)]
-    if not simulated:
-        real, figures = real_exams()
-        rows.append(real)
-        results.show("The answers of the model to itself", [figures])
-        told = f"The answers of {BASE.title} to itself:\n\n{results.as_markdown([figures])}"
-        results.fill("calibration", "`ours` is to be at most `goal` times `peer`", rows, below=told)
+    results.fill("calibration", f"Simulated, {HELD_TO}", rows)
     results.show("Share of real gains that is proven by so many items", found)
     results.write("exams-power", found)
     results.fill("power", f"Of {SIMULATIONS // 4} simulations each", found)
-    return results.presented("exams", "Exams", rows)
+    short = results.presented("exams", "Exams, simulated", rows)
+    return short if simulated else max(short, presented_real())
+
+
+def presented_real() -> int:
+    """Hold the real exams, print and write down what they show. Returns 1 where their row falls short."""
+    real, figures = real_exams()
+    results.show("The answers of the model to itself", [figures])
+    told = f"The answers of {BASE.title} to itself:\n\n{results.as_markdown([figures])}"
+    results.fill("real-exams", f"Real, {HELD_TO}", [real], below=told)
+    return results.presented("exams-real", "Exams of a model against itself", [real])
 
 
 if __name__ == "__main__":

@@ -58,4 +58,5 @@ def sit(
         done_reason=said.done_reason,
         generation_s=said.generation_s,
         reading_s=said.reading_s,
+        is_relative=found.is_relative,
     )

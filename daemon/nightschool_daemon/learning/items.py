@@ -9,7 +9,7 @@ from nightschool_daemon.learning.building import build_one, build_prompt
 from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.learning.worth import is_better_known, is_dislike, objection_to
 from nightschool_daemon.reasons import REBUILD
-from nightschool_hookspecs.corrections import GOOD_SCORE
+from nightschool_hookspecs.corrections import is_good
 from nightschool_hookspecs.records import Event, ExamItem, FeedbackType, ItemRole, ScoredEvent, TrainingExample
 from nightschool_hookspecs.services import GenerationError
 
@@ -23,7 +23,7 @@ def passes(workshop: Workshop, item: ExamItem, answer: str) -> bool:
     except GenerationError:
         # a model was to judge it and did not, as none does for a plan
         return True
-    return found is None or found.score > GOOD_SCORE
+    return found is None or is_good(found)
 
 
 def items_of(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamItem, ...]:

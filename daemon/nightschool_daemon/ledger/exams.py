@@ -75,7 +75,7 @@ class Exams:
                 SELECT run_id, item_id, json_extract(body, '$.event_id') AS event_id,
                        json_extract(body, '$.reference') AS reference, json_extract(body, '$.role') AS role
                 FROM exam_items)
-            SELECT i.event_id, i.reference, a.score
+            SELECT i.event_id, i.reference, a.score, json_extract(a.body, '$.is_relative') AS is_relative
             FROM exam_answers a JOIN asked i USING (run_id, item_id) JOIN runs r ON r.id = a.run_id
             LEFT JOIN evidence e USING (run_id) LEFT JOIN versions v ON v.run_id = a.run_id
             WHERE NOT json_extract(a.body, '$.failed') AND (
@@ -89,13 +89,17 @@ class Exams:
                 *(Sitting.CANDIDATE.value, ItemRole.LEARNED.value, ItemRole.LESSON.value),
             ),
         )
-        found: dict[tuple[str, str | None], float] = {}
+        found: dict[tuple[str, str | None], FirstScore] = {}
         for row in rows:
-            found.setdefault((row["event_id"], row["reference"]), row["score"])
-        return tuple(
-            FirstScore(event_id=event_id, reference=reference, score=score)
-            for (event_id, reference), score in found.items()
-        )
+            first = FirstScore(
+                event_id=row["event_id"],
+                reference=row["reference"],
+                score=row["score"],
+                # NULL in answers that were stored before it was told
+                is_relative=bool(row["is_relative"]),
+            )
+            found.setdefault((first.event_id, first.reference), first)
+        return tuple(found.values())
 
     def store_verdict(self, run_id: str, verdict: Verdict) -> None:
         """Store the verdict of a run."""

@@ -33,7 +33,7 @@ from nightschool_daemon.reporting.records import (
 from nightschool_daemon.reporting.sheet import Picture, Section, Sheet
 from nightschool_daemon.reporting.track import track_of
 from nightschool_daemon.reporting.words import EXAM, LEFT_OUT, NIGHTS, nights_section, track_table
-from nightschool_hookspecs.corrections import GOOD_SCORE
+from nightschool_hookspecs.corrections import is_good
 from nightschool_hookspecs.records import (
     Context,
     Event,
@@ -157,7 +157,7 @@ def _as_event(paper: ExamPaper, item: ExamItem, answer: ExamAnswer) -> Event:
     return Event(
         id=f"{paper.run_id}/{item.id}",
         timestamp=paper.at,
-        feedback_type=FeedbackType.SUCCESS if answer.score > GOOD_SCORE else FeedbackType.VALIDATION_FAILURE,
+        feedback_type=FeedbackType.SUCCESS if is_good(answer) else FeedbackType.VALIDATION_FAILURE,
         input_data=item.messages[-1].content,
         artifact_type=item.artifact_type,
         context=Context(

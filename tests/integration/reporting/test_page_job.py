@@ -26,6 +26,8 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, VersionRow, VersionState
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.reasons import ASKED
+from nightschool_daemon.reporting.job import marked
+from nightschool_daemon.reporting.records import ExamPaper
 from nightschool_daemon.reporting.sheet import markdown_of
 from nightschool_daemon.runs import Runs, report
 from nightschool_daemon.runs.context import StepContext
@@ -41,6 +43,7 @@ from nightschool_hookspecs.records import (
     Material,
     Message,
     Outcome,
+    Peers,
     Role,
     RunEnd,
     Sitting,
@@ -305,6 +308,21 @@ def test_marks_of_the_exam_stand_in_the_ledger_with_the_reward_of_its_answers(se
     # reward_plain: (80 - 50) / 50 and the bonus of a success; 0 and the malus of a failed check
     assert exam.marks.candidate_reward == pytest.approx(0.6 + 0.3)
     assert exam.marks.incumbent_reward == pytest.approx(-0.5)
+
+
+def test_an_answer_as_good_as_the_wanted_one_by_a_relative_score_is_rewarded_as_a_success() -> None:
+    items, answers = _exam(0.0)
+    paper = ExamPaper(
+        run_id="r",
+        at=NOW,
+        items=tuple(items),
+        answers=tuple(replace(one, is_relative=one.sitting is Sitting.CANDIDATE) for one in answers),
+        peers=Peers(count_of_type=1, mean_count=1.0),
+    )
+    marks = marked(Hooks.load(plugin_directory=None, tables={}), paper)
+    # both have 50 points, which weigh nothing: the bonus of a success, and the malus of a failed check
+    assert marks.candidate_reward == pytest.approx(0.3)
+    assert marks.incumbent_reward == pytest.approx(-0.5)
 
 
 def test_a_second_night_tells_of_the_first_and_works_out_what_a_failed_page_left(season: Season) -> None:

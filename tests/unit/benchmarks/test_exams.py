@@ -50,3 +50,36 @@ def test_the_peer_of_a_fixed_number_of_items_is_not_held_back_by_the_number_of_i
     assert exams.fixed_items(better, 1 / 6000, 1.0) == 13
     p = exams.permutation_p(better[:, :8], 200_000)
     assert p == pytest.approx([2**-8] * 4, rel=0.15)
+
+
+def sat(gains: list[float], items_a_look: int) -> tuple[int, bool]:
+    """How many items one exam is asked, and whether it ends with a proof."""
+    asked, proven = exams.sat_until_decided(numpy.array([gains]), 10.0, items_a_look)
+    return int(asked[0]), bool(proven[0])
+
+
+def test_an_exam_is_looked_at_after_each_round_and_at_its_end() -> None:
+    """Gains of 100 points prove something by the sixth item; without a gain it is soon hopeless."""
+    certain = [100.0] * 13
+    assert [sat(certain, items_a_look) for items_a_look in (1, 5, 20)] == [(6, True), (10, True), (13, True)]
+    assert sat([0.0] * 13, 5) == (10, False)
+
+
+def test_a_proof_that_is_gone_by_the_next_look_is_none() -> None:
+    gains = [100.0] * 6 + [-100.0] * 4
+    assert sat(gains, 1) == (6, True)
+    assert sat(gains, 10) == (10, False)
+
+
+def test_the_goal_is_that_of_the_rounds_of_a_night_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exams, "SIMULATIONS", 20)
+    found = list(exams.items_against_fixed(exams.SCORES[0], 20.0))
+    told = [("rounds of 5" in str(one["measure"]), one["goal"], one["holds"] is None) for one in found]
+    assert told == [(True, 0.7, False)] * 2 + [(False, None, True)] * 2
+
+
+@pytest.mark.parametrize(("differing", "could"), [(5, False), (6, True)])
+def test_too_few_items_that_differ_prove_nothing_whichever_model_they_are_for(differing: int, could: bool) -> None:
+    gains = numpy.zeros(30)
+    gains[:differing] = -100.0
+    assert exams.could_prove(gains) is could

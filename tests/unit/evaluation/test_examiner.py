@@ -92,6 +92,19 @@ def test_models_sit_in_blocks_and_every_answer_is_written(tmp_path: Path) -> Non
     assert tuple(codec.from_json(line, ExamAnswer) for line in lines) == answers
 
 
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_an_answer_tells_whether_its_score_is_relative(tmp_path: Path, is_relative: bool) -> None:
+    answers = examine(
+        (ITEMS,),
+        SITTERS,
+        ask=FakeServer(),
+        score=lambda *_: AnswerScore(score=50.0, validator="v", is_relative=is_relative),
+        file=tmp_path / "answers.jsonl",
+        report=quiet,
+    )
+    assert {one.is_relative for one in answers} == {is_relative}
+
+
 @pytest.mark.parametrize("kill_at", range(6))
 @pytest.mark.parametrize("torn", ["", '{"item_id":"b","sit'])
 def test_a_killed_exam_goes_on_where_it_stopped(tmp_path: Path, kill_at: int, torn: str) -> None:

@@ -1280,6 +1280,22 @@ def test_a_variant_whose_answer_does_not_validate_is_dropped() -> None:
     assert learned(dataset) == {"dropdir/1", "dropdir/2"}
 
 
+@pytest.mark.parametrize(
+    ("score", "is_relative", "kept"),
+    [(50.0, True, True), (49.0, True, False), (70.0, False, False), (71.0, False, True)],
+)
+def test_a_variant_as_good_as_its_original_by_a_relative_score_is_learned_from(
+    score: float, is_relative: bool, kept: bool
+) -> None:
+    class Scores:
+        @hookimpl
+        def nightschool_validate_answer(self) -> AnswerScore:
+            return AnswerScore(score=score, validator="scores", is_relative=is_relative)
+
+    dataset = build([row("1")], [], Answers("other"), Scores())
+    assert [one.target for one in variants_of(dataset)] == ["other"] * kept
+
+
 class AsksAModel:
     """A validator that has a model judge."""
 

@@ -511,6 +511,14 @@ def test_the_first_score_is_that_of_the_first_version_in_the_line_that_had_learn
     assert ledger.exams.first_scores(()) == ()
 
 
+def test_a_first_score_is_relative_where_its_answer_has_one(ledger: Ledger) -> None:
+    version = examined(ledger, 1, "base")
+    items = [learned("a", "ls"), learned("b", "cd")]
+    by_judge = replace(answered(items[0], Sitting.CANDIDATE, 50.0), is_relative=True)
+    ledger.exams.store("r1", items, [by_judge, answered(items[1], Sitting.CANDIDATE, 50.0)])
+    assert {one.event_id: one.is_relative for one in ledger.exams.first_scores((version,))} == {"a": True, "b": False}
+
+
 def test_what_a_server_failed_is_no_first_score(ledger: Ledger) -> None:
     version = examined(ledger, 1, "base")
     item = learned("a", "ls")

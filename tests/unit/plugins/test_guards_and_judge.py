@@ -380,6 +380,39 @@ def test_what_was_learned_must_not_be_forgotten() -> None:
     assert guard.nightschool_guard_promotion(exam(known, [0.0] * 20)) is None
 
 
+@pytest.mark.parametrize("role", [ItemRole.LEARNED, ItemRole.LESSON])
+def test_answers_as_good_as_the_correction_by_a_relative_score_are_no_forgotten_ones(role: ItemRole) -> None:
+    same, other_words, worse = ([score] * 20 for score in (100.0, 50.0, 49.0))
+    assert held(GuardRegression().nightschool_guard_promotion(relative(exam(same, other_words, role=role))))
+    assert not held(GuardRegression().nightschool_guard_promotion(relative(exam(other_words, worse, role=role))))
+    assert not held(GuardRegression().nightschool_guard_promotion(exam(same, other_words, role=role)))
+
+
+@pytest.mark.parametrize(
+    ("first_is_relative", "now", "told"),
+    [
+        (True, 50.0, "0 were forgotten and 0"),
+        (False, 50.0, "0 were forgotten and 20"),
+        (True, 0.0, "20 were forgotten and 0"),
+    ],
+)
+def test_a_first_score_is_held_to_its_own_bound(first_is_relative: bool, now: float, told: str) -> None:
+    """What scored 60 was known then if that was relative."""
+    asked = relative(exam([now] * 20, [now] * 20, role=ItemRole.LEARNED))
+    scores = tuple(
+        FirstScore(event_id=item.event_id, reference=None, score=60.0, is_relative=first_is_relative)
+        for item in asked.items
+    )
+    found = GuardRegression().nightschool_guard_promotion(replace(asked, first_scores=scores))
+    assert found is not None
+    assert f"Of 20 that were asked before, {told} regained" in found.reason
+
+
+def relative(asked: Exam) -> Exam:
+    """The same with scores that say how an answer stands to the correction."""
+    return replace(asked, answers=tuple(replace(one, is_relative=True) for one in asked.answers))
+
+
 def after_nights(first: int, incumbent: int, candidate: int) -> GuardResult | None:
     """Of 20 corrections each forgot so many, the same ones and more; when they were first asked, the first did."""
     asked = exam(
