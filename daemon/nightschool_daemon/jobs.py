@@ -542,6 +542,8 @@ class VerifyResult:
     """Base and candidate render the same prompts."""
     passed: bool
     reason: str
+    is_told: bool = True
+    """Whether what the server says could be compared with our own forward pass at all."""
 
 
 @dataclass(frozen=True, kw_only=True)

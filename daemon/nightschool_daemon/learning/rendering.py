@@ -60,13 +60,13 @@ def find_closing(render: Render, stops: Sequence[str]) -> str:
     if not (answered and followed):
         raise RenderingError(
             "The template of this base leaves earlier turns out of its prompts, so the end of an answer cannot be "
-            "learned. Name another base in [specialties.default_base]."
+            "learned. Give the model another template, or choose another base."
         )
     closing = _earliest(between, stops)
     if closing is None:
         raise RenderingError(
             "The template of this base closes an answer with no special token, so a model trained on it would not "
-            "stop. Name another base in [specialties.default_base]."
+            "stop. Give the model a template that does (TEMPLATE in a Modelfile), or choose another base."
         )
     return closing
 

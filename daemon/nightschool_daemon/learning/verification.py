@@ -10,13 +10,17 @@ compared: over tokens that are among the 20 likeliest of both, the median of
 must be at most the largest of three: twice the median of | base by the engine - base by us |, `FLOOR`, and
 `ROUNDED_SHARE` of the median of | (candidate - base) by us |. Where the first is large itself nothing can be told, nor
 where too few of the places can be compared.
+
+A strong lesson leaves places at which the two lists have no token in common. There the candidate's likeliest token is
+compared, with the base's log-probability by us on both sides, as the engine does not tell it; and the base's likeliest
+one says how far the engine and we differ.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -91,8 +95,10 @@ class Table:
     positions: int
     """That have at least one entry."""
     base_engine: NDArray[np.float64]
+    """No number where the engine does not tell it."""
     base_own: NDArray[np.float64]
     candidate_engine: NDArray[np.float64]
+    """No number in an entry that tells of the base alone."""
     candidate_own: NDArray[np.float64]
 
 
@@ -145,15 +151,18 @@ def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, p
 
     The losses are the export's. Raises `TrainingError` where they are no numbers: no result can hold them.
     """
-    served, own = table.candidate_engine - table.base_engine, table.candidate_own - table.base_own
+    base = np.where(np.isnan(table.base_engine), table.base_own, table.base_engine)
+    is_compared = ~np.isnan(table.candidate_engine)
+    served, own = (table.candidate_engine - base)[is_compared], (table.candidate_own - table.base_own)[is_compared]
     medians = Medians(
-        noise=_median(table.base_engine - table.base_own),
+        noise=_median((table.base_engine - table.base_own)[~np.isnan(table.base_engine)]),
         live=_median(served),
         expected=_median(own),
         disagreement=_median(served - own),
     )
     _require_numbers(medians, held_out)
-    problem = _why_not_compared(table.positions, asked) or medians.problem()
+    untold = _why_not_compared(table.positions, asked) or medians.untold()
+    problem = untold or medians.problem()
     if problem is None and not prompts_equal:
         problem = "Ollama builds other prompts for the candidate than for its base. Update Ollama"
     places = "" if table.positions >= FEW_POSITIONS else f", at the {table.positions} places that could be compared"
@@ -169,6 +178,7 @@ def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, p
         prompts_equal=prompts_equal,
         passed=problem is None,
         reason=f"{problem}." if problem else f"The served model is live and equals the trained network{places}.",
+        is_told=untold is None,
     )
 
 
@@ -196,8 +206,7 @@ def _why_not_compared(compared: int, asked: int) -> str | None:
     if compared < LEAST_COMPARED * asked:
         return (
             f"only {compared} of {asked} places could be compared, too few to tell: at the others Ollama counts other "
-            "tokens than we do, or names none that base and candidate both find likely. Update Ollama, or choose "
-            "another base"
+            "tokens than we do, or names none that are ours. Update Ollama, or choose another base"
         )
     return None
 
@@ -211,15 +220,19 @@ class Medians:
     expected: float
     disagreement: float
 
+    def untold(self) -> str | None:
+        """Why they say nothing of the served model; None: they do."""
+        if self.noise <= MOST_NOISE:
+            return None
+        return (
+            f"our forward pass and this server's differ by {self.noise:.3f} nats on the base itself (at most "
+            f"{MOST_NOISE} are allowed), so it cannot be told whether the served model is the trained one. Update "
+            "Ollama, or choose another base"
+        )
+
     def problem(self) -> str | None:
         """What they say against the served model; None: nothing."""
         bound = max(2 * self.noise, FLOOR, ROUNDED_SHARE * self.expected)
-        if self.noise > MOST_NOISE:
-            return (
-                f"our forward pass and this server's differ by {self.noise:.3f} nats on the base itself (at most "
-                f"{MOST_NOISE} are allowed), so it cannot be told whether the served model is the trained one. Update "
-                "Ollama, or choose another base"
-            )
         if self.expected < FLOOR:
             return (
                 f"the lesson is too small to be seen (it moves probabilities by {self.expected:.4f} nats). "
@@ -337,31 +350,40 @@ def compare(
     """
     pieces = tokens.pieces()
     entries: list[tuple[float, float, float, float]] = []
-    compared = set[int]()
+    compared = 0
     for number, (position, before, after) in enumerate(zip(positions, *engine, strict=True)):
         if before.prompt_tokens != len(position.ids):
             continue
-        later = {one.token: one.logprob for one in after.top}
-        for one in before.top:
-            identifier = pieces.get(one.token)
-            if identifier is not None and one.token in later:
-                compared.add(number)
-                entries.append(
-                    (
-                        one.logprob,
-                        float(own[0][number, identifier]),
-                        later[one.token],
-                        float(own[1][number, identifier]),
-                    )
+        earlier, later = (
+            {pieces[one.token]: one.logprob for one in told.top if one.token in pieces} for told in (before, after)
+        )
+        shown = [(one, one) for one in earlier if one in later] or _likeliest(earlier, later)
+        compared += bool(shown)
+        for of_base, of_candidate in shown:
+            identifier = of_base if of_candidate is None else of_candidate
+            entries.append(
+                (
+                    math.nan if of_base is None else earlier[of_base],
+                    float(own[0][number, identifier]),
+                    math.nan if of_candidate is None else later[of_candidate],
+                    float(own[1][number, identifier]),
                 )
+            )
     columns = np.array(entries, np.float64).reshape(-1, 4).T
     return Table(
-        positions=len(compared),
+        positions=compared,
         base_engine=columns[0],
         base_own=columns[1],
         candidate_engine=columns[2],
         candidate_own=columns[3],
     )
+
+
+def _likeliest(earlier: Mapping[int, float], later: Mapping[int, float]) -> list[tuple[int | None, int | None]]:
+    """The base's likeliest token and the candidate's, each by itself; none where the engine names none of either."""
+    if not (earlier and later):
+        return []
+    return [(max(earlier, key=earlier.__getitem__), None), (None, max(later, key=later.__getitem__))]
 
 
 # --------------------------------------------------------------------------- texts and prompts

@@ -7,12 +7,13 @@ are kept, for some days.
 import hashlib
 import shutil
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from nightschool_daemon import __version__, codec
 from nightschool_daemon.codec import CodecError
-from nightschool_daemon.config import DeliverySettings, OllamaSettings, Settings
+from nightschool_daemon.config import DeliverySettings, ExamSettings, OllamaSettings, Settings
 from nightschool_daemon.jobs import RunDirectory, Step, VerifyResult
 from nightschool_daemon.locking import LockedError, StateLock, is_locked
 from nightschool_hookspecs.records import TrainingResult
@@ -23,6 +24,20 @@ KEPT, KEPT_FOR = 3, timedelta(days=7)
 """So many are kept, each for so long after something was last written there."""
 LEARNED = ("**/*.safetensors", "search/*")
 """In the directory of the step `train`: what was learned so far, and what a search for hyperparameters tried out."""
+OF_EXAMS = (
+    "max_items",
+    "max_guard_items",
+    "max_regression_items",
+    "regression_items_to_promote",
+    "max_lesson_items",
+    "max_pairs",
+    "regression_days",
+    "round_items",
+    "min_items",
+    "verify_positions",
+    "guard_time_s",
+)
+"""Settings of exams that no training asks; others say how a model is asked that judges what is learned."""
 BEHIND = ("notify_", "guard_")
 """How names of plugins begin that no training asks."""
 AGAIN = (Step.EXPORT, Step.REGISTER, Step.VERIFY)
@@ -41,16 +56,15 @@ def made_of(settings: Settings, base_digest: str, data_digest: str) -> str:
 
 def deciding(settings: Settings) -> Settings:
     """What decides how a training goes: what acts around it or behind it, as a limit of deliveries, may be another."""
-    tables = settings.plugin_tables.items()
+    tables, unexamined = settings.plugin_tables.items(), ExamSettings()
     return Settings(
         ollama=OllamaSettings(models_directory=settings.ollama.models_directory),
         similarity=settings.similarity,
         training=settings.training,
         delivery=DeliverySettings(form=settings.delivery.form),
-        exam=settings.exam,
+        exam=replace(settings.exam, **{name: getattr(unexamined, name) for name in OF_EXAMS}),
         plugins=settings.plugins,
         plugin_tables={name: table for name, table in tables if not name.startswith(BEHIND)},
-        file=settings.file,
     )
 
 
@@ -84,10 +98,15 @@ def trained_in(directory: Path) -> Path | None:
 def _is_open(run: RunDirectory) -> bool:
     learned = any(True for pattern in LEARNED for _ in run.step(Step.TRAIN).glob(pattern))
     try:
-        return learned and not (run.is_done(Step.VERIFY) and not run.result(Step.VERIFY, VerifyResult).passed)
+        return learned and not (run.is_done(Step.VERIFY) and _is_another(run.result(Step.VERIFY, VerifyResult)))
     except CodecError:
         # torn by the disk, or of another release
         return False
+
+
+def _is_another(verified: VerifyResult) -> bool:
+    """Whether what is served was found to be another network: not where nothing could be told."""
+    return verified.is_told and not verified.passed
 
 
 def leave(directory: Path) -> None:

@@ -51,9 +51,9 @@ class Rising:
         return self._watched
 
 
-def taught(learner: Rising, output: Path, steps: int = STEPS, epochs: int = 1) -> Outcome:
+def taught(learner: Rising, output: Path, steps: int = STEPS, epochs: int = 1, *, held: bool = False) -> Outcome:
     settings = Hyperparameters(learning_rate=0.5, batch_size=1, num_epochs=epochs, warmup_ratio=0.05)
-    split = Split(learned=(EXAMPLE,) * steps, watched=(EXAMPLE,), held=False, first_judged=0)
+    split = Split(learned=(EXAMPLE,) * steps, watched=(EXAMPLE,), held=held, first_judged=0)
     plan = Plan(
         method=TrainingMethod.SFT, hyperparameters=settings, seed=7, tokens_a_pass=8, output=output, signature=""
     )
@@ -87,7 +87,8 @@ def test_one_that_was_too_short_for_that_is_told_at_its_end(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("watched", [2.5, 3.9])
 def test_a_loss_that_is_somewhat_higher_is_none(tmp_path: Path, watched: float) -> None:
-    assert taught(Rising(batch=watched, watched=watched), tmp_path).trained_loss == watched
+    """By what is kept aside: a loss of its own that rises says that the rest was learned by heart."""
+    assert taught(Rising(batch=watched, watched=watched), tmp_path, held=True).trained_loss == watched
 
 
 def test_a_scale_that_is_no_number_ends_the_step_before_it_learns(tmp_path: Path, tiny_gguf: Path) -> None:
@@ -106,3 +107,19 @@ def test_a_scale_that_is_no_number_ends_the_step_before_it_learns(tmp_path: Path
     with pytest.raises(TrainingError, match="its weights are damaged"):
         context.hooks.train_adapter(job=job, train=training.Engine(context, gguf_file.read(damaged)))
     assert not list(context.run.step(Step.TRAIN).rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("held", "watched", "is_hopeless"), [(False, 2.5, True), (False, 2.2, False), (True, 2.5, False)]
+)
+def test_what_was_learned_from_must_not_end_worse_than_it_began(
+    tmp_path: Path, *, held: bool, watched: float, is_hopeless: bool
+) -> None:
+    """At a rate of 1e30 all logits are alike, and the loss is not even far above the base's."""
+    learner = Rising(watched, watched)
+    if not is_hopeless:
+        taught(learner, tmp_path, steps=4, held=held)
+        return
+    with pytest.raises(Diverged, match=r"the loss rose from 2\.00 to 2\.50, so nothing is learned\. Lower"):
+        taught(learner, tmp_path, steps=4, held=held)
+    assert not (tmp_path / CHECKPOINTS).exists()

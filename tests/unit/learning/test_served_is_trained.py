@@ -1,5 +1,6 @@
 """When the served network counts as the trained one."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -228,4 +229,31 @@ def test_places_are_counted_by_what_could_be_compared(tokens: Tokens) -> None:
     after = [told(2, "y", "z"), told(2, "z"), told(2), told(3, "x")]
     own = np.zeros((len(places), len(LETTERS)), np.float32)
     table = compare(tokens, places, (before, after), (own, own))
-    assert (table.positions, len(table.base_engine)) == (1, 1)
+    # where none is in common, the likeliest of each tells by itself
+    assert table.positions == 2
+    assert table.base_engine.tolist() == pytest.approx([-1.0, -1.0, math.nan], nan_ok=True)
+    assert table.candidate_engine.tolist() == pytest.approx([-1.0, math.nan, -1.0], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("served", "is_trained"), [("x", True), ("y", False), ("z", False)], ids=["trained", "another", "base"]
+)
+def test_a_lesson_that_leaves_no_likely_token_in_common_is_compared(
+    tokens: Tokens, served: str, *, is_trained: bool
+) -> None:
+    """The base is all but certain of z, the trained network of x, and neither of y."""
+    letters = [LETTERS[one] for one in range(len(LETTERS))]
+    base, trained = (np.full((ASKED, len(letters)), -12.0, np.float32) for _ in range(2))
+    base[:, letters.index("z")], trained[:, letters.index("x")] = 0.0, 0.0
+    place = Position(prefix="a.", ids=(0, 26))
+    engine = [certain("z")] * ASKED, [certain(served)] * ASKED
+    table = compare(tokens, [place] * ASKED, engine, (base, trained))
+    result = judged(table, asked=ASKED, held_out=HELD_OUT, held_out_texts=0, prompts_equal=True)
+    assert result.positions == ASKED
+    assert result.passed is is_trained, result.reason
+    assert result.is_told
+
+
+def certain(letter: str) -> NextToken:
+    """With our own error of a hundredth of a nat."""
+    return NextToken(prompt_tokens=2, top=(TokenLogprob(token=letter, content=letter.encode(), logprob=-0.01),))

@@ -10,6 +10,7 @@ import pytest
 from nightschool_daemon.config import (
     DeliveryChoice,
     DeliverySettings,
+    ExamSettings,
     LogSettings,
     OllamaSettings,
     Settings,
@@ -75,14 +76,18 @@ def test_what_learned_nothing_yet_cannot_be_gone_on_with_and_does_not_stay(tmp_p
     assert not directory.exists()
 
 
-@pytest.mark.parametrize("passed", [True, False])
-def test_a_served_model_that_is_not_the_trained_one_is_the_last_word(tmp_path: Path, *, passed: bool) -> None:
-    """One that is only had no time to get its name."""
+@pytest.mark.parametrize(
+    ("passed", "is_told", "stays"), [(True, True, True), (False, True, False), (False, False, True)]
+)
+def test_a_served_model_that_is_not_the_trained_one_is_the_last_word(
+    tmp_path: Path, *, passed: bool, is_told: bool, stays: bool
+) -> None:
+    """One that is only had no time to get its name; and where nothing could be told nothing was found."""
     directory = left(tmp_path / "a")
-    verified(directory, replace(VERIFIED, passed=passed))
-    assert going_on.can_go_on(directory) is passed
+    verified(directory, replace(VERIFIED, passed=passed, is_told=is_told))
+    assert going_on.can_go_on(directory) is stays
     going_on.leave(directory)
-    assert directory.exists() is passed
+    assert directory.exists() is stays
 
 
 def test_what_is_made_again_from_what_was_trained_does_not_stay(tmp_path: Path) -> None:
@@ -125,11 +130,13 @@ def test_what_acts_behind_a_training_may_be_set_otherwise_when_it_goes_on() -> N
     for other in (
         Settings(delivery=DeliverySettings(max_version_mb=500.0, min_free_gb=0.1, min_kept=0.9)),
         Settings(ollama=OllamaSettings(host="http://127.0.0.1:9")),
+        Settings(exam=ExamSettings(max_items=5, verify_positions=32), file=Path("other.toml")),
         Settings(log=LogSettings(level="debug"), plugin_tables={"notify_email": {"to": "me"}}),
     ):
         assert going_on.made_of(other, "base", "data") == first
     for other in (
         Settings(delivery=DeliverySettings(form=DeliveryChoice.ADAPTER)),
+        Settings(exam=ExamSettings(judge_model="other:1b")),
         Settings(plugin_tables={"tuning_fixed": {"lora_r": 4}}),
     ):
         assert going_on.made_of(other, "base", "data") != first

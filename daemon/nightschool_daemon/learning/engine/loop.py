@@ -63,6 +63,8 @@ FAR_FACTOR, FAR_NATS = 1.5, 1.0
 what it could: 10 nats and more (20 to 35 of SmolLM2 at a rate of 0.3), where it had 1 to 4 before."""
 FAR_STEPS = 20
 """After so many steps that were far above, what is watched tells whether the training is hopeless."""
+RISEN_FACTOR, RISEN_NATS = 1.1, 0.1
+"""What was learned from must not end so much above where it began: of that even a lesson of nothing new costs less."""
 LOWER_RATE = "Lower learning_rate in [plugins.tuning_fixed]"
 
 MORE_TIME = "Raise training.time_limit_minutes, or lower training.max_tokens."
@@ -337,15 +339,23 @@ class Course(Generic[S]):
 
     def _require_near(self, watched: float) -> None:
         if self._is_far(watched):
-            raise Diverged(
-                f"At a learning rate of {self._settings.learning_rate:g} the loss rose from "
-                f"{self._state.start_loss:.2f} to {watched:.2f}, so nothing is learned. {LOWER_RATE} (to a tenth), or "
-                "leave it out."
-            )
+            raise self._diverged(watched)
 
     def require_gain(self) -> None:
-        """Raise `Diverged` where the best epoch is far worse than where it began."""
-        self._require_near(self._state.best_loss)
+        """Raise `Diverged` where the best epoch is far worse than where it began, or worse by what was learned from.
+
+        What is kept aside may end somewhat worse: of many epochs the last ones learn by heart.
+        """
+        found, began = self._state.best_loss, self._state.start_loss
+        if self._is_far(found) or (not self._split.held and found > RISEN_FACTOR * began + RISEN_NATS):
+            raise self._diverged(found)
+
+    def _diverged(self, watched: float) -> Diverged:
+        return Diverged(
+            f"At a learning rate of {self._settings.learning_rate:g} the loss rose from "
+            f"{self._state.start_loss:.2f} to {watched:.2f}, so nothing is learned. {LOWER_RATE} (to a tenth), or "
+            "leave it out."
+        )
 
     def end_stretch(self) -> None:
         """Evaluate what was learned."""
