@@ -271,6 +271,8 @@ def config_check(context: typer.Context) -> None:
 def config_show(context: typer.Context, as_json: AsJson = False) -> None:
     """Print every key with its value."""
     settings = _settings(context)
+    # a table of a plugin is checked by whoever loads it
+    load_hooks(settings, None, safe_mode=False)
     plain = codec.to_plain(settings)
     if as_json:
         _print_json(settings)
@@ -522,7 +524,8 @@ def plan(
     _require_name("MODEL", model)
     if method is not None:
         settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, method=method))
-    events = None if data is None else _feedback_in(data, load_hooks(settings, None, safe_mode=False)).events
+    hooks = load_hooks(settings, None, safe_mode=False)
+    events = None if data is None else _feedback_in(data, hooks).events
     with _ended_as("Ended."):
         found = plan_alone(settings, model=model, events=events, now=now())
     if as_json:
@@ -556,6 +559,7 @@ def exam(
     neither of them has learned is asked. Prompts without feedback are answered side by side.
     """
     settings = _settings(context)
+    hooks = load_hooks(settings, None, safe_mode=False)
     if data is None:
         pairing = _look(
             settings,
@@ -569,7 +573,7 @@ def exam(
     elif first is None or second is None:
         raise RunRefused("--data: name the two models that are to be compared on it.")
     else:
-        pairing = _pairing_on(data, load_hooks(settings, None, safe_mode=False), first, second)
+        pairing = _pairing_on(data, hooks, first, second)
     with job_bar("examine") as report, _ended_as("Ended."):
         found = compare(settings, pairing, report, now())
     if as_json:

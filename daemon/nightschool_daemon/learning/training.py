@@ -16,7 +16,7 @@ from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, Step
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.defaults import settled_for
-from nightschool_daemon.learning.delivery import Expected, require_possible, require_taken
+from nightschool_daemon.learning.delivery import Expected, ExportError, chosen, require_possible, require_taken
 from nightschool_daemon.learning.engine import machine
 from nightschool_daemon.learning.engine.route import PackedTrials, neurons_of
 from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
@@ -34,6 +34,7 @@ from nightschool_daemon.plans import Route
 from nightschool_hookspecs.records import (
     Hyperparameters,
     Material,
+    ServerAbilities,
     TrainedForm,
     TrainingJob,
     TrainingMethod,
@@ -61,12 +62,14 @@ def run(context: WorkerContext) -> None:
         context.note(passed_over)
     job = without_what_it_cannot(make_job(context), file, context.settings.training.engine, context.note)
     hyperparameters = settled_for(job, job.hyperparameters, file, context.settings, context.note)
-    if context.settings.delivery.form is not DeliveryChoice.AUTO:
+    delivery = context.settings.delivery
+    server = None
+    if delivery.form is not DeliveryChoice.AUTO or delivery.max_version_mb:
         # hours of training are not to end in a refusal
         server = probed(context, context.run.step(Step.TRAIN), base.pin, base.architecture)
-        require_taken(server, context.settings.delivery, hyperparameters.form)
+        require_taken(server, delivery, hyperparameters.form)
     job = replace(job, hyperparameters=hyperparameters)
-    engine = Engine(context, file)
+    engine = Engine(context, file, server)
     search = searched(context, job, file, engine.trials)
     if search is not None:
         job = taken(job, search)
@@ -92,8 +95,9 @@ def _told(error: Exception, output: Path) -> str:
 class Engine:
     """`Train`, and what trainings are tried out by. The base is loaded with the first that needs it."""
 
-    def __init__(self, context: WorkerContext, file: GgufFile) -> None:
-        self._context, self._file = context, file
+    def __init__(self, context: WorkerContext, file: GgufFile, server: ServerAbilities | None = None) -> None:
+        """`server`: what it takes, where a delivery may be refused for its form or its bytes."""
+        self._context, self._file, self._server = context, file, server
         self._until = time.monotonic() + LEARNING_SHARE * context.settings.training.time_limit_s
         self._cache, self._arrange = context.settings.state_directory / "cache", context.hooks.arrange_stretch
         self._base: Base | None = None
@@ -123,10 +127,29 @@ class Engine:
         if route is Route.PACKED:
             tokens = load_tokens(file, job.base_digest, self._cache)
             return fine_tune_packed(
-                file, tokens, job, method, wanted, context.progress, note=context.note, arrange=self._arrange
+                file,
+                tokens,
+                job,
+                method,
+                wanted,
+                context.progress,
+                note=context.note,
+                arrange=self._arrange,
+                agree=lambda plan: self._require_delivery(wanted, plan.trained_from),
             )
+        self._require_delivery(wanted)
         base = self._loaded(job, wanted)
         return fine_tune(base, job, wanted, context.progress, note=context.note, arrange=self._arrange)
+
+    def _require_delivery(self, settings: Hyperparameters, trained_from: int = 0) -> None:
+        """Raise `TrainingError` where a version, even in the types of the base, would cost more than it may."""
+        if self._server is None:
+            return
+        target = expected(self._file, settings, trained_from).target(self._file, self._server, widest=False)
+        try:
+            chosen(self._context.hooks.choose_delivery(target=target), self._context.settings.delivery, target)
+        except ExportError as error:
+            raise TrainingError(str(error)) from error
 
     def trials(self, job: TrainingJob, texts: Slices[TrainingText]) -> PackedTrials | LoadedTrials:
         """Where wanted answers are tried out. Raises `TrainingError`."""
@@ -195,8 +218,13 @@ def spared_bytes(context: WorkerContext, base: Path, version: int) -> int:
 
 def version_bytes(file: GgufFile, settings: Hyperparameters, context: WorkerContext) -> int:
     """What a version may take of a disk, once it was trained by these."""
+    return expected(file, settings).version_bytes(file, context.settings.delivery.form)
+
+
+def expected(file: GgufFile, settings: Hyperparameters, trained_from: int = 0) -> Expected:
+    """What a training by these touches. `trained_from`: layers below are left as they are."""
     neurons = neurons_of(file, settings.neurons) if settings.form is TrainedForm.NEURONS else 0
-    return Expected(settings=settings, neurons=neurons).version_bytes(file, context.settings.delivery.form)
+    return Expected(settings=settings, trained_from=trained_from, neurons=neurons)
 
 
 def _decisive(own: Material, of_candidate: Material | None) -> Material:

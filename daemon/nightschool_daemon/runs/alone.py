@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -25,7 +25,6 @@ from nightschool_daemon.intake.assignment import group_of
 from nightschool_daemon.jobs import (
     EventRow,
     ExportResult,
-    PrepareResult,
     RunDirectory,
     Step,
     VerifyResult,
@@ -158,7 +157,6 @@ def train_alone(
             runs = Runs(settings=own, ledger=ledger, hooks=hooks, ollama=ollama, clock=lambda: now)
             begun = _gone_on_with(runs) or _begin(runs, specialty, order.feedback, now)
             context = runs.context_of(begun, listener)
-            _pin_again(context, before)
             made, problem = _learn(context, target, order)
         finally:
             ledger.close()
@@ -243,13 +241,6 @@ def _gone_on_with(runs: Runs) -> str | None:
     if row is not None:
         write_durably(RunDirectory(path=row.directory).settings, codec.to_json(runs.settings))
     return begun
-
-
-def _pin_again(context: StepContext, tags: Collection[str]) -> None:
-    """What goes on finds its base under the pin that was given free when it was interrupted."""
-    prepared = context.result_if_done(Step.PREPARE, PrepareResult)
-    if prepared is not None and prepared.base.pin not in tags:
-        context.ollama.copy(prepared.base.name, prepared.base.pin)
 
 
 def _specialty(base: str, directory: Path) -> Specialty:

@@ -31,7 +31,7 @@ from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import OllamaError, OllamaRefused
 from nightschool_daemon.plans import duration
 from nightschool_daemon.reasons import REBUILD
-from nightschool_daemon.runs import rank, register
+from nightschool_daemon.runs import rank, register, retention
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import StepFailed, TimeUp
 from nightschool_daemon.runs.room import run_with_room
@@ -126,6 +126,7 @@ def _take(trial: Trial, step: Step, said: str, left_s: float) -> None:
     trial.context.signals.check()
     trial.context.note(f"crossfit: {said}, {step}")
     trial.context.directory.begin(step)
+    retention.keep_pinned(trial.context)
     if step is Step.REGISTER:
         register.perform_for_trial(trial.context, trial.tag)
         return

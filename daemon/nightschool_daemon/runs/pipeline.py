@@ -38,6 +38,7 @@ from nightschool_daemon.runs import (
     rebuild,
     register,
     report,
+    retention,
     split,
     store,
 )
@@ -124,7 +125,7 @@ def _work(context: StepContext) -> Ending:
 def _take_all(context: StepContext, steps: tuple[Step, ...], *, examined: bool) -> Ending | None:
     for step in steps:
         try:
-            _take(context, step, partial(PERFORM[step], context))
+            _take(context, step, partial(_perform, context, step))
         except RunCancelled:
             context.ledger.runs.fail_step(context.info.id, step, "cancelled", context.clock())
             return Ending(end=RunEnd.CANCELLED, reason=f"The run was cancelled at the step '{step}'.")
@@ -137,6 +138,13 @@ def _take_all(context: StepContext, steps: tuple[Step, ...], *, examined: bool) 
         if (early := _early_ending(context, step, examined=examined)) is not None:
             return early
     return None
+
+
+def _perform(context: StepContext, step: Step) -> None:
+    if step is not Step.PREPARE:
+        # a training takes hours, and others may have pins removed meanwhile
+        retention.keep_pinned(context)
+    PERFORM[step](context)
 
 
 def _sentence(context: StepContext, step: Step, error: Exception) -> str:

@@ -13,6 +13,8 @@ from nightschool_daemon.locking import LockedError, StateLock, is_locked
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.runs import going_on
+from nightschool_daemon.runs.context import StepContext
+from nightschool_daemon.runs.errors import StepFailed
 from nightschool_hookspecs.records import RunEnd, Specialty
 
 MANUAL_PREFIX = "train-"
@@ -129,6 +131,34 @@ def note_pins(directory: Path, base: str, tags: Iterable[str]) -> None:
     for other in _trained_beside(directory, base):
         found &= set(_noted(other))
     (directory / PINS_BEFORE).write_text("\n".join(sorted(found)), encoding="utf-8")
+
+
+def keep_pinned(context: StepContext) -> None:
+    """Pin a run's base again where its pin is gone, and the base is there as it was.
+
+    A training that goes on gave its pin free when it was interrupted, and another state directory beside the same
+    Ollama may take it for nobody's. Raises `StepFailed` where the base is gone too.
+    """
+    base = context.result(Step.PREPARE, PrepareResult).base
+    held = {entry.name: entry.digest for entry in context.ollama.tags()}
+    if base.pin in held:
+        return
+    source = next((name for name, digest in held.items() if digest == base.tag_digest), None)
+    if source is None:
+        became = "holds something else now" if base.name in held else "was removed from Ollama"
+        raise StepFailed(
+            f"{base.name} {became}, and so was the pin that kept it as it was ({base.pin}). `ollama pull {base.name}` "
+            "brings it again; then call again."
+        )
+    context.ollama.copy(source, base.pin)
+    _own_pin(context.settings.state_directory, base.pin)
+
+
+def _own_pin(directory: Path, pin: str) -> None:
+    """A pin that a training by hand made again is its own, whoever had made it before."""
+    noted = _noted(directory)
+    if pin in noted:
+        (directory / PINS_BEFORE).write_text("\n".join(one for one in noted if one != pin), encoding="utf-8")
 
 
 def give_pins_free(directory: Path, base: str, ollama: OllamaHttp) -> bool:

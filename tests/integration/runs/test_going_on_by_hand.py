@@ -119,11 +119,17 @@ def test_what_was_trained_is_delivered_by_the_next_call_though_the_first_ended_b
 def test_what_was_trained_stays_where_a_setting_is_changed_that_does_not_decide_of_it(
     night: Night, fresh_ollama: OllamaServer
 ) -> None:
-    """As advised where a version costs more than it may."""
-    with pytest.raises(RunRefused, match=r"delivery\.max_version_mb"):
-        train(night, "dear", Heard(), max_version_mb=0.001)
+    with pytest.raises(KeyboardInterrupt):
+        train(night, "dear", Heard(ends_at=Step.EXPORT), max_version_mb=999.0)
     heard = Heard()
     train(night, "dear", heard, max_version_mb=1000.0)
     assert heard.steps == []
     assert not [one for one in heard.notes if "taken again" in one]
     assert set(fresh_ollama.tags()) == {TINY, "dear:latest"}
+
+
+def test_a_version_that_costs_more_than_it_may_is_refused_before_anything_is_trained(night: Night) -> None:
+    heard = Heard()
+    with pytest.raises(RunRefused, match=r"^train: A version may cost 0\.001 MB \(delivery\.max_version_mb\)"):
+        train(night, "dear", heard, max_version_mb=0.001)
+    assert heard.steps == []

@@ -9,15 +9,16 @@ from transformers import AutoModelForCausalLM
 
 from nightschool_daemon.config import DeliveryChoice, DeliverySettings, EngineChoice
 from nightschool_daemon.jobs import Step
-from nightschool_daemon.learning import gguf_file, training
+from nightschool_daemon.learning import defaults, gguf_file, training
 from nightschool_daemon.learning.delivery import Expected, ExportError
-from nightschool_daemon.learning.engine import memory
+from nightschool_daemon.learning.engine import memory, route
 from nightschool_daemon.learning.engine.peft_files import WEIGHTS
 from nightschool_daemon.learning.engine.route import neurons_of
 from nightschool_daemon.learning.training import Engine, make_job
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_hookspecs.records import (
     Hyperparameters,
+    ServerAbilities,
     TrainedForm,
     TrainingJob,
     TrainingMethod,
@@ -26,6 +27,7 @@ from nightschool_hookspecs.services import TrainingError
 from support.older_layouts import write_layouts
 from support.selected_runs import at_step
 from support.tiny_architectures import write_tiny_architecture
+from support.training_jobs import greetings
 
 NEURONS = Hyperparameters(form=TrainedForm.NEURONS, learning_rate=1e-3)
 LORA = Hyperparameters(form=TrainedForm.LORA, learning_rate=1e-3, lora_r=4)
@@ -121,3 +123,20 @@ def test_a_base_that_is_larger_than_memory_is_not_loaded_by_transformers(
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **_more: pytest.fail("it was loaded"))
     with pytest.raises(TrainingError, match=r"Through transformers this base needs about .* Choose a smaller base"):
         Engine(context, gguf_file.read(job.base_gguf))(job, method=TrainingMethod.SFT, hyperparameters=LORA)
+
+
+@pytest.mark.parametrize("engine", EngineChoice)
+def test_a_version_that_costs_more_than_it_may_is_refused_before_anything_is_trained(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, engine: EngineChoice
+) -> None:
+    """What memory has no room to train costs nothing, so the packed engine asks when it knows that."""
+    limit = DeliverySettings(max_version_mb=0.01)
+    context = at_step(Step.TRAIN, tmp_path, tiny_gguf, limit, greetings())
+    ours = replace(context.settings, training=replace(context.settings.training, engine=engine))
+    server = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama")
+    monkeypatch.setattr(training, "probed", lambda *_: server)
+    monkeypatch.setattr(defaults, "_server_takes_split", lambda *_: True)
+    monkeypatch.setattr(route, "train", lambda *_, **_more: pytest.fail("it was trained"))
+    monkeypatch.setattr(training, "load_base", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(TrainingError, match=r"^A version may cost 0\.01 MB \(delivery\.max_version_mb\), which is too"):
+        training.run(replace(context, settings=ours))

@@ -59,6 +59,10 @@ def _unheard(_text: str) -> None:
     pass
 
 
+def _agreed(_plan: MemoryPlan) -> None:
+    pass
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A training that is ready to begin."""
@@ -116,7 +120,7 @@ def formed(
     return form, start
 
 
-def fine_tune(
+def fine_tune(  # noqa: PLR0913 - a base, a job, and whom a run has listen and decide
     file: GgufFile,
     tokens: Tokens,
     job: TrainingJob,
@@ -126,11 +130,13 @@ def fine_tune(
     *,
     note: Callable[[str], None] = _unheard,
     arrange: Arrange = nobody_arranges,
+    agree: Callable[[MemoryPlan], None] = _agreed,
 ) -> TrainingResult:
     """Train on all linear layers, as far as memory goes, and save the best epoch's adapter.
 
     Goes on from a checkpoint if one fits. Begins from `job.warm_start` where that is of the same form and size, and DPO
-    and KTO are held to where it began. Raises `TrainingError`.
+    and KTO are held to where it began. `agree` hears how it fits into memory before anything is trained, and may raise
+    in turn. Raises `TrainingError`.
     """
     examples, left_out = read_examples(job, method, tokens, settings.max_length)
     lengths = (one.longest for one in examples)
@@ -139,6 +145,7 @@ def fine_tune(
     made_of = signature(job, method, settings)
     make = partial(ready, file, job, method, settings, examples, arrange=arrange, note=note)
     task, decided = fitted_task(job.output / CHECKPOINTS, made_of, make)
+    agree(decided)
     fitting.set_up(task.network, task.form, decided)
     report(0, 1, decided.sentence())
     note(f"{method.upper()} in {decided.sentence()}; {ON_TOP}.")
