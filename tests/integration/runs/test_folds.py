@@ -11,8 +11,10 @@ import pytest
 from nightschool_daemon.config import OllamaSettings, Settings, StateSettings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import (
+    BaseSnapshot,
     CrossfitResult,
     ExamineResult,
+    PrepareResult,
     SelectResult,
     SplitResult,
     Step,
@@ -37,6 +39,7 @@ from support.step_results import SELECTED, TRAINED
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 GREETING = Specialty(base=TINY, artifact_type="greeting")
+PIN = "tiny-nightschool:1m.base-pinned"
 FOLDS = (("a",), ("b",), ("c",), ("d",))
 
 
@@ -124,8 +127,20 @@ def laid_out(context: StepContext, *, seconds: float) -> StepContext:
     directory = context.directory
     for step in (Step.PREPARE, Step.SPLIT, Step.SELECT, Step.TRAIN, Step.CROSSFIT):
         directory.step(step).mkdir(exist_ok=True)
-    for name in ("events.jsonl", "result.json"):
-        (directory.step(Step.PREPARE) / name).write_text("")
+    (directory.step(Step.PREPARE) / "events.jsonl").write_text("")
+    (entry,) = (one for one in context.ollama.tags() if one.name == TINY)
+    base = BaseSnapshot(
+        name=TINY,
+        tag_digest=entry.digest,
+        weights_digest="",
+        architecture="llama",
+        capabilities=(),
+        pin=PIN,
+        gguf=directory.path,
+    )
+    directory.finish(
+        Step.PREPARE, PrepareResult(base=base, incumbent="", undo_tag="", undo_digest="", events=len(FOLDS))
+    )
     sides = {key: Side.TRAINING for fold in FOLDS for key in fold}
     directory.finish(
         Step.SPLIT, SplitResult(choices=(), training_events=4, held_out_events=0, sides=sides, folds=FOLDS)
@@ -174,6 +189,13 @@ def test_every_fold_is_answered_and_leaves_no_tag_and_no_weights(context: StepCo
     assert trial_tags(context) == set()
     assert not list(context.directory.step(Step.CROSSFIT).glob("*/train/adapter"))
     assert [len(one.result(Step.SPLIT, SplitResult).sides) for one in context.directory.trials()] == [4] * 4
+
+
+def test_a_fold_finds_the_base_pinned_though_the_pin_was_gone(context: StepContext, workers: Workers) -> None:
+    workers.decides_at = "01"
+    assert PIN not in {one.name for one in context.ollama.tags()}
+    crossfit.perform(context)
+    assert PIN in {one.name for one in context.ollama.tags()}
 
 
 def test_a_fold_that_broke_goes_on_where_it_was_and_those_before_it_are_not_taken_again(

@@ -346,7 +346,7 @@ class Course(Generic[S]):
 
         What is kept aside may end somewhat worse: of many epochs the last ones learn by heart.
         """
-        found, began = self._state.best_loss, self._state.start_loss
+        found, began = self._state.best_loss, max(self._state.base_loss, self._state.start_loss)
         if self._is_far(found) or (not self._split.held and found > RISEN_FACTOR * began + RISEN_NATS):
             raise self._diverged(found)
 
