@@ -147,7 +147,7 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]  # torch is not
         ctx.shapes, ctx.bench = (q.shape, k.shape), bench
         found = torch.empty_like(queries)
         for piece in _pieces(queries, mask):
-            likely = _copied(piece.likelihoods(queries, keys, bench), "narrow", bench, v.dtype)
+            likely = bench.copied(piece.likelihoods(queries, keys, bench), "narrow", v.dtype)
             found[piece.heads, :, piece.asking] = piece.by_query(likely @ piece.seen_of(values))
         return _by_token(found, q.shape).flatten(2)
 
@@ -162,12 +162,12 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]  # torch is not
         for piece in _pieces(queries, mask):
             likely = piece.likelihoods(queries, keys, bench)
             gradient = piece.asking_of(gradients)
-            narrow = _copied(likely, "narrow", bench, dtype)
+            narrow = bench.copied(likely, "narrow", dtype)
             piece.seen_of(to_values).add_(narrow.transpose(1, 2) @ gradient)
             to_likely = piece.products(gradients, values, bench)
-            to_scores = bench.scratch("gradients", likely.numel(), torch.float32).view(likely.shape)
+            to_scores = bench.scratch("gradients", likely.shape, torch.float32)
             torch.ops.aten._softmax_backward_data.out(to_likely, likely, -1, torch.float32, grad_input=to_scores)
-            narrow = _copied(to_scores, "narrow", bench, dtype)
+            narrow = bench.copied(to_scores, "narrow", dtype)
             to_queries[piece.heads, :, piece.asking] = piece.by_query(narrow @ piece.seen_of(keys))
             piece.seen_of(to_keys).add_(narrow.transpose(1, 2) @ piece.asking_of(queries))
         return (
@@ -206,23 +206,17 @@ class _Piece:
 
         Good until the next call.
         """
-        left = _copied(asking[self.heads, :, self.asking], "asking", bench, torch.float32).flatten(1, 2)
-        right = _copied(self.seen_of(seen), "seen", bench, torch.float32)
-        shape = (left.shape[0], left.shape[1], right.shape[1])
-        found = bench.scratch("products", math.prod(shape), torch.float32).view(shape)
+        left = bench.copied(asking[self.heads, :, self.asking], "asking", torch.float32).flatten(1, 2)
+        right = bench.copied(self.seen_of(seen), "seen", torch.float32)
+        found = bench.scratch("products", (*left.shape[:2], right.shape[1]), torch.float32)
         return torch.bmm(left, right.transpose(1, 2), out=found)
 
     def likelihoods(self, queries: Tensor, keys: Tensor, bench: Bench) -> Tensor:
         """What each token gives to each other, in the shape of `products`. Good until the next call."""
         scores = self.products(queries, keys, bench)
         self.by_query(scores).add_(self.mask)
-        found = bench.scratch("likelihoods", scores.numel(), torch.float32).view(scores.shape)
+        found = bench.scratch("likelihoods", scores.shape, torch.float32)
         return torch.softmax(scores, -1, out=found)
-
-
-def _copied(x: Tensor, use: str, bench: Bench, dtype: torch.dtype) -> Tensor:
-    """A copy in scratch memory, in another type. Good until the next one of this use."""
-    return bench.scratch(use, x.numel(), dtype).view(x.shape).copy_(x)
 
 
 def _pieces(queries: Tensor, mask: Tensor | None) -> Iterator[_Piece]:

@@ -10,7 +10,6 @@ along, and are scaled anew where a piece has a higher logit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -116,22 +115,16 @@ class _Sums:
         if self._expected is not None:
             if slope is not None:
                 likely.mul_(slope)
-            self._expected.mul_(shrunk).add_(self._in_type_of(rows, likely) @ rows)
+            self._expected.mul_(shrunk).add_(self._in_type(rows.dtype, likely) @ rows)
 
     def _logits(self, rows: Tensor) -> Tensor:
         """Of a piece, in 32 bits, in scratch memory: in new memory much of the time would go into its first touch."""
-        shape = self._hidden.shape[0], rows.shape[0]
-        products = self._bench.scratch("logits", math.prod(shape), rows.dtype).view(shape)
-        torch.mm(self._hidden, rows.t(), out=products)
-        if products.dtype is torch.float32:
-            return products
-        return self._bench.scratch("logits", math.prod(shape), torch.float32).view(shape).copy_(products)
+        products = self._bench.scratch("logits", (self._hidden.shape[0], rows.shape[0]), rows.dtype)
+        return self._in_type(torch.float32, torch.mm(self._hidden, rows.t(), out=products))
 
-    def _in_type_of(self, rows: Tensor, likely: Tensor) -> Tensor:
-        """Likelihoods in the type of the products, where that is another in the place of these."""
-        if rows.dtype is likely.dtype:
-            return likely
-        return self._bench.scratch("logits", likely.numel(), rows.dtype).view(likely.shape).copy_(likely)
+    def _in_type(self, dtype: torch.dtype, table: Tensor) -> Tensor:
+        """A table in a type, where that is another in the place of the last one of that type."""
+        return table if table.dtype is dtype else self._bench.copied(table, "logits", dtype)
 
     def log_probabilities(self) -> Tensor:
         """Of the wanted tokens, (M,)."""

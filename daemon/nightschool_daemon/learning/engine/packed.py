@@ -7,7 +7,9 @@ returns is good until the next call of the same use. Where there is memory for i
 
 from __future__ import annotations
 
+import math
 import mmap
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,22 +46,26 @@ class Bench:
     _scratch: dict[str, Tensor] = field(default_factory=dict)
     _pool: ThreadPoolExecutor | None = None
 
-    def scratch(self, use: str, count: int, dtype: torch.dtype) -> Tensor:
-        """Memory for `count` values, the same for every call of one use."""
-        key = f"{use} {dtype}"
+    def scratch(self, use: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Memory for values of a shape, the same for every call of one use and type."""
+        key, count = f"{use} {dtype}", math.prod(shape)
         held = self._scratch.get(key)
         if held is None or held.numel() < count:
             # the smaller one goes before the larger one comes
             self._scratch.pop(key, None)
             held = torch.empty(count, dtype=dtype, device=self.device)
             self._scratch[key] = held
-        return held[:count]
+        return held[:count].view(*shape)
+
+    def copied(self, x: Tensor, use: str, dtype: torch.dtype) -> Tensor:
+        """A copy in scratch memory, in another type. Good until the next one of this use."""
+        return self.scratch(use, x.shape, dtype).copy_(x)
 
     def unpack(self, matrix: PackedMatrix, use: str = "") -> Tensor:
         """The matrix in the type of the products, shape (rows, columns). Good until the next call of this use."""
         if matrix.unpacked is not None:
             return matrix.unpacked
-        whole = self.scratch(use, matrix.weights, self.dtype).view(matrix.shape)
+        whole = self.scratch(use, matrix.shape, self.dtype)
         self._fill(matrix, whole)
         return whole
 
@@ -89,7 +95,7 @@ class Bench:
             elif whole.dtype is torch.float32:
                 self._dequantize(library, matrix, part, whole[part])
             else:
-                floats = self.scratch("floats", (part.stop - part.start) * columns, torch.float32).view(-1, columns)
+                floats = self.scratch("floats", (part.stop - part.start, columns), torch.float32)
                 self._dequantize(library, matrix, part, floats)
                 whole[part].copy_(floats)
 
