@@ -22,7 +22,6 @@ from nightschool_daemon.disk import delivered_bytes, sync, told
 from nightschool_daemon.jobs import (
     DeliveredFile,
     ExportResult,
-    Losses,
     LossKind,
     PrepareResult,
     Step,
@@ -233,8 +232,8 @@ def _kept(result: ExportResult | None) -> float:
     return result.held_in.kept if result is not None and result.held_in is not None else 0.0
 
 
-def _lost_elsewhere(result: ExportResult, min_kept: float) -> Lost | None:
-    """What the file loses of held-out references, where that is more than of what was learned may be lost.
+def _lost_elsewhere(result: ExportResult, min_kept: float) -> str | None:
+    """What is wrong where the file loses more of held-out references than it may; None: nothing.
 
     Their own share says little: of what was not taught a small gain is the rule, and a hundredth of it is noise.
     """
@@ -245,32 +244,20 @@ def _lost_elsewhere(result: ExportResult, min_kept: float) -> Lost | None:
     if result.held_in is not None and result.held_in.kind is LossKind.ANSWERS:
         gains.append(result.held_in.gain)
     allowed = max(FLOOR, (1 - min_kept) * max(gains))
-    return None if held_out.lost <= allowed else Lost(losses=held_out, allowed=allowed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lost:
-    """More than may be lost, in nats an answer token."""
-
-    losses: Losses
-    allowed: float
-
-    def sentence(self) -> str:
-        """For the user."""
-        return (
-            f"Written into the file, what was trained answers what it was not taught worse: "
-            f"{self.losses.delivered_loss:.3f} nats an answer token where the trained network has "
-            f"{self.losses.trained_loss:.3f}, and at most {self.allowed:.3f} more are allowed (delivery.min_kept)."
-        )
+    if held_out.lost <= allowed:
+        return None
+    return (
+        f"Written into the file, what was trained answers what it was not taught worse: {held_out.delivered_loss:.3f} "
+        f"nats an answer token where the trained network has {held_out.trained_loss:.3f}, and at most {allowed:.3f} "
+        "more are allowed (delivery.min_kept)."
+    )
 
 
 def _left_in(result: ExportResult | None, context: WorkerContext) -> str:
     """Why it is not enough, or how much there is to spare."""
     min_kept = context.settings.delivery.min_kept
     lost = None if result is None or _kept(result) < min_kept else _lost_elsewhere(result, min_kept)
-    if lost is not None:
-        return lost.sentence()
-    return (
+    return lost or (
         f"Written into the file, {_kept(result):.1%} of the lesson are left, and delivery.min_kept asks for "
         f"{min_kept:.0%}."
     )
