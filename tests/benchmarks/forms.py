@@ -43,7 +43,7 @@ from nightschool_daemon.learning.export import Parcel, attempted, write_split  #
 from nightschool_daemon.learning.gguf_file import GgufFile  # noqa: E402
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, read_lesson  # noqa: E402
 from nightschool_daemon.learning.loading import Tokens, load_tokens  # noqa: E402
-from nightschool_daemon.learning.measuring import Measure, yardstick_of  # noqa: E402
+from nightschool_daemon.learning.measuring import Mark, Measure, yardstick_of  # noqa: E402
 from nightschool_daemon.learning.rounding import Demand  # noqa: E402
 from nightschool_daemon.learning.rows import Row  # noqa: E402
 from nightschool_daemon.learning.variants import PackedVariants, Variant  # noqa: E402
@@ -366,9 +366,9 @@ def delivered(lesson: Lesson, variants: PackedVariants, learned: Sequence[Exampl
     variants.use(Variant.BASE)
     base = yardstick.loss(variants)
     variants.use(Variant.TRAINED)
-    measure = Measure(variants=variants, yardsticks=[yardstick], base=[base], trained=[yardstick.loss(variants)])
+    mark = Mark(yardstick=yardstick, base=base, trained=yardstick.loss(variants))
     try:
-        return attempted(context, lesson, ABILITIES, "cell", measure.of_delivered)
+        return attempted(context, lesson, ABILITIES, "cell", Measure(variants=variants, learned=[mark]).of_delivered)
     except ExportError:
         # a run would end here; of a rate that is too high it is to be seen what comes of it
         return written(lesson, directory, lesson.demands()[-1])

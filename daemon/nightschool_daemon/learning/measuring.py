@@ -6,7 +6,6 @@ a liked answer became likely and a disliked one unlikely.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -60,69 +59,62 @@ class Yardstick:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
-    """What base and trained network make of what was learned, and what a delivery leaves of the difference.
+class Mark:
+    """What base and trained network come to by a yardstick."""
 
-    The same of held-out references, where there are some.
-    """
+    yardstick: Yardstick
+    base: float
+    trained: float
+
+    def left_in(self, delivered: Variants) -> Losses:
+        """With what the network in use comes to."""
+        return Losses(
+            base_loss=self.base,
+            trained_loss=self.trained,
+            delivered_loss=self.yardstick.loss(delivered),
+            kind=self.yardstick.kind,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What base and trained network make of what was learned, and what a delivery leaves of the difference."""
 
     variants: Variants
-    yardsticks: Sequence[Yardstick]
-    base: Sequence[float]
-    trained: Sequence[float]
-    references: Sequence[Row] = ()
-    of_references: tuple[float, float] = (math.nan, math.nan)
-    """Of base and trained network, in nats an answer token; no numbers where there are no references."""
+    learned: Sequence[Mark]
+    held_out: Mark | None = None
+    """By references of held-out prompts, where there are some."""
 
     @classmethod
     def of(cls, context: WorkerContext, base: BaseSnapshot, lesson: Lesson) -> Measure:
         """Measure base and trained network. Raises `TrainingError` where nothing was learned that could be kept."""
         limit_threads(context.settings.training.threads)
         variants = open_variants(lesson, base.weights_digest, context.settings)
-        yardsticks = list(_yardsticks(context, variants))
-        references = _references(context, variants.tokens, base.pin)
-        before, references_before = [one.loss(variants) for one in yardsticks], _mean(variants, references)
+        of_references = _of_references(context, variants.tokens, base.pin)
+        yardsticks = [*_yardsticks(context, variants), *([] if of_references is None else [of_references])]
+        before = [one.loss(variants) for one in yardsticks]
         variants.use(Variant.TRAINED)
-        after, references_after = [one.loss(variants) for one in yardsticks], _mean(variants, references)
-        for one, loss_before, loss_after in zip(yardsticks, before, after, strict=True):
-            require_lesson(one.kind, loss_before, loss_after)
-        return cls(
-            variants=variants,
-            yardsticks=yardsticks,
-            base=before,
-            trained=after,
-            references=references,
-            of_references=(references_before, references_after),
-        )
+        marks = [
+            Mark(yardstick=one, base=loss, trained=one.loss(variants))
+            for one, loss in zip(yardsticks, before, strict=True)
+        ]
+        held_out = None if of_references is None else marks.pop()
+        for one in marks:
+            require_lesson(one.yardstick.kind, one.base, one.trained)
+        return cls(variants=variants, learned=marks, held_out=held_out)
 
     def of_delivered(self, export: ExportResult) -> ExportResult:
         """The same with what was measured of its files. Of several methods, the one of which least is left."""
         self.variants.use(Variant.DELIVERED, export)
-        found = [
-            Losses(
-                base_loss=before, trained_loss=after, delivered_loss=yardstick.loss(self.variants), kind=yardstick.kind
-            )
-            for yardstick, before, after in zip(self.yardsticks, self.base, self.trained, strict=True)
-        ]
-        held_out = None
-        if self.references:
-            before, after = self.of_references
-            delivered = self.variants.mean_loss(self.references)
-            held_out = Losses(base_loss=before, trained_loss=after, delivered_loss=delivered)
-        return replace(
-            export,
-            held_in=min(found, key=lambda one: one.kept),
-            held_out=held_out,
-            held_out_texts=len(self.references),
-        )
+        held_in = min((one.left_in(self.variants) for one in self.learned), key=lambda one: one.kept)
+        if self.held_out is None:
+            return replace(export, held_in=held_in)
+        held_out, texts = self.held_out.left_in(self.variants), len(self.held_out.yardstick.rows)
+        return replace(export, held_in=held_in, held_out=held_out, held_out_texts=texts)
 
 
-def _mean(variants: Variants, rows: Sequence[Row]) -> float:
-    return variants.mean_loss(rows) if rows else math.nan
-
-
-def _references(context: WorkerContext, tokens: Tokens, pin: str) -> list[Row]:
-    """Held-out prompts with their references, as far as they are no longer than what is learned."""
+def _of_references(context: WorkerContext, tokens: Tokens, pin: str) -> Yardstick | None:
+    """By held-out prompts with their references, as far as they are no longer than what is learned; None: of none."""
     directory, selected = context.run.step(Step.SELECT), context.run.result(Step.SELECT, SelectResult)
     items = list(read_lines(directory / "items.jsonl", ExamItem))[:MEASURED]
     http = OllamaHttp(context.settings.ollama)
@@ -134,7 +126,9 @@ def _references(context: WorkerContext, tokens: Tokens, pin: str) -> list[Row]:
         if one.reference
     ]
     http.close()
-    return within(rows_of(texts, tokens), selected.hyperparameters.max_length)
+    rows = tuple(within(rows_of(texts, tokens), selected.hyperparameters.max_length))
+    units = sum(len(one.completion) for one in rows)
+    return Yardstick(kind=LossKind.ANSWERS, rows=rows, signs=(1,) * len(rows), units=units) if rows else None
 
 
 def require_lesson(kind: LossKind, before: float, after: float) -> None:

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import ExportResult, Losses, LossKind
 from nightschool_daemon.learning.engine.examples import Answer, Example
-from nightschool_daemon.learning.measuring import MEASURED, Measure, Yardstick, require_lesson, spread, yardstick_of
+from nightschool_daemon.learning.measuring import (
+    MEASURED,
+    Mark,
+    Measure,
+    Yardstick,
+    require_lesson,
+    spread,
+    yardstick_of,
+)
 from nightschool_daemon.learning.rows import Row
 from nightschool_daemon.learning.variants import Variant, Variants
 from nightschool_daemon.ledger import KeptLesson
@@ -59,9 +67,10 @@ def measured(yardsticks: Sequence[Yardstick], base: Sums, trained: Sums, deliver
     networks = Networks({Variant.BASE: base, Variant.TRAINED: trained, Variant.DELIVERED: delivered})
     before = [one.loss(networks) for one in yardsticks]
     networks.use(Variant.TRAINED)
-    after = [one.loss(networks) for one in yardsticks]
-    measure = Measure(variants=networks, yardsticks=yardsticks, base=before, trained=after)
-    export = measure.of_delivered(EXPORT)
+    marks = [
+        Mark(yardstick=one, base=loss, trained=one.loss(networks)) for one, loss in zip(yardsticks, before, strict=True)
+    ]
+    export = Measure(variants=networks, learned=marks).of_delivered(EXPORT)
     assert export.held_in is not None
     assert (export.held_out, export.held_out_texts) == (None, 0)
     return export.held_in
@@ -159,14 +168,13 @@ def test_held_out_references_are_measured_beside_what_was_learned() -> None:
     """In nats a token: of the better answer two, of the other one."""
     sums = {Variant.BASE: (-6.0, -3.0), Variant.TRAINED: (-2.0, -1.0), Variant.DELIVERED: (-2.5, -2.0)}
     networks = Networks({one: {BETTER: better, OTHER: other} for one, (better, other) in sums.items()})
-    references = [Row(prompt=(9,), completion=one, weight=1.0) for one in (BETTER, OTHER)]
+    references = tuple(Row(prompt=(9,), completion=one, weight=1.0) for one in (BETTER, OTHER))
+    of_both = Yardstick(kind=LossKind.ANSWERS, rows=references, signs=(1, 1), units=len(BETTER) + len(OTHER))
+    taught = yardstick_of(TrainingMethod.SFT, [Example(prompt=(9,), answers=(Answer(tokens=BETTER),))])
     measure = Measure(
         variants=networks,
-        yardsticks=[yardstick_of(TrainingMethod.SFT, [Example(prompt=(9,), answers=(Answer(tokens=BETTER),))])],
-        base=[3.0],
-        trained=[1.0],
-        references=references,
-        of_references=(3.0, 1.0),
+        learned=[Mark(yardstick=taught, base=3.0, trained=1.0)],
+        held_out=Mark(yardstick=of_both, base=3.0, trained=1.0),
     )
     found = measure.of_delivered(EXPORT)
     assert found.held_in == Losses(base_loss=3.0, trained_loss=1.0, delivered_loss=1.25)
