@@ -451,8 +451,7 @@ def train(
         adapter=adapter,
         anew=anew,
     )
-    ended = "Ended: no model was made. Call it again to go on from the last step that was kept; --anew begins anew."
-    with run_listener() as listener, _ended_as(ended):
+    with run_listener() as listener, _ended_as("Ended: no model was made."):
         made = train_alone(settings, order, hooks=hooks, listener=listener, now=now())
     _show_account(made.account, data)
     if made.trained.not_learned:

@@ -230,6 +230,10 @@ def _replayed(plan: TrainingPlan) -> str:
     return f"{examples} beside these, so that nothing is forgotten; fewer where the base gives no whole answers"
 
 
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
+
+
 def _starters(count: int) -> str:
     return "1 starter example" if count == 1 else f"{count} starter examples"
 
@@ -255,7 +259,7 @@ def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
     beyond = f"; {one.beyond_context} longer than the base's context" if one.beyond_context else ""
     rough = "about " if not memory.is_rough else "very roughly "
     return [
-        (f"training{name}", f"{one.method.upper()}, {settings.num_epochs} epochs in steps of {settings.batch_size}"),
+        (f"training{name}", f"{one.method.upper()}, {_epochs(settings.num_epochs)} in steps of {settings.batch_size}"),
         (
             f"examples{name}",
             f"{one.examples} of {one.tokens} tokens in all, the longest of {one.longest}{left_out}{beyond}",

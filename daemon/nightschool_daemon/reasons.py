@@ -1,4 +1,4 @@
-"""Why a run was started, as it stands in the ledger."""
+"""Why a run was started, as it stands in the ledger, and why it learned nothing from an event."""
 
 from nightschool_hookspecs.records import RunInfo
 
@@ -8,6 +8,9 @@ ASKED = "asked for"
 BY_HAND = "a training by hand"
 RETRAIN = "the base has new weights"
 REBUILD = "the base has a new template or new parameters"
+
+OTHER_KIND = "it is nothing that the method learns from"
+"""Of an event that was a candidate, and of which no training had a use."""
 
 
 def is_by_hand(info: RunInfo) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nightschool_daemon import codec
@@ -49,7 +49,7 @@ from nightschool_daemon.learning.trainable import route_of, without_what_it_cann
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.learning.workshop import Workshop
 from nightschool_daemon.plans import DeliveryCost, MemoryPlan, PlannedTraining, PlanRequest, Route, TrainingPlan
-from nightschool_daemon.reasons import is_by_hand
+from nightschool_daemon.reasons import OTHER_KIND, is_by_hand
 from nightschool_hookspecs.records import (
     Budget,
     Hyperparameters,
@@ -76,8 +76,12 @@ class Data:
 
     material: Material
     hyperparameters: Hyperparameters
-    events: int
-    """That are learned from."""
+    candidates: int
+    """Events that may be learned from."""
+    sources: Mapping[TrainingMethod, frozenset[str]] = field(default_factory=dict)
+    """Those of them that a method learns from."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why one gives no example."""
     replayed: int = 0
     """Examples that are learned again beside them."""
     starters: int = 0
@@ -87,8 +91,18 @@ class Data:
     folded: int = 0
     """Prompts that it would ask of trial candidates."""
     folds: int = 0
-    left_out: Counter[str]
     assumed: str | None
+
+    def learned_by(self, methods: Collection[TrainingMethod]) -> frozenset[str]:
+        """Events that these methods learn from."""
+        return frozenset().union(*(self.sources.get(one, ()) for one in methods))
+
+    def left_out_by(self, methods: Collection[TrainingMethod]) -> Counter[str]:
+        """Reason -> events that they do not."""
+        learned = self.learned_by(methods)
+        reasons = Counter(reason for key, reason in self.reasons.items() if key not in learned)
+        reasons[OTHER_KIND] += self.candidates - len(learned) - reasons.total()
+        return +reasons
 
 
 def run(context: WorkerContext) -> None:
@@ -107,6 +121,7 @@ def run(context: WorkerContext) -> None:
     if search is not None:
         job = taken(job, search)
     problem, not_learned = _rehearsed(context, rehearsal, job)
+    methods = {one.method for one in rehearsal.found} or set(TrainingMethod)
     plan = TrainingPlan(
         base=request.base,
         architecture=file.architecture,
@@ -115,13 +130,13 @@ def run(context: WorkerContext) -> None:
         route=rehearsal.route,
         passed_over=machine.passed_over(),
         assumed=data.assumed,
-        events=data.events,
+        events=len(data.learned_by(methods)),
         replayed=data.replayed,
         starters=data.starters,
         held_out=data.held_out,
         folded=data.folded,
         folds=data.folds,
-        events_left_out=dict(data.left_out),
+        events_left_out=dict(data.left_out_by(methods)),
         search=search,
         trainings=tuple(rehearsal.found),
         not_learned=" ".join(filter(None, (*notes, not_learned))),
@@ -152,9 +167,8 @@ def _assumed(context: WorkerContext, request: PlanRequest) -> Data:
         hyperparameters=context.hooks.suggest_hyperparameters(
             specialty=context.info.specialty, examples=count, store=_store(context), seed=context.info.seed
         ),
-        events=count,
+        candidates=0,
         held_out=0,
-        left_out=Counter(),
         assumed=f"{count} examples of {ASSUMED_TOKENS} tokens, a third of them the answer, as no data were named",
     )
 
@@ -197,13 +211,18 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
             store=workshop.store,
             seed=context.info.seed,
         ),
-        events=len(events_of((*dataset.examples, *dataset.pairs, *dataset.labels))),
+        candidates=len(training),
+        sources={
+            TrainingMethod.SFT: frozenset(events_of(dataset.examples)),
+            TrainingMethod.DPO: frozenset(events_of(dataset.pairs)),
+            TrainingMethod.KTO: frozenset(events_of(dataset.labels)),
+        },
+        reasons={one.event_id: one.reason for one in reversed(dataset.left_out)},
         replayed=len(dataset.replayed),
         starters=len(dataset.starters),
         held_out=_kept_apart(context, dataset, rows, sides),
         folded=dataset.folded + dataset.folded_pairs,
         folds=len(folds) if dataset.folded or dataset.folded_pairs else 0,
-        left_out=Counter(one.reason for one in dataset.left_out),
         assumed=None,
     )
 

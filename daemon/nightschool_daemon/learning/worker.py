@@ -63,6 +63,14 @@ QUIET: Mapping[str, str] = {
 """Nothing is fetched from anywhere, and libraries print nothing."""
 
 
+UNMAPPED = "failed to map segment from shared object"
+"""How the dynamic linker's sentence about a library ends that found no room."""
+NO_ROOM = (
+    "The libraries that train do not fit into the address space that `ulimit -v` leaves. Raise it, to some times the "
+    "memory that is used; to limit memory itself, set MemoryMax of the service."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:
     """What a step works with."""
@@ -173,7 +181,7 @@ def _function_of(step: Step | Job) -> Callable[[WorkerContext], None]:
 def _leave_failure(directory: Path, error: Exception, context: WorkerContext | None) -> None:
     unreachable = isinstance(error, OllamaUnreachable) or isinstance(error.__cause__, OllamaUnreachable)
     failure = WorkerFailure(
-        reason=disk.told(error, directory),
+        reason=NO_ROOM if str(error).endswith(UNMAPPED) else disk.told(error, directory),
         plugin=None if unreachable else _plugin_at_fault(error, context),
         server_unreachable=unreachable,
         traceback=traceback.format_exc(),

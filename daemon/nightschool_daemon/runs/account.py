@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nightschool_daemon.jobs import MARKS, EventMark, RunDirectory, SelectResult, Step, read_lines
+from nightschool_daemon.reasons import OTHER_KIND
 from nightschool_daemon.runs.prepare import frozen_events
 from nightschool_hookspecs.records import ParsedFeedback, TrainingResult
 
@@ -12,7 +13,6 @@ REFUSED = "it cannot be read as an event"
 REPLACED = "it was withdrawn, or another record says the same or takes its place"
 WATCHED = "it only told when to stop"
 APART = "it was kept apart, to measure on it"
-OTHER_KIND = "it is nothing that the method learns from"
 
 
 @dataclass(frozen=True, kw_only=True)

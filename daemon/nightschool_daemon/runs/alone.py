@@ -70,6 +70,8 @@ NO_THUMBS = (
     "`explicit_positive`, `validation_failure` and `explicit_negative` with an `ai_output` say so."
 )
 PAIRS_HOOK, LABELS_HOOK = "nightschool_build_preference_pairs", "nightschool_label_answers"
+STOPPED_EARLY = "Ended: no model was made, and nothing was learned yet."
+STOPPED = "Ended: no model was made. Call it again to go on from the last step that was kept; --anew begins anew."
 OTHER_METHOD = "--method sft learns wanted answers, and auto what the file has."
 PIECE_BYTES = 1024 * 1024
 """Of files that are compared."""
@@ -145,6 +147,9 @@ def train_alone(
         _claim(directory, target)
         if going_on.can_go_on(directory):
             listener.note(target, f"It goes on with what was left in {directory}; --anew begins anew.")
+        else:
+            for sentence in going_on.why_not(_directories(settings.state_directory), made_of):
+                listener.note(target, sentence)
         if order.adapter is not None:
             _require_free(order.adapter, going_on.trained_in(directory))
             _make(order.adapter)
@@ -200,6 +205,8 @@ def _directory(state_directory: Path, made_of: str, *, anew: bool) -> Iterator[P
     directory, lock = _left(state_directory, made_of, anew=anew) or _new(state_directory, made_of)
     try:
         yield directory
+    except KeyboardInterrupt:
+        raise RunRefused(STOPPED if going_on.leave(directory) else STOPPED_EARLY) from None
     except BaseException:
         going_on.leave(directory)
         raise
@@ -211,13 +218,17 @@ def _directory(state_directory: Path, made_of: str, *, anew: bool) -> Iterator[P
 
 def _left(state_directory: Path, made_of: str, *, anew: bool) -> tuple[Path, StateLock] | None:
     """What a training that was made of the same left; where it is to begin anew nothing of it stays."""
-    while found := going_on.taken_up(sorted(state_directory.glob(f"{retention.MANUAL_PREFIX}*")), made_of):
+    while found := going_on.taken_up(_directories(state_directory), made_of):
         if not anew:
             return found
         directory, lock = found
         shutil.rmtree(directory)
         lock.release()
     return None
+
+
+def _directories(state_directory: Path) -> list[Path]:
+    return sorted(state_directory.glob(f"{retention.MANUAL_PREFIX}*"))
 
 
 def _new(state_directory: Path, made_of: str) -> tuple[Path, StateLock]:
@@ -388,7 +399,8 @@ def _handed_over(context: StepContext, adapter: Path) -> tuple[str, str]:
     if trained is None:
         return "", ""
     try:
-        shutil.copytree(trained.adapter, adapter, dirs_exist_ok=True)
+        # contents alone: safetensors writes files that nobody else may read
+        shutil.copytree(trained.adapter, adapter, dirs_exist_ok=True, copy_function=shutil.copyfile)
     except OSError as error:
         return "", f" What was trained could not be copied to {adapter}: {error}."
     return f" What was trained is in {adapter}.", ""

@@ -23,6 +23,10 @@ class StepFailed(Exception):
         super().__init__(reason)
 
 
+class WorkerKilled(StepFailed):
+    """A step's worker was killed by somebody else, as by the system when memory runs out."""
+
+
 class TimeUp(StepFailed):
     """The trainings of the night have no more time."""
 

@@ -6,7 +6,7 @@ are kept, for some days.
 
 import hashlib
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,9 @@ from nightschool_daemon.locking import LockedError, StateLock, is_locked
 from nightschool_hookspecs.records import TrainingResult
 
 MADE_OF = "made-of"
-"""In such a directory: base, data and what decides of the settings, in a digest."""
+"""In such a directory: what the training there is made of, as `made_of` writes it."""
+BASE, DATA = "base", "data"
+"""What it is all about: where one of these is another, so is the training."""
 KEPT, KEPT_FOR = 3, timedelta(days=7)
 """So many are kept, each for so long after something was last written there."""
 LEARNED = ("**/*.safetensors", "search/*")
@@ -45,13 +47,44 @@ AGAIN = (Step.EXPORT, Step.REGISTER, Step.VERIFY)
 
 
 def made_of(settings: Settings, base_digest: str, data_digest: str) -> str:
-    """SHA-256, hex, over all that two trainings must have in common for one to go on with what the other left."""
-    parts = [__version__, base_digest, data_digest, codec.to_json(deciding(settings))]
-    brought = settings.training.start_from
-    if brought is not None and brought.expanduser().is_dir():
-        files = [(one.name, one.stat()) for one in sorted(brought.expanduser().iterdir()) if one.is_file()]
-        parts += [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in files]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    """All that two trainings must have in common for one to go on with what the other left: lines of name and value."""
+    parts = {
+        BASE: base_digest,
+        DATA: data_digest,
+        "release of Night School": __version__,
+        "--from": _digest("\n".join(_states(settings.training.start_from))),
+        "--method or configuration": _digest(codec.to_json(deciding(settings))),
+    }
+    return "\n".join(f"{name}: {value}" for name, value in parts.items())
+
+
+def _states(brought: Path | None) -> Iterator[str]:
+    """What tells that an adapter is another, or was changed."""
+    if brought is None:
+        return
+    yield str(brought)
+    for one in sorted(brought.expanduser().glob("*")):
+        if one.is_file():
+            yield f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def why_not(directories: Iterable[Path], wanted: str) -> Iterator[str]:
+    """Of each training on the same base and data that was left and is not gone on with, a sentence why."""
+    now = dict(line.partition(": ")[::2] for line in wanted.splitlines())
+    for directory in directories:
+        if is_locked(directory) or not can_go_on(directory):
+            continue
+        then = dict(line.partition(": ")[::2] for line in (directory / MADE_OF).read_text("utf-8").splitlines())
+        other = [name for name, value in now.items() if then.get(name) != value]
+        if other and not {BASE, DATA} & set(other):
+            yield (
+                f"It begins anew: an interrupted training on the same base and data had another "
+                f"{' and another '.join(other)}. What it left stays in {directory} for {KEPT_FOR.days} days."
+            )
 
 
 def deciding(settings: Settings) -> Settings:
@@ -60,7 +93,7 @@ def deciding(settings: Settings) -> Settings:
     return Settings(
         ollama=OllamaSettings(models_directory=settings.ollama.models_directory),
         similarity=settings.similarity,
-        training=settings.training,
+        training=replace(settings.training, start_from=None),
         delivery=DeliverySettings(form=settings.delivery.form),
         exam=replace(settings.exam, **{name: getattr(unexamined, name) for name in OF_EXAMS}),
         plugins=settings.plugins,
@@ -109,12 +142,14 @@ def _is_another(verified: VerifyResult) -> bool:
     return verified.is_told and not verified.passed
 
 
-def leave(directory: Path) -> None:
-    """Keep what can be gone on with, and nothing else."""
-    if can_go_on(directory):
+def leave(directory: Path) -> bool:
+    """Keep what can be gone on with, and nothing else. Returns whether there is such."""
+    kept = can_go_on(directory)
+    if kept:
         shed(directory)
     else:
         shutil.rmtree(directory)
+    return kept
 
 
 def shed(directory: Path) -> None:

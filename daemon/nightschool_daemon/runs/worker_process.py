@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import NOTES, Job, Progress, RunDirectory, Step, WorkerFailure
+from nightschool_daemon.jobs import KEEPS_ITS_WORK, NOTES, Job, Progress, RunDirectory, Step, WorkerFailure
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.plans import duration
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.errors import RunInterrupted, StepFailed, TimeUp
+from nightschool_daemon.runs.errors import RunInterrupted, StepFailed, TimeUp, WorkerKilled
 
 POLL_S = 0.1
 GRACE_S = 120.0
@@ -50,19 +50,35 @@ def environment() -> dict[str, str]:
 def run_worker(context: StepContext, step: Step, *, limit_s: float | None = None) -> None:
     """Run a step in a child process and return when its result is there.
 
-    The child dies with this process. Where the run goes on later it keeps what it can before. Raises `TimeUp` after
-    `limit_s`; `StepFailed` with the worker's reason, or without a limit of its own after training.time_limit_minutes;
-    `OllamaUnreachable` where the worker lost the server, `RunCancelled` and `RunInterrupted`.
+    The child dies with this process. Where the run goes on later it keeps what it can before. One that is killed, as
+    for want of memory, gets a second try: a training goes on from its checkpoint, planned anew for the memory that
+    there is then. Raises `WorkerKilled` where that is killed too; `TimeUp` after `limit_s`; `StepFailed` with the
+    worker's reason, or without a limit of its own after training.time_limit_minutes; `OllamaUnreachable` where the
+    worker lost the server, `RunCancelled` and `RunInterrupted`.
     """
+    began = time.monotonic()
+    try:
+        _run_once(context, step, limit_s, began)
+    except WorkerKilled as killed:
+        context.note(f"{killed} It is tried once more{_from_where(context.directory, step)}.")
+        context.directory.begin(step)
+        _run_once(context, step, limit_s, began)
+
+
+def _run_once(context: StepContext, step: Step, limit_s: float | None, began: float) -> None:
     # what a worker said before it was killed has been told
     (context.directory.step(step) / NOTES).unlink(missing_ok=True)
     with _started(context.directory, step) as process:
         try:
-            _watch(process, context, step, limit_s)
+            _watch(process, context, step, limit_s, began)
         except (RunInterrupted, KeyboardInterrupt) as asked:
             _ask_to_end(process, context, step, asked)
             raise
     _require_result(process, context.directory, step)
+
+
+def _from_where(directory: RunDirectory, step: Step) -> str:
+    return ", from what it kept" if step in KEEPS_ITS_WORK and any(directory.step(step).iterdir()) else ""
 
 
 Report = Callable[[int, int, str], None]
@@ -118,11 +134,12 @@ def _require_result(process: "subprocess.Popen[bytes]", directory: RunDirectory,
         raise _failure(directory.step(step), process.returncode, step)
 
 
-def _watch(process: "subprocess.Popen[bytes]", context: StepContext, step: Step, own_limit_s: float | None) -> None:
+def _watch(
+    process: "subprocess.Popen[bytes]", context: StepContext, step: Step, own_limit_s: float | None, began: float
+) -> None:
     limit_s = context.settings.training.time_limit_s if own_limit_s is None else own_limit_s
     directory = context.directory.step(step)
     report = partial(context.listener.progress, context.info.id, step)
-    began = time.monotonic()
     shown: str | None = None
     told = 0
     while process.poll() is None:
@@ -190,10 +207,7 @@ def _failure(directory: Path, code: int, step: Step | Job) -> Exception:
         failure = codec.from_json((directory / "failure.json").read_bytes(), WorkerFailure)
     except FileNotFoundError:
         if code == -signal.SIGKILL:
-            return StepFailed(
-                f"{step} was killed, likely because memory ran out. Close what uses it, or lower "
-                "the batch size in [plugins.tuning_fixed]."
-            )
+            return WorkerKilled(f"{step} was killed, likely because memory ran out. Close what uses it.")
         return StepFailed(f"{step} ended with code {code} and left no result. Its log is {log}.")
     if failure.server_unreachable:
         return OllamaUnreachable(failure.reason)

@@ -279,6 +279,20 @@ def test_data_that_the_method_learns_nothing_from_are_told(desk: Desk) -> None:
     assert not plan.deliveries
 
 
+@pytest.mark.parametrize(("method", "left_out"), [(MethodChoice.KTO, 0), (MethodChoice.SFT, 10)])
+def test_disliked_answers_are_left_out_only_where_nothing_is_learned_from_them(
+    desk: Desk, method: MethodChoice, left_out: int
+) -> None:
+    thumbs = [
+        replace(one, corrected_output=None, feedback_type=kind)
+        for number, one in enumerate(corrections(20))
+        for kind in [FeedbackType.SUCCESS if number % 2 else FeedbackType.EXPLICIT_NEGATIVE]
+    ]
+    plan = desk.plan(method, events=thumbs)
+    assert sum(plan.events_left_out.values()) == left_out
+    assert plan.events + plan.asked + left_out == 20
+
+
 def test_every_form_that_the_server_takes_has_its_cost(desk: Desk) -> None:
     desk.tables = LORA
     plan = desk.plan()

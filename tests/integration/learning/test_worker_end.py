@@ -1,19 +1,22 @@
 """How a worker ends: with the process that started it, and when it is asked to; and what it is started with."""
 
+import contextlib
 import ctypes
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from nightschool_daemon import codec
@@ -26,11 +29,11 @@ from nightschool_daemon.jobs import (
     write_durably,
 )
 from nightschool_daemon.learning.engine.checkpoints import STATE
-from nightschool_daemon.learning.worker import EXIT_FAILED, EXIT_TERMINATED, asked_of_kernel, watch_parent
+from nightschool_daemon.learning.worker import EXIT_FAILED, EXIT_TERMINATED, NO_ROOM, asked_of_kernel, watch_parent
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.reasons import BY_HAND
 from nightschool_daemon.runs import worker_process
-from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted
+from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, WorkerKilled
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from support import interrupted_workers
 from support.step_results import SELECTED, prepare_and_split, run_info
@@ -127,17 +130,18 @@ ONE_EPOCH = Hyperparameters(
 """Many steps of some milliseconds, within which no checkpoint is due."""
 
 
-def about_to_train(directory: Path, gguf: Path, *, min_free_gb: float = 0.1) -> RunDirectory:
+def about_to_train(directory: Path, gguf: Path, *, epochs: int = 1, min_free_gb: float = 0.1) -> RunDirectory:
     """A run with its steps before the training."""
     run = RunDirectory(path=directory)
-    job = training_job(run.step(Step.SELECT), gguf, ONE_EPOCH, texts=greetings(160))
+    settled = replace(ONE_EPOCH, num_epochs=epochs)
+    job = training_job(run.step(Step.SELECT), gguf, settled, texts=greetings(160))
     prepare_and_split(run, gguf, sha256_of(gguf), events=160)
     run.step(Step.TRAIN).mkdir()
     selected = replace(
         SELECTED,
         material=job.material,
         items=1,
-        hyperparameters=ONE_EPOCH,
+        hyperparameters=settled,
         closing="<|im_end|>",
         sources=dict.fromkeys(TrainingMethod, ()),
     )
@@ -193,6 +197,82 @@ def test_a_training_leaves_the_delivery_its_room_on_the_disk(tiny_gguf: Path, tm
     assert worked(run, lambda: False) == EXIT_FAILED
     failure = codec.from_json((run.step(Step.TRAIN) / "failure.json").read_bytes(), WorkerFailure)
     assert "Free some space, or lower delivery.min_free_gb" in failure.reason
+
+
+# --------------------------------------------------------------------------- somebody kills it, as for want of memory
+
+
+def worker_of(run: RunDirectory) -> int | None:
+    """Process id of its worker at present."""
+    for child in psutil.Process().children():
+        # it may end meanwhile
+        with contextlib.suppress(psutil.Error):
+            if str(run.path) in child.cmdline():
+                return child.pid
+    return None
+
+
+def kill_at(run: RunDirectory, steps: Sequence[int]) -> Thread:
+    """Kill worker after worker, each behind a step of the training."""
+
+    def killing() -> None:
+        killed = set[int]()
+        for step in steps:
+            while steps_of(run) < step or (worker := worker_of(run)) is None or worker in killed:
+                time.sleep(0.005)
+            os.kill(worker, signal.SIGKILL)
+            killed.add(worker)
+
+    thread = Thread(target=killing)
+    thread.start()
+    return thread
+
+
+def test_a_training_whose_worker_is_killed_goes_on_from_its_checkpoint_while_its_run_does(
+    tiny_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = (about_to_train(tmp_path / name, tiny_gguf, epochs=2) for name in ("whole", "cut"))
+    assert worked(whole, lambda: False) == 0
+    killer = kill_at(cut, [100])
+    with interrupted_workers.context_of(cut) as context:
+        worker_process.run_worker(context, Step.TRAIN)
+    killer.join()
+    assert "It is tried once more, from what it kept." in capsys.readouterr().out
+    metrics = [(one.step(Step.TRAIN) / "metrics.jsonl").read_text() for one in (whole, cut)]
+    assert metrics[0] == metrics[1]
+    adapters = [sha256_of(one.step(Step.TRAIN) / "adapter" / "adapter_model.safetensors") for one in (whole, cut)]
+    assert adapters[0] == adapters[1]
+
+
+def test_a_training_whose_worker_is_killed_again_is_not_tried_a_third_time(
+    tiny_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = about_to_train(tmp_path / "run", tiny_gguf)
+    killer = kill_at(run, [1, 1])
+    with (
+        interrupted_workers.context_of(run) as context,
+        pytest.raises(WorkerKilled, match=r"^train was killed, likely because memory ran out\."),
+    ):
+        worker_process.run_worker(context, Step.TRAIN)
+    killer.join()
+    assert capsys.readouterr().out.count("It is tried once more") == 1
+
+
+def test_an_address_space_without_room_for_the_libraries_is_told_with_what_to_do(
+    tiny_gguf: Path, tmp_path: Path
+) -> None:
+    run = about_to_train(tmp_path / "run", tiny_gguf)
+    limited = (1_200_000_000, resource.RLIM_INFINITY)
+    own = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, limited)
+    try:
+        with worker_process._started(run, Step.TRAIN) as worker:
+            resource.setrlimit(resource.RLIMIT_AS, own)
+            assert worker.wait(60) == EXIT_FAILED
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, own)
+    failure = codec.from_json((run.step(Step.TRAIN) / "failure.json").read_bytes(), WorkerFailure)
+    assert failure.reason == NO_ROOM
 
 
 # --------------------------------------------------------------------------- somebody interrupts

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nightschool_daemon import codec, config
+from nightschool_daemon.config import DeliveryChoice
 from nightschool_daemon.installation import load_hooks
 from nightschool_daemon.jobs import Progress, Step
 from nightschool_daemon.ollama.storage import sha256_of
@@ -52,11 +53,19 @@ def night(tmp_path: Path, fresh_ollama: OllamaServer, tiny_gguf: Path) -> Night:
     return Night(tmp_path / "night", fresh_ollama.url, fresh_ollama.models_directory)
 
 
-def train(night: Night, name: str, heard: Heard, max_version_mb: float | None = None) -> TrainedAlone:
-    """The same training each time, whatever its result is called and may cost."""
+def train(
+    night: Night,
+    name: str,
+    heard: Heard,
+    max_version_mb: float | None = None,
+    form: DeliveryChoice = DeliveryChoice.AUTO,
+) -> TrainedAlone:
+    """The same training each time, whatever its result is called, may cost and is delivered as."""
     settings = config.load(night.configuration)
+    delivery = replace(settings.delivery, form=form)
     if max_version_mb is not None:
-        settings = replace(settings, delivery=replace(settings.delivery, max_version_mb=max_version_mb))
+        delivery = replace(delivery, max_version_mb=max_version_mb)
+    settings = replace(settings, delivery=delivery)
     hooks = load_hooks(settings, None, safe_mode=False)
     data = night.directory / "data.jsonl"
     if not data.exists():
@@ -103,7 +112,7 @@ def test_what_was_trained_is_delivered_by_the_next_call_though_the_first_ended_b
     night: Night, fresh_ollama: OllamaServer
 ) -> None:
     """Under whatever name. What is as large as the base does not lie about meanwhile, nor anything in Ollama."""
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RunRefused, match="Call it again to go on"):
         train(night, "early", Heard(ends_at=Step.VERIFY))
     (directory,) = left(night)
     assert set(fresh_ollama.tags()) == {TINY}
@@ -116,10 +125,30 @@ def test_what_was_trained_is_delivered_by_the_next_call_though_the_first_ended_b
     assert set(fresh_ollama.tags()) == {TINY, "late:latest"}
 
 
+def test_a_training_that_ends_before_it_learned_anything_promises_nothing(
+    night: Night, fresh_ollama: OllamaServer
+) -> None:
+    with pytest.raises(RunRefused, match=r"nothing was learned yet\.$"):
+        train(night, "early", Heard(ends_at=Step.SELECT))
+    assert left(night) == []
+    assert set(fresh_ollama.tags()) == {TINY}
+
+
+def test_what_was_left_by_other_settings_stays_and_it_is_told_why(night: Night) -> None:
+    with pytest.raises(RunRefused):
+        train(night, "one", Heard(ends_at=Step.EXPORT))
+    (directory,) = left(night)
+    heard = Heard()
+    train(night, "one", heard, form=DeliveryChoice.FUSED)
+    assert [one for one in heard.notes if f"--method or configuration. What it left stays in {directory}" in one]
+    assert heard.steps
+    assert left(night) == [directory]
+
+
 def test_what_was_trained_stays_where_a_setting_is_changed_that_does_not_decide_of_it(
     night: Night, fresh_ollama: OllamaServer
 ) -> None:
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RunRefused, match="Call it again to go on"):
         train(night, "dear", Heard(ends_at=Step.EXPORT), max_version_mb=999.0)
     heard = Heard()
     train(night, "dear", heard, max_version_mb=1000.0)

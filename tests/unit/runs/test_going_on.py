@@ -124,6 +124,33 @@ def test_a_training_is_made_of_base_data_settings_and_what_it_begins_from(tmp_pa
     assert len({first, *others, going_on.made_of(settings, "base", "data")}) == 5
 
 
+def test_it_is_told_why_what_was_left_of_the_same_base_and_data_is_not_gone_on_with(tmp_path: Path) -> None:
+    settings = Settings(training=TrainingSettings(start_from=tmp_path / "adapter"))
+    seeded = replace(settings, training=replace(settings.training, seed=1))
+    elsewhere = replace(settings, training=replace(settings.training, start_from=tmp_path))
+    directories = [
+        left(tmp_path / str(number), made_of=made_of)
+        for number, made_of in enumerate(
+            (
+                going_on.made_of(seeded, "base", "data"),
+                going_on.made_of(elsewhere, "base", "data"),
+                going_on.made_of(settings, "other", "data"),
+                going_on.made_of(settings, "base", "other"),
+                "as an earlier release wrote it",
+            )
+        )
+    ]
+    first, second = going_on.why_not(directories, going_on.made_of(settings, "base", "data"))
+    assert first == (
+        "It begins anew: an interrupted training on the same base and data had another --method or configuration. "
+        f"What it left stays in {directories[0]} for 7 days."
+    )
+    assert "had another --from." in second
+    lock = StateLock.take(directories[0])
+    assert list(going_on.why_not(directories[:1], going_on.made_of(settings, "base", "data"))) == []
+    lock.release()
+
+
 def test_what_acts_behind_a_training_may_be_set_otherwise_when_it_goes_on() -> None:
     """As where a delivery was refused for its size, behind hours of training."""
     first = going_on.made_of(Settings(), "base", "data")
