@@ -20,15 +20,27 @@ from nightschool_daemon.learning.engine import ggml
 Weights = NDArray[np.float32]
 Blocks = NDArray[np.uint8]
 
-WIDER: Sequence[Kind] = (Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.Q6_K, Kind.Q8_0, Kind.F16)
+WIDER: Sequence[Kind] = (
+    Kind.Q3_K,
+    Kind.IQ4_XS,
+    Kind.Q4_K,
+    Kind.Q4_1,
+    Kind.Q5_0,
+    Kind.Q5_1,
+    Kind.Q5_K,
+    Kind.Q6_K,
+    Kind.Q8_0,
+    Kind.F16,
+)
 """What a tensor may be widened to, besides its own type."""
 LEFT = 0.9
 """So much of the change must be left along its own direction. Rounded back to the base's own grid little is: most
 weights return to where they were, whatever the energy of that error."""
 LOST_BY_NOISE = 0.03
 """Where less noise is allowed than the change has energy, less of the change may be lost: so much at equal energy."""
-WHOLE: Sequence[Kind] = (Kind.Q8_0, Kind.F16)
-"""Types in which weights of any narrower type are what they were, but for a tenth of that type's own error."""
+WHOLE: Sequence[tuple[Kind, float]] = ((Kind.Q6_K, 4.0), (Kind.Q8_0, 16.0), (Kind.F16, 16.0))
+"""Types, and below how many bits a weight others are whole in them: weights of these are then what they were, but for a
+tenth of the energy that their own type errs by."""
 SAMPLED_ROWS = 64
 """Rows of a tensor by which types are compared: quantising all in every type would take minutes."""
 MINIMUM_BLOCK = 32
@@ -151,7 +163,7 @@ def choices_beside(added: Weights, own: Kind, columns: int) -> tuple[Choice, ...
 
     In its own type the old blocks stay as they are; a wider one keeps them whole. `columns`: of the widened tensor.
     """
-    kinds = [own, *(kind for kind in WHOLE if bits(kind) > bits(own))]
+    kinds = [own, *(kind for kind, below in WHOLE if bits(own) < min(below, bits(kind)) and can_write(kind))]
     return tuple(
         _judged(np.zeros_like(added), added, rounded(added, kind), kind)
         for kind in kinds

@@ -63,6 +63,10 @@ def test_a_change_that_vanishes_in_the_minimas_rounding_gets_a_wider_type(kind: 
 
 
 OWN = [
+    Kind.Q2_K,
+    Kind.Q3_K,
+    Kind.IQ4_XS,
+    Kind.IQ4_NL,
     Kind.Q4_0,
     Kind.Q4_1,
     Kind.Q4_K,
@@ -108,6 +112,14 @@ def test_a_smaller_loss_is_allowed_at_more_bytes() -> None:
     assert sizes[-1] == rounding.size_of(values.shape, Kind.F16)
 
 
+@pytest.mark.parametrize(
+    ("kind", "scale", "wider"),
+    [(Kind.Q2_K, 0.02, Kind.Q3_K), (Kind.Q2_K, 0.007, Kind.IQ4_XS), (Kind.Q3_K, 0.01, Kind.IQ4_XS)],
+)
+def test_the_next_wider_type_is_enough_for_a_coarse_base(kind: Kind, scale: float, wider: Kind) -> None:
+    assert choose(kind, change(scale), 1.0).kind is wider
+
+
 def test_a_large_change_needs_fewer_bytes_than_a_small_one() -> None:
     _, values = base(Kind.Q4_K)
     large, small = (choose(Kind.Q4_K, change(one), 0.1) for one in (0.05, 0.002))
@@ -145,7 +157,9 @@ def test_a_least_type_is_least_whatever_noise_is_allowed(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", OWN)
 def test_weights_beside_old_ones_are_in_the_type_of_these_or_in_one_that_keeps_them(kind: Kind) -> None:
     found = [one.kind for one in rounding.choices_beside(change(0.01), kind, 512)]
-    assert found == [kind, *(one for one in rounding.WHOLE if rounding.bits(one) > rounding.bits(kind))]
+    wider = {Kind.Q2_K: [Kind.Q6_K, Kind.Q8_0, Kind.F16], Kind.Q3_K: [Kind.Q6_K, Kind.Q8_0, Kind.F16]}
+    none = {Kind.Q8_0: [Kind.F16], Kind.F16: [], Kind.BF16: [], Kind.F32: []}
+    assert found == [kind, *{**wider, **none}.get(kind, [Kind.Q8_0, Kind.F16])]
     _, values = base(kind)
     for one in found[1:]:
         kept = gguf.dequantize(rounding.rounded(values, one), one).reshape(values.shape)
