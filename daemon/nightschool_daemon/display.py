@@ -110,7 +110,13 @@ def _bars() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         # what the others leave of the terminal's width
-        TextColumn("[dim]{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        # what plugins and sentences say is no markup
+        TextColumn(
+            "{task.fields[text]}",
+            style="dim",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
     )
     return Progress(*columns, console=err, expand=True)
 

@@ -31,6 +31,9 @@ MAX_COUNT = 100_000
 """Of keys and of tensors. The largest models have some thousand tensors."""
 MAX_HEADER_BYTES = 1 << 28
 """The header is kept in memory; a vocabulary of a million tokens takes a tenth of this."""
+MAX_TEXTS = 1 << 21
+"""Of all arrays in a header, which are walked over one by one; the largest vocabularies have, with their merges, a
+million. Twice as many take three seconds."""
 MAX_DIMENSIONS = 4
 MAX_DIMENSION = 1 << 40
 MAX_NAME_BYTES = 63
@@ -345,6 +348,8 @@ class _Reader:
         self._path = path
         self._content = content
         self.position = 0
+        self._texts = 0
+        """In arrays."""
 
     def header(self) -> tuple[dict[str, Field], list[_Description]]:
         if self._take(4) != MAGIC:
@@ -400,6 +405,9 @@ class _Reader:
         if kind in SCALARS:
             self._pass(struct.calcsize(SCALARS[kind]) * count)
         elif kind == Type.STRING:
+            self._texts += count
+            if self._texts > MAX_TEXTS:
+                raise GgufError(f"{self._path} claims {self._texts} texts in its header")
             for _ in range(count):
                 self._pass(self._unpack("<Q"))
         else:

@@ -6,6 +6,7 @@ a liked answer became likely and a disliked one unlikely.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -117,15 +118,14 @@ def _of_references(context: WorkerContext, tokens: Tokens, pin: str) -> Yardstic
     """By held-out prompts with their references, as far as they are no longer than what is learned; None: of none."""
     directory, selected = context.run.step(Step.SELECT), context.run.result(Step.SELECT, SelectResult)
     items = list(read_lines(directory / "items.jsonl", ExamItem))[:MEASURED]
-    http = OllamaHttp(context.settings.ollama)
-    texts = [
-        TrainingText(
-            event_id=one.id, prompt=http.render(pin, one.messages), completion=one.reference + selected.closing
-        )
-        for one in items
-        if one.reference
-    ]
-    http.close()
+    with contextlib.closing(OllamaHttp(context.settings.ollama)) as http:
+        texts = [
+            TrainingText(
+                event_id=one.id, prompt=http.render(pin, one.messages), completion=one.reference + selected.closing
+            )
+            for one in items
+            if one.reference
+        ]
     rows = tuple(within(rows_of(texts, tokens), selected.hyperparameters.max_length))
     units = sum(len(one.completion) for one in rows)
     return Yardstick(kind=LossKind.ANSWERS, rows=rows, signs=(1,) * len(rows), units=units) if rows else None

@@ -142,7 +142,7 @@ def train_alone(
         # before what was left is removed
         _require_free(order.adapter, None)
     require_state_directory(settings)
-    made_of = going_on.made_of(settings, before.get(base, ""), order.data_digest)
+    made_of = going_on.made_of(settings, base, before.get(base, ""), order.data_digest)
     with _directory(settings.state_directory, made_of, anew=order.anew) as directory:
         _claim(directory, target)
         if going_on.can_go_on(directory):

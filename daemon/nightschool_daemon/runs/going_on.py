@@ -46,11 +46,15 @@ AGAIN = (Step.EXPORT, Step.REGISTER, Step.VERIFY)
 """Steps that are taken again: their files are as large as the base, and what they had in Ollama is gone."""
 
 
-def made_of(settings: Settings, base_digest: str, data_digest: str) -> str:
-    """All that two trainings must have in common for one to go on with what the other left: lines of name and value."""
+def made_of(settings: Settings, base: str, base_digest: str, data_digest: str) -> str:
+    """All that two trainings must have in common for one to go on with what the other left: lines of name and value.
+
+    The base's tag is in it, for pins are made and removed by that.
+    """
     parts = {
         BASE: base_digest,
         DATA: data_digest,
+        "name of the base": base,
         "release of Night School": __version__,
         "--from": _digest("\n".join(_states(settings.training.start_from))),
         "--method or configuration": _digest(codec.to_json(deciding(settings))),

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import fitting, footprint, machine, memory, pace
+from nightschool_daemon.learning.engine import devices, fitting, footprint, machine, memory, pace
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import Form, block_of
 from nightschool_daemon.learning.engine.layout import lay_out
@@ -122,6 +122,17 @@ def test_no_more_is_kept_unpacked_than_a_training_may_take_comfortably(
     without = ample.peak_bytes - kept_bytes(network, ample)
     monkeypatch.setattr(fitting, "UNPACKED_BYTES", without - network.weights.bytes)
     assert fitting.fitted(network, form, todo_of(40), available=AMPLE).unpacked == 0
+
+
+def test_memory_of_a_gpus_own_is_used_whole(network: Network, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that is not kept unpacked there goes over the bus with each pass, and memory that lies idle is no use."""
+    monkeypatch.setattr(fitting, "UNPACKED_BYTES", 0)
+    monkeypatch.setattr(fitting, "HEADROOM_BYTES", 0)
+    beside_others = fitting.fitted(network, form, todo_of(2048), available=AMPLE)
+    monkeypatch.setattr(devices, "has_own_memory", lambda _device: True)
+    alone = fitting.fitted(network, form, todo_of(2048), available=AMPLE)
+    assert (beside_others.unpacked, alone.unpacked) == (0, 2)
+    assert alone.checkpointed == 0
 
 
 def test_tensors_that_no_pass_reads_whole_take_no_memory(tiny_gguf: Path, tmp_path: Path) -> None:

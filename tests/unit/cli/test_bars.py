@@ -26,6 +26,16 @@ def test_a_bar_takes_a_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None
     assert any("1234/4321" in line for line in shown)
 
 
+def test_brackets_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=120, force_terminal=True, color_system=None, highlight=False, soft_wrap=True)
+    monkeypatch.setattr(display, "err", console)
+    with display.run_listener() as listener:
+        listener.step_began("r", Step.TRAIN)
+        listener.progress("r", Step.TRAIN, 1, 2, "lower max_length in [plugins.tuning_fixed] ([/hard])")
+    assert "lower max_length in [plugins.tuning_fixed] ([/hard])" in text.getvalue()
+
+
 def test_the_loss_is_seen_in_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     text = io.StringIO()
     console = Console(file=text, width=80, force_terminal=True, color_system=None, highlight=False, soft_wrap=True)

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nightschool_daemon.learning.engine.adam import Adam
+from nightschool_daemon.learning.engine.examples import Example
+from nightschool_daemon.learning.engine.loop import GRADIENT_NORM, gradients_of
+from nightschool_daemon.learning.engine.trajectories import PassLoss
 
 TRAINED = """
 import sys
@@ -111,3 +116,43 @@ def test_a_training_loads_no_compiler(tiny_gguf: Path, tmp_path: Path) -> None:
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip() == "[]"
+
+
+class Steep:
+    """Passes whose gradients are what a test says they are."""
+
+    def __init__(self, *passes: tuple[float, float]) -> None:
+        self._numbers = torch.zeros(2, requires_grad=True)
+        self._passes = passes
+
+    def named(self) -> Mapping[str, Tensor]:
+        return {"two": self._numbers}
+
+    def losses(self, batch: Sequence[Example]) -> Iterator[PassLoss]:
+        for one in self._passes:
+            yield PassLoss(total=(self._numbers * torch.tensor(one)).sum(), answers=())
+
+    def learning(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def loss_before(self) -> float:
+        return 0.0
+
+    def watched_loss(self) -> float:
+        return 0.0
+
+
+def test_gradients_are_clipped_as_one_vector_over_all_passes_of_a_batch() -> None:
+    learner = Steep((30.0, 0.0), (0.0, 40.0))
+    gradients_of(learner, ())
+    (numbers,) = learner.named().values()
+    assert numbers.grad is not None
+    torch.testing.assert_close(numbers.grad, torch.tensor([0.6, 0.8]) * GRADIENT_NORM)
+
+
+def test_gradients_that_are_short_enough_stay_as_they_are() -> None:
+    learner = Steep((0.1, 0.0), (0.2, 0.4))
+    gradients_of(learner, ())
+    (numbers,) = learner.named().values()
+    assert numbers.grad is not None
+    torch.testing.assert_close(numbers.grad, torch.tensor([0.1 + 0.2, 0.4]))

@@ -66,8 +66,12 @@ OTHERS = {
         whole(pairs=[pair("k", ARRAY, struct.pack("<I", U32) + HUGE)]),
         "middle of its header",
     ),
-    "array of more texts than the file holds": (
+    "array of more texts than are walked over": (
         whole(pairs=[pair("k", ARRAY, struct.pack("<I", STRING) + HUGE)]),
+        r"claims \d+ texts in its header",
+    ),
+    "array of more texts than the file holds": (
+        whole(pairs=[pair("k", ARRAY, struct.pack("<IQ", STRING, 1000))]),
         "middle of its header",
     ),
     "array of arrays": (whole(pairs=[pair("k", ARRAY, array(ARRAY, 1, b""))]), "array of value type 9"),

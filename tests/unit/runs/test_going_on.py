@@ -113,15 +113,16 @@ def test_a_training_is_made_of_base_data_settings_and_what_it_begins_from(tmp_pa
     weights = adapter / "adapter_model.safetensors"
     weights.write_bytes(b"1")
     settings = Settings(training=TrainingSettings(start_from=adapter))
-    first = going_on.made_of(settings, "base", "data")
-    assert going_on.made_of(settings, "base", "data") == first
+    first = going_on.made_of(settings, "a:1b", "base", "data")
+    assert going_on.made_of(settings, "a:1b", "base", "data") == first
     others = [
-        going_on.made_of(settings, "other", "data"),
-        going_on.made_of(settings, "base", "other"),
-        going_on.made_of(replace(settings, training=replace(settings.training, seed=1)), "base", "data"),
+        going_on.made_of(settings, "a:1b", "other", "data"),
+        going_on.made_of(settings, "a:1b", "base", "other"),
+        going_on.made_of(settings, "a:latest", "base", "data"),
+        going_on.made_of(replace(settings, training=replace(settings.training, seed=1)), "a:1b", "base", "data"),
     ]
     weights.write_bytes(b"12")
-    assert len({first, *others, going_on.made_of(settings, "base", "data")}) == 5
+    assert len({first, *others, going_on.made_of(settings, "a:1b", "base", "data")}) == 6
 
 
 def test_it_is_told_why_what_was_left_of_the_same_base_and_data_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -132,38 +133,38 @@ def test_it_is_told_why_what_was_left_of_the_same_base_and_data_is_not_gone_on_w
         left(tmp_path / str(number), made_of=made_of)
         for number, made_of in enumerate(
             (
-                going_on.made_of(seeded, "base", "data"),
-                going_on.made_of(elsewhere, "base", "data"),
-                going_on.made_of(settings, "other", "data"),
-                going_on.made_of(settings, "base", "other"),
+                going_on.made_of(seeded, "a:1b", "base", "data"),
+                going_on.made_of(elsewhere, "a:1b", "base", "data"),
+                going_on.made_of(settings, "a:1b", "other", "data"),
+                going_on.made_of(settings, "a:1b", "base", "other"),
                 "as an earlier release wrote it",
             )
         )
     ]
-    first, second = going_on.why_not(directories, going_on.made_of(settings, "base", "data"))
+    first, second = going_on.why_not(directories, going_on.made_of(settings, "a:1b", "base", "data"))
     assert first == (
         "It begins anew: an interrupted training on the same base and data had another --method or configuration. "
         f"What it left stays in {directories[0]} for 7 days."
     )
     assert "had another --from." in second
     lock = StateLock.take(directories[0])
-    assert list(going_on.why_not(directories[:1], going_on.made_of(settings, "base", "data"))) == []
+    assert list(going_on.why_not(directories[:1], going_on.made_of(settings, "a:1b", "base", "data"))) == []
     lock.release()
 
 
 def test_what_acts_behind_a_training_may_be_set_otherwise_when_it_goes_on() -> None:
     """As where a delivery was refused for its size, behind hours of training."""
-    first = going_on.made_of(Settings(), "base", "data")
+    first = going_on.made_of(Settings(), "a:1b", "base", "data")
     for other in (
         Settings(delivery=DeliverySettings(max_version_mb=500.0, min_free_gb=0.1, min_kept=0.9)),
         Settings(ollama=OllamaSettings(host="http://127.0.0.1:9")),
         Settings(exam=ExamSettings(max_items=5, verify_positions=32), file=Path("other.toml")),
         Settings(log=LogSettings(level="debug"), plugin_tables={"notify_email": {"to": "me"}}),
     ):
-        assert going_on.made_of(other, "base", "data") == first
+        assert going_on.made_of(other, "a:1b", "base", "data") == first
     for other in (
         Settings(delivery=DeliverySettings(form=DeliveryChoice.ADAPTER)),
         Settings(exam=ExamSettings(judge_model="other:1b")),
         Settings(plugin_tables={"tuning_fixed": {"lora_r": 4}}),
     ):
-        assert going_on.made_of(other, "base", "data") != first
+        assert going_on.made_of(other, "a:1b", "base", "data") != first

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from nightschool_daemon.learning.engine import footprint, machine, memory, pace
+from nightschool_daemon.learning.engine import devices, footprint, machine, memory, pace
 from nightschool_daemon.learning.engine.footprint import Probe, peak_bytes, unpacked_bytes
 from nightschool_daemon.learning.engine.forms import Form
 from nightschool_daemon.learning.engine.network import Network
@@ -115,12 +115,21 @@ def _with_unpacked(network: Network, cut: Cut, room: float) -> Cut:
 
 def _comfortable(network: Network, available: int) -> int:
     """What a training may take before it is cut smaller, in bytes."""
-    return min(available, network.weights.bytes + HEADROOM_BYTES)
+    return _shared_with_others(network, available, HEADROOM_BYTES)
 
 
 def _for_unpacked(network: Network, available: int) -> int:
     """What it may take with unpacked layers, in bytes."""
-    return min(available, network.weights.bytes + UNPACKED_BYTES)
+    return _shared_with_others(network, available, UNPACKED_BYTES)
+
+
+def _shared_with_others(network: Network, available: int, beside: int) -> int:
+    """Of the machine's memory so many bytes beside the base's file; all that there is of a GPU's own.
+
+    There unpacked layers spare the way over the bus, and nobody else's files lie.
+    """
+    own = devices.has_own_memory(network.bench.device)
+    return available if own else min(available, network.weights.bytes + beside)
 
 
 def _pass_size(
