@@ -170,12 +170,13 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", choices=tasks.TASKS, default=list(tasks.TASKS), help="these alone")
     parser.add_argument("--forms", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="these alone")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="cores to use")
+    parser.add_argument("--anew", action="store_true", help="make those of other code again")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     deadline = time.monotonic() + 60 * given.minutes
     RESULTS.mkdir(parents=True, exist_ok=True)
     WORK.mkdir(parents=True, exist_ok=True)
-    for cell in missing(given.models, given.tasks, given.forms):
+    for cell in missing(given.models, given.tasks, given.forms, code() if given.anew else None):
         if time.monotonic() > deadline:
             break
         with tempfile.TemporaryDirectory(dir=WORK) as directory:
@@ -188,24 +189,34 @@ def main() -> int:
     return show()
 
 
-def missing(models: Sequence[str], of_tasks: Sequence[str], names: Sequence[str]) -> Iterator[Cell]:
-    """Cells that are still to be run, each when it is known to be needed: the best rate's, and the default's."""
+def missing(
+    models: Sequence[str], of_tasks: Sequence[str], names: Sequence[str], of_code: str | None = None
+) -> Iterator[Cell]:
+    """Cells that are still to be run, each when it is known to be needed: the best rate's, and the default's.
+
+    `of_code`: digest of the code that they must be of; None: of any.
+    """
     for model, task, name in itertools.product(models, of_tasks, names):
-        best = yield from tuned(model, task, name)
+        best = yield from tuned(model, task, name, of_code)
         wanted = [*seeds_of(best), *seeds_of(replace(best, rate=default_rate(model, name)))]
-        yield from (one for one in wanted if not one.file.exists())
+        yield from (one for one in wanted if not is_there(one, of_code))
 
 
-def tuned(model: str, task: str, contender: str) -> Generator[Cell, None, Cell]:
+def is_there(cell: Cell, of_code: str | None) -> bool:
+    """Whether a cell is finished, by this code where that matters."""
+    return cell.file.exists() and (of_code is None or read(cell).code == of_code)
+
+
+def tuned(model: str, task: str, contender: str, of_code: str | None = None) -> Generator[Cell, None, Cell]:
     """The cell of the best learning rate on the first seed; what is missing on the way to it is yielded, to be run."""
     rate = CONTENDERS[contender].rate * STARTS[model]
     best = Cell(model=model, task=task, contender=contender, rate=rate, seed=SEEDS[0])
-    if not best.file.exists():
+    if not is_there(best, of_code):
         yield best
     for factor in (2, 1 / 2):
         while True:
             further = replace(best, rate=best.rate * factor)
-            if not further.file.exists():
+            if not is_there(further, of_code):
                 yield further
             if read(further).delivered >= read(best).delivered:
                 break

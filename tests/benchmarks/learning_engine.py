@@ -38,8 +38,8 @@ class Measure:
     """Name of the function that takes it, and the figure's name."""
     peer: tuple[str, str]
     model: str
-    goal: float
-    """Of the ratio, which is above 1 where ours is better."""
+    goal: float | None
+    """Of the ratio, which is above 1 where ours is better; None: it is told, and held to nothing."""
     more_is_better: bool
     has_peer: Callable[[], bool] = lambda: True
 
@@ -133,9 +133,10 @@ def head_rows() -> list[Measure]:
 def export_rows(model: str) -> list[Measure]:
     """A PEFT adapter as a GGUF adapter: in the process that trained it, beside the command that does it otherwise.
 
-    And beside that command without what it imports. A checksum and the wait for the disk are part of ours.
+    The goal is held to beside the command: nobody has its work without what it imports. That work alone is told too. A
+    checksum and the wait for the disk are part of ours.
     """
-    beside_converter = (("as its command", "command_seconds"), ("once it has imported all", "seconds"))
+    beside_converter = (("as its command", "command_seconds", 15.0), ("once it has imported all", "seconds", None))
     return [
         *(
             Measure(
@@ -143,11 +144,11 @@ def export_rows(model: str) -> list[Measure]:
                 ours=("packed_export", "seconds"),
                 peer=("converter_export", figure),
                 model=model,
-                goal=15.0,
+                goal=goal,
                 more_is_better=False,
                 has_peer=has_converter,
             )
-            for how, figure in beside_converter
+            for how, figure, goal in beside_converter
         ),
         Measure(
             name=f"adapter export: equal tensors / tensors, {model}",
@@ -230,7 +231,7 @@ def row_of(measure: Measure, taken: Takes) -> dict[str, object]:
         ratio = measure.ratio(statistics.median(ours), statistics.median(peer))
     row |= {"ours": statistics.median(ours), "peer": statistics.median(peer), "ratio": ratio}
     print(json.dumps(row), file=sys.stderr, flush=True)
-    return row | {"goal": measure.goal, "holds": ratio >= measure.goal}
+    return row | {"goal": measure.goal, "holds": None if measure.goal is None else ratio >= measure.goal}
 
 
 def figures(source: tuple[str, str], model: str, taken: Takes) -> list[float]:
