@@ -124,6 +124,26 @@ def test_no_more_is_kept_unpacked_than_a_training_may_take_comfortably(
     assert fitting.fitted(network, form, todo_of(40), available=AMPLE).unpacked == 0
 
 
+def test_passes_that_only_go_forth_are_planned_for(network: Network, form: Form) -> None:
+    """Batches of one example, all layers computed twice: the widest pass is that which takes the loss of many."""
+    examples = [Example(prompt=(number,) * 32, answers=(Answer(tokens=(2,) * 32),)) for number in range(16)]
+    whole, many = (
+        replace(todo_of(64), examples=examples, settings=replace(SETTINGS, batch_size=size)) for size in (16, 1)
+    )
+    probe = footprint.widest(network, form, many, 1024)
+    assert (probe.tokens, probe.asked) == (64, 1024)
+    cut = Cut(checkpointed=network.architecture.layers)
+    found = [
+        footprint.peak_bytes(network, form, replace(probe, asked=tokens), cut, held=0) for tokens in (64, 8192, 16384)
+    ]
+    assert found[0] < found[1] < found[2]
+    assert found[2] - found[1] >= 8192 * probe.kept_bytes / probe.tokens
+    learning, kept = footprint.widest(network, form, whole, 1024), Cut(checkpointed=0)
+    assert footprint.peak_bytes(network, form, learning, kept, held=0) == footprint.peak_bytes(
+        network, form, replace(learning, asked=512), kept, held=0
+    )
+
+
 def test_memory_of_a_gpus_own_is_used_whole(network: Network, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that is not kept unpacked there goes over the bus with each pass, and memory that lies idle is no use."""
     monkeypatch.setattr(fitting, "UNPACKED_BYTES", 0)
@@ -377,7 +397,7 @@ def test_a_curriculum_may_have_the_longest_come_several_times(network: Network, 
     todo = replace(todo_of(20), examples=[*[short] * 15, long], settings=replace(SETTINGS, batch_size=4))
     widest = footprint.widest(network, form, replace(todo, arrange=in_fours), 2048)
     together = footprint.widest(network, form, replace(todo, examples=[long] * 4), 2048)
-    assert widest == replace(together, lengths=widest.lengths)
+    assert widest == replace(together, lengths=widest.lengths, asked=widest.asked)
     assert widest.tokens == 4 * 200
 
 
@@ -387,7 +407,7 @@ def test_a_curriculum_may_have_the_longest_come_together(network: Network, form:
     todo = replace(todo_of(20), examples=[*todo_of(20).examples, *long], settings=replace(SETTINGS, batch_size=4))
     widest = footprint.widest(network, form, replace(todo, arrange=in_fours), 2048)
     together = footprint.widest(network, form, replace(todo, examples=long), 2048)
-    assert widest == replace(together, lengths=widest.lengths)
+    assert widest == replace(together, lengths=widest.lengths, asked=widest.asked)
     alike = footprint.widest(network, form, replace(todo, examples=long[:1] * 4), 2048)
     assert widest.kept_bytes > 1.5 * alike.kept_bytes
 
@@ -502,7 +522,7 @@ def test_what_prompts_begin_with_alike_hides_no_wider_pass(network: Network, for
     assert todo.computed(unlike) == 8 * 251
     apart = Todo(examples=unlike, method=TrainingMethod.KTO, settings=SETTINGS, seed=0)
     widest, of_unlike = (footprint.widest(network, form, one, 4096) for one in (todo, apart))
-    assert widest == replace(of_unlike, lengths=widest.lengths)
+    assert widest == replace(of_unlike, lengths=widest.lengths, asked=widest.asked)
     assert replace(todo, pads=False).computed(alike) == 8 * 252
 
 

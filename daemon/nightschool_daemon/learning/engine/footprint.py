@@ -35,6 +35,8 @@ STATE_OF_ONE = FLOAT * (1 + STATES)
 """Bytes of a trained parameter with these."""
 PASSING_LAYERS = 3
 """On its way back a layer holds so many times what it keeps, gradients and temporary results."""
+FORTH_LAYERS = 1
+"""And so many times in a pass that only goes forth, of which no layer leaves anything to the next but its result."""
 HOLES, HOLES_A_LENGTH_BYTES, MOST_HOLES_BYTES = 1.0, 10_000_000, 350_000_000
 """What the C library and oneDNN hold over what is kept: holes of aligned memory, which glibc seldom fills before its
 release 2.38. It was seen to grow with the unlike lengths of a training's passes (`make bench-memory`): so much for each
@@ -56,6 +58,8 @@ class Probe:
     """What all layers have in common: where the tokens lie, which sees which."""
     lengths: int = 1
     """Of how many unlike lengths the training's passes are."""
+    asked: int = 0
+    """Tokens of the widest pass that only goes forth, as losses are taken."""
 
 
 def widest(network: Network, form: Form, todo: Todo, tokens: int) -> Probe:
@@ -73,7 +77,8 @@ def widest(network: Network, form: Form, todo: Todo, tokens: int) -> Probe:
         (probed(network, form, one) for one in {id(one): one for one in some}.values()),
         key=lambda one: one.kept_bytes + one.shared_bytes,
     )
-    return replace(found, lengths=len(learning.lengths.union(map(todo.computed, longest))))
+    lengths = len(learning.lengths.union(map(todo.computed, longest)))
+    return replace(found, lengths=lengths, asked=todo.computed(todo.asking(tokens).widest))
 
 
 def probed(network: Network, form: Form, examples: Sequence[Example]) -> Probe:
@@ -184,7 +189,15 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
         holes = min(HOLES * kept, HOLES_A_LENGTH_BYTES * probe.lengths, MOST_HOLES_BYTES)
     # the head is done with before the way back begins
     passing = max(PASSING_LAYERS * probe.kept_bytes, _head_bytes(network, probe.tokens))
-    return int(kept + holes + passing) + probe.shared_bytes + _scratch_bytes(network, probe.tokens)
+    learning = int(kept + holes + passing) + probe.shared_bytes + _scratch_bytes(network, probe.tokens)
+    return max(learning, _asking_bytes(network, probe))
+
+
+def _asking_bytes(network: Network, probe: Probe) -> int:
+    """What a pass adds that only goes forth: of small batches, computed twice, it may be the widest of all."""
+    times = probe.asked / probe.tokens
+    passing = max(FORTH_LAYERS * times * probe.kept_bytes, _head_bytes(network, probe.asked))
+    return int(passing + times * probe.shared_bytes) + _scratch_bytes(network, probe.asked)
 
 
 def _scratch_bytes(network: Network, tokens: int) -> int:
