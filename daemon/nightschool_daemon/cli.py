@@ -75,6 +75,7 @@ from nightschool_hookspecs.records import (
     ParsedFeedback,
     RunEnd,
     RunReport,
+    TrainingMethod,
 )
 
 T = TypeVar("T")
@@ -460,7 +461,16 @@ def train(
         show_curve(f"loss by {curve.method.upper()}", curve.losses, curve.watched, is_held=curve.is_held)
     columns = ("", "base", "trained", "delivered", "kept")
     show_table("What is left of the lesson", columns, list(_loss_rows(made)))
+    if TrainingMethod.SFT not in made.trained.methods:
+        say(PREFERENCES_ALONE)
     say(f"{made.name}: delivered as {made.export.plan.form.value}. Try it: `ollama run {made.name}`")
+
+
+PREFERENCES_ALONE = (
+    "It learned which answers are better than others, not how to write them: the base has to be able to do that. Where "
+    "it is not, let it learn from corrections first (--method sft --adapter DIR), and go on from there (--from DIR)."
+)
+"""Of DPO and KTO: their losses say nothing of how good an answer is."""
 
 
 @contextmanager

@@ -343,6 +343,7 @@ def test_training_by_hand_by_each_method(
     done = night.run("train", TINY, "--data", str(data), "--name", "polite", "--method", method)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"loss by (\w+)", done.stdout) == learned_by
+    assert ("not how to write them" in done.stdout) == ("SFT" not in learned_by)
     assert "polite:latest" in fresh_ollama.tags()
 
 
