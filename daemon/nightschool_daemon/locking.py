@@ -1,7 +1,9 @@
 """One process a state directory: whoever holds the lock may write the ledger."""
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +45,26 @@ class StateLock:
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether another process works on a state directory; one that is not there is none's."""
-    if not (directory / FILE_NAME).is_file():
+    """Whether somebody works on a state directory; one that is not there is nobody's, and stays away."""
+    try:
+        descriptor = os.open(directory / FILE_NAME, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
         return False
     try:
-        StateLock.take(directory).release()
-    except LockedError:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    finally:
+        os.close(descriptor)
     return False
+
+
+@contextlib.contextmanager
+def one_at_a_time(file: Path) -> Iterator[None]:
+    """A block that one process is in at a time: the others wait at its beginning."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -202,16 +202,19 @@ def _directory(state_directory: Path, made_of: str, *, anew: bool) -> Iterator[P
     It is gone when the training ended well. Whoever finds one without its lock knows that it did not:
     retention.sweep_trainings.
     """
-    directory, lock = _left(state_directory, made_of, anew=anew) or _new(state_directory, made_of)
+    with going_on.comings_and_goings(state_directory):
+        directory, lock = _left(state_directory, made_of, anew=anew) or _new(state_directory, made_of)
     try:
         yield directory
-    except KeyboardInterrupt:
-        raise RunRefused(STOPPED if going_on.leave(directory) else STOPPED_EARLY) from None
-    except BaseException:
-        going_on.leave(directory)
+    except BaseException as error:
+        with going_on.comings_and_goings(state_directory):
+            is_kept = going_on.leave(directory)
+        if isinstance(error, KeyboardInterrupt):
+            raise RunRefused(STOPPED if is_kept else STOPPED_EARLY) from None
         raise
     else:
-        shutil.rmtree(directory)
+        with going_on.comings_and_goings(state_directory):
+            going_on.remove(directory)
     finally:
         lock.release()
 
@@ -222,7 +225,7 @@ def _left(state_directory: Path, made_of: str, *, anew: bool) -> tuple[Path, Sta
         if not anew:
             return found
         directory, lock = found
-        shutil.rmtree(directory)
+        going_on.remove(directory)
         lock.release()
     return None
 

@@ -7,6 +7,7 @@ are kept, for some days.
 import hashlib
 import shutil
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,13 +16,15 @@ from nightschool_daemon import __version__, codec
 from nightschool_daemon.codec import CodecError
 from nightschool_daemon.config import DeliverySettings, ExamSettings, OllamaSettings, Settings
 from nightschool_daemon.jobs import RunDirectory, Step, VerifyResult
-from nightschool_daemon.locking import LockedError, StateLock, is_locked
+from nightschool_daemon.locking import LockedError, StateLock, is_locked, one_at_a_time
 from nightschool_hookspecs.records import TrainingResult
 
 MADE_OF = "made-of"
 """In such a directory: what the training there is made of, as `made_of` writes it."""
 BASE, DATA = "base", "data"
 """What it is all about: where one of these is another, so is the training."""
+GONE = ".gone"
+"""How the names of directories end of which only the removal is under way."""
 KEPT, KEPT_FOR = 3, timedelta(days=7)
 """So many are kept, each for so long after something was last written there."""
 LEARNED = ("**/*.safetensors", "search/*")
@@ -152,8 +155,26 @@ def leave(directory: Path) -> bool:
     if kept:
         shed(directory)
     else:
-        shutil.rmtree(directory)
+        remove(directory)
     return kept
+
+
+def comings_and_goings(state_directory: Path) -> AbstractContextManager[None]:
+    """The block in which directories of trainings are made, taken up and removed: one process is in it at a time."""
+    return one_at_a_time(state_directory / "trainings.lock")
+
+
+def remove(directory: Path) -> None:
+    """Take a directory away, at once for whoever looks for one."""
+    gone = directory.with_name(f".{directory.name}{GONE}")
+    directory.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def clear(state_directory: Path) -> None:
+    """Remove what is left of those that are gone."""
+    for gone in state_directory.glob(f".*{GONE}"):
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def shed(directory: Path) -> None:

@@ -1,6 +1,5 @@
 """What stays in Ollama: the base's pin, the serving version and a few older ones for undo."""
 
-import shutil
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -73,9 +72,13 @@ def sweep_trainings(state_directory: Path, ollama: OllamaHttp, now: datetime) ->
 
     Of those that can some are kept, for some days. Returns a sentence for each directory that is gone, or unreadable.
     """
-    left = [one for one in sorted(state_directory.glob(f"{MANUAL_PREFIX}*")) if not is_locked(one)]
-    kept = going_on.worth_keeping(left, now)
-    swept = (_sweep_training(directory, ollama, is_kept=directory in kept) for directory in left)
+    if not state_directory.is_dir():
+        return ()
+    with going_on.comings_and_goings(state_directory):
+        going_on.clear(state_directory)
+        left = [one for one in sorted(state_directory.glob(f"{MANUAL_PREFIX}*")) if not is_locked(one)]
+        kept = going_on.worth_keeping(left, now)
+        swept = [_sweep_training(directory, ollama, is_kept=directory in kept) for directory in left]
     return tuple(sentence for sentence in swept if sentence)
 
 
@@ -103,7 +106,7 @@ def _sweep_training(directory: Path, ollama: OllamaHttp, *, is_kept: bool) -> st
         if any(not give_pins_free(directory, base, ollama) for base in bases):
             return ""
         if not is_kept:
-            shutil.rmtree(directory)
+            going_on.remove(directory)
     finally:
         lock.release()
     return "" if is_kept else sentence

@@ -1,16 +1,21 @@
 """What is removed of trainings by hand that were killed, and what of it goes on."""
 
+import multiprocessing
+import multiprocessing.synchronize
 import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.ledger import FILE_NAME, Ledger, LedgerError, VersionRow, VersionState
-from nightschool_daemon.locking import StateLock
-from nightschool_daemon.runs import going_on, retention
+from nightschool_daemon.locking import StateLock, is_locked
+from nightschool_daemon.ollama.http import OllamaHttp
+from nightschool_daemon.runs import alone, going_on, retention
+from support.kills import FORK
 from support.memory_ollama import MemoryOllama
 from support.run_rows import RUN_ROW
 
@@ -114,3 +119,37 @@ def test_what_another_release_found_of_its_model_is_no_reason_to_stop(tmp_path: 
     assert not going_on.can_go_on(directory)
     assert len(retention.sweep_trainings(state, ollama, NOW)) == 1
     assert not directory.exists()
+
+
+def _sweeping(state: Path, told: "multiprocessing.Queue[str]", is_over: "multiprocessing.synchronize.Event") -> None:
+    """Sweep as a training does that begins, again and again, and look for others as it does."""
+    ollama = cast("OllamaHttp", None)
+    try:
+        while not is_over.is_set():
+            for _ in range(20):
+                retention.sweep_trainings(state, ollama, NOW)
+                retention.trainings_beside(state / "train-none")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the test must hear of it
+        told.put(repr(error))
+    told.put("")
+
+
+def test_trainings_begin_and_end_while_another_one_sweeps(tmp_path: Path) -> None:
+    """None of them has anything in Ollama."""
+    told, is_over = FORK.Queue(), FORK.Event()
+    sweeper = FORK.Process(target=_sweeping, args=(tmp_path, told, is_over), daemon=True)
+    sweeper.start()
+    for _ in range(300):
+        with alone._directory(tmp_path, "this", anew=False) as directory:
+            for step in Step:
+                (directory / "runs" / "r" / step).mkdir(parents=True)
+                (directory / "runs" / "r" / step / "result.json").touch()
+    is_over.set()
+    assert told.get(timeout=60) == ""
+    sweeper.join()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["cache", "trainings.lock"]
+
+
+def test_whoever_asks_for_a_lock_makes_no_directory(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path / "train-gone")
+    assert list(tmp_path.iterdir()) == []
