@@ -31,10 +31,10 @@ STEP_TEXTS: Mapping[Step, str] = {
     Step.PREPARE: "pin the base",
     Step.SPLIT: "hold prompts out",
     Step.SELECT: "choose what to learn",
-    Step.TRAIN: "train",
+    Step.TRAIN: "learn",
     Step.EXPORT: "write the lesson",
     Step.REGISTER: "give it to Ollama",
-    Step.VERIFY: "verify",
+    Step.VERIFY: "compare it with what was trained",
     Step.CROSSFIT: "cross-fit",
     Step.RANK: "rank pairs of answers",
     Step.EXAMINE: "examine",
@@ -212,9 +212,13 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         ("base", f"{plan.architecture}, {plan.parameters / 1e6:.0f} million weights in {plan.file_bytes / 1e6:.0f} MB"),
         *([("trained by", ROUTES[plan.route])] if plan.route is not None else []),
         *([("on the CPU", plan.passed_over)] if plan.passed_over is not None else []),
-        ("learned from", plan.assumed or f"{plan.events} events; {_asked(plan)}"),
+        ("learned from", plan.assumed or f"{_counted(plan.events, 'event')}; {_asked(plan)}"),
         *([("learned again", _replayed(plan))] if plan.replayed else []),
-        *([("beside these", f"{_starters(plan.starters)}, as there are few")] if plan.starters else []),
+        *(
+            [("beside these", f"{_counted(plan.starters, 'starter example')}, as there are few")]
+            if plan.starters
+            else []
+        ),
         *(("left out", f"{count}: {reason}") for reason, count in plan.events_left_out.items()),
     ]
     if plan.search is not None:
@@ -232,16 +236,11 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
 
 
 def _replayed(plan: TrainingPlan) -> str:
-    examples = "1 example" if plan.replayed == 1 else f"{plan.replayed} examples"
-    return f"{examples} beside these, so that nothing is forgotten; fewer where the base gives no whole answers"
+    return f"{_counted(plan.replayed, 'example')} beside these, so that nothing is forgotten; fewer where the base gives no whole answers"
 
 
-def _epochs(count: int) -> str:
-    return "1 epoch" if count == 1 else f"{count} epochs"
-
-
-def _starters(count: int) -> str:
-    return "1 starter example" if count == 1 else f"{count} starter examples"
+def _counted(count: int, what: str) -> str:
+    return f"1 {what}" if count == 1 else f"{count} {what}s"
 
 
 def _asked(plan: TrainingPlan) -> str:
@@ -265,7 +264,10 @@ def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
     beyond = f"; {one.beyond_context} longer than the base's context" if one.beyond_context else ""
     rough = "about " if not memory.is_rough else "very roughly "
     return [
-        (f"training{name}", f"{one.method.upper()}, {_epochs(settings.num_epochs)} in steps of {settings.batch_size}"),
+        (
+            f"training{name}",
+            f"{one.method.upper()}, {_counted(settings.num_epochs, 'epoch')} in steps of {settings.batch_size}",
+        ),
         (
             f"examples{name}",
             f"{one.examples} of {one.tokens} tokens in all, the longest of {one.longest}{left_out}{beyond}",
@@ -274,7 +276,7 @@ def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
         (f"trained layers{name}", layers),
         (
             f"passes{name}",
-            f"of {memory.tokens_a_pass} tokens at most, {memory.unpacked} layers kept unpacked, "
+            f"of {memory.tokens_a_pass} tokens at most, {_counted(memory.unpacked, 'layer')} kept unpacked, "
             f"{memory.checkpointed} computed twice",
         ),
         (

@@ -51,8 +51,8 @@ class MemoryPlan:
 
     def sentence(self) -> str:
         """What was decided, and what it takes."""
-        kept = f", {self.unpacked} layers kept unpacked" if self.unpacked else ""
-        again = f", {self.checkpointed} layers computed twice" if self.checkpointed else ""
+        kept = f", {_layers(self.unpacked)} kept unpacked" if self.unpacked else ""
+        again = f", {_layers(self.checkpointed)} computed twice" if self.checkpointed else ""
         return (
             f"passes of {self.tokens_a_pass} tokens{kept}{again}{self._left_out()}: "
             f"about {self.peak_bytes / 1e9:.1f} GB of {self.available_bytes / 1e9:.1f} GB, and "
@@ -67,6 +67,10 @@ class MemoryPlan:
             f", and of {self.layers} layers only the upper {upper} are trained, because memory is short for more (all "
             "would learn more: lower max_length, neurons or lora_r in [plugins.tuning_fixed], or choose a smaller base)"
         )
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 @dataclass(frozen=True, kw_only=True)

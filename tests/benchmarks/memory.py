@@ -1,6 +1,6 @@
 """`make bench-memory`: peak memory and time of a training as planned, against what it then took.
 
-Six configurations, each in a process of its own. `ours` is the prediction, `peer` what was measured.
+Seven configurations, each in a process of its own. `ours` is the prediction, `peer` what was measured.
 """
 
 import argparse
@@ -40,6 +40,8 @@ class Configuration:
     """Type of the products, as torch calls it; empty: the one in which this machine is fastest."""
     short_of: int = 0
     """Bytes by which what may be taken is less than what was planned at first."""
+    shortest: float = 0.8
+    """Of the examples, as a share of `length`."""
 
 
 CONFIGURATIONS = {
@@ -50,6 +52,14 @@ CONFIGURATIONS = {
         dtype="bfloat16",
         length=60,
         examples=32,
+    ),
+    "rows of all lengths": Configuration(
+        model="smollm2",
+        form=TrainedForm.NEURONS,
+        method=TrainingMethod.SFT,
+        length=120,
+        examples=120,
+        shortest=0.15,
     ),
     "512-token rows": Configuration(
         model="smollm2", form=TrainedForm.GROUPED, method=TrainingMethod.SFT, length=512, examples=24
@@ -128,7 +138,7 @@ def take(wanted: Configuration) -> tuple[dict[str, float], dict[str, float]]:
         return tuple(chooser.randrange(1000, ROWS_OF_VOCABULARY) for _ in range(count))
 
     def example() -> Example:
-        length = round(wanted.length * chooser.uniform(0.8, 1.0))
+        length = round(wanted.length * chooser.uniform(wanted.shortest, 1.0))
         return Example(
             prompt=tokens(length - length // 3),
             answers=tuple(Answer(tokens=tokens(length // 3)) for _ in range(answers)),

@@ -5,6 +5,8 @@ What a network's own arithmetic needs beyond that, its reader checks (`engine/ar
 
 from pathlib import Path
 
+import numpy as np
+
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.gguf_file import EMBEDDING, LIST_HEAD, TOKENS, GgufError, GgufFile, Type, shown
 from nightschool_daemon.learning.older_layout import as_ollama_reads, is_embedder
@@ -39,6 +41,7 @@ def require_language_model(file: GgufFile) -> None:
         raise TrainingError(f"{file.path} is a model of embeddings and no language model. {ADVICE}")
     _require_layers(file)
     _require_vocabulary(as_ollama_reads(file))
+    _require_numbers(file)
 
 
 def require_one_file(file: GgufFile) -> None:
@@ -70,6 +73,13 @@ def _require_layers(file: GgufFile) -> None:
         raise TrainingError(
             f"{file.path} claims {claimed} layers and has tensors of {len(there)}, so it is damaged. {ADVICE}"
         )
+
+
+def _require_numbers(file: GgufFile) -> None:
+    """Norms and biases are numbers; of what is read block by block, whoever reads it sees to that."""
+    for name, tensor in file.tensors.items():
+        if len(tensor.shape) == 1 and not np.isfinite(file.dequantized(name)).all():
+            raise TrainingError(f"{shown(name)} in {file.path} holds what is no number, so it is damaged. {ADVICE}")
 
 
 def _require_vocabulary(file: GgufFile) -> None:

@@ -100,6 +100,8 @@ class Table:
     candidate_engine: NDArray[np.float64]
     """No number in an entry that tells of the base alone."""
     candidate_own: NDArray[np.float64]
+    silent: int = 0
+    """Positions at which the engine names tokens of ours for the base, and none for the candidate."""
 
 
 def run(context: WorkerContext) -> None:
@@ -161,8 +163,9 @@ def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, p
         disagreement=_median(served - own),
     )
     _require_numbers(medians, held_out)
-    untold = _why_not_compared(table.positions, asked) or medians.untold()
-    problem = untold or medians.problem()
+    is_silent = table.silent > LEAST_COMPARED * asked
+    untold = None if is_silent else _why_not_compared(table.positions, asked) or medians.untold()
+    problem = SILENT if is_silent else untold or medians.problem()
     if problem is None and not prompts_equal:
         problem = "Ollama builds other prompts for the candidate than for its base. Update Ollama"
     places = "" if table.positions >= FEW_POSITIONS else f", at the {table.positions} places that could be compared"
@@ -180,6 +183,12 @@ def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, p
         reason=f"{problem}." if problem else f"The served model is live and equals the trained network{places}.",
         is_told=untold is None,
     )
+
+
+SILENT = (
+    "the served model finds no token likely where its base does: what was trained is so large that it computes no "
+    "numbers any more. Lower learning_rate in [plugins.tuning_fixed] (to a tenth), or leave it out"
+)
 
 
 def _require_numbers(medians: Medians, held_out: Losses) -> None:
@@ -350,7 +359,7 @@ def compare(
     """
     pieces = tokens.pieces()
     entries: list[tuple[float, float, float, float]] = []
-    compared = 0
+    compared = silent = 0
     for number, (position, before, after) in enumerate(zip(positions, *engine, strict=True)):
         if before.prompt_tokens != len(position.ids):
             continue
@@ -359,6 +368,7 @@ def compare(
         )
         shown = [(one, one) for one in earlier if one in later] or _likeliest(earlier, later)
         compared += bool(shown)
+        silent += bool(earlier) and not later
         for of_base, of_candidate in shown:
             identifier = of_base if of_candidate is None else of_candidate
             entries.append(
@@ -376,6 +386,7 @@ def compare(
         base_own=columns[1],
         candidate_engine=columns[2],
         candidate_own=columns[3],
+        silent=silent,
     )
 
 

@@ -134,9 +134,9 @@ def train_alone(
         listener.note(target, sentence)
     before = {entry.name: entry.digest for entry in ollama.tags()}
     if target in before:
-        raise RunRefused(
-            f"{target} is in Ollama already. Choose another --name, or remove it with `ollama rm {target}`."
-        )
+        # nobody is told how to remove the base
+        removal = "" if target == base else f", or remove it with `ollama rm {target}`"
+        raise RunRefused(f"{target} is in Ollama already. Choose another --name{removal}.")
     _require_lesson(settings, order.feedback.events, hooks)
     if order.adapter is not None and order.anew:
         # before what was left is removed

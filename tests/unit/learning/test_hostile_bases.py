@@ -53,6 +53,15 @@ def telling(file: GgufFile, keys: Mapping[str, Told | None]) -> GgufFile:
     return replace(file, fields=kept | {key: field_of(key, value) for key, value in keys.items() if value is not None})
 
 
+def test_a_norm_that_holds_no_number_is_found_as_the_file_is_opened(tmp_path: Path, tiny_gguf: Path) -> None:
+    """Else hours may go by until a loss shows it, and a plan never would."""
+    norm = np.ones(WIDTH, np.float32)
+    norm[3] = np.nan
+    path = rewritten(tiny_gguf, tmp_path / "nan.gguf", tensors={"blk.1.ffn_norm.weight": norm})
+    with pytest.raises(TrainingError, match=r"blk\.1\.ffn_norm\.weight in .*nan\.gguf holds what is no number"):
+        open_base(path)
+
+
 def bench() -> Bench:
     return Bench(device=torch.device("cpu"), dtype=torch.float32, threads=1)
 

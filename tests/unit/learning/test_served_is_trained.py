@@ -104,6 +104,24 @@ def test_nothing_compared_is_no_pass() -> None:
     assert "nothing could be compared" in result.reason
 
 
+@pytest.mark.parametrize(("silent", "is_told"), [(ASKED, True), (ASKED // 10, False)])
+def test_a_served_model_that_computes_no_numbers_is_told_apart_from_a_server_that_tells_none(
+    silent: int, is_told: bool
+) -> None:
+    empty = np.zeros(0)
+    table = Table(
+        positions=0,
+        base_engine=empty,
+        base_own=empty,
+        candidate_engine=empty,
+        candidate_own=empty,
+        silent=silent,
+    )
+    result = judged(table, asked=ASKED, held_out=HELD_OUT, held_out_texts=5, prompts_equal=True)
+    assert (result.passed, result.is_told) == (False, is_told)
+    assert ("Lower learning_rate" in result.reason) == is_told
+
+
 def test_other_prompts_are_no_pass() -> None:
     result = judge(prompts_equal=False)
     assert not result.passed
@@ -231,6 +249,7 @@ def test_places_are_counted_by_what_could_be_compared(tokens: Tokens) -> None:
     table = compare(tokens, places, (before, after), (own, own))
     # where none is in common, the likeliest of each tells by itself
     assert table.positions == 2
+    assert table.silent == 1
     assert table.base_engine.tolist() == pytest.approx([-1.0, -1.0, math.nan], nan_ok=True)
     assert table.candidate_engine.tolist() == pytest.approx([-1.0, math.nan, -1.0], nan_ok=True)
 
