@@ -34,7 +34,7 @@ STEP_TEXTS: Mapping[Step, str] = {
     Step.TRAIN: "learn",
     Step.EXPORT: "write the lesson",
     Step.REGISTER: "give it to Ollama",
-    Step.VERIFY: "compare it with what was trained",
+    Step.VERIFY: "verify what is served",
     Step.CROSSFIT: "cross-fit",
     Step.RANK: "rank pairs of answers",
     Step.EXAMINE: "examine",
@@ -214,11 +214,7 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         *([("on the CPU", plan.passed_over)] if plan.passed_over is not None else []),
         ("learned from", plan.assumed or f"{_counted(plan.events, 'event')}; {_asked(plan)}"),
         *([("learned again", _replayed(plan))] if plan.replayed else []),
-        *(
-            [("beside these", f"{_counted(plan.starters, 'starter example')}, as there are few")]
-            if plan.starters
-            else []
-        ),
+        *([("beside these", _starters(plan.starters))] if plan.starters else []),
         *(("left out", f"{count}: {reason}") for reason, count in plan.events_left_out.items()),
     ]
     if plan.search is not None:
@@ -236,11 +232,16 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
 
 
 def _replayed(plan: TrainingPlan) -> str:
-    return f"{_counted(plan.replayed, 'example')} beside these, so that nothing is forgotten; fewer where the base gives no whole answers"
+    examples = _counted(plan.replayed, "example")
+    return f"{examples} beside these, so that nothing is forgotten; fewer where the base gives no whole answers"
 
 
 def _counted(count: int, what: str) -> str:
     return f"1 {what}" if count == 1 else f"{count} {what}s"
+
+
+def _starters(count: int) -> str:
+    return f"{_counted(count, 'starter example')}, as there are few"
 
 
 def _asked(plan: TrainingPlan) -> str:
@@ -263,11 +264,9 @@ def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
     left_out = f"; {one.left_out} longer than max_length left out" if one.left_out else ""
     beyond = f"; {one.beyond_context} longer than the base's context" if one.beyond_context else ""
     rough = "about " if not memory.is_rough else "very roughly "
+    epochs = _counted(settings.num_epochs, "epoch")
     return [
-        (
-            f"training{name}",
-            f"{one.method.upper()}, {_counted(settings.num_epochs, 'epoch')} in steps of {settings.batch_size}",
-        ),
+        (f"training{name}", f"{one.method.upper()}, {epochs} in steps of {settings.batch_size}"),
         (
             f"examples{name}",
             f"{one.examples} of {one.tokens} tokens in all, the longest of {one.longest}{left_out}{beyond}",

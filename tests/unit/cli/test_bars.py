@@ -20,7 +20,7 @@ def test_a_bar_takes_a_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None
         listener.step_began("r", Step.TRAIN)
         listener.progress("r", Step.TRAIN, 1234, 4321, PLAN)
     lines = [line.replace("\x1b[2K", "").strip("\r") for line in text.getvalue().splitlines()]
-    shown = [line for line in lines if line.startswith("train ")]
+    shown = [line for line in lines if line.startswith("learn ")]
     assert shown
     assert max(map(len, shown)) <= width
     assert any("1234/4321" in line for line in shown)
