@@ -1,6 +1,6 @@
 """`make bench-memory`: peak memory and time of a training as planned, against what it then took.
 
-Seven configurations, each in a process of its own. `ours` is the prediction, `peer` what was measured.
+Eight configurations, each in a process of its own. `ours` is the prediction, `peer` what was measured.
 """
 
 import argparse
@@ -60,6 +60,14 @@ CONFIGURATIONS = {
         length=120,
         examples=120,
         shortest=0.15,
+    ),
+    "long rows of all lengths": Configuration(
+        model="smollm2",
+        form=TrainedForm.NEURONS,
+        method=TrainingMethod.SFT,
+        length=500,
+        examples=72,
+        shortest=0.24,
     ),
     "512-token rows": Configuration(
         model="smollm2", form=TrainedForm.GROUPED, method=TrainingMethod.SFT, length=512, examples=24
