@@ -397,7 +397,7 @@ def test_a_curriculum_may_have_the_longest_come_several_times(network: Network, 
     todo = replace(todo_of(20), examples=[*[short] * 15, long], settings=replace(SETTINGS, batch_size=4))
     widest = footprint.widest(network, form, replace(todo, arrange=in_fours), 2048)
     together = footprint.widest(network, form, replace(todo, examples=[long] * 4), 2048)
-    assert widest == replace(together, lengths=widest.lengths, longest=widest.longest, asked=widest.asked)
+    assert widest == replace(together, lengths=widest.lengths, asked=widest.asked)
     assert widest.tokens == 4 * 200
 
 
@@ -407,7 +407,7 @@ def test_a_curriculum_may_have_the_longest_come_together(network: Network, form:
     todo = replace(todo_of(20), examples=[*todo_of(20).examples, *long], settings=replace(SETTINGS, batch_size=4))
     widest = footprint.widest(network, form, replace(todo, arrange=in_fours), 2048)
     together = footprint.widest(network, form, replace(todo, examples=long), 2048)
-    assert widest == replace(together, lengths=widest.lengths, longest=widest.longest, asked=widest.asked)
+    assert widest == replace(together, lengths=widest.lengths, asked=widest.asked)
     alike = footprint.widest(network, form, replace(todo, examples=long[:1] * 4), 2048)
     assert widest.kept_bytes > 1.5 * alike.kept_bytes
 
@@ -522,7 +522,7 @@ def test_what_prompts_begin_with_alike_hides_no_wider_pass(network: Network, for
     assert todo.computed(unlike) == 8 * 251
     apart = Todo(examples=unlike, method=TrainingMethod.KTO, settings=SETTINGS, seed=0)
     widest, of_unlike = (footprint.widest(network, form, one, 4096) for one in (todo, apart))
-    assert widest == replace(of_unlike, lengths=widest.lengths, longest=widest.longest, asked=widest.asked)
+    assert widest == replace(of_unlike, lengths=widest.lengths, asked=widest.asked)
     assert replace(todo, pads=False).computed(alike) == 8 * 252
 
 

@@ -37,12 +37,11 @@ PASSING_LAYERS = 3
 """On its way back a layer holds so many times what it keeps, gradients and temporary results."""
 FORTH_LAYERS = 1
 """And so many times in a pass that only goes forth, of which no layer leaves anything to the next but its result."""
-HOLES, HOLES_A_LENGTH_BYTES = 1.0, 7_000_000
-MOST_HOLES_BYTES, MOST_HOLES_A_TOKEN_BYTES = 80_000_000, 300_000
+HOLES, HOLES_A_LENGTH_BYTES, MOST_HOLES_BYTES = 1.0, 10_000_000, 350_000_000
 """What the C library and oneDNN hold over what is kept: holes of aligned memory, which glibc seldom fills before its
 release 2.38. It was seen to grow with the unlike lengths of a training's passes (`make bench-memory`): so much for each
-of them, at most as much as is kept, and in all so much and so much a token of the longest row. Of 15 to 59 lengths it
-came to 90 to 170 MB with rows of up to 120 tokens, and to 210 MB with rows of up to 500."""
+of them, at most as much as is kept, and so much in all. On short rows of 15 to 59 lengths it came to 90 to 250 MB: what
+is told is on the safe side there, by most with one thread."""
 HOLES_OF_DEVICES = 0.1
 """The same of torch's own allocator, on GPUs."""
 FIXED_BYTES = 20_000_000
@@ -60,8 +59,6 @@ class Probe:
     """What all layers have in common: where the tokens lie, which sees which."""
     lengths: int = 1
     """Of how many unlike lengths the training's passes are."""
-    longest: int = 0
-    """Tokens of the longest row."""
     asked: int = 0
     """Tokens of the widest pass that only goes forth, as losses are taken."""
 
@@ -82,8 +79,7 @@ def widest(network: Network, form: Form, todo: Todo, tokens: int) -> Probe:
         key=lambda one: one.kept_bytes + one.shared_bytes,
     )
     lengths = len(learning.lengths.union(map(todo.computed, longest)))
-    asked = todo.computed(todo.asking(tokens).widest)
-    return replace(found, lengths=lengths, longest=max(map(len, todo.examples)), asked=asked)
+    return replace(found, lengths=lengths, asked=todo.computed(todo.asking(tokens).widest))
 
 
 def probed(network: Network, form: Form, examples: Sequence[Example]) -> Probe:
@@ -191,8 +187,7 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
     kept = whole * probe.kept_bytes + cut.checkpointed * inputs
     holes = HOLES_OF_DEVICES * kept
     if network.bench.device.type == "cpu":
-        most = MOST_HOLES_BYTES + MOST_HOLES_A_TOKEN_BYTES * probe.longest
-        holes = min(HOLES * kept, HOLES_A_LENGTH_BYTES * probe.lengths, most)
+        holes = min(HOLES * kept, HOLES_A_LENGTH_BYTES * probe.lengths, MOST_HOLES_BYTES)
     # the head is done with before the way back begins
     passing = max(PASSING_LAYERS * probe.kept_bytes, _head_bytes(network, probe.tokens))
     learning = int(kept + holes + passing) + probe.shared_bytes + _scratch_bytes(network, probe.tokens)
