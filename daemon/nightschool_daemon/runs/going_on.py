@@ -79,13 +79,22 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _parts_of(text: str) -> dict[str, str]:
+    """What `made_of` wrote, by name."""
+    parts: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(": ")
+        parts[name] = value
+    return parts
+
+
 def why_not(directories: Iterable[Path], wanted: str) -> Iterator[str]:
     """Of each training on the same base and data that was left and is not gone on with, a sentence why."""
-    now = dict(line.partition(": ")[::2] for line in wanted.splitlines())
+    now = _parts_of(wanted)
     for directory in directories:
         if is_locked(directory) or not can_go_on(directory):
             continue
-        then = dict(line.partition(": ")[::2] for line in (directory / MADE_OF).read_text("utf-8").splitlines())
+        then = _parts_of((directory / MADE_OF).read_text(encoding="utf-8"))
         other = [name for name, value in now.items() if then.get(name) != value]
         if other and not {BASE, DATA} & set(other):
             yield (

@@ -208,7 +208,7 @@ def worker_of(run: RunDirectory) -> int | None:
         # it may end meanwhile
         with contextlib.suppress(psutil.Error):
             if str(run.path) in child.cmdline():
-                return child.pid
+                return int(child.pid)
     return None
 
 

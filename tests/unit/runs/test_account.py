@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nightschool_daemon.jobs import MARKS, EventMark, EventRow, LeftOut, RunDirectory, Step, write_lines
-from nightschool_daemon.runs.account import APART, OTHER_KIND, REFUSED, REPLACED, WATCHED, account_of
+from nightschool_daemon.reasons import OTHER_KIND
+from nightschool_daemon.runs.account import APART, REFUSED, REPLACED, WATCHED, account_of
 from nightschool_hookspecs.records import (
     Hyperparameters,
     ParsedFeedback,
