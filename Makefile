@@ -64,7 +64,7 @@ bench-idle: ollama
 
 # Which trained form delivers most at the least bytes. Hours; goes on where it was stopped.
 bench-forms: .venv/.ready
-	$(BIN)/python tests/benchmarks/forms.py
+	$(BIN)/python tests/benchmarks/forms.py $(if $(ANEW),--anew)
 
 # Peak memory and time of a training, as planned and as seen.
 bench-memory: .venv/.ready

@@ -13,7 +13,7 @@ from rich.text import Text
 from nightschool_daemon.comparisons import AnswerPair, Asked, Comparison
 from nightschool_daemon.explaining import Explanation
 from nightschool_daemon.jobs import EventMark, Step
-from nightschool_daemon.plans import ON_TOP, PlannedTraining, Route, TrainingPlan, duration
+from nightschool_daemon.plans import ON_TOP, PlannedTraining, Route, TrainingPlan, counted, duration
 from nightschool_daemon.reporting.sheet import clean, one_line
 from nightschool_daemon.reporting.words import guard_word
 from nightschool_hookspecs.corrections import GOOD_SCORE
@@ -212,7 +212,7 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
         ("base", f"{plan.architecture}, {plan.parameters / 1e6:.0f} million weights in {plan.file_bytes / 1e6:.0f} MB"),
         *([("trained by", ROUTES[plan.route])] if plan.route is not None else []),
         *([("on the CPU", plan.passed_over)] if plan.passed_over is not None else []),
-        ("learned from", plan.assumed or f"{_counted(plan.events, 'event')}; {_asked(plan)}"),
+        ("learned from", plan.assumed or f"{counted(plan.events, 'event')}; {_asked(plan)}"),
         *([("learned again", _replayed(plan))] if plan.replayed else []),
         *([("beside these", _starters(plan.starters))] if plan.starters else []),
         *(("left out", f"{count}: {reason}") for reason, count in plan.events_left_out.items()),
@@ -232,16 +232,12 @@ def plan_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
 
 
 def _replayed(plan: TrainingPlan) -> str:
-    examples = _counted(plan.replayed, "example")
+    examples = counted(plan.replayed, "example")
     return f"{examples} beside these, so that nothing is forgotten; fewer where the base gives no whole answers"
 
 
-def _counted(count: int, what: str) -> str:
-    return f"1 {what}" if count == 1 else f"{count} {what}s"
-
-
 def _starters(count: int) -> str:
-    return f"{_counted(count, 'starter example')}, as there are few"
+    return f"{counted(count, 'starter example')}, as there are few"
 
 
 def _asked(plan: TrainingPlan) -> str:
@@ -264,7 +260,7 @@ def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
     left_out = f"; {one.left_out} longer than max_length left out" if one.left_out else ""
     beyond = f"; {one.beyond_context} longer than the base's context" if one.beyond_context else ""
     rough = "about " if not memory.is_rough else "very roughly "
-    epochs = _counted(settings.num_epochs, "epoch")
+    epochs = counted(settings.num_epochs, "epoch")
     return [
         (f"training{name}", f"{one.method.upper()}, {epochs} in steps of {settings.batch_size}"),
         (
@@ -275,7 +271,7 @@ def _training_rows(one: PlannedTraining, *, name: str) -> list[tuple[str, str]]:
         (f"trained layers{name}", layers),
         (
             f"passes{name}",
-            f"of {memory.tokens_a_pass} tokens at most, {_counted(memory.unpacked, 'layer')} kept unpacked, "
+            f"of {memory.tokens_a_pass} tokens at most, {counted(memory.unpacked, 'layer')} kept unpacked, "
             f"{memory.checkpointed} computed twice",
         ),
         (

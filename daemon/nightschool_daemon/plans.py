@@ -51,8 +51,8 @@ class MemoryPlan:
 
     def sentence(self) -> str:
         """What was decided, and what it takes."""
-        kept = f", {_layers(self.unpacked)} kept unpacked" if self.unpacked else ""
-        again = f", {_layers(self.checkpointed)} computed twice" if self.checkpointed else ""
+        kept = f", {counted(self.unpacked, 'layer')} kept unpacked" if self.unpacked else ""
+        again = f", {counted(self.checkpointed, 'layer')} computed twice" if self.checkpointed else ""
         return (
             f"passes of {self.tokens_a_pass} tokens{kept}{again}{self._left_out()}: "
             f"about {self.peak_bytes / 1e9:.1f} GB of {self.available_bytes / 1e9:.1f} GB, and "
@@ -67,10 +67,6 @@ class MemoryPlan:
             f", and of {self.layers} layers only the upper {upper} are trained, because memory is short for more (all "
             "would learn more: lower max_length, neurons or lora_r in [plugins.tuning_fixed], or choose a smaller base)"
         )
-
-
-def _layers(count: int) -> str:
-    return "1 layer" if count == 1 else f"{count} layers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +202,11 @@ def cost_text(least_bytes: int, most_bytes: int, shared_bytes: int) -> str:
     size = most if least == most else f"{least} to {most}"
     shared = f", {shared_bytes / 1e6:.1f} MB shared by all versions" if shared_bytes else ""
     return f"{size} MB a version{shared}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 layer`, `5 layers`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -76,9 +76,9 @@ class Data:
 
     material: Material
     hyperparameters: Hyperparameters
-    candidates: int
+    candidates: frozenset[str]
     """Events that may be learned from."""
-    sources: Mapping[TrainingMethod, frozenset[str]] = field(default_factory=dict)
+    sources: Mapping[TrainingMethod, frozenset[str]]
     """Those of them that a method learns from."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Why one gives no example."""
@@ -100,9 +100,7 @@ class Data:
     def left_out_by(self, methods: Collection[TrainingMethod]) -> Counter[str]:
         """Reason -> events that they do not."""
         learned = self.learned_by(methods)
-        reasons = Counter(reason for key, reason in self.reasons.items() if key not in learned)
-        reasons[OTHER_KIND] += self.candidates - len(learned) - reasons.total()
-        return +reasons
+        return Counter(self.reasons.get(key, OTHER_KIND) for key in (self.candidates | self.reasons.keys()) - learned)
 
 
 def run(context: WorkerContext) -> None:
@@ -154,6 +152,7 @@ def _assumed(context: WorkerContext, request: PlanRequest) -> Data:
     """Where no data are given."""
     method = TrainingMethod.SFT if request.method is MethodChoice.AUTO else TrainingMethod(request.method.value)
     count = ASSUMED_EXAMPLES
+    events = frozenset(map(str, range(count)))
     material = Material(
         examples=count if method is TrainingMethod.SFT else 0,
         better_known=0,
@@ -167,7 +166,8 @@ def _assumed(context: WorkerContext, request: PlanRequest) -> Data:
         hyperparameters=context.hooks.suggest_hyperparameters(
             specialty=context.info.specialty, examples=count, store=_store(context), seed=context.info.seed
         ),
-        candidates=0,
+        candidates=events,
+        sources={method: events},
         held_out=0,
         assumed=f"{count} examples of {ASSUMED_TOKENS} tokens, a third of them the answer, as no data were named",
     )
@@ -211,7 +211,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
             store=workshop.store,
             seed=context.info.seed,
         ),
-        candidates=len(training),
+        candidates=frozenset(event.key for event in training),
         sources={
             TrainingMethod.SFT: frozenset(events_of(dataset.examples)),
             TrainingMethod.DPO: frozenset(events_of(dataset.pairs)),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterator, Sequence
 
+from nightschool_daemon.plans import counted
 from nightschool_daemon.reporting.records import Drift, InUse, TrackRecord, Trend
 from nightschool_daemon.reporting.sheet import Section, Table, one_line
 from nightschool_hookspecs.corrections import GOOD_SCORE
@@ -77,7 +78,7 @@ def replayed_in_words(events: int, answers: int, share: float) -> str:
     """What was learned again: so many pieces of feedback, answers of the base's own, and their share of all, 0..1."""
     parts = [
         f"{events} of them, learned before," if events else "",
-        f"{_count(answers, 'answer')} of the base's own to general prompts" if answers else "",
+        f"{counted(answers, 'answer')} of the base's own to general prompts" if answers else "",
     ]
     were = "was" if events + answers == 1 else "were"
     return (
@@ -90,7 +91,7 @@ def starters_in_words(count: int) -> str:
     """What was learned beside little feedback."""
     were = "was" if count == 1 else "were"
     return (
-        f"As there is little feedback of yours yet, {_count(count, 'starter example')} {were} learned beside it. None "
+        f"As there is little feedback of yours yet, {counted(count, 'starter example')} {were} learned beside it. None "
         "counts more than yours do on average, and the exam asks none."
     )
 
@@ -131,8 +132,8 @@ def _left_of(factor: float, methods: Collection[TrainingMethod]) -> str:
 def _compared_by(verdict: Verdict) -> str:
     """What both did."""
     questions = verdict.items - verdict.pairs
-    answered = f"answered the same {_count(questions, 'question')}"
-    ranked = f"were compared by {_count(verdict.pairs, 'pair')} of answers of which one is better"
+    answered = f"answered the same {counted(questions, 'question')}"
+    ranked = f"were compared by {counted(verdict.pairs, 'pair')} of answers of which one is better"
     if not verdict.pairs:
         return answered
     return f"{answered} and {ranked}" if questions else ranked
@@ -145,15 +146,15 @@ def verdict_sentences(verdict: Verdict, folds: int = 0) -> tuple[str, ...]:
     if broken:
         sentences.append(f"It was turned down because something got worse. {' '.join(one.reason for one in broken)}")
     elif held := [one for one in verdict.guards if one.looked]:
-        sentences.append(f"Nothing that was checked got worse: {_count(len(held), 'check')} held.")
+        sentences.append(f"Nothing that was checked got worse: {counted(len(held), 'check')} held.")
     if unseen := [one for one in verdict.guards if not one.looked]:
         reasons = " ".join(one.reason for one in unseen)
-        sentences.append(f"{_count(len(unseen), 'check')} could not be made. {reasons}")
+        sentences.append(f"{counted(len(unseen), 'check')} could not be made. {reasons}")
     if verdict.outcome is Outcome.PROVEN:
         sentences.append(
             "An exam ends as soon as this is proven, so the gain is likely somewhat smaller than it looks; the bounds "
             "that are given allow for it. They do not allow for what goes badly wrong now and then: a fault that fewer "
-            f"than about one in {_rarest(verdict.items)} prompts shows, these {_count(verdict.items, 'question')} may "
+            f"than about one in {_rarest(verdict.items)} prompts shows, these {counted(verdict.items, 'question')} may "
             "not have met."
         )
     if verdict.obstacle:
@@ -193,7 +194,7 @@ def _nights(track: TrackRecord) -> Iterator[str]:
     if track.base_level is not None:
         promoted = sum(one.exam.promoted for one in track.exams)
         yield (
-            f"So far {_count(len(track.exams), 'new version')} sat an exam, and {promoted} "
+            f"So far {counted(len(track.exams), 'new version')} sat an exam, and {promoted} "
             f"{'was' if promoted == 1 else 'were'} put into use. {_best(track)}"
         )
     if track.in_use:
@@ -215,7 +216,7 @@ def _best(track: TrackRecord) -> str:
 def in_use_in_words(found: Sequence[InUse]) -> str:
     """How far answers in use were from what was wanted, of the versions that answered last."""
     told = ", ".join(
-        f"{one.version} {one.score:.0f} points ({_count(one.answers, 'answer')})" for one in found[:VERSIONS_IN_USE]
+        f"{one.version} {one.score:.0f} points ({counted(one.answers, 'answer')})" for one in found[:VERSIONS_IN_USE]
     )
     return f"What was corrected in use came, beside its corrections, to: {told}."
 
@@ -225,7 +226,7 @@ def trend_in_words(trend: Trend | None) -> str:
     if trend is None:
         return "Feedback from use does not tell yet whether answers get better or worse."
     if trend.p_value >= CERTAIN:
-        return f"Feedback from use is steady: the last {_count(trend.answers, 'answer')} show no clear change."
+        return f"Feedback from use is steady: the last {counted(trend.answers, 'answer')} show no clear change."
     direction = "fewer" if trend.after < trend.before else "more"
     return (
         f"Since about {trend.changed_at:%d %B %Y} {direction} answers are found wanting: {trend.after:.0%}, where it "
@@ -278,7 +279,3 @@ def _track_row(track: TrackRecord, number: int) -> tuple[str, ...]:
         f"{marks.tokens_per_s:.1f}",
         watched,
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

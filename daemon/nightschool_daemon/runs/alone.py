@@ -148,7 +148,7 @@ def train_alone(
         if going_on.can_go_on(directory):
             listener.note(target, f"It goes on with what was left in {directory}; --anew begins anew.")
         else:
-            for sentence in going_on.why_not(_directories(settings.state_directory), made_of):
+            for sentence in going_on.why_not(retention.trainings_in(settings.state_directory), made_of):
                 listener.note(target, sentence)
         if order.adapter is not None:
             _require_free(order.adapter, going_on.trained_in(directory))
@@ -221,17 +221,13 @@ def _directory(state_directory: Path, made_of: str, *, anew: bool) -> Iterator[P
 
 def _left(state_directory: Path, made_of: str, *, anew: bool) -> tuple[Path, StateLock] | None:
     """What a training that was made of the same left; where it is to begin anew nothing of it stays."""
-    while found := going_on.taken_up(_directories(state_directory), made_of):
+    while found := going_on.taken_up(retention.trainings_in(state_directory), made_of):
         if not anew:
             return found
         directory, lock = found
         going_on.remove(directory)
         lock.release()
     return None
-
-
-def _directories(state_directory: Path) -> list[Path]:
-    return sorted(state_directory.glob(f"{retention.MANUAL_PREFIX}*"))
 
 
 def _new(state_directory: Path, made_of: str) -> tuple[Path, StateLock]:

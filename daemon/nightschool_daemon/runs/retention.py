@@ -76,7 +76,7 @@ def sweep_trainings(state_directory: Path, ollama: OllamaHttp, now: datetime) ->
         return ()
     with going_on.comings_and_goings(state_directory):
         going_on.clear(state_directory)
-        left = [one for one in sorted(state_directory.glob(f"{MANUAL_PREFIX}*")) if not is_locked(one)]
+        left = [one for one in trainings_in(state_directory) if not is_locked(one)]
         kept = going_on.worth_keeping(left, now)
         swept = [_sweep_training(directory, ollama, is_kept=directory in kept) for directory in left]
     return tuple(sentence for sentence in swept if sentence)
@@ -181,9 +181,14 @@ def give_pins_free(directory: Path, base: str, ollama: OllamaHttp) -> bool:
     return True
 
 
+def trainings_in(state_directory: Path) -> list[Path]:
+    """Directories of trainings by hand, those that were left too."""
+    return sorted(state_directory.glob(f"{MANUAL_PREFIX}*"))
+
+
 def trainings_beside(directory: Path) -> list[Path]:
     """Directories of other trainings by hand that go on."""
-    return [one for one in directory.parent.glob(f"{MANUAL_PREFIX}*") if one != directory and is_locked(one)]
+    return [one for one in trainings_in(directory.parent) if one != directory and is_locked(one)]
 
 
 def _trained_beside(directory: Path, base: str) -> list[Path]:

@@ -20,7 +20,7 @@ from nightschool_daemon.jobs import (
     VerifyResult,
 )
 from nightschool_daemon.ollama import names
-from nightschool_daemon.plans import cost_text, duration
+from nightschool_daemon.plans import cost_text, counted, duration
 from nightschool_daemon.reporting.records import Question
 from nightschool_daemon.reporting.sheet import Section, Sheet, Shown, one_line
 from nightschool_daemon.reporting.words import (
@@ -129,16 +129,16 @@ def _learned(context: StepContext) -> Iterator[Section]:
     trained = context.result_if_done(Step.TRAIN, TrainingResult)
     sentences = []
     if selected.shots:
-        shown = _count(len(selected.shots), "correction")
+        shown = counted(len(selected.shots), "correction")
         sentences.append(f"The model was shown {shown} of yours as examples, before every conversation.")
     elif trained is None:
         sentences.append("Nothing was learned this time.")
     else:
         ways = ", then ".join(LEARNED_BY[one] for one in trained.methods)
         learned = selected.learned_from(trained)
-        sentences.append(f"The model learned from {_count(len(learned), 'piece')} of your feedback: {ways}.")
+        sentences.append(f"The model learned from {counted(len(learned), 'piece')} of your feedback: {ways}.")
         if trained.watched_events:
-            kept = _count(len(trained.watched_events), "more piece")
+            kept = counted(len(trained.watched_events), "more piece")
             sentences.append(f"{kept} of it told when the model had learned enough.")
         if selected.replayed.count and TrainingMethod.SFT in trained.methods:
             replayed = selected.replayed
@@ -150,7 +150,7 @@ def _learned(context: StepContext) -> Iterator[Section]:
     held_out = selected.items + selected.pairs
     if held_out or not _folds(context):
         was = "was" if held_out == 1 else "were"
-        kept = f"{_count(held_out, 'prompt')} of yours {was} kept for the exam"
+        kept = f"{counted(held_out, 'prompt')} of yours {was} kept for the exam"
         sentences.append(f"{kept} and not learned from, so that what is learned by heart does not count.")
     export = context.result_if_done(Step.EXPORT, ExportResult)
     if export is not None and export.held_in is not None:
@@ -250,7 +250,7 @@ def noise_sections(directory: RunDirectory, fates: Fates) -> Iterator[Section]:
     yield Section(
         title=NOISE,
         sentences=(
-            f"{_count(len(found), 'piece')} of your feedback may be wrong or overtaken{more}.",
+            f"{counted(len(found), 'piece')} of your feedback may be wrong or overtaken{more}.",
             "`nightschool explain EVENT` tells more of each. Withdraw what is wrong (`deleted` in its metadata); what "
             "is right counts in full again with the tag `confirmed` in its metadata.",
         ),
@@ -264,7 +264,7 @@ def _left_out(selected: SelectResult, trained: TrainingResult | None) -> Section
     return Section(
         title=LEFT_OUT,
         sentences=() if reasons else ("Nothing was left out.",),
-        points=tuple(f"{_count(count, 'piece')} of feedback: {reason}" for reason, count in reasons.most_common()),
+        points=tuple(f"{counted(count, 'piece')} of feedback: {reason}" for reason, count in reasons.most_common()),
     )
 
 
@@ -302,10 +302,6 @@ def in_use_section(alias: str, before: str, unwatched: str | None) -> Section:
             *([unwatched] if unwatched is not None else []),
         ),
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 # --------------------------------------------------------------------------- technical figures
@@ -405,15 +401,15 @@ def _replayed_figures(selected: SelectResult, trained: TrainingResult) -> Iterat
     replayed = selected.replayed
     if replayed.count and TrainingMethod.SFT in trained.methods:
         yield (
-            f"Replayed: {_count(len(replayed.events), 'earlier correction')} and "
-            f"{_count(replayed.answers, 'answer')} of the base's own, {selected.replayed_share:.1%} "
+            f"Replayed: {counted(len(replayed.events), 'earlier correction')} and "
+            f"{counted(replayed.answers, 'answer')} of the base's own, {selected.replayed_share:.1%} "
             "of all examples; they are in none of the losses"
         )
 
 
 def _starters_figure(selected: SelectResult, trained: TrainingResult) -> Iterator[str]:
     if selected.starters and TrainingMethod.SFT in trained.methods:
-        yield f"Beside them {_count(selected.starters, 'starter example')}, in none of the losses"
+        yield f"Beside them {counted(selected.starters, 'starter example')}, in none of the losses"
 
 
 def _delivery_figures(context: StepContext) -> Section | None:

@@ -60,7 +60,7 @@ def run_worker(context: StepContext, step: Step, *, limit_s: float | None = None
     try:
         _run_once(context, step, limit_s, began)
     except WorkerKilled as killed:
-        context.note(f"{killed} It is tried once more{_from_where(context.directory, step)}.")
+        context.note(f"{killed} It is tried once more{', from what it kept' if step in KEEPS_ITS_WORK else ''}.")
         context.directory.begin(step)
         _run_once(context, step, limit_s, began)
 
@@ -75,10 +75,6 @@ def _run_once(context: StepContext, step: Step, limit_s: float | None, began: fl
             _ask_to_end(process, context, step, asked)
             raise
     _require_result(process, context.directory, step)
-
-
-def _from_where(directory: RunDirectory, step: Step) -> str:
-    return ", from what it kept" if step in KEEPS_ITS_WORK and any(directory.step(step).iterdir()) else ""
 
 
 Report = Callable[[int, int, str], None]

@@ -135,6 +135,7 @@ def test_without_data_an_assumption_is_planned_for_and_told(desk: Desk) -> None:
     plan = desk.plan()
     assert plan.assumed is not None
     assert plan.assumed.startswith("100 examples of 128 tokens")
+    assert (plan.events, plan.events_left_out) == (100, {})
     assert (plan.route, plan.problem, plan.architecture) == (Route.PACKED, None, "llama")
     (training,) = plan.trainings
     assert (training.examples, training.tokens, training.longest) == (100, 12_800, 128)

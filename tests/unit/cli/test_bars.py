@@ -11,15 +11,22 @@ from nightschool_daemon.jobs import Step
 PLAN = "passes of 512 tokens, 30 layers kept unpacked: about 1.5 GB of 6.0 GB, and 39 s for the training itself"
 
 
-@pytest.mark.parametrize("width", [50, 80, 120])
-def test_a_bar_takes_a_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    text = io.StringIO()
-    console = Console(file=text, width=width, force_terminal=True, color_system=None, highlight=False, soft_wrap=True)
+def told(monkeypatch: pytest.MonkeyPatch, width: int, done: int, total: int, text: str) -> str:
+    """What a terminal of so many columns got of a training."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=True, color_system=None, highlight=False, soft_wrap=True)
     monkeypatch.setattr(display, "err", console)
     with display.run_listener() as listener:
         listener.step_began("r", Step.TRAIN)
-        listener.progress("r", Step.TRAIN, 1234, 4321, PLAN)
-    lines = [line.replace("\x1b[2K", "").strip("\r") for line in text.getvalue().splitlines()]
+        listener.progress("r", Step.TRAIN, done, total, text)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_a_bar_takes_a_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    lines = [
+        line.replace("\x1b[2K", "").strip("\r") for line in told(monkeypatch, width, 1234, 4321, PLAN).splitlines()
+    ]
     shown = [line for line in lines if line.startswith("learn ")]
     assert shown
     assert max(map(len, shown)) <= width
@@ -27,20 +34,9 @@ def test_a_bar_takes_a_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None
 
 
 def test_brackets_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = io.StringIO()
-    console = Console(file=text, width=120, force_terminal=True, color_system=None, highlight=False, soft_wrap=True)
-    monkeypatch.setattr(display, "err", console)
-    with display.run_listener() as listener:
-        listener.step_began("r", Step.TRAIN)
-        listener.progress("r", Step.TRAIN, 1, 2, "lower max_length in [plugins.tuning_fixed] ([/hard])")
-    assert "lower max_length in [plugins.tuning_fixed] ([/hard])" in text.getvalue()
+    text = "lower max_length in [plugins.tuning_fixed] ([/hard])"
+    assert text in told(monkeypatch, 120, 1, 2, text)
 
 
 def test_the_loss_is_seen_in_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = io.StringIO()
-    console = Console(file=text, width=80, force_terminal=True, color_system=None, highlight=False, soft_wrap=True)
-    monkeypatch.setattr(display, "err", console)
-    with display.run_listener() as listener:
-        listener.step_began("r", Step.TRAIN)
-        listener.progress("r", Step.TRAIN, 12, 321, "epoch 1 of 3, loss 2.345")
-    assert "epoch 1 of 3, loss 2.345" in text.getvalue()
+    assert "epoch 1 of 3, loss 2.345" in told(monkeypatch, 80, 12, 321, "epoch 1 of 3, loss 2.345")

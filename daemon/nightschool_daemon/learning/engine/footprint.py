@@ -35,8 +35,6 @@ STATE_OF_ONE = FLOAT * (1 + STATES)
 """Bytes of a trained parameter with these."""
 PASSING_LAYERS = 3
 """On its way back a layer holds so many times what it keeps, gradients and temporary results."""
-FORTH_LAYERS = 1
-"""And so many times in a pass that only goes forth, of which no layer leaves anything to the next but its result."""
 HOLES, HOLES_A_LENGTH_BYTES, MOST_HOLES_BYTES = 1.0, 10_000_000, 350_000_000
 """What the C library and oneDNN hold over what is kept: holes of aligned memory, which glibc seldom fills before its
 release 2.38. It was seen to grow with the unlike lengths of a training's passes (`make bench-memory`): so much for each
@@ -195,9 +193,12 @@ def _moving_bytes(network: Network, probe: Probe, cut: Cut) -> int:
 
 
 def _asking_bytes(network: Network, probe: Probe) -> int:
-    """What a pass adds that only goes forth: of small batches, computed twice, it may be the widest of all."""
+    """What a pass adds that only goes forth: of small batches, computed twice, it may be the widest of all.
+
+    No layer leaves anything to the next but its result, so there is what one keeps, once.
+    """
     times = probe.asked / probe.tokens
-    passing = max(FORTH_LAYERS * times * probe.kept_bytes, _head_bytes(network, probe.asked))
+    passing = max(times * probe.kept_bytes, _head_bytes(network, probe.asked))
     return int(passing + times * probe.shared_bytes) + _scratch_bytes(network, probe.asked)
 
 
