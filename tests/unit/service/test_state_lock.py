@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nightschool_daemon.locking import LockedError, StateLock
+from nightschool_daemon.locking import LockedError, StateLock, is_locked
 
 HOLD = """
 import sys, time
@@ -17,6 +17,14 @@ from nightschool_daemon.locking import StateLock
 StateLock.take(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)
+"""
+LOOK = """
+import sys
+from pathlib import Path
+from nightschool_daemon.locking import is_locked
+print("looking", flush=True)
+while True:
+    is_locked(Path(sys.argv[1]))
 """
 
 
@@ -55,3 +63,16 @@ def test_child_process_does_not_inherit_the_lock(tmp_path: Path) -> None:
 def test_state_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     StateLock.take(tmp_path / "state").release()
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
+def test_who_looks_whether_it_is_held_is_in_nobodys_way(tmp_path: Path) -> None:
+    StateLock.take(tmp_path).release()
+    with subprocess.Popen([sys.executable, "-c", LOOK, str(tmp_path)], stdout=subprocess.PIPE, text=True) as looker:
+        try:
+            assert looker.stdout is not None
+            assert looker.stdout.readline() == "looking\n"
+            assert not any(is_locked(tmp_path) for _ in range(2000))
+            for _ in range(500):
+                StateLock.take(tmp_path).release()
+        finally:
+            looker.kill()
