@@ -82,6 +82,10 @@ class Tokens:
             found[text] = identifier
         return {text: identifier for text, identifier in found.items() if text not in shared}
 
+    def control(self) -> frozenset[int]:
+        """Ids of the control tokens. Those that end an answer are among them."""
+        return frozenset(number for number, one in self.tokenizer.get_added_tokens_decoder().items() if one.special)
+
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 

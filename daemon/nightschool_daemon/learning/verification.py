@@ -101,7 +101,10 @@ class Table:
     """No number in an entry that tells of the base alone."""
     candidate_own: NDArray[np.float64]
     silent: int = 0
-    """Positions at which the engine names tokens of ours for the base, and none for the candidate."""
+    """Positions at which the engine names tokens of ours for the base, and none for the candidate, though by us it goes
+    on there."""
+    ended: int = 0
+    """The same where by us too the candidate ends its answer."""
 
 
 def run(context: WorkerContext) -> None:
@@ -164,7 +167,7 @@ def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, p
     )
     _require_numbers(medians, held_out)
     is_silent = table.silent > LEAST_COMPARED * asked
-    untold = None if is_silent else _why_not_compared(table.positions, asked) or medians.untold()
+    untold = None if is_silent else _why_not_compared(table, asked) or medians.untold()
     problem = SILENT if is_silent else untold or medians.problem()
     if problem is None and not prompts_equal:
         problem = "Ollama builds other prompts for the candidate than for its base. Update Ollama"
@@ -205,14 +208,20 @@ def _require_numbers(medians: Medians, held_out: Losses) -> None:
         )
 
 
-def _why_not_compared(compared: int, asked: int) -> str | None:
+def _why_not_compared(table: Table, asked: int) -> str | None:
     """What is wrong where too few positions could be compared; None: nothing."""
+    compared, least = table.positions, LEAST_COMPARED * asked
+    if compared < least <= compared + table.ended:
+        return (
+            f"only {compared} of {asked} places could be compared: at {table.ended} others what was trained ends its "
+            "answer, where its base goes on. Lower learning_rate in [plugins.tuning_fixed] (a half is a good try)"
+        )
     if not compared:
         return (
             "nothing could be compared: Ollama gives no log-probabilities (it needs 0.12.11 or newer), or its tokens "
             "are not those of our tokenizer"
         )
-    if compared < LEAST_COMPARED * asked:
+    if compared < least:
         return (
             f"only {compared} of {asked} places could be compared, too few to tell: at the others Ollama counts other "
             "tokens than we do, or names none that are ours. Update Ollama, or choose another base"
@@ -357,9 +366,9 @@ def compare(
 
     A position whose prompt the engine counts otherwise is left out: its ids are not ours.
     """
-    pieces = tokens.pieces()
+    pieces, control = tokens.pieces(), tokens.control()
     entries: list[tuple[float, float, float, float]] = []
-    compared = silent = 0
+    compared = silent = ended = 0
     for number, (position, before, after) in enumerate(zip(positions, *engine, strict=True)):
         if before.prompt_tokens != len(position.ids):
             continue
@@ -368,7 +377,9 @@ def compare(
         )
         shown = [(one, one) for one in earlier if one in later] or _likeliest(earlier, later)
         compared += bool(shown)
-        silent += bool(earlier) and not later
+        if earlier and not later:
+            ends = int(own[1][number].argmax()) in control
+            silent, ended = silent + (not ends), ended + ends
         for of_base, of_candidate in shown:
             identifier = of_base if of_candidate is None else of_candidate
             entries.append(
@@ -387,6 +398,7 @@ def compare(
         candidate_engine=columns[2],
         candidate_own=columns[3],
         silent=silent,
+        ended=ended,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tokenizers import Regex, Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
@@ -200,7 +200,7 @@ END = "!"
 LIMITS = Limits(max_length=100, context_tokens=100)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tokens() -> Tokens:
     """A letter is a token."""
     tokenizer = Tokenizer(WordLevel({letter: number for number, letter in enumerate(LETTERS)}, unk_token="."))
@@ -252,6 +252,23 @@ def test_places_are_counted_by_what_could_be_compared(tokens: Tokens) -> None:
     assert table.silent == 1
     assert table.base_engine.tolist() == pytest.approx([-1.0, -1.0, math.nan], nan_ok=True)
     assert table.candidate_engine.tolist() == pytest.approx([-1.0, math.nan, -1.0], nan_ok=True)
+
+
+def test_a_model_that_ends_its_answers_is_told_apart_from_one_that_tells_nothing_of_what_it_is(tokens: Tokens) -> None:
+    """The engine names no token for either."""
+    tokens.tokenizer.add_special_tokens([AddedToken(END, special=True)])
+    (end,) = tokens.control()
+    for letter in (end, LETTERS.index("x")):
+        own = np.full((ASKED, len(LETTERS)), -12.0, np.float32)
+        own[:, letter] = 0.0
+        engine = [certain("z")] * ASKED, [told(2)] * ASKED
+        table = compare(tokens, [Position(prefix="a.", ids=(0, 26))] * ASKED, engine, (own, own))
+        result = judged(table, asked=ASKED, held_out=HELD_OUT, held_out_texts=0, prompts_equal=True)
+        assert (table.ended, table.silent) == ((ASKED, 0) if letter == end else (0, ASKED))
+        assert not result.passed
+        assert result.is_told is (letter != end)
+        assert ("ends its answer, where its base goes on" in result.reason) is (letter == end)
+        assert "Lower learning_rate" in result.reason
 
 
 @pytest.mark.parametrize(
