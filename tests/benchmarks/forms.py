@@ -37,13 +37,13 @@ from nightschool_daemon.learning.engine.examples import Example  # noqa: E402
 from nightschool_daemon.learning.engine.forms import Form  # noqa: E402
 from nightschool_daemon.learning.engine.loop import Diverged, Outcome, Plan, train  # noqa: E402
 from nightschool_daemon.learning.engine.network import Network  # noqa: E402
-from nightschool_daemon.learning.engine.peft_files import save_form  # noqa: E402
-from nightschool_daemon.learning.engine.route import example_of, make_form  # noqa: E402
 from nightschool_daemon.learning.export import Parcel, attempted, write_split  # noqa: E402
 from nightschool_daemon.learning.gguf_file import GgufFile  # noqa: E402
 from nightschool_daemon.learning.lesson import Lesson, LowRankLesson, read_lesson  # noqa: E402
 from nightschool_daemon.learning.loading import Tokens, load_tokens  # noqa: E402
 from nightschool_daemon.learning.measuring import Mark, Measure, yardstick_of  # noqa: E402
+from nightschool_daemon.learning.packed_route import example_of, make_form  # noqa: E402
+from nightschool_daemon.learning.peft_files import save_form  # noqa: E402
 from nightschool_daemon.learning.rounding import Demand  # noqa: E402
 from nightschool_daemon.learning.rows import Row  # noqa: E402
 from nightschool_daemon.learning.variants import PackedVariants, Variant  # noqa: E402

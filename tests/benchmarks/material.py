@@ -72,8 +72,8 @@ def adapter(model: str) -> Path:
     from nightschool_daemon.learning import gguf_file
     from nightschool_daemon.learning.engine import machine
     from nightschool_daemon.learning.engine.network import Network
-    from nightschool_daemon.learning.engine.peft_files import save_form
-    from nightschool_daemon.learning.engine.route import make_form
+    from nightschool_daemon.learning.packed_route import make_form
+    from nightschool_daemon.learning.peft_files import save_form
     from nightschool_hookspecs.records import Hyperparameters, TrainedForm
 
     kept = forms.cached() / f"adapter-{model}"

@@ -134,8 +134,8 @@ def take(wanted: Configuration) -> tuple[dict[str, float], dict[str, float]]:
     from nightschool_daemon.learning.engine.examples import Answer, Example
     from nightschool_daemon.learning.engine.loop import Plan, train
     from nightschool_daemon.learning.engine.network import Network
-    from nightschool_daemon.learning.engine.route import make_form
     from nightschool_daemon.learning.engine.todo import Todo
+    from nightschool_daemon.learning.packed_route import make_form
     from nightschool_hookspecs.records import Hyperparameters
 
     torch.set_num_threads(2)

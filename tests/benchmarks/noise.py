@@ -41,7 +41,6 @@ from nightschool_daemon.hooks import Hooks  # noqa: E402
 from nightschool_daemon.jobs import RunDirectory, Step  # noqa: E402
 from nightschool_daemon.learning import defaults, gguf_file  # noqa: E402
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges  # noqa: E402
-from nightschool_daemon.learning.engine.route import fine_tune  # noqa: E402
 from nightschool_daemon.learning.loading import load_tokens  # noqa: E402
 from nightschool_daemon.ollama.storage import sha256_of  # noqa: E402
 from nightschool_daemon.runs.trajectories import trajectories_of  # noqa: E402
@@ -49,7 +48,7 @@ from nightschool_hookspecs import Embed, Event, FeedbackType, LossTrajectory, Me
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod, TrainingText  # noqa: E402
 from nightschool_plugins.noise_agreement import NoiseAgreement  # noqa: E402
 from support.base_models import MODELS  # noqa: E402
-from support.training_jobs import staged, training_job  # noqa: E402
+from support.training_jobs import fine_tune, staged, training_job  # noqa: E402
 
 BASE = "smollm2"
 JUDGED = tasks.DATA / "nl2bash" / "judged.jsonl"

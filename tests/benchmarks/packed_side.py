@@ -17,11 +17,11 @@ from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.examples import Answer, Example, batches
 from nightschool_daemon.learning.engine.loop import Objective, Plan, gradients_of, trained_of
 from nightschool_daemon.learning.engine.network import Network
-from nightschool_daemon.learning.engine.route import make_form
 from nightschool_daemon.learning.engine.todo import Todo
 from nightschool_daemon.learning.export import Parcel, write_adapter
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import read_lesson
+from nightschool_daemon.learning.packed_route import make_form
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.learning.rows import Row
 from nightschool_daemon.learning.tokenizer import build_tokenizer

@@ -38,11 +38,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks import forms, results, tasks  # noqa: E402 - found through the path above
 from nightschool_daemon.learning import defaults, gguf_file  # noqa: E402
-from nightschool_daemon.learning.engine.route import PackedTrials, neurons_of  # noqa: E402
 from nightschool_daemon.learning.engine.trying import Slices, Watch  # noqa: E402
 from nightschool_daemon.learning.gguf_file import GgufFile  # noqa: E402
 from nightschool_daemon.learning.lesson import block_of_neurons  # noqa: E402
 from nightschool_daemon.learning.loading import load_tokens  # noqa: E402
+from nightschool_daemon.learning.packed_route import PackedTrials, neurons_of  # noqa: E402
 from nightschool_hookspecs import (  # noqa: E402
     Hyperparameters,
     Judge,

@@ -225,7 +225,7 @@ class BareRuns:
             patch.setattr(dataset, name, lambda *_: None)
         patch.setattr(dataset, "taught_closing", lambda *_: END)
 
-    def _work(self, context: StepContext, step: Step, *, limit_s: float | None = None) -> None:
+    def _work(self, context: StepContext, step: Step, *, limit_s: float | None = None, **_: object) -> None:
         if step is self._plot.killed_at and not context.directory.is_trial:
             raise RunInterrupted
         if step in (Step.SPLIT, Step.SELECT):

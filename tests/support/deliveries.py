@@ -12,10 +12,10 @@ from nightschool_daemon.jobs import DeliveredFile, RunDirectory, Step
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.forms import Neurons
 from nightschool_daemon.learning.engine.network import Network
-from nightschool_daemon.learning.engine.peft_files import save_form
 from nightschool_daemon.learning.export import Parcel, write_fused
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import Lesson, read_lesson
+from nightschool_daemon.learning.peft_files import save_form
 from nightschool_daemon.learning.rounding import Demand
 from nightschool_daemon.learning.worker import WorkerContext
 from support.step_results import run_info

@@ -37,7 +37,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from nightschool_daemon.learning.engine.ggml import library
+from nightschool_daemon.learning.ggml import library
 from support.tiny_gguf import SILENT, TOKENS, TURN, add_tokenizer
 
 WIDTH, FEED_FORWARD, HEADS, CONTEXT = 256, 512, 4, 512

@@ -1,6 +1,6 @@
 """Jobs of the tiny model's training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,11 @@ from nightschool_daemon import codec
 from nightschool_daemon.config import PluginSettings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.learning.engine import loop
-from nightschool_daemon.learning.engine.curriculum import Arrange
+from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
+from nightschool_daemon.learning.engine.loop import Report
+from nightschool_daemon.learning.gguf_file import GgufFile
+from nightschool_daemon.learning.loading import Tokens
+from nightschool_daemon.learning.packed_route import learn, prepare
 from nightschool_daemon.learning.rows import FILES
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_hookspecs.records import (
@@ -21,6 +25,7 @@ from nightschool_hookspecs.records import (
     PairText,
     TrainingJob,
     TrainingMethod,
+    TrainingResult,
     TrainingText,
 )
 
@@ -31,6 +36,21 @@ class Interrupted(Exception):
 
 def unheard(_done: int, _total: int, _text: str) -> None:
     """Nobody watches."""
+
+
+def fine_tune(
+    file: GgufFile,
+    tokens: Tokens,
+    job: TrainingJob,
+    method: TrainingMethod,
+    settings: Hyperparameters,
+    report: Report,
+    *,
+    note: Callable[[str], None] = lambda _text: None,
+    arrange: Arrange = nobody_arranges,
+) -> TrainingResult:
+    """A training by the packed engine from its beginning to its end."""
+    return learn(prepare(file, tokens, job, method, settings, note=note, arrange=arrange), report, note)
 
 
 def keep_every_step(patch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from transformers import (
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.forms import LowRank
-from nightschool_daemon.learning.engine.peft_files import module_of, save_peft
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import from_file_layout, load_base
+from nightschool_daemon.learning.peft_files import module_of, save_peft
 from nightschool_daemon.ollama.storage import sha256_of
 
 NAMES = {"token_embd": "model.embed_tokens", "output": "lm_head", "output_norm": "model.norm"}

@@ -6,6 +6,7 @@ What a network's own arithmetic needs beyond that, its reader checks (`engine/ar
 from pathlib import Path
 
 import numpy as np
+from gguf import GGMLQuantizationType
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.gguf_file import EMBEDDING, LIST_HEAD, TOKENS, GgufError, GgufFile, Type, shown
@@ -14,6 +15,8 @@ from nightschool_hookspecs.services import TrainingError
 
 KIND = "general.type"
 MODEL = "model"
+FLOATS = frozenset({GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
+"""What norms and biases are in. Other tensors of one dimension are no weights."""
 ADVICE = "Pull the base anew, or choose another."
 
 
@@ -78,7 +81,7 @@ def _require_layers(file: GgufFile) -> None:
 def _require_numbers(file: GgufFile) -> None:
     """Norms and biases are numbers; of what is read block by block, whoever reads it sees to that."""
     for name, tensor in file.tensors.items():
-        if len(tensor.shape) == 1 and not np.isfinite(file.dequantized(name)).all():
+        if len(tensor.shape) == 1 and tensor.type in FLOATS and not np.isfinite(file.dequantized(name)).all():
             raise TrainingError(f"{shown(name)} in {file.path} holds what is no number, so it is damaged. {ADVICE}")
 
 

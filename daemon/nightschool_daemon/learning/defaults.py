@@ -8,9 +8,9 @@ from pathlib import Path
 
 from nightschool_daemon.config import DeliveryChoice, EngineChoice, Settings
 from nightschool_daemon.learning.engine.architecture import is_known
-from nightschool_daemon.learning.engine.peft_files import WEIGHTS, neurons_in
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import NEURONS, block_of_neurons
+from nightschool_daemon.learning.peft_files import WEIGHTS, neurons_in
 from nightschool_daemon.ollama.abilities import takes_split
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingJob

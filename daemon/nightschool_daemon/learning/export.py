@@ -179,7 +179,7 @@ class _Attempts:
     def _has_time(self, attempts: int) -> bool:
         """Whether one more like those that were made would end in time."""
         taken = time.monotonic() - self.began
-        return taken * (1 + 1 / attempts) <= TIME_SHARE * self.context.settings.training.time_limit_s
+        return taken * (1 + 1 / attempts) <= TIME_SHARE * self.context.time_s
 
 
 def _moved(result: ExportResult, directory: Path) -> ExportResult:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightschool_daemon.disk import sync
-from nightschool_daemon.learning.engine import ggml
+from nightschool_daemon.learning import ggml
 
 MAGIC = b"GGUF"
 VERSION = 3

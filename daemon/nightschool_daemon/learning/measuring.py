@@ -25,9 +25,9 @@ from nightschool_daemon.jobs import (
     read_lines,
 )
 from nightschool_daemon.learning.engine.examples import Answer, Example
-from nightschool_daemon.learning.engine.route import read_examples
 from nightschool_daemon.learning.lesson import Lesson
 from nightschool_daemon.learning.loading import Tokens
+from nightschool_daemon.learning.packed_route import read_examples
 from nightschool_daemon.learning.rows import Row, rows_of, within
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.training import make_job

@@ -20,12 +20,12 @@ from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arrang
 from nightschool_daemon.learning.engine.examples import divided, mean_weight, passes
 from nightschool_daemon.learning.engine.loop import ADAPTER, Plan, Report, teach
 from nightschool_daemon.learning.engine.methods import sums_by_answer
-from nightschool_daemon.learning.engine.peft_files import MODULES, base_name
 from nightschool_daemon.learning.engine.trajectories import PassLoss, told
 from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials, Unfit
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loadable import parameters_of
 from nightschool_daemon.learning.loading import Base, require_same_weights
+from nightschool_daemon.learning.peft_files import MODULES, base_name
 from nightschool_daemon.learning.rows import Row, read_rows, signature, told_of_lengths
 from nightschool_daemon.learning.threads import cores
 from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult

@@ -24,12 +24,13 @@ from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.examples import Answer, Example, divided
 from nightschool_daemon.learning.engine.footprint import STATE_OF_ONE
 from nightschool_daemon.learning.engine.forms import Neurons
-from nightschool_daemon.learning.engine.route import read_examples, ready
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.grouping import NearPrompts
 from nightschool_daemon.learning.items import gains
 from nightschool_daemon.learning.loadable import device_for, loaded_bytes, parameters_of, require_memory
 from nightschool_daemon.learning.loading import Tokens, load_tokens
+from nightschool_daemon.learning.packed_route import read_examples, ready
+from nightschool_daemon.learning.peft_files import require_start
 from nightschool_daemon.learning.peft_route import TOKENS_A_PASS, rough_seconds
 from nightschool_daemon.learning.probing import probed
 from nightschool_daemon.learning.searching import foreseen, taken, untrained
@@ -211,7 +212,7 @@ def _data_of(context: WorkerContext, request: PlanRequest, file: GgufFile) -> Da
             store=workshop.store,
             seed=context.info.seed,
         ),
-        candidates=frozenset(event.key for event in training),
+        candidates=frozenset(event.key for event in training) - frozenset(events_of(dataset.replayed)),
         sources={
             TrainingMethod.SFT: frozenset(events_of(dataset.examples)),
             TrainingMethod.DPO: frozenset(events_of(dataset.pairs)),
@@ -387,7 +388,10 @@ def _job(context: WorkerContext, request: PlanRequest, data: Data, file: GgufFil
         requires_start=request.learned is None,
         is_rehearsal=True,
     )
-    return replace(job, hyperparameters=settled_for(job, job.hyperparameters, file, context.settings))
+    settled = settled_for(job, job.hyperparameters, file, context.settings)
+    if job.requires_start and job.warm_start is not None:
+        require_start(job.warm_start, settled)
+    return replace(job, hyperparameters=settled)
 
 
 def _rehearsed(context: WorkerContext, rehearsal: Rehearsal, job: TrainingJob) -> tuple[str | None, str]:

@@ -15,7 +15,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-from nightschool_daemon.learning.engine import ggml
+from nightschool_daemon.learning import ggml
 
 Weights = NDArray[np.float32]
 Blocks = NDArray[np.uint8]

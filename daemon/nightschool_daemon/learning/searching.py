@@ -23,11 +23,11 @@ from nightschool_daemon.evaluation.similarity import CombinedMeasure, no_embeddi
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import PrepareResult, SelectResult, Step, read_lines, write_durably
 from nightschool_daemon.learning.engine.examples import parted
-from nightschool_daemon.learning.engine.route import neurons_of
 from nightschool_daemon.learning.engine.trying import Follow, Ids, IsLate, Slices, Trials, Watch, answered
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons
 from nightschool_daemon.learning.loading import Tokens, load_tokens
+from nightschool_daemon.learning.packed_route import neurons_of
 from nightschool_daemon.learning.rows import FILES, rows_of, within
 from nightschool_daemon.learning.services import JournalStore, store_before_training
 from nightschool_daemon.learning.worker import WorkerContext
@@ -267,7 +267,7 @@ class TryingOut:
 
     def _left_beside(self, settings: Hyperparameters) -> float:
         passed = self._clock() - self._began
-        return self._context.settings.training.time_limit_s - passed - RESERVE * self._training_s(settings)
+        return self._context.time_s - passed - RESERVE * self._training_s(settings)
 
     def _training_s(self, settings: Hyperparameters) -> float:
         """How long the training may take by these, over all examples, with what is learned on top of them."""

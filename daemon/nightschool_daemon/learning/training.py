@@ -18,11 +18,11 @@ from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.defaults import settled_for
 from nightschool_daemon.learning.delivery import Expected, ExportError, chosen, require_possible, require_taken
 from nightschool_daemon.learning.engine import machine
-from nightschool_daemon.learning.engine.route import PackedTrials, neurons_of
-from nightschool_daemon.learning.engine.route import fine_tune as fine_tune_packed
 from nightschool_daemon.learning.engine.trying import Slices
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base, load_base, load_tokens
+from nightschool_daemon.learning.packed_route import PackedTrials, learn, neurons_of, prepare
+from nightschool_daemon.learning.peft_files import require_start
 from nightschool_daemon.learning.peft_route import LoadedTrials, fine_tune, require_known_layout
 from nightschool_daemon.learning.probing import probed
 from nightschool_daemon.learning.rows import rows_of, within
@@ -62,6 +62,8 @@ def run(context: WorkerContext) -> None:
         context.note(passed_over)
     job = without_what_it_cannot(make_job(context), file, context.settings.training.engine, context.note)
     hyperparameters = settled_for(job, job.hyperparameters, file, context.settings, context.note)
+    if job.requires_start and job.warm_start is not None:
+        require_start(job.warm_start, hyperparameters)
     delivery = context.settings.delivery
     server = None
     if delivery.form is not DeliveryChoice.AUTO or delivery.max_version_mb:
@@ -98,7 +100,7 @@ class Engine:
     def __init__(self, context: WorkerContext, file: GgufFile, server: ServerAbilities | None = None) -> None:
         """`server`: what it takes, where a delivery may be refused for its form or its bytes."""
         self._context, self._file, self._server = context, file, server
-        self._until = time.monotonic() + LEARNING_SHARE * context.settings.training.time_limit_s
+        self._until = time.monotonic() + LEARNING_SHARE * context.time_s
         self._cache, self._arrange = context.settings.state_directory / "cache", context.hooks.arrange_stretch
         self._base: Base | None = None
         self._known_layers: set[tuple[str, ...]] = set()
@@ -126,17 +128,9 @@ class Engine:
         )
         if route is Route.PACKED:
             tokens = load_tokens(file, job.base_digest, self._cache)
-            return fine_tune_packed(
-                file,
-                tokens,
-                job,
-                method,
-                wanted,
-                context.progress,
-                note=context.note,
-                arrange=self._arrange,
-                agree=lambda plan: self._require_delivery(wanted, plan.trained_from),
-            )
+            prepared = prepare(file, tokens, job, method, wanted, note=context.note, arrange=self._arrange)
+            self._require_delivery(wanted, prepared.memory.trained_from)
+            return learn(prepared, context.progress, context.note)
         self._require_delivery(wanted)
         base = self._loaded(job, wanted)
         return fine_tune(base, job, wanted, context.progress, note=context.note, arrange=self._arrange)

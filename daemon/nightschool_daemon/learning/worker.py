@@ -1,6 +1,6 @@
 """A worker: one heavy step of a run, in a process that ends with it.
 
-    python -m nightschool_daemon.learning <step> <run directory> --parent <process id>
+    python -m nightschool_daemon.learning <step> <run directory> --parent <process id> [--seconds <left>]
 
 It reads the results of earlier steps from the run's directory, leaves its own there, and as its last act
 renames `result.json` into place. Where it gives up it leaves `failure.json` and exits with 1.
@@ -80,6 +80,13 @@ class WorkerContext:
     info: RunInfo
     settings: Settings
     hooks: Hooks
+    left_s: float | None = None
+    """What an earlier try left of the step's time; None: all of it."""
+
+    @property
+    def time_s(self) -> float:
+        """How long the step may take from its beginning."""
+        return self.settings.training.time_limit_s if self.left_s is None else self.left_s
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Say how far the step is. The daemon reads it from `progress.json`."""
@@ -101,6 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("step", type=_step, choices=list(STEPS))
     parser.add_argument("run", type=Path)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--seconds", type=float, help="what is left of training.time_limit_minutes, if not all")
     given = parser.parse_args(arguments)
     die_with_parent(given.parent)
     leave_ctrl_c_to_others()
@@ -110,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     run = RunDirectory(path=given.run)
     context: WorkerContext | None = None
     try:
-        context = open_context(given.step, run)
+        context = open_context(given.step, run, given.seconds)
         _function_of(given.step)(context)
     except Terminated:
         return EXIT_TERMINATED
@@ -124,7 +132,7 @@ def _step(text: str) -> Step | Job:
     return Job(text) if text in set(Job) else Step(text)
 
 
-def open_context(step: Step | Job, run: RunDirectory) -> WorkerContext:
+def open_context(step: Step | Job, run: RunDirectory, left_s: float | None = None) -> WorkerContext:
     """Read the frozen settings and load the same plugins as the daemon, which has checked their files."""
     settings = codec.from_json(run.settings.read_bytes(), Settings)
     hooks = Hooks.load(
@@ -134,7 +142,7 @@ def open_context(step: Step | Job, run: RunDirectory) -> WorkerContext:
         strikes=_strikes(settings),
         check_files=False,
     )
-    return WorkerContext(step=step, run=run, info=run.read_info(), settings=settings, hooks=hooks)
+    return WorkerContext(step=step, run=run, info=run.read_info(), settings=settings, hooks=hooks, left_s=left_s)
 
 
 def _strikes(settings: Settings) -> KnownStrikes:

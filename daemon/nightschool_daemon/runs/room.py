@@ -1,6 +1,7 @@
 """Workers that load a base, and the room for it: Ollama is asked to take idle models out of memory."""
 
 from datetime import datetime, timedelta
+from functools import partial
 
 from nightschool_daemon.jobs import Step
 from nightschool_daemon.ollama.errors import ModelMissing, OllamaRefused
@@ -15,10 +16,10 @@ FOR_EVER = timedelta(days=365)
 def run_with_room(context: StepContext, step: Step, *, limit_s: float | None = None) -> None:
     """Run a step that loads the base in a worker, as `run_worker`, once what is idle is out of its way.
 
-    Models that were loaded since the training began would be.
+    Models that were loaded since the training began would be, or since an earlier try.
     """
     make_room(context)
-    run_worker(context, step, limit_s=limit_s)
+    run_worker(context, step, limit_s=limit_s, before_again=partial(make_room, context))
 
 
 def make_room(context: StepContext) -> None:

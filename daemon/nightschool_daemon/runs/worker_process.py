@@ -47,14 +47,21 @@ def environment() -> dict[str, str]:
     return {**waiting, **MEMORY, **os.environ}
 
 
-def run_worker(context: StepContext, step: Step, *, limit_s: float | None = None) -> None:
+def _nothing() -> None:
+    pass
+
+
+def run_worker(
+    context: StepContext, step: Step, *, limit_s: float | None = None, before_again: Callable[[], None] = _nothing
+) -> None:
     """Run a step in a child process and return when its result is there.
 
     The child dies with this process. Where the run goes on later it keeps what it can before. One that is killed, as
-    for want of memory, gets a second try: a training goes on from its checkpoint, planned anew for the memory that
-    there is then. Raises `WorkerKilled` where that is killed too; `TimeUp` after `limit_s`; `StepFailed` with the
-    worker's reason, or without a limit of its own after training.time_limit_minutes; `OllamaUnreachable` where the
-    worker lost the server, `RunCancelled` and `RunInterrupted`.
+    for want of memory, gets a second try in the time that is left: a training goes on from its checkpoint, planned anew
+    for the memory that there is then. `before_again` is called before it. Raises `WorkerKilled` where that is killed
+    too; `TimeUp` after `limit_s`; `StepFailed` with the worker's reason, or without a limit of its own after
+    training.time_limit_minutes; `OllamaUnreachable` where the worker lost the server, `RunCancelled` and
+    `RunInterrupted`.
     """
     began = time.monotonic()
     try:
@@ -62,13 +69,15 @@ def run_worker(context: StepContext, step: Step, *, limit_s: float | None = None
     except WorkerKilled as killed:
         context.note(f"{killed} It is tried once more{', from what it kept' if step in KEEPS_ITS_WORK else ''}.")
         context.directory.begin(step)
+        before_again()
         _run_once(context, step, limit_s, began)
 
 
 def _run_once(context: StepContext, step: Step, limit_s: float | None, began: float) -> None:
     # what a worker said before it was killed has been told
     (context.directory.step(step) / NOTES).unlink(missing_ok=True)
-    with _started(context.directory, step) as process:
+    left_s = context.settings.training.time_limit_s - (time.monotonic() - began)
+    with _started(context.directory, step, left_s) as process:
         try:
             _watch(process, context, step, limit_s, began)
         except (RunInterrupted, KeyboardInterrupt) as asked:
@@ -102,10 +111,17 @@ def run_job(directory: RunDirectory, job: Job, report: Report = _unheard, *, lim
 
 
 @contextlib.contextmanager
-def _started(directory: RunDirectory, step: Step | Job) -> "Iterator[subprocess.Popen[bytes]]":
-    """A worker that is at its end, or ended, when the block is left."""
+def _started(
+    directory: RunDirectory, step: Step | Job, left_s: float | None = None
+) -> "Iterator[subprocess.Popen[bytes]]":
+    """A worker that is at its end, or ended, when the block is left.
+
+    `left_s`: the time that it has; None: training.time_limit_minutes.
+    """
     command = [sys.executable, "-m", "nightschool_daemon.learning", step.value, str(directory.path)]
     command += ["--parent", str(os.getpid())]
+    if left_s is not None:
+        command += ["--seconds", f"{left_s:.1f}"]
     with (directory.step(step) / "worker.log").open("ab") as log:
         with _without_ctrl_c():
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment())

@@ -34,8 +34,8 @@ from nightschool_daemon.jobs import (
     Step,
     read_lines,
 )
-from nightschool_daemon.learning.engine.route import READERS
 from nightschool_daemon.learning.engine.todo import Todo
+from nightschool_daemon.learning.packed_route import READERS
 from nightschool_daemon.learning.rows import FILES
 from nightschool_daemon.runs import SilentListener
 from nightschool_hookspecs.records import (

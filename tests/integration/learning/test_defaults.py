@@ -18,9 +18,9 @@ from nightschool_daemon.learning.defaults import (
     measured_rate,
     settled,
 )
-from nightschool_daemon.learning.engine.peft_files import WEIGHTS
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS
+from nightschool_daemon.learning.peft_files import WEIGHTS
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm
 from nightschool_plugins.tuning_fixed import TuningFixed

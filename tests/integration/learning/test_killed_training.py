@@ -22,7 +22,6 @@ from nightschool_daemon.learning.engine import checkpoints, loop
 from nightschool_daemon.learning.engine.adam import Adam
 from nightschool_daemon.learning.engine.checkpoints import MOMENTS, PARAMETERS, STATE, Checkpoints, State
 from nightschool_daemon.learning.engine.curriculum import Arrange, begun, nobody_arranges
-from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.learning.termination import Terminated
 from nightschool_daemon.ollama.storage import sha256_of
@@ -41,6 +40,7 @@ from nightschool_plugins.training_dpo import TrainingDpo
 from support.kills import exit_code_of, heeding, killed
 from support.training_jobs import (
     Interrupted,
+    fine_tune,
     greetings,
     harder_and_harder,
     keep_every_step,

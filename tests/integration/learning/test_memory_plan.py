@@ -23,9 +23,9 @@ from nightschool_daemon.learning.engine.layout import lay_out
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.pace import Line, Pace
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix
-from nightschool_daemon.learning.engine.route import KeptMemoryPlan, keep_memory_plan, kept_memory_plan, make_form
 from nightschool_daemon.learning.engine.todo import Cut, Passes, Todo
 from nightschool_daemon.learning.engine.trial import beside
+from nightschool_daemon.learning.packed_route import KeptMemoryPlan, keep_memory_plan, kept_memory_plan, make_form
 from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import (
     Hyperparameters,
@@ -142,6 +142,17 @@ def test_passes_that_only_go_forth_are_planned_for(network: Network, form: Form)
     assert footprint.peak_bytes(network, form, learning, kept, held=0) == footprint.peak_bytes(
         network, form, replace(learning, asked=512), kept, held=0
     )
+
+
+@pytest.mark.parametrize(("method", "asked"), [(TrainingMethod.SFT, 4 * 64), (TrainingMethod.KTO, 1024)])
+def test_losses_are_taken_of_what_is_watched_and_by_kto_of_all(
+    network: Network, form: Form, method: TrainingMethod, asked: int
+) -> None:
+    examples = [Example(prompt=(number,) * 32, answers=(Answer(tokens=(2,) * 32),)) for number in range(40)]
+    settings = replace(SETTINGS, batch_size=1, num_epochs=9)
+    held = replace(todo_of(64), examples=examples, settings=settings, method=method)
+    assert held.split.held
+    assert footprint.widest(network, form, held, 1024).asked == asked
 
 
 def test_memory_of_a_gpus_own_is_used_whole(network: Network, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:

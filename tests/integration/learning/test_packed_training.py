@@ -13,19 +13,19 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, TrajectoryPoint, read_lines
-from nightschool_daemon.learning import gguf_file
-from nightschool_daemon.learning.engine import fitting, machine, route
+from nightschool_daemon.learning import gguf_file, packed_route
+from nightschool_daemon.learning.engine import fitting, machine
 from nightschool_daemon.learning.engine.curriculum import Arrange, Curriculum, nobody_arranges
 from nightschool_daemon.learning.engine.forms import Form, LowRank
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
 from nightschool_daemon.learning.engine.methods import sums_by_answer
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
-from nightschool_daemon.learning.engine.peft_files import load_form
-from nightschool_daemon.learning.engine.route import fine_tune, read_examples
 from nightschool_daemon.learning.engine.todo import Todo
 from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens, load_tokens
+from nightschool_daemon.learning.packed_route import read_examples
+from nightschool_daemon.learning.peft_files import load_form
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import (
@@ -43,6 +43,7 @@ from nightschool_hookspecs.services import TrainingError
 from support.tiny_architectures import write_tiny_architecture
 from support.training_jobs import (
     Interrupted,
+    fine_tune,
     greetings,
     harder_and_harder,
     keep_every_step,
@@ -383,7 +384,7 @@ def test_a_checkpoint_of_more_neurons_is_left_out_and_all_is_learned_anew(
     """As after an update that adds fewer where the number is left open."""
     whole, _ = uninterrupted("neurons")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(route, "neurons_of", lambda _file, _asked: 96)
+        patch.setattr(packed_route, "neurons_of", lambda _file, _asked: 96)
         with pytest.raises(Interrupted):
             trained(tmp_path, tiny_gguf, tokens, settings=FORMS["neurons"], report=stops_at(4))
     trained(tmp_path, tiny_gguf, tokens, settings=FORMS["neurons"])

@@ -24,9 +24,9 @@ from nightschool_daemon.jobs import EventRow, Job, RunDirectory, Step
 from nightschool_daemon.learning import gguf_file, planning
 from nightschool_daemon.learning.engine import fitting, machine, memory
 from nightschool_daemon.learning.engine.network import Network
-from nightschool_daemon.learning.engine.peft_files import WEIGHTS
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Tokens, load_tokens
+from nightschool_daemon.learning.peft_files import WEIGHTS
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
@@ -71,6 +71,8 @@ class Desk:
         self.plugins = PluginSettings()
         self.store: dict[str, str] = {}
         self.learned: Path | None = None
+        self.known = 0
+        """So many of the events, the first ones, the model in use has learned already."""
 
     def plan(
         self,
@@ -96,7 +98,14 @@ class Desk:
         )
         (run.step(Job.PLAN) / "request.json").write_text(codec.to_json(request))
         rows = [
-            EventRow(event=one, group=one.id, side=None, trained_on=False, arrival=number)
+            EventRow(
+                event=one,
+                group=one.id,
+                side=None,
+                trained_on=number < self.known,
+                inherited=number < self.known,
+                arrival=number,
+            )
             for number, one in enumerate(events or ())
         ]
         (run.step(Step.PREPARE) / "events.jsonl").write_text("".join(f"{codec.to_json(row)}\n" for row in rows))
@@ -242,6 +251,18 @@ def test_what_is_learned_again_is_estimated_and_no_model_is_asked(desk: Desk) ->
     assert 10 * 20 < plan.trainings[0].tokens - without.tokens < 10 * 300
     assert OllamaHttp(desk.settings.ollama).loaded() == loaded
     assert dict(plan_rows(plan))["learned again"].startswith("10 examples beside these, so that nothing is forgotten")
+
+
+def test_what_is_learned_again_is_not_said_to_be_left_out(desk: Desk) -> None:
+    desk.plugins = PluginSettings(enabled=("replay_mixed",))
+    desk.tables = {"replay_mixed": {"share": 0.2}}
+    desk.settings = replace(desk.settings, training=replace(desk.settings.training, max_events=20))
+    desk.known = 40
+    plan = desk.plan(events=corrections(40))
+    assert (plan.events, plan.replayed) == (20, 5)
+    # the others had no room in the lesson, and it is not said that they are of no use
+    assert sum(plan.events_left_out.values()) < 20
+    assert planning.OTHER_KIND not in plan.events_left_out
 
 
 def test_starter_examples_are_planned_for_and_are_no_events(desk: Desk) -> None:

@@ -46,10 +46,10 @@ from nightschool_daemon.learning.engine.examples import Split, parted
 from nightschool_daemon.learning.engine.layout import Branches
 from nightschool_daemon.learning.engine.loop import Objective, Plan, teach
 from nightschool_daemon.learning.engine.network import Network
-from nightschool_daemon.learning.engine.route import PackedTrials, example_of, fine_tune, formed
 from nightschool_daemon.learning.engine.scoring import likeliest
 from nightschool_daemon.learning.engine.trying import Follow, IsLate, Slices, Trials, Watch, answered
 from nightschool_daemon.learning.loading import Base, Tokens, load_base, load_tokens
+from nightschool_daemon.learning.packed_route import PackedTrials, example_of, formed
 from nightschool_daemon.learning.peft_route import LoadedTrials
 from nightschool_daemon.learning.rows import FILES, Row, rows_of
 from nightschool_daemon.learning.searching import TryingOut
@@ -80,7 +80,7 @@ from nightschool_hookspecs.records import (
 from nightschool_hookspecs.services import GenerationError, Judge, TrainingError, TryOut
 from support.kills import exit_code_of
 from support.step_results import SELECTED
-from support.training_jobs import greetings, training_job, unheard
+from support.training_jobs import fine_tune, greetings, training_job, unheard
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 CLOSING = "<|im_end|>"

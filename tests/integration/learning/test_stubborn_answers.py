@@ -10,13 +10,12 @@ import torch
 from nightschool_daemon.jobs import RunDirectory, Step
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
-from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.loading import load_tokens
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.runs.trajectories import trajectories_of
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod, TrainingText
 from nightschool_plugins.noise_agreement import NoiseAgreement
-from support.training_jobs import staged, training_job, unheard
+from support.training_jobs import fine_tune, staged, training_job, unheard
 
 SETTINGS = Hyperparameters(
     form=TrainedForm.LORA, learning_rate=0.005, batch_size=8, num_epochs=10, lora_r=8, lora_alpha=16, max_length=64

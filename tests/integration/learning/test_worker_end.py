@@ -34,6 +34,7 @@ from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.reasons import BY_HAND
 from nightschool_daemon.runs import worker_process
 from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, WorkerKilled
+from nightschool_daemon.runs.listener import SilentListener
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from support import interrupted_workers
 from support.step_results import SELECTED, prepare_and_split, run_info
@@ -228,16 +229,38 @@ def kill_at(run: RunDirectory, steps: Sequence[int]) -> Thread:
     return thread
 
 
+class Hears(SilentListener):
+    """Keeps what it hears, in turn: sentences, and the steps of a training."""
+
+    def __init__(self) -> None:
+        self.all: list[str | int] = []
+
+    def note(self, run_id: str, text: str) -> None:
+        self.all.append(text)
+
+    def progress(self, run_id: str, step: Step, done: int, total: int, text: str) -> None:
+        self.all.append(done)
+
+    def asked_for_room(self) -> None:
+        self.all.append("room")
+
+
 def test_a_training_whose_worker_is_killed_goes_on_from_its_checkpoint_while_its_run_does(
-    tiny_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_gguf: Path, tmp_path: Path
 ) -> None:
     whole, cut = (about_to_train(tmp_path / name, tiny_gguf, epochs=2) for name in ("whole", "cut"))
     assert worked(whole, lambda: False) == 0
     killer = kill_at(cut, [100])
+    hears = Hears()
     with interrupted_workers.context_of(cut) as context:
-        worker_process.run_worker(context, Step.TRAIN)
+        worker_process.run_worker(replace(context, listener=hears), Step.TRAIN, before_again=hears.asked_for_room)
     killer.join()
-    assert "It is tried once more, from what it kept." in capsys.readouterr().out
+    (again,) = (place for place, one in enumerate(hears.all) if isinstance(one, str) and "tried once more" in one)
+    assert str(hears.all[again]).endswith("It is tried once more, from what it kept.")
+    assert hears.all[again + 1] == "room"
+    # the first epoch's end was kept, which is half of the steps
+    steps = [one for one in hears.all[again + 2 :] if isinstance(one, int) and one]
+    assert min(steps) > 80
     metrics = [(one.step(Step.TRAIN) / "metrics.jsonl").read_text() for one in (whole, cut)]
     assert metrics[0] == metrics[1]
     adapters = [sha256_of(one.step(Step.TRAIN) / "adapter" / "adapter_model.safetensors") for one in (whole, cut)]
@@ -256,6 +279,30 @@ def test_a_training_whose_worker_is_killed_again_is_not_tried_a_third_time(
         worker_process.run_worker(context, Step.TRAIN)
     killer.join()
     assert capsys.readouterr().out.count("It is tried once more") == 1
+
+
+def test_a_second_try_has_the_time_that_the_first_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
+) -> None:
+    """So that a training is cut short within it, in place of being ended with nothing."""
+    run, told = about_to_train(tmp_path / "run", tiny_gguf), tmp_path / "told"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {told}\nsleep 0.3\nkill -9 $$\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with interrupted_workers.context_of(run) as context, pytest.raises(WorkerKilled):
+        worker_process.run_worker(context, Step.TRAIN)
+    first, second = (float(line.split("--seconds ")[1]) for line in told.read_text().splitlines())
+    assert first <= context.settings.training.time_limit_s
+    assert second <= first - 0.3
+
+
+def test_what_is_left_of_the_time_is_all_that_a_training_has(tiny_gguf: Path, tmp_path: Path) -> None:
+    run = about_to_train(tmp_path / "run", tiny_gguf)
+    with worker_process._started(run, Step.TRAIN, -1.0) as worker:
+        assert worker.wait(60) == EXIT_FAILED
+    failure = codec.from_json((run.step(Step.TRAIN) / "failure.json").read_bytes(), WorkerFailure)
+    assert failure.reason.startswith("There is no time left for it.")
 
 
 def test_an_address_space_without_room_for_the_libraries_is_told_with_what_to_do(

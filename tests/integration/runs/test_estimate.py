@@ -10,7 +10,7 @@ import pytest
 
 from nightschool_daemon.config import OllamaSettings, PluginSettings, Settings, StateSettings, TrainingSettings
 from nightschool_daemon.jobs import RunDirectory, Step
-from nightschool_daemon.learning.engine.peft_files import WEIGHTS
+from nightschool_daemon.learning.peft_files import WEIGHTS
 from nightschool_daemon.ledger import IncomingEvent, Ledger, VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp

@@ -55,7 +55,7 @@ class Workers:
         self.empty_without: str | None = None
         self.seconds = 60.0
 
-    def run(self, context: StepContext, step: Step, *, limit_s: float | None = None) -> None:
+    def run(self, context: StepContext, step: Step, *, limit_s: float | None = None, **_: object) -> None:
         number = context.directory.path.name
         self.taken.append((number, step))
         self.limits[number, step] = limit_s if limit_s is not None else context.settings.training.time_limit_s
@@ -157,7 +157,7 @@ def test_idle_models_are_unloaded_before_each_step_that_loads_the_base(
     loaded: dict[Step, int] = {}
     chat = {"model": TINY, "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 1}}
 
-    def run(trial: StepContext, step: Step, *, limit_s: float | None = None) -> None:
+    def run(trial: StepContext, step: Step, *, limit_s: float | None = None, **_: object) -> None:
         loaded[step] = len(trial.ollama.loaded())
         if step in (Step.SELECT, Step.TRAIN):
             url = f"{context.settings.ollama.host}/api/chat"

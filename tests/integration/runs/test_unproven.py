@@ -68,7 +68,7 @@ class ExaminedRuns(BareRuns):
     asked_before: str | None = None
     """What an exam that was begun earlier in the night took for the predecessor."""
 
-    def _work(self, context: StepContext, step: Step, *, limit_s: float | None = None) -> None:
+    def _work(self, context: StepContext, step: Step, *, limit_s: float | None = None, **_: object) -> None:
         if step not in (Step.EXAMINE, Step.JUDGE):
             super()._work(context, step, limit_s=limit_s)
             return

@@ -26,7 +26,7 @@ from nightschool_daemon.learning.engine import machine
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.loop import Plan, train
 from nightschool_daemon.learning.engine.network import Network
-from nightschool_daemon.learning.engine.route import make_form
+from nightschool_daemon.learning.packed_route import make_form
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 
 network = Network(gguf_file.read(Path(sys.argv[1])), machine.bench(torch.float32))

@@ -7,8 +7,8 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-from nightschool_daemon.learning import rounding
-from nightschool_daemon.learning.engine import blocks, ggml
+from nightschool_daemon.learning import ggml, rounding
+from nightschool_daemon.learning.engine import blocks
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix, product
 
 ROWS, COLUMNS = 600, 512

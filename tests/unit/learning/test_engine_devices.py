@@ -33,9 +33,9 @@ from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
 from nightschool_daemon.learning.engine.layout import Branches, lay_out
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
-from nightschool_daemon.learning.engine.route import make_form
 from nightschool_daemon.learning.engine.todo import Cut
 from nightschool_daemon.learning.loadable import device_for
+from nightschool_daemon.learning.packed_route import make_form
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm
 from support.selected_runs import at_step
 from support.tiny_architectures import write_tiny_architecture

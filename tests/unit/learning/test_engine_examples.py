@@ -1,6 +1,7 @@
 """Every example is learned from once an epoch, none that is watched is, and the rate warms up and cools down."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -70,10 +71,12 @@ def test_from_so_many_epochs_on_some_examples_are_kept_aside(count: int, epochs:
     assert next(found, None) == epochs
 
 
-@given(count=st.integers(1, 400))
-def test_with_the_default_number_of_epochs_nothing_is_kept_aside(count: int) -> None:
+@given(count=st.integers(1, 400), beside=st.integers(0, 100))
+def test_with_the_default_number_of_epochs_nothing_is_kept_aside(count: int, beside: int) -> None:
+    """Whatever is learned beside the lesson, by which the number of epochs is not chosen."""
     usual = TuningFixed().nightschool_suggest_hyperparameters(SAMPLE_SPECIALTY, count, FakeStore(), 0)
-    assert not divided(numbered(count), 0, usual).held
+    again = [replace(one, beside=True) for one in numbered(count + beside)[count:]]
+    assert not divided([*numbered(count), *again], 0, usual).held
 
 
 @given(count=COUNTS, size=st.integers(1, 50), epoch=st.integers(0, 3), seed=SEEDS)

@@ -18,8 +18,9 @@ from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
-from nightschool_daemon.learning.engine.peft_files import base_name, load_form, save_form
 from nightschool_daemon.learning.lesson import PREFIX, read_lesson
+from nightschool_daemon.learning.peft_files import base_name, load_form, require_start, save_form
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm
 from nightschool_hookspecs.services import TrainingError
 from support.rewritten_gguf import rewritten
 from support.tiny_architectures import write_tiny_architecture
@@ -328,6 +329,34 @@ def test_hostile_configurations_are_refused(network: Open, tmp_path: Path, which
     (tmp_path / "adapter" / CONFIGURATION).write_text(content)
     with pytest.raises(TrainingError, match=sentence):
         load_form(low_rank(opened), opened.file, tmp_path / "adapter")
+    with pytest.raises(TrainingError, match=sentence):
+        require_start(tmp_path / "adapter", settings_of(TrainedForm.LORA))
+
+
+def settings_of(form: TrainedForm, rank: int = 4) -> Hyperparameters:
+    return Hyperparameters(form=form, lora_r=rank, lora_alpha=2 * rank)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (settings_of(TrainedForm.LORA), ""),
+        (settings_of(TrainedForm.LORA, 8), ""),
+        (settings_of(TrainedForm.LORA, 2), "has rank 4 over groups of 1, and one of rank 2"),
+        (settings_of(TrainedForm.GROUPED), "over groups of 1, and one of rank 4 over groups of 32"),
+        (settings_of(TrainedForm.NEURONS), "has another form"),
+    ],
+)
+def test_whether_a_start_fits_is_known_before_the_base_is_opened(
+    network: Open, tmp_path: Path, settings: Hyperparameters, sentence: str
+) -> None:
+    opened = network("llama")
+    save_form(low_rank(opened), opened.file, tmp_path / "adapter")
+    if not sentence:
+        require_start(tmp_path / "adapter", settings)
+        return
+    with pytest.raises(TrainingError, match=sentence):
+        require_start(tmp_path / "adapter", settings)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"group": 0}'])

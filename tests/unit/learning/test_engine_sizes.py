@@ -7,9 +7,9 @@ from gguf import GGMLQuantizationType as Kind
 
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import fitting
-from nightschool_daemon.learning.engine.route import STATE_BYTES, neurons_of
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons
+from nightschool_daemon.learning.packed_route import STATE_BYTES, neurons_of
 from nightschool_hookspecs.services import TrainingError
 from support.hollow_gguf import SHAPES, write_hollow_gguf
 

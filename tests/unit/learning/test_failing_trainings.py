@@ -47,7 +47,7 @@ def test_what_fails_below_a_plugin_is_no_fault_of_the_plugin(
         raise failure
 
     context = at_step(Step.TRAIN, tmp_path, tiny, texts=greetings())
-    monkeypatch.setattr(training, "fine_tune_packed", fails)
+    monkeypatch.setattr(training, "prepare", fails)
     engine = training.Engine(context, gguf_file.read(tiny))
     job = training.make_job(context)
     job = replace(job, hyperparameters=LORA)

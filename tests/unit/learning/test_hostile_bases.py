@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,9 +21,9 @@ from nightschool_daemon.learning.engine.layout import lay_out
 from nightschool_daemon.learning.engine.loop import Plan, train
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
-from nightschool_daemon.learning.engine.route import make_form
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import load_tokens
+from nightschool_daemon.learning.packed_route import make_form
 from nightschool_daemon.learning.tokenizer import LONGEST_TOKEN, build_tokenizer
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from nightschool_hookspecs.services import TrainingError
@@ -60,6 +61,15 @@ def test_a_norm_that_holds_no_number_is_found_as_the_file_is_opened(tmp_path: Pa
     path = rewritten(tiny_gguf, tmp_path / "nan.gguf", tensors={"blk.1.ffn_norm.weight": norm})
     with pytest.raises(TrainingError, match=r"blk\.1\.ffn_norm\.weight in .*nan\.gguf holds what is no number"):
         open_base(path)
+
+
+def test_a_list_of_whole_numbers_among_the_tensors_is_no_norm(tmp_path: Path, tiny_gguf: Path) -> None:
+    """Nobody computes with it, and gguf does not turn it into floats."""
+    file, content = gguf_file.read(tiny_gguf), np.arange(8, dtype=np.int32).tobytes()
+    places = gguf_file.NewTensor(name="places", shape=(8,), type=GGMLQuantizationType.I32, data=lambda: content)
+    kept = [gguf_file.copied(file, name) for name in file.tensors]
+    gguf_file.write(tmp_path / "places.gguf", file.fields.values(), [*kept, places])
+    assert "places" in open_base(tmp_path / "places.gguf").tensors
 
 
 def bench() -> Bench:

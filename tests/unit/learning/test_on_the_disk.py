@@ -13,7 +13,7 @@ from nightschool_daemon.learning.engine.checkpoints import save_tensors
 from nightschool_daemon.learning.engine.forms import LowRank, Neurons
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
-from nightschool_daemon.learning.engine.peft_files import save_form
+from nightschool_daemon.learning.peft_files import save_form
 from nightschool_daemon.learning.peft_route import save_adapter, with_adapter
 from nightschool_daemon.runs.rebuild import take_over
 from nightschool_hookspecs.records import Hyperparameters, TrainingMethod, TrainingResult

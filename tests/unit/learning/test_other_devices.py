@@ -7,13 +7,12 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning import ggml, gguf_file
 from nightschool_daemon.learning.engine import (
     attention,
     blocks,
     fitting,
     footprint,
-    ggml,
     machine,
     memory,
     methods,
@@ -27,10 +26,10 @@ from nightschool_daemon.learning.engine.layout import Branches
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.norm import rms_norm
 from nightschool_daemon.learning.engine.packed import Bench
-from nightschool_daemon.learning.engine.route import make_form
 from nightschool_daemon.learning.engine.todo import Cut, Todo
 from nightschool_daemon.learning.loadable import device_for
 from nightschool_daemon.learning.loading import load_base
+from nightschool_daemon.learning.packed_route import make_form
 from nightschool_daemon.learning.peft_route import answer_losses, learner_of
 from nightschool_daemon.learning.rows import Row
 from nightschool_daemon.ollama.storage import sha256_of

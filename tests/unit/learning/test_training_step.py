@@ -9,11 +9,11 @@ from transformers import AutoModelForCausalLM
 
 from nightschool_daemon.config import DeliveryChoice, DeliverySettings, EngineChoice
 from nightschool_daemon.jobs import Step
-from nightschool_daemon.learning import defaults, gguf_file, training
+from nightschool_daemon.learning import defaults, gguf_file, packed_route, training
 from nightschool_daemon.learning.delivery import Expected, ExportError
-from nightschool_daemon.learning.engine import memory, route
-from nightschool_daemon.learning.engine.peft_files import WEIGHTS
-from nightschool_daemon.learning.engine.route import neurons_of
+from nightschool_daemon.learning.engine import memory
+from nightschool_daemon.learning.packed_route import neurons_of
+from nightschool_daemon.learning.peft_files import WEIGHTS
 from nightschool_daemon.learning.training import Engine, make_job
 from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_hookspecs.records import (
@@ -54,7 +54,7 @@ def begun(context: WorkerContext, settings: Hyperparameters, monkeypatch: pytest
     def tell(_file: object, _tokens: object, job: TrainingJob, *_others: object, **_more: object) -> NoReturn:
         raise Trained(job)
 
-    monkeypatch.setattr(training, "fine_tune_packed", tell)
+    monkeypatch.setattr(training, "prepare", tell)
     job = make_job(context)
     with pytest.raises(Trained) as told:
         Engine(context, gguf_file.read(job.base_gguf))(job, method=TrainingMethod.SFT, hyperparameters=settings)
@@ -88,7 +88,7 @@ def test_a_training_takes_the_form_of_what_the_version_in_use_has_learned(
 
     monkeypatch.setattr(training, "make_job", goes_on)
     monkeypatch.setattr(training, "searched", tell)
-    monkeypatch.setattr(training, "fine_tune_packed", tell_asked)
+    monkeypatch.setattr(training, "prepare", tell_asked)
     engine, job = Engine(context, gguf_file.read(base)), goes_on(context)
     for begin in (
         lambda: training.run(context),
@@ -136,7 +136,7 @@ def test_a_version_that_costs_more_than_it_may_is_refused_before_anything_is_tra
     server = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama")
     monkeypatch.setattr(training, "probed", lambda *_: server)
     monkeypatch.setattr(defaults, "_server_takes_split", lambda *_: True)
-    monkeypatch.setattr(route, "train", lambda *_, **_more: pytest.fail("it was trained"))
+    monkeypatch.setattr(packed_route, "train", lambda *_, **_more: pytest.fail("it was trained"))
     monkeypatch.setattr(training, "load_base", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(TrainingError, match=r"^A version may cost 0\.01 MB \(delivery\.max_version_mb\), which is too"):
         training.run(replace(context, settings=ours))

@@ -11,7 +11,6 @@ from nightschool_daemon.learning.delivery import Expected
 from nightschool_daemon.learning.engine.layout import Branches
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.packed import Bench
-from nightschool_daemon.learning.engine.route import fine_tune
 from nightschool_daemon.learning.export import write_fused, write_split
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons, read_lesson
@@ -19,7 +18,7 @@ from nightschool_daemon.learning.loading import load_tokens
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from support.deliveries import Write, delivered, with_neurons
 from support.tiny_architectures import write_tiny_architecture
-from support.training_jobs import greetings, training_job, unheard
+from support.training_jobs import fine_tune, greetings, training_job, unheard
 
 BASES = [("llama", ""), ("llama", "bias"), ("gemma3", ""), ("phi3", ""), ("phi3", "longrope")]
 COUNT = 32

@@ -39,6 +39,8 @@ class State:
     step: int = 0
     tokens: int = 0
     best_loss: float = math.inf
+    best_step: int = 0
+    """The step that left what has that loss; 0: none did yet."""
     watched: Sequence[float] = ()
     """The loss of what is watched after each epoch."""
     base_loss: float = math.nan

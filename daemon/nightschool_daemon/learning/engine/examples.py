@@ -127,7 +127,7 @@ def divided(examples: Sequence[G], seed: int, settings: Hyperparameters) -> Spli
     stands beside the lesson is always learned from, and never watched: the lesson alone says when it is learned.
     """
     lesson = [one for one in examples if not one.beside]
-    begins = first_judged(len(examples), settings)
+    begins = first_judged(len(lesson), settings)
     has_choice = len(lesson) >= WATCHED_FROM and settings.num_epochs > begins
     learned, watched = _apart(examples, WATCHED_SHARE, f"{seed}/watched") if has_choice else (tuple(examples), ())
     if not watched:

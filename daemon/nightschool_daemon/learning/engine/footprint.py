@@ -27,6 +27,7 @@ from nightschool_daemon.learning.engine.trial import (
     shortened,
     states,
 )
+from nightschool_hookspecs.records import TrainingMethod
 
 FLOAT = 4
 STATES = 3
@@ -77,7 +78,9 @@ def widest(network: Network, form: Form, todo: Todo, tokens: int) -> Probe:
         key=lambda one: one.kept_bytes + one.shared_bytes,
     )
     lengths = len(learning.lengths.union(map(todo.computed, longest)))
-    return replace(found, lengths=lengths, asked=todo.computed(todo.asking(tokens).widest))
+    # what DPO and KTO are held to is asked of all that is learned; wanted answers alone are only watched
+    forth = todo.watching(tokens) if todo.method is TrainingMethod.SFT else todo.asking(tokens)
+    return replace(found, lengths=lengths, asked=todo.computed(forth.widest))
 
 
 def probed(network: Network, form: Form, examples: Sequence[Example]) -> Probe:

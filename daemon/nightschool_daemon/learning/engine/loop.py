@@ -379,9 +379,9 @@ class Course(Generic[S]):
         improved = watched < state.best_loss or not is_judged
         held = self._split.held
         self._keeper.tell({"epoch": state.epoch + 1, "step": state.step, "watched_loss": watched, "held": held})
-        if improved or not held:
-            self._keeper.keep_best(self._learner)
-            state = replace(state, best_loss=watched)
+        is_best = improved or not held
+        if is_best:
+            state = replace(state, best_loss=watched, best_step=state.step)
         state = replace(
             state,
             is_over=is_last or (held and not improved),
@@ -389,6 +389,9 @@ class Course(Generic[S]):
             has_seen_all=state.has_seen_all or self._curriculum.has_seen_all(state),
         )
         self._keep(self._curriculum.next_epoch(state))
+        # behind the checkpoint: of one that knows of no best like this the next call would take it for an older one
+        if is_best:
+            self._keeper.keep_best(self._learner)
 
     def break_off(self) -> None:
         """Keep the last step, unless it is kept already."""
@@ -652,6 +655,9 @@ class OnDisk:
     def restored(self, learner: Learner[S], optimizer: Adam) -> State:
         unfinished(self._output / BEST).unlink(missing_ok=True)
         state = self._checkpoints.restore(learner.named(), optimizer) or State(base_loss=learner.loss_before())
+        if state.step and state.step == state.best_step:
+            # it may have been killed between the two
+            self.keep_best(learner)
         self._metrics = Metrics(self._output / "metrics.jsonl", state)
         self._log = StretchLog(self._output, state)
         self._trajectories = TrajectoryLog(self._output, state)

@@ -19,8 +19,9 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
+from nightschool_daemon.learning import ggml
 from nightschool_daemon.learning.base_file import ADVICE
-from nightschool_daemon.learning.engine import blocks, ggml
+from nightschool_daemon.learning.engine import blocks
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_hookspecs.services import TrainingError
 

@@ -23,13 +23,13 @@ from nightschool_daemon.learning.engine.footprint import STATE_OF_ONE
 from nightschool_daemon.learning.engine.forms import GROUP, Form, Linear, LowRank, Neurons
 from nightschool_daemon.learning.engine.loop import ADAPTER, CHECKPOINTS, Objective, Plan, Report, train
 from nightschool_daemon.learning.engine.network import Network
-from nightschool_daemon.learning.engine.peft_files import load_form, save_form
 from nightschool_daemon.learning.engine.scoring import likeliest
 from nightschool_daemon.learning.engine.todo import Todo
 from nightschool_daemon.learning.engine.trying import Pupil, Slices, Trials, Unfit
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons
 from nightschool_daemon.learning.loading import Tokens
+from nightschool_daemon.learning.peft_files import load_form, save_form
 from nightschool_daemon.learning.rows import FILES, Row, require_some, rows_of, signature, told_of_lengths
 from nightschool_daemon.plans import ON_TOP, MemoryPlan
 from nightschool_hookspecs.records import (
@@ -56,10 +56,6 @@ base alone, not on the memory of a night, so that each night's lesson fits the n
 
 
 def _unheard(_text: str) -> None:
-    pass
-
-
-def _agreed(_plan: MemoryPlan) -> None:
     pass
 
 
@@ -120,23 +116,31 @@ def formed(
     return form, start
 
 
-def fine_tune(  # noqa: PLR0913 - a base, a job, and whom a run has listen and decide
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A training of a run as it was decided to go."""
+
+    task: Task
+    memory: MemoryPlan
+    plan: Plan
+    left_out: int
+    """Examples that are too long."""
+
+
+def prepare(
     file: GgufFile,
     tokens: Tokens,
     job: TrainingJob,
     method: TrainingMethod,
     settings: Hyperparameters,
-    report: Report,
     *,
     note: Callable[[str], None] = _unheard,
     arrange: Arrange = nobody_arranges,
-    agree: Callable[[MemoryPlan], None] = _agreed,
-) -> TrainingResult:
-    """Train on all linear layers, as far as memory goes, and save the best epoch's adapter.
+) -> Prepared:
+    """Decide how a training on all linear layers goes, as far as memory goes, or went before it was interrupted.
 
-    Goes on from a checkpoint if one fits. Begins from `job.warm_start` where that is of the same form and size, and DPO
-    and KTO are held to where it began. `agree` hears how it fits into memory before anything is trained, and may raise
-    in turn. Raises `TrainingError`.
+    It begins from `job.warm_start` where that is of the same form and size, and DPO and KTO are held to where it
+    begins. Raises `TrainingError`.
     """
     examples, left_out = read_examples(job, method, tokens, settings.max_length)
     lengths = (one.longest for one in examples)
@@ -145,10 +149,6 @@ def fine_tune(  # noqa: PLR0913 - a base, a job, and whom a run has listen and d
     made_of = signature(job, method, settings)
     make = partial(ready, file, job, method, settings, examples, arrange=arrange, note=note)
     task, decided = fitted_task(job.output / CHECKPOINTS, made_of, make)
-    agree(decided)
-    fitting.set_up(task.network, task.form, decided)
-    report(0, 1, decided.sentence())
-    note(f"{method.upper()} in {decided.sentence()}; {ON_TOP}.")
     plan = Plan(
         method=method,
         hyperparameters=settings,
@@ -162,10 +162,19 @@ def fine_tune(  # noqa: PLR0913 - a base, a job, and whom a run has listen and d
         spared_bytes=job.spared_bytes,
         until=time.monotonic() + job.time_left_s,
     )
-    outcome = train(task.network, task.form, examples, plan, report, reference=task.start)
-    save_form(task.form, file, job.output / ADAPTER)
-    result = outcome.result(plan, task.todo.split, left_out=left_out)
-    return replace(result, warm_start=task.start is not None, plan=decided.sentence())
+    return Prepared(task=task, memory=decided, plan=plan, left_out=left_out)
+
+
+def learn(prepared: Prepared, report: Report, note: Callable[[str], None] = _unheard) -> TrainingResult:
+    """Train, and save the best epoch's adapter. Goes on from a checkpoint if one fits. Raises `TrainingError`."""
+    task, memory, plan = prepared.task, prepared.memory, prepared.plan
+    fitting.set_up(task.network, task.form, memory)
+    report(0, 1, memory.sentence())
+    note(f"{plan.method.upper()} in {memory.sentence()}; {ON_TOP}.")
+    outcome = train(task.network, task.form, task.todo.examples, plan, report, reference=task.start)
+    save_form(task.form, task.network.file, plan.output / ADAPTER)
+    result = outcome.result(plan, task.todo.split, left_out=prepared.left_out)
+    return replace(result, warm_start=task.start is not None, plan=memory.sentence())
 
 
 class PackedTrials(Trials[Example]):

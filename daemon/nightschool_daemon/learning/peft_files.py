@@ -6,16 +6,18 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nightschool_daemon.disk import whole_directory
-from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons
+from nightschool_daemon.learning.engine.forms import GROUP, Form, LowRank, Neurons
 from nightschool_daemon.learning.gguf_file import GgufFile, shown
 from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS, PREFIX, TEXT_MODEL, by_itself, require_plain
 from nightschool_daemon.learning.loading import from_file_layout, to_file_layout
+from nightschool_hookspecs.records import Hyperparameters, TrainedForm
 from nightschool_hookspecs.services import TrainingError
 
 MODULES = {
@@ -42,6 +44,7 @@ FUSED_UP = "mlp.gate_up_proj"
 """`ffn_up` where it holds the gate too (phi3)."""
 SEEING = frozenset({"mistral3"})
 """Architectures whose models are published within one that sees pictures, whatever is in the file."""
+OTHER_FORM = "The earlier lesson has another form, so training cannot begin from it."
 PICTURES = "v."
 """How names of tensors begin that see."""
 
@@ -102,7 +105,48 @@ def load_form(form: Form, file: GgufFile, directory: Path) -> None:
             )
         form.put(_read_weights(directory / NEURONS))
     else:
-        raise TrainingError("The earlier lesson has another form, so training cannot begin from it.")
+        raise TrainingError(OTHER_FORM)
+
+
+def require_start(directory: Path, settings: Hyperparameters) -> None:
+    """Raise `TrainingError` where a training by these cannot begin from what lies there, as far as its form tells.
+
+    Whether its tensors fit is seen with the base.
+    """
+    if (directory / NEURONS).is_file() is not (settings.form is TrainedForm.NEURONS):
+        raise TrainingError(OTHER_FORM)
+    if settings.form is not TrainedForm.NEURONS:
+        _require_fit(_adapter_in(directory), settings.lora_r, GROUP if settings.form is TrainedForm.GROUPED else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What a saved adapter says of itself."""
+
+    rank: int
+    alpha: float
+    group: int
+
+
+def _adapter_in(directory: Path) -> Adapter:
+    """Raises `TrainingError` where there is none, or one that is more than plain or group-wise LoRA."""
+    configuration = _read_object(directory / CONFIGURATION)
+    require_plain(configuration)
+    described = directory / DESCRIPTION
+    group = _whole_number(_read_object(described), "group", described) if described.exists() else 1
+    rank = _whole_number(configuration, "r", directory / CONFIGURATION)
+    alpha = configuration.get("lora_alpha")
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise TrainingError(f"{directory / CONFIGURATION} is no PEFT adapter's: lora_alpha is no number.")
+    return Adapter(rank=rank, alpha=alpha, group=group)
+
+
+def _require_fit(earlier: Adapter, rank: int, group: int) -> None:
+    if earlier.rank > rank or earlier.group % group:
+        raise TrainingError(
+            f"The earlier adapter has rank {earlier.rank} over groups of {earlier.group}, and one of rank {rank} over "
+            f"groups of {group} is trained here. Set lora_r and form in [plugins.tuning_fixed] to its own."
+        )
 
 
 def neurons_in(directory: Path) -> int:
@@ -158,22 +202,12 @@ def load_peft(form: LowRank, file: GgufFile, directory: Path) -> None:
 
     What it does not have begins as in a new adapter. Raises `TrainingError` where it does not fit.
     """
-    configuration = _read_object(directory / CONFIGURATION)
-    require_plain(configuration)
-    described = directory / DESCRIPTION
-    group = _whole_number(_read_object(described), "group", described) if described.exists() else 1
-    rank = _whole_number(configuration, "r", directory / CONFIGURATION)
-    alpha = configuration.get("lora_alpha")
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise TrainingError(f"{directory / CONFIGURATION} is no PEFT adapter's: lora_alpha is no number.")
+    earlier = _adapter_in(directory)
+    _require_fit(earlier, form.rank, form.group)
     weights = {by_itself(key): one for key, one in _read_weights(directory / WEIGHTS).items()}
-    if rank > form.rank or group % form.group:
-        raise TrainingError(
-            f"The earlier adapter has rank {rank} over groups of {group}, and one of rank {form.rank} over groups of "
-            f"{form.group} is trained here. Set lora_r and form in [plugins.tuning_fixed] to its own."
-        )
+    rank = earlier.rank
     # the same product of other factors
-    stretch = alpha / rank / form.scale
+    stretch = earlier.alpha / rank / form.scale
     values = form.copy()
     for key in form.parameters:
         name = key.rsplit(".", 1)[0]
