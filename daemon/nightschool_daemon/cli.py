@@ -104,7 +104,12 @@ class Chosen:
     file: Path | None = None
 
 
+class WrongArgument(Exception):
+    """A value on the command line is of no use to anybody; the message says why."""
+
+
 EXITS: tuple[tuple[type[Exception], Exit], ...] = (
+    (WrongArgument, Exit.USAGE),
     (ConfigurationError, Exit.CONFIGURATION),
     (InvalidHost, Exit.CONFIGURATION),
     (RemoteHostRefused, Exit.CONFIGURATION),
@@ -130,6 +135,11 @@ INTERRUPTED = (
     "Ended. A run that was begun goes on with the next `nightschool run --now` or `serve`; "
     "`nightschool cancel` gives it up."
 )
+PREFERENCES_ALONE = (
+    "It learned which answers are better than others, not how to write them: the base has to be able to do that. Where "
+    "it is not, let it learn from corrections first (--method sft --adapter DIR), and go on from there (--from DIR)."
+)
+"""Of DPO and KTO: their losses say nothing of how good an answer is."""
 
 
 class Sentences(logging.Formatter):
@@ -461,16 +471,9 @@ def train(
         show_curve(f"loss by {curve.method.upper()}", curve.losses, curve.watched, is_held=curve.is_held)
     columns = ("", "base", "trained", "delivered", "kept")
     show_table("What is left of the lesson", columns, list(_loss_rows(made)))
-    if TrainingMethod.SFT not in made.trained.methods:
+    if TrainingMethod.SFT not in made.trained.methods and not made.trained.warm_start:
         say(PREFERENCES_ALONE)
     say(f"{made.name}: delivered as {made.export.plan.form.value}. Try it: `ollama run {made.name}`")
-
-
-PREFERENCES_ALONE = (
-    "It learned which answers are better than others, not how to write them: the base has to be able to do that. Where "
-    "it is not, let it learn from corrections first (--method sft --adapter DIR), and go on from there (--from DIR)."
-)
-"""Of DPO and KTO: their losses say nothing of how good an answer is."""
 
 
 @contextmanager
@@ -483,9 +486,9 @@ def _ended_as(sentence: str) -> Iterator[None]:
 
 
 def _require_name(argument: str, name: str) -> None:
-    """Raise `RunRefused` where what was given as a model's name can be none."""
+    """Raise `WrongArgument` where what was given as a model's name can be none."""
     if (problem := names.model_problem(name)) is not None:
-        raise RunRefused(f"{argument}: {problem}.")
+        raise WrongArgument(f"{argument}: {problem}.")
 
 
 def _loss_rows(made: TrainedAlone) -> Iterator[tuple[str, ...]]:
@@ -580,7 +583,7 @@ def exam(
             on=on,
         )
     elif first is None or second is None:
-        raise RunRefused("--data: name the two models that are to be compared on it.")
+        raise WrongArgument("--data: name the two models that are to be compared on it.")
     else:
         pairing = _pairing_on(data, hooks, first, second)
     with job_bar("examine") as report, _ended_as("Ended."):

@@ -31,7 +31,7 @@ STEP_TEXTS: Mapping[Step, str] = {
     Step.PREPARE: "pin the base",
     Step.SPLIT: "hold prompts out",
     Step.SELECT: "choose what to learn",
-    Step.TRAIN: "learn",
+    Step.TRAIN: "train",
     Step.EXPORT: "write the lesson",
     Step.REGISTER: "give it to Ollama",
     Step.VERIFY: "verify what is served",

@@ -80,7 +80,8 @@ def test_what_cannot_be_compared_is_told(night: Night, arguments: tuple[str, ...
 
 def test_a_file_needs_two_models(night: Night, tmp_path: Path) -> None:
     alone = night.run("exam", TINY, "--data", str(written(tmp_path / "prompts.jsonl", greetings(3))))
-    assert "name the two models" in alone.stderr
+    assert alone.returncode == 2
+    assert alone.stderr == "--data: name the two models that are to be compared on it.\n"
 
 
 def written(file: Path, events: Sequence[Mapping[str, object]]) -> Path:

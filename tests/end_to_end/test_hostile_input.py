@@ -260,17 +260,32 @@ def test_a_pickle_that_is_called_an_adapter_is_refused_and_not_run(place: Place,
     assert not sentinel.exists()
 
 
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [({"r": 64}, "The earlier adapter has rank 64 over groups of 1"), ({"use_dora": True}, "is no plain LoRA")],
+)
+def test_an_adapter_that_a_training_cannot_begin_from_is_refused_by_what_it_says_of_itself(
+    place: Place, tmp_path: Path, changed: dict[str, object], sentence: str
+) -> None:
+    """Before its weights are looked for, which are not there."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    configuration = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, **changed}
+    (adapter / "adapter_config.json").write_text(json.dumps(configuration), encoding="utf-8")
+    assert sentence in place.refused(TINY, "--from", str(adapter))
+
+
 @pytest.mark.parametrize("name", ["../../outside", "/etc/outside:1m", "a/../../b"])
 def test_a_name_that_leads_elsewhere_is_refused(place: Place, name: str) -> None:
-    assert place.refused(name=name).startswith("--name: ")
+    assert place.refused(name=name, code=USAGE).startswith("--name: ")
 
 
 @pytest.mark.parametrize("name", ["", "../../etc", "bad name!"])
 def test_a_base_that_can_have_no_such_name_is_told_so_before_ollama_is_asked(place: Place, name: str) -> None:
     sentence = f"MODEL: model {name!r} is no name that Ollama takes: write it as `ollama list` shows it."
-    assert place.refused(name) == sentence
+    assert place.refused(name, code=USAGE) == sentence
     planned = place.night.run("plan", name)
-    assert (planned.returncode, planned.stdout, planned.stderr) == (FAILED, "", f"{sentence}\n")
+    assert (planned.returncode, planned.stdout, planned.stderr) == (USAGE, "", f"{sentence}\n")
 
 
 def test_a_base_that_is_not_there_is_to_be_pulled_and_no_feedback_is_said_to_be_kept(place: Place) -> None:

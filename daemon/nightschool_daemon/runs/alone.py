@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -40,7 +40,7 @@ from nightschool_daemon.runs import going_on, pipeline, retention
 from nightschool_daemon.runs.account import Account, account_of
 from nightschool_daemon.runs.aside import Feedback
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.errors import RunRefused
+from nightschool_daemon.runs.errors import RunRefused, TrainingInterrupted
 from nightschool_daemon.runs.listener import RunListener
 from nightschool_daemon.runs.plan import plan
 from nightschool_daemon.runs.register import version_of_run
@@ -126,7 +126,7 @@ def train_alone(
 
     Goes on with what was left of a training on the same base and data, if it was interrupted. What of the settings acts
     behind a training alone may be set otherwise then.
-    Raises `RunRefused` and `OllamaError`.
+    Raises `RunRefused`, of which `TrainingInterrupted` stands for a `KeyboardInterrupt`, and `OllamaError`.
     """
     ollama = OllamaHttp(settings.ollama)
     base, target = names.normalise(order.model), names.normalise(order.name)
@@ -143,13 +143,9 @@ def train_alone(
         _require_free(order.adapter, None)
     require_state_directory(settings)
     made_of = going_on.made_of(settings, base, before.get(base, ""), order.data_digest)
-    with _directory(settings.state_directory, made_of, anew=order.anew) as directory:
+    note = partial(listener.note, target)
+    with _directory(settings.state_directory, made_of, anew=order.anew, note=note) as directory:
         _claim(directory, target)
-        if going_on.can_go_on(directory):
-            listener.note(target, f"It goes on with what was left in {directory}; --anew begins anew.")
-        else:
-            for sentence in going_on.why_not(retention.trainings_in(settings.state_directory), made_of):
-                listener.note(target, sentence)
         if order.adapter is not None:
             _require_free(order.adapter, going_on.trained_in(directory))
             _make(order.adapter)
@@ -196,21 +192,27 @@ def _require_lesson(settings: Settings, events: Sequence[Event], hooks: Hooks) -
 
 
 @contextlib.contextmanager
-def _directory(state_directory: Path, made_of: str, *, anew: bool) -> Iterator[Path]:
+def _directory(state_directory: Path, made_of: str, *, anew: bool, note: Callable[[str], None]) -> Iterator[Path]:
     """Where a training works, locked as long: what one that was made of the same left, else a new one.
 
-    It is gone when the training ended well. Whoever finds one without its lock knows that it did not:
-    retention.sweep_trainings.
+    `note` hears which it is, and why not the former where one was left on the same base and data. It is gone when the
+    training ended well. Whoever finds one without its lock knows that it did not: retention.sweep_trainings.
     """
     with going_on.comings_and_goings(state_directory):
-        directory, lock = _left(state_directory, made_of, anew=anew) or _new(state_directory, made_of)
+        found = _left(state_directory, made_of, anew=anew)
+        if found is None:
+            for sentence in going_on.why_not(retention.trainings_in(state_directory), made_of):
+                note(sentence)
+        directory, lock = found or _new(state_directory, made_of)
+    if found is not None:
+        note(f"It goes on with what was left in {directory}; --anew begins anew.")
     try:
         yield directory
     except BaseException as error:
         with going_on.comings_and_goings(state_directory):
             is_kept = going_on.leave(directory)
         if isinstance(error, KeyboardInterrupt):
-            raise RunRefused(STOPPED if is_kept else STOPPED_EARLY) from None
+            raise TrainingInterrupted(STOPPED if is_kept else STOPPED_EARLY) from None
         raise
     else:
         with going_on.comings_and_goings(state_directory):
@@ -398,8 +400,10 @@ def _handed_over(context: StepContext, adapter: Path) -> tuple[str, str]:
     if trained is None:
         return "", ""
     try:
-        # contents alone: safetensors writes files that nobody else may read
-        shutil.copytree(trained.adapter, adapter, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        # contents alone: safetensors writes files that nobody else may read, and the directory is a person's
+        adapter.mkdir(exist_ok=True)
+        for file in trained.adapter.iterdir():
+            shutil.copyfile(file, adapter / file.name)
     except OSError as error:
         return "", f" What was trained could not be copied to {adapter}: {error}."
     return f" What was trained is in {adapter}.", ""

@@ -7,6 +7,10 @@ class RunRefused(Exception):
     """A run is not started; the message says why and what to do."""
 
 
+class TrainingInterrupted(RunRefused):
+    """Ctrl-C ended a training by hand; the message says what is left of it."""
+
+
 class UndoRefused(Exception):
     """There is nothing to undo, or undoing would overwrite what the user did."""
 

@@ -16,7 +16,7 @@ from nightschool_daemon import __version__, codec
 from nightschool_daemon.codec import CodecError
 from nightschool_daemon.config import DeliverySettings, ExamSettings, OllamaSettings, Settings
 from nightschool_daemon.jobs import RunDirectory, Step, VerifyResult
-from nightschool_daemon.locking import LockedError, StateLock, is_locked, one_at_a_time
+from nightschool_daemon.locking import StateLock, is_locked, one_at_a_time
 from nightschool_hookspecs.records import TrainingResult
 
 MADE_OF = "made-of"
@@ -89,7 +89,10 @@ def _parts_of(text: str) -> dict[str, str]:
 
 
 def why_not(directories: Iterable[Path], wanted: str) -> Iterator[str]:
-    """Of each training on the same base and data that was left and is not gone on with, a sentence why."""
+    """Of each training on the same base and data that was left and is not gone on with, a sentence why.
+
+    Called within `comings_and_goings`.
+    """
     now = _parts_of(wanted)
     for directory in directories:
         if is_locked(directory) or not can_go_on(directory):
@@ -99,7 +102,7 @@ def why_not(directories: Iterable[Path], wanted: str) -> Iterator[str]:
         if other and not {BASE, DATA} & set(other):
             yield (
                 f"It begins anew: an interrupted training on the same base and data had another "
-                f"{' and another '.join(other)}. What it left stays in {directory} for {KEPT_FOR.days} days."
+                f"{' and another '.join(other)}. What it left is in {directory} for {KEPT_FOR.days} days at most."
             )
 
 
@@ -118,18 +121,15 @@ def deciding(settings: Settings) -> Settings:
 
 
 def taken_up(directories: Iterable[Path], wanted: str) -> tuple[Path, StateLock] | None:
-    """A directory that is made of the same and can be gone on with, and its lock. None: there is none."""
+    """A directory that is made of the same and can be gone on with, and its lock. None: there is none.
+
+    Called within `comings_and_goings`, so that none is removed or taken up by another meanwhile.
+    """
     for directory in directories:
         if is_locked(directory) or not can_go_on(directory):
             continue
-        try:
-            lock = StateLock.take(directory)
-        except LockedError:
-            continue
-        # it may have been removed before it was locked
-        if can_go_on(directory) and (directory / MADE_OF).read_text(encoding="utf-8") == wanted:
-            return directory, lock
-        lock.release()
+        if (directory / MADE_OF).read_text(encoding="utf-8") == wanted:
+            return directory, StateLock.take(directory)
     return None
 
 

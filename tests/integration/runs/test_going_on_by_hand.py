@@ -140,7 +140,11 @@ def test_what_was_left_by_other_settings_stays_and_it_is_told_why(night: Night) 
     (directory,) = left(night)
     heard = Heard()
     train(night, "one", heard, form=DeliveryChoice.FUSED)
-    assert [one for one in heard.notes if f"--method or configuration. What it left stays in {directory}" in one]
+    assert [
+        one
+        for one in heard.notes
+        if f"--method or configuration. What it left is in {directory} for 7 days at most." in one
+    ]
     assert heard.steps
     assert left(night) == [directory]
 

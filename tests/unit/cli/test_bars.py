@@ -27,7 +27,7 @@ def test_a_bar_takes_a_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None
     lines = [
         line.replace("\x1b[2K", "").strip("\r") for line in told(monkeypatch, width, 1234, 4321, PLAN).splitlines()
     ]
-    shown = [line for line in lines if line.startswith("learn ")]
+    shown = [line for line in lines if line.startswith("train ")]
     assert shown
     assert max(map(len, shown)) <= width
     assert any("1234/4321" in line for line in shown)

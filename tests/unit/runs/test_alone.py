@@ -1,5 +1,6 @@
 """What a training by hand takes from the settings of nights, and how it goes on where it was interrupted."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from nightschool_daemon.ollama.http import ShownModel
 from nightschool_daemon.runs import alone, pipeline
 from nightschool_daemon.runs.alone import Order, of_all, plan_alone, train_alone
 from nightschool_daemon.runs.context import StepContext
-from nightschool_daemon.runs.errors import RunRefused
+from nightschool_daemon.runs.errors import RunRefused, TrainingInterrupted
 from nightschool_daemon.runs.listener import SilentListener
 from nightschool_hookspecs.records import (
     Event,
@@ -69,11 +70,8 @@ def train(tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
     def called(order: Order, delivery: DeliverySettings = settings.delivery) -> StepContext:
         hooks = Hooks.load(plugin_directory=None, tables={})
-        try:
+        with pytest.raises(TrainingInterrupted, match=f"^{re.escape(alone.STOPPED)}$"):
             train_alone(replace(settings, delivery=delivery), order, hooks=hooks, listener=SilentListener(), now=NOW)
-        except RunRefused as refused:
-            if str(refused) != alone.STOPPED:
-                raise
         return contexts[-1]
 
     return called
@@ -107,7 +105,9 @@ def test_the_place_that_got_what_was_trained_is_no_reason_to_refuse_the_same_cal
     train: Callable[..., StepContext], tmp_path: Path
 ) -> None:
     place = tmp_path / "adapter"
+    place.mkdir(mode=0o700)
     first = train(order(place))
+    assert place.stat().st_mode & 0o777 == 0o700
     assert [one.name for one in place.iterdir()] == ["adapter_model.safetensors"]
     assert train(order(place)).directory == first.directory
     for cut in (b"lear", b""):

@@ -140,7 +140,7 @@ def test_trainings_begin_and_end_while_another_one_sweeps(tmp_path: Path) -> Non
     sweeper = FORK.Process(target=_sweeping, args=(tmp_path, told, is_over), daemon=True)
     sweeper.start()
     for _ in range(300):
-        with alone._directory(tmp_path, "this", anew=False) as directory:
+        with alone._directory(tmp_path, "this", anew=False, note=lambda _text: None) as directory:
             for step in Step:
                 (directory / "runs" / "r" / step).mkdir(parents=True)
                 (directory / "runs" / "r" / step / "result.json").touch()
