@@ -24,8 +24,7 @@ def probe_abilities(ollama: OllamaHttp, base: str, architecture: str, scratch: P
     """Try each form of delivery with a private tag that is deleted again.
 
     `base` is asked for one token with and without a tiny adapter. `scratch` is a directory for the tiny
-    files. They are always the same: a server that refuses them keeps at most three blobs of a kilobyte,
-    until it prunes at its next start. Raises `OllamaRefused` for a server that must not be sent GGUFs.
+    files. A server that refuses them keeps some blobs of a kilobyte, until it prunes at its next start. Raises `OllamaRefused` for a server that must not be sent GGUFs.
     """
     version = ollama.version()
     _refuse_unsafe(version)
@@ -164,13 +163,18 @@ def _first_token(ollama: OllamaHttp, name: str) -> dict[str, float]:
     return {one["token"]: one["logprob"] for one in tokens[0]["top_logprobs"]}
 
 
+def _name() -> str:
+    """Makes a file another one than that of a probe beside it: who deletes a tag takes its blobs along."""
+    return f"probe {uuid.uuid4().hex}"
+
+
 def _single_file(scratch: Path) -> list[Path]:
     import gguf
     import numpy as np
 
     file = scratch / "probe.gguf"
     writer = gguf.GGUFWriter(str(file), "llama")
-    writer.add_name("probe")
+    writer.add_name(_name())
     writer.add_tensor("token_embd.weight", np.zeros((1, 32), np.float32))
     _write(writer)
     return [file]
@@ -180,10 +184,10 @@ def _split_files(scratch: Path) -> list[Path]:
     import gguf
     import numpy as np
 
-    files = [scratch / f"probe-{number:05d}-of-00002.gguf" for number in (1, 2)]
+    files, name = [scratch / f"probe-{number:05d}-of-00002.gguf" for number in (1, 2)], _name()
     for number, file in enumerate(files):
         writer = gguf.GGUFWriter(str(file), "llama")
-        writer.add_name("probe")
+        writer.add_name(name)
         writer.add_uint16("split.no", number)
         writer.add_uint16("split.count", 2)
         writer.add_int32("split.tensors.count", 2)
@@ -200,6 +204,7 @@ def _adapter_file(scratch: Path, architecture: str, width: int, attention_width:
     file = scratch / "probe-adapter.gguf"
     writer = gguf.GGUFWriter(str(file), architecture)
     writer.add_type("adapter")
+    writer.add_name(_name())
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 1.0)
     generator = np.random.default_rng(0)

@@ -200,7 +200,7 @@ def _directory(state_directory: Path, made_of: str, *, anew: bool, note: Callabl
     """
     with going_on.comings_and_goings(state_directory):
         found = _left(state_directory, made_of, anew=anew)
-        if found is None:
+        if found is None and not anew:
             for sentence in going_on.why_not(retention.trainings_in(state_directory), made_of):
                 note(sentence)
         directory, lock = found or _new(state_directory, made_of)

@@ -1,7 +1,9 @@
 """From files to tags on the real server: whole, the same when repeated, sharing what can be shared."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.export import Parcel, write_fused, write_split
 from nightschool_daemon.learning.lesson import LowRankDelta, LowRankLesson
 from nightschool_daemon.learning.rounding import Demand
-from nightschool_daemon.ollama.abilities import probe_abilities
+from nightschool_daemon.ollama.abilities import probe_abilities, takes_split
 from nightschool_daemon.ollama.errors import OllamaRefused, PublicationFailed
 from nightschool_daemon.ollama.http import CreateRequest, OllamaHttp
 from nightschool_daemon.ollama.publish import Publication, publish
@@ -225,6 +227,19 @@ def test_the_probe_leaves_nothing_behind(client: OllamaHttp, fresh_ollama: Ollam
     assert (abilities.version, abilities.split, abilities.fused) == ("0.34.3", True, True)
     assert abilities.architecture == "llama"
     assert fresh_ollama.tags() == tags
+    assert fresh_ollama.blobs() == blobs
+
+
+def test_two_probes_at_once_do_not_take_each_others_files_away(client: OllamaHttp, fresh_ollama: OllamaServer) -> None:
+    """As of the service and of a `nightschool train` beside it."""
+
+    def probe(_: int) -> list[bool]:
+        with contextlib.closing(OllamaHttp(OllamaSettings(host=fresh_ollama.url))) as own:
+            return [takes_split(own) for _ in range(20)]
+
+    blobs = fresh_ollama.blobs()
+    with ThreadPoolExecutor(2) as both:
+        assert all(all(one) for one in both.map(probe, range(2)))
     assert fresh_ollama.blobs() == blobs
 
 
