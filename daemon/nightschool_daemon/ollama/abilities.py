@@ -24,7 +24,8 @@ def probe_abilities(ollama: OllamaHttp, base: str, architecture: str, scratch: P
     """Try each form of delivery with a private tag that is deleted again.
 
     `base` is asked for one token with and without a tiny adapter. `scratch` is a directory for the tiny
-    files. A server that refuses them keeps some blobs of a kilobyte, until it prunes at its next start. Raises `OllamaRefused` for a server that must not be sent GGUFs.
+    files. A server that refuses them keeps some blobs of a kilobyte, until it prunes at its next start.
+    Raises `OllamaRefused` for a server that must not be sent GGUFs.
     """
     version = ollama.version()
     _refuse_unsafe(version)
