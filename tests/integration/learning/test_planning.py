@@ -31,7 +31,7 @@ from nightschool_daemon.learning.worker import WorkerContext
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.plans import PlanRequest, Route, TrainingPlan
-from nightschool_daemon.reasons import BY_HAND
+from nightschool_daemon.reasons import BY_HAND, OTHER_KIND
 from nightschool_hookspecs.records import (
     DeliveryForm,
     Event,
@@ -262,7 +262,7 @@ def test_what_is_learned_again_is_not_said_to_be_left_out(desk: Desk) -> None:
     assert (plan.events, plan.replayed) == (20, 5)
     # the others had no room in the lesson, and it is not said that they are of no use
     assert sum(plan.events_left_out.values()) < 20
-    assert planning.OTHER_KIND not in plan.events_left_out
+    assert OTHER_KIND not in plan.events_left_out
 
 
 def test_starter_examples_are_planned_for_and_are_no_events(desk: Desk) -> None:
