@@ -10,7 +10,7 @@ from nightschool_daemon.config import DeliveryChoice, EngineChoice, Settings
 from nightschool_daemon.learning.engine.architecture import is_known
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import NEURONS, block_of_neurons
-from nightschool_daemon.learning.peft_files import WEIGHTS, neurons_in
+from nightschool_daemon.learning.peft_files import WEIGHTS, neurons_in, require_start
 from nightschool_daemon.ollama.abilities import takes_split
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingJob
@@ -36,8 +36,20 @@ def settled_for(
     job: TrainingJob, given: Hyperparameters, file: GgufFile, settings: Settings, note: Note = _unheard
 ) -> Hyperparameters:
     """`settled`, by what the training begins from."""
-    brought = job.warm_start if job.requires_start else None
-    return settled(given, file, settings, brought, note, learned=job.warm_start)
+    return settled(given, file, settings, _brought(job), note, learned=job.warm_start)
+
+
+def settled_to_begin(job: TrainingJob, file: GgufFile, settings: Settings, note: Note = _unheard) -> Hyperparameters:
+    """`settled_for`, of what the job itself gives. Raises `TrainingError` where it cannot begin from what it must."""
+    found = settled_for(job, job.hyperparameters, file, settings, note)
+    if (brought := _brought(job)) is not None:
+        require_start(brought, found)
+    return found
+
+
+def _brought(job: TrainingJob) -> Path | None:
+    """What the training must begin from."""
+    return job.warm_start if job.requires_start else None
 
 
 def settled(

@@ -20,7 +20,7 @@ from nightschool_daemon.learning.engine.architecture import read_architecture
 from nightschool_daemon.learning.engine.curriculum import Arrange, nobody_arranges
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.footprint import STATE_OF_ONE
-from nightschool_daemon.learning.engine.forms import GROUP, Form, Linear, LowRank, Neurons
+from nightschool_daemon.learning.engine.forms import Form, Linear, LowRank, Neurons, group_of
 from nightschool_daemon.learning.engine.loop import ADAPTER, CHECKPOINTS, Objective, Plan, Report, train
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.scoring import likeliest
@@ -426,7 +426,7 @@ def make_form(network: Network, settings: Hyperparameters, seed: int) -> Form:
             _chosen(network, settings.lora_layers),
             rank=settings.lora_r,
             alpha=settings.lora_alpha,
-            group=GROUP if settings.form is TrainedForm.GROUPED else 1,
+            group=group_of(settings.form),
             generator=generator,
             dropout=settings.lora_dropout,
         )

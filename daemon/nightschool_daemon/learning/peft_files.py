@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nightschool_daemon.disk import whole_directory
-from nightschool_daemon.learning.engine.forms import GROUP, Form, LowRank, Neurons
+from nightschool_daemon.learning.engine.forms import Form, LowRank, Neurons, group_of
 from nightschool_daemon.learning.gguf_file import GgufFile, shown
 from nightschool_daemon.learning.lesson import DESCRIPTION, NEURONS, PREFIX, TEXT_MODEL, by_itself, require_plain
 from nightschool_daemon.learning.loading import from_file_layout, to_file_layout
@@ -116,7 +116,7 @@ def require_start(directory: Path, settings: Hyperparameters) -> None:
     if (directory / NEURONS).is_file() is not (settings.form is TrainedForm.NEURONS):
         raise TrainingError(OTHER_FORM)
     if settings.form is not TrainedForm.NEURONS:
-        _require_fit(_adapter_in(directory), settings.lora_r, GROUP if settings.form is TrainedForm.GROUPED else 1)
+        _require_fit(_adapter_in(directory), settings.lora_r, group_of(settings.form))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from nightschool_daemon.jobs import EventRow, Job, Step, read_lines
 from nightschool_daemon.learning.base_file import open_base
 from nightschool_daemon.learning.corrections import kept_scores
 from nightschool_daemon.learning.dataset import Dataset, Rendered, build_dataset, events_of, material_of
-from nightschool_daemon.learning.defaults import settled_for
+from nightschool_daemon.learning.defaults import settled_for, settled_to_begin
 from nightschool_daemon.learning.delivery import Expected, ExportError, absent, chosen
 from nightschool_daemon.learning.engine import machine, memory
 from nightschool_daemon.learning.engine.examples import Answer, Example, divided
@@ -30,7 +30,6 @@ from nightschool_daemon.learning.items import gains
 from nightschool_daemon.learning.loadable import device_for, loaded_bytes, parameters_of, require_memory
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.learning.packed_route import read_examples, ready
-from nightschool_daemon.learning.peft_files import require_start
 from nightschool_daemon.learning.peft_route import TOKENS_A_PASS, rough_seconds
 from nightschool_daemon.learning.probing import probed
 from nightschool_daemon.learning.searching import foreseen, taken, untrained
@@ -388,10 +387,7 @@ def _job(context: WorkerContext, request: PlanRequest, data: Data, file: GgufFil
         requires_start=request.learned is None,
         is_rehearsal=True,
     )
-    settled = settled_for(job, job.hyperparameters, file, context.settings)
-    if job.requires_start and job.warm_start is not None:
-        require_start(job.warm_start, settled)
-    return replace(job, hyperparameters=settled)
+    return replace(job, hyperparameters=settled_to_begin(job, file, context.settings))
 
 
 def _rehearsed(context: WorkerContext, rehearsal: Rehearsal, job: TrainingJob) -> tuple[str | None, str]:

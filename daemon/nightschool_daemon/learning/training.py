@@ -15,14 +15,13 @@ from nightschool_daemon.config import DeliveryChoice
 from nightschool_daemon.disk import delivered_bytes
 from nightschool_daemon.jobs import PrepareResult, SelectResult, SplitResult, Step
 from nightschool_daemon.learning.base_file import open_base
-from nightschool_daemon.learning.defaults import settled_for
+from nightschool_daemon.learning.defaults import settled_for, settled_to_begin
 from nightschool_daemon.learning.delivery import Expected, ExportError, chosen, require_possible, require_taken
 from nightschool_daemon.learning.engine import machine
 from nightschool_daemon.learning.engine.trying import Slices
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Base, load_base, load_tokens
 from nightschool_daemon.learning.packed_route import PackedTrials, learn, neurons_of, prepare
-from nightschool_daemon.learning.peft_files import require_start
 from nightschool_daemon.learning.peft_route import LoadedTrials, fine_tune, require_known_layout
 from nightschool_daemon.learning.probing import probed
 from nightschool_daemon.learning.rows import rows_of, within
@@ -61,9 +60,7 @@ def run(context: WorkerContext) -> None:
     if passed_over is not None:
         context.note(passed_over)
     job = without_what_it_cannot(make_job(context), file, context.settings.training.engine, context.note)
-    hyperparameters = settled_for(job, job.hyperparameters, file, context.settings, context.note)
-    if job.requires_start and job.warm_start is not None:
-        require_start(job.warm_start, hyperparameters)
+    hyperparameters = settled_to_begin(job, file, context.settings, context.note)
     delivery = context.settings.delivery
     server = None
     if delivery.form is not DeliveryChoice.AUTO or delivery.max_version_mb:

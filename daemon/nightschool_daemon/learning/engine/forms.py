@@ -19,10 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nightschool_daemon.learning.engine.architecture import Activation, Architecture
+from nightschool_hookspecs.records import TrainedForm
 from nightschool_hookspecs.services import TrainingError
 
 GROUP = 32
 """Inputs that share a delta in group-wise LoRA: the weights of a block that has one minimum."""
+
+
+def group_of(form: TrainedForm) -> int:
+    """How many inputs share a delta in a form of LoRA."""
+    return GROUP if form is TrainedForm.GROUPED else 1
 
 
 @dataclass(frozen=True, kw_only=True)
