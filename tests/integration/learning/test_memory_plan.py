@@ -4,9 +4,10 @@ import math
 import mmap
 import resource
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -21,7 +22,7 @@ from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import Form, block_of
 from nightschool_daemon.learning.engine.layout import lay_out
 from nightschool_daemon.learning.engine.network import Network
-from nightschool_daemon.learning.engine.pace import Line, Pace
+from nightschool_daemon.learning.engine.pace import Line, Pace, Sample
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix
 from nightschool_daemon.learning.engine.todo import Cut, Passes, Todo
 from nightschool_daemon.learning.engine.trial import beside
@@ -39,6 +40,9 @@ from nightschool_hookspecs.services import TrainingError
 from support.rewritten_gguf import rewritten
 from support.tiny_architectures import write_tiny_architecture
 from support.tiny_gguf import write_tiny_gguf
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SETTINGS = Hyperparameters(form=TrainedForm.LORA, learning_rate=2e-4, batch_size=8, num_epochs=1)
 AMPLE = 10**12
@@ -326,20 +330,61 @@ def test_two_passes_that_are_timed_are_wide_apart(lengths: list[int]) -> None:
 def test_layers_are_timed_one_behind_the_other(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Again and again the same one would be met in the processor's caches."""
     layers = network.architecture.layers
-    (sample,) = pace._samples(network, Cut(checkpointed=0), 40)
+    (sample,), otherwise = pace._samples(network, Cut(checkpointed=0), 40)
     assert [one.number for one in sample.blocks] == list(range(layers))
-    packed, unpacked = pace._samples(network, Cut(checkpointed=0, unpacked=1), 40)
-    assert (packed.layers, unpacked.layers) == (layers - 1, 1)
-    assert all(one.unpacked is not None for one in unpacked.blocks[0].matrices.values())
+    assert otherwise is None
     # where one layer's results are kept at a time, or where its weights fill the caches, one is enough
-    (tight,) = pace._samples(network, Cut(checkpointed=layers), 40)
+    (tight,), _ = pace._samples(network, Cut(checkpointed=layers), 40)
     monkeypatch.setattr(pace, "CACHES_BYTES", 1)
-    (large,) = pace._samples(network, Cut(checkpointed=0), 40)
+    (large,), _ = pace._samples(network, Cut(checkpointed=0), 40)
     assert len(tight.blocks) == len(large.blocks) == 1
     assert tight.layers == large.layers == layers
 
 
-@pytest.mark.parametrize(("tokens", "layers"), [(64, 32), (512, 4), (600, 3), (2048, 3)])
+@pytest.mark.parametrize(("unpacked", "others"), [(0, 0), (3, 3), (4, 3), (6, 1), (7, 0)])
+def test_layers_are_timed_as_most_are_and_a_few_otherwise(tmp_path: Path, unpacked: int, others: int) -> None:
+    file = write_tiny_architecture(tmp_path / "tiny.gguf", "gemma3")
+    network = Network(gguf_file.read(file), machine.bench(torch.float32))
+    (sample,), otherwise = pace._samples(network, Cut(checkpointed=0, unpacked=unpacked), 1)
+    assert sample.layers == network.architecture.layers == 7
+    assert {one.is_unpacked for one in sample.blocks} == {unpacked > 3}
+    assert (otherwise.layers if otherwise else 0) == others
+    if otherwise:
+        assert {one.is_unpacked for one in otherwise.blocks} == {unpacked <= 3}
+
+
+def in_seconds(seconds: Mapping[tuple[bool, int], float]) -> "Callable[..., NDArray[np.float64]]":
+    """In place of `pace._layer_seconds`: by whether layers are unpacked and how many rows a pass has, back the double;
+    without a gradient half of it, and no way back.
+    """
+
+    def timed(_: Network, examples: Sequence[Example], samples: Sequence[Sample]) -> "NDArray[np.float64]":
+        forth = [seconds[one.blocks[0].is_unpacked, len(examples)] for one in samples]
+        alone = not torch.is_grad_enabled()
+        return np.array([(one / 2, 0.0) if alone else (one, 2 * one) for one in forth])
+
+    return timed
+
+
+def test_layers_that_are_otherwise_add_the_same_to_every_pass(
+    network: Network, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timed in the narrow pass alone; what only goes forth takes its share of both."""
+    layers = network.architecture.layers
+    rows = [Example(prompt=(number,) * 9, answers=(Answer(tokens=(2,)),)) for number in range(3)]
+    todo = replace(todo_of(20), examples=[rows[0]], pads=False)
+    todo._learning[64] = passes_of([rows, rows[:1]])
+    timed = {(False, 1): 10.0, (False, 3): 20.0, (True, 1): 7.0}
+    monkeypatch.setattr(pace, "_layer_seconds", in_seconds(timed))
+    found = pace.pace_of(network, form, todo, 64, Cut(checkpointed=0, unpacked=1))
+    assert found.forth.at(10) == pytest.approx(10 * (layers - 1) + 7)
+    assert found.forth.at(30) == pytest.approx(20 * (layers - 1) + 17)
+    assert found.back.at(30) == pytest.approx(2 * found.forth.at(30))
+    assert found.alone.at(30) == pytest.approx(found.forth.at(30) / 2)
+    assert found.head_both.at(30) >= found.head_forth.at(30) > 0
+
+
+@pytest.mark.parametrize(("tokens", "layers"), [(32, 32), (256, 4), (300, 3), (2048, 3)])
 def test_wide_passes_go_through_fewer_layers(tokens: int, layers: int) -> None:
     """They take long, and fetching a layer's weights is little of that."""
     assert pace._chained(tokens) == layers
@@ -349,9 +394,9 @@ def test_a_window_makes_layers_of_another_kind_where_it_is_narrower_than_a_row(t
     file = write_tiny_architecture(tmp_path / "tiny.gguf", "gemma3")
     network = Network(gguf_file.read(file), machine.bench(torch.float32))
     form, window = make_form(network, SETTINGS, 0), network.architecture.window
-    (alike,) = pace._samples(network, Cut(checkpointed=0), window)
+    (alike,), _ = pace._samples(network, Cut(checkpointed=0), window)
     assert alike.layers == network.architecture.layers
-    local, whole = pace._samples(network, Cut(checkpointed=0), window + 1)
+    (local, whole), _ = pace._samples(network, Cut(checkpointed=0), window + 1)
     assert (local.layers, whole.layers) == (6, 1)
     layout = lay_out([todo_of(window).examples[0].branches()], network.bench.device, shares=True)
     with beside(network, form):
@@ -366,8 +411,8 @@ def test_a_window_makes_layers_of_another_kind_where_it_is_narrower_than_a_row(t
     ("times", "counted"),
     [
         ([0.02, 0.02], [0.02, 0.02]),
-        ([0.05, 0.02, 0.0205], [0.02, 0.0205]),
-        ([0.05, 0.04, 0.02, 0.0205], [0.02, 0.0205]),
+        ([0.05, 0.02, 0.0219], [0.02, 0.0219]),
+        ([0.05, 0.04, 0.02, 0.0219], [0.02, 0.0219]),
         ([0.01, 0.02, 0.03, 0.04, 0.05], [0.01, 0.02, 0.03, 0.04, 0.05]),
         ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]),
         ([pace.LONG_S], [pace.LONG_S]),

@@ -1,14 +1,19 @@
 """What time a training takes: that of a narrow and a wide pass through a few layers and through the head, laid on all
 passes that it will make.
+
+It is told before every training, so it is to take little itself. What goes both ways is timed in both widths; what
+only goes forth in the wide one, as a share of the same with a way back.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from nightschool_daemon.learning.engine import devices, head, machine
@@ -27,7 +32,10 @@ from nightschool_daemon.learning.engine.trial import (
 )
 from nightschool_hookspecs.records import TrainingMethod
 
-AGREEING = 1.05
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+AGREEING = 1.1
 """A probe is made until two tries differ by no more than that: others may have met page faults or others' work."""
 FEWEST_TRIES, MOST_TRIES, TRIED_S = 3, 5, 1.0
 """Where no two agree, so often it is made, beyond the fewest for so long."""
@@ -37,7 +45,7 @@ UNLIKE = 1.5
 """Two passes are wide apart from so many times the tokens on."""
 CACHES_BYTES = 64_000_000
 """Of weights in the type of the products: as much as a processor's caches may hold."""
-SHORTEST_CHAIN, CHAINED_TOKENS = 3, 2048
+SHORTEST_CHAIN, CHAINED_TOKENS = 3, 1024
 """Layers, and tokens in all of them: the more go through one, the less it counts that weights have to be fetched."""
 PROBED_ROWS = (16, 128)
 """Predictions by which the head is timed."""
@@ -61,6 +69,10 @@ class Line:
     def at(self, size: float, passes: int = 1) -> float:
         """Seconds of so many passes that have this size together."""
         return self.fixed * passes + self.slope * size
+
+    def times(self, share: float) -> Line:
+        """What takes such a share of this, whatever its size."""
+        return Line(fixed=self.fixed * share, slope=self.slope * share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,27 +114,28 @@ def seconds(pace: Pace, todo: Todo, tokens: int, cut: Cut, layers: int) -> float
 
 
 def pace_of(network: Network, form: Form, todo: Todo, tokens: int, cut: Cut) -> Pace:
-    """Time a narrow and a wide pass of those that a training learns from, and of those that only go forth."""
+    """Time a narrow and a wide pass of those that a training learns from, and the wide one without a way back."""
     machine.widen_heap()
-    learning, watching = (_unlike(todo, one) for one in (todo.learning(tokens), todo.watching(tokens)))
+    small, large = _unlike(todo, todo.learning(tokens))
     with beside(network, form):
-        samples = _samples(network, cut, max(len(one) for part in (*learning, *watching) for one in part))
-        there_and_back = [_layers_seconds(network, one, samples) for one in learning]
+        samples, otherwise = _samples(network, cut, max(map(len, (*small, *large))))
+        narrow, wide = (_layer_seconds(network, one, samples) for one in (small, large))
         with torch.no_grad():
-            there = [_layers_seconds(network, one, samples) for one in watching]
-    few, many = PROBED_ROWS
+            alone = _layer_seconds(network, large, samples)
+        # what packed layers take more than unpacked ones has nothing to do with how wide a pass is
+        more = otherwise.layers * (_layer_seconds(network, small, [otherwise])[0] - narrow[0]) if otherwise else 0.0
+    layers = np.array([one.layers for one in samples])
+    sizes = todo.computed(small), todo.computed(large)
+    times = zip(layers @ narrow + more, layers @ wide + more, strict=True)
+    forth, back = (Line.through(*zip(sizes, map(float, two), strict=True)) for two in times)
+    head_both, share = _head_line(network, *PROBED_ROWS)
     return Pace(
-        alone=_line(todo, watching, [forth for forth, _ in there]),
-        forth=_line(todo, learning, [forth for forth, _ in there_and_back]),
-        back=_line(todo, learning, [back for _, back in there_and_back]),
-        head_forth=_head_line(network, few, many, with_gradient=False),
-        head_both=_head_line(network, few, many, with_gradient=True),
+        alone=forth.times(float((layers @ alone)[0] / (layers @ wide)[0])),
+        forth=forth,
+        back=back,
+        head_forth=head_both.times(share),
+        head_both=head_both,
     )
-
-
-def _line(todo: Todo, two: Sequence[Sequence[Example]], times: Sequence[float]) -> Line:
-    (small, large), (seconds, longer) = map(todo.computed, two), times
-    return Line.through((small, seconds), (large, longer))
 
 
 def _unlike(todo: Todo, passes: Passes) -> tuple[Sequence[Example], Sequence[Example]]:
@@ -141,31 +154,37 @@ def _unlike(todo: Todo, passes: Passes) -> tuple[Sequence[Example], Sequence[Exa
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Layers that stand for all of their kind: with a window that is narrow or none, packed or unpacked."""
+    """Layers, one behind the other, that stand for all of their kind."""
 
     blocks: tuple[Block, ...]
     layers: int
     """Of the kind."""
 
 
-def _samples(network: Network, cut: Cut, longest: int) -> list[Sample]:
-    """A few layers of each kind, one behind the other; `longest`: tokens of the longest row.
+def _samples(network: Network, cut: Cut, longest: int) -> tuple[list[Sample], Sample | None]:
+    """A few layers of each kind, with a window that is narrow or none; `longest`: tokens of the longest row.
 
-    One alone would be timed with its weights in the processor's caches, where a whole pass has to fetch each layer's.
-    No more are taken than the training keeps the results of at once.
+    All are packed, or all unpacked, as most layers are in the training. The second: the first kind otherwise, where
+    some layers are, and how many of all are.
+
+    One layer alone would be timed with its weights in the processor's caches, where a whole pass has to fetch each
+    layer's. No more are taken than the training keeps the results of at once.
     """
-    first_unpacked = len(network.blocks) - cut.unpacked
-    kinds: dict[tuple[bool, bool], list[Block]] = {}
+    kinds: dict[bool, list[Block]] = {}
     for block in network.blocks:
-        kind = is_windowed(network, block, longest), block.number >= first_unpacked
-        kinds.setdefault(kind, []).append(block)
+        kinds.setdefault(is_windowed(network, block, longest), []).append(block)
     most = max(1, len(network.blocks) - cut.trained_from - cut.checkpointed)
-    found: list[Sample] = []
-    for (_, is_unpacked), blocks in kinds.items():
+    packed = len(network.blocks) - cut.unpacked
+    is_unpacked = cut.unpacked > packed
+
+    def sample(blocks: Sequence[Block], layers: int, *, unpacked: bool) -> Sample:
         few = blocks[-min(most, _beyond_caches(network, blocks[-1])) :]
-        chosen = tuple(one.unpacked(network.bench) if is_unpacked else one for one in few)
-        found.append(Sample(blocks=chosen, layers=len(blocks)))
-    return found
+        return Sample(blocks=tuple(one.unpacked(network.bench) if unpacked else one for one in few), layers=layers)
+
+    samples = [sample(blocks, len(blocks), unpacked=is_unpacked) for blocks in kinds.values()]
+    others = min(packed, cut.unpacked)
+    first = next(iter(kinds.values()))
+    return samples, sample(first, others, unpacked=not is_unpacked) if others else None
 
 
 def _beyond_caches(network: Network, block: Block) -> int:
@@ -179,19 +198,20 @@ def _chained(tokens: int) -> int:
     return max(SHORTEST_CHAIN, CHAINED_TOKENS // tokens)
 
 
-def _layers_seconds(network: Network, examples: Sequence[Example], samples: Iterable[Sample]) -> tuple[float, float]:
-    """Time of a pass through all layers, forth and back; without gradients, of the way back there is none."""
+def _layer_seconds(network: Network, examples: Sequence[Example], samples: Iterable[Sample]) -> NDArray[np.float64]:
+    """Seconds that a pass takes in one layer of each sample, shape (samples, 2): forth, and back.
+
+    Without gradients, of the way back there is none.
+    """
     layout = laid_out(network, examples)
     reaches = network.reaches(layout)
     enough = _chained(layout.ids.shape[0])
-    forth = back = 0.0
+    found = []
     for sample in samples:
         blocks = sample.blocks[-enough:]
         tried = _repeated(lambda blocks=blocks: _there_and_back(network, blocks, layout, reaches))  # type: ignore[misc]  # bound now
-        share = sample.layers / max(1, len(blocks) - 1)
-        forth += share * statistics.median(one for one, _ in tried)
-        back += share * statistics.median(one for _, one in tried)
-    return forth, back
+        found.append(np.median(tried, axis=0) / max(1, len(blocks) - 1))
+    return np.array(found)
 
 
 def _there_and_back(network: Network, blocks: Sequence[Block], layout: Layout, reaches: Reaches) -> tuple[float, float]:
@@ -220,8 +240,10 @@ def _there_and_back(network: Network, blocks: Sequence[Block], layout: Layout, r
     return turned - began, _now(network) - marks[-1]
 
 
-def _head_line(network: Network, few: int, many: int, *, with_gradient: bool) -> Line:
-    def once(rows: int) -> tuple[float, float]:
+def _head_line(network: Network, few: int, many: int) -> tuple[Line, float]:
+    """Time of the head with a gradient, by predictions; and what share of it many take with none."""
+
+    def once(rows: int, *, with_gradient: bool) -> tuple[float, float]:
         shape, bench = network.architecture, network.bench
         states = torch.zeros(rows, shape.width, device=bench.device, dtype=bench.dtype)
         states.requires_grad_(with_gradient)
@@ -230,8 +252,12 @@ def _head_line(network: Network, few: int, many: int, *, with_gradient: bool) ->
         head.log_probabilities(states, targets, network.head, bench, shape.final_cap)
         return _now(network) - began, 0.0
 
-    times = [statistics.median(one for one, _ in _repeated(lambda rows=rows: once(rows))) for rows in (few, many)]  # type: ignore[misc]  # bound now
-    return Line.through((few, times[0]), (many, times[1]))
+    def seconds(rows: int, *, with_gradient: bool) -> float:
+        return float(np.median(_repeated(partial(once, rows, with_gradient=with_gradient)), axis=0)[0])
+
+    both = seconds(many, with_gradient=True)
+    line = Line.through((few, seconds(few, with_gradient=True)), (many, both))
+    return line, seconds(many, with_gradient=False) / both
 
 
 def _repeated(probe: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
