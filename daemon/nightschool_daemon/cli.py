@@ -442,7 +442,8 @@ def train(
         Path | None, typer.Option("--adapter", help="Where to put what was trained: for LoRA, a PEFT adapter.")
     ] = None,
     anew: Annotated[
-        bool, typer.Option("--anew", help="Begin anew, though an interrupted training by the same call could go on.")
+        bool,
+        typer.Option("--anew", help="Begin anew, though what the same call left before could be gone on with."),
     ] = False,
 ) -> None:
     """Train by hand: one file in, one model out. No exam, no alias."""

@@ -87,7 +87,7 @@ def _problem_of_neurons(file: GgufFile, settings: Settings, brought: Path | None
     except TrainingError as error:
         return str(error).rstrip(".")
     if brought is not None:
-        return None if (brought / NEURONS).is_file() else "training begins from a LoRA"
+        return None if (brought / NEURONS).is_file() else f"training begins from {brought}, which holds no neurons"
     if learned is not None and (learned / WEIGHTS).is_file():
         return "the version in use has learned by LoRA, and training goes on from that"
     return _problem_of_delivery(settings)

@@ -28,6 +28,7 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.learning import adapter_file, gguf_file
 from nightschool_daemon.learning.delivery import Decision, ExportError, absent, chosen, cost, target_of
+from nightschool_daemon.learning.engine.loop import LOWER_RATE
 from nightschool_daemon.learning.gguf_file import Field, GgufError, NewTensor
 from nightschool_daemon.learning.lesson import Lesson, read_lesson, require_low_rank
 from nightschool_daemon.learning.measuring import Measure
@@ -194,7 +195,7 @@ def _require_numbers(result: ExportResult) -> None:
     if not all(math.isfinite(one.delivered_loss) for one in written):
         raise ExportError(
             "Written into the file, what was trained is too large for the types of a GGUF: the loss of the model is no "
-            "number. Lower learning_rate in [plugins.tuning_fixed] (a half is a good try)."
+            f"number. {LOWER_RATE}."
         )
 
 

@@ -25,6 +25,7 @@ from nightschool_daemon.jobs import (
     read_lines,
 )
 from nightschool_daemon.learning.engine.examples import Answer, Example
+from nightschool_daemon.learning.engine.loop import LOWER_RATE
 from nightschool_daemon.learning.lesson import Lesson
 from nightschool_daemon.learning.loading import Tokens
 from nightschool_daemon.learning.packed_route import read_examples
@@ -136,7 +137,7 @@ def require_lesson(kind: LossKind, before: float, after: float) -> None:
     if not after <= before + SMALLEST_LESSON:
         raise TrainingError(
             f"The training made worse what it learned from: {before:.3f} before, {after:.3f} after ({UNITS[kind]}). "
-            "Lower learning_rate in [plugins.tuning_fixed] (a half is a good try)."
+            f"{LOWER_RATE}."
         )
 
 

@@ -44,7 +44,6 @@ FUSED_UP = "mlp.gate_up_proj"
 """`ffn_up` where it holds the gate too (phi3)."""
 SEEING = frozenset({"mistral3"})
 """Architectures whose models are published within one that sees pictures, whatever is in the file."""
-OTHER_FORM = "The earlier lesson has another form, so training cannot begin from it."
 PICTURES = "v."
 """How names of tensors begin that see."""
 
@@ -105,7 +104,15 @@ def load_form(form: Form, file: GgufFile, directory: Path) -> None:
             )
         form.put(_read_weights(directory / NEURONS))
     else:
-        raise TrainingError(OTHER_FORM)
+        raise TrainingError(_other_form(directory))
+
+
+def _other_form(directory: Path) -> str:
+    form = "added neurons" if (directory / NEURONS).is_file() else "LoRA"
+    return (
+        f"The earlier lesson has another form ({form}, in {directory}), so training cannot begin from it. Set form in "
+        "[plugins.tuning_fixed] to its own, or leave it out."
+    )
 
 
 def require_start(directory: Path, settings: Hyperparameters) -> None:
@@ -114,7 +121,7 @@ def require_start(directory: Path, settings: Hyperparameters) -> None:
     Whether its tensors fit is seen with the base.
     """
     if (directory / NEURONS).is_file() is not (settings.form is TrainedForm.NEURONS):
-        raise TrainingError(OTHER_FORM)
+        raise TrainingError(_other_form(directory))
     if settings.form is not TrainedForm.NEURONS:
         _require_fit(_adapter_in(directory), settings.lora_r, group_of(settings.form))
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ from nightschool_daemon.jobs import (
     VerifyResult,
 )
 from nightschool_daemon.learning import gguf_file
+from nightschool_daemon.learning.engine.loop import LOWER_RATE
 from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens
 from nightschool_daemon.learning.rows import learned_texts
@@ -118,7 +120,8 @@ def run(context: WorkerContext) -> None:
     lesson = read_lesson(trained.adapter, gguf_file.read(base.gguf))
     variants = open_variants(lesson, base.weights_digest, context.settings)
     texts = learned_texts(context.run.step(Step.SELECT), trained.methods)
-    tokens = context.settings.exam.context_tokens
+    # where a base has less it is given less, whatever is asked for
+    tokens = min(context.settings.exam.context_tokens, lesson.file.number("context_length") or sys.maxsize)
     limits = Limits(max_length=_max_length(context), context_tokens=tokens)
     positions = choose_positions(
         variants.tokens, texts, context.settings.exam.verify_positions, context.info.seed, limits
@@ -190,7 +193,7 @@ def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, p
 
 SILENT = (
     "the served model finds no token likely where its base does: what was trained is so large that it computes no "
-    "numbers any more. Lower learning_rate in [plugins.tuning_fixed] (to a tenth), or leave it out"
+    f"numbers any more. {LOWER_RATE}"
 )
 
 
@@ -204,7 +207,7 @@ def _require_numbers(medians: Medians, held_out: Losses) -> None:
     if not all(map(math.isfinite, of_lesson)):
         raise TrainingError(
             "With what was trained our forward pass computes no numbers, so it cannot be told whether the served model "
-            "is the trained one. Lower learning_rate in [plugins.tuning_fixed] (a half is a good try)."
+            f"is the trained one. {LOWER_RATE}."
         )
 
 
@@ -214,7 +217,7 @@ def _why_not_compared(table: Table, asked: int) -> str | None:
     if compared < least <= compared + table.ended:
         return (
             f"only {compared} of {asked} places could be compared: at {table.ended} others what was trained ends its "
-            "answer, where its base goes on. Lower learning_rate in [plugins.tuning_fixed] (a half is a good try)"
+            f"answer, where its base goes on. {LOWER_RATE}"
         )
     if not compared:
         return (
@@ -298,8 +301,9 @@ def choose_positions(
     most = max(map(len, found), default=0)
     if not most:
         raise TrainingError(
-            f"No text that was learned fits into {limits.context_tokens} tokens in a tokenisation that can be compared "
-            "with the engine's. Raise exam.context_tokens."
+            f"No text that was learned has a prompt of less than {limits.context_tokens} tokens, which is "
+            "exam.context_tokens or the base's context, in a tokenisation that can be compared with the engine's. "
+            "Raise exam.context_tokens, or choose a base with a longer context."
         )
     enough = (one for one in range(POSITIONS_A_TEXT, most) if _count(found, one) >= wanted)
     a_text = next(enough, max(most, POSITIONS_A_TEXT))

@@ -72,6 +72,7 @@ NO_THUMBS = (
 PAIRS_HOOK, LABELS_HOOK = "nightschool_build_preference_pairs", "nightschool_label_answers"
 STOPPED_EARLY = "Ended: no model was made, and nothing was learned yet."
 STOPPED = "Ended: no model was made. Call it again to go on from the last step that was kept; --anew begins anew."
+KEPT = "What was learned so far is kept: the same call goes on from there, and --anew begins anew."
 OTHER_METHOD = "--method sft learns wanted answers, and auto what the file has."
 PIECE_BYTES = 1024 * 1024
 """Of files that are compared."""
@@ -116,7 +117,7 @@ class Order:
     adapter: Path | None = None
     """Where to put what was trained: a new directory."""
     anew: bool = False
-    """Remove what an interrupted training of the same left, in place of going on with it."""
+    """Remove what an unfinished training of the same left, in place of going on with it."""
 
 
 def train_alone(
@@ -213,6 +214,8 @@ def _directory(state_directory: Path, made_of: str, *, anew: bool, note: Callabl
             is_kept = going_on.leave(directory)
         if isinstance(error, KeyboardInterrupt):
             raise TrainingInterrupted(STOPPED if is_kept else STOPPED_EARLY) from None
+        if is_kept:
+            note(KEPT)
         raise
     else:
         with going_on.comings_and_goings(state_directory):

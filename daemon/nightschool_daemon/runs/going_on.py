@@ -101,7 +101,7 @@ def why_not(directories: Iterable[Path], wanted: str) -> Iterator[str]:
         other = [name for name, value in now.items() if then.get(name) != value]
         if other and not {BASE, DATA} & set(other):
             yield (
-                f"It begins anew: an interrupted training on the same base and data had another "
+                f"It begins anew: an unfinished training on the same base and data had another "
                 f"{' and another '.join(other)}. What it left is in {directory} for {KEPT_FOR.days} days at most."
             )
 

@@ -68,7 +68,7 @@ def sweep(ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
 
 
 def sweep_trainings(state_directory: Path, ollama: OllamaHttp, now: datetime) -> tuple[str, ...]:
-    """Remove what an interrupted `nightschool train` left: candidate, pin, and its directory, unless it can go on.
+    """Remove what an unfinished `nightschool train` left: candidate, pin, and its directory, unless it can go on.
 
     Of those that can some are kept, for some days. Returns a sentence for each directory that is gone, or unreadable.
     """
@@ -87,7 +87,7 @@ def _sweep_training(directory: Path, ollama: OllamaHttp, *, is_kept: bool) -> st
 
     Says so where its directory is gone, or cannot be read.
     """
-    sentence = f"What an interrupted `nightschool train` left in {directory} was removed."
+    sentence = f"What an unfinished `nightschool train` left in {directory} was removed."
     try:
         lock = StateLock.take(directory)
     except LockedError:
@@ -100,7 +100,7 @@ def _sweep_training(directory: Path, ollama: OllamaHttp, *, is_kept: bool) -> st
         except (LedgerError, sqlite3.Error) as error:
             if isinstance(error.__cause__ or error, sqlite3.OperationalError):
                 # the disk is full, or away: that is no reason to lose what was learned
-                return f"What an interrupted `nightschool train` left in {directory} cannot be read at present: {error}"
+                return f"What an unfinished `nightschool train` left in {directory} cannot be read at present: {error}"
             bases, is_kept = set[str](), False
             sentence += f" What it had in Ollama is not known, and stays there: {error}"
         if any(not give_pins_free(directory, base, ollama) for base in bases):

@@ -1155,7 +1155,7 @@ def test_what_a_killed_training_by_hand_left_is_swept(world: World) -> None:
         )
     )
     with_ledger.close()
-    assert "interrupted `nightschool train`" in world.runs.recover(NOW)[0]
+    assert "unfinished `nightschool train`" in world.runs.recover(NOW)[0]
     assert set(world.server.tags()) == {TINY}
     assert not left.exists()
 

@@ -1,4 +1,4 @@
-"""Which of the directories that interrupted trainings by hand left can be gone on with, and which are kept."""
+"""Which of the directories that unfinished trainings by hand left can be gone on with, and which are kept."""
 
 import os
 from dataclasses import replace
@@ -143,7 +143,7 @@ def test_it_is_told_why_what_was_left_of_the_same_base_and_data_is_not_gone_on_w
     ]
     first, second = going_on.why_not(directories, going_on.made_of(settings, "a:1b", "base", "data"))
     assert first == (
-        "It begins anew: an interrupted training on the same base and data had another --method or configuration. "
+        "It begins anew: an unfinished training on the same base and data had another --method or configuration. "
         f"What it left is in {directories[0]} for 7 days at most."
     )
     assert "had another --from." in second

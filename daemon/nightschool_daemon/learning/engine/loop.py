@@ -65,7 +65,7 @@ FAR_STEPS = 20
 """After so many steps that were far above, what is watched tells whether the training is hopeless."""
 RISEN_FACTOR, RISEN_NATS = 1.1, 0.1
 """What was learned from must not end so much above where it began: of that even a lesson of nothing new costs less."""
-LOWER_RATE = "Lower learning_rate in [plugins.tuning_fixed]"
+LOWER_RATE = "Lower learning_rate in [plugins.tuning_fixed] (to a tenth), or leave it out"
 
 MORE_TIME = "Raise training.time_limit_minutes, or lower training.max_tokens."
 
@@ -353,8 +353,7 @@ class Course(Generic[S]):
     def _diverged(self, watched: float) -> Diverged:
         return Diverged(
             f"At a learning rate of {self._settings.learning_rate:g} the loss rose from "
-            f"{self._state.start_loss:.2f} to {watched:.2f}, so nothing is learned. {LOWER_RATE} (to a tenth), or "
-            "leave it out."
+            f"{self._state.start_loss:.2f} to {watched:.2f}, so nothing is learned. {LOWER_RATE}."
         )
 
     def end_stretch(self) -> None:
@@ -476,7 +475,7 @@ class Diverged(TrainingError):
 
 def _require_number(loss: float) -> None:
     if not math.isfinite(loss):
-        raise Diverged(f"The loss is no longer a number. {LOWER_RATE} (a half).")
+        raise Diverged(f"The loss is no longer a number. {LOWER_RATE}.")
 
 
 # --------------------------------------------------------------------------- objectives
