@@ -156,6 +156,9 @@ def run() -> int:
     handler.setFormatter(Sentences())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        # a terminal that closes; below `nohup` it stays ignored
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         # without its standalone mode typer returns the code of an `Exit`, and lets errors through
         code = app(standalone_mode=False)

@@ -542,8 +542,8 @@ class VerifyResult:
     """Base and candidate render the same prompts."""
     passed: bool
     reason: str
-    is_told: bool = True
-    """Whether what the server says could be compared with our own forward pass at all."""
+    is_last_word: bool = False
+    """It did not pass for what was learned: neither another server nor another delivery would change that."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,8 @@ class MemoryPlan:
     """Expected time of the training."""
     is_rough: bool = False
     """By rules of thumb, not by trying a layer."""
+    is_begun: bool = False
+    """A training goes on by it."""
 
     def sentence(self) -> str:
         """What was decided, and what it takes."""
@@ -56,7 +58,7 @@ class MemoryPlan:
         return (
             f"passes of {self.tokens_a_pass} tokens{kept}{again}{self._left_out()}: "
             f"about {self.peak_bytes / 1e9:.1f} GB of {self.available_bytes / 1e9:.1f} GB, and "
-            f"{duration(self.seconds)} for the training itself"
+            f"{duration(self.seconds)} for the training itself{', counted from its beginning' if self.is_begun else ''}"
         )
 
     def _left_out(self) -> str:

@@ -101,6 +101,7 @@ def ready(
         pads=pads,
         arrange=arrange,
         goes_on=start is not None and not job.requires_start,
+        has_start=start is not None,
     )
     return Task(network=network, form=form, start=start, todo=todo)
 
@@ -158,7 +159,7 @@ def prepare(
         signature=made_of,
         arrange=arrange,
         goes_on=task.todo.goes_on,
-        has_start=task.start is not None,
+        has_start=task.todo.has_start,
         spared_bytes=job.spared_bytes,
         until=time.monotonic() + job.time_left_s,
     )

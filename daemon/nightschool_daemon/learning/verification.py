@@ -9,7 +9,7 @@ compared: over tokens that are among the 20 likeliest of both, the median of
 
 must be at most the largest of three: twice the median of | base by the engine - base by us |, `FLOOR`, and
 `ROUNDED_SHARE` of the median of | (candidate - base) by us |. Where the first is large itself nothing can be told, nor
-where too few of the places can be compared.
+where too few of the places can be compared, nor where they differ by more than `LIVE_SHARE` of a small change.
 
 A strong lesson leaves places at which the two lists have no token in common. There the candidate's likeliest token is
 compared, with the base's log-probability by us on both sides, as the engine does not tell it; and the base's likeliest
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,6 +37,7 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.loop import LOWER_RATE
+from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens
 from nightschool_daemon.learning.rows import learned_texts
@@ -120,15 +120,16 @@ def run(context: WorkerContext) -> None:
     lesson = read_lesson(trained.adapter, gguf_file.read(base.gguf))
     variants = open_variants(lesson, base.weights_digest, context.settings)
     texts = learned_texts(context.run.step(Step.SELECT), trained.methods)
-    # where a base has less it is given less, whatever is asked for
-    tokens = min(context.settings.exam.context_tokens, lesson.file.number("context_length") or sys.maxsize)
-    limits = Limits(max_length=_max_length(context), context_tokens=tokens)
+    limits = Limits(
+        max_length=_max_length(context),
+        context_tokens=context_of(lesson.file, context.settings.exam.context_tokens),
+    )
     positions = choose_positions(
         variants.tokens, texts, context.settings.exam.verify_positions, context.info.seed, limits
     )
     context.progress(1, 4, f"ask the engine at {len(positions)} places")
-    base_engine = ask_engine(context, base.pin, positions, tokens)
-    candidate_engine = ask_engine(context, candidate, positions, tokens)
+    base_engine = ask_engine(context, base.pin, positions, limits.context_tokens)
+    candidate_engine = ask_engine(context, candidate, positions, limits.context_tokens)
     context.progress(2, 4, "compute the same by our own forward pass")
     base_own = own_logprobs(variants, positions)
     variants.use(Variant.DELIVERED, export)
@@ -187,7 +188,7 @@ def judged(table: Table, *, asked: int, held_out: Losses, held_out_texts: int, p
         prompts_equal=prompts_equal,
         passed=problem is None,
         reason=f"{problem}." if problem else f"The served model is live and equals the trained network{places}.",
-        is_told=untold is None,
+        is_last_word=is_silent or (untold is None and medians.expected < FLOOR),
     )
 
 
@@ -244,16 +245,30 @@ class Medians:
     def untold(self) -> str | None:
         """Why they say nothing of the served model; None: they do."""
         if self.noise <= MOST_NOISE:
-            return None
+            return self._too_near()
         return (
             f"our forward pass and this server's differ by {self.noise:.3f} nats on the base itself (at most "
             f"{MOST_NOISE} are allowed), so it cannot be told whether the served model is the trained one. Update "
             "Ollama, or choose another base"
         )
 
+    def _too_near(self) -> str | None:
+        """Where the bound would let another lesson of the same size through, or half of this one."""
+        if max(FLOOR, LIVE_SHARE * self.expected) < self.disagreement <= self.bound:
+            return (
+                f"the lesson moves probabilities by {self.expected:.3f} nats, and our forward pass and this server's "
+                f"differ by {self.noise:.3f} on the base itself, so it cannot be told whether the served model is the "
+                "trained one. Give it more feedback, or raise the learning rate"
+            )
+        return None
+
+    @property
+    def bound(self) -> float:
+        """Up to which they may disagree."""
+        return max(2 * self.noise, FLOOR, ROUNDED_SHARE * self.expected)
+
     def problem(self) -> str | None:
         """What they say against the served model; None: nothing."""
-        bound = max(2 * self.noise, FLOOR, ROUNDED_SHARE * self.expected)
         if self.expected < FLOOR:
             return (
                 f"the lesson is too small to be seen (it moves probabilities by {self.expected:.4f} nats). "
@@ -264,10 +279,10 @@ class Medians:
                 f"the served model does not show the lesson: it moved probabilities by {self.live:.3f} nats where "
                 f"{self.expected:.3f} were trained. Update Ollama, or set delivery.form"
             )
-        if self.disagreement > bound:
+        if self.disagreement > self.bound:
             return (
                 f"the served model is not the trained one: they disagree by {self.disagreement:.3f} nats, at most "
-                f"{bound:.3f} are allowed. Update Ollama, or set delivery.form"
+                f"{self.bound:.3f} are allowed. Update Ollama, or set delivery.form"
             )
         return None
 
@@ -283,6 +298,11 @@ class Limits:
     """Longer ones were left out of the training."""
     context_tokens: int
     """The engine cuts longer prompts."""
+
+
+def context_of(file: GgufFile, wanted: int) -> int:
+    """Tokens that the engine gives a base: fewer than are wanted where it was made for fewer."""
+    return min(wanted, file.number("context_length") or wanted)
 
 
 def choose_positions(
@@ -301,8 +321,8 @@ def choose_positions(
     most = max(map(len, found), default=0)
     if not most:
         raise TrainingError(
-            f"No text that was learned has a prompt of less than {limits.context_tokens} tokens, which is "
-            "exam.context_tokens or the base's context, in a tokenisation that can be compared with the engine's. "
+            f"No text that was learned has a prompt of less than {limits.context_tokens} tokens (exam.context_tokens "
+            "or the base's context), and an answer of two or more, that can be compared with what the engine counts. "
             "Raise exam.context_tokens, or choose a base with a longer context."
         )
     enough = (one for one in range(POSITIONS_A_TEXT, most) if _count(found, one) >= wanted)

@@ -33,6 +33,7 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.ledger import FILE_NAME, IncomingEvent, Ledger, LedgerError
 from nightschool_daemon.locking import StateLock
 from nightschool_daemon.ollama import names
+from nightschool_daemon.ollama.errors import OllamaError
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.plans import TrainingPlan
 from nightschool_daemon.reasons import BY_HAND
@@ -145,7 +146,8 @@ def train_alone(
     require_state_directory(settings)
     made_of = going_on.made_of(settings, base, before.get(base, ""), order.data_digest)
     note = partial(listener.note, target)
-    with _directory(settings.state_directory, made_of, anew=order.anew, note=note) as directory:
+    end = End()
+    with _directory(settings.state_directory, made_of, end, anew=order.anew, note=note) as directory:
         _claim(directory, target)
         if order.adapter is not None:
             _require_free(order.adapter, going_on.trained_in(directory))
@@ -159,16 +161,22 @@ def train_alone(
             runs = Runs(settings=own, ledger=ledger, hooks=hooks, ollama=ollama, clock=lambda: now)
             begun = _gone_on_with(runs) or _begin(runs, specialty, order.feedback, now)
             context = runs.context_of(begun, listener)
-            made, problem = _learn(context, target, order)
+            made, problem = _learn(context, target, order, end)
+        except BaseException:
+            # why it ended is what is told; the next sweep does what is left to do
+            with contextlib.suppress(LedgerError, OllamaError):
+                retention.give_pins_free(directory, base, ollama)
+            raise
+        else:
+            with contextlib.suppress(LedgerError):
+                # a ledger that cannot be read may need any pin
+                retention.give_pins_free(directory, base, ollama)
         finally:
             ledger.close()
             if order.adapter is not None:
                 with contextlib.suppress(OSError):
                     # where nothing was trained it is empty
                     order.adapter.rmdir()
-            with contextlib.suppress(LedgerError):
-                # a ledger that cannot be read may need any pin
-                retention.give_pins_free(directory, base, ollama)
     if problem:
         raise RunRefused(f"{made.name} is made.{problem}")
     return made
@@ -192,8 +200,24 @@ def _require_lesson(settings: Settings, events: Sequence[Event], hooks: Hooks) -
         raise RunRefused(f"{NO_THUMBS} {OTHER_METHOD}")
 
 
+@dataclass(kw_only=True)
+class End:
+    """How far a training by hand came."""
+
+    made: str = ""
+    """The name that its result has in Ollama."""
+
+    def interrupted(self, *, is_kept: bool) -> TrainingInterrupted:
+        """What Ctrl-C and SIGTERM have it say."""
+        if self.made:
+            return TrainingInterrupted(f"Ended, but {self.made} is made. What else is left goes with the next call.")
+        return TrainingInterrupted(STOPPED if is_kept else STOPPED_EARLY)
+
+
 @contextlib.contextmanager
-def _directory(state_directory: Path, made_of: str, *, anew: bool, note: Callable[[str], None]) -> Iterator[Path]:
+def _directory(
+    state_directory: Path, made_of: str, end: End, *, anew: bool, note: Callable[[str], None]
+) -> Iterator[Path]:
     """Where a training works, locked as long: what one that was made of the same left, else a new one.
 
     `note` hears which it is, and why not the former where one was left on the same base and data. It is gone when the
@@ -213,13 +237,16 @@ def _directory(state_directory: Path, made_of: str, *, anew: bool, note: Callabl
         with going_on.comings_and_goings(state_directory):
             is_kept = going_on.leave(directory)
         if isinstance(error, KeyboardInterrupt):
-            raise TrainingInterrupted(STOPPED if is_kept else STOPPED_EARLY) from None
+            raise end.interrupted(is_kept=is_kept) from None
         if is_kept:
             note(KEPT)
         raise
     else:
-        with going_on.comings_and_goings(state_directory):
-            going_on.remove(directory)
+        try:
+            with going_on.comings_and_goings(state_directory):
+                going_on.remove(directory)
+        except KeyboardInterrupt:
+            raise end.interrupted(is_kept=False) from None
     finally:
         lock.release()
 
@@ -346,7 +373,7 @@ def _make(adapter: Path) -> None:
         raise RunRefused(f"--adapter: {adapter} cannot be made: {error.strerror}. Choose another directory.") from error
 
 
-def _learn(context: StepContext, target: str, order: Order) -> tuple[TrainedAlone, str]:
+def _learn(context: StepContext, target: str, order: Order, end: End) -> tuple[TrainedAlone, str]:
     """What was made, and what went wrong though it was made."""
     problem = where = ""
     try:
@@ -360,7 +387,7 @@ def _learn(context: StepContext, target: str, order: Order) -> tuple[TrainedAlon
         version = version_of_run(context)
         if version is None:
             raise RunRefused("The training left no version. Run it again.")
-        made = _named(context.ollama, version.tag, target)
+        made = end.made = _named(context.ollama, version.tag, target)
         if problem:
             problem += f" It is in {_kept(context)}."
         if made != target:

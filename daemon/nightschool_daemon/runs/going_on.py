@@ -134,7 +134,7 @@ def taken_up(directories: Iterable[Path], wanted: str) -> tuple[Path, StateLock]
 
 
 def can_go_on(directory: Path) -> bool:
-    """Whether something was learned there of which it was not found that it cannot be served as it was trained."""
+    """Whether something was learned there that is not itself at fault where it could not be served."""
     return (directory / MADE_OF).is_file() and any(map(_is_open, _runs_in(directory)))
 
 
@@ -147,15 +147,10 @@ def trained_in(directory: Path) -> Path | None:
 def _is_open(run: RunDirectory) -> bool:
     learned = any(True for pattern in LEARNED for _ in run.step(Step.TRAIN).glob(pattern))
     try:
-        return learned and not (run.is_done(Step.VERIFY) and _is_another(run.result(Step.VERIFY, VerifyResult)))
+        return learned and not (run.is_done(Step.VERIFY) and run.result(Step.VERIFY, VerifyResult).is_last_word)
     except CodecError:
         # torn by the disk, or of another release
         return False
-
-
-def _is_another(verified: VerifyResult) -> bool:
-    """Whether what is served was found to be another network: not where nothing could be told."""
-    return verified.is_told and not verified.passed
 
 
 def leave(directory: Path) -> bool:

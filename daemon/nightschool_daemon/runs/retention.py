@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nightschool_daemon.config import Settings
-from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step
+from nightschool_daemon.jobs import PrepareResult, RunDirectory, Step, write_durably
 from nightschool_daemon.ledger import FILE_NAME, Ledger, LedgerError, VersionRow, VersionState
 from nightschool_daemon.locking import LockedError, StateLock, is_locked
 from nightschool_daemon.ollama import names
@@ -70,7 +70,8 @@ def sweep(ledger: Ledger, ollama: OllamaHttp) -> tuple[str, ...]:
 def sweep_trainings(state_directory: Path, ollama: OllamaHttp, now: datetime) -> tuple[str, ...]:
     """Remove what an unfinished `nightschool train` left: candidate, pin, and its directory, unless it can go on.
 
-    Of those that can some are kept, for some days. Returns a sentence for each directory that is gone, or unreadable.
+    Of those that can some are kept, for some days. Where nothing is at work here, probes go too. Returns a sentence for
+    each directory that is gone, or unreadable, and for each probe.
     """
     if not state_directory.is_dir():
         return ()
@@ -79,6 +80,8 @@ def sweep_trainings(state_directory: Path, ollama: OllamaHttp, now: datetime) ->
         left = [one for one in trainings_in(state_directory) if not is_locked(one)]
         kept = going_on.worth_keeping(left, now)
         swept = [_sweep_training(directory, ollama, is_kept=directory in kept) for directory in left]
+        if not is_locked(state_directory) and not any(map(is_locked, trainings_in(state_directory))):
+            swept += _sweep_probes(ollama, [entry.name for entry in ollama.tags()])
     return tuple(sentence for sentence in swept if sentence)
 
 
@@ -133,7 +136,7 @@ def note_pins(directory: Path, base: str, tags: Iterable[str]) -> None:
     found = {tag for tag in tags if names.is_pin_of(base, tag)}
     for other in _trained_beside(directory, base):
         found &= set(_noted(other))
-    (directory / PINS_BEFORE).write_text("\n".join(sorted(found)), encoding="utf-8")
+    write_durably(directory / PINS_BEFORE, "\n".join(sorted(found)))
 
 
 def keep_pinned(context: StepContext) -> None:
@@ -161,7 +164,7 @@ def _own_pin(directory: Path, pin: str) -> None:
     """A pin that a training by hand made again is its own, whoever had made it before."""
     noted = _noted(directory)
     if pin in noted:
-        (directory / PINS_BEFORE).write_text("\n".join(one for one in noted if one != pin), encoding="utf-8")
+        write_durably(directory / PINS_BEFORE, "\n".join(one for one in noted if one != pin))
 
 
 def give_pins_free(directory: Path, base: str, ollama: OllamaHttp) -> bool:
@@ -177,8 +180,19 @@ def give_pins_free(directory: Path, base: str, ollama: OllamaHttp) -> bool:
     _delete_unused_pins(ledger, ollama, base, spared=_noted(directory))
     if ledger is not None:
         ledger.close()
-    (directory / PINS_BEFORE).unlink(missing_ok=True)
+    if not _has_candidate(directory, ollama):
+        (directory / PINS_BEFORE).unlink(missing_ok=True)
     return True
+
+
+def _has_candidate(directory: Path, ollama: OllamaHttp) -> bool:
+    """Whether what a training by hand made is in Ollama still: taking it away may have been interrupted."""
+    if not (directory / FILE_NAME).is_file():
+        return False
+    own = Ledger.open_read_only(directory / FILE_NAME)
+    made = {version.tag for version in own.versions.in_state(VersionState.CANDIDATE)}
+    own.close()
+    return any(entry.name in made for entry in ollama.tags())
 
 
 def trainings_in(state_directory: Path) -> list[Path]:

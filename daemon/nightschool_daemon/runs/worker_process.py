@@ -172,7 +172,8 @@ def _ask_to_end(
 ) -> None:
     process.terminate()
     if isinstance(asked, KeyboardInterrupt):
-        context.note(f"{step} ends when what it has is kept. Ctrl-C again ends it at once.")
+        then = "ends when what it has is kept" if step in KEEPS_ITS_WORK else "ends, and is done again the next time"
+        context.note(f"{step} {then}. Ctrl-C again ends it at once.")
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_S)
 
@@ -217,7 +218,8 @@ def _failure(directory: Path, code: int, step: Step | Job) -> Exception:
     log = directory / "worker.log"
     try:
         failure = codec.from_json((directory / "failure.json").read_bytes(), WorkerFailure)
-    except FileNotFoundError:
+    except (FileNotFoundError, codec.CodecError):
+        # a full disk, too, takes no reason
         if code == -signal.SIGKILL:
             return WorkerKilled(f"{step} was killed, likely because memory ran out. Close what uses it.")
         return StepFailed(f"{step} ended with code {code} and left no result. Its log is {log}.")

@@ -1,7 +1,9 @@
 """Whoever is killed finds the last whole step again: at whatever call to the disk, and whatever the disk tore."""
 
+import errno
 import json
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +22,14 @@ from nightschool_daemon.jobs import STRETCHES, TRAJECTORIES, StretchMark, Trajec
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import checkpoints, loop
 from nightschool_daemon.learning.engine.adam import Adam
-from nightschool_daemon.learning.engine.checkpoints import MOMENTS, PARAMETERS, STATE, Checkpoints, State
+from nightschool_daemon.learning.engine.checkpoints import (
+    MOMENTS,
+    PARAMETERS,
+    STATE,
+    Checkpoints,
+    State,
+    save_tensors,
+)
 from nightschool_daemon.learning.engine.curriculum import Arrange, begun, nobody_arranges
 from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.learning.termination import Terminated
@@ -314,6 +323,37 @@ def test_preferences_on_top_of_wanted_answers_go_on_after_a_kill_at_every_step_o
     require_equal_when_killed(trained, tmp_path, first_steps + 2)
     assert steps_of(tmp_path / "whole") == [1, 2, 2]
     assert steps_of(tmp_path / "whole" / "sft") == steps_of(tmp_path / "cut" / "sft") == [1, 2, 2, 3, 4, 4]
+
+
+# --------------------------------------------------------------------------- a disk that fails
+
+
+def test_a_disk_that_cannot_be_read_at_present_costs_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(tmp_path, 3)
+
+    def unreadable(_file: Path) -> dict[str, Tensor]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "load", unreadable)
+        with pytest.raises(OSError, match="Input/output error"):
+            found(tmp_path)
+    assert found(tmp_path) == 3
+
+
+def test_a_file_that_there_is_no_room_for_is_the_systems_error_and_nothing_of_it_stays(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_tensors({"one": torch.ones(10_000)}, tmp_path / "some.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename == str(tmp_path / "some.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --------------------------------------------------------------------------- its room on the disk

@@ -20,12 +20,13 @@ from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine import devices, fitting, footprint, machine, memory, pace
 from nightschool_daemon.learning.engine.examples import Answer, Example
 from nightschool_daemon.learning.engine.forms import Form, block_of
-from nightschool_daemon.learning.engine.layout import lay_out
+from nightschool_daemon.learning.engine.layout import Layout, lay_out
+from nightschool_daemon.learning.engine.loop import Plan, train
 from nightschool_daemon.learning.engine.network import Network
 from nightschool_daemon.learning.engine.pace import Line, Pace, Sample
 from nightschool_daemon.learning.engine.packed import Bench, PackedMatrix
 from nightschool_daemon.learning.engine.todo import Cut, Passes, Todo
-from nightschool_daemon.learning.engine.trial import beside
+from nightschool_daemon.learning.engine.trial import PROBED_TOKENS, beside
 from nightschool_daemon.learning.packed_route import KeptMemoryPlan, keep_memory_plan, kept_memory_plan, make_form
 from nightschool_daemon.plans import MemoryPlan
 from nightschool_hookspecs.records import (
@@ -300,7 +301,7 @@ ONE_A_TOKEN = Pace(
         (TrainingMethod.SFT, 1, Cut(checkpointed=2), 3 + 1 + 2),
         (TrainingMethod.SFT, 1, Cut(checkpointed=1, trained_from=1), 1 + 0.5 + 1 + 2),
         (TrainingMethod.DPO, 1, Cut(checkpointed=0), 3 + 2 + 1),
-        (TrainingMethod.KTO, 1, Cut(checkpointed=0), 3 + 2 + 1 + 2),
+        (TrainingMethod.KTO, 1, Cut(checkpointed=0), 3 + 3 * 2 + 1 + 2),
     ],
 )
 def test_every_pass_of_a_method_is_counted(method: TrainingMethod, epochs: int, cut: Cut, passes: float) -> None:
@@ -309,6 +310,48 @@ def test_every_pass_of_a_method_is_counted(method: TrainingMethod, epochs: int, 
     settings = replace(SETTINGS, num_epochs=epochs)
     todo = Todo(examples=distinct, method=method, settings=settings, seed=0, pads=False)
     assert pace.seconds(ONE_A_TOKEN, todo, 64, cut, layers=2) == pytest.approx(64 * passes)
+
+
+@pytest.mark.parametrize("has_start", [False, True])
+@pytest.mark.parametrize("method", TrainingMethod)
+def test_what_is_told_is_what_a_training_puts_through_the_network(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: TrainingMethod, *, has_start: bool
+) -> None:
+    """In tokens that go forth, with three for each that is gone back from."""
+    answers = (Answer(tokens=(2, 3)), Answer(tokens=(3, 2), liked=False))
+    chosen = slice(0, 2 if method is TrainingMethod.DPO else 1)
+    examples = [Example(prompt=(number, number), answers=answers[chosen]) for number in range(1, 17)]
+    pads = network.pads(branching=method is TrainingMethod.DPO)
+    todo = Todo(examples=examples, method=method, settings=SETTINGS, seed=0, pads=pads, has_start=has_start)
+    whole, seen = Network.log_probabilities, list[int]()
+
+    def counted(self: Network, layout: Layout) -> torch.Tensor:
+        seen.append(layout.ids.shape[0] * (3 if torch.is_grad_enabled() else 1))
+        return whole(self, layout)
+
+    monkeypatch.setattr(Network, "log_probabilities", counted)
+    plan = Plan(
+        method=method,
+        hyperparameters=SETTINGS,
+        seed=0,
+        tokens_a_pass=2048,
+        output=tmp_path,
+        signature="",
+        has_start=has_start,
+    )
+    form, start = (make_form(network, SETTINGS, 0) for _ in range(2))
+    train(network, form, examples, plan, lambda _done, _total, _text: None, reference=start if has_start else None)
+    assert sum(seen) == pytest.approx(pace.seconds(ONE_A_TOKEN, todo, 2048, Cut(checkpointed=0), layers=2))
+
+
+def test_the_narrowest_pass_is_timed_beside_one_that_is_too_wide_for_it(network: Network) -> None:
+    """What each pass takes by itself is told by it; a row of thousands of tokens would hide that."""
+    short, long = todo_of(20).examples[:1], todo_of(5000).examples[:1]
+    todo = replace(todo_of(20), examples=[*short, *long])
+    small, large = pace._unlike(todo, passes_of([short, long]))
+    assert (list(small), todo.computed(large)) == (short, PROBED_TOKENS)
+    small, large = pace._unlike(todo, passes_of([long]))
+    assert (todo.computed(small), todo.computed(large)) == (PROBED_TOKENS // 2, PROBED_TOKENS)
 
 
 @pytest.mark.parametrize("lengths", [[20], [20, 20, 20, 20], [18, 19, 20, 20], [2, 20]])

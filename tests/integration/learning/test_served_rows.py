@@ -179,5 +179,5 @@ def test_positions_are_within_what_was_learned_and_within_the_context(base: Base
     short = Limits(max_length=whole, context_tokens=prompt + 2)
     found = {len(one.ids) for one in choose_positions(base.tokens, TEXTS, 32, 1, short)}
     assert found == {one for one in lengths if one <= prompt + 1}
-    with pytest.raises(TrainingError, match=r"fits into 256 tokens.*Raise exam\.context_tokens"):
+    with pytest.raises(TrainingError, match=r"prompt of less than 256 tokens.*Raise exam\.context_tokens"):
         choose_positions(base.tokens, TEXTS, 32, 1, replace(LIMITS, max_length=prompt))

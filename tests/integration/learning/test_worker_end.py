@@ -33,7 +33,7 @@ from nightschool_daemon.learning.worker import EXIT_FAILED, EXIT_TERMINATED, NO_
 from nightschool_daemon.ollama.storage import sha256_of
 from nightschool_daemon.reasons import BY_HAND
 from nightschool_daemon.runs import worker_process
-from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, WorkerKilled
+from nightschool_daemon.runs.errors import RunCancelled, RunInterrupted, StepFailed, WorkerKilled
 from nightschool_daemon.runs.listener import SilentListener
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingMethod
 from support import interrupted_workers
@@ -198,6 +198,13 @@ def test_a_training_leaves_the_delivery_its_room_on_the_disk(tiny_gguf: Path, tm
     assert worked(run, lambda: False) == EXIT_FAILED
     failure = codec.from_json((run.step(Step.TRAIN) / "failure.json").read_bytes(), WorkerFailure)
     assert "Free some space, or lower delivery.min_free_gb" in failure.reason
+
+
+def test_a_reason_that_a_full_disk_did_not_take_is_no_fault_of_the_program(tmp_path: Path) -> None:
+    (tmp_path / "failure.json").touch()
+    found = worker_process._failure(tmp_path, EXIT_FAILED, Step.TRAIN)
+    assert isinstance(found, StepFailed)
+    assert str(found).startswith(f"train ended with code {EXIT_FAILED} and left no result. Its log is ")
 
 
 # --------------------------------------------------------------------------- somebody kills it, as for want of memory

@@ -143,6 +143,12 @@ def test_rows_that_are_no_whole_blocks_get_a_type_whose_blocks_fit() -> None:
     blocks = rounding.rounded(values, Kind.F16)
     (choice,) = rounding.choices(blocks, values, Kind.F16, grouped=False)
     assert choice.kind is Kind.F16
+    for columns, has in ((96, False), (256, True)):
+        values = np.random.default_rng(0).standard_normal((8, columns)).astype(np.float32)
+        blocks = rounding.rounded(values, Kind.Q4_0)
+        found = {one.kind for one in rounding.choices(blocks, 0.01 * values, Kind.Q4_0, grouped=False)}
+        assert {Kind.Q4_0, Kind.Q8_0} <= found
+        assert (Kind.Q6_K in found) is has
 
 
 @pytest.mark.parametrize("kind", OWN)
@@ -172,3 +178,6 @@ def test_weights_beside_old_ones_are_whole_blocks_of_what_they_are_in() -> None:
     assert [one.kind for one in found] == [Kind.F16]
     found = rounding.choices_beside(change(0.01)[:, :48], Kind.BF16, 512 + 48)
     assert [one.kind for one in found] == [Kind.BF16]
+    for added, columns in ((48, 512 + 64), (32, 512 + 48)):
+        found = rounding.choices_beside(change(0.01)[:, :added], Kind.Q4_0, columns)
+        assert [one.kind for one in found] == [Kind.F16]

@@ -75,8 +75,23 @@ def test_the_same_change_passes_however_the_engine_rounds() -> None:
 
 def test_a_served_base_is_not_live() -> None:
     result = judge(served=np.zeros(PAIRS))
-    assert not result.passed
+    assert (result.passed, result.is_last_word) == (False, False)
     assert "does not show the lesson" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("served", "passes"), [(CHANGE[::-1], False), (0.4 * CHANGE, False), (CHANGE, True)], ids=["another", "less", "it"]
+)
+def test_nothing_is_told_of_a_lesson_that_drowns_in_the_engines_noise(
+    served: NDArray[np.float64], passes: bool
+) -> None:
+    """Twice the noise would let another lesson of the same size through, or less than half of this one."""
+    noise = np.full(PAIRS, 0.3)
+    result = judge(served=0.2 * served + 0.15 * np.sign(CHANGE) * (not passes), trained=0.2 * CHANGE, noise=noise)
+    assert result.passed is passes, result.reason
+    if not passes:
+        assert "differ by 0.300 on the base itself" in result.reason
+        assert not result.is_last_word
 
 
 def test_a_change_of_the_same_size_in_other_places_is_another_network() -> None:
@@ -91,7 +106,7 @@ def test_the_opposite_change_is_another_network() -> None:
 
 def test_a_lesson_too_small_to_be_seen_is_told() -> None:
     result = judge(served=CHANGE * 1e-3, trained=CHANGE * 1e-3)
-    assert not result.passed
+    assert (result.passed, result.is_last_word) == (False, True)
     assert "too small to be seen" in result.reason
 
 
@@ -104,9 +119,9 @@ def test_nothing_compared_is_no_pass() -> None:
     assert "nothing could be compared" in result.reason
 
 
-@pytest.mark.parametrize(("silent", "is_told"), [(ASKED, True), (ASKED // 10, False)])
+@pytest.mark.parametrize(("silent", "is_last_word"), [(ASKED, True), (ASKED // 10, False)])
 def test_a_served_model_that_computes_no_numbers_is_told_apart_from_a_server_that_tells_none(
-    silent: int, is_told: bool
+    silent: int, is_last_word: bool
 ) -> None:
     empty = np.zeros(0)
     table = Table(
@@ -118,8 +133,8 @@ def test_a_served_model_that_computes_no_numbers_is_told_apart_from_a_server_tha
         silent=silent,
     )
     result = judged(table, asked=ASKED, held_out=HELD_OUT, held_out_texts=5, prompts_equal=True)
-    assert (result.passed, result.is_told) == (False, is_told)
-    assert ("Lower learning_rate" in result.reason) == is_told
+    assert (result.passed, result.is_last_word) == (False, is_last_word)
+    assert ("Lower learning_rate" in result.reason) == is_last_word
 
 
 def test_other_prompts_are_no_pass() -> None:

@@ -19,20 +19,21 @@ from nightschool_hookspecs.records import (
     DeliveryPlan,
     Hyperparameters,
     ServerAbilities,
+    TrainingText,
 )
 from nightschool_hookspecs.services import TrainingError
 from support.rewritten_gguf import rewritten
 from support.selected_runs import at_step
 from support.step_results import TRAINED
-from support.tiny_architectures import WIDTH, write_tiny_architecture
+from support.tiny_architectures import CONTEXT, WIDTH, write_tiny_architecture
 from support.training_jobs import greetings
 
 SERVER = ServerAbilities(version="0.34.3", split=True, fused=True, adapter=False, architecture="llama")
 PLAN = DeliveryPlan(form=DeliveryForm.FUSED, version_bytes=1, shared_bytes=0, reason="")
 
 
-def about_to_verify(directory: Path, base: Path, delivered: Path) -> WorkerContext:
-    context = at_step(Step.VERIFY, directory, base, texts=greetings())
+def about_to_verify(directory: Path, base: Path, delivered: Path, texts: Sequence[TrainingText] = ()) -> WorkerContext:
+    context = at_step(Step.VERIFY, directory, base, texts=texts or greetings())
     adapter = directory / "adapter"
     adapter.mkdir()
     up, down = np.zeros((32, WIDTH), np.float32), np.zeros((WIDTH, 32), np.float32)
@@ -79,3 +80,21 @@ def test_a_forward_pass_of_which_nothing_comes_but_no_numbers_is_told(tmp_path: 
     with pytest.raises(TrainingError, match=sentence):
         verification.run(context)
     assert not context.run.is_done(Step.VERIFY)
+
+
+def test_no_more_is_asked_than_the_base_was_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server gives it no more whatever it is asked for, so that longer texts would look like other tokens."""
+    base = write_tiny_architecture(tmp_path / "base.gguf", "llama", kind="F32")
+    # a character is a token here
+    text = TrainingText(event_id="long", prompt="a" * (CONTEXT - 12), completion="b" * 60)
+    context, asked = about_to_verify(tmp_path, base, base, [text]), []
+
+    def noted(context: object, name: str, positions: Sequence[Position], context_tokens: int) -> list[NextToken]:
+        asked.append(context_tokens)
+        assert max(len(one.ids) for one in positions) == CONTEXT - 1
+        return tells(context, name, positions, context_tokens)
+
+    monkeypatch.setattr(verification, "ask_engine", noted)
+    assert context.settings.exam.context_tokens > CONTEXT
+    verification.run(context)
+    assert asked == [CONTEXT, CONTEXT]

@@ -12,7 +12,7 @@ from nightschool_daemon import codec
 from nightschool_daemon.config import ConfigurationError, DeliverySettings, Settings, StateSettings
 from nightschool_daemon.hooks import Hooks
 from nightschool_daemon.jobs import Step
-from nightschool_daemon.ollama.errors import OllamaRefused
+from nightschool_daemon.ollama.errors import OllamaRefused, OllamaUnreachable
 from nightschool_daemon.ollama.http import ShownModel
 from nightschool_daemon.runs import alone, pipeline
 from nightschool_daemon.runs.alone import Order, of_all, plan_alone, train_alone
@@ -29,6 +29,7 @@ from nightschool_hookspecs.records import (
 )
 from nightschool_hookspecs.testing import sample_event
 from support.memory_ollama import MemoryOllama
+from support.run_rows import VERSION_ROW
 
 NOW = datetime.now(UTC)
 TINY = "tiny:1b"
@@ -129,6 +130,58 @@ def test_a_place_that_is_taken_costs_nothing_of_what_was_left(
     with pytest.raises(RunRefused, match="is there already"):
         train(order(tmp_path / "adapter", anew=True))
     assert train(order()).directory == first.directory
+
+
+def after(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ollama: MemoryOllama, learned: Callable[[StepContext], None]
+) -> Callable[[], None]:
+    """Calls for a training of which `learned` stands for the steps."""
+    state = StateSettings(directory=tmp_path / "state")
+    monkeypatch.setattr(alone, "OllamaHttp", lambda _settings: ollama)
+    monkeypatch.setattr(pipeline, "learn_only", learned)
+    hooks = Hooks.load(plugin_directory=None, tables={})
+
+    def called() -> None:
+        settings = Settings(ollama=ollama.settings, state=state)
+        train_alone(settings, order(), hooks=hooks, listener=SilentListener(), now=NOW)
+
+    return called
+
+
+def test_an_interrupt_once_the_model_has_its_name_says_so(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ollama = MemoryOllama(tmp_path / "models", tiny_gguf, TINY)
+    candidate = "tiny-nightschool:1b.manual-a.v1"
+    version = replace(VERSION_ROW, tag=candidate, tag_digest=ollama.add(candidate))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(alone, "version_of_run", lambda _context: version)
+    monkeypatch.setattr(alone, "account_of", interrupted)
+    train = after(
+        monkeypatch, tmp_path, ollama, lambda context: context.directory.finish(Step.TRAIN, trained(tmp_path))
+    )
+    with pytest.raises(TrainingInterrupted, match=r"^Ended, but kind:latest is made\."):
+        train()
+    assert {one.name for one in ollama.tags()} == {TINY, "kind:latest"}
+
+
+def test_an_ollama_that_is_away_does_not_take_the_place_of_the_reason(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ollama = MemoryOllama(tmp_path / "models", tiny_gguf, TINY)
+
+    def fails(_context: StepContext) -> None:
+        monkeypatch.setattr(ollama, "tags", away)
+        raise RunRefused("Memory ran out.")
+
+    def away() -> None:
+        raise OllamaUnreachable("Ollama is not reachable.")
+
+    with pytest.raises(RunRefused, match=r"^Memory ran out\.$"):
+        after(monkeypatch, tmp_path, ollama, fails)()
 
 
 def said(number: int, feedback: FeedbackType, corrected: str | None = None) -> Event:

@@ -77,14 +77,14 @@ def test_what_learned_nothing_yet_cannot_be_gone_on_with_and_does_not_stay(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("passed", "is_told", "stays"), [(True, True, True), (False, True, False), (False, False, True)]
+    ("passed", "is_last_word", "stays"), [(True, False, True), (False, True, False), (False, False, True)]
 )
-def test_a_served_model_that_is_not_the_trained_one_is_the_last_word(
-    tmp_path: Path, *, passed: bool, is_told: bool, stays: bool
+def test_what_was_learned_goes_where_it_is_itself_at_fault(
+    tmp_path: Path, *, passed: bool, is_last_word: bool, stays: bool
 ) -> None:
-    """One that is only had no time to get its name; and where nothing could be told nothing was found."""
+    """One that is live had no time to get its name; and what another server would serve waits for that."""
     directory = left(tmp_path / "a")
-    verified(directory, replace(VERIFIED, passed=passed, is_told=is_told))
+    verified(directory, replace(VERIFIED, passed=passed, is_last_word=is_last_word))
     assert going_on.can_go_on(directory) is stays
     going_on.leave(directory)
     assert directory.exists() is stays

@@ -11,13 +11,13 @@ from typing import cast
 import pytest
 
 from nightschool_daemon.jobs import Step
-from nightschool_daemon.ledger import FILE_NAME, Ledger, LedgerError, VersionRow, VersionState
+from nightschool_daemon.ledger import FILE_NAME, Ledger, LedgerError, VersionRow
 from nightschool_daemon.locking import StateLock, is_locked
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.runs import alone, going_on, retention
 from support.kills import FORK
 from support.memory_ollama import MemoryOllama
-from support.run_rows import RUN_ROW
+from support.run_rows import RUN_ROW, VERSION_ROW
 
 NOW = datetime.now(UTC)
 BASE = RUN_ROW.specialty.base
@@ -53,19 +53,7 @@ def begun(directory: Path) -> Path:
 
 
 def candidate(digest: str) -> VersionRow:
-    return VersionRow(
-        tag=CANDIDATE,
-        specialty=RUN_ROW.specialty,
-        number=1,
-        run_id=RUN_ROW.id,
-        form=None,
-        tag_digest=digest,
-        weights_digest="",
-        base_tag_digest="",
-        base_weights_digest="",
-        state=VersionState.CANDIDATE,
-        created_at=NOW,
-    )
+    return replace(VERSION_ROW, tag=CANDIDATE, tag_digest=digest)
 
 
 def test_whose_candidate_is_gone_registers_it_again_though_another_training_needs_the_base(
@@ -79,6 +67,29 @@ def test_whose_candidate_is_gone_registers_it_again_though_another_training_need
     assert {one.name for one in ollama.tags()} == {BASE}
     assert [one.name for one in (directory / "runs" / "r").iterdir()] == [Step.TRAIN]
     assert going_on.can_go_on(directory)
+
+
+def test_what_is_in_ollama_still_is_found_by_the_next_sweep(tmp_path: Path, ollama: MemoryOllama) -> None:
+    """Where its removal was interrupted: pins are given free, and the note that tells of it stays."""
+    directory = killed(tmp_path / "state", ollama)
+    assert retention.give_pins_free(directory, BASE, ollama)
+    assert (directory / retention.PINS_BEFORE).is_file()
+    ollama.delete(CANDIDATE)
+    assert retention.give_pins_free(directory, BASE, ollama)
+    assert not (directory / retention.PINS_BEFORE).exists()
+
+
+def test_probes_go_where_nothing_is_at_work(tmp_path: Path, ollama: MemoryOllama) -> None:
+    state, probe = tmp_path / "state", "nightschool-probe:0123456789ab"
+    ollama.add(probe)
+    other = begun(state / f"{retention.MANUAL_PREFIX}b")
+    for at_work in (other, state):
+        lock = StateLock.take(at_work)
+        retention.sweep_trainings(state, ollama, NOW)
+        assert probe in {one.name for one in ollama.tags()}
+        lock.release()
+    assert f"The probe {probe} of an interrupted run was removed." in retention.sweep_trainings(state, ollama, NOW)
+    assert probe not in {one.name for one in ollama.tags()}
 
 
 def test_a_ledger_that_cannot_be_opened_keeps_nobody_from_the_others(tmp_path: Path, ollama: MemoryOllama) -> None:

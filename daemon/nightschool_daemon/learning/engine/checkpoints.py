@@ -6,6 +6,7 @@ the last one that was whole; one that the disk tore nevertheless is left out.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 PARAMETERS, MOMENTS, STATE = "form.safetensors", "optimizer.safetensors", "state.json"
 NAME = re.compile(r"step-(\d+)-epoch-(\d+)")
+OF_SYSTEM = re.compile(r"\(os error (\d+)\)")
+"""What the library that writes tensors says of the system's own errors."""
 DESCRIPTION_BYTES = 160
 """Of a tensor in the head of a safetensors file, beside its name, at most."""
 
@@ -105,7 +108,8 @@ class Checkpoints:
     def restore(self, parameters: Mapping[str, Tensor], optimizer: Adam) -> State | None:
         """Go on from the newest whole step that was made from the same job; None: there is none.
 
-        All others go, and what a kill left half written: beside them there is no room for two.
+        All others go, and what a kill left half written: beside them there is no room for two. Raises `OSError` where
+        the disk does not let one be read, and keeps all.
         """
         from safetensors import SafetensorError
 
@@ -119,7 +123,8 @@ class Checkpoints:
                 optimizer.require_fit(moments)
                 put(parameters, values)
                 optimizer.remember(moments)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                # another fault of the disk, or of memory, is no reason to lose what was learned
                 logger.warning("The checkpoint %s is not whole, so it is left out: %s", place, error)
                 continue
             self._discard_all_but(place)
@@ -139,11 +144,18 @@ class Checkpoints:
 
 
 def save_tensors(values: Mapping[str, Tensor], file: Path) -> None:
-    """Write tensors: whole and on the disk, or not there."""
+    """Write tensors: whole and on the disk, or not there. Raises `OSError`."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     temporary = unfinished(file)
-    save_file({name: one.detach().contiguous() for name, one in values.items()}, temporary)
+    try:
+        save_file({name: one.detach().contiguous() for name, one in values.items()}, temporary)
+    except SafetensorError as error:
+        # half of it would keep a full disk full
+        temporary.unlink(missing_ok=True)
+        number = OF_SYSTEM.search(str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(file)) from error
     sync(temporary)
     temporary.replace(file)
     sync(file.parent)

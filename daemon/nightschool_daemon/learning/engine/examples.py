@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from nightschool_daemon.learning.engine.layout import Branches
@@ -88,6 +88,11 @@ class Example:
     def longest(self) -> int:
         """Tokens of the prompt with its longest answer."""
         return len(self.prompt) + max(len(one.tokens) for one in self.answers)
+
+    def with_answers(self, answers: Sequence[Answer], longest: int) -> Example:
+        """The same prompt with other answers, each cut to so many tokens with it, but not to none."""
+        room = max(1, longest - len(self.prompt))
+        return replace(self, answers=tuple(replace(one, tokens=one.tokens[:room]) for one in answers))
 
     def branches(self) -> Branches:
         """Its row in a pass."""

@@ -87,6 +87,7 @@ def refitted(
         unpacked=chosen.unpacked,
         peak_bytes=peak_bytes(network, form, probe, chosen, held),
         available_bytes=available,
+        is_begun=True,
     )
 
 

@@ -576,8 +576,9 @@ class Objective:
         """How far the model is from its reference, on answers to other prompts (KTO's reference point)."""
         if len(batch) == 1:
             return 0.0
+        longest = self._plan.hyperparameters.max_length
         mismatched = [
-            replace(one, answers=other.answers) for one, other in zip(batch, [*batch[1:], batch[0]], strict=True)
+            one.with_answers(other.answers, longest) for one, other in zip(batch, [*batch[1:], batch[0]], strict=True)
         ]
         policy = self._sums(mismatched)
         with self._as(self._reference):

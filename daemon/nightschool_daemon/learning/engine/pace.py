@@ -103,14 +103,20 @@ def seconds(pace: Pace, todo: Todo, tokens: int, cut: Cut, layers: int) -> float
     learning = todo.learning(tokens)
     again, trained = cut.checkpointed / layers, (layers - cut.trained_from) / layers
     found = pace.whole(learning, again, trained)
-    found += (len(todo.stretches) + 1) * pace.forward(todo.watching(tokens))
+    watching = pace.forward(todo.watching(tokens))
+    found += (len(todo.stretches) + 1 + todo.has_start) * watching * (1 + _apart(todo, len(todo.split.watched)))
     if todo.method is not TrainingMethod.SFT:
         # what the base, or what the training began from, says of each answer is asked once
         found += pace.forward(todo.asking(tokens))
-    if todo.method is TrainingMethod.KTO:
-        # the divergence of each step: both networks on answers to other prompts
-        found += 2 * pace.forward(learning)
-    return found
+    return found + _apart(todo, todo.settings.batch_size) * pace.forward(learning)
+
+
+def _apart(todo: Todo, examples: int) -> int:
+    """How often so many examples go forth beside their own pass.
+
+    KTO asks both networks of answers to other prompts how far they are apart, where there are others.
+    """
+    return 2 if todo.method is TrainingMethod.KTO and examples > 1 else 0
 
 
 def pace_of(network: Network, form: Form, todo: Todo, tokens: int, cut: Cut) -> Pace:
@@ -141,12 +147,12 @@ def pace_of(network: Network, form: Form, todo: Todo, tokens: int, cut: Cut) -> 
 def _unlike(todo: Todo, passes: Passes) -> tuple[Sequence[Example], Sequence[Example]]:
     """The narrowest and the widest of some passes; where these are much alike, half of the widest as the narrowest.
 
-    What two sizes a few tokens apart differ by in time is chance, and would be laid on every token.
+    What two sizes a few tokens apart differ by in time is chance, and would be laid on every token. A pass that is too
+    wide for a trial is extrapolated.
     """
     small, large = passes.narrowest, passes.widest
     if length(large) > PROBED_TOKENS:
-        longest = max(large, key=len)
-        return [shortened(longest, PROBED_TOKENS // 2)], [shortened(longest, PROBED_TOKENS)]
+        large = [shortened(max(large, key=len), PROBED_TOKENS)]
     if todo.computed(large) < UNLIKE * todo.computed(small):
         small = large[: len(large) // 2] or [shortened(large[0], max(2, len(large[0]) // 2))]
     return small, large

@@ -72,6 +72,8 @@ class Todo:
     arrange: Arrange = nobody_arranges
     goes_on: bool = False
     """Whether it begins from what an earlier training of the specialty learned."""
+    has_start: bool = False
+    """Whether it begins from anything but the base."""
 
     @functools.cached_property
     def split(self) -> Split[Example]:
