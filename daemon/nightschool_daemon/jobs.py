@@ -131,6 +131,8 @@ class EventRow:
     side: Side | None
     trained_on: bool
     """A version of the specialty has seen it."""
+    looked_at: bool = False
+    """A run of the specialty has chosen it, or found that it has no use for it: it is not fresh."""
     in_use: bool = False
     """A version that is or was in use has seen its group."""
     inherited: bool = False

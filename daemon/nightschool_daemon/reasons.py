@@ -9,6 +9,8 @@ BY_HAND = "a training by hand"
 RETRAIN = "the base has new weights"
 REBUILD = "the base has a new template or new parameters"
 
+OVER_BUDGET = "it did not fit into this night's budget"
+"""Of an event that has its turn another night."""
 OTHER_KIND = "it is nothing that the method learns from"
 """Of an event that was a candidate, and of which no training had a use."""
 

@@ -53,4 +53,5 @@ def _code_of(text: str) -> list[str]:
 
 
 def _folded(text: str) -> str:
-    return SPACE.sub(" ", text.casefold()).strip(CLOSING)
+    # what stands before the first word, as the dot of a file's name, is no closing punctuation
+    return SPACE.sub(" ", text.casefold()).strip().rstrip(CLOSING)

@@ -265,6 +265,8 @@ class ScoredEvent:
     """Shared by all near-duplicates of its prompt: one side for all."""
     trained_on: bool
     """A version of the specialty was trained on it."""
+    is_fresh: bool = True
+    """No run has chosen it yet, or found that it has no use for it: its turn comes first."""
     chunks: tuple[Chunk, ...] = ()
     """Texts that were retrieved for its prompt. Those that it brought along are `event.context.chunks`."""
     correction_score: float | None = None
@@ -467,11 +469,15 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """A dense row-major matrix, shape (rows, columns), as a memoryview of 32-bit floats."""
+    """A dense row-major matrix, shape (rows, columns), as a memoryview of 32-bit floats. Raises `ValueError`."""
 
     values: memoryview
     rows: int
     columns: int
+
+    def __post_init__(self) -> None:
+        if self.values.format != "f" or self.values.nbytes != 4 * self.rows * self.columns:
+            raise ValueError(f"a matrix of {self.rows} rows and {self.columns} columns has as many 32-bit floats")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -481,6 +487,10 @@ class SimilarityMatrix:
     metric: str
     weight: float
     matrix: Matrix
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ValueError("the weight of a metric must be 0 or more")
 
 
 # --------------------------------------------------------------------------- training and delivery
@@ -501,7 +511,7 @@ class TrainedForm(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """Settings of one training, in PEFT's and transformers' names."""
+    """Settings of one training, in PEFT's and transformers' names. Raises `ValueError`."""
 
     learning_rate: float = 0.0
     """0: what was found best for the form, by the base's architecture and width."""
@@ -521,6 +531,14 @@ class Hyperparameters:
     """How strongly a preference holds the model to the one that it began from (DPO and KTO)."""
     max_length: int = 2048
     """Tokens of an example; longer ones are left out and counted, never cut."""
+
+    def __post_init__(self) -> None:
+        if min(self.batch_size, self.num_epochs, self.lora_r, self.lora_alpha, self.max_length) < 1:
+            raise ValueError("batch_size, num_epochs, lora_r, lora_alpha and max_length must be 1 or more")
+        if not (0 <= self.learning_rate < math.inf and 0 < self.beta < math.inf and self.neurons >= 0):
+            raise ValueError("learning_rate and neurons must be 0 or more, and beta above 0")
+        if not (0 <= self.warmup_ratio <= 1 and 0 <= self.lora_dropout < 1):
+            raise ValueError("warmup_ratio must be within 0..1, and lora_dropout from 0 to below 1")
 
 
 class TrainingMethod(StrEnum):

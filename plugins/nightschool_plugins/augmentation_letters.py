@@ -1,7 +1,7 @@
 """Variants of a prompt that differ in how people type: the case of its first letter, its closing mark.
 
 Three forms of the last user message: first letter's case turned, closing mark added or taken away,
-both. The answer stays the same. Off by default.
+both. The answer stays the same, and so does what it may rest on: no `..` becomes a `.`. Off by default.
 """
 
 import random
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from nightschool_hookspecs import Generate, Measure, Message, Role, TrainingExample, hookimpl
+from nightschool_hookspecs.variants import keeps
 
 CLOSING_MARKS = ".!?"
 
@@ -34,7 +35,8 @@ class AugmentationLetters:
     def _variants(self, example: TrainingExample, chance: random.Random) -> Iterator[TrainingExample]:
         if example.parent is not None or not example.messages or example.messages[-1].role is not Role.USER:
             return
-        prompts = list(_forms(example.messages[-1].content))
+        asked = example.messages[-1].content
+        prompts = [form for form in _forms(asked) if keeps(asked, form, example.target)]
         for prompt in chance.sample(prompts, min(self.variants_per_example, len(prompts))):
             messages = (*example.messages[:-1], Message(role=Role.USER, content=prompt))
             yield replace(example, messages=messages, parent=example.event_id)

@@ -92,7 +92,8 @@ class PreferencePairs(PairingSettings):
             except GenerationError:
                 # a model was to judge it and did not; other answers may be judged
                 continue
-            if found is not None and found.validator not in self.ignored_validators:
+            # of what took too long on a busy machine nobody knows whether it is right
+            if found is not None and not found.is_out_of_time and found.validator not in self.ignored_validators:
                 yield Scored(text=text, found=found)
 
     def _pairs(self, item: ExamItem, scored: Iterable[Scored]) -> Iterator[PreferencePair]:

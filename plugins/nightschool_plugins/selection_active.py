@@ -128,7 +128,7 @@ class SelectionActive:
         near = self._failures_nearby(events, [one.event for one in others], space, embed)
         base = self.uncertainty_weight * self._uncertainty(events, space, near)
         base += self.quality_weight * _ranks([one.priority for one in scored])
-        return _Candidates(base, self.diversity_weight, space)
+        return _Candidates(base, self.diversity_weight, space, [not one.is_fresh for one in scored])
 
     def _space(self, events: Sequence[Event], embed: Embed) -> "_Space":
         import numpy
@@ -327,9 +327,12 @@ def _cells(inputs: "Directions") -> "list[NDArray[numpy.int64]]":
 
 
 class _Candidates:
-    """What may be selected next, by score. `base` is the part of the score that stays."""
+    """What may be selected next, by score. `base` is the part of the score that stays; `later`: what waits for others.
 
-    def __init__(self, base: "Numbers", weight: float, space: _Space) -> None:
+    No score of those counts before all others are selected, or do not fit.
+    """
+
+    def __init__(self, base: "Numbers", weight: float, space: _Space, later: Sequence[bool]) -> None:
         import numpy
 
         self.base = base
@@ -338,20 +341,21 @@ class _Candidates:
         self._nearest = numpy.zeros(len(base))
         self._compared = numpy.zeros(len(base), dtype=numpy.int64)
         """How many of the selected each was compared with."""
-        self._heap = [(-bound, place) for place, bound in enumerate((base + weight).tolist())]
+        self._later = later
+        self._heap = [(later[place], -bound, place) for place, bound in enumerate((base + weight).tolist())]
         heapq.heapify(self._heap)
 
     def pop(self, chosen: Sequence[int], tokens: Sequence[int], tokens_left: int) -> tuple[int, float] | None:
         """Take out the best of those that fit, and its score; None where none is left. What does not fit never will."""
         while self._heap:
-            place = self._heap[0][1]
+            place = self._heap[0][2]
             if tokens[place] > tokens_left:
                 heapq.heappop(self._heap)
             elif self._compared[place] == len(chosen):
-                less, place = heapq.heappop(self._heap)
+                _, less, place = heapq.heappop(self._heap)
                 return place, -less
             else:
-                first = [heapq.heappop(self._heap)[1] for _ in range(min(BLOCK, len(self._heap)))]
+                first = [heapq.heappop(self._heap)[2] for _ in range(min(BLOCK, len(self._heap)))]
                 self._compare([one for one in first if tokens[one] <= tokens_left], chosen)
         return None
 
@@ -368,7 +372,7 @@ class _Candidates:
         self._compared[places] = len(chosen)
         scores = self.base[places] + self.weight * (1 - self._nearest[places])
         for place, score in zip(places, scores.tolist(), strict=True):
-            heapq.heappush(self._heap, (-score, place))
+            heapq.heappush(self._heap, (self._later[place], -score, place))
 
 
 def _chosen(candidates: _Candidates, tokens: Sequence[int], budget: Budget) -> list[tuple[int, float]]:

@@ -2,8 +2,10 @@
 
 tokens of an event = (len(input) + len(context) + len(target)) / 3
 
-The best event first; one that no longer fits into the token budget is passed over for smaller ones
-after it. Equal priorities go by `source/id`, so that the choice is always the same.
+What no run has chosen yet comes first, so that a history that is larger than a night's budget has its turn over the
+nights; what is left of the budget goes to the rest again. Of each the best event first; one that no longer fits into
+the token budget is passed over for smaller ones after it. Of equal priorities the latest, then by `source/id`, so that
+the choice is always the same.
 """
 
 import math
@@ -29,12 +31,16 @@ class SelectionPriority:
     ) -> tuple[tuple[str, float], ...]:
         chosen: list[tuple[str, float]] = []
         tokens_left = budget.tokens
-        for scored in sorted(events, key=lambda one: (-one.priority, one.event.key)):
+        for scored in sorted(events, key=_turn):
             tokens = math.ceil(scored.characters / self.characters_per_token)
             if len(chosen) < budget.events and tokens <= tokens_left:
                 chosen.append((scored.event.key, scored.priority))
                 tokens_left -= tokens
         return tuple(chosen)
+
+
+def _turn(scored: ScoredEvent) -> tuple[bool, float, float, str]:
+    return not scored.is_fresh, -scored.priority, -scored.event.timestamp.timestamp(), scored.event.key
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from typing import cast
 import pluggy
 
 from nightschool_daemon.config import PluginSettings, Preset
-from nightschool_daemon.hooks.guarding import Guard, StrikeBook
+from nightschool_daemon.hooks.guarding import Guard, PluginFailed, StrikeBook
 from nightschool_daemon.hooks.loading import Loader, PluginState, PluginStatus
 from nightschool_daemon.hooks.sources import (
     BUILT_IN,
@@ -194,7 +194,15 @@ class Hooks:
     def measure_similarity(
         self, *, left: Sequence[str], right: Sequence[str], embed: Embed
     ) -> tuple[SimilarityMatrix, ...]:
-        return tuple(self._hook.nightschool_measure_similarity(left=left, right=right, embed=embed))
+        found = tuple(self._hook.nightschool_measure_similarity(left=left, right=right, embed=embed))
+        for one in found:
+            if (one.matrix.rows, one.matrix.columns) != (len(left), len(right)):
+                raise PluginFailed(
+                    one.metric,
+                    "nightschool_measure_similarity",
+                    f"of {len(left)} and {len(right)} texts it answered {one.matrix.rows} rows of {one.matrix.columns}",
+                )
+        return found
 
     def choose_batch_size(self, *, specialty: Specialty, statistics: BatchStatistics) -> int:
         answer = self._hook.nightschool_choose_batch_size(specialty=specialty, statistics=statistics)

@@ -79,6 +79,7 @@ from nightschool_daemon.learning.workshop import DatasetError, Selection, Traini
 from nightschool_daemon.learning.worth import as_left_out, is_better_known, is_usable, objection_to
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_daemon.ollama.library import OllamaLibrary
+from nightschool_daemon.reasons import OVER_BUDGET
 from nightschool_hookspecs.records import (
     Budget,
     Chunk,
@@ -357,6 +358,7 @@ def _scored(
         difficulty=difficulty,
         group=row.group or "",
         trained_on=row.trained_on,
+        is_fresh=not row.looked_at,
         chunks=chunks,
         correction_score=correction_score,
     )
@@ -403,14 +405,14 @@ def _select(workshop: Workshop, side: TrainingSide, budget: Budget) -> Selection
     if unknown:
         raise DatasetError(f"A plugin selected the event {unknown[0]}, which was not offered to it.")
     chosen: dict[str, float | None] = {}
-    for key, score in scored:
+    for key, score in scored[: budget.events]:
         chosen.setdefault(key, score)
     return Selection(
         events=tuple(learnable[key] for key in chosen),
         scores=tuple(chosen.values()),
         learnable=len(learnable),
         left_out=tuple(
-            LeftOut(event_id=key, reason=objection or "it did not fit into this night's budget")
+            LeftOut(event_id=key, reason=objection or OVER_BUDGET)
             for key, objection in objections.items()
             if key not in chosen
         ),
@@ -424,7 +426,9 @@ def _others(side: TrainingSide, known: Collection[str]) -> tuple[ScoredEvent, ..
 
 def _repetitions(learnable: Sequence[ScoredEvent], most: int) -> dict[str, str | None]:
     """Why some of many near-duplicates wait: a night's lesson must not be one thing over and over."""
-    ranked = sorted(learnable, key=lambda one: -one.priority)
+    # of equal ones the latest, which says what is wanted now: they are in order of arrival
+    ranked = [*reversed(learnable)]
+    ranked.sort(key=lambda one: -one.priority)
     places = Counter[str]()
     waiting: dict[str, str | None] = {}
     for one in ranked:

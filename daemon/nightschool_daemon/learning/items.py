@@ -15,7 +15,7 @@ from nightschool_hookspecs.services import GenerationError
 
 
 def passes(workshop: Workshop, item: ExamItem, answer: str) -> bool:
-    """Whether a validator finds an answer good, or none looks at its kind."""
+    """Whether a validator finds an answer good, or none looks at its kind, or had the time to."""
     try:
         found = workshop.hooks.validate_answer(
             item=item, answer=answer, measure=workshop.measure, generate=workshop.judge
@@ -23,7 +23,7 @@ def passes(workshop: Workshop, item: ExamItem, answer: str) -> bool:
     except GenerationError:
         # a model was to judge it and did not, as none does for a plan
         return True
-    return found is None or is_good(found)
+    return found is None or found.is_out_of_time or is_good(found)
 
 
 def items_of(workshop: Workshop, held_out: tuple[ScoredEvent, ...]) -> tuple[ExamItem, ...]:

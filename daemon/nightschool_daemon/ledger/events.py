@@ -151,6 +151,9 @@ class Events:
                    EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
                            WHERE o.content_digest = e.content_digest AND u.base = ? AND u.artifact_type = ?
                              AND u.version_tag IS NOT NULL) AS trained,
+                   EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
+                           WHERE o.content_digest = e.content_digest AND u.base = ? AND u.artifact_type = ?
+                          ) AS looked_at,
                    {_IN_USE},
                    EXISTS (SELECT 1 FROM uses u JOIN events o USING (arrival)
                            WHERE o.content_digest = e.content_digest AND u.base = ? AND u.artifact_type = ?
@@ -159,6 +162,7 @@ class Events:
             WHERE {_OF_SPECIALTY} GROUP BY e.content_digest ORDER BY 1
             """,
             (
+                *(specialty.base, specialty.artifact_type),
                 *(specialty.base, specialty.artifact_type),
                 *(specialty.base, specialty.artifact_type, *_STATES_IN_USE),
                 *(specialty.base, specialty.artifact_type, json.dumps(lineage)),
@@ -172,6 +176,7 @@ class Events:
                 group=row["group_key"],
                 side=Side(row["side"]) if row["side"] is not None else None,
                 trained_on=bool(row["trained"]),
+                looked_at=bool(row["looked_at"]),
                 in_use=bool(row["in_use"]),
                 inherited=bool(row["inherited"]),
                 arrival=row["arrival"],
@@ -391,7 +396,7 @@ class Events:
                     raise LedgerError(f"group {choice.key} of {artifact_type} is on the {decided} side for good")
 
     def mark_batched(self, specialty: Specialty, run_id: str, seen: Sequence[Event]) -> None:
-        """Note that a run looked at these events: they are no longer fresh. Idempotent.
+        """Note that a run chose these events, or had no use for them: they are no longer fresh. Idempotent.
 
         One that was replaced since the run saw it stays fresh.
         """

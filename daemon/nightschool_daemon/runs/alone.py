@@ -235,7 +235,7 @@ def _directory(
         yield directory
     except BaseException as error:
         with going_on.comings_and_goings(state_directory):
-            is_kept = going_on.leave(directory)
+            is_kept = going_on.leave(directory, is_owing=retention.is_owing(directory))
         if isinstance(error, KeyboardInterrupt):
             raise end.interrupted(is_kept=is_kept) from None
         if is_kept:

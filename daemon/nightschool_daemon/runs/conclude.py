@@ -21,14 +21,14 @@ from nightschool_daemon.jobs import (
 from nightschool_daemon.ledger import VersionRow, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.ollama.errors import ModelMissing, OllamaInterrupted, OllamaRefused
-from nightschool_daemon.reasons import REBUILD, RETRAIN
+from nightschool_daemon.reasons import OVER_BUDGET, REBUILD, RETRAIN
 from nightschool_daemon.runs import crossfit, prepare, rebuild, retention, unproven
 from nightschool_daemon.runs.context import StepContext
 from nightschool_daemon.runs.errors import MoveFailed, UndoRefused
 from nightschool_daemon.runs.moves import Destination
 from nightschool_daemon.runs.planner import Planner, due_key
 from nightschool_daemon.runs.register import version_of_run
-from nightschool_hookspecs.records import GuardResult, MoveKind, Outcome, Recipe, RunEnd, TrainingResult, Verdict
+from nightschool_hookspecs.records import Event, GuardResult, MoveKind, Outcome, Recipe, RunEnd, TrainingResult, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +237,7 @@ def _remember_what_was_learned(context: StepContext, version: VersionRow | None)
     reused = rebuild.reused_lesson(context.directory)
     lesson = context.directory if reused is None else reused
     if reused is None:
-        events.mark_batched(specialty, context.info.id, prepare.frozen_events(context.directory))
+        events.mark_batched(specialty, context.info.id, _looked_at(context))
     if version is not None and lesson.is_done(Step.SELECT):
         trained = lesson.result(Step.TRAIN, TrainingResult)
         # what told when to stop has a part in the version too, so it proves nothing of it
@@ -245,6 +245,20 @@ def _remember_what_was_learned(context: StepContext, version: VersionRow | None)
         _mark_learned(context, version, lesson, seen)
         wordings = [one for one in _wordings_of(lesson) if one.method in trained.methods]
         events.remember(specialty, wordings, prepare.frozen_events(lesson), version.tag)
+
+
+def _looked_at(context: StepContext) -> list[Event]:
+    """What a run was prepared with, but for fresh feedback that has its turn another night.
+
+    Where nothing fresh was chosen, what is left does not fit into any night, and none waits for it.
+    """
+    rows = prepare.frozen_rows(context.directory)
+    selected = context.result(Step.SELECT, SelectResult)
+    chosen = {key for keys in selected.sources.values() for key in keys}
+    waiting = {one.event_id for one in selected.left_out if one.reason == OVER_BUDGET}
+    if not any(row.event.key in chosen and not row.looked_at for row in rows):
+        waiting = set()
+    return [row.event for row in rows if row.event.key not in waiting]
 
 
 def _mark_learned(context: StepContext, version: VersionRow, lesson: RunDirectory, keys: Sequence[str]) -> None:

@@ -153,10 +153,13 @@ def _is_open(run: RunDirectory) -> bool:
         return False
 
 
-def leave(directory: Path) -> bool:
-    """Keep what can be gone on with, and nothing else. Returns whether there is such."""
+def leave(directory: Path, *, is_owing: bool = False) -> bool:
+    """Keep what can be gone on with, and nothing else. Returns whether there is such.
+
+    `is_owing`: there is something of it in Ollama still, so that the next sweep has to find the directory.
+    """
     kept = can_go_on(directory)
-    if kept:
+    if kept or is_owing:
         shed(directory)
     else:
         remove(directory)

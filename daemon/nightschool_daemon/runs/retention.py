@@ -117,7 +117,7 @@ def _sweep_training(directory: Path, ollama: OllamaHttp, *, is_kept: bool) -> st
 
 def _remains(directory: Path, ollama: OllamaHttp) -> set[str]:
     """Delete the candidates of a training that is over, and return the bases that it pinned."""
-    if not ((directory / PINS_BEFORE).is_file() and (directory / FILE_NAME).is_file()):
+    if not (is_owing(directory) and (directory / FILE_NAME).is_file()):
         return set()
     own = Ledger.open(directory / FILE_NAME)
     candidates = own.versions.in_state(VersionState.CANDIDATE)
@@ -183,6 +183,11 @@ def give_pins_free(directory: Path, base: str, ollama: OllamaHttp) -> bool:
     if not _has_candidate(directory, ollama):
         (directory / PINS_BEFORE).unlink(missing_ok=True)
     return True
+
+
+def is_owing(directory: Path) -> bool:
+    """Whether a training by hand has, or may have, something in Ollama."""
+    return (directory / PINS_BEFORE).is_file()
 
 
 def _has_candidate(directory: Path, ollama: OllamaHttp) -> bool:

@@ -12,7 +12,9 @@ from nightschool_daemon import codec, config
 from nightschool_daemon.config import DeliveryChoice
 from nightschool_daemon.installation import load_hooks
 from nightschool_daemon.jobs import Progress, Step
+from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.ollama.storage import sha256_of
+from nightschool_daemon.runs import pipeline
 from nightschool_daemon.runs.alone import Order, TrainedAlone, train_alone
 from nightschool_daemon.runs.errors import RunRefused
 from nightschool_daemon.runs.feedback_file import read_file
@@ -123,6 +125,40 @@ def test_what_was_trained_is_delivered_by_the_next_call_though_the_first_ended_b
     assert heard.steps == []
     assert left(night) == []
     assert set(fresh_ollama.tags()) == {TINY, "late:latest"}
+
+
+@dataclass
+class Stopping(Heard):
+    """Ends Ollama as a step begins."""
+
+    server: OllamaServer | None = None
+
+    def step_began(self, run_id: str, step: Step) -> None:
+        if step is self.ends_at and self.server is not None:
+            self.server.stop()
+
+
+@pytest.mark.parametrize("step", [Step.PREPARE, Step.SELECT, Step.TRAIN, Step.EXPORT, Step.REGISTER, Step.VERIFY])
+def test_where_ollama_goes_away_and_stays_away_the_same_call_goes_on_once_it_is_back(
+    night: Night, fresh_ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    """What it had there by then goes with that call."""
+    monkeypatch.setattr(pipeline, "SERVER_WAIT_S", 0.1)
+    with pytest.raises((OllamaUnreachable, RunRefused), match="Ollama"):
+        train(night, "early", Stopping(ends_at=step, server=fresh_ollama))
+    was_learned = bool(learned(night))
+    assert was_learned is (step in (Step.EXPORT, Step.REGISTER, Step.VERIFY))
+    fresh_ollama.start()
+    heard = Heard()
+    train(night, "early", heard)
+    assert any(one.startswith("It goes on with what was left") for one in heard.notes) is was_learned
+    assert left(night) == []
+    assert set(fresh_ollama.tags()) == {TINY, "early:latest"}
+
+
+def learned(night: Night) -> list[Path]:
+    """What trainings that were left have learned."""
+    return list(night.state.glob("train-*/runs/*/train/adapter/*.safetensors"))
 
 
 def test_a_training_that_ends_before_it_learned_anything_promises_nothing(

@@ -93,6 +93,31 @@ STRANGERS = [f"{word} {other}" for word in ("paint", "sell", "repair", "borrow")
     "the green bicycle of my neighbour", "an unfinished wooden boat", "seven lamps without their cables")]  # fmt: skip
 
 
+def waiting(house: BareRuns) -> int:
+    return house.ledger.events.statistics(SHELL, with_unassigned=True).available
+
+
+TODAY = [f"{word} the old lighthouse" for word in ("photograph", "whitewash", "climb", "demolish")]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.PROVEN, Outcome.WORSE])
+def test_a_history_larger_than_a_night_has_its_turn_over_the_nights(house: InterruptedRuns, outcome: Outcome) -> None:
+    """Whatever becomes of them; and what is said today does not wait behind it."""
+    history = [*STRANGERS, *PROMPTS]
+    correct(house, history)
+    nights = [learned(house, hold(house, outcome=outcome))]
+    assert waiting(house) > 0
+    correct(house, TODAY, first=len(history))
+    while waiting(house):
+        assert len(nights) < 6, "no night brings the rest"
+        nights.append(learned(house, hold(house, outcome=outcome)))
+    assert len(nights) > 1
+    for number, prompt in enumerate([*history, *TODAY]):
+        _, side = side_of(house, number)
+        assert (side is Side.TRAINING) <= (prompt in set().union(*nights)), prompt
+        assert prompt not in TODAY or (side is Side.TRAINING) <= (prompt in nights[1]), prompt
+
+
 def test_a_correction_that_does_not_parse_is_worth_less_and_what_was_said_of_it_is_kept(house: BareRuns) -> None:
     correct(house, PROMPTS)
     broken = house.ledger.events.get("dropdir/0")

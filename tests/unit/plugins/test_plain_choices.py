@@ -1,7 +1,8 @@
 """Difficulty, batching, selection, negatives, curriculum, augmentation, tuning."""
 
 import random
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -168,6 +169,14 @@ def test_the_budget_holds_and_the_best_come_first(values: list[float], most: int
     found = [by_key[key] for key in chosen]
     assert len(chosen) == min(most, tokens, len(values))  # each of these events costs one token
     assert found == sorted(values, reverse=True)[: len(found)]
+
+
+def test_what_no_run_has_chosen_comes_first_and_of_equal_ones_the_latest() -> None:
+    old, dear, new = scored("a"), scored("b", 2.0), scored("z")
+    later = replace(new, event=replace(new.event, timestamp=new.event.timestamp + timedelta(days=1)))
+    assert select([old, later], Budget(events=1, tokens=100)) == ("dropdir/z",)
+    chosen_before = [replace(one, is_fresh=False) for one in (dear, later)]
+    assert select([old, *chosen_before], Budget(events=2, tokens=100)) == ("dropdir/a", "dropdir/b")
 
 
 def test_an_event_too_large_makes_room_for_smaller_ones() -> None:

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -74,6 +75,15 @@ def select(
     """The chosen ones by their id."""
     chosen = (plugin or SelectionActive()).nightschool_select_events(tuple(events), (), budget, by)
     return [key.removeprefix("dropdir/") for key, _ in chosen]
+
+
+def test_what_no_run_has_chosen_comes_first() -> None:
+    """However little is uncertain of it; the rest of the budget goes to the others again."""
+    failed = [scored(f"failed {number}", kind=FeedbackType.VALIDATION_FAILURE, score=0.0) for number in range(2)]
+    before = [replace(one, is_fresh=False) for one in failed]
+    fresh = [scored(f"fresh {number}") for number in range(2)]
+    assert set(select([*before, *fresh], Budget(events=2, tokens=1000))) == {"fresh 0", "fresh 1"}
+    assert select([*before, *fresh], Budget(events=3, tokens=1000))[2].startswith("failed")
 
 
 # --------------------------------------------------------------------------- uncertainty
