@@ -6,8 +6,6 @@ import types
 import typing
 from collections.abc import Callable
 
-from nightschool_hookspecs.records import Matrix
-
 
 def answer_type(specification: Callable[..., object]) -> object:
     """The declared type of one answer, None included where the hook may have no opinion."""
@@ -17,7 +15,7 @@ def answer_type(specification: Callable[..., object]) -> object:
 def fits(answer: object, kind: object) -> bool:
     """Whether an answer is of a type: a record, a scalar, a tuple of these, or a union.
 
-    A whole number serves as a float; NaN and infinities are no answers, in a matrix neither.
+    A whole number serves as a float; NaN and infinities are no answers.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
@@ -34,15 +32,8 @@ def fits(answer: object, kind: object) -> bool:
 def _numbers_are_finite(answer: object) -> bool:
     """Whether no field of a record is NaN or infinite; other answers have no fields."""
     fields = dataclasses.fields(answer) if dataclasses.is_dataclass(answer) else ()
-    return all(_is_finite(getattr(answer, one.name)) for one in fields)
-
-
-def _is_finite(value: object) -> bool:
-    if isinstance(value, Matrix):
-        import numpy
-
-        return bool(numpy.isfinite(numpy.frombuffer(value.values, dtype=numpy.float32)).all())
-    return not isinstance(value, float) or math.isfinite(value)
+    values = (getattr(answer, one.name) for one in fields)
+    return all(math.isfinite(value) for value in values if isinstance(value, float))
 
 
 def _elements_fit(answer: tuple[object, ...], kinds: tuple[object, ...]) -> bool:

@@ -47,11 +47,20 @@ say, dumps = os.write, json.dumps
 sys.stdout = sys.stderr = Nowhere()
 passed, total, problem = 0, 0, ""
 
+def settle(result):
+    if isinstance(result, types.CoroutineType):
+        try:
+            result.send(None)
+        except StopIteration:
+            return
+        result.close()
+        raise RuntimeError("a test that waits for something is not run")
+
 def attempt(run):
     global passed, total, problem
     total += 1
     try:
-        run()
+        settle(run())
         passed += 1
     except BaseException as error:
         problem = problem or f"{type(error).__name__}: {error}"[:200]

@@ -299,6 +299,8 @@ def _schema_faults(value: Plain, schema: str) -> list[str]:
             found.append(f"{'.'.join(map(str, error.absolute_path)) or 'the document'}: {error.message[:120]}")
             if len(found) == MOST_FAULTS:
                 break
+    except ArithmeticError:
+        return ["a number is too large for the schema"]
     except (SchemaError, ValueError, RecursionError, Unresolvable) as error:
         return [f"the schema cannot be used: {str(error).splitlines()[0][:120]}"]
     return found

@@ -203,24 +203,34 @@ def _statements(trees: "list[Expr]") -> Statements:
 
 
 def _plain(tree: "Expr") -> "Expr":
-    """The statement with names in lower case, unquoted, and with tables told by their names alone."""
+    """The statement with names in lower case, unquoted, and with tables told by their names alone.
+
+    A table that is there twice is told by its name and its place. Quoted names with capitals stay as they are: SQLite
+    takes them for texts where nothing has that name.
+    """
     from sqlglot import expressions
 
     tree = tree.copy()
     for name in tree.find_all(expressions.Identifier):
-        name.set("this", str(name.this).lower())
-        name.set("quoted", False)
+        lower = str(name.this).lower()
+        if not name.args.get("quoted") or name.this == lower:
+            name.set("this", lower)
+            name.set("quoted", False)
     tables = list(tree.find_all(expressions.Table))
-    known = {one.alias: one.name for one in tables if one.alias}
-    single = len({one.name for one in tables}) == 1
+    is_unique = len({one.name for one in tables}) == len(tables)
+    known = {
+        one.alias: one.name if is_unique else f"{one.name}_{place}" for place, one in enumerate(tables) if one.alias
+    }
+    single = len(tables) == 1
     for column in tree.find_all(expressions.Column):
         if single:
             column.set("table", None)
         elif column.table in known:
             column.set("table", expressions.to_identifier(known[column.table]))
-    if len(set(known.values())) == len(known):
-        for table in tables:
-            table.set("alias", None)
+    for table in tables:
+        if table.alias:
+            alias = None if is_unique else expressions.TableAlias(this=expressions.to_identifier(known[table.alias]))
+            table.set("alias", alias)
     return tree
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nightschool_daemon.config import ExamSettings
+from nightschool_daemon.evaluation.patience import patiently
 from nightschool_daemon.ollama.errors import OllamaError
 from nightschool_daemon.ollama.library import OllamaLibrary, PinnedOptions
 from nightschool_hookspecs.records import Message
@@ -11,7 +12,7 @@ from nightschool_hookspecs.services import GenerationError
 
 
 class LocalModel:
-    """`Generate`: asks one model of the local Ollama."""
+    """`Generate`: asks one model of the local Ollama, once more where that failed."""
 
     def __init__(self, library: OllamaLibrary, name: str, exam: ExamSettings) -> None:
         self._library = library
@@ -21,7 +22,7 @@ class LocalModel:
     def __call__(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> str:
         asked = replace(pinned_options(self._exam, seed), num_predict=max_tokens, temperature=temperature)
         try:
-            return self._library.chat(self._name, tuple(messages), asked).text
+            return patiently(lambda: self._library.chat(self._name, tuple(messages), asked).text, wait_s=0.0)
         except OllamaError as error:
             raise GenerationError(str(error)) from error
 

@@ -13,7 +13,9 @@ SERVER_WAIT_S = 120.0
 SERVER_POLL_S = 1.0
 
 
-def patiently(call: Callable[[], T], pause: Callable[[float], None] = time.sleep) -> T:
+def patiently(
+    call: Callable[[], T], pause: Callable[[float], None] = time.sleep, *, wait_s: float = SERVER_WAIT_S
+) -> T:
     """Call until the server is there. A failure gets a second chance: a restart makes just one.
 
     Raises `OllamaInterrupted` and `OllamaRefused` after the second, `OllamaUnreachable` after the wait.
@@ -28,7 +30,7 @@ def patiently(call: Callable[[], T], pause: Callable[[float], None] = time.sleep
                 raise
             failed_before = True
         except OllamaUnreachable:
-            if waited_s >= SERVER_WAIT_S:
+            if waited_s >= wait_s:
                 raise
             pause(SERVER_POLL_S)
             waited_s += SERVER_POLL_S

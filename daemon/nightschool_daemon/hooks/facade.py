@@ -194,14 +194,17 @@ class Hooks:
     def measure_similarity(
         self, *, left: Sequence[str], right: Sequence[str], embed: Embed
     ) -> tuple[SimilarityMatrix, ...]:
+        import numpy
+
         found = tuple(self._hook.nightschool_measure_similarity(left=left, right=right, embed=embed))
         for one in found:
-            if (one.matrix.rows, one.matrix.columns) != (len(left), len(right)):
-                raise PluginFailed(
-                    one.metric,
-                    "nightschool_measure_similarity",
-                    f"of {len(left)} and {len(right)} texts it answered {one.matrix.rows} rows of {one.matrix.columns}",
-                )
+            rows, columns = one.matrix.rows, one.matrix.columns
+            problem = f"of {len(left)} and {len(right)} texts it answered {rows} rows of {columns}"
+            if (rows, columns) == (len(left), len(right)):
+                numbers = numpy.frombuffer(one.matrix.values, dtype=numpy.float32)
+                problem = "" if numpy.isfinite(numbers).all() else "it answered what is no number"
+            if problem:
+                raise PluginFailed(one.metric, "nightschool_measure_similarity", problem)
         return found
 
     def choose_batch_size(self, *, specialty: Specialty, statistics: BatchStatistics) -> int:

@@ -13,6 +13,9 @@ from nightschool_hookspecs.corrections import is_good
 from nightschool_hookspecs.records import Event, ExamItem, FeedbackType, ItemRole, ScoredEvent, TrainingExample
 from nightschool_hookspecs.services import GenerationError
 
+NO_ANSWERS = ("I am sorry, but I cannot help with that.", "Sure! Happy to help.")
+"""What says nothing, whatever was asked."""
+
 
 def passes(workshop: Workshop, item: ExamItem, answer: str) -> bool:
     """Whether a validator finds an answer good, or none looks at its kind, or had the time to."""
@@ -85,12 +88,16 @@ def _item(workshop: Workshop, scored: ScoredEvent) -> ExamItem | None:
 
 
 def _item_without_reference(workshop: Workshop, scored: ScoredEvent, bad: str) -> ExamItem | None:
-    """What failed a check that a validator here makes too counts: passing it is a gain. Other dislikes only guard."""
+    """What failed a check that a validator here makes too counts: passing it is a gain. Other dislikes only guard.
+
+    So does a check that whoever answers nothing passes: it would prove a model that makes nothing any more.
+    """
     example = build_prompt(workshop, scored)
     if example is None:
         return None
     item = bare_item(workshop, scored, example)
-    if scored.event.feedback_type is FeedbackType.VALIDATION_FAILURE and not passes(workshop, item, bad):
+    is_check = scored.event.feedback_type is FeedbackType.VALIDATION_FAILURE
+    if is_check and not any(passes(workshop, item, one) for one in (bad, *NO_ANSWERS)):
         return replace(item, role=ItemRole.GAIN)
     return replace(item, disliked=bad)
 

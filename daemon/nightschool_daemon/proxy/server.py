@@ -236,7 +236,10 @@ async def serve(settings: Settings, *, with_parent: bool) -> int:
     async with _session(settings) as session:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", Proxy(settings, session, log).handle)
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=STOP_S)
+        # what a client compressed goes on as it is, with the headers that say so
+        runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=STOP_S, auto_decompress=False
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, HOST, settings.proxy.port).start()

@@ -63,6 +63,10 @@ class Trial:
         return self.context.directory.is_done(Step.EXAMINE)
 
 
+FEWEST_FOLDS = 2
+"""So many trial candidates answer before an exam is decided early."""
+
+
 def perform(context: StepContext) -> None:
     """Take every trial candidate through its steps, until the exam is decided or no time is left."""
     folds = _folds(context)
@@ -83,7 +87,8 @@ def perform(context: StepContext) -> None:
             continue
         examined += 1
         spent_s += _trained_s(trial.context)
-        if trial.context.result(Step.EXAMINE, ExamineResult).decided:
+        # one trial candidate may be better by the luck of its training, which all of its answers share
+        if examined >= FEWEST_FOLDS and trial.context.result(Step.EXAMINE, ExamineResult).decided:
             break
     context.directory.finish(Step.CROSSFIT, CrossfitResult(folds=len(folds), examined=examined, seconds=spent_s))
 

@@ -110,17 +110,22 @@ class AliasMover:
             try:
                 self._copy(Destination(tag=row.to_tag, digest=row.to_digest), row.alias)
             except MoveFailed as error:
-                self.ledger.moves.abandon(row.id, self.clock(), str(error))
+                self._give_up(row.id, row, str(error))
                 return f"The unfinished move of {row.alias} was given up: {error}"
         self._finish(row.id, row)
         return f"The unfinished move of {row.alias} to {row.to_tag} was completed."
 
     def _intended(self, row: MoveRow) -> int:
-        """Write the intent down; a move that is tried again has one already."""
-        for one in self.ledger.moves.unfinished():
-            if (one.alias, one.to_digest, one.run_id) == (row.alias, row.to_digest, row.run_id):
-                return one.id
-        return self.ledger.moves.intend(row)
+        """Write the intent down; a move that is tried again has one already.
+
+        An older one of the alias is not to be carried out days later, behind this one.
+        """
+        earlier = [one for one in self.ledger.moves.unfinished() if one.alias == row.alias]
+        same = next((one for one in earlier if (one.to_digest, one.run_id) == (row.to_digest, row.run_id)), None)
+        for one in earlier:
+            if one is not same:
+                self.ledger.moves.abandon(one.id, self.clock(), "another move of the alias was asked for since")
+        return self.ledger.moves.intend(row) if same is None else same.id
 
     def _give_up(self, identifier: int, row: MoveRow, reason: str) -> None:
         """Leave the alias where it was. Where a failed copy damaged it, it is put back.

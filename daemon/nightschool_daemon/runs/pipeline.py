@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 from nightschool_daemon import codec
 from nightschool_daemon.evaluation.decision import items_needed
@@ -51,6 +52,8 @@ from nightschool_hookspecs.records import Recipe, RunEnd, RunReport
 
 logger = logging.getLogger(__name__)
 
+ENDING = "ending.json"
+"""In the directory of a run, once it is decided how it ends."""
 SERVER_WAIT_S = 600.0
 """How long a run waits for an Ollama that went away. A service manager brings it back within seconds."""
 SERVER_POLL_S = 1.0
@@ -280,11 +283,16 @@ def input_digest(context: StepContext, step: Step) -> str:
     return digest.hexdigest()
 
 
+def is_decided(run: Path) -> bool:
+    """Whether the run in a directory has an ending, and only its last steps are left."""
+    return (run / ENDING).is_file()
+
+
 def _recorded_ending(context: StepContext) -> Ending | None:
-    file = context.directory.path / "ending.json"
+    file = context.directory.path / ENDING
     return codec.from_json(file.read_bytes(), Ending) if file.is_file() else None
 
 
 def _record_ending(context: StepContext, ending: Ending) -> None:
     """From here on the run only ever ends this way, however often it is killed."""
-    write_durably(context.directory.path / "ending.json", codec.to_json(ending))
+    write_durably(context.directory.path / ENDING, codec.to_json(ending))

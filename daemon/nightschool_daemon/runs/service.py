@@ -164,13 +164,17 @@ class Runs:
         return under_way
 
     def give_up(self, now: datetime) -> bool:
-        """End the runs that a stop or a crash left in the middle. False: there is none. What they made is swept."""
-        rows = self.ledger.runs.unfinished()
+        """End the runs that a stop or a crash left in the middle. False: there is none. What they made is swept.
+
+        One that was decided is past that: the next start ends it as it was. A move that was begun is finished first.
+        """
+        rows = [row for row in self.ledger.runs.unfinished() if not pipeline.is_decided(row.directory)]
         for row in rows:
             self.ledger.runs.finish(row.id, RunEnd.CANCELLED, "Cancelled after it was interrupted.", now)
         if rows:
             with contextlib.suppress(OllamaError):
-                # where the server is away, the next start sweeps
+                # where the server is away, the next start does both
+                self.mover.replay()
                 retention.sweep(self.ledger, self.ollama)
         return bool(rows)
 
@@ -249,8 +253,10 @@ class Runs:
         return self.shares.end(self._alias(text))
 
     def _keep(self, now: datetime, share: Share, reason: str) -> None:
-        """The candidate of a share won."""
-        if self.mover.digest_of(share.alias) != share.candidate.digest:
+        """The candidate of a share won. Another one that waits by now has to win by itself."""
+        waiting = self._waiting(share.alias)
+        is_there = self.mover.digest_of(share.alias) == share.candidate.digest
+        if not is_there and waiting is not None and waiting[0].tag == share.candidate.tag:
             self.approve(share.alias, now, reason=reason)
 
     def _give_up_shared(self, now: datetime, share: Share, reason: str) -> None:

@@ -228,7 +228,9 @@ def _table_of(findings: Findings, model: str) -> str:
     records, fresh = findings.records.of(model), findings.fresh.of(model)
     arms = [(fresh if arm == findings.headline else records, arm, one) for arm, one in _shown_arms(findings)]
     lines = [_line(findings, some, arm, one) for some, arm, one in arms if some.blocks(arm.name)]
-    return "\n".join([f"{model}:\n", _joined(HEAD), "|---" * len(HEAD) + "|", *lines])
+    missing = [arm.name for some, arm, _ in arms if not some.blocks(arm.name)]
+    told = [f"\nNot measured beside it: {', '.join(missing)}."] if missing else []
+    return "\n".join([f"{model}:\n", _joined(HEAD), "|---" * len(HEAD) + "|", *lines, *told])
 
 
 def _shown_arms(findings: Findings) -> Iterator[tuple[Arm, Component | None]]:

@@ -318,9 +318,9 @@ def test_what_is_told_is_what_a_training_puts_through_the_network(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: TrainingMethod, *, has_start: bool
 ) -> None:
     """In tokens that go forth, with three for each that is gone back from."""
-    answers = (Answer(tokens=(2, 3)), Answer(tokens=(3, 2), liked=False))
-    chosen = slice(0, 2 if method is TrainingMethod.DPO else 1)
-    examples = [Example(prompt=(number, number), answers=answers[chosen]) for number in range(1, 17)]
+    wanted, other = Answer(tokens=(2, 3)), Answer(tokens=(3, 2), liked=False)
+    answers = (wanted, other) if method is TrainingMethod.DPO else (wanted,)
+    examples = [Example(prompt=(number, number), answers=answers) for number in range(1, 17)]
     pads = network.pads(branching=method is TrainingMethod.DPO)
     todo = Todo(examples=examples, method=method, settings=SETTINGS, seed=0, pads=pads, has_start=has_start)
     whole, seen = Network.log_probabilities, list[int]()

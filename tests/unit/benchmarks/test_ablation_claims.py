@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -227,6 +228,15 @@ def test_tables_have_a_line_for_everything(records: Records) -> None:
     assert all(f"| {alone(one).name} |" in table for one in PARTS)
     assert all(len(line.split(" | ")) == 14 for line in table.splitlines() if line.startswith("| "))
     assert pages.claims_table(findings).count("\n") == 1 + len(BY_CELLS)
+
+
+def test_what_was_not_run_is_named(records: Records) -> None:
+    def named(results: Mapping[tuple[str, Block], Result]) -> str:
+        table = pages.arms_table(findings_of(dataclasses.replace(records, results=results)))
+        return "\n".join(line for line in table.splitlines() if line.startswith("Not measured beside it: "))
+
+    assert "noise" not in named(records.results)
+    assert "noise" in named({key: one for key, one in records.results.items() if key[0] != "noise"})
 
 
 def test_a_part_that_could_tell_nothing_apart_is_marked(records: Records) -> None:

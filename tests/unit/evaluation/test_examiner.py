@@ -1,5 +1,6 @@
 """The examiner: in blocks, resumable after a kill, patient with a server that goes away."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from nightschool_daemon.evaluation.examiner import ExamError, Sitters, choose_it
 from nightschool_daemon.evaluation.local_model import pinned_options
 from nightschool_daemon.evaluation.patience import SERVER_POLL_S
 from nightschool_daemon.evaluation.similarity import CombinedMeasure, NoSimilarityError, no_embeddings
-from nightschool_daemon.hooks import Hooks
+from nightschool_daemon.hooks import Hooks, PluginFailed
 from nightschool_daemon.ollama.errors import OllamaError, OllamaInterrupted, OllamaRefused, OllamaUnreachable
 from nightschool_daemon.ollama.library import ChatAnswer
 from nightschool_hookspecs import (
@@ -251,6 +252,25 @@ def test_metrics_are_combined_by_weight_and_a_missing_one_drops_out() -> None:
     found = combined(["a", "b"], ["c"])
     assert (found.rows, found.columns) == (2, 1)
     assert found.values.tolist() == pytest.approx([0.9, 0.9])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_that_answers_no_number_is_named(value: float) -> None:
+    """Else nothing would count as a near-duplicate of what is held out."""
+    with pytest.raises(PluginFailed, match=r"the plugin edit failed .*no number"):
+        measure(Metric("edit", 0.4, value), Metric("bleu", 0.1, 0.5))(["a"], ["b"])
+
+
+def test_a_metric_of_other_texts_is_named() -> None:
+    class Transposed(Metric):
+        @hookimpl
+        def nightschool_measure_similarity(
+            self, left: Sequence[str], right: Sequence[str], embed: Embed
+        ) -> SimilarityMatrix | None:
+            return super().nightschool_measure_similarity(right, left, embed)
+
+    with pytest.raises(PluginFailed, match="of 2 and 1 texts it answered 1 rows of 2"):
+        measure(Transposed("edit", 0.4, 1.0))(["a", "b"], ["c"])
 
 
 def test_without_any_metric_nothing_is_made_up() -> None:

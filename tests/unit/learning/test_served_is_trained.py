@@ -281,7 +281,7 @@ def test_a_model_that_ends_its_answers_is_told_apart_from_one_that_tells_nothing
         result = judged(table, asked=ASKED, held_out=HELD_OUT, held_out_texts=0, prompts_equal=True)
         assert (table.ended, table.silent) == ((ASKED, 0) if letter == end else (0, ASKED))
         assert not result.passed
-        assert result.is_told is (letter != end)
+        assert result.is_last_word is (letter != end)
         assert ("ends its answer, where its base goes on" in result.reason) is (letter == end)
         assert "Lower learning_rate" in result.reason
 
@@ -302,7 +302,6 @@ def test_a_lesson_that_leaves_no_likely_token_in_common_is_compared(
     result = judged(table, asked=ASKED, held_out=HELD_OUT, held_out_texts=0, prompts_equal=True)
     assert result.positions == ASKED
     assert result.passed is is_trained, result.reason
-    assert result.is_told
 
 
 def certain(letter: str) -> NextToken:

@@ -18,7 +18,7 @@ from nightschool_daemon.learning.dataset import (
     replayed_of,
     result_of,
 )
-from nightschool_daemon.learning.items import gains
+from nightschool_daemon.learning.items import NO_ANSWERS, gains
 from nightschool_daemon.learning.rendering import render_example
 from nightschool_daemon.learning.sampling import Sampling
 from nightschool_daemon.learning.searching import item_of
@@ -156,7 +156,7 @@ class SeesFailures:
 
     @hookimpl
     def nightschool_validate_answer(self, item: ExamItem, answer: str) -> AnswerScore:
-        return AnswerScore(score=0.0 if answer == "bad" else 100.0, validator="sees")
+        return AnswerScore(score=0.0 if answer in ("bad", *NO_ANSWERS) else 100.0, validator="sees")
 
 
 def test_a_failed_check_is_an_item_without_reference_where_a_validator_sees_the_failure() -> None:
@@ -171,18 +171,14 @@ def test_a_failed_check_is_an_item_without_reference_where_a_validator_sees_the_
     assert (guard.id, guard.role, guard.disliked) == ("dropdir/2", ItemRole.GUARD, "fine")
 
 
-@pytest.mark.parametrize(
-    ("answer", "role", "disliked"),
-    [("echo 'open", ItemRole.GAIN, None), ("ls -l", ItemRole.GUARD, "ls -l")],
-)
-def test_a_failed_check_counts_where_a_validator_here_finds_it(
-    answer: str, role: ItemRole, disliked: str | None
-) -> None:
+@pytest.mark.parametrize("answer", ["echo 'open", "ls -l"])
+def test_a_failed_check_that_whoever_answers_nothing_passes_only_guards(answer: str) -> None:
+    """An apology parses as a command: six of them would prove a model that makes no commands any more."""
     rows = [row("1", FeedbackType.VALIDATION_FAILURE, answer=answer)]
     (item,) = build_dataset(
         workshop(built_in=(*PLAIN, "evaluation_shell")), tuple(rows), {"1": Side.HELD_OUT}, ROOMY
     ).items
-    assert (item.role, item.reference, item.disliked) == (role, None, disliked)
+    assert (item.role, item.reference, item.disliked) == (ItemRole.GUARD, None, answer)
 
 
 def test_corrections_that_the_incumbent_inherited_are_asked_again_once_a_group() -> None:

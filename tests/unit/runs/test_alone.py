@@ -160,9 +160,12 @@ def test_an_interrupt_once_the_model_has_its_name_says_so(
 
     monkeypatch.setattr(alone, "version_of_run", lambda _context: version)
     monkeypatch.setattr(alone, "account_of", interrupted)
-    train = after(
-        monkeypatch, tmp_path, ollama, lambda context: context.directory.finish(Step.TRAIN, trained(tmp_path))
-    )
+
+    def learned(context: StepContext) -> None:
+        context.directory.step(Step.TRAIN).mkdir()
+        context.directory.finish(Step.TRAIN, trained(tmp_path))
+
+    train = after(monkeypatch, tmp_path, ollama, learned)
     with pytest.raises(TrainingInterrupted, match=r"^Ended, but kind:latest is made\."):
         train()
     assert {one.name for one in ollama.tags()} == {TINY, "kind:latest"}

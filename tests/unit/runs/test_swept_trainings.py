@@ -132,9 +132,16 @@ def test_what_another_release_found_of_its_model_is_no_reason_to_stop(tmp_path: 
     assert not directory.exists()
 
 
+class Empty:
+    """An Ollama that has nothing."""
+
+    def tags(self) -> tuple[()]:
+        return ()
+
+
 def _sweeping(state: Path, told: "multiprocessing.Queue[str]", is_over: "multiprocessing.synchronize.Event") -> None:
     """Sweep as a training does that begins, again and again, and look for others as it does."""
-    ollama = cast("OllamaHttp", None)
+    ollama = cast("OllamaHttp", Empty())
     try:
         while not is_over.is_set():
             for _ in range(20):
@@ -151,7 +158,7 @@ def test_trainings_begin_and_end_while_another_one_sweeps(tmp_path: Path) -> Non
     sweeper = FORK.Process(target=_sweeping, args=(tmp_path, told, is_over), daemon=True)
     sweeper.start()
     for _ in range(300):
-        with alone._directory(tmp_path, "this", anew=False, note=lambda _text: None) as directory:
+        with alone._directory(tmp_path, "this", alone.End(), anew=False, note=lambda _text: None) as directory:
             for step in Step:
                 (directory / "runs" / "r" / step).mkdir(parents=True)
                 (directory / "runs" / "r" / step / "result.json").touch()
