@@ -52,14 +52,16 @@ def discard_superseded(ledger: Ledger, ollama: OllamaHttp, newer: VersionRow, no
 def retire_old_versions(ledger: Ledger, ollama: OllamaHttp, settings: Settings, specialty: Specialty) -> None:
     """Delete promoted versions beyond the serving one and `keep_versions` older ones, and pins none of them needs.
 
-    What the alias held before its last move stays, whatever its number: an undo puts that back.
+    What the alias held before its last move is one of these, whatever its number: an undo puts that back.
     """
     last = ledger.moves.last_done(names.alias_of(specialty))
     before = last.from_tag if last is not None else None
     serving = {entry.digest for entry in ollama.tags() if entry.name in (names.alias_of(specialty), specialty.base)}
     promoted = [one for one in ledger.versions.of_specialty(specialty) if one.state is VersionState.PROMOTED]
-    older = [one for one in promoted if one.tag_digest not in serving and one.tag != before]
-    for version in older[settings.promotion.keep_versions :]:
+    older = [one for one in promoted if one.tag_digest not in serving]
+    older.sort(key=lambda one: one.tag != before)
+    fewest = int(bool(older) and older[0].tag == before)
+    for version in older[max(settings.promotion.keep_versions, fewest) :]:
         delete_if_ours(ollama, version)
         ledger.versions.set_state(version.tag, VersionState.RETIRED)
     _delete_unused_pins(ledger, ollama, specialty.base)

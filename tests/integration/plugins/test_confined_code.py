@@ -51,6 +51,18 @@ def test_the_share_of_passed_tests_is_the_score() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tests", "right"),
+    [
+        ("async def test_sum():\n    assert add(1, 2) == 3", True),
+        ("async def test_sum():\n    assert add(1, 2) == 4", False),
+        ("import asyncio\nasync def test_sum():\n    await asyncio.sleep(1)", False),
+    ],
+)
+def test_an_asynchronous_test_is_run_and_one_that_waits_is_no_pass(tests: str, right: bool) -> None:
+    assert score(RIGHT, tests=tests).score == (100 if right else 0)
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         "import os\nos._exit(0)",

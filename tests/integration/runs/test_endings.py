@@ -703,6 +703,20 @@ def test_old_versions_are_retired_and_pins_that_nobody_needs_go(world: World) ->
         world.runs.undo(ALIAS, NOW)
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_what_an_undo_would_put_back_stays_though_versions_behind_it_were_taken_back(world: World, kept: int) -> None:
+    world.promote()
+    in_use = world.promote()
+    world.promote()
+    world.runs.undo(ALIAS, NOW)
+    assert world.digest(ALIAS) == world.digest(in_use)
+    world.configure(keep_versions=kept)
+    world.promote()
+    assert world.digest(in_use) is not None
+    world.runs.undo(ALIAS, NOW)
+    assert world.digest(ALIAS) == world.digest(in_use)
+
+
 # --------------------------------------------------------------------------- shares of the use
 
 

@@ -208,3 +208,30 @@ def test_undo_says_when_the_earlier_version_is_gone(mover: AliasMover) -> None:
     with pytest.raises(UndoRefused, match="keep_versions"):
         undo(mover, promotion_to_undo(mover, ALIAS))
     assert mover.digest_of(ALIAS) == mover.digest_of(SECOND)
+
+
+def test_where_a_replayed_move_cannot_be_finished_the_alias_gets_back_what_it_had(mover: AliasMover) -> None:
+    """A server that died in the middle of a copy left it empty."""
+    promote(mover, PIN, FIRST)
+    intend(mover, FIRST, SECOND)
+    mover.ollama.delete(SECOND)
+    mover.ollama.delete(ALIAS)
+    (told,) = mover.replay()
+    assert "was given up" in told
+    assert mover.digest_of(ALIAS) == mover.digest_of(FIRST)
+    assert not mover.ledger.moves.unfinished()
+
+
+def test_a_move_that_was_begun_before_another_one_is_not_carried_out_behind_it(mover: AliasMover) -> None:
+    promote(mover, PIN, FIRST)
+    promote(mover, FIRST, SECOND)
+    intend(mover, SECOND, FIRST)
+    mover.move(
+        kind=MoveKind.UNDO,
+        alias=ALIAS,
+        origin=destination(mover, SECOND),
+        destination=destination(mover, PIN),
+        reason="test",
+    )
+    assert mover.replay() == ()
+    assert mover.digest_of(ALIAS) == mover.digest_of(PIN)

@@ -355,6 +355,25 @@ def test_no_statement_leaves_the_memory(evil: str, tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
+JOINED = "SELECT a.name FROM emp a JOIN emp b ON a.manager = b.id"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "is_equal"),
+    [
+        (JOINED.replace("a.name", "b.name"), JOINED, False),
+        ("SELECT e.name FROM emp e JOIN emp m ON e.manager = m.id", JOINED, True),
+        ("SELECT x FROM t o WHERE y = (SELECT max(y) FROM t i WHERE i.c = i.c)",
+         "SELECT x FROM t o WHERE y = (SELECT max(y) FROM t i WHERE i.c = o.c)", False),
+        ('SELECT x FROM t WHERE y = "france"', 'SELECT x FROM t WHERE y = "France"', False),
+        ('SELECT "X" FROM t', 'SELECT "X" FROM t', True),
+        ("SELECT t.x FROM t", 'SELECT "x" FROM T', True),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_there_twice_is_told_apart(answer: str, reference: str, *, is_equal: bool) -> None:
+    assert (score("sql", answer, reference) == 100) is is_equal
+
+
 def test_other_code_is_not_taken_for_sql() -> None:
     sql = EvaluationSql()
     assert sql.nightschool_validate_answer(item("code_prototype", CODE), SQL, FakeMeasure()) is None
@@ -451,6 +470,12 @@ def test_a_schema_of_the_item_is_asked() -> None:
     schema = '{"type": "object", "required": ["b"], "properties": {"b": {"type": "integer"}}}'
     assert score("json", '{"b": 1}', None, schema) == 100
     assert score("json", '{"b": "x"}', None, schema) == 50
+
+
+@pytest.mark.parametrize("number", ["1e999", "1" + "0" * 400])
+def test_a_number_that_no_float_holds_is_no_reason_to_fail(number: str) -> None:
+    schema = '{"properties": {"price": {"multipleOf": 0.01}}}'
+    assert score("json", f'{{"price": {number}}}', None, schema) == 50
 
 
 def test_prose_of_an_api_is_left_to_markdown() -> None:
