@@ -1,9 +1,11 @@
 """What is not shared passes through as it is: bytes, streams, uploads, errors, and clients that go away."""
 
+import gzip
 import hashlib
 import http.client
 import json
 import socket
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -44,12 +46,14 @@ def upstream() -> Iterator[HeldUpstream]:
         yield held
 
 
-def raw(url: str, method: str, path: str, body: bytes | None) -> tuple[int, str, list[tuple[str, str]], bytes]:
+def raw(
+    url: str, method: str, path: str, body: bytes | None, **headers_of_body: str
+) -> tuple[int, str, list[tuple[str, str]], bytes]:
     """Status, reason, headers in order, and body as they came."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
     # the same Host for both: the server sees no difference
-    connection.request(method, path, body, {"Host": "localhost", "Accept": "*/*"})
+    connection.request(method, path, body, {"Host": "localhost", "Accept": "*/*", **headers_of_body})
     answer = connection.getresponse()
     headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in PER_ANSWER]
     content = answer.read()
@@ -85,6 +89,15 @@ def test_answer_is_the_same_to_the_byte(
     proxy: ProxyProcess, ollama: OllamaServer, method: str, path: str, body: bytes | None
 ) -> None:
     assert raw(proxy.url, method, path, body) == raw(ollama.url, method, path, body)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_what_a_client_compressed_goes_on_as_it_is(proxy: ProxyProcess, ollama: OllamaServer, encoding: str) -> None:
+    """The server is to say whether it takes such bytes, not what stands before it."""
+    plain = b'{"model": "tiny:1m"}' + b" " * 1000
+    body = gzip.compress(plain, mtime=0) if encoding == "gzip" else zlib.compress(plain)
+    said = raw(ollama.url, "POST", "/api/show", body, **{"Content-Encoding": encoding})
+    assert raw(proxy.url, "POST", "/api/show", body, **{"Content-Encoding": encoding}) == said
 
 
 def test_large_upload_streams_and_the_blob_is_whole(proxy: ProxyProcess, ollama: OllamaServer) -> None:
