@@ -17,6 +17,7 @@ alone, each pair has two disliked answers, and nothing ever shows the candidate 
 ones are missing. That corrections came oftener than before is no evidence, as use may have changed.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterable
@@ -57,7 +58,13 @@ class JudgeFeedback:
 
     def _missing(self, against: int, without: int) -> int:
         """How many liked answers of the incumbent are missing, were all of them to stand against a disliked one."""
-        return next(more for more in itertools.count() if evidence(against + more, without) >= 1 / self.level)
+
+        def is_enough(more: int) -> bool:
+            return evidence(against + more, without) >= 1 / self.level
+
+        # there may be thousands: each more is more evidence, and each look takes longer
+        most = next(2**power for power in itertools.count() if is_enough(2**power))
+        return bisect.bisect_left(range(most), True, key=is_enough)
 
     def _outcome(self, worse: float, better: float) -> Outcome:
         if worse >= 1 / self.level:

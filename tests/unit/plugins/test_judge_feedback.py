@@ -136,3 +136,14 @@ def test_corrections_alone_show_nothing_and_the_verdict_says_what_is_missing(lik
     assert judged(0).liked_missing == missing
     assert (judged(20 + liked).outcome is Outcome.WORSE) == (missing == 0)
     assert judged(20 + liked).liked_missing == missing
+
+
+def test_what_is_missing_is_the_least_that_is_enough_however_much_there_is() -> None:
+    without = 400
+    said = answers(before=[True] * without, after=[False] * without)
+    plugin = JudgeFeedback()
+    found = plugin.nightschool_judge_feedback(
+        LiveFeedback(alias="a:b.c", incumbent="a:b.c.v1", candidate="a:b.c.v2", answers=said)
+    ).liked_missing
+    assert found > 100
+    assert evidence(found, without) >= 1 / plugin.level > evidence(found - 1, without)
