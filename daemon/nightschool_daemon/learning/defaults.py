@@ -10,7 +10,7 @@ from nightschool_daemon.config import DeliveryChoice, EngineChoice, Settings
 from nightschool_daemon.learning.engine.architecture import is_known
 from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import NEURONS, block_of_neurons
-from nightschool_daemon.learning.peft_files import WEIGHTS, neurons_in, require_start
+from nightschool_daemon.learning.peft_files import WEIGHTS, neurons_in, require_adapter, require_start
 from nightschool_daemon.ollama.abilities import takes_split
 from nightschool_daemon.ollama.http import OllamaHttp
 from nightschool_hookspecs.records import Hyperparameters, TrainedForm, TrainingJob
@@ -41,8 +41,11 @@ def settled_for(
 
 def settled_to_begin(job: TrainingJob, file: GgufFile, settings: Settings, note: Note = _unheard) -> Hyperparameters:
     """`settled_for`, of what the job itself gives. Raises `TrainingError` where it cannot begin from what it must."""
+    brought = _brought(job)
+    if brought is not None:
+        require_adapter(brought)
     found = settled_for(job, job.hyperparameters, file, settings, note)
-    if (brought := _brought(job)) is not None:
+    if brought is not None:
         require_start(brought, found)
     return found
 

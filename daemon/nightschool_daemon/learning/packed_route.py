@@ -30,7 +30,15 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import block_of_neurons
 from nightschool_daemon.learning.loading import Tokens
 from nightschool_daemon.learning.peft_files import load_form, save_form
-from nightschool_daemon.learning.rows import FILES, Row, require_some, rows_of, signature, told_of_lengths
+from nightschool_daemon.learning.rows import (
+    FILES,
+    Row,
+    require_asked,
+    require_some,
+    rows_of,
+    signature,
+    told_of_lengths,
+)
 from nightschool_daemon.plans import ON_TOP, MemoryPlan
 from nightschool_hookspecs.records import (
     Hyperparameters,
@@ -144,6 +152,7 @@ def prepare(
     begins. Raises `TrainingError`.
     """
     examples, left_out = read_examples(job, method, tokens, settings.max_length)
+    require_asked((len(one.prompt) for one in examples), file, job.context)
     lengths = (one.longest for one in examples)
     for sentence in told_of_lengths(lengths, left_out, settings.max_length, file.number("context_length")):
         note(sentence)

@@ -107,6 +107,15 @@ def load_form(form: Form, file: GgufFile, directory: Path) -> None:
         raise TrainingError(_other_form(directory))
 
 
+def require_adapter(directory: Path) -> None:
+    """Raise `TrainingError` where nothing that was trained lies there."""
+    if not any((directory / name).is_file() for name in (NEURONS, CONFIGURATION)):
+        raise TrainingError(
+            f"{directory} holds no adapter: neither a PEFT adapter ({CONFIGURATION}) nor added neurons ({NEURONS}). "
+            "Name the directory that an earlier --adapter was given."
+        )
+
+
 def _other_form(directory: Path) -> str:
     form = "added neurons" if (directory / NEURONS).is_file() else "LoRA"
     return (

@@ -26,7 +26,7 @@ from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loadable import parameters_of
 from nightschool_daemon.learning.loading import Base, require_same_weights
 from nightschool_daemon.learning.peft_files import MODULES, base_name
-from nightschool_daemon.learning.rows import Row, read_rows, signature, told_of_lengths
+from nightschool_daemon.learning.rows import Row, read_rows, require_asked, signature, told_of_lengths
 from nightschool_daemon.learning.threads import cores
 from nightschool_hookspecs.records import Hyperparameters, TrainingJob, TrainingMethod, TrainingResult
 from nightschool_hookspecs.services import TrainingError
@@ -229,6 +229,7 @@ def fine_tune(
             "goes on from that, and it does not train this base here."
         )
     rows, left_out = read_rows(job.dataset, base.tokens, settings.max_length)
+    require_asked((len(one.prompt) for one in rows), base.file, job.context)
     context = base.file.number("context_length")
     for sentence in told_of_lengths(map(len, rows), left_out, settings.max_length, context):
         note(sentence)

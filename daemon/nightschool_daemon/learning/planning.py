@@ -32,6 +32,7 @@ from nightschool_daemon.learning.loading import Tokens, load_tokens
 from nightschool_daemon.learning.packed_route import read_examples, ready
 from nightschool_daemon.learning.peft_route import TOKENS_A_PASS, rough_seconds
 from nightschool_daemon.learning.probing import probed
+from nightschool_daemon.learning.rows import require_asked
 from nightschool_daemon.learning.searching import foreseen, taken, untrained
 from nightschool_daemon.learning.served import why_not_computed
 from nightschool_daemon.learning.services import ChunkSearch, JournalStore, read_snapshot
@@ -284,6 +285,8 @@ class Rehearsal:
         settings = settled_for(job, hyperparameters, self.file, self.context.settings)
         self.route = route_of(self.file, self.context.settings.training.engine, method, settings)
         examples, left_out = self._examples(job, method, settings)
+        if not self.assumed:
+            require_asked((len(one.prompt) for one in examples), self.file, job.context)
         context = self.file.number("context_length")
         # what it must begin from changes nothing of what it takes, and was perhaps not trained yet
         task = replace(job, warm_start=None, requires_start=False) if job.requires_start else job

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nightschool_daemon import codec
 from nightschool_daemon.jobs import read_lines
+from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.loading import Tokens
 from nightschool_hookspecs.records import (
     Hyperparameters,
@@ -93,6 +94,25 @@ def require_some(count: int, max_length: int) -> None:
     """Raise where nothing of a lesson is left to learn from."""
     if not count:
         raise TrainingError(f"No example fits into {max_length} tokens. Raise max_length in [plugins.tuning_fixed].")
+
+
+def context_of(file: GgufFile, wanted: int) -> int:
+    """Tokens that the engine gives a base: fewer than are wanted where it was made for fewer."""
+    return min(wanted, file.number("context_length") or wanted)
+
+
+def require_asked(prompts: Iterable[int], file: GgufFile, wanted: int) -> None:
+    """Raise `TrainingError` where Ollama would not take the whole of any prompt, by its tokens.
+
+    What was trained on such could never be compared with what is served.
+    """
+    context = context_of(file, wanted)
+    if all(one >= context for one in prompts):
+        bound = "exam.context_tokens, which can be raised" if context == wanted else "the base's context"
+        raise TrainingError(
+            f"No example has a prompt of less than {context} tokens ({bound}), so Ollama would cut each of them. Give "
+            "it shorter ones, or choose a base with a longer context."
+        )
 
 
 def told_of_lengths(lengths: Iterable[int], left_out: int, max_length: int, context: int | None) -> Iterator[str]:

@@ -1,8 +1,11 @@
-"""How a worker hears that it is to end: by SIGTERM, between two things that belong together, and not by Ctrl-C."""
+"""How a worker hears that it is to end: by SIGTERM, between two things that belong together, not by its terminal."""
 
 import contextlib
 import signal
 from collections.abc import Iterator
+
+OF_TERMINALS = frozenset({signal.SIGINT, signal.SIGHUP})
+"""What a terminal sends to all of its group, by Ctrl-C and where it closes: whoever started a worker ends it."""
 
 
 class Terminated(BaseException):
@@ -14,14 +17,15 @@ def heed() -> None:
     signal.signal(signal.SIGTERM, _terminate)
 
 
-def leave_ctrl_c_to_others() -> None:
-    """Have SIGINT do nothing here from now on, in the main thread, and whatever it does in programs that are started.
+def leave_terminals_to_others() -> None:
+    """Have their signals do nothing here from now on, in the main thread, and whatever they do in programs below.
 
-    A worker begins with the signal blocked, which those would inherit; of a handler they are free.
+    A worker begins with them blocked, which those would inherit; of a handler they are free.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for one in OF_TERMINALS:
+        if signal.getsignal(one) is not signal.SIG_IGN:
+            signal.signal(one, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TERMINALS)
 
 
 @contextlib.contextmanager

@@ -37,10 +37,9 @@ from nightschool_daemon.jobs import (
 )
 from nightschool_daemon.learning import gguf_file
 from nightschool_daemon.learning.engine.loop import LOWER_RATE
-from nightschool_daemon.learning.gguf_file import GgufFile
 from nightschool_daemon.learning.lesson import read_lesson
 from nightschool_daemon.learning.loading import Tokens
-from nightschool_daemon.learning.rows import learned_texts
+from nightschool_daemon.learning.rows import context_of, learned_texts
 from nightschool_daemon.learning.threads import limit_threads
 from nightschool_daemon.learning.variants import Variant, Variants, open_variants
 from nightschool_daemon.learning.worker import WorkerContext
@@ -298,11 +297,6 @@ class Limits:
     """Longer ones were left out of the training."""
     context_tokens: int
     """The engine cuts longer prompts."""
-
-
-def context_of(file: GgufFile, wanted: int) -> int:
-    """Tokens that the engine gives a base: fewer than are wanted where it was made for fewer."""
-    return min(wanted, file.number("context_length") or wanted)
 
 
 def choose_positions(

@@ -25,7 +25,7 @@ from nightschool_daemon import codec, disk
 from nightschool_daemon.config import Settings
 from nightschool_daemon.hooks import Hooks, KnownStrikes, PluginFailed
 from nightschool_daemon.jobs import NOTES, Job, PluginAtFault, Progress, RunDirectory, Step, WorkerFailure
-from nightschool_daemon.learning.termination import Terminated, heed, leave_ctrl_c_to_others
+from nightschool_daemon.learning.termination import Terminated, heed, leave_terminals_to_others
 from nightschool_daemon.ledger import FILE_NAME, Ledger
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_hookspecs.records import RunInfo
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="what is left of training.time_limit_minutes, if not all")
     given = parser.parse_args(arguments)
     die_with_parent(given.parent)
-    leave_ctrl_c_to_others()
+    leave_terminals_to_others()
     heed()
     os.environ.update(QUIET)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -73,7 +73,10 @@ NO_THUMBS = (
 PAIRS_HOOK, LABELS_HOOK = "nightschool_build_preference_pairs", "nightschool_label_answers"
 STOPPED_EARLY = "Ended: no model was made, and nothing was learned yet."
 STOPPED = "Ended: no model was made. Call it again to go on from the last step that was kept; --anew begins anew."
-KEPT = "What was learned so far is kept: the same call goes on from there, and --anew begins anew."
+KEPT = (
+    "What was learned so far is kept: once what stood in its way is mended, the same call goes on from there; --anew "
+    "begins anew."
+)
 OTHER_METHOD = "--method sft learns wanted answers, and auto what the file has."
 PIECE_BYTES = 1024 * 1024
 """Of files that are compared."""

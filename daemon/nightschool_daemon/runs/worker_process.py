@@ -123,7 +123,7 @@ def _started(
     if left_s is not None:
         command += ["--seconds", f"{left_s:.1f}"]
     with (directory.step(step) / "worker.log").open("ab") as log:
-        with _without_ctrl_c():
+        with _without_terminal():
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment())
         try:
             yield process
@@ -132,9 +132,12 @@ def _started(
 
 
 @contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Who is started in the block gets SIGINT when it asks for it. A terminal sends it to all; we end our workers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _without_terminal() -> Iterator[None]:
+    """Who is started in the block gets SIGINT and SIGHUP when it asks for them.
+
+    A terminal sends them to all; we end our workers.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

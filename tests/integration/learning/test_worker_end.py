@@ -351,11 +351,14 @@ def test_ctrl_c_reaches_the_worker_in_the_same_terminal_as_a_request_to_end(tiny
     assert metrics[0] == metrics[1]
 
 
-def test_ctrl_c_does_not_reach_a_worker_that_is_only_just_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of_terminal", [signal.SIGINT, signal.SIGHUP])
+def test_a_terminal_does_not_reach_a_worker_that_is_only_just_started(
+    tmp_path: Path, of_terminal: signal.Signals
+) -> None:
     """It would take its end for a failure. This one finds no run there, and says so."""
     (tmp_path / Step.SPLIT).mkdir()
     with worker_process._started(RunDirectory(path=tmp_path), Step.SPLIT) as worker:
-        worker.send_signal(signal.SIGINT)
+        worker.send_signal(of_terminal)
         assert worker.wait(60) == EXIT_FAILED
     assert (tmp_path / Step.SPLIT / "failure.json").is_file()
 
