@@ -677,7 +677,7 @@ def test_with_less_memory_than_it_began_with_more_is_computed_twice_and_nothing_
     assert short.checkpointed > begun.checkpointed == 0
     assert short.peak_bytes < begun.peak_bytes
     same = replace(begun, checkpointed=short.checkpointed, unpacked=short.unpacked, peak_bytes=short.peak_bytes)
-    assert short == replace(same, available_bytes=available)
+    assert short == replace(same, available_bytes=available, is_begun=True)
     again = fitting.refitted(network, form, todo, short, available=AMPLE)
     assert (again.checkpointed, again.unpacked) == (0, begun.unpacked)
     assert fitting.refitted(network, form, todo, begun, available=1).checkpointed == network.architecture.layers
