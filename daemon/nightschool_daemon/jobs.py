@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -102,6 +103,9 @@ class Step(StrEnum):
     REPORT = "report"
 
 
+OF_TERMINALS = frozenset({signal.SIGINT, signal.SIGHUP})
+"""What a terminal sends to all of its group, by Ctrl-C and where it closes. A worker begins with these blocked and then
+leaves them alone: whoever started it ends it."""
 KEEPS_ITS_WORK: frozenset[Step] = frozenset({Step.TRAIN, Step.CROSSFIT, Step.RANK, Step.EXAMINE})
 """Steps that go on from their own checkpoints instead of starting over."""
 

@@ -37,25 +37,22 @@ class TuningFixed:
     """Tokens of an example; longer ones are left out and counted, never cut."""
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.num_epochs, self.most_epochs) < 1:
-            raise ValueError("batch_size, num_epochs and most_epochs must be 1 or more")
-        if min(self.lora_r, self.lora_alpha, self.max_length) < 1:
-            raise ValueError("lora_r, lora_alpha and max_length must be 1 or more")
-        if min(self.neurons, self.fewest_steps) < 0:
-            raise ValueError("neurons and fewest_steps must be 0 or more")
-        if not self.learning_rate >= 0:
-            raise ValueError("learning_rate must be 0 or above")
-        if not (0 <= self.warmup_ratio <= 1 and 0 <= self.lora_dropout < 1):
-            raise ValueError("warmup_ratio and lora_dropout must lie within 0..1, lora_dropout below 1")
+        if self.most_epochs < 1 or self.fewest_steps < 0:
+            raise ValueError("most_epochs must be 1 or more, and fewest_steps 0 or more")
+        # the record knows the bounds of all others
+        self._suggested(self.num_epochs)
 
     @hookimpl
     def nightschool_suggest_hyperparameters(
         self, specialty: Specialty, examples: int, store: Store, seed: int
     ) -> Hyperparameters:
+        return self._suggested(self._epochs(examples))
+
+    def _suggested(self, num_epochs: int) -> Hyperparameters:
         return Hyperparameters(
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
-            num_epochs=self._epochs(examples),
+            num_epochs=num_epochs,
             warmup_ratio=self.warmup_ratio,
             form=self.form,
             neurons=self.neurons,

@@ -4,8 +4,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-OF_TERMINALS = frozenset({signal.SIGINT, signal.SIGHUP})
-"""What a terminal sends to all of its group, by Ctrl-C and where it closes: whoever started a worker ends it."""
+from nightschool_daemon.jobs import OF_TERMINALS
 
 
 class Terminated(BaseException):

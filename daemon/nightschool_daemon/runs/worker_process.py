@@ -11,7 +11,16 @@ from functools import partial
 from pathlib import Path
 
 from nightschool_daemon import codec
-from nightschool_daemon.jobs import KEEPS_ITS_WORK, NOTES, Job, Progress, RunDirectory, Step, WorkerFailure
+from nightschool_daemon.jobs import (
+    KEEPS_ITS_WORK,
+    NOTES,
+    OF_TERMINALS,
+    Job,
+    Progress,
+    RunDirectory,
+    Step,
+    WorkerFailure,
+)
 from nightschool_daemon.ollama.errors import OllamaUnreachable
 from nightschool_daemon.plans import duration
 from nightschool_daemon.runs.context import StepContext
@@ -133,11 +142,8 @@ def _started(
 
 @contextlib.contextmanager
 def _without_terminal() -> Iterator[None]:
-    """Who is started in the block gets SIGINT and SIGHUP when it asks for them.
-
-    A terminal sends them to all; we end our workers.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    """Who is started in the block gets a terminal's signals when it asks for them: we end our workers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINALS)
     try:
         yield
     finally:

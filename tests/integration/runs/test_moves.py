@@ -47,10 +47,10 @@ def destination(mover: AliasMover, tag: str) -> Destination:
     return Destination(tag=tag, digest=digest)
 
 
-def promote(mover: AliasMover, source: str, target: str) -> None:
-    """A promotion from one tag to another."""
+def promote(mover: AliasMover, source: str, target: str, kind: MoveKind = MoveKind.PROMOTE) -> None:
+    """A promotion from one tag to another, or a move of another kind."""
     mover.move(
-        kind=MoveKind.PROMOTE,
+        kind=kind,
         alias=ALIAS,
         origin=destination(mover, source),
         destination=destination(mover, target),
@@ -226,12 +226,6 @@ def test_a_move_that_was_begun_before_another_one_is_not_carried_out_behind_it(m
     promote(mover, PIN, FIRST)
     promote(mover, FIRST, SECOND)
     intend(mover, SECOND, FIRST)
-    mover.move(
-        kind=MoveKind.UNDO,
-        alias=ALIAS,
-        origin=destination(mover, SECOND),
-        destination=destination(mover, PIN),
-        reason="test",
-    )
+    promote(mover, SECOND, PIN, MoveKind.UNDO)
     assert mover.replay() == ()
     assert mover.digest_of(ALIAS) == mover.digest_of(PIN)

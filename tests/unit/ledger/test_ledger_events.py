@@ -29,7 +29,7 @@ from nightschool_hookspecs import (
     Specialty,
     TrainingMethod,
 )
-from support.run_rows import RUN_ROW
+from support.run_rows import RUN_ROW, VERSION_ROW
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SHELL = Specialty(base="tiny:1b", artifact_type="shell")
@@ -65,20 +65,7 @@ def ids(ledger: Ledger, specialty: Specialty = SHELL, *, with_unassigned: bool =
 
 
 def version_row(number: int, run_id: str) -> VersionRow:
-    return VersionRow(
-        tag=f"shell.v{number}",
-        specialty=SHELL,
-        number=number,
-        run_id=run_id,
-        form=None,
-        tag_digest="",
-        weights_digest="",
-        base_tag_digest="",
-        base_weights_digest="",
-        state=VersionState.CANDIDATE,
-        created_at=NOW,
-        files=(),
-    )
+    return replace(VERSION_ROW, tag=f"shell.v{number}", specialty=SHELL, number=number, run_id=run_id)
 
 
 def available(ledger: Ledger) -> int:

@@ -9,14 +9,14 @@ import pytest
 
 from nightschool_daemon.config import PromotionMode, PromotionSettings, Settings
 from nightschool_daemon.hooks import Hooks
-from nightschool_daemon.ledger import IncomingEvent, Ledger, VersionRow, VersionState
+from nightschool_daemon.ledger import IncomingEvent, Ledger, VersionState
 from nightschool_daemon.ollama import names
 from nightschool_daemon.reasons import FRESH_FEEDBACK, RETRAIN
 from nightschool_daemon.runs.planner import Planner, due_key, problem_key
 from nightschool_hookspecs import Event, FeedbackType, Outcome, RunEnd, Specialty, Verdict
 from nightschool_hookspecs.records import Recipe
 from nightschool_hookspecs.testing import sample_event
-from support.run_rows import RUN_ROW
+from support.run_rows import RUN_ROW, VERSION_ROW
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 SHELL = Specialty(base="tiny:1b", artifact_type="shell")
@@ -217,19 +217,13 @@ def test_examples_that_came_to_no_end_are_tried_again(planner: Planner, ledger: 
 def put_into_use(ledger: Ledger) -> None:
     """A version of the run at one o'clock was promoted."""
     ledger.versions.add(
-        VersionRow(
+        replace(
+            VERSION_ROW,
             tag=names.version_of(SHELL, 1),
             specialty=SHELL,
-            number=1,
             run_id="run-1300",
-            form=None,
-            tag_digest="",
-            weights_digest="",
-            base_tag_digest="",
-            base_weights_digest="",
             state=VersionState.PROMOTED,
             created_at=NOON,
-            files=(),
         )
     )
 
